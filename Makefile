@@ -1,0 +1,62 @@
+# Two commands matter: `make demo` and `make test`. Both create .venv when it is missing and reinstall only when
+# pyproject.toml has changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_OUT ?= outputs/demo
+
+.PHONY: demo test test-full bench lint format clean help
+
+help:
+	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
+	@echo "make test       lint, types and the test suite with coverage"
+	@echo "make test-full  the same and the long proofs"
+	@echo "make bench      the reference figures and speeds"
+	@echo "make format     lay the code out as the linter wants it"
+	@echo "make clean      remove .venv and outputs"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "fl-precode needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@# Debian's python3 comes without what venv needs; root may install it, others must ask.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else echo "Python's venv module is incomplete; as root: apt-get install python3-venv" >&2; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing fl-precode into $(VENV), once; PyTorch is several GB, this takes a few minutes."
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "Installing fl-precode and its development tools into $(VENV), once; this takes a few minutes."
+	$(PIP) install -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/fl-precode demo --out $(DEMO_OUT)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=85
+
+test-full: lint
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+
+bench: $(VENV)/.installed-dev
+	mkdir -p outputs
+	$(BIN)/python benchmarks/reference_figures.py --out outputs/reference_figures.json
+	$(BIN)/python benchmarks/interceptor_cost.py --out outputs/interceptor_cost.json
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) outputs .coverage .pytest_cache .mypy_cache .ruff_cache
