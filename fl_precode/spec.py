@@ -1,0 +1,93 @@
+"""Specs: one line of text that names a thing and its options, ``name:key=value,key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec.
+
+    Attributes:
+        name: Before the colon.
+        options: After it, still text.
+        text: The spec as it was given, for messages.
+    """
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+    def check_options(self, known: Collection[str]) -> None:
+        """Refuse options that do not exist.
+
+        Raises:
+            ValueError: Naming them and those that exist.
+        """
+        unknown = sorted(self.options.keys() - set(known))
+        if unknown:
+            exist = f"it has {', '.join(sorted(known))}" if known else "it has none"
+            raise ValueError(f"{self.text!r}: {self.name!r} has no option {', '.join(map(repr, unknown))}; {exist}")
+
+    def choice(self, key: str, allowed: Collection[str], default: str) -> str:
+        """The option's value, one of ``allowed``, or the default.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        value = self.options.get(key, default)
+        if value not in allowed:
+            raise ValueError(f"{self.text!r}: expected {key} to be one of {', '.join(allowed)}, got {value!r}")
+        return value
+
+    def integer(self, key: str) -> int | None:
+        """The option as a whole number, None when not given.
+
+        Raises:
+            ValueError: If it is not one.
+        """
+        if key not in self.options:
+            return None
+        try:
+            return int(self.options[key])
+        except ValueError:
+            raise ValueError(f"{self.text!r}: expected {key} to be a whole number, got {self.options[key]!r}") from None
+
+    def number(self, key: str) -> float | None:
+        """The option as a number, None when not given.
+
+        Raises:
+            ValueError: If it is not one.
+        """
+        if key not in self.options:
+            return None
+        try:
+            return float(self.options[key])
+        except ValueError:
+            raise ValueError(f"{self.text!r}: expected {key} to be a number, got {self.options[key]!r}") from None
+
+
+def parse_spec(text: str) -> Spec:
+    """Read ``name`` or ``name:key=value,key=value``.
+
+    Raises:
+        ValueError: If the text has another form, or an option twice.
+
+    >>> parse_spec("precode:latent=64,beta=0.01").options
+    {'latent': '64', 'beta': '0.01'}
+    """
+    name, colon, rest = text.partition(":")
+    name = name.strip()
+    if not name or (colon and not rest.strip()):
+        raise ValueError(f"expected a spec of the form name or name:key=value,key=value, got {text!r}")
+    options: dict[str, str] = {}
+    for part in rest.split(",") if colon else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise ValueError(f"{text!r}: expected options of the form key=value,key=value, got {part.strip()!r}")
+        if key in options:
+            raise ValueError(f"{text!r}: the option {key!r} is given twice; give it once")
+        options[key] = value
+    return Spec(name=name, options=options, text=text)
