@@ -1,0 +1,242 @@
+"""Reading a tape, while it is written or after it was damaged: what is wrong is named, the rest is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from safetensors.torch import load
+from torch import Tensor
+
+from fl_precode.observation import Observation
+from fl_precode.tape_format import (
+    HEADER,
+    MANIFEST,
+    TapeEntry,
+    TapeError,
+    TapeFailure,
+    TapeHeader,
+    header_from_json,
+    line_from_json,
+)
+
+_HEADER_LIMIT = 1 << 20  # bytes; a header is a few hundred
+
+
+class Tape:
+    """A tape as it stands in its folder; `refresh` sees what was appended since.
+
+    Args:
+        path: Folder of the tape.
+
+    Attributes:
+        path: Folder of the tape.
+        header: Public knowledge about the federation.
+        entries: Every observation listed, in the order of arrival; nothing is loaded yet.
+        failures: Clients without a usable reply.
+        problems: What is damaged, one sentence each, beginning with the file. Lengths are checked at once, contents
+            when they are loaded or by `verify`.
+
+    Raises:
+        TapeError: If the folder is no tape, its header is damaged, or its format is newer than this version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.header: TapeHeader = self._read_header()
+        self.entries: list[TapeEntry] = []
+        self.failures: list[TapeFailure] = []
+        self.problems: list[str] = []
+        self._rounds: list[TapeEntry] = []
+        self._loaded: tuple[TapeEntry, Mapping[str, Tensor]] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the manifest again; a tape may be followed while it is written."""
+        entries: list[TapeEntry] = []
+        rounds: list[TapeEntry] = []
+        failures: list[TapeFailure] = []
+        sent: dict[int, TapeEntry] = {}
+        self.problems = []
+        for number, line in self._lines():
+            try:
+                kind, content = line_from_json(line, sent)
+            except (ValueError, RecursionError) as error:
+                self._note(f"{MANIFEST}: line {number} cannot be read ({error}); what it listed is passed over")
+                continue
+            if isinstance(content, TapeFailure):
+                failures.append(content)
+                continue
+            if kind == "round":
+                sent[content.round] = content
+                rounds.append(content)
+            else:
+                entries.append(content)
+            self._check_length(content)
+        self.entries, self._rounds, self.failures = entries, rounds, failures
+
+    def observations(
+        self, rounds: Collection[int] | None = None, nodes: Collection[str] | None = None
+    ) -> list[Observation]:
+        """Load the observations of some rounds and nodes, or all; unreadable ones are left out, and in `problems`."""
+        found = []
+        for entry in self.entries:
+            if (rounds is None or entry.round in rounds) and (nodes is None or entry.node in nodes):
+                try:
+                    found.append(self.load(entry))
+                except TapeError:
+                    continue
+        return found
+
+    def load(self, entry: TapeEntry) -> Observation:
+        """Load one observation, its file checked against the manifest's SHA-256.
+
+        Raises:
+            TapeError: If a file is missing, altered or no safetensors, or the reply does not fit what was sent; the
+                same sentence is in `problems` then.
+        """
+        try:
+            return self._observation(entry)
+        except TapeError as error:
+            self._note(str(error))
+            raise
+
+    def verify(self) -> list[str]:
+        """Load everything listed once, and return all `problems`."""
+        self.observations()
+        used = {entry.sent.file for entry in self.entries if entry.sent is not None}
+        for entry in self._rounds:
+            if entry.file not in used:
+                try:
+                    self._tensors(entry)
+                except TapeError as error:
+                    self._note(str(error))
+        return list(self.problems)
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def _read_header(self) -> TapeHeader:
+        file = str(self.path / HEADER)
+        if not self.path.is_dir():
+            raise TapeError(f"{self.path} is not a folder; expected the folder of a tape, as the interceptor writes it")
+        try:
+            content = _read_inside(self.path, HEADER, limit=_HEADER_LIMIT)
+        except FileNotFoundError as error:
+            raise TapeError(f"{file} is missing; this folder is no tape, or its header was removed") from error
+        except OSError as error:
+            raise TapeError(f"{file} cannot be read: {error.strerror}") from error
+        return header_from_json(content, file)
+
+    def _lines(self) -> list[tuple[int, bytes]]:
+        try:
+            content = _read_inside(self.path, MANIFEST)
+        except OSError as error:
+            self._note(f"{MANIFEST}: cannot be read ({error.strerror}); nothing on this tape is listed")
+            return []
+        *lines, rest = content.split(b"\n")
+        if rest:
+            self._note(f"{MANIFEST}: the last line is torn; it is still being written, or its writer was stopped")
+        return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+    def _check_length(self, entry: TapeEntry) -> None:
+        try:
+            found = os.lstat(self.path / entry.file)
+        except OSError as error:
+            self._note(f"{entry.file}: cannot be read ({error.strerror})")
+            return
+        if not stat.S_ISREG(found.st_mode):
+            self._note(f"{entry.file}: is not a regular file; refused")
+        elif found.st_size != entry.bytes:
+            self._note(_wrong_length(entry, found.st_size))
+
+    def _tensors(self, entry: TapeEntry) -> Mapping[str, Tensor]:
+        try:
+            content = _read_inside(self.path, entry.file, limit=entry.bytes)
+        except OSError as error:
+            raise TapeError(f"{entry.file}: cannot be read ({error.strerror})") from error
+        if len(content) != entry.bytes:
+            raise TapeError(_wrong_length(entry, len(content)))
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise TapeError(f"{entry.file}: was altered, its SHA-256 is not the one that the manifest lists")
+        try:
+            tensors: dict[str, Tensor] = load(content)
+        except Exception as error:
+            raise TapeError(f"{entry.file}: is no safetensors file ({error})") from error
+        return tensors
+
+    def _sent(self, entry: TapeEntry) -> Mapping[str, Tensor]:
+        if entry.sent is None:
+            raise TapeError(f"{entry.file}: what the server sent in round {entry.round} is not on the tape")
+        if self._loaded is None or self._loaded[0] != entry.sent:  # every client of a round was sent the same
+            self._loaded = (entry.sent, self._tensors(entry.sent))
+        return self._loaded[1]
+
+    def _observation(self, entry: TapeEntry) -> Observation:
+        sent, received = self._sent(entry), self._tensors(entry)
+        buffers = {name: value for name, value in sent.items() if name in entry.buffers}
+        parameters = {name: value for name, value in sent.items() if name not in entry.buffers}
+        _check_reply(entry, sent, parameters, received)
+        if entry.kind == "weights":
+            update = {name: received[name] - value for name, value in parameters.items()}
+        else:
+            update = {name: received[name] for name in parameters}
+        return Observation(
+            parameters=parameters,
+            buffers=buffers,
+            update=update,
+            kind=entry.kind,
+            batch_size=entry.batch_size,
+            protocol=self.header.protocol,
+            round=entry.round,
+            node=entry.node,
+        )
+
+
+def _check_reply(
+    entry: TapeEntry, sent: Mapping[str, Tensor], parameters: Mapping[str, Tensor], received: Mapping[str, Tensor]
+) -> None:
+    absent, extra = sorted(parameters.keys() - received.keys()), sorted(received.keys() - sent.keys())
+    if absent or extra:
+        raise TapeError(f"{entry.file}: other arrays than the server sent; absent: {absent}, not sent: {extra}")
+    for name, value in parameters.items():
+        if received[name].shape != value.shape:
+            raise TapeError(
+                f"{entry.file}: expected {name!r} of shape {tuple(value.shape)}, as it was sent, "
+                f"got {tuple(received[name].shape)}"
+            )
+        if not (value.is_floating_point() and received[name].is_floating_point()):
+            raise TapeError(
+                f"{entry.file}: expected floating-point {name!r}; name arrays that are no parameters as buffers"
+            )
+
+
+def _wrong_length(entry: TapeEntry, found: int) -> str:
+    return f"{entry.file}: has {found} bytes where the manifest lists {entry.bytes}; it was cut off or altered"
+
+
+def _read_inside(folder: Path, file: str, *, limit: int | None = None) -> bytes:
+    """Read a regular file of the tape without following links inside it, at most one byte more than ``limit``.
+
+    Raises:
+        OSError: If it is missing, a link (ELOOP), or no regular file.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    *parents, name = file.split("/")
+    try:
+        for parent in parents:
+            inner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        # O_NONBLOCK: a named pipe must be refused below, not waited for.
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    with os.fdopen(opened, "rb") as source:
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            raise OSError(0, "it is not a regular file")
+        return source.read() if limit is None else source.read(limit + 1)
