@@ -1,0 +1,89 @@
+"""The reference ClientApp: sends a gradient (fedsgd) or locally trained weights (fedavg)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from clients.train import Batch, batch_gradient, local_training
+from fl_precode.config import Settings
+from fl_precode.federation import Federation, choose_device, prepare
+from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One round of work on this client's partition."""
+    settings = Settings.from_run_config(context.run_config)
+    config = message.content.config_records["config"]
+    fingerprint = _same_code(str(config[FINGERPRINT_KEY]))
+    federation = prepare(settings)
+    partition_id = _partition_id(context, settings)
+    server_round = int(cast(int, config["server-round"]))
+    device = choose_device(settings.device)
+
+    model = federation.model().to(device)
+    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    batches = _batches(federation, partition_id, server_round, device)
+    with torch.random.fork_rng():
+        # The defence's noise must differ between rounds and clients, and be the same when the run is repeated.
+        torch.manual_seed(_noise_seed(settings.seed, partition_id, server_round))
+        if settings.protocol == "fedsgd":
+            gradients, loss = batch_gradient(model, batches[0])
+            examples = len(batches[0][1])
+            sent = {name: gradients.get(name, value) for name, value in model.state_dict().items()}
+        else:
+            loss = local_training(model, batches, learning_rate=settings.learning_rate)
+            examples = len(federation.partitions[partition_id])
+            sent = dict(model.state_dict())
+    return Message(content=_reply(sent, loss, examples, fingerprint, partition_id), reply_to=message)
+
+
+def _reply(sent: dict[str, Tensor], loss: float, examples: int, fingerprint: str, partition_id: int) -> RecordDict:
+    return RecordDict(
+        {
+            "arrays": ArrayRecord({name: value.detach().cpu() for name, value in sent.items()}),
+            "metrics": MetricRecord({"num-examples": examples, "train-loss": loss}),
+            # The partition id is for evaluation only: it lets the audit find the true images again. No attack sees it.
+            REPLY_RECORD: ConfigRecord({FINGERPRINT_KEY: fingerprint, PARTITION_KEY: partition_id}),
+        }
+    )
+
+
+def _same_code(expected: str) -> str:
+    fingerprint = running_fingerprint()
+    if fingerprint != expected:
+        raise RuntimeError(
+            f"this client runs other code ({fingerprint[:12]}) than the server ({expected[:12]}); start Flower's "
+            "processes from a folder without its own 'clients' or 'fl_precode' package, and use one version everywhere"
+        )
+    return fingerprint
+
+
+def _partition_id(context: Context, settings: Settings) -> int:
+    partition_id, partitions = (int(cast(int, context.node_config[key])) for key in ("partition-id", "num-partitions"))
+    if partitions != settings.num_clients:
+        raise ValueError(
+            f"the run has num-clients = {settings.num_clients} partitions, but Flower started {partitions} nodes; "
+            f'give both the same number (--federation-config "num-supernodes={settings.num_clients}")'
+        )
+    return partition_id
+
+
+def _batches(federation: Federation, partition_id: int, server_round: int, device: torch.device) -> list[Batch]:
+    batches = []
+    for indices in federation.batches(partition_id, server_round):
+        images, labels = federation.data.train.batch(indices)
+        batches.append((federation.data.inputs.normalise(images).to(device), labels.to(device)))
+    return batches
+
+
+def _noise_seed(seed: int, partition_id: int, server_round: int) -> int:
+    """Distinct for every client and round, within the 64 bits that torch takes."""
+    return ((seed % 2**24) << 40) | (partition_id << 24) | server_round

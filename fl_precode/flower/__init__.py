@@ -1,0 +1,1 @@
+"""What touches Flower: strategy wrappers, the FedSGD strategy and the launcher. The only part that imports flwr."""

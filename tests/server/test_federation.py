@@ -1,0 +1,132 @@
+"""Real federations: our launcher, Flower's SuperLink, Ray's workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fl_precode.config import Settings
+from fl_precode.flower.launch import SimulationRuntime
+from fl_precode.tape import Tape
+
+pytestmark = pytest.mark.federation
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = str(Path(sys.executable).parent / "fl-precode")
+
+
+def flower_processes():
+    """Command lines of everything of Flower's or Ray's that runs, by pid."""
+    found = {}
+    for process in psutil.process_iter(["cmdline", "name"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if any(word in line for word in ("flower-", "flwr-", "raylet", "gcs_server", "ray::")):
+            found[process.pid] = line
+    return found
+
+
+@pytest.fixture
+def nothing_left_running():
+    before = set(flower_processes())
+    yield
+    left = {pid: line for pid, line in flower_processes().items() if pid not in before}
+    assert not left, left
+
+
+@pytest.fixture
+def poisoned_folder(tmp_path):
+    """A folder that holds other packages of our names, and a FLWR_HOME that must not be touched."""
+    for package in ("clients", "server", "fl_precode"):
+        (tmp_path / "poison" / package).mkdir(parents=True)
+        (tmp_path / "poison" / package / "__init__.py").write_text("raise RuntimeError('poisoned')\n")
+    return tmp_path / "poison"
+
+
+@pytest.mark.usefixtures("nothing_left_running")
+def test_two_runs_from_a_folder_with_other_packages_of_our_names(tmp_path, poisoned_folder, monkeypatch):
+    home = tmp_path / "users-flwr-home"
+    monkeypatch.setenv("FLWR_HOME", str(home))
+    monkeypatch.chdir(poisoned_folder)
+    common = {"num_clients": 4, "num_server_rounds": 3, "dataset": "faces", "defence": "precode", "device": "cpu"}
+    hashes = []
+    lines: list[str] = []
+    with SimulationRuntime() as runtime:
+        for name, tape in (("on", str(tmp_path / "on" / "tape")), ("off", "")):
+            settings = Settings(**common, output_dir=str(tmp_path / name), tape=tape)
+            outcome = runtime.run(settings, on_line=lines.append)
+            assert outcome.completed, outcome.log
+            result = json.loads((tmp_path / name / "result.json").read_text())
+            assert result["finished"]
+            hashes.append([one["model_sha256"] for one in result["rounds"]])
+    assert hashes[0] == hashes[1], "the interceptor must not change a bit"
+    assert any("[ROUND 3/3]" in line for line in lines)
+    tape = Tape(tmp_path / "on" / "tape")
+    assert len(tape.observations()) == 12
+    assert tape.problems == []
+    assert not home.exists(), "the user's own Flower configuration is left alone"
+
+
+@pytest.mark.usefixtures("nothing_left_running")
+def test_a_run_whose_clients_all_fail_has_failed_and_says_why():
+    settings = Settings(model="tests.failing_model:build", num_clients=2, num_server_rounds=1, dataset="digits")
+    with SimulationRuntime(environment={"PYTHONPATH": str(ROOT)}) as runtime:
+        outcome = runtime.run(settings)
+    assert not outcome.completed
+    assert outcome.status == "finished:failed"
+    assert "no usable reply" in outcome.reason
+    assert "the clinic is closed" in outcome.reason
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_running")
+@pytest.mark.parametrize("when", ["[ROUND 1/", "Starting", None])
+def test_ctrl_c_leaves_nothing_running(tmp_path, when):
+    command = [COMMAND, "run", "--out", str(tmp_path / "out")]
+    command += ["--set", "num-server-rounds=200", "--set", "dataset=digits"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    time.sleep({"[ROUND 1/": 25, "Starting": 8, None: 1.5}[when])
+    os.kill(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_running")
+def test_two_runs_side_by_side(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [COMMAND, "run", "--out", str(tmp_path / str(i)), "--set", "dataset=digits"],
+            cwd=ROOT,
+        )
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    for i in range(2):
+        assert len(Tape(tmp_path / str(i) / "tape").observations()) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_running")
+def test_fifty_virtual_clients_two_at_a_time(tmp_path):
+    settings = Settings(num_clients=50, num_server_rounds=2, dataset="digits", output_dir=str(tmp_path / "out"))
+    with SimulationRuntime() as runtime:
+        outcome = runtime.run(settings, client_resources_num_cpus=1)
+    assert outcome.completed, outcome.reason
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [one["usable"] for one in result["rounds"][1:]] == [50, 50]
+    assert result["peak_rss_bytes"] < 2 * 2**30
+
+
+@pytest.mark.usefixtures("nothing_left_running")
+def test_a_failure_inside_stops_everything():
+    with pytest.raises(KeyError), SimulationRuntime():
+        raise KeyError(next(line for line in flower_processes().values() if "flower-superlink" in line))

@@ -1,0 +1,103 @@
+"""What the launcher refuses, and how it reads a run's end. Real runs are in test_federation.py."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tomllib
+import uuid
+
+import pytest
+import torch
+
+from fl_precode.config import Settings
+from fl_precode.flower.launch import SimulationRuntime, check_machine, failure_reason, launch, to_toml
+from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, marked_processes
+from fl_precode.flower.superlink import LaunchError, OwnedSuperLink, script
+
+
+def test_a_taken_port_is_refused():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        with pytest.raises(LaunchError, match="is taken"), OwnedSuperLink(port=holder.getsockname()[1]):
+            pass
+
+
+def test_an_incomplete_app_is_refused(tmp_path):
+    with pytest.raises(LaunchError, match="server, clients missing"), SimulationRuntime(app=_partial_app(tmp_path)):
+        pass
+
+
+def _partial_app(folder):
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        (folder / name).touch()
+    (folder / "fl_precode").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_clients": 400}, "400"),
+        ({"dataset": "npz:/nowhere.npz"}, "nowhere"),
+        ({"model": "collections:OrderedDict"}, "OrderedDict"),
+        ({"model": "tests.foreign_models:convolutions_only", "defence": "precode"}, "Linear"),
+        ({"model": "tests.foreign_models:three_channels"}, "channel"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_process_starts(settings, words, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)  # starting anything would be a TypeError
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        launch(Settings(**settings))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match="no CUDA device"):
+        check_machine(Settings(device="cuda"), 0)
+    with pytest.raises(ValueError, match="this machine has 0"):
+        check_machine(Settings(), 0.5)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_machine(Settings(device="cuda"), 1)
+
+
+def test_settings_become_toml():
+    config = Settings(dataset='npz:/a "b"\\c.npz', tape="/tmp/t", learning_rate=1e-5).to_run_config()
+    assert tomllib.loads(to_toml(config)) == config
+
+
+def test_the_reason_is_the_last_exception_in_the_log():
+    log = "INFO\nTraceback:\n  File\n\x1b[91mfl_precode.flower.screening.NoUsableReplies: round 1\x1b[0m\nINFO done\n"
+    assert failure_reason(log, "x") == "NoUsableReplies: round 1"
+    assert failure_reason("nothing here\n", "status\n said so") == "status said so"
+
+
+def test_marked_processes_are_found_and_ended_and_no_others():
+    token = uuid.uuid4().hex
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    # One that ignores the polite signal, and a grandchild in a session of its own.
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    parent = f"import subprocess; print(subprocess.Popen({sleep!r}, start_new_session=True).pid, flush=True)"
+    environment = {**os.environ, TOKEN_VARIABLE: token}
+    bystander = subprocess.Popen(sleep)
+    first = subprocess.Popen([sys.executable, "-c", stubborn], env=environment, stdout=subprocess.PIPE)
+    first.stdout.readline()
+    with subprocess.Popen([sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE) as forker:
+        grandchild = int(forker.stdout.readline())
+    assert {process.pid for process in marked_processes(token)} == {first.pid, grandchild}
+    assert end_processes(token, grace_seconds=1) == 1
+    assert marked_processes(token) == []
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+    first.wait()
+    first.stdout.close()
+
+
+def test_a_missing_program_is_named():
+    with pytest.raises(LaunchError, match="flower-nonsense"):
+        script("flower-nonsense")

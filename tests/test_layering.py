@@ -1,0 +1,117 @@
+"""Who may import whom (docs/architecture.md): read from the syntax trees, so that a lazy import counts too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fl_precode", "server", "clients", "attacker")
+FRONT_END = {"attacker/cli_run.py", "attacker/cli_lists.py", "attacker/demo.py"}
+"""Commands, not attacks: they may start federations and list data sets."""
+
+FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(file: str) -> set[str]:
+    """Dotted names of everything a file imports, absolute."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide who imports whom"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def forbidden(file: str) -> list[str]:
+    """Packages that the file must not import."""
+    if file.startswith("fl_precode/flower/"):
+        return ["attacker", "server", "clients"]
+    if file.startswith("fl_precode/"):
+        return ["flwr", "ray", "fl_precode.flower", "attacker", "server", "clients", "scipy", "pydantic"]
+    if file.startswith("server/"):
+        return ["clients", "ray"] + ([] if file == "server/app.py" else ["attacker"])
+    if file.startswith("clients/"):
+        return ["server", "attacker", "ray"]
+    banned = ["flwr", "server", "clients", "ray"]
+    if file not in FRONT_END:
+        banned.append("fl_precode.flower")
+        if file != "attacker/audit/truth.py":
+            banned += ["fl_precode.data", "fl_precode.federation", "fl_precode.config"]
+    if file.startswith(("attacker/engine/", "attacker/metrics.py")):
+        banned += ["attacker.attacks", "attacker.audit", "attacker.report"]
+    if file.startswith(("attacker/attacks/", "attacker/labels/")):
+        banned += ["attacker.audit", "attacker.report"]
+    if file.startswith("attacker/audit/"):
+        banned.append("attacker.report")
+    return banned
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_only_what_its_layer_may(file):
+    wrong = sorted(name for name in imports(file) for package in forbidden(file) if within(name, package))
+    assert not wrong, f"{file} must not import {wrong}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("attacker/report/")])
+def test_the_report_reads_the_record_and_nothing_else_of_the_attacker(file):
+    allowed = ("attacker.audit.record", "attacker.report", "attacker.metrics")
+    wrong = sorted(
+        name
+        for name in imports(file)
+        if within(name, "attacker") and name != "attacker" and not any(within(name, ok) for ok in allowed)
+    )
+    assert not wrong, f"{file} must not import {wrong}"
+
+
+@pytest.mark.parametrize("package", ["fl_precode", "attacker"])
+def test_the_libraries_import_without_flower_and_ray(package):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('flwr', 'ray'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        f"import {package}, pkgutil, importlib\n"
+        f"for module in pkgutil.walk_packages({package}.__path__, '{package}.'):\n"
+        "    if '.flower' not in module.name and not module.name.endswith(('.cli_run', '.demo', '.__main__')):\n"
+        "        importlib.import_module(module.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("file", [*FILES, *(p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("*.py"))])
+def test_files_stay_below_300_lines(file):
+    assert len((ROOT / file).read_text().splitlines()) <= 300, file
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_functions_stay_below_50_lines(file):
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body
+            has_docstring = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+            start = body[0].end_lineno if has_docstring else node.lineno
+            assert (node.end_lineno or 0) - (start or 0) <= 50, f"{file}: {node.name}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_pickled_and_nothing_moves_itself_to_a_gpu(file):
+    source = (ROOT / file).read_text()
+    assert not {name for name in imports(file) if within(name, "pickle") or within(name, "cloudpickle")}
+    assert ".cuda()" not in source
+    assert "torch.load(" not in source
