@@ -1,0 +1,1 @@
+"""Gradient-inversion attacks and the audit built on them. Imports neither flwr nor ray."""

@@ -1,0 +1,19 @@
+"""Attacks by name. One file for each published method; settings are fields, presets are data."""
+
+from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.first_layer import FirstLayerInversion
+from attacker.attacks.gradient_matching import PRESETS, GradientMatching
+from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+
+__all__ = [
+    "ATTACKS",
+    "PRESETS",
+    "Attack",
+    "AttackEntry",
+    "FirstLayerInversion",
+    "GradientMatching",
+    "Outcome",
+    "Progress",
+    "Reconstruction",
+    "build_attack",
+]

@@ -1,0 +1,135 @@
+"""The interface of every attack: settings in the constructor, problem at the call, results with named outcomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol as TypingProtocol
+from typing import final
+
+from torch import Generator, Tensor
+
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+
+class Outcome(StrEnum):
+    """How an attack on one observation ended; the value is the sentence that a reader sees."""
+
+    CONVERGED = "converged"
+    ITERATION_LIMIT = "iteration limit reached"
+    DIVERGED = "diverged: the loss or the candidate became non-finite"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """What an attack makes of one observation. It holds no truth.
+
+    Attributes:
+        inputs: (batch, channels, height, width) in the model's normalised scale, or None when there is none.
+        labels: (batch,) labels that the attack used or recovered, or None.
+        outcome: How the attack ended.
+        reason: Why it was not applicable or diverged; empty otherwise.
+        matching_loss: Gradient distance of ``inputs`` without priors, lower is better; None when not measured.
+        seconds: Wall time, the share of this observation.
+        iterations: Optimiser steps done; 0 for analytic attacks.
+    """
+
+    inputs: Tensor | None
+    labels: Tensor | None
+    outcome: Outcome
+    reason: str = ""
+    matching_loss: float | None = None
+    seconds: float = 0.0
+    iterations: int = 0
+
+    @classmethod
+    def not_applicable(cls, reason: str) -> Reconstruction:
+        """A result that says why the attack does not fit the observation."""
+        return cls(inputs=None, labels=None, outcome=Outcome.NOT_APPLICABLE, reason=reason)
+
+
+class Progress(TypingProtocol):
+    """Receives the share of the work that is done and, where known, the best matching loss so far."""
+
+    def __call__(self, done: float, best: float | None, /) -> None:
+        """``done`` in [0, 1]."""
+
+
+class Attack(ABC):
+    """A reconstruction attack. Subclasses are final, frozen, keyword-only dataclasses of settings."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short name as in the registry and the record."""
+
+    @abstractmethod
+    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+        """Why this attack cannot fit the observation, or None when it can."""
+
+    @abstractmethod
+    def run(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        labels: Sequence[Tensor | None],
+        generator: Generator,
+        progress: Progress | None,
+    ) -> list[Reconstruction]:
+        """Attack observations none of which is refused, one result each, in order."""
+
+    @final
+    def __call__(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        *,
+        generator: Generator,
+        labels: Sequence[Tensor | None] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Reconstruction]:
+        """Attack many observations at once.
+
+        Args:
+            victim: Public knowledge about the model.
+            observations: Updates to attack, of any rounds and nodes.
+            generator: Source of all randomness.
+            labels: Labels that the threat model grants to the attacker, (batch,) for each observation; None means
+                that the attack recovers them itself.
+            progress: Called now and then with the share done.
+
+        Returns:
+            One reconstruction for each observation, in order; those that the attack cannot fit are marked
+            ``NOT_APPLICABLE`` with the reason.
+
+        Raises:
+            ValueError: If ``labels`` are given for another number of observations.
+        """
+        granted: Sequence[Tensor | None] = [None] * len(observations) if labels is None else labels
+        if len(granted) != len(observations):
+            raise ValueError(f"expected labels for {len(observations)} observations, got {len(granted)}")
+        reasons = [check_observation(victim, one) or self.refuses(victim, one) for one in observations]
+        fits = [i for i, reason in enumerate(reasons) if reason is None]
+        done = self.run(victim, [observations[i] for i in fits], [granted[i] for i in fits], generator, progress)
+        results = [Reconstruction.not_applicable(reason or "") for reason in reasons]
+        for i, result in zip(fits, done, strict=True):
+            results[i] = result
+        return results
+
+
+def check_observation(victim: Victim, observation: Observation) -> str | None:
+    """Why the observation cannot belong to this victim's model, or None.
+
+    A tape of another model, or an update that is not finite, must be named instead of attacked.
+    """
+    expected = {name: tuple(p.shape) for name, p in victim.model.named_parameters()}
+    seen = {name: tuple(p.shape) for name, p in observation.parameters.items()}
+    if expected != seen:
+        odd = sorted(name for name in expected.keys() | seen.keys() if expected.get(name) != seen.get(name))
+        return f"the update belongs to another model: parameters {odd[:4]} differ in name or shape"
+    broken = [name for name, value in observation.update.items() if not bool(value.isfinite().all())]
+    return f"the update is not finite in {broken[:4]}" if broken else None

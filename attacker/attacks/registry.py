@@ -1,0 +1,95 @@
+"""The registry of attacks, and specs such as ``inverting-gradients:iterations=600,restarts=2``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+
+from attacker.attacks.attack import Attack
+from attacker.attacks.first_layer import FirstLayerInversion
+from attacker.attacks.gradient_matching import PRESETS, GradientMatching
+from fl_precode.spec import Spec, parse_spec
+
+_TRUE_OR_FALSE = ("true", "false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEntry:
+    """An attack that can be named.
+
+    Attributes:
+        description: One line.
+        source: The paper that it follows.
+        build: Makes it from the checked spec.
+        options: Names of the options that the spec may carry.
+    """
+
+    description: str
+    source: str
+    build: Callable[[Spec], Attack] = field(repr=False)
+    options: tuple[str, ...] = ()
+
+
+def _first_layer(spec: Spec) -> Attack:
+    del spec
+    return FirstLayerInversion()
+
+
+def _gradient_matching(spec: Spec) -> Attack:
+    preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
+    settings: dict[str, int | float | bool] = {}
+    for option in fields(GradientMatching):
+        if option.name not in spec.options:
+            continue
+        initial = getattr(preset, option.name)
+        if isinstance(initial, bool):
+            settings[option.name] = spec.choice(option.name, _TRUE_OR_FALSE, "true") == "true"
+        else:
+            value = spec.integer(option.name) if isinstance(initial, int) else spec.number(option.name)
+            assert value is not None
+            settings[option.name] = value
+    try:
+        return replace(preset, **settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
+    {
+        "first-layer": AttackEntry(
+            description="division in the first layer: exact for one image when that layer is Linear with a bias",
+            source="Phong et al., TIFS 2018",
+            build=_first_layer,
+        ),
+        "inverting-gradients": AttackEntry(
+            description="cosine gradient matching by signed Adam with total variation, any model",
+            source="Geiping et al., NeurIPS 2020",
+            build=_gradient_matching,
+            options=("preset", *(option.name for option in fields(GradientMatching))),
+        ),
+    }
+)
+"""Attacks by name."""
+
+
+def build_attack(spec: str) -> Attack:
+    """The attack that a spec names, with its settings.
+
+    Args:
+        spec: ``name`` or ``name:key=value,key=value``. ``inverting-gradients`` takes the fields of `GradientMatching`
+            and ``preset``, one of `PRESETS`, whose values the other options replace.
+
+    Raises:
+        ValueError: If the attack or an option does not exist (the message lists those that do), or a value is out of
+            its range.
+
+    >>> build_attack("inverting-gradients:preset=precode-paper,restarts=2").iterations
+    7000
+    """
+    parsed = parse_spec(spec)
+    if parsed.name not in ATTACKS:
+        raise ValueError(f"unknown attack {parsed.name!r}; there are {', '.join(ATTACKS)}")
+    entry = ATTACKS[parsed.name]
+    parsed.check_options(entry.options)
+    return entry.build(parsed)

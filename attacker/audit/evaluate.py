@@ -1,0 +1,225 @@
+"""Joins reconstructions with the truth and scores them, image by image. Attacks never come here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.audit.files import Pictures
+from attacker.audit.record import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
+from attacker.audit.truth import Truth
+from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim, wilson_interval
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Observation
+
+SUCCESS_THRESHOLD = 0.6
+"""SSIM from which an image counts as come back, as in the PRECODE paper."""
+
+_OUTCOMES: dict[Outcome, OutcomeName] = {
+    Outcome.CONVERGED: "converged",
+    Outcome.ITERATION_LIMIT: "iteration_limit",
+    Outcome.DIVERGED: "diverged",
+    Outcome.NOT_APPLICABLE: "not_applicable",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRun:
+    """One attack on one update.
+
+    Attributes:
+        spec: The attack, as asked for.
+        reconstruction: What it returned, or None when it raised.
+        error: What it raised, as text; empty otherwise.
+        labels_granted: Whether the attacker was given the labels.
+    """
+
+    spec: str
+    reconstruction: Reconstruction | None
+    error: str = ""
+    labels_granted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Similarity of one reconstruction to its truth; None where it cannot be measured or is not finite."""
+
+    ssim: float | None = None
+    psnr: float | None = None
+    mse: float | None = None
+
+
+def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
+    """Compare images in order; images with a value that is not finite get empty scores.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1].
+        truth: The same shape.
+    """
+    scores = [Scores()] * len(images)
+    good = torch.isfinite(images).flatten(1).all(dim=1).nonzero().flatten()
+    if len(good) == 0:
+        return scores
+    left, right = images[good], truth[good]
+    structure = ssim(left, right).tolist() if min(truth.shape[-2:]) >= SSIM_WINDOW else [None] * len(good)
+    for i, s, p, m in zip(good.tolist(), structure, psnr(left, right), mse(left, right), strict=True):
+        scores[i] = Scores(ssim=finite(s), psnr=finite(float(p)), mse=finite(float(m)))
+    return scores
+
+
+def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | None:
+    """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none."""
+    if reconstruction.inputs is None:
+        return None
+    return inputs.denormalise(reconstruction.inputs.detach().cpu().float()).clamp(0, 1)
+
+
+class UpdateEvaluation:
+    """Scores every attack on one client update.
+
+    Args:
+        federation: The federation that the update belongs to.
+        number: Of the update among those attacked, for identifiers.
+        observation: The update.
+        inputs: Input domain.
+        truth: True images, or None.
+        mean_image: (channels, height, width) in [0, 1], the guess without any update; None without truth.
+        class_names: By class index; empty without truth.
+        pictures: Where pictures are kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        federation: FederationSummary,
+        number: int,
+        observation: Observation,
+        inputs: InputSpec,
+        truth: Truth | None,
+        mean_image: Tensor | None,
+        class_names: Sequence[str],
+        pictures: Pictures,
+    ) -> None:
+        self._federation = federation
+        self._observation = observation
+        self._inputs = inputs
+        self._truth = truth
+        self._pictures = pictures
+        count = len(truth.images) if truth is not None else observation.batch_size or 1
+        self._ids = [f"{federation.id}-u{number}-i{i}" for i in range(count)]
+        self._baseline = [Scores()] * count
+        if truth is not None and mean_image is not None:
+            self._baseline = score_images(mean_image.expand_as(truth.images), truth.images)
+        self._class_names = class_names
+
+    def victims(self) -> list[VictimImage]:
+        """The attacked images; keeps their pictures when the truth is known."""
+        return [self._victim(i, identifier) for i, identifier in enumerate(self._ids)]
+
+    def _victim(self, i: int, identifier: str) -> VictimImage:
+        label = None if self._truth is None else int(self._truth.labels[i])
+        named = label is not None and label < len(self._class_names)
+        return VictimImage(
+            id=identifier,
+            federation=self._federation.id,
+            round=self._observation.round,
+            node=self._observation.node,
+            image=i,
+            label=label,
+            label_name=self._class_names[label] if named and label is not None else None,
+            truth=self._pictures.keep(f"{identifier}-truth", None if self._truth is None else self._truth.images[i]),
+        )
+
+    def results(self, run: AttackRun, tag: str) -> list[ImageResult]:
+        """One row for each image of the update.
+
+        Args:
+            run: What the attack did.
+            tag: Short and unique for the attack, for names of pictures.
+        """
+        reconstruction = run.reconstruction or Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED)
+        images, reason = self._in_order(as_images(reconstruction, self._inputs))
+        scores = self._scores(images)
+        return [
+            ImageResult(
+                victim_id=identifier,
+                federation=self._federation.id,
+                attack=run.spec,
+                model=self._federation.model,
+                defence=self._federation.defence,
+                dataset=self._federation.dataset,
+                round=self._observation.round,
+                node=self._observation.node,
+                image=i,
+                outcome="failed" if run.error or reason else _OUTCOMES[reconstruction.outcome],
+                reason=run.error or reason or reconstruction.reason,
+                ssim=scores[i].ssim,
+                psnr=scores[i].psnr,
+                mse=scores[i].mse,
+                baseline_ssim=self._baseline[i].ssim,
+                label_accuracy=self._label_accuracy(run, reconstruction),
+                matching_loss=finite(reconstruction.matching_loss),
+                seconds=reconstruction.seconds / len(self._ids),
+                iterations=reconstruction.iterations,
+                reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
+            )
+            for i, identifier in enumerate(self._ids)
+        ]
+
+    def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, str]:
+        """The images in the order of the truth, or a reason why they cannot be compared."""
+        if images is None or (self._truth is None and len(images) == len(self._ids)):
+            return images, ""
+        if len(images) != len(self._ids):
+            return None, f"the attack gave {len(images)} images for an update of {len(self._ids)}"
+        if self._truth is not None and len(images) > 1:
+            # A diverged image must take the place that the others leave, not decide who belongs to whom.
+            images = images[match_batch(images.nan_to_num(nan=0.5), self._truth.images)]
+        return images, ""
+
+    def _scores(self, images: Tensor | None) -> list[Scores]:
+        if images is None or self._truth is None:
+            return [Scores()] * len(self._ids)
+        return score_images(images, self._truth.images)
+
+    def _label_accuracy(self, run: AttackRun, reconstruction: Reconstruction) -> float | None:
+        recovered = reconstruction.labels
+        if run.labels_granted or recovered is None or self._truth is None or len(recovered) != len(self._ids):
+            return None
+        return label_accuracy(recovered.detach().cpu().long(), self._truth.labels)
+
+
+def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> AttackSummary:
+    """Success of one attack on one federation.
+
+    Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
+    The success is null when no image has a truth that SSIM could be measured against.
+    """
+    own = [row for row in rows if row.federation == federation and row.attack == attack]
+    tried = [row for row in own if row.outcome != "not_applicable"]
+    scored = [row for row in tried if row.baseline_ssim is not None]
+    similarity = [row.ssim for row in scored if row.ssim is not None]
+    successes = sum(value >= SUCCESS_THRESHOLD for value in similarity)
+    baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
+    labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
+    return AttackSummary(
+        federation=federation,
+        attack=attack,
+        images=len(scored) if scored else len(tried),
+        not_applicable=len(own) - len(tried),
+        failed=sum(row.outcome in ("failed", "diverged") for row in tried),
+        reasons=sorted({row.reason for row in own if row.reason}),
+        successes=successes if scored else None,
+        success_rate=successes / len(scored) if scored else None,
+        interval=wilson_interval(successes, len(scored)) if scored else None,
+        mean_ssim=statistics.fmean(similarity) if similarity else None,
+        median_ssim=statistics.median(similarity) if similarity else None,
+        baseline_successes=baseline if scored else None,
+        label_accuracy=statistics.fmean(labels) if labels else None,
+        seconds=sum(row.seconds for row in own),
+    )

@@ -1,0 +1,220 @@
+"""One federation to be audited: its tape, the victim's model, and what is known for the evaluation."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attacker.audit.record import (
+    FederationSummary,
+    LabelKnowledge,
+    LeftOut,
+    RoundResult,
+    Setting,
+    finite,
+)
+from attacker.audit.truth import EVALUATION_NAME, TruthSource, differing_settings
+from attacker.victim import Victim
+from fl_precode.defences import apply_defence
+from fl_precode.models import build_model
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.tape import Tape
+
+_logger = logging.getLogger(__name__)
+
+RESULT_NAME = "result.json"
+_UNKNOWN = ("", "unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapeSource:
+    """A tape, and what the auditor adds to what stands in its header.
+
+    Attributes:
+        tape: Folder of the tape.
+        evaluation: ``evaluation.json`` of the run; None looks for it beside the tape.
+        truth: False leaves the truth out even when it could be known.
+        model: Model spec in place of the header's.
+        defence: Defence spec in place of the header's.
+        inputs: Input domain in place of the header's.
+    """
+
+    tape: Path
+    evaluation: Path | None = None
+    truth: bool = True
+    model: str | None = None
+    defence: str | None = None
+    inputs: InputSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An opened tape with its victim.
+
+    Attributes:
+        tape: The tape.
+        victim: Public knowledge for the attacks.
+        defence: Defence spec, ``unknown`` where neither tape nor auditor say.
+        undefended: The same model without the defence, for comparing costs.
+        truth: Recomputes true images, or None.
+        truth_note: Why there is no truth; empty when there is.
+        result: Content of the run's ``result.json``, empty without one.
+    """
+
+    tape: Tape
+    victim: Victim
+    defence: str
+    undefended: nn.Module
+    truth: TruthSource | None
+    truth_note: str
+    result: Mapping[str, Any]
+
+
+def open_subject(source: TapeSource) -> Subject:
+    """Open a tape and build the model that its clients trained.
+
+    Raises:
+        ValueError: If it is no tape (`TapeError`), the model or the images' shape are neither in its header nor given,
+            model or defence are unknown or do not fit, or the evaluation file is of something else.
+        OSError: If an evaluation file was named and cannot be read.
+        RuntimeError: If the truth needs a data set that is not on this machine.
+    """
+    tape = Tape(source.tape)
+    header = tape.header
+    model, inputs = source.model or header.model, source.inputs or header.inputs
+    if model in _UNKNOWN or inputs is None:
+        missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []
+        missing += ["the images (--input 3x32x32 --classes 10)"] if inputs is None else []
+        raise ValueError(f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing")
+    defence = source.defence or header.defence
+    defence = "unknown" if defence in _UNKNOWN else defence
+    plain = build_model(model, inputs, seed=0)  # weights come with each update
+    defended = apply_defence("none" if defence == "unknown" else defence, plain, inputs)
+    truth, note = _open_truth(source, tape, inputs)
+    return Subject(
+        tape=tape,
+        victim=Victim(model=defended, inputs=inputs, name=model),
+        defence=defence,
+        undefended=plain,
+        truth=truth,
+        truth_note=note,
+        result=_read_result(source, tape),
+    )
+
+
+def _open_truth(source: TapeSource, tape: Tape, inputs: InputSpec) -> tuple[TruthSource | None, str]:
+    if not source.truth:
+        return None, "The audit was asked to leave the truth out."
+    path = source.evaluation or source.tape.absolute().parent / EVALUATION_NAME
+    if source.evaluation is None and not path.exists():
+        return None, (
+            f"There is no {EVALUATION_NAME} beside the tape, so the true images are not known. "
+            "The reference federation writes one; a real server never has it."
+        )
+    truth = TruthSource.read(path)
+    truth.check_tape(tape.header.settings, {entry.node for entry in tape.entries})
+    shape = tuple(truth.mean_image().shape)
+    if shape != inputs.shape:
+        raise ValueError(
+            f"{path} speaks of images of shape {shape}, but the audit is of images of shape {inputs.shape}"
+        )
+    return truth, ""
+
+
+def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
+    path = (source.evaluation or source.tape.absolute()).parent / RESULT_NAME
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if content["format"] != "fl-precode-result" or content["version"] != 1:
+            raise ValueError("it has another format or version")
+        if differ := differing_settings(tape.header.settings, content["settings"]):
+            raise ValueError(f"it is from another run: {'; '.join(differ)}")
+        for one in content["rounds"]:
+            _round_result(one)
+            _left_out_of(one)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        # Only accuracy and left-out replies come from here; the report says that they are not known.
+        _logger.warning("%s is not used: %s: %s", path, type(error).__name__, error)
+        return {}
+    return content
+
+
+def summarise_federation(subject: Subject, identifier: str, labels: LabelKnowledge) -> FederationSummary:
+    """The record's entry of one federation, after its attacks (which may have found problems of the tape)."""
+    tape, inputs = subject.tape, subject.victim.inputs
+    rounds = [_round_result(one) for one in subject.result.get("rounds", [])]
+    sizes = {entry.batch_size for entry in tape.entries}
+    left_out = _left_out(subject)
+    settings = _settings(subject)
+    dataset = settings.get("dataset")
+    protocol = tape.header.protocol
+    return FederationSummary(
+        id=identifier,
+        tape=str(tape.path.absolute()),
+        model=subject.victim.name,
+        defence=subject.defence,
+        dataset=str(dataset) if dataset else None,
+        shape=inputs.shape,
+        classes=inputs.classes,
+        protocol=protocol.name,
+        local_steps=protocol.local_steps,
+        local_epochs=protocol.local_epochs,
+        learning_rate=finite(protocol.learning_rate),
+        batch_size=sizes.pop() if len(sizes) == 1 else None,
+        rounds=len({entry.round for entry in tape.entries}),
+        clients=len({entry.node for entry in tape.entries}),
+        updates=len(tape.entries),
+        accuracy=rounds,
+        final_accuracy=rounds[-1].accuracy if rounds else None,
+        final_loss=rounds[-1].loss if rounds else None,
+        parameters=_parameters(subject.victim.model),
+        parameters_undefended=_parameters(subject.undefended),
+        payload_bytes=_payload_bytes(subject.victim.model),
+        payload_bytes_undefended=_payload_bytes(subject.undefended),
+        left_out=left_out,
+        tape_problems=list(tape.problems),
+        lost=subject.result.get("tape_lost"),
+        truth_known=subject.truth is not None,
+        truth_note=subject.truth_note,
+        labels=labels,
+        settings=settings,
+    )
+
+
+def _round_result(one: Mapping[str, Any]) -> RoundResult:
+    return RoundResult(
+        round=one["round"], accuracy=finite(one["accuracy"]), loss=finite(one["loss"]), usable=one["usable"]
+    )
+
+
+def _left_out(subject: Subject) -> list[LeftOut]:
+    """Failures that the tape names, and replies that the server left out for other reasons."""
+    found = [LeftOut(round=one.round, node=one.node, reason=one.reason) for one in subject.tape.failures]
+    seen = {(one.round, one.node) for one in found}
+    server = [left for one in subject.result.get("rounds", []) for left in _left_out_of(one)]
+    return found + [left for left in server if (left.round, left.node) not in seen]
+
+
+def _left_out_of(one: Mapping[str, Any]) -> list[LeftOut]:
+    return [LeftOut(round=one["round"], node=str(left["node"]), reason=left["reason"]) for left in one["left_out"]]
+
+
+def _settings(subject: Subject) -> dict[str, Setting]:
+    public: dict[str, Setting] = dict(subject.tape.header.settings)
+    return public if subject.truth is None else {**public, **subject.truth.settings}
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _payload_bytes(model: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())

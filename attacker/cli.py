@@ -1,0 +1,107 @@
+"""The command line ``fl-precode``.
+
+Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted. Errors are one readable paragraph on stderr;
+``--debug`` shows the traceback. Everything heavy is imported inside the commands, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from attacker import cli_audit, cli_lists, cli_run
+
+INTERRUPTED = 130
+
+
+class TeachingGroup(TyperGroup):
+    """Turns whatever a command raises into one paragraph and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; see the module for the exit codes."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, typer.Abort):
+            print("Interrupted; the job was not finished.", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if _is_of_the_command_line(error):
+                raise
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            else:
+                print(error_paragraph(error), file=sys.stderr)  # noqa: T201
+            raise typer.Exit(1) from None
+
+
+def _is_of_the_command_line(error: Exception) -> bool:
+    """Whether typer itself reports this error: an exit, or bad usage (which becomes exit code 2)."""
+    return isinstance(error, typer.Exit) or hasattr(error, "format_message")
+
+
+def error_paragraph(error: Exception) -> str:
+    """What a person reads instead of a traceback.
+
+    >>> error_paragraph(ValueError("expected 1, got 2"))
+    'Error: expected 1, got 2'
+    >>> error_paragraph(KeyError("round"))
+    "Error: something unexpected happened (KeyError: 'round'). `fl-precode --debug ...` shows where."
+    """
+    text = str(error).strip()
+    if isinstance(error, ValueError | OSError | RuntimeError | ImportError) and text:
+        return f"Error: {text}"
+    return (
+        f"Error: something unexpected happened ({type(error).__name__}: {text}). `fl-precode --debug ...` shows where."
+    )
+
+
+app = typer.Typer(
+    cls=TeachingGroup,
+    name="fl-precode",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fl-precode {metadata.version('fl-precode')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Does a federated training leak its images, and does a defence stop it?
+
+    Start with `fl-precode demo`. To audit your own Flower app, wrap its strategy
+
+    in the Interceptor and run `fl-precode audit` on the tape.
+    """
+    del debug, version
+
+
+cli_run.register(app)
+cli_audit.register(app)
+cli_lists.register(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except KeyboardInterrupt:  # before or after a command, such as while Python is still importing
+        print("Interrupted.", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)

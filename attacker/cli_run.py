@@ -1,0 +1,158 @@
+"""The commands that start federations: ``run`` and ``demo``. They need the repository, and Flower."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class JobFailed(RuntimeError):
+    """The job was started and did not succeed."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("run")(run)
+    app.command("demo")(demo)
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="New folder for tape, result.json and evaluation.json.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A run-config key, as in pyproject.toml. Repeatable."),
+    ] = None,
+    tape: Annotated[bool, typer.Option(help="Record every update that the server receives.")] = True,
+    client_cpus: Annotated[float, typer.Option(help="CPUs that Ray reserves for each client.")] = 1.0,
+    client_gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, for each client.")] = 0.0,
+    port: Annotated[int, typer.Option(help="Of the SuperLink on this machine; 0 picks a free one.")] = 0,
+) -> None:
+    """Run a federation on Flower's simulation runtime and write its tape.
+
+    Example: fl-precode run --out outputs/mine --set model=mlp --set defence=precode --set num-server-rounds=5
+    """
+    from fl_precode.config import Settings, SettingsError
+    from fl_precode.flower.launch import launch
+
+    folder = out.resolve()
+    config = parse_settings(set_ or [])
+    config |= {"output-dir": str(folder)} | ({"tape": str(folder / "tape")} if tape else {})
+    try:
+        settings = Settings.from_run_config(config)
+    except SettingsError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from None
+    if (folder / "tape").exists():
+        raise ValueError(f"{folder} already holds a tape; name a new folder with --out")
+    with FederationProgress(f"{settings.model}, {settings.defence}", settings.num_server_rounds) as on_line:
+        outcome = launch(
+            settings,
+            client_resources_num_cpus=client_cpus,
+            client_resources_num_gpus=client_gpus,
+            port=port,
+            on_line=on_line,
+        )
+    write_log(folder, outcome.log)
+    if not outcome.completed:
+        raise JobFailed(f"the federation failed: {outcome.reason}. The whole log is in {folder / 'federation.log'}")
+    console = Console()
+    console.print(f"{settings.num_server_rounds} rounds in {outcome.seconds:.0f} s: {folder}")
+    if tape:
+        console.print(f"audit it with: fl-precode audit {folder / 'tape'} --out {folder / 'audit'}")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for tapes, audit.json and the report.")] = Path("outputs/demo"),
+    dataset: Annotated[str, typer.Option(help="An image set; `fl-precode datasets` lists them.")] = "faces",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each federation.")] = 5,
+    clients: Annotated[int, typer.Option(min=1, help="Clients of each federation.")] = 4,
+    victims: Annotated[int, typer.Option(min=1, help="Updates to attack in each federation.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, help="Steps of the optimising attack.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+) -> None:
+    """Four small federations on real images, each audited: two models, without defence and with PRECODE."""
+    from attacker.demo import run_demo
+
+    run_demo(
+        out.resolve(),
+        dataset=dataset,
+        rounds=rounds,
+        clients=clients,
+        victims=victims,
+        iterations=iterations,
+        seed=seed,
+    )
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str | int | float | bool]:
+    """``KEY=VALUE`` texts to run-config values: whole numbers, numbers, else text.
+
+    Paths below the present folder are made absolute, since Flower's processes run in other folders.
+
+    Raises:
+        typer.BadParameter: If a pair has no ``=``.
+    """
+    values: dict[str, str | int | float | bool] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--set")
+        values[key.strip()] = _value(text.strip())
+    for key in {"dataset", "data-root"} & values.keys():
+        kind, colon, path = str(values[key]).rpartition(":")
+        if key == "data-root" or kind in ("npz", "folder"):
+            values[key] = f"{kind}{colon}{Path(path).expanduser().resolve()}"
+    return values
+
+
+def _value(text: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class FederationProgress:
+    """A progress bar over rounds, fed with the lines of a run's log."""
+
+    def __init__(self, title: str, rounds: int) -> None:
+        self._rounds = rounds
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]:<16}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(f"federation {title}", total=rounds + 1, state="starting")
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._progress.start()
+        return self._see
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            self._progress.update(self._task, completed=self._rounds + 1, state="done")
+        self._progress.stop()
+
+    def _see(self, line: str) -> None:
+        # The strategy logs this line when a round begins.
+        started = re.search(r"\[ROUND (\d+)/\d+\]", line)
+        if started:
+            state = f"round {started[1]} of {self._rounds}"
+            self._progress.update(self._task, completed=int(started[1]), state=state)
+
+
+def write_log(folder: Path, log: str) -> None:
+    """Keep a run's log beside its results. It names nodes and errors, so only the owner may read it."""
+    from fl_precode.private_file import write_private
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(folder / "federation.log", log.encode())

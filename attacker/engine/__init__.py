@@ -1,0 +1,33 @@
+"""Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
+
+from attacker.engine.choose import candidates_at_once, gradient_products
+from attacker.engine.dense import DenseProducts
+from attacker.engine.descent import Descent, Matched
+from attacker.engine.distance import cosine_distance, total_variation
+from attacker.engine.factored import FactoredProducts, why_not_factored
+from attacker.engine.loop import LoopProducts
+from attacker.engine.observed import group_observations, observed_gradient, why_not_one_step
+from attacker.engine.products import GradientProducts, Products, Replay
+from attacker.engine.trace import LayerRun, Trace, trace
+
+__all__ = [
+    "DenseProducts",
+    "Descent",
+    "FactoredProducts",
+    "GradientProducts",
+    "LayerRun",
+    "LoopProducts",
+    "Matched",
+    "Products",
+    "Replay",
+    "Trace",
+    "candidates_at_once",
+    "cosine_distance",
+    "gradient_products",
+    "group_observations",
+    "observed_gradient",
+    "total_variation",
+    "trace",
+    "why_not_factored",
+    "why_not_one_step",
+]

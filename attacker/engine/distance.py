@@ -1,0 +1,37 @@
+"""Distances between gradients and priors on images, one value for each candidate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacker.engine.products import Products
+
+
+def cosine_distance(products: Products) -> Tensor:
+    """1 - cos(g, g*) over all parameters concatenated (Geiping et al., NeurIPS 2020, eq. 4), (victims, restarts).
+
+    A gradient of zeros has distance 1 and passes no gradient on, instead of NaN.
+    """
+    tiny = torch.finfo(products.square.dtype).tiny
+    scale = products.square.clamp_min(tiny).rsqrt() * products.target.clamp_min(tiny).rsqrt().unsqueeze(1)
+    return 1 - products.inner * scale
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Anisotropic total variation, mean |dh| + mean |dv|, of each candidate.
+
+    The means are over the batch, the channels and all neighbouring pairs, as in the reference code of Inverting
+    Gradients; weights of other normalisations differ by the number of pixels. One pixel of width or height adds 0.
+
+    Args:
+        images: (..., batch, channels, height, width), any number of channels.
+
+    Returns:
+        Shape (...): one value for each leading index.
+    """
+    total = images.new_zeros(images.shape[:-4])
+    for dim in (-1, -2):
+        if images.shape[dim] > 1:
+            total = total + images.diff(dim=dim).abs().mean(dim=(-4, -3, -2, -1))
+    return total

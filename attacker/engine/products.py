@@ -1,0 +1,101 @@
+"""The interface between replayed gradients and the distances: inner products and norms, never the gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from attacker.victim import Victim
+from fl_precode.bottleneck import sample_noise
+from fl_precode.observation import Gradients
+
+
+class Products(NamedTuple):
+    """All that a cosine or squared distance needs to know about two gradients g (of a candidate) and g* (observed).
+
+    Attributes:
+        inner: (victims, restarts), <g, g*> over all parameters, accumulated in float64 like the others.
+        square: (victims, restarts), <g, g>.
+        target: (victims,), <g*, g*>.
+    """
+
+    inner: Tensor
+    square: Tensor
+    target: Tensor
+
+
+class GradientProducts(ABC):
+    """Replays candidates and returns the inner products of their gradients with the observed ones.
+
+    All victims of one object share the weights at which the gradients were taken.
+    """
+
+    @abstractmethod
+    def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
+        """Products for every candidate, differentiable with respect to ``candidates`` where they require grad.
+
+        Args:
+            candidates: (victims, restarts, batch, channels, height, width), normalised.
+            labels: Class indices, broadcastable to (victims, restarts, batch).
+            noise: What each bottleneck adds, (victims, restarts, batch, latent) for each one in order of execution;
+                empty lets them draw from torch's global generator.
+
+        Returns:
+            The products; ``inner`` and ``square`` have shape (victims, restarts).
+        """
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The victim's loss as a function of weights, inputs, labels and noise.
+
+    Attributes:
+        victim: Public knowledge about the model.
+        parameters: Weights at which gradients are replayed, by name.
+        buffers: Buffers for the replay, by name; those left out keep the values of the victim's model.
+    """
+
+    victim: Victim
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+    def loss(self, parameters: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Training loss of one batch at ``parameters``, a scalar; shapes (batch, ...) as for the model."""
+        state = {f"model.{name}": value for name, value in (*self.buffers.items(), *parameters.items())}
+        source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
+        with source:
+            value: Tensor = functional_call(_VictimLoss(self.victim), state, (inputs, labels))
+        return value
+
+
+class _VictimLoss(nn.Module):
+    """The victim's loss as a module, because ``functional_call`` exchanges the weights of modules only."""
+
+    def __init__(self, victim: Victim) -> None:
+        super().__init__()
+        self.model = victim.model
+        self._loss = victim.loss
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(inputs, labels)
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values in float64, where the device has it.
+
+    Near the solution ``1 - cos`` is the difference of two nearly equal numbers: sums in float32 would bury it under
+    1e-7, make it negative, and leave the choice between good iterates to rounding.
+    """
+    return values if values.device.type == "mps" else values.double()
+
+
+def squared_norms(targets: Sequence[Gradients]) -> Tensor:
+    """<g*, g*> of every observed gradient, (victims,), summed in float64."""
+    return torch.stack([torch.stack([precise(g).square().sum() for g in one.values()]).sum() for one in targets])

@@ -1,0 +1,113 @@
+"""What a model does in one forward pass: its parameterised layers and bottlenecks in order of execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacker.victim import Victim
+from fl_precode.bottleneck import VariationalBottleneck, sample_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRun:
+    """One execution of a layer that owns parameters itself, or of a bottleneck.
+
+    Attributes:
+        name: Module name as in ``named_modules``.
+        module: The layer.
+        inputs: First tensor that the layer received, or None when it got none. A detached copy.
+        output_shape: Shape of the tensor that it returned, or None when it returned something else.
+        overwritten: Whether the tensor it received or returned was changed in place later in the same pass.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: Tensor | None
+    output_shape: tuple[int, ...] | None
+    overwritten: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """One forward pass on a probe.
+
+    Attributes:
+        probe: (batch, channels, height, width), what the model was given.
+        layers: Layers that own parameters, in order of execution.
+        bottlenecks: Variational bottlenecks, in order of execution.
+    """
+
+    probe: Tensor
+    layers: tuple[LayerRun, ...]
+    bottlenecks: tuple[LayerRun, ...]
+
+    @property
+    def latents(self) -> tuple[int, ...]:
+        """Size of the noise that each executed bottleneck draws for one image, in order of execution."""
+        modules = [run.module for run in self.bottlenecks]
+        return tuple(m.decoder.in_features for m in modules if isinstance(m, VariationalBottleneck))
+
+    def last_linear(self) -> LayerRun | None:
+        """The Linear layer that ran last, the classifier of nearly every model, or None without one."""
+        linear = [run for run in self.layers if isinstance(run.module, nn.Linear)]
+        return linear[-1] if linear else None
+
+
+def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
+    """Run the victim's model once on fixed random images and note what ran.
+
+    The model's own weights are used (their values do not matter), no state of torch's global generator is consumed by
+    the bottlenecks, and no hook stays behind.
+
+    Args:
+        victim: Public knowledge about the model.
+        batch_size: Images in the probe.
+
+    Returns:
+        Layers and bottlenecks in order of execution.
+    """
+    generator = torch.Generator().manual_seed(0)
+    like = next(victim.model.parameters(), torch.zeros(()))
+    shape = (batch_size, *victim.inputs.shape)
+    probe = torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
+    finished: list[Callable[[], LayerRun]] = []
+    hooks = [
+        module.register_forward_hook(_recorder(name, finished))
+        for name, module in victim.model.named_modules()
+        if isinstance(module, VariationalBottleneck) or any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        with torch.no_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(0)):
+            victim.model(probe.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    runs = [finish() for finish in finished]
+    return Trace(
+        probe=probe,
+        layers=tuple(run for run in runs if not isinstance(run.module, VariationalBottleneck)),
+        bottlenecks=tuple(run for run in runs if isinstance(run.module, VariationalBottleneck)),
+    )
+
+
+def _recorder(name: str, finished: list[Callable[[], LayerRun]]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    """A forward hook whose record is completed after the pass, when it is known what was overwritten."""
+
+    def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        tensors = [value for value in (*arguments[:1], output) if isinstance(value, Tensor)]
+        versions = [value._version for value in tensors]
+        received = arguments[0].detach().clone() if arguments and isinstance(arguments[0], Tensor) else None
+        returned = tuple(output.shape) if isinstance(output, Tensor) else None
+
+        def finish() -> LayerRun:
+            changed = any(value._version != version for value, version in zip(tensors, versions, strict=True))
+            return LayerRun(name=name, module=module, inputs=received, output_shape=returned, overwritten=changed)
+
+        finished.append(finish)
+
+    return record

@@ -1,0 +1,62 @@
+"""Terms of the report, for readers who are not researchers."""
+
+GLOSSARY = (
+    (
+        "Federated learning",
+        "Several parties train one model together. Each keeps its images and sends only numbers, called an update, to "
+        "a server, which combines them.",
+    ),
+    (
+        "Gradient, update",
+        "The numbers that a client sends: how each parameter of the model should change to fit the client's images. "
+        "They are computed from the images, so they can give them away.",
+    ),
+    (
+        "Honest-but-curious server",
+        "A server that runs the training exactly as agreed, and looks at everything it receives. This audit takes its "
+        "place. It does not consider servers that cheat, nor outsiders.",
+    ),
+    (
+        "Reconstruction attack",
+        "A calculation that turns an update back into the images behind it. First-layer inversion divides numbers of "
+        "the first layer and is exact where it fits. Inverting Gradients searches for an image with the same update.",
+    ),
+    (
+        "Came back",
+        "A reconstruction counts as come back when its similarity to the true image (SSIM) reaches the threshold "
+        "stated. A person may recognise an image well below it, so a low score is no all-clear.",
+    ),
+    (
+        "SSIM",
+        "Structural similarity of two pictures: 1 for identical ones, about 0 for those that have nothing in common.",
+    ),
+    (
+        "PSNR",
+        "Another measure of similarity, in decibels. Above about 30 dB, two pictures are hard to tell apart.",
+    ),
+    (
+        "Attack success rate and 95 % interval",
+        "The share of attacked images that came back. Few images were attacked, so the true share may differ; with "
+        "95 % confidence (Wilson's method) it lies in the interval. 0 of 4 still allows for almost half.",
+    ),
+    (
+        "PRECODE",
+        "A defence: an extra part of the model that mixes random noise into what the later layers see, and so into "
+        "their part of the update. Layers in front of it are reached only indirectly.",
+    ),
+    (
+        "Adaptive attack",
+        "An attack made with the defence in mind. A defence that only stops attacks that ignore it has not been "
+        "tested.",
+    ),
+    (
+        "Labels granted or recovered",
+        "Whether the attacker is told what each image shows, or has to find out from the update. Granting it is the "
+        "more cautious assumption.",
+    ),
+    (
+        "Tape",
+        "The recording of everything the server received, on which this audit was made.",
+    ),
+)
+"""Term and explanation, in the order in which they are best read."""

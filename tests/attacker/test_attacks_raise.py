@@ -1,0 +1,273 @@
+"""Bad settings and bad problems: a ValueError that teaches, or a named outcome, never a wrong image."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from attacker.attacks import Attack, FirstLayerInversion, GradientMatching, Outcome, Reconstruction, build_attack
+from attacker.victim import Victim
+from fl_precode import Observation, Protocol
+from fl_precode.models.input_spec import InputSpec
+from tests.attacker import tiny
+
+MATCHING = GradientMatching(iterations=3)
+SPEC = tiny.inputs()
+
+
+def victim_of(build=tiny.mlp, **options) -> Victim:
+    torch.manual_seed(0)
+    return tiny.victim(build(SPEC, **options), SPEC)
+
+
+def run(attack: Attack, victim: Victim, observation: Observation, labels=None) -> Reconstruction:
+    granted = None if labels is None else [labels]
+    return attack(victim, [observation], generator=torch.Generator().manual_seed(0), labels=granted)[0]
+
+
+def check_refused(found: Reconstruction, words: str) -> None:
+    assert found.outcome is Outcome.NOT_APPLICABLE
+    assert words in found.reason
+    assert found.inputs is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"restarts": 0}, "restarts"),
+        ({"iterations": 0}, "iterations"),
+        ({"iterations": 1.5}, "iterations"),
+        ({"restarts": True}, "restarts"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+        ({"total_variation": -1e-3}, "total_variation"),
+        ({"total_variation": float("nan")}, "total_variation"),
+        ({"converged_below": 0.0}, "converged_below"),
+        ({"signed": 1}, "signed"),
+        ({"boxed": "yes"}, "boxed"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(changed, words):
+    with pytest.raises(ValueError, match=words):
+        replace(MATCHING, **changed)
+
+
+def test_unknown_settings_are_type_errors():
+    with pytest.raises(TypeError, match="restart_count"):
+        GradientMatching(restart_count=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="keyword|positional"):
+        GradientMatching(10)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("gradient-inversion", "there are first-layer, inverting-gradients"),
+        ("inverting-gradients:restart=2", "has no option 'restart'; it has .*restarts"),
+        ("first-layer:restarts=2", "it has none"),
+        ("inverting-gradients:restarts=two", "whole number"),
+        ("inverting-gradients:restarts=0", "restarts=0.*1 or more"),
+        ("inverting-gradients:signed=maybe", "true, false"),
+        ("inverting-gradients:preset=geiping", "precode-paper"),
+        ("inverting-gradients:learning_rate=fast", "a number"),
+    ],
+)
+def test_bad_specs_say_what_exists(spec, words):
+    with pytest.raises(ValueError, match=words):
+        build_attack(spec)
+
+
+@pytest.mark.parametrize("attack", [MATCHING, FirstLayerInversion()], ids=lambda one: one.name)
+def test_granted_labels_are_checked(attack):
+    victim = victim_of()
+    observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    for labels, words in [
+        (torch.tensor([4]), "from 0 to 3"),
+        (torch.tensor([-1]), "from 0 to 3"),
+        (torch.tensor([0, 1]), r"shape \(1,\)"),
+        (torch.tensor([0.0]), "whole numbers"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            run(attack, victim, observation, labels)
+    with pytest.raises(ValueError, match="labels for 1 observations, got 2"):
+        attack(victim, [observation], generator=torch.Generator(), labels=[None, None])
+
+
+@pytest.mark.parametrize("attack", [MATCHING, FirstLayerInversion()], ids=lambda one: one.name)
+def test_updates_that_no_attack_can_use(attack):
+    victim = victim_of()
+    good = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    for bad in (float("nan"), float("inf")):
+        broken = {**good.update, "1.weight": torch.full_like(good.update["1.weight"], bad)}
+        check_refused(run(attack, victim, replace(good, update=broken)), "not finite in ['1.weight']")
+    other = victim_of(tiny.convnet)
+    check_refused(run(attack, other, good), "another model")
+    zero = {name: torch.zeros_like(value) for name, value in good.update.items()}
+    check_refused(run(attack, victim, replace(good, update=zero)), "zero everywhere")
+
+
+@pytest.mark.parametrize("attack", [MATCHING, FirstLayerInversion()], ids=lambda one: one.name)
+def test_several_local_steps_are_refused_and_one_is_not(attack):
+    victim = victim_of()
+    step = tiny.observe(victim, tiny.images(SPEC, 1), [1], learning_rate=0.1)
+    four = replace(step, protocol=Protocol(name="fedavg", local_steps=4))
+    check_refused(run(attack, victim, four), "sums 4 local steps")
+    epochs = replace(step, protocol=Protocol(name="fedavg", local_epochs=2))
+    check_refused(run(attack, victim, epochs), "2 local epoch(s)")
+    for fits in (step, replace(step, protocol=Protocol())):
+        assert run(attack, victim, fits).inputs is not None
+
+
+def test_matching_needs_a_batch_size_and_labels():
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
+    check_refused(run(MATCHING, victim, replace(pair, batch_size=None)), "batch size is unknown")
+    check_refused(run(MATCHING, victim, pair), "labels are unknown")
+    assert run(MATCHING, victim, pair, torch.tensor([1, 2])).inputs.shape == (2, 1, 6, 6)
+
+
+class NoLinear(nn.Module):
+    """Ends in a convolution: iDLG has nothing to look at."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(spec.channels, spec.classes, spec.height)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).flatten(1)
+
+
+def test_matching_without_a_linear_layer_needs_granted_labels():
+    victim = victim_of(NoLinear)
+    observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    check_refused(run(MATCHING, victim, observation), "labels are unknown")
+    assert run(MATCHING, victim, observation, torch.tensor([1])).inputs is not None
+
+
+def test_one_observation_without_labels_does_not_stop_the_others():
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
+    one = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    found = MATCHING(victim, [pair, one, pair], generator=torch.Generator(), labels=[None, None, torch.tensor([1, 2])])
+    assert [result.outcome is Outcome.NOT_APPLICABLE for result in found] == [True, False, False]
+    assert [None if r.inputs is None else len(r.inputs) for r in found] == [None, 1, 2]
+
+
+def test_no_observation_is_no_work():
+    assert MATCHING(victim_of(), [], generator=torch.Generator()) == []
+    assert FirstLayerInversion()(victim_of(), [], generator=torch.Generator()) == []
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_divergence_is_an_outcome(restarts):
+    victim = victim_of()
+    observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    wild = GradientMatching(iterations=20, learning_rate=1e308, boxed=False, restarts=restarts)
+    found = run(wild, victim, observation)
+    assert found.outcome is Outcome.DIVERGED
+    assert f"all of {restarts} restart(s)" in found.reason
+    assert found.inputs is not None  # the start was measured before it went wrong
+    assert bool(found.inputs.isfinite().all())
+
+
+def test_weights_that_are_not_finite_diverge_at_once():
+    victim = victim_of()
+    good = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    broken = {**good.parameters, "1.bias": torch.full_like(good.parameters["1.bias"], float("nan"))}
+    found = run(replace(MATCHING, iterations=1000), victim, replace(good, parameters=broken))
+    assert found.outcome is Outcome.DIVERGED
+    assert "finite at no iterate" in found.reason
+    assert found.inputs is None
+    assert found.matching_loss is None
+    assert found.iterations == 1
+
+
+class Steps(nn.Module):
+    """Rounds its input away: the gradient does not depend on the image."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.head = nn.Linear(spec.height * spec.width, spec.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.detach().flatten(1))
+
+
+def test_models_that_cannot_be_differentiated_twice_are_named():
+    victim = victim_of(Steps)
+    observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    with pytest.raises(ValueError, match="twice differentiable"):
+        run(MATCHING, victim, observation)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (tiny.convnet, "is a Conv2d"),
+        (lambda spec: tiny.mlp(spec, bias=False), "has no bias"),
+        (
+            lambda spec: nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(9, 4)),
+            "does not see the flattened image",
+        ),
+        (lambda spec: nn.Sequential(nn.Tanh(), tiny.mlp(spec)), "does not see the flattened image"),
+        (
+            lambda spec: nn.Sequential(nn.Linear(6, 6), nn.Flatten(), nn.Linear(36, 4)),
+            "does not see the flattened image",
+        ),
+    ],
+)
+def test_first_layer_names_the_layer_that_does_not_fit(model, words):
+    victim = victim_of(model)
+    check_refused(run(FirstLayerInversion(), victim, tiny.observe(victim, tiny.images(SPEC, 1), [1])), words)
+
+
+def test_first_layer_needs_parameters():
+    victim = Victim(model=nn.Flatten(), inputs=tiny.inputs(side=2))
+    nothing = Observation(
+        parameters={}, buffers={}, update={}, kind="gradient", batch_size=1, protocol=Protocol(), round=1, node="1"
+    )
+    check_refused(run(FirstLayerInversion(), victim, nothing), "no layer with parameters")
+    check_refused(run(MATCHING, victim, nothing), "zero everywhere")
+
+
+def test_first_layer_refuses_batches_and_names_the_rank():
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
+    check_refused(run(FirstLayerInversion(), victim, pair), "2 images has rank up to 2")
+    check_refused(
+        run(FirstLayerInversion(), victim, replace(pair, batch_size=None)), "has rank 2, one image gives rank 1"
+    )
+    many = tiny.observe(victim, tiny.images(SPEC, 10), [0, 1, 2, 3] * 2 + [1, 2], batch_size=None)
+    check_refused(run(FirstLayerInversion(), victim, many), "has rank 8 or more")
+
+
+def test_a_dead_first_layer_is_named():
+    spec = SPEC
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[1].bias.fill_(-1e3)
+    victim = tiny.victim(model, spec)
+    observation = tiny.observe(victim, tiny.images(spec, 1), [1])
+    check_refused(run(FirstLayerInversion(), victim, observation), "no unit of the first layer was active")
+
+
+def test_a_quotient_that_overflows_is_divergence():
+    victim = victim_of()
+    good = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    tiny_bias = {**good.update, "1.bias": good.update["1.bias"] * 1e-320, "1.weight": good.update["1.weight"] * 1e10}
+    found = run(FirstLayerInversion(), victim, replace(good, update=tiny_bias))
+    assert found.outcome is Outcome.DIVERGED
+    assert found.inputs is None
+
+
+def test_the_dense_path_is_said_in_the_log(caplog):
+    victim = victim_of(lambda spec: nn.Sequential(nn.BatchNorm2d(1), tiny.mlp(spec)))
+    observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    with caplog.at_level(logging.DEBUG, logger="attacker.engine"):
+        assert run(MATCHING, victim, observation).inputs is not None
+    assert "BatchNorm2d" in caplog.text
