@@ -10,7 +10,7 @@ from rich.console import Console
 
 from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
-from attacker.cli_audit import audit_progress, finish
+from attacker.cli_audit import audit_progress, finish, use_threads
 from attacker.cli_run import FederationProgress, JobFailed, write_log
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime
@@ -60,11 +60,12 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
             if not outcome.completed:
                 log = Path(one.output_dir) / "federation.log"
                 raise JobFailed(f"the federation failed: {outcome.reason}. The whole log is in {log}")
+    use_threads(1)
     with audit_progress() as progress:
         record = audit_tapes(
             [TapeSource(tape=Path(one.tape)) for one in settings.values()],
             out=out,
-            # The setting of the PRECODE paper's attack, with fewer steps; see METHODS in docs/.
+            # The PRECODE paper's attack, with fewer steps.
             attacks=("first-layer", f"inverting-gradients:preset=precode-paper,iterations={iterations}"),
             victims=victims,
             seed=seed,

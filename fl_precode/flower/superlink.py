@@ -72,7 +72,7 @@ class OwnedSuperLink:
     def close(self) -> None:
         """End every process and remove the folder; safe to call twice."""
         with _uninterrupted():
-            end_processes(self._token)
+            end_processes(self._token, self.folder)
             if self._process is not None:
                 self._process.wait()
                 self._process = None

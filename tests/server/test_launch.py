@@ -14,7 +14,7 @@ import torch
 
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime, check_machine, failure_reason, launch, to_toml
-from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, marked_processes
+from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, launched_processes
 from fl_precode.flower.superlink import LaunchError, OwnedSuperLink, script
 
 
@@ -76,25 +76,30 @@ def test_the_reason_is_the_last_exception_in_the_log():
     assert failure_reason("nothing here\n", "status\n said so") == "status said so"
 
 
-def test_marked_processes_are_found_and_ended_and_no_others():
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def test_processes_of_a_launch_are_found_and_ended_and_no_others(tmp_path):
     token = uuid.uuid4().hex
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    # One that ignores the polite signal, and a grandchild in a session of its own.
+    # One that ignores the polite signal, and a grandchild in a session of its own whose parent is gone.
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
-    parent = f"import subprocess; print(subprocess.Popen({sleep!r}, start_new_session=True).pid, flush=True)"
+    parent = f"import subprocess; print(subprocess.Popen({SLEEP!r}, start_new_session=True).pid, flush=True)"
     environment = {**os.environ, TOKEN_VARIABLE: token}
-    bystander = subprocess.Popen(sleep)
+    bystander = subprocess.Popen(SLEEP)
     first = subprocess.Popen([sys.executable, "-c", stubborn], env=environment, stdout=subprocess.PIPE)
     first.stdout.readline()
     with subprocess.Popen([sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE) as forker:
         grandchild = int(forker.stdout.readline())
-    assert {process.pid for process in marked_processes(token)} == {first.pid, grandchild}
-    assert end_processes(token, grace_seconds=1) == 1
-    assert marked_processes(token) == []
+    # One without the mark in its environment, as Ray's processes are that rename themselves.
+    nameless = subprocess.Popen(SLEEP, cwd=tmp_path)
+    found = {process.pid for process in launched_processes(token, tmp_path)}
+    assert found == {first.pid, grandchild, nameless.pid}
+    assert end_processes(token, tmp_path, grace_seconds=1) == 1
+    assert not launched_processes(token, tmp_path)
     assert bystander.poll() is None
     bystander.kill()
-    bystander.wait()
-    first.wait()
+    for process in (bystander, first, nameless):
+        process.wait()
     first.stdout.close()
 
 
