@@ -13,6 +13,9 @@ TOKEN_VARIABLE = "FL_PRECODE_LAUNCH"
 """Environment variable that marks every process of one launch; children inherit it."""
 
 
+KILL_ATTEMPTS = 5
+
+
 def launched_processes(token: str, folder: Path) -> set[psutil.Process]:
     """All living processes of a launch, other than this one.
 
@@ -43,8 +46,12 @@ def end_processes(token: str, folder: Path, *, grace_seconds: float = 10.0) -> i
             process.terminate()
     slow = _still_alive(processes, grace_seconds)
     killed = 0
-    # Processes that were started while the others were ending are found only now.
-    while stubborn := slow | launched_processes(token, folder):
+    # Processes that were started while the others were ending are found only now. What cannot be killed (a process in
+    # the kernel, say) must not keep the launcher for ever.
+    for _ in range(KILL_ATTEMPTS):
+        stubborn = slow | launched_processes(token, folder)
+        if not stubborn:
+            break
         for process in stubborn:
             with contextlib.suppress(psutil.Error):
                 process.kill()
