@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import typer
-
-
-class Described(Protocol):
-    """An entry of any registry."""
-
-    @property
-    def description(self) -> str:
-        """One line."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,31 +17,33 @@ def models() -> None:
     """List the models that can be named."""
     from fl_precode.models import MODELS
 
-    _print_entries(MODELS)
+    entries = {name: entry.description for name, entry in MODELS.items()}
+    _print_entries({**entries, "package.module:factory": "your own, importable in every process"})
 
 
 def datasets() -> None:
     """List the image sets that can be named."""
-    from fl_precode.data import DATASETS
+    from fl_precode.data import DATASETS, OWN_FILES
 
-    _print_entries(DATASETS)
+    own = {f"{kind}:PATH": description for kind, (description, _) in OWN_FILES.items()}
+    _print_entries({**{name: entry.description for name, entry in DATASETS.items()}, **own})
 
 
 def attacks() -> None:
     """List the attacks that can be named, with their sources."""
     from attacker.attacks.registry import ATTACKS
 
-    _print_entries(ATTACKS)
+    _print_entries({name: f"{entry.description} ({entry.source})" for name, entry in ATTACKS.items()})
 
 
 def defences() -> None:
     """List the defences that can be named."""
     from fl_precode.defences import DEFENCES
 
-    _print_entries(DEFENCES)
+    _print_entries({name: entry.description for name, entry in DEFENCES.items()})
 
 
-def _print_entries(entries: Mapping[str, Described]) -> None:
-    width = max(len(name) for name in entries)
-    for name, entry in entries.items():
-        typer.echo(f"{name:<{width}}  {entry.description}")
+def _print_entries(entries: Mapping[str, str]) -> None:
+    width = max(map(len, entries))
+    for name, description in entries.items():
+        typer.echo(f"{name:<{width}}  {description}")

@@ -1,4 +1,4 @@
-"""Reference figures of PRECODE (METHODS A2): an untrained MLP, ten 32x32 RGB images, with and without the bottleneck.
+"""Reference figures of PRECODE: an untrained MLP, ten 32x32 RGB images, with and without the bottleneck.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/reference_figures.py --out figures.json
 

@@ -180,7 +180,7 @@ def check_settings(latent: int, beta: float) -> None:
 
 
 class VariationalBottleneck(nn.Module):
-    """PRECODE's bottleneck: encode to a Gaussian, sample, decode (WACV 2022, section 3; METHODS A1).
+    """PRECODE's bottleneck: encode to a Gaussian, sample, decode (WACV 2022, section 3).
 
     ``mu, s = encoder(flatten(h))``, ``sigma = softplus(s)``, ``z = mu + eps * sigma``, ``out = decoder(z)`` in the
     shape of h. eps ~ N(0, I) is fresh at every forward pass, in evaluation mode too. The KL term goes to the open

@@ -16,7 +16,7 @@ from fl_precode import insertion
 from fl_precode.bottleneck import VariationalBottleneck, track_kl
 from fl_precode.seeding import undisturbed_rng
 
-# The reference code counts KL in bits, so that its beta of 1e-3 weighs a nat by 1e-3 / ln 2 (METHODS A1).
+# The reference code counts KL in bits, so that its beta of 1e-3 weighs a nat by 1e-3 / ln 2.
 PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {"precode-reference": MappingProxyType({"latent": 256, "beta": 1e-3 / math.log(2)})}
 )

@@ -49,8 +49,8 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 OWN_FILES: dict[str, tuple[str, Callable[[Path], ImageData]]] = {
-    "npz": ("npz:PATH: your own .npz file with arrays images (uint8) and labels", load_npz),
-    "folder": ("folder:PATH: your own pictures, one folder for each class", load_folder),
+    "npz": ("your own .npz file with arrays images (uint8) and labels", load_npz),
+    "folder": ("your own pictures, one folder for each class", load_folder),
 }
 
 

@@ -1,4 +1,4 @@
-"""The multilayer perceptron of PRECODE's experiments (METHODS A2)."""
+"""The multilayer perceptron of PRECODE's experiments."""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""What the README promises: its Python runs, its links lead somewhere, its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+from typer.testing import CliRunner
+
+from attacker.cli import app
+from fl_precode.flower.interceptor import Interceptor
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_python_in_the_readme_runs(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x.flatten(1)).relu())
+
+    names = {"Net": Net, "FedAvg": FedAvg, "criterion": nn.CrossEntropyLoss(), "example_input": torch.zeros(1, 1, 2, 3)}
+    names |= {"images": torch.rand(4, 1, 2, 3), "labels": torch.arange(4) % 3}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block.replace("/absolute/path/of/a/new/tape", str(tmp_path / "tape")), names)
+    assert names["loss"].requires_grad
+    assert names["loss"] > names["criterion"](names["logits"], names["labels"])
+    assert isinstance(names["strategy"], Interceptor)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_named_files_exist():
+    text = "\n".join((ROOT / document).read_text() for document in DOCUMENTS)
+    packages = "fl_precode|server|clients|attacker|tests|benchmarks|docs"
+    for name in sorted(set(re.findall(rf"`((?:{packages})/[\w/]+\.(?:py|md))`", text))):
+        # The trials name test files by their place below tests/.
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+
+
+def test_options_in_the_readme_exist():
+    commands = re.findall(r"fl-precode (\w+)([^\n`]*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)))
+    assert {name for name, _ in commands} >= {"run", "audit"}
+    for name, rest in commands:
+        shown = CliRunner().invoke(app, [name, "--help"]).stdout
+        assert all(option in shown for option in re.findall(r"--[a-z-]+", rest)), name
