@@ -12,7 +12,7 @@ help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
 	@echo "make test       lint, types and the test suite with coverage"
 	@echo "make test-full  the same and the long proofs"
-	@echo "make bench      the reference figures and speeds"
+	@echo "make bench      the reference figures and speeds; INVERTINGGRADIENTS=PATH of a checkout compares with it"
 	@echo "make format     lay the code out as the linter wants it"
 	@echo "make clean      remove .venv and outputs"
 
@@ -53,6 +53,8 @@ bench: $(VENV)/.installed-dev
 	mkdir -p outputs
 	$(BIN)/python benchmarks/reference_figures.py --out outputs/reference_figures.json
 	$(BIN)/python benchmarks/interceptor_cost.py --out outputs/interceptor_cost.json
+	$(BIN)/python benchmarks/speed.py --out outputs/speed.json \
+	  $(if $(INVERTINGGRADIENTS),--invertinggradients $(INVERTINGGRADIENTS))
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
