@@ -1,0 +1,84 @@
+"""Number of images of each class from the bias gradient and the model's mean probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacker.labels.evidence import check_scaled, classifier_gradient, known_batch_size, labels_from_counts
+from attacker.labels.probes import probe_classifier
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+_ROUNDING = 0.05  # images; what rounding and faint noise may add to a count that is certain
+
+
+def count_labels(
+    victim: Victim, observation: Observation, *, generator: torch.Generator, probes: int = 256
+) -> Tensor | None:
+    """Labels, repetitions included, from ``n_c = batch * (p_c - db_c)``.
+
+    The bias gradient of mean cross-entropy is exactly ``db_c = mean(p_c) - n_c / batch``. Only the mean probabilities
+    p_c on the client's images are unknown; they are estimated on random inputs at the weights that the server sent.
+    So do Geng et al., "Towards General Deep Leakage in Federated Learning", 2021 (arXiv 2110.09074), restore repeated
+    labels. Counts are rounded by largest remainder, so that they sum to the batch size.
+
+    What needs no estimate is kept whatever the probes say: p_c is not negative, so ``n_c >= -batch * db_c``.
+
+    Assumes: softmax cross-entropy on the classifier's outputs; a classifier with a bias; probabilities on random inputs
+    that are on average those on the client's images, to within ``1 / (2 batch)``: so before training, less and less
+    during it. Features may have any sign.
+
+    Args:
+        victim: Public knowledge about the model.
+        observation: A gradient, or one step of plain SGD at an announced learning rate, of a known batch size.
+        generator: Source of the random inputs.
+        probes: Number of random inputs, 1 or more.
+
+    Returns:
+        (batch,) sorted labels, or None when the gradient is zero: then the model is sure of all its labels, and nothing
+        says which these are.
+
+    Raises:
+        ValueError: If the classifier has no bias, the batch size or the scale is unknown, or labels cannot be read from
+            this model or update (`classifier_gradient`).
+    """
+    found = classifier_gradient(victim, observation)
+    batch = known_batch_size(observation, method="counts")
+    check_scaled(found, method="counts")
+    if found.bias is None:
+        raise ValueError(
+            f"label recovery 'counts' needs a bias in the classifier {found.layer.name!r}; 'llg-white-box' does without"
+        )
+    probed = probe_classifier(victim, observation, found.layer, generator=generator, probes=probes)
+    if found.silent:
+        return None
+    certain = (-batch * found.bias - _ROUNDING).ceil().clamp(min=0).long()
+    if int(certain.sum()) > batch:  # only noise on the update can claim that
+        certain = torch.zeros_like(certain)
+    return labels_from_counts(round_counts(batch * (probed.probabilities - found.bias), at_least=certain, total=batch))
+
+
+def round_counts(raw: Tensor, *, at_least: Tensor, total: int) -> Tensor:
+    """Whole counts that sum to ``total``, nearest to ``raw`` in squared distance among those that are large enough.
+
+    Images are dealt out one by one to the class that lacks most. Where ``raw`` has no negative numbers, sums to
+    ``total`` and nothing else is asked for, this is the method of the largest remainder.
+
+    Args:
+        raw: (classes,), estimated counts.
+        at_least: (classes,) int64, not negative, at most ``total`` together.
+        total: 0 or more.
+
+    Returns:
+        (classes,) int64.
+
+    >>> round_counts(torch.tensor([2.6, 0.7, -0.3]), at_least=torch.tensor([0, 0, 0]), total=3).tolist()
+    [2, 1, 0]
+    >>> round_counts(torch.tensor([2.6, 0.7, -0.3]), at_least=torch.tensor([0, 0, 1]), total=3).tolist()
+    [2, 0, 1]
+    """
+    counts = at_least.clone()
+    for _ in range(total - int(counts.sum())):
+        counts[torch.argmax(raw - counts)] += 1
+    return counts
