@@ -38,12 +38,18 @@ def _first_layer(spec: Spec) -> Attack:
 
 def _gradient_matching(spec: Spec) -> Attack:
     preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
-    settings: dict[str, int | float | bool] = {}
+    return _with_options(preset, spec)
+
+
+def _with_options(preset: GradientMatching, spec: Spec) -> Attack:
+    settings: dict[str, int | float | bool | str] = {}
     for option in fields(GradientMatching):
         if option.name not in spec.options:
             continue
         initial = getattr(preset, option.name)
-        if isinstance(initial, bool):
+        if isinstance(initial, str):
+            settings[option.name] = spec.options[option.name]
+        elif isinstance(initial, bool):
             settings[option.name] = spec.choice(option.name, _TRUE_OR_FALSE, "true") == "true"
         else:
             value = spec.integer(option.name) if isinstance(initial, int) else spec.number(option.name)
@@ -54,6 +60,10 @@ def _gradient_matching(spec: Spec) -> Attack:
     except ValueError as error:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
+
+_SETTINGS = tuple(option.name for option in fields(GradientMatching))
+# What makes DLG and iDLG the methods they are is not for the spec to change.
+_DLG_SETTINGS = ("iterations", "learning_rate", "restarts", "history", "converged_below")
 
 ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
     {
@@ -66,7 +76,19 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             description="cosine gradient matching by signed Adam with total variation, any model",
             source="Geiping et al., NeurIPS 2020",
             build=_gradient_matching,
-            options=("preset", *(option.name for option in fields(GradientMatching))),
+            options=("preset", *_SETTINGS),
+        ),
+        "dlg": AttackEntry(
+            description="squared-distance gradient matching by L-BFGS, labels optimised with the images, smooth models",
+            source="Zhu, Liu, Han, NeurIPS 2019",
+            build=lambda spec: _with_options(PRESETS["dlg"], spec),
+            options=_DLG_SETTINGS,
+        ),
+        "idlg": AttackEntry(
+            description="as DLG with labels granted or recovered first: one image each then, smooth models",
+            source="Zhao, Mopuri, Bilen, arXiv 2001.02610",
+            build=lambda spec: _with_options(PRESETS["idlg"], spec),
+            options=_DLG_SETTINGS,
         ),
     }
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from attacker.engine.products import GradientProducts, Products, Replay, precise, squared_norms
+from attacker.engine.products import GradientProducts, Products, Replay, by_victim, precise, squared_norms
 from fl_precode.observation import Gradients
 
 
@@ -19,12 +19,13 @@ class DenseProducts(GradientProducts):
     torch 2.15. Take it from `attacker.engine.choose.gradient_products`, which compares first.
 
     Args:
-        replay: The victim's loss at the weights that all observed gradients belong to.
+        replay: The victim's loss at the weights that the observed gradients belong to: one for all victims, or one for
+            each victim.
         targets: Observed gradients, one for each victim.
     """
 
-    def __init__(self, replay: Replay, targets: Sequence[Gradients]) -> None:
-        self._replay = replay
+    def __init__(self, replay: Replay | Sequence[Replay], targets: Sequence[Gradients]) -> None:
+        self._replays = by_victim(replay, len(targets))
         self._targets = {name: torch.stack([one[name] for one in targets]) for name in targets[0]}
         self._target_square = squared_norms(targets)
 
@@ -33,19 +34,29 @@ class DenseProducts(GradientProducts):
         victims, restarts, batch = candidates.shape[:3]
         labels = labels.expand(victims, restarts, batch)
 
-        def loss(weights: Mapping[str, Tensor], x: Tensor, y: Tensor, eps: list[Tensor]) -> Tensor:
-            return self._replay.loss(weights, x, y, eps)
-
-        per_candidate = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="different")
-        gradients = per_candidate(
-            dict(self._replay.parameters),
-            candidates.flatten(0, 1),
-            labels.flatten(0, 1),
-            [eps.flatten(0, 1) for eps in noise],
-        )
+        if all(replay is self._replays[0] for replay in self._replays):
+            eps = [value.flatten(0, 1) for value in noise]
+            gradients = _gradients(self._replays[0], candidates.flatten(0, 1), labels.flatten(0, 1), eps)
+        else:  # exact, but without the gain of one pass
+            each = [
+                _gradients(replay, candidates[v], labels[v], [value[v] for value in noise])
+                for v, replay in enumerate(self._replays)
+            ]
+            gradients = {name: torch.cat([one[name] for one in each]) for name in self._targets}
         inner = square = precise(candidates.new_zeros(victims, restarts))
         for name, target in self._targets.items():
             g = gradients[name].reshape(victims, restarts, -1)
             inner = inner + precise(g * target.flatten(1).unsqueeze(1)).sum(-1)
             square = square + precise(g.square()).sum(-1)
         return Products(inner=inner, square=square, target=self._target_square)
+
+
+def _gradients(replay: Replay, x: Tensor, y: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+    """Gradient of every candidate, (candidates, ...) by name, for ``x`` (candidates, batch, ...)."""
+
+    def loss(weights: Mapping[str, Tensor], one: Tensor, labels: Tensor, eps: list[Tensor]) -> Tensor:
+        return replay.loss(weights, one, labels, eps)
+
+    per_candidate = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="different")
+    found: dict[str, Tensor] = per_candidate(dict(replay.parameters), x, y, noise)
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,21 @@ def cosine_distance(products: Products) -> Tensor:
     tiny = torch.finfo(products.square.dtype).tiny
     scale = products.square.clamp_min(tiny).rsqrt() * products.target.clamp_min(tiny).rsqrt().unsqueeze(1)
     return 1 - products.inner * scale
+
+
+def squared_distance(products: Products) -> Tensor:
+    """|g - g*|^2 over all parameters (Zhu, Liu, Han, NeurIPS 2019, eq. 4), (victims, restarts).
+
+    Near the solution it is the difference of large numbers, which float64 products keep to about 1e-16 of |g*|^2;
+    rounding may end just below zero.
+    """
+    return products.square - 2 * products.inner + products.target.unsqueeze(1)
+
+
+DISTANCES: Mapping[str, Callable[[Products], Tensor]] = MappingProxyType(
+    {"cosine": cosine_distance, "l2": squared_distance}
+)
+"""Distances by name."""
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -7,17 +7,16 @@ forward pass. Then one backward pass gives the output gradients of every layer f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.factors import WeightTarget, layer_rows, weight_by_group
-from attacker.engine.products import GradientProducts, Products, Replay, precise, squared_norms
+from attacker.engine.by_victim import VictimLayers
+from attacker.engine.factors import PlainLayer, WeightTarget, layer_rows, weight_by_group
+from attacker.engine.products import GradientProducts, Products, Replay, by_victim, precise, squared_norms
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
-
-PlainLayer = nn.Linear | nn.Conv2d
 
 
 def why_not_factored(model: nn.Module, seen: Trace) -> str | None:
@@ -43,20 +42,31 @@ def why_not_factored(model: nn.Module, seen: Trace) -> str | None:
 
 
 class FactoredProducts(GradientProducts):
-    """Products by layer from layer inputs and output gradients (the "ghost" form of ENGINE.md 1.2).
+    """Products by layer from layer inputs and output gradients (also known as ghost products).
 
     Args:
-        replay: The victim's loss, a mean over the batch, at the weights that all observed gradients belong to.
+        replay: The victim's loss, a mean over the batch, at the weights that the observed gradients belong to: one for
+            all victims, or one for each victim; these must have equal buffers (ValueError otherwise).
         targets: Observed gradients, one for each victim.
         seen: A trace of the model for which `why_not_factored` gives no reason.
         batch_size: Images of one candidate.
     """
 
-    def __init__(self, replay: Replay, targets: Sequence[Gradients], seen: Trace, *, batch_size: int) -> None:
-        self._replay = replay
+    def __init__(
+        self, replay: Replay | Sequence[Replay], targets: Sequence[Gradients], seen: Trace, *, batch_size: int
+    ) -> None:
+        replays = by_victim(replay, len(targets))
+        self._replay = replays[0]
         self._layers: dict[str, PlainLayer] = {
             run.name: run.module for run in seen.layers if isinstance(run.module, nn.Linear | nn.Conv2d)
         }
+        self._victim_layers: VictimLayers | None = None
+        if any(not _same_tensors(one.buffers, replays[0].buffers) for one in replays):
+            raise ValueError(
+                "expected victims with equal buffers: all of them pass the model together; use the dense products"
+            )
+        if any(one is not replays[0] for one in replays):
+            self._victim_layers = VictimLayers(self._layers, [one.parameters for one in replays])
         self._overwritten = {run.name for run in seen.layers if run.overwritten}
         self._target_square = squared_norms(targets)
         self._weights: dict[str, WeightTarget] = {}
@@ -76,7 +86,7 @@ class FactoredProducts(GradientProducts):
         victims, restarts, batch = candidates.shape[:3]
         differentiable = torch.is_grad_enabled() and candidates.requires_grad
         flat = candidates.flatten(0, 2)
-        with torch.enable_grad(), self._record() as passes:
+        with torch.enable_grad(), self._own_weights(), self._record() as passes:
             inputs = flat if differentiable else flat.detach().requires_grad_(True)
             eps = [value.flatten(0, 2) for value in noise]
             loss = self._replay.loss(
@@ -106,6 +116,9 @@ class FactoredProducts(GradientProducts):
         yield rows.weight_products(self._weights[name])
         if name in self._biases:
             yield rows.bias_products(self._biases[name])
+
+    def _own_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._victim_layers is None else self._victim_layers.installed()
 
     @contextmanager
     def _record(self) -> Iterator[Mapping[str, tuple[Tensor, Tensor]]]:
@@ -144,3 +157,7 @@ def _places(output_shape: tuple[int, ...], layer: PlainLayer, images: int) -> in
         count *= size
     features = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     return count // (features * images)
+
+
+def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())

@@ -2,7 +2,7 @@
 
 The weight gradient of one candidate is ``D^T A`` with a row for each image (and place, for convolutions and sequences).
 Inner products follow from the factors without forming it: ``<D^T A, G> = sum((D G) * A)`` and
-``|D^T A|^2 = sum((D D^T) * (A A^T))`` (Goodfellow 2015, arXiv 1510.01799, for norms; DESIGN.md section 4).
+``|D^T A|^2 = sum((D D^T) * (A A^T))`` (Goodfellow 2015, arXiv 1510.01799, for norms).
 
 Letters: v victims, g groups of a convolution, r restarts, n rows of one candidate, i and o features in and out of a
 group, k rank of an observed gradient.
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacker.engine.products import precise
+
+PlainLayer = nn.Linear | nn.Conv2d
 
 ROUNDING = 64
 """An observed gradient is taken as low-rank when what the factors miss is below this multiple of machine precision."""
@@ -123,9 +125,7 @@ def factor(gradients: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     return (left, right) if bool((missed <= allowed).all()) else None
 
 
-def layer_rows(
-    layer: nn.Linear | nn.Conv2d, received: Tensor, deltas: Tensor, victims: int, restarts: int
-) -> LayerRows:
+def layer_rows(layer: PlainLayer, received: Tensor, deltas: Tensor, victims: int, restarts: int) -> LayerRows:
     """Sort what one pass over the flat batch saw in a layer by victim, group and restart.
 
     Args:
@@ -142,7 +142,7 @@ def layer_rows(
         a = received.reshape(victims, 1, restarts, -1, received.shape[-1])
         return LayerRows(a, deltas.reshape(victims, 1, restarts, -1, deltas.shape[-1]))
     columns = F.unfold(
-        _padded(layer, received), layer.kernel_size, dilation=layer.dilation, stride=layer.stride
+        padded(layer, received), layer.kernel_size, dilation=layer.dilation, stride=layer.stride
     )  # (images, channels * kernel, places)
     return LayerRows(
         _by_group(columns, layer.groups, victims, restarts),
@@ -157,7 +157,7 @@ def _by_group(columns: Tensor, groups: int, victims: int, restarts: int) -> Tens
     return split.permute(0, 3, 1, 2, 5, 4).flatten(3, 4)
 
 
-def _padded(layer: nn.Conv2d, images: Tensor) -> Tensor:
+def padded(layer: nn.Conv2d, images: Tensor) -> Tensor:
     """``images`` as the convolution sees them, so that no padding is left to do."""
     if isinstance(layer.padding, str):  # "valid", or "same" with the odd pixel at the end, as in torch
         excess = [
@@ -174,7 +174,7 @@ def _padded(layer: nn.Conv2d, images: Tensor) -> Tensor:
     return F.pad(images, [left, right, top, bottom], mode=mode)
 
 
-def weight_by_group(layer: nn.Linear | nn.Conv2d, values: Tensor) -> Tensor:
+def weight_by_group(layer: PlainLayer, values: Tensor) -> Tensor:
     """One observed weight gradient as (groups, o, i); i counts channels and kernel places."""
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
     return values.reshape(groups, values.shape[0] // groups, -1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from attacker.engine.products import GradientProducts, Products, Replay, precise, squared_norms
+from attacker.engine.products import GradientProducts, Products, Replay, by_victim, precise, squared_norms
 from fl_precode.observation import Gradients
 
 
@@ -15,12 +15,13 @@ class LoopProducts(GradientProducts):
     """The oracle: what the research code of the field does, and the fallback where nothing faster is right.
 
     Args:
-        replay: The victim's loss at the weights that all observed gradients belong to.
+        replay: The victim's loss at the weights that the observed gradients belong to: one for all victims, or one for
+            each victim.
         targets: Observed gradients, one for each victim.
     """
 
-    def __init__(self, replay: Replay, targets: Sequence[Gradients]) -> None:
-        self._replay = replay
+    def __init__(self, replay: Replay | Sequence[Replay], targets: Sequence[Gradients]) -> None:
+        self._replays = by_victim(replay, len(targets))
         self._targets = targets
         self._target_square = squared_norms(targets)
 
@@ -29,7 +30,7 @@ class LoopProducts(GradientProducts):
         victims, restarts, batch = candidates.shape[:3]
         labels = labels.expand(victims, restarts, batch)
         pairs = [
-            self._one(candidates[v, r], labels[v, r], [value[v, r] for value in noise], self._targets[v])
+            self._one(v, candidates[v, r], labels[v, r], [value[v, r] for value in noise])
             for v in range(victims)
             for r in range(restarts)
         ]
@@ -37,11 +38,12 @@ class LoopProducts(GradientProducts):
         square = torch.stack([square for _, square in pairs]).reshape(victims, restarts)
         return Products(inner=inner, square=square, target=self._target_square)
 
-    def _one(self, x: Tensor, y: Tensor, eps: Sequence[Tensor], target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _one(self, victim: int, x: Tensor, y: Tensor, eps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        replay, target = self._replays[victim], self._targets[victim]
         differentiable = torch.is_grad_enabled() and x.requires_grad
-        weights = {name: value.detach().requires_grad_(True) for name, value in self._replay.parameters.items()}
+        weights = {name: value.detach().requires_grad_(True) for name, value in replay.parameters.items()}
         with torch.enable_grad():
-            loss = self._replay.loss(weights, x, y, eps)
+            loss = replay.loss(weights, x, y, eps)
             found = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=differentiable, materialize_grads=True
             )

@@ -34,7 +34,8 @@ class Products(NamedTuple):
 class GradientProducts(ABC):
     """Replays candidates and returns the inner products of their gradients with the observed ones.
 
-    All victims of one object share the weights at which the gradients were taken.
+    The victims of one object share the weights at which the gradients were taken, or each brings its own: it is built
+    from one `Replay`, or from one for each victim.
     """
 
     @abstractmethod
@@ -85,6 +86,19 @@ class _VictimLoss(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         return self._loss(inputs, labels)
+
+
+def by_victim(replay: Replay | Sequence[Replay], victims: int) -> list[Replay]:
+    """One replay for each victim, ``victims`` times the same where they share it.
+
+    Raises:
+        ValueError: If there are more or fewer replays than victims.
+    """
+    if isinstance(replay, Replay):
+        return [replay] * victims
+    if len(replay) != victims:
+        raise ValueError(f"expected one replay, or one for each of {victims} victims, got {len(replay)}")
+    return list(replay)
 
 
 def precise(values: Tensor) -> Tensor:
