@@ -36,7 +36,7 @@ _Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the 
 _Attacks = Annotated[
     list[str] | None,
     typer.Option(
-        help="Attacks, such as first-layer,inverting-gradients:iterations=600. Repeatable. Default: all.",
+        help="Attacks, such as first-layer,inverting-gradients:iterations=600. Repeatable. Default: those two.",
         show_default=False,
     ),
 ]
@@ -195,11 +195,10 @@ def audit_progress() -> Iterator[AuditProgress]:
 
 
 def _checked_attacks(specs: Sequence[str] | None) -> list[str]:
-    """The attacks asked for, or all; a wrong one is bad usage and stops before anything is opened."""
-    from attacker.attacks.registry import ATTACKS
-    from attacker.audit.run import build_attacks
+    """The attacks asked for, or the usual two; a wrong one is bad usage and stops before anything is opened."""
+    from attacker.audit.run import DEFAULT_ATTACKS, build_attacks
 
-    wanted = [spec for text in specs for spec in split_attacks(text)] if specs else list(ATTACKS)
+    wanted = [spec for text in specs for spec in split_attacks(text)] if specs else list(DEFAULT_ATTACKS)
     try:
         build_attacks(wanted)
     except ValueError as error:

@@ -11,7 +11,12 @@ _DEFENCES = {
     "precode": "PRECODE",
     "precode-reference": "PRECODE (reference settings)",
 }
-_ATTACKS = {"first-layer": "first-layer inversion", "inverting-gradients": "Inverting Gradients"}
+_ATTACKS = {
+    "first-layer": "first-layer inversion",
+    "inverting-gradients": "Inverting Gradients",
+    "dlg": "DLG",
+    "idlg": "iDLG",
+}
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
