@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ from fl_precode.tape_format import (
 )
 
 _HEADER_LIMIT = 1 << 20  # bytes; a header is a few hundred
+
+_TORN_RETRIES = 5
+_TORN_WAIT_SECONDS = 0.02
 
 
 class Tape:
@@ -138,6 +142,12 @@ class Tape:
     def _lines(self) -> list[tuple[int, bytes]]:
         try:
             content = _read_inside(self.path, MANIFEST)
+            for _ in range(_TORN_RETRIES):
+                # A line that is being appended at this moment can be seen in part, and is whole a moment later.
+                if not content or content.endswith(b"\n"):
+                    break
+                time.sleep(_TORN_WAIT_SECONDS)
+                content = _read_inside(self.path, MANIFEST)
         except OSError as error:
             self._note(f"{MANIFEST}: cannot be read ({error.strerror}); nothing on this tape is listed")
             return []
