@@ -2,7 +2,8 @@
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.first_layer import FirstLayerInversion
-from attacker.attacks.gradient_matching import PRESETS, GradientMatching
+from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.presets import PRESETS
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
 
 __all__ = [

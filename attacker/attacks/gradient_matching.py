@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
-from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.granted import check_labels
-from attacker.attacks.joint_labels import JointCandidates, SoftlyLabelled
+from attacker.attacks.matching import attack_piece
+from attacker.attacks.piece import Piece, pieces
 from attacker.attacks.settings import check_settings
-from attacker.engine import (
-    DISTANCES,
-    LBFGS,
-    Descent,
-    Matched,
-    Replay,
-    Trace,
-    candidates_at_once,
-    gradient_products,
-    group_observations,
-    observed_gradient,
-    trace,
-    why_not_one_step,
-)
+from attacker.engine import Draws, Trace, observed_gradient, trace, why_not_one_step
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
-
-# Pairs of L-BFGS for many candidates would fill the memory long before the candidates do: 512 MB in float32.
-_HISTORY_NUMBERS_AT_ONCE = 2**27
 
 _NO_LABELS = "the labels are unknown: none were granted, and iDLG recovers one image's label, from a last Linear layer"
 
@@ -122,116 +102,23 @@ class GradientMatching(Attack):
             _labels(victim, seen, one, target, granted, recover=self.labels == "recovered")
             for one, target, granted in zip(observations, targets, labels, strict=True)
         ]
+        draws = Draws.seeded(len(observations), self.restarts, generator)
         results = [Reconstruction.not_applicable(_NO_LABELS) for _ in observations]
-        pieces = list(self._pieces(victim, seen, observations, known))
-        for number, piece in enumerate(pieces):
-            found = self._attack_together(
-                victim,
-                seen,
-                [observations[index] for index in piece],
-                [targets[index] for index in piece],
-                [known[index] for index in piece],
-                generator,
-                _share(progress, number, len(pieces)),
+        parts = list(pieces(self, victim, seen, observations, known))
+        for number, part in enumerate(parts):
+            labelled = [value for value in (known[index] for index in part) if value is not None]
+            piece = Piece(
+                victim=victim,
+                seen=seen,
+                observations=[observations[index] for index in part],
+                targets=[targets[index] for index in part],
+                labels=labelled or None,
+                draws=draws.keep(part, [range(self.restarts)] * len(part)),
             )
-            for index, result in zip(piece, found, strict=True):
+            found = attack_piece(self, piece, _share(progress, number, len(parts)))
+            for index, result in zip(part, found, strict=True):
                 results[index] = result
         return results
-
-    def _pieces(
-        self, victim: Victim, seen: Trace, observations: Sequence[Observation], labels: Sequence[Tensor | None]
-    ) -> Iterator[list[int]]:
-        """Indices to attack together; without labels only where they are optimised jointly."""
-        for labelled in (True, False) if self.labels == "joint" else (True,):
-            fits = [index for index, value in enumerate(labels) if (value is not None) == labelled]
-            for group in group_observations([observations[index] for index in fits]):
-                batch_size = observations[fits[group[0]]].batch_size or 1
-                at_once = candidates_at_once(victim.model, seen, batch_size=batch_size)
-                if self.history:
-                    numbers = 2 * self.history * batch_size * math.prod(victim.inputs.shape)
-                    at_once = min(at_once, _HISTORY_NUMBERS_AT_ONCE // numbers)
-                victims = max(1, at_once // self.restarts)
-                for first in range(0, len(group), victims):
-                    yield [fits[index] for index in group[first : first + victims]]
-
-    def _attack_together(
-        self,
-        victim: Victim,
-        seen: Trace,
-        observations: Sequence[Observation],
-        targets: Sequence[Gradients],
-        labels: Sequence[Tensor | None],
-        generator: Generator,
-        progress: Progress | None,
-    ) -> list[Reconstruction]:
-        """Attack observations that share weights and batch size; all or none have ``labels``, (batch,) each."""
-        began = time.perf_counter()
-        one = observations[0]
-        like = next(iter(one.parameters.values()))
-        axes = (len(observations), self.restarts, one.batch_size or 1)
-
-        def draw(*shape: int) -> Tensor:
-            noise = torch.randn(*axes, *shape, generator=generator, dtype=like.dtype, device=generator.device)
-            return noise.to(like.device)
-
-        known = [value for value in labels if value is not None]
-        soft = None if known else JointCandidates(SoftlyLabelled(**_fields(victim)), axes[2])
-        replay = Replay(soft.victim if soft else victim, one.parameters, one.buffers)
-        measure = DISTANCES[self.distance]
-        products = gradient_products(replay, targets, seen, batch_size=axes[2])
-        start = draw(*victim.inputs.shape)
-        # A line search must see the same loss when it looks twice, Adam is given fresh noise at each step.
-        fixed = [draw(latent) for latent in seen.latents] if self.optimiser == "l-bfgs" else None
-
-        def distance(candidates: Tensor, assumed: Tensor) -> Tensor:
-            return measure(products(candidates, assumed, fixed or [draw(latent) for latent in seen.latents]))
-
-        if soft is None:
-            assumed = torch.stack(known).to(like.device).unsqueeze(1)
-            matched = self._search(lambda x: distance(x, assumed), start, victim, progress)
-            used = [assumed[index].expand(self.restarts, -1) for index in range(len(observations))]
-        else:
-            joined = soft.join(start, draw(victim.inputs.classes))
-            matched = self._search(soft.distance(distance), joined, victim, progress)
-            images, logits = soft.split(matched.candidates)
-            matched, used = replace(matched, candidates=images), list(logits.argmax(dim=-1))
-        seconds = (time.perf_counter() - began) / len(observations)
-        return [self._result(matched, index, used[index], seconds) for index in range(len(observations))]
-
-    def _search(
-        self, distance: Callable[[Tensor], Tensor], start: Tensor, victim: Victim, progress: Progress | None
-    ) -> Matched:
-        if self.optimiser == "l-bfgs":
-            search = LBFGS(iterations=self.iterations, learning_rate=self.learning_rate, history=self.history)
-            return search.run(distance, start, progress=progress)
-        descent = Descent(
-            iterations=self.iterations,
-            learning_rate=self.learning_rate,
-            total_variation=self.total_variation,
-            signed=self.signed,
-        )
-        project = victim.inputs.clamp if self.boxed else None
-        return descent.run(distance, start, project=project, progress=progress)
-
-    def _result(self, matched: Matched, index: int, labels: Tensor, seconds: float) -> Reconstruction:
-        restart = int(matched.best_restart()[index])
-        distance = float(matched.distances[index, restart])
-        measured = distance < float("inf")
-        outcome = Outcome.CONVERGED if distance < self.converged_below else Outcome.ITERATION_LIMIT
-        reason = ""
-        if bool(matched.diverged[index, restart]):
-            outcome = Outcome.DIVERGED
-            kept = "the best iterate before that is kept" if measured else "it was finite at no iterate"
-            reason = f"the gradient distance became non-finite in all of {self.restarts} restart(s); {kept}"
-        return Reconstruction(
-            inputs=matched.candidates[index, restart] if measured else None,
-            labels=labels[restart],
-            outcome=outcome,
-            reason=reason,
-            matching_loss=max(0.0, distance) if measured else None,  # rounding may end below zero
-            seconds=seconds,
-            iterations=matched.iterations,
-        )
 
 
 def _labels(
@@ -251,40 +138,9 @@ def _labels(
     return idlg_label(seen.last_linear(), target, classes=classes)
 
 
-def _fields(victim: Victim) -> dict[str, Any]:
-    return {"model": victim.model, "inputs": victim.inputs, "name": victim.name}
-
-
 def _share(progress: Progress | None, number: int, pieces: int) -> Callable[[float, float | None], None] | None:
     """Progress of one piece as progress of the whole."""
     if progress is None:
         return None
     report = progress
     return lambda done, best: report((number + done) / pieces, best)
-
-
-_DLG = GradientMatching(
-    iterations=6_000,
-    learning_rate=1.0,
-    total_variation=0.0,
-    signed=False,
-    boxed=False,
-    converged_below=1e-6,
-    distance="l2",
-    optimiser="l-bfgs",
-    history=100,
-)
-
-PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
-    {
-        # Command line defaults of the reference code of Geiping et al.
-        "inverting-gradients": GradientMatching(iterations=24_000, learning_rate=0.1, total_variation=1e-4),
-        # The notebook of PRECODE (Scheliga et al., WACV 2022).
-        "precode-paper": GradientMatching(iterations=7_000, learning_rate=0.01, total_variation=1e-6),
-        # Zhu, Liu, Han (NeurIPS 2019) and Zhao, Mopuri, Bilen (arXiv 2001.02610), whose code stops below 1e-6. Their
-        # 300 steps of torch's L-BFGS are 20 evaluations each.
-        "dlg": replace(_DLG, labels="joint"),
-        "idlg": _DLG,
-    }
-)
-"""Published settings by name."""

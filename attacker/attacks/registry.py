@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from attacker.attacks.attack import Attack
 from attacker.attacks.first_layer import FirstLayerInversion
-from attacker.attacks.gradient_matching import PRESETS, GradientMatching
+from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.presets import PRESETS
 from fl_precode.spec import Spec, parse_spec
 
 _TRUE_OR_FALSE = ("true", "false")

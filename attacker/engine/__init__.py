@@ -4,6 +4,7 @@ from attacker.engine.choose import candidates_at_once, gradient_products
 from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Descent, Matched
 from attacker.engine.distance import DISTANCES, cosine_distance, squared_distance, total_variation
+from attacker.engine.draws import Draws
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.loop import LoopProducts
@@ -16,6 +17,7 @@ __all__ = [
     "LBFGS",
     "DenseProducts",
     "Descent",
+    "Draws",
     "FactoredProducts",
     "GradientProducts",
     "LayerRun",

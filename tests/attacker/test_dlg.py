@@ -107,7 +107,7 @@ def test_candidates_are_fewer_at_once_when_histories_would_fill_the_memory(monke
     victim = victim_of()
     seen = [tiny.observe(victim, tiny.images(SPEC, 1, seed=index), [index]) for index in range(3)]
     plain, shares = replace(IDLG, iterations=5), []
-    monkeypatch.setattr("attacker.attacks.gradient_matching._HISTORY_NUMBERS_AT_ONCE", 2 * 100 * 36)
+    monkeypatch.setattr("attacker.attacks.piece._HISTORY_NUMBERS_AT_ONCE", 2 * 100 * 36)
     plain(victim, seen, generator=torch.Generator().manual_seed(0), progress=lambda done, _: shares.append(done))
     assert shares.count(1 / 3) >= 1  # three pieces of one victim each
 

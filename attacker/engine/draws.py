@@ -1,0 +1,48 @@
+"""Normal noise for candidates, each from a generator of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Noise that does not depend on which candidates are drawn together.
+
+    A memory that holds fewer candidates at once, or another number of victims beside this one, must not change what a
+    candidate starts from.
+
+    Attributes:
+        generators: One for each restart of each victim, on the CPU.
+    """
+
+    generators: Sequence[Sequence[Generator]]
+
+    @classmethod
+    def seeded(cls, victims: int, restarts: int, generator: Generator) -> Draws:
+        """Generators for (victims, restarts) with seeds drawn from ``generator``."""
+        seeds = torch.randint(2**62, (victims, restarts), generator=generator, device=generator.device).tolist()
+        return cls([[Generator().manual_seed(seed) for seed in row] for row in seeds])
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """Numbers of victims and of restarts."""
+        return len(self.generators), len(self.generators[0])
+
+    def normal(self, *shape: int, like: Tensor) -> Tensor:
+        """(victims, restarts, *shape) from N(0, 1) in the dtype and on the device of ``like``."""
+        rows = [[torch.randn(shape, generator=one, dtype=like.dtype) for one in row] for row in self.generators]
+        return torch.stack([torch.stack(row) for row in rows]).to(like.device)
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Draws:
+        """The generators of some candidates, which go on where they are.
+
+        Args:
+            victims: Indices of the victims that stay.
+            restarts: For each of these the indices of its restarts that stay, as many for each.
+        """
+        return Draws([[self.generators[v][r] for r in row] for v, row in zip(victims, restarts, strict=True)])
