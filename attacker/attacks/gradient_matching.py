@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Progress, Reconstruction
+from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget
 from attacker.attacks.granted import check_labels
-from attacker.attacks.matching import attack_piece
-from attacker.attacks.piece import Piece, pieces
+from attacker.attacks.piece import group_pieces
 from attacker.attacks.settings import check_settings
 from attacker.engine import Draws, Trace, observed_gradient, trace, why_not_one_step
 from attacker.labels import idlg_label
@@ -47,6 +47,8 @@ class GradientMatching(Attack):
         optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
+        memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
+            together run one part after another.
 
     Raises:
         ValueError: If a setting is out of its range, or contradicts another.
@@ -63,6 +65,7 @@ class GradientMatching(Attack):
     optimiser: str = "adam"
     history: int = 0
     labels: str = "recovered"
+    memory: float = 0.0
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -102,23 +105,21 @@ class GradientMatching(Attack):
             _labels(victim, seen, one, target, granted, recover=self.labels == "recovered")
             for one, target, granted in zip(observations, targets, labels, strict=True)
         ]
-        draws = Draws.seeded(len(observations), self.restarts, generator)
-        results = [Reconstruction.not_applicable(_NO_LABELS) for _ in observations]
-        parts = list(pieces(self, victim, seen, observations, known))
+        groups = group_pieces(
+            victim,
+            seen,
+            observations,
+            targets,
+            known,
+            Draws.seeded(len(observations), self.restarts, generator),
+            joint=self.labels == "joint",
+        )
+        parts = [part for group in groups for part in pieces_within_budget(self, group)]
+        results: list[Reconstruction | None] = [None] * len(observations)
         for number, part in enumerate(parts):
-            labelled = [value for value in (known[index] for index in part) if value is not None]
-            piece = Piece(
-                victim=victim,
-                seen=seen,
-                observations=[observations[index] for index in part],
-                targets=[targets[index] for index in part],
-                labels=labelled or None,
-                draws=draws.keep(part, [range(self.restarts)] * len(part)),
-            )
-            found = attack_piece(self, piece, _share(progress, number, len(parts)))
-            for index, result in zip(part, found, strict=True):
-                results[index] = result
-        return results
+            for index, found in attack_bounded(self, part, _share(progress, number, len(parts))):
+                results[index] = better(results[index], found)
+        return [one or Reconstruction.not_applicable(_NO_LABELS) for one in results]
 
 
 def _labels(

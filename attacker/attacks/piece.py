@@ -1,32 +1,25 @@
-"""Observations that gradient matching attacks in one go, and how many those may be."""
+"""Observations that gradient matching attacks in one go, and how much of them fits into the memory."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attacker.engine import Draws, Trace, candidates_at_once, group_observations
+from attacker.engine import Draws, Trace, group_observations
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
-
-if TYPE_CHECKING:
-    from attacker.attacks.gradient_matching import GradientMatching
-
-# Pairs of L-BFGS for many candidates would fill the memory long before the candidates do: 512 MB in float32.
-_HISTORY_NUMBERS_AT_ONCE = 2**27
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Observations that share the shape of the problem.
+    """Candidates that share the shape of the problem.
 
     Attributes:
         victim: Public knowledge about the model.
         seen: A trace of the model.
+        indices: Which of the attack's observations these are.
         observations: They share weights, buffers and batch size.
         targets: Their gradients.
         labels: (batch,) for each observation, or None for all of them.
@@ -35,6 +28,7 @@ class Piece:
 
     victim: Victim
     seen: Trace
+    indices: Sequence[int]
     observations: Sequence[Observation]
     targets: Sequence[Gradients]
     labels: Sequence[Tensor] | None
@@ -50,23 +44,54 @@ class Piece:
         """A tensor that says dtype and device of the candidates."""
         return next(iter(self.observations[0].parameters.values()))
 
+    def part(self, victims: range, restarts: range) -> Piece:
+        """Some victims and restarts, with their draws from the beginning."""
+        return replace(
+            self,
+            indices=[self.indices[index] for index in victims],
+            observations=[self.observations[index] for index in victims],
+            targets=[self.targets[index] for index in victims],
+            labels=None if self.labels is None else [self.labels[index] for index in victims],
+            draws=self.draws.keep(victims, [restarts] * len(victims)).afresh(),
+        )
 
-def pieces(
-    settings: GradientMatching,
+    def within(self, candidates: int) -> list[Piece]:
+        """Parts of at most so many candidates: victims apart first, then a victim's restarts."""
+        victims, restarts = self.draws.axes
+        together, apart = max(1, candidates // restarts), min(restarts, candidates)
+        return [
+            self.part(range(v, min(v + together, victims)), range(r, min(r + apart, restarts)))
+            for v in range(0, victims, together)
+            for r in range(0, restarts, apart)
+        ]
+
+
+def group_pieces(
     victim: Victim,
     seen: Trace,
     observations: Sequence[Observation],
+    targets: Sequence[Gradients],
     labels: Sequence[Tensor | None],
-) -> Iterator[list[int]]:
-    """Indices to attack together; observations without labels only where labels are optimised jointly."""
-    for labelled in (True, False) if settings.labels == "joint" else (True,):
+    draws: Draws,
+    *,
+    joint: bool,
+) -> list[Piece]:
+    """Observations of the same weights, buffers and batch size together; without labels only when ``joint``."""
+    found = []
+    for labelled in (True, False) if joint else (True,):
         fits = [index for index, value in enumerate(labels) if (value is not None) == labelled]
         for group in group_observations([observations[index] for index in fits]):
-            batch_size = observations[fits[group[0]]].batch_size or 1
-            at_once = candidates_at_once(victim.model, seen, batch_size=batch_size)
-            if settings.history:
-                numbers = 2 * settings.history * batch_size * math.prod(victim.inputs.shape)
-                at_once = min(at_once, _HISTORY_NUMBERS_AT_ONCE // numbers)
-            victims = max(1, at_once // settings.restarts)
-            for first in range(0, len(group), victims):
-                yield [fits[index] for index in group[first : first + victims]]
+            indices = [fits[index] for index in group]
+            known = [value for value in (labels[index] for index in indices) if value is not None]
+            found.append(
+                Piece(
+                    victim=victim,
+                    seen=seen,
+                    indices=indices,
+                    observations=[observations[index] for index in indices],
+                    targets=[targets[index] for index in indices],
+                    labels=known or None,
+                    draws=draws.keep(indices, [range(draws.axes[1])] * len(indices)),
+                )
+            )
+    return found

@@ -27,6 +27,8 @@ def check_settings(settings: GradientMatching) -> None:
         raise ValueError(f"expected a positive, finite learning_rate, got {settings.learning_rate!r}")
     if not 0 <= settings.total_variation < float("inf"):
         raise ValueError(f"expected a finite total_variation of 0 or more, got {settings.total_variation!r}")
+    if not 0 <= settings.memory < float("inf"):
+        raise ValueError(f"expected memory in GiB, 0 (for the default) or more, got {settings.memory!r}")
     for name, flag in (("signed", settings.signed), ("boxed", settings.boxed)):
         if not isinstance(flag, bool):
             raise ValueError(f"expected {name} to be True or False, got {flag!r}")

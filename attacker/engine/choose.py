@@ -84,6 +84,8 @@ class _Probe:
             self.replay, self.target = _cast(replay, dtype), {name: value.to(dtype) for name, value in target.items()}
             try:
                 self._distance, self._gradient = self._measure(LoopProducts(self.replay, [self.target]))
+            except torch.OutOfMemoryError:  # says nothing about the model
+                raise
             except RuntimeError as error:  # float64 is not there on every device, nor in everyone's constants
                 failures.append(str(error))
                 continue
@@ -97,6 +99,8 @@ class _Probe:
         """Why the products differ from plain double backward, or None when they agree."""
         try:
             distance, gradient = self._measure(build(self.replay, self.target))
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError) as error:  # whatever a foreign model's layers object to
             return f"it fails on this model: {error}"
         if not bool(((distance - self._distance).abs() <= self._tolerance).all()):

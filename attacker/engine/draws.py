@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -17,21 +17,27 @@ class Draws:
     candidate starts from.
 
     Attributes:
-        generators: One for each restart of each victim, on the CPU.
+        seeds: One for each restart of each victim.
+        generators: Those of the seeds, as far as they have come; new ones when left out.
     """
 
-    generators: Sequence[Sequence[Generator]]
+    seeds: Sequence[Sequence[int]]
+    generators: Sequence[Sequence[Generator]] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.generators:
+            new = [[Generator().manual_seed(seed) for seed in row] for row in self.seeds]
+            object.__setattr__(self, "generators", new)
 
     @classmethod
     def seeded(cls, victims: int, restarts: int, generator: Generator) -> Draws:
         """Generators for (victims, restarts) with seeds drawn from ``generator``."""
-        seeds = torch.randint(2**62, (victims, restarts), generator=generator, device=generator.device).tolist()
-        return cls([[Generator().manual_seed(seed) for seed in row] for row in seeds])
+        return cls(torch.randint(2**62, (victims, restarts), generator=generator, device=generator.device).tolist())
 
     @property
     def axes(self) -> tuple[int, int]:
         """Numbers of victims and of restarts."""
-        return len(self.generators), len(self.generators[0])
+        return len(self.seeds), len(self.seeds[0])
 
     def normal(self, *shape: int, like: Tensor) -> Tensor:
         """(victims, restarts, *shape) from N(0, 1) in the dtype and on the device of ``like``."""
@@ -39,10 +45,18 @@ class Draws:
         return torch.stack([torch.stack(row) for row in rows]).to(like.device)
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Draws:
-        """The generators of some candidates, which go on where they are.
+        """Those of some candidates, which go on where they are.
 
         Args:
             victims: Indices of the victims that stay.
             restarts: For each of these the indices of its restarts that stay, as many for each.
         """
-        return Draws([[self.generators[v][r] for r in row] for v, row in zip(victims, restarts, strict=True)])
+        chosen = list(zip(victims, restarts, strict=True))
+        return Draws(
+            [[self.seeds[v][r] for r in row] for v, row in chosen],
+            [[self.generators[v][r] for r in row] for v, row in chosen],
+        )
+
+    def afresh(self) -> Draws:
+        """The same seeds from their beginning."""
+        return Draws(self.seeds)

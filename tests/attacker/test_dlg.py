@@ -103,15 +103,6 @@ def test_a_bottleneck_keeps_one_draw_of_noise_while_lines_are_searched():
     assert not torch.equal(found[0].inputs, found[2].inputs)
 
 
-def test_candidates_are_fewer_at_once_when_histories_would_fill_the_memory(monkeypatch):
-    victim = victim_of()
-    seen = [tiny.observe(victim, tiny.images(SPEC, 1, seed=index), [index]) for index in range(3)]
-    plain, shares = replace(IDLG, iterations=5), []
-    monkeypatch.setattr("attacker.attacks.piece._HISTORY_NUMBERS_AT_ONCE", 2 * 100 * 36)
-    plain(victim, seen, generator=torch.Generator().manual_seed(0), progress=lambda done, _: shares.append(done))
-    assert shares.count(1 / 3) >= 1  # three pieces of one victim each
-
-
 def test_weights_that_are_not_finite_diverge():
     victim = victim_of()
     good = tiny.observe(victim, tiny.images(SPEC, 1), [1])

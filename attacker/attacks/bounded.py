@@ -1,0 +1,81 @@
+"""Gradient matching within a memory budget: pieces that fit, smaller ones when memory runs out all the same."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.attacks.matching import PieceProgress, attack_piece
+from attacker.attacks.piece import Piece
+from attacker.attacks.replaying import replayed_products
+from attacker.engine.memory import GIB, default_budget, evaluation_memory, is_out_of_memory
+
+if TYPE_CHECKING:
+    from attacker.attacks.gradient_matching import GradientMatching
+
+logger = logging.getLogger(__name__)
+
+
+def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece]:
+    """The piece in parts whose candidates fit into the budget, as one evaluation of one victim shows."""
+    candidate = piece.like.new_zeros(piece.batch_size, *piece.victim.inputs.shape)
+    budget = int(settings.memory * GIB) or default_budget(candidate.device)
+    first = piece.part(range(1), range(1))
+    try:
+        products = replayed_products(settings, first, piece.victim)
+        needed = evaluation_memory(products, candidate, piece.seen.latents, history=settings.history)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return piece.within(1)
+    fits = needed.candidates_within(budget, images=piece.batch_size, device=candidate.device)
+    logger.debug("%d candidates at once: %s, budget %d bytes", fits, needed, budget)
+    return piece.within(fits)
+
+
+def attack_bounded(
+    settings: GradientMatching, piece: Piece, progress: PieceProgress | None
+) -> Iterator[tuple[int, Reconstruction]]:
+    """Attack a piece, by halves when memory runs out.
+
+    Yields:
+        Observation and result; an observation comes more than once where its restarts were split.
+    """
+    try:
+        found = attack_piece(settings, piece, progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        found = None
+    if found is not None:
+        yield from zip(piece.indices, found, strict=True)
+        return
+    gc.collect()  # the failed attempt's graph, before the halves need its memory
+    if piece.like.device.type == "cuda":
+        torch.cuda.empty_cache()
+    victims, restarts = piece.draws.axes
+    if victims * restarts == 1:
+        reason = f"the memory does not hold one candidate of {piece.batch_size} image(s) with its gradient"
+        yield piece.indices[0], Reconstruction.not_applicable(reason)
+        return
+    logger.warning("out of memory with %d candidates; going on with halves", victims * restarts)
+    for half in piece.within((victims * restarts + 1) // 2):
+        yield from attack_bounded(settings, half, progress)
+
+
+def better(one: Reconstruction | None, other: Reconstruction) -> Reconstruction:
+    """Of two results for the same observation the one that matches better; a diverged one loses to one that is not."""
+    if one is None:
+        return other
+
+    def rank(result: Reconstruction) -> tuple[bool, bool, float]:
+        loss = result.matching_loss
+        return result.outcome is Outcome.DIVERGED, loss is None, loss or 0.0
+
+    return replace(min(one, other, key=rank), seconds=one.seconds + other.seconds)
