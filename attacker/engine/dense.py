@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,6 +51,14 @@ class DenseProducts(GradientProducts):
             inner = inner + precise(g * target.flatten(1).unsqueeze(1)).sum(-1)
             square = square + precise(g.square()).sum(-1)
         return Products(inner=inner, square=square, target=self._target_square)
+
+    def keep(self, victims: Sequence[int]) -> Self:
+        """Products for some of the victims; see `GradientProducts.keep`."""
+        kept = copy(self)
+        kept._replays = [self._replays[index] for index in victims]
+        kept._targets = {name: value[list(victims)] for name, value in self._targets.items()}
+        kept._target_square = self._target_square[list(victims)]
+        return kept
 
 
 def _gradients(replay: Replay, x: Tensor, y: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +110,15 @@ class FactoredProducts(GradientProducts):
                 inner = inner + layer_inner
                 square = square + layer_square
         return Products(inner=inner, square=square, target=self._target_square)
+
+    def keep(self, victims: Sequence[int]) -> Self:
+        """Products for some of the victims; see `GradientProducts.keep`."""
+        kept, chosen = copy(self), list(victims)
+        kept._target_square = self._target_square[chosen]
+        kept._weights = {name: target.keep(chosen) for name, target in self._weights.items()}
+        kept._biases = {name: bias[chosen] for name, bias in self._biases.items()}
+        kept._victim_layers = None if self._victim_layers is None else self._victim_layers.keep(chosen)
+        return kept
 
     def _layer_products(
         self, name: str, received: Tensor, delta: Tensor, victims: int, restarts: int

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -37,6 +39,14 @@ class LoopProducts(GradientProducts):
         inner = torch.stack([inner for inner, _ in pairs]).reshape(victims, restarts)
         square = torch.stack([square for _, square in pairs]).reshape(victims, restarts)
         return Products(inner=inner, square=square, target=self._target_square)
+
+    def keep(self, victims: Sequence[int]) -> Self:
+        """Products for some of the victims; see `GradientProducts.keep`."""
+        kept = copy(self)
+        kept._replays = [self._replays[index] for index in victims]
+        kept._targets = [self._targets[index] for index in victims]
+        kept._target_square = self._target_square[list(victims)]
+        return kept
 
     def _one(self, victim: int, x: Tensor, y: Tensor, eps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         replay, target = self._replays[victim], self._targets[victim]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,19 @@ class GradientProducts(ABC):
 
         Returns:
             The products; ``inner`` and ``square`` have shape (victims, restarts).
+        """
+
+    @abstractmethod
+    def keep(self, victims: Sequence[int]) -> Self:
+        """The same products for some of the victims, for example those that are not done.
+
+        Nothing is measured or factored again; this object stays as it is.
+
+        Args:
+            victims: Their indices, at least one, in the order that candidates will have.
+
+        Raises:
+            IndexError: If an index is out of range.
         """
 
 

@@ -63,6 +63,11 @@ class Problem:
         torch.testing.assert_close(fast, slow, atol=TOLERANCE, rtol=TOLERANCE)
         torch.testing.assert_close(fast_gradient, slow_gradient, atol=TOLERANCE, rtol=TOLERANCE)
 
+    def of_kind(self, kind: str) -> GradientProducts:
+        if kind == "factored":
+            return FactoredProducts(self.replay, self.targets, self.seen, batch_size=self.batch)
+        return {"dense": DenseProducts, "loop": LoopProducts}[kind](self.replay, self.targets)
+
     def choose(self) -> GradientProducts:
         return gradient_products(self.replay, self.targets, self.seen, batch_size=self.batch)
 
@@ -213,3 +218,19 @@ def test_pieces_are_bounded_by_images_and_by_parameters():
     dense = Problem(DENSE["batch norm"], victims=1, restarts=1, batch=1)
     numbers = sum(value.numel() for value in dense.parameters.values())
     assert candidates_at_once(dense.victim.model, dense.seen, batch_size=1) == 2**26 // numbers
+
+
+@pytest.mark.parametrize("kind", ["factored", "dense", "loop"])
+def test_some_of_the_victims_can_be_kept(kind):
+    problem = Problem(FACTORED["convnet with bottleneck"], victims=4, restarts=2, batch=2)
+    products = problem.of_kind(kind)
+    every = products(problem.candidates, problem.labels, problem.noise)
+    chosen = [3, 0]
+    for kept in (products.keep(chosen), products.keep([3, 2, 0]).keep([0, 2])):
+        few = kept(problem.candidates[chosen], problem.labels[chosen], [value[chosen] for value in problem.noise])
+        for value, expected in zip(few, every, strict=True):
+            torch.testing.assert_close(value, expected[chosen], atol=1e-10, rtol=1e-10)
+    again = products(problem.candidates, problem.labels, problem.noise)
+    assert all(torch.equal(one, other) for one, other in zip(again, every, strict=True))
+    with pytest.raises(IndexError):
+        products.keep([4])
