@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Self
 
@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from attacker.engine.products import GradientProducts, Products, Replay, by_victim, precise, squared_norms
+from attacker.engine.products import (
+    GradientProducts,
+    Products,
+    Replay,
+    by_victim,
+    matched_names,
+    precise,
+    squared_norms,
+)
 from fl_precode.observation import Gradients
 
 
@@ -24,12 +32,20 @@ class DenseProducts(GradientProducts):
         replay: The victim's loss at the weights that the observed gradients belong to: one for all victims, or one for
             each victim.
         targets: Observed gradients, one for each victim.
+        matched: Names of the parameters that count in the products; None for all.
     """
 
-    def __init__(self, replay: Replay | Sequence[Replay], targets: Sequence[Gradients]) -> None:
+    def __init__(
+        self,
+        replay: Replay | Sequence[Replay],
+        targets: Sequence[Gradients],
+        *,
+        matched: Collection[str] | None = None,
+    ) -> None:
+        names = matched_names(targets[0], matched)
         self._replays = by_victim(replay, len(targets))
-        self._targets = {name: torch.stack([one[name] for one in targets]) for name in targets[0]}
-        self._target_square = squared_norms(targets)
+        self._targets = {name: torch.stack([one[name] for one in targets]) for name in names}
+        self._target_square = squared_norms(targets, names)
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
@@ -38,10 +54,10 @@ class DenseProducts(GradientProducts):
 
         if all(replay is self._replays[0] for replay in self._replays):
             eps = [value.flatten(0, 1) for value in noise]
-            gradients = _gradients(self._replays[0], candidates.flatten(0, 1), labels.flatten(0, 1), eps)
+            gradients = self._gradients(self._replays[0], candidates.flatten(0, 1), labels.flatten(0, 1), eps)
         else:  # exact, but without the gain of one pass
             each = [
-                _gradients(replay, candidates[v], labels[v], [value[v] for value in noise])
+                self._gradients(replay, candidates[v], labels[v], [value[v] for value in noise])
                 for v, replay in enumerate(self._replays)
             ]
             gradients = {name: torch.cat([one[name] for one in each]) for name in self._targets}
@@ -60,13 +76,13 @@ class DenseProducts(GradientProducts):
         kept._target_square = self._target_square[list(victims)]
         return kept
 
+    def _gradients(self, replay: Replay, x: Tensor, y: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+        """Gradient of every candidate, (candidates, ...) by name, for ``x`` (candidates, batch, ...)."""
 
-def _gradients(replay: Replay, x: Tensor, y: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
-    """Gradient of every candidate, (candidates, ...) by name, for ``x`` (candidates, batch, ...)."""
+        def loss(weights: Mapping[str, Tensor], one: Tensor, labels: Tensor, eps: list[Tensor]) -> Tensor:
+            return replay.loss({**replay.parameters, **weights}, one, labels, eps)
 
-    def loss(weights: Mapping[str, Tensor], one: Tensor, labels: Tensor, eps: list[Tensor]) -> Tensor:
-        return replay.loss(weights, one, labels, eps)
-
-    per_candidate = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="different")
-    found: dict[str, Tensor] = per_candidate(dict(replay.parameters), x, y, noise)
-    return found
+        per_candidate = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="different")
+        weights = {name: replay.parameters[name] for name in self._targets}
+        found: dict[str, Tensor] = per_candidate(weights, x, y, noise)
+        return found
