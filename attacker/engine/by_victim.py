@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +25,33 @@ class VictimLayers:
     """
 
     def __init__(self, layers: Mapping[str, PlainLayer], parameters: Sequence[Mapping[str, Tensor]]) -> None:
-        self._forwards: list[tuple[PlainLayer, Callable[[Tensor], Tensor]]] = []
+        self._weights: list[tuple[PlainLayer, Tensor, Tensor | None]] = []
         for name, layer in layers.items():
             prefix = f"{name}." if name else ""
             weights = torch.stack([one[f"{prefix}weight"].detach() for one in parameters])
             biases = None
             if layer.bias is not None:
                 biases = torch.stack([one[f"{prefix}bias"].detach() for one in parameters])
-            self._forwards.append((layer, _forward(layer, weights, biases)))
+            self._weights.append((layer, weights, biases))
+
+    def keep(self, victims: Sequence[int]) -> VictimLayers:
+        """The layers with the weights of some of the victims, in the given order."""
+        kept, chosen = copy(self), list(victims)
+        kept._weights = [
+            (layer, weights[chosen], None if biases is None else biases[chosen])
+            for layer, weights, biases in self._weights
+        ]
+        return kept
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the layers run with the victims' weights inside the block."""
         try:
-            for layer, forward in self._forwards:
-                layer.__dict__["forward"] = forward  # shadows the method of the class
+            for layer, weights, biases in self._weights:
+                layer.__dict__["forward"] = _forward(layer, weights, biases)  # shadows the method of the class
             yield
         finally:
-            for layer, _ in self._forwards:
+            for layer, _, _ in self._weights:
                 layer.__dict__.pop("forward", None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,12 @@ def candidates_at_once(model: nn.Module, seen: Trace, *, batch_size: int) -> int
 
 
 def gradient_products(
-    replay: Replay, targets: Sequence[Gradients], seen: Trace, *, batch_size: int
+    replay: Replay,
+    targets: Sequence[Gradients],
+    seen: Trace,
+    *,
+    batch_size: int,
+    matched: Collection[str] | None = None,
 ) -> GradientProducts:
     """The fastest exact products for this model.
 
@@ -49,31 +54,34 @@ def gradient_products(
         targets: Observed gradients, one for each victim.
         seen: A trace of the victim's model.
         batch_size: Images of one candidate.
+        matched: Names of the parameters that count, as when a client shares some layers only; None for all.
 
     Returns:
         `FactoredProducts`, `DenseProducts` or `LoopProducts`, the first that agrees.
 
     Raises:
-        ValueError: If the model is not twice differentiable.
+        ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
     """
-    probe = _Probe(replay, targets[0], seen, batch_size)
+    probe = _Probe(replay, targets[0], seen, batch_size, matched)
     reason = why_not_factored(replay.victim.model, seen) or probe.disagreement(
-        lambda cast, target: FactoredProducts(cast, [target], seen, batch_size=batch_size)
+        lambda cast, target: FactoredProducts(cast, [target], seen, batch_size=batch_size, matched=matched)
     )
     if reason is None:
-        return FactoredProducts(replay, targets, seen, batch_size=batch_size)
+        return FactoredProducts(replay, targets, seen, batch_size=batch_size, matched=matched)
     logger.debug("no factored gradients: %s", reason)
-    reason = probe.disagreement(lambda cast, target: DenseProducts(cast, [target]))
+    reason = probe.disagreement(lambda cast, target: DenseProducts(cast, [target], matched=matched))
     if reason is None:
-        return DenseProducts(replay, targets)
+        return DenseProducts(replay, targets, matched=matched)
     logger.debug("no vmap over candidates: %s", reason)
-    return LoopProducts(replay, targets)
+    return LoopProducts(replay, targets, matched=matched)
 
 
 class _Probe:
     """Two random candidates of one victim, and what plain double backward says about them."""
 
-    def __init__(self, replay: Replay, target: Gradients, seen: Trace, batch_size: int) -> None:
+    def __init__(
+        self, replay: Replay, target: Gradients, seen: Trace, batch_size: int, matched: Collection[str] | None
+    ) -> None:
         self._axes = (1, 2, batch_size)
         self._latents = seen.latents
         generator = torch.Generator().manual_seed(0)
@@ -83,7 +91,9 @@ class _Probe:
             self._tolerance = _TOLERANCES.get(dtype, 1e-1)
             self.replay, self.target = _cast(replay, dtype), {name: value.to(dtype) for name, value in target.items()}
             try:
-                self._distance, self._gradient = self._measure(LoopProducts(self.replay, [self.target]))
+                self._distance, self._gradient = self._measure(
+                    LoopProducts(self.replay, [self.target], matched=matched)
+                )
             except torch.OutOfMemoryError:  # says nothing about the model
                 raise
             except RuntimeError as error:  # float64 is not there on every device, nor in everyone's constants

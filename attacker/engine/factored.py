@@ -6,15 +6,25 @@ forward pass. Then one backward pass gives the output gradients of every layer f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from attacker.engine.by_victim import VictimLayers
 from attacker.engine.factors import PlainLayer, WeightTarget, layer_rows, weight_by_group
-from attacker.engine.products import GradientProducts, Products, Replay, by_victim, precise, squared_norms
+from attacker.engine.products import (
+    GradientProducts,
+    Products,
+    Replay,
+    by_victim,
+    matched_names,
+    precise,
+    squared_norms,
+)
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
 
@@ -50,10 +60,17 @@ class FactoredProducts(GradientProducts):
         targets: Observed gradients, one for each victim.
         seen: A trace of the model for which `why_not_factored` gives no reason.
         batch_size: Images of one candidate.
+        matched: Names of the parameters that count in the products; None for all.
     """
 
     def __init__(
-        self, replay: Replay | Sequence[Replay], targets: Sequence[Gradients], seen: Trace, *, batch_size: int
+        self,
+        replay: Replay | Sequence[Replay],
+        targets: Sequence[Gradients],
+        seen: Trace,
+        *,
+        batch_size: int,
+        matched: Collection[str] | None = None,
     ) -> None:
         replays = by_victim(replay, len(targets))
         self._replay = replays[0]
@@ -68,18 +85,20 @@ class FactoredProducts(GradientProducts):
         if any(one is not replays[0] for one in replays):
             self._victim_layers = VictimLayers(self._layers, [one.parameters for one in replays])
         self._overwritten = {run.name for run in seen.layers if run.overwritten}
-        self._target_square = squared_norms(targets)
+        names = matched_names(targets[0], matched)
+        self._target_square = squared_norms(targets, names)
         self._weights: dict[str, WeightTarget] = {}
         self._biases: dict[str, Tensor] = {}
         for run in seen.layers:
             layer = self._layers[run.name]
-            weights = [weight_by_group(layer, one[_join(run.name, "weight")]) for one in targets]
-            places = _places(run.output_shape or (), layer, len(seen.probe))
-            self._weights[run.name] = WeightTarget(weights, batch_size * places)
-            bias_name = _join(run.name, "bias")
-            if bias_name in targets[0]:
-                bias = torch.stack([one[bias_name] for one in targets])
-                self._biases[run.name] = bias.reshape(len(targets), *weights[0].shape[:2])
+            weight_name, bias_name = _join(run.name, "weight"), _join(run.name, "bias")
+            if weight_name in names:
+                weights = [weight_by_group(layer, one[weight_name]) for one in targets]
+                places = _places(run.output_shape or (), layer, len(seen.probe))
+                self._weights[run.name] = WeightTarget(weights, batch_size * places)
+            if bias_name in names:
+                groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+                self._biases[run.name] = torch.stack([one[bias_name].reshape(groups, -1) for one in targets])
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
@@ -109,11 +128,21 @@ class FactoredProducts(GradientProducts):
                 square = square + layer_square
         return Products(inner=inner, square=square, target=self._target_square)
 
+    def keep(self, victims: Sequence[int]) -> Self:
+        """Products for some of the victims; see `GradientProducts.keep`."""
+        kept, chosen = copy(self), list(victims)
+        kept._target_square = self._target_square[chosen]
+        kept._weights = {name: target.keep(chosen) for name, target in self._weights.items()}
+        kept._biases = {name: bias[chosen] for name, bias in self._biases.items()}
+        kept._victim_layers = None if self._victim_layers is None else self._victim_layers.keep(chosen)
+        return kept
+
     def _layer_products(
         self, name: str, received: Tensor, delta: Tensor, victims: int, restarts: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         rows = layer_rows(self._layers[name], received, delta, victims, restarts)
-        yield rows.weight_products(self._weights[name])
+        if name in self._weights:
+            yield rows.weight_products(self._weights[name])
         if name in self._biases:
             yield rows.bias_products(self._biases[name])
 
@@ -138,6 +167,7 @@ class FactoredProducts(GradientProducts):
         handles = [
             layer.register_forward_hook(lambda _, arguments, output, name=name: hook(name, arguments, output))
             for name, layer in self._layers.items()
+            if name in self._weights or name in self._biases
         ]
         try:
             yield passes

@@ -11,6 +11,7 @@ group, k rank of an observed gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +85,16 @@ class WeightTarget:
     def factored(self) -> bool:
         """Whether the gradients are kept as factors."""
         return self._factors is not None
+
+    def keep(self, victims: Sequence[int]) -> WeightTarget:
+        """The gradients of some of the victims, in the given order."""
+        kept, chosen = copy(self), list(victims)
+        if self._factors is not None:
+            left, right = self._factors
+            kept._factors = left[chosen], right[chosen]
+        if self._dense is not None:
+            kept._dense = self._dense[chosen]
+        return kept
 
     def dense(self) -> Tensor:
         """The gradients, (v, g, o, i)."""

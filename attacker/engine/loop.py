@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from attacker.engine.products import GradientProducts, Products, Replay, by_victim, precise, squared_norms
+from attacker.engine.products import (
+    GradientProducts,
+    Products,
+    Replay,
+    by_victim,
+    matched_names,
+    precise,
+    squared_norms,
+)
 from fl_precode.observation import Gradients
 
 
@@ -18,12 +28,20 @@ class LoopProducts(GradientProducts):
         replay: The victim's loss at the weights that the observed gradients belong to: one for all victims, or one for
             each victim.
         targets: Observed gradients, one for each victim.
+        matched: Names of the parameters that count in the products; None for all.
     """
 
-    def __init__(self, replay: Replay | Sequence[Replay], targets: Sequence[Gradients]) -> None:
+    def __init__(
+        self,
+        replay: Replay | Sequence[Replay],
+        targets: Sequence[Gradients],
+        *,
+        matched: Collection[str] | None = None,
+    ) -> None:
+        self._matched = matched_names(targets[0], matched)
         self._replays = by_victim(replay, len(targets))
         self._targets = targets
-        self._target_square = squared_norms(targets)
+        self._target_square = squared_norms(targets, self._matched)
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
@@ -38,12 +56,20 @@ class LoopProducts(GradientProducts):
         square = torch.stack([square for _, square in pairs]).reshape(victims, restarts)
         return Products(inner=inner, square=square, target=self._target_square)
 
+    def keep(self, victims: Sequence[int]) -> Self:
+        """Products for some of the victims; see `GradientProducts.keep`."""
+        kept = copy(self)
+        kept._replays = [self._replays[index] for index in victims]
+        kept._targets = [self._targets[index] for index in victims]
+        kept._target_square = self._target_square[list(victims)]
+        return kept
+
     def _one(self, victim: int, x: Tensor, y: Tensor, eps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         replay, target = self._replays[victim], self._targets[victim]
         differentiable = torch.is_grad_enabled() and x.requires_grad
-        weights = {name: value.detach().requires_grad_(True) for name, value in replay.parameters.items()}
+        weights = {name: replay.parameters[name].detach().requires_grad_(True) for name in self._matched}
         with torch.enable_grad():
-            loss = replay.loss(weights, x, y, eps)
+            loss = replay.loss({**replay.parameters, **weights}, x, y, eps)
             found = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=differentiable, materialize_grads=True
             )

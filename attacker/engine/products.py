@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class Products(NamedTuple):
 class GradientProducts(ABC):
     """Replays candidates and returns the inner products of their gradients with the observed ones.
 
+    All parameters count, or only those that an implementation is told to match: then products are over these alone.
+
     The victims of one object share the weights at which the gradients were taken, or each brings its own: it is built
     from one `Replay`, or from one for each victim.
     """
@@ -50,6 +52,19 @@ class GradientProducts(ABC):
 
         Returns:
             The products; ``inner`` and ``square`` have shape (victims, restarts).
+        """
+
+    @abstractmethod
+    def keep(self, victims: Sequence[int]) -> Self:
+        """The same products for some of the victims, for example those that are not done.
+
+        Nothing is measured or factored again; this object stays as it is.
+
+        Args:
+            victims: Their indices, at least one, in the order that candidates will have.
+
+        Raises:
+            IndexError: If an index is out of range.
         """
 
 
@@ -110,6 +125,23 @@ def precise(values: Tensor) -> Tensor:
     return values if values.device.type == "mps" else values.double()
 
 
-def squared_norms(targets: Sequence[Gradients]) -> Tensor:
-    """<g*, g*> of every observed gradient, (victims,), summed in float64."""
-    return torch.stack([torch.stack([precise(g).square().sum() for g in one.values()]).sum() for one in targets])
+def squared_norms(targets: Sequence[Gradients], matched: Collection[str]) -> Tensor:
+    """<g*, g*> of every observed gradient over the parameters ``matched``, (victims,), summed in float64."""
+    return torch.stack([torch.stack([precise(one[name]).square().sum() for name in matched]).sum() for one in targets])
+
+
+def matched_names(observed: Gradients, matched: Collection[str] | None) -> list[str]:
+    """The parameters that count, in the order of the observed gradient; all of them for None.
+
+    Raises:
+        ValueError: If a name is unknown, or none is given.
+    """
+    if matched is None:
+        return list(observed)
+    unknown = sorted(set(matched) - observed.keys())
+    if unknown or not matched:
+        raise ValueError(
+            f"expected names of parameters of the observed gradient to match, got {unknown or 'none'}; "
+            f"there are {', '.join(observed)}"
+        )
+    return [name for name in observed if name in matched]

@@ -40,6 +40,11 @@ def check(problem: Problem, kind: type) -> None:
     (fast_gradient,) = torch.autograd.grad((weights * fast).sum(), problem.candidates)
     torch.testing.assert_close(fast, slow, atol=TOLERANCE, rtol=TOLERANCE)
     torch.testing.assert_close(fast_gradient, slow_gradient, atol=TOLERANCE, rtol=TOLERANCE)
+    last_first = list(reversed(range(len(replays))))
+    few = products.keep(last_first)(
+        problem.candidates[last_first], problem.labels[last_first], [value[last_first] for value in problem.noise]
+    )
+    torch.testing.assert_close(cosine_distance(few), slow[last_first], atol=TOLERANCE, rtol=TOLERANCE)
     assert not any("forward" in module.__dict__ for module in problem.victim.model.modules())
 
 

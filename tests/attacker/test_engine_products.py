@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,8 +65,13 @@ class Problem:
         torch.testing.assert_close(fast, slow, atol=TOLERANCE, rtol=TOLERANCE)
         torch.testing.assert_close(fast_gradient, slow_gradient, atol=TOLERANCE, rtol=TOLERANCE)
 
-    def choose(self) -> GradientProducts:
-        return gradient_products(self.replay, self.targets, self.seen, batch_size=self.batch)
+    def of_kind(self, kind: str, matched: Collection[str] | None = None) -> GradientProducts:
+        if kind == "factored":
+            return FactoredProducts(self.replay, self.targets, self.seen, batch_size=self.batch, matched=matched)
+        return {"dense": DenseProducts, "loop": LoopProducts}[kind](self.replay, self.targets, matched=matched)
+
+    def choose(self, matched: Collection[str] | None = None) -> GradientProducts:
+        return gradient_products(self.replay, self.targets, self.seen, batch_size=self.batch, matched=matched)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # the odd pixel is wanted here
@@ -213,3 +220,58 @@ def test_pieces_are_bounded_by_images_and_by_parameters():
     dense = Problem(DENSE["batch norm"], victims=1, restarts=1, batch=1)
     numbers = sum(value.numel() for value in dense.parameters.values())
     assert candidates_at_once(dense.victim.model, dense.seen, batch_size=1) == 2**26 // numbers
+
+
+@pytest.mark.parametrize("kind", ["factored", "dense", "loop"])
+def test_some_of_the_victims_can_be_kept(kind):
+    problem = Problem(FACTORED["convnet with bottleneck"], victims=4, restarts=2, batch=2)
+    products = problem.of_kind(kind)
+    every = products(problem.candidates, problem.labels, problem.noise)
+    chosen = [3, 0]
+    for kept in (products.keep(chosen), products.keep([3, 2, 0]).keep([0, 2])):
+        few = kept(problem.candidates[chosen], problem.labels[chosen], [value[chosen] for value in problem.noise])
+        for value, expected in zip(few, every, strict=True):
+            torch.testing.assert_close(value, expected[chosen], atol=1e-10, rtol=1e-10)
+    again = products(problem.candidates, problem.labels, problem.noise)
+    assert all(torch.equal(one, other) for one, other in zip(again, every, strict=True))
+    with pytest.raises(IndexError):
+        products.keep([4])
+
+
+@pytest.mark.parametrize("kind", ["factored", "dense", "loop"])
+@pytest.mark.parametrize("pick", [lambda name: "weight" in name, lambda name: name.endswith("bias"), lambda _: True])
+def test_only_matched_parameters_count(kind, pick):
+    problem = Problem(FACTORED["convnet with bottleneck"], victims=2, restarts=2, batch=2)
+    names = [name for name in problem.parameters if pick(name)][1:]  # never the first layer's
+    products = problem.of_kind(kind, matched=set(names))
+    found = products(problem.candidates, problem.labels, problem.noise)
+    for v, r in ((0, 0), (1, 1)):
+        noise = [value[v, r] for value in problem.noise]
+        x, y = problem.candidates[v, r], problem.labels[v, r]
+        gradient = loop_gradient(problem.victim, problem.parameters, x, y, noise)
+        inner = sum((gradient[name] * problem.targets[v][name]).sum() for name in names)
+        square = sum(gradient[name].square().sum() for name in names)
+        target = sum(problem.targets[v][name].square().sum() for name in names)
+        torch.testing.assert_close(found.inner[v, r], inner, atol=TOLERANCE, rtol=TOLERANCE)
+        torch.testing.assert_close(found.square[v, r], square, atol=TOLERANCE, rtol=TOLERANCE)
+        torch.testing.assert_close(found.target[v], target, atol=TOLERANCE, rtol=TOLERANCE)
+        (slow,) = torch.autograd.grad(inner / square, x)
+        (fast,) = torch.autograd.grad((found.inner / found.square)[v, r], problem.candidates, retain_graph=True)
+        torch.testing.assert_close(fast[v, r], slow, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("names", [[], ["1.weight", "fc.weight"]])
+def test_matched_parameters_must_exist(names):
+    problem = Problem(FACTORED["mlp"], victims=1, restarts=1, batch=1)
+    with pytest.raises(ValueError, match=r"to match, got .*(none|fc\.weight).*there are 1\.weight"):
+        problem.choose(matched=names)
+
+
+def test_the_chosen_products_match_the_same_parameters():
+    for models in (FACTORED, DENSE, LOOP):
+        name = {"mlp", "batch norm", "layer norm"}.intersection(models).pop()
+        problem = Problem(models[name], victims=1, restarts=1, batch=1)
+        names = [name for name in problem.parameters if name.endswith("weight")]
+        found = problem.choose(matched=names)(problem.candidates, problem.labels)
+        target = sum(problem.targets[0][name].square().sum() for name in names)
+        torch.testing.assert_close(found.target, target.reshape(1), atol=TOLERANCE, rtol=TOLERANCE)
