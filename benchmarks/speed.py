@@ -26,7 +26,16 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.gradient_matching import GradientMatching
-from attacker.engine import Descent, Replay, cosine_distance, trace
+from attacker.engine import (
+    BottleneckNoise,
+    Descent,
+    Draws,
+    GradientObjective,
+    Replay,
+    TotalVariation,
+    cosine_distance,
+    trace,
+)
 from attacker.engine.loop import LoopProducts
 from attacker.metrics import psnr
 from attacker.victim import Victim
@@ -119,17 +128,19 @@ def plain_loop(task: Task, iterations: int) -> Run:
     one = task.observations[0]
     products = LoopProducts(Replay(task.victim, one.parameters, one.buffers), [one.update])
     settings = GradientMatching()
-    descent = Descent(
-        iterations=iterations,
-        learning_rate=settings.learning_rate,
-        total_variation=settings.total_variation,
-        signed=settings.signed,
-    )
+    descent = Descent(iterations=iterations, learning_rate=settings.learning_rate, signed=settings.signed)
     assert not seen.latents
+    draws = Draws.seeded(1, 1, torch.Generator().manual_seed(0))
     start = torch.randn(1, 1, 1, *INPUTS.shape, generator=torch.Generator().manual_seed(0))
-    labels = task.labels[:1].reshape(1, 1, 1)
+    objective = GradientObjective(
+        products=products,
+        measure=cosine_distance,
+        labels=task.labels[:1].reshape(1, 1, 1),
+        noise=BottleneckNoise(draws=draws, batch=1, latents=()),
+        weighted_priors=[(settings.total_variation, TotalVariation())],
+    )
     began = time.perf_counter()
-    found = descent.run(lambda x: cosine_distance(products(x, labels)), start, project=INPUTS.clamp, progress=None)
+    found = descent.run(objective, start, project=INPUTS.clamp)
     seconds = time.perf_counter() - began
     return Run(seconds / iterations, quality(task, found.candidates[0, 0], 1), float(found.distances[0, 0]))
 
