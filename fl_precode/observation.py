@@ -43,7 +43,9 @@ class Observation:
         update: The client's gradient (kind ``gradient``), or sent-by-client minus received (kind ``weights``), by
             parameter name.
         kind: What ``update`` is.
-        batch_size: Images behind the update; None when the protocol does not reveal it.
+        batch_size: Images behind the update; None when the protocol does not reveal it. Of T local steps with B images
+            each these are T * B, where an image that comes again counts again; with announced epochs, the images of one
+            pass.
         protocol: What the server knows of the client's work.
         round: Of the federation, from 1.
         node: Flower's node id as text. It is random and says nothing about the data.
