@@ -50,7 +50,7 @@ class GradientMatching(Attack):
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
         memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
-            together run one part after another.
+            together run one part after another, unless ``halving`` or ``group_consistency`` compares them.
         start: "normal" in the normalised scale, "uniform" over valid images, "grey" (the mean image), or "patterned-N",
             a random N x N tile repeated.
         schedule: Of Adam's rate: "step" as above, "constant" (the one that fits L-BFGS), "linear" or "cosine" to 0.
@@ -104,6 +104,11 @@ class GradientMatching(Attack):
     def name(self) -> str:
         """Name in the registry of the method that these settings are."""
         return self.method
+
+    @property
+    def compares_restarts(self) -> bool:
+        """Whether a victim's restarts must run together, whatever the memory."""
+        return self.restarts > 1 and (self.halving > 0 or self.group_consistency > 0)
 
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
