@@ -7,9 +7,22 @@ from attacker.engine.distance import DISTANCES, cosine_distance, squared_distanc
 from attacker.engine.draws import Draws
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.lbfgs import LBFGS
+from attacker.engine.local_training import (
+    LocalTraining,
+    LocalTrainingProducts,
+    local_training_products,
+    why_not_unrolled,
+)
 from attacker.engine.loop import LoopProducts
-from attacker.engine.observed import group_observations, observed_gradient, why_not_one_step
+from attacker.engine.observed import (
+    group_observations,
+    observed_gradient,
+    steps_behind,
+    why_not_one_step,
+    why_scale_unknown,
+)
 from attacker.engine.products import GradientProducts, Products, Replay
+from attacker.engine.surrogate import SurrogateProducts, surrogate_products
 from attacker.engine.trace import LayerRun, Trace, trace
 
 __all__ = [
@@ -21,19 +34,27 @@ __all__ = [
     "FactoredProducts",
     "GradientProducts",
     "LayerRun",
+    "LocalTraining",
+    "LocalTrainingProducts",
     "LoopProducts",
     "Matched",
     "Products",
     "Replay",
+    "SurrogateProducts",
     "Trace",
     "candidates_at_once",
     "cosine_distance",
     "gradient_products",
     "group_observations",
+    "local_training_products",
     "observed_gradient",
     "squared_distance",
+    "steps_behind",
+    "surrogate_products",
     "total_variation",
     "trace",
     "why_not_factored",
     "why_not_one_step",
+    "why_not_unrolled",
+    "why_scale_unknown",
 ]
