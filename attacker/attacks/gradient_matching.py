@@ -11,8 +11,9 @@ from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.granted import check_labels
 from attacker.attacks.matching import attack_piece
 from attacker.attacks.piece import Piece, pieces
+from attacker.attacks.replaying import why_not_replayed
 from attacker.attacks.settings import check_settings
-from attacker.engine import Draws, Trace, observed_gradient, trace, why_not_one_step
+from attacker.engine import Draws, Trace, observed_gradient, trace
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
@@ -32,8 +33,9 @@ class GradientMatching(Attack):
     Labels: those granted at the call, else recovered by iDLG, which fits one image only, or optimised with the images
     and returned (the likeliest class of each image's own soft label). Models with a variational bottleneck are attacked
     as their authors did it, with fresh noise at every step and without adaptation; the smallest distance is then the
-    luckiest of many draws. L-BFGS, which measures points twice, keeps one draw. Fits gradients, and weights after one
-    announced local step (or none announced). Field defaults are the command line defaults of the reference code.
+    luckiest of many draws. L-BFGS, which measures points twice, keeps one draw. Fits gradients and locally trained
+    weights; a candidate holds all images of the client, in the order in which the steps use them. Field defaults are
+    the command line defaults of the reference code.
 
     Attributes:
         iterations: Evaluations of all candidates, 1 or more: Adam's steps, or the trials of L-BFGS.
@@ -47,6 +49,10 @@ class GradientMatching(Attack):
         optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
+        local_training: How weights after several local steps are replayed: "unrolled" SGD steps (the protocol must
+            announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
+            those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
+            one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
 
     Raises:
         ValueError: If a setting is out of its range, or contradicts another.
@@ -63,6 +69,7 @@ class GradientMatching(Attack):
     optimiser: str = "adam"
     history: int = 0
     labels: str = "recovered"
+    local_training: str = "auto"
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -77,13 +84,11 @@ class GradientMatching(Attack):
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
         del victim
-        if self.distance == "l2" and observation.kind == "weights" and observation.protocol.learning_rate is None:
-            return "the learning rate was not announced: a squared distance needs the gradient's scale, cosine does not"
         if observation.batch_size is None:
             return "the batch size is unknown, and candidates need one"
         if not any(bool((value != 0).any()) for value in observation.update.values()):
             return "the update is zero everywhere: it has no direction to match"
-        return why_not_one_step(observation)
+        return why_not_replayed(self, observation)
 
     def run(
         self,

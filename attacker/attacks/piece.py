@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from attacker.engine import Draws, Trace, candidates_at_once, group_observations
+from attacker.attacks.replaying import replayed_at_once
+from attacker.engine import Draws, Trace, group_observations
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
@@ -63,7 +64,7 @@ def pieces(
         fits = [index for index, value in enumerate(labels) if (value is not None) == labelled]
         for group in group_observations([observations[index] for index in fits]):
             batch_size = observations[fits[group[0]]].batch_size or 1
-            at_once = candidates_at_once(victim.model, seen, batch_size=batch_size)
+            at_once = replayed_at_once(settings, victim, seen, observations[fits[group[0]]])
             if settings.history:
                 numbers = 2 * settings.history * batch_size * math.prod(victim.inputs.shape)
                 at_once = min(at_once, _HISTORY_NUMBERS_AT_ONCE // numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from attacker.attacks.replaying import LOCAL_TRAINING
 from attacker.engine import DISTANCES
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def check_settings(settings: GradientMatching) -> None:
     _one_of("distance", settings.distance, tuple(DISTANCES))
     _one_of("optimiser", settings.optimiser, OPTIMISERS)
     _one_of("labels", settings.labels, LABELS)
+    _one_of("local_training", settings.local_training, LOCAL_TRAINING)
     if settings.distance == "cosine" and not 0 < settings.converged_below <= 2:
         raise ValueError(f"expected converged_below in (0, 2] for a cosine distance, got {settings.converged_below!r}")
     if not 0 < settings.converged_below < float("inf"):

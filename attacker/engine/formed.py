@@ -60,7 +60,7 @@ def form_each(form: Formed, *arguments: object, vmapped: bool) -> dict[str, Tens
     Args:
         form: Written for one candidate, with gradients by ``torch.func.grad``.
         arguments: Tensors, or lists or mappings of tensors, (victims, restarts, ...) each.
-        vmapped: All candidates at once by ``vmap``, or one after another.
+        vmapped: All candidates at once by ``vmap``, or one after another. A single one gains nothing from ``vmap``.
 
     Returns:
         (victims, restarts, ...) by parameter name.
@@ -72,7 +72,7 @@ def form_each(form: Formed, *arguments: object, vmapped: bool) -> dict[str, Tens
     def unpacked(*values: Tensor) -> dict[str, Tensor]:
         return form(*torch.utils._pytree.tree_unflatten(list(values), structure))
 
-    if vmapped:
+    if vmapped and victims * restarts > 1:
         found: dict[str, Tensor] = vmap(unpacked, randomness="different")(*flat)
     else:
         each = [unpacked(*(leaf[index] for leaf in flat)) for index in range(victims * restarts)]

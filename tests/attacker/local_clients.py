@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 
 import torch
@@ -22,7 +23,10 @@ def train(
     noise: Sequence[Tensor] = (),
     **changes: object,
 ) -> Observation:
-    """The update after one step on each of ``batches``, lists of indices of ``images``."""
+    """The update after one step on each of ``batches``, lists of indices of ``images``.
+
+    Without ``noise`` a bottleneck draws its own at every step.
+    """
     model = deepcopy(victim.model)
     client = Victim(model=model, inputs=victim.inputs)
     assert protocol.learning_rate is not None
@@ -34,7 +38,7 @@ def train(
     )
     for batch in batches:
         optimiser.zero_grad()
-        with sample_noise(values=[value[list(batch)] for value in noise]):
+        with sample_noise(values=[value[list(batch)] for value in noise]) if noise else nullcontext():
             client.loss(images[list(batch)], labels[list(batch)]).backward()
         optimiser.step()
     before = {name: value.detach().clone() for name, value in victim.model.named_parameters()}
