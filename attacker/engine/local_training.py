@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
-from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each
+from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
 from attacker.engine.observed import in_gradient_units, steps_behind
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.trace import Trace
@@ -106,10 +106,12 @@ class LocalTrainingProducts(GradientProducts):
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate, ``batch`` being all images of the client; see `GradientProducts.__call__`."""
         labels = labels.expand(candidates.shape[:3])
-        change = form_each(self._change, candidates, labels, list(noise), vmapped=self.vmapped)
+        vmapped = self.vmapped and candidates.shape[:2].numel() > 1  # a single candidate gains nothing
+        form = partial(self._change, vmapped=vmapped)
+        change = form_each(form, candidates, labels, list(noise), vmapped=vmapped)
         return self._observed.products(in_gradient_units(change, self._first))
 
-    def _change(self, x: Tensor, y: Tensor, noise: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _change(self, x: Tensor, y: Tensor, noise: Sequence[Tensor], *, vmapped: bool) -> dict[str, Tensor]:
         """Weights after training on one candidate (images, ...) minus weights before, by ``torch.optim.SGD``'s rule."""
         training = self._training
         start = {name: value.detach() for name, value in self._replay.parameters.items()}
@@ -118,13 +120,13 @@ class LocalTrainingProducts(GradientProducts):
         for first, last in training.batches:
             weights = {name: value + change[name] for name, value in start.items()}
             eps = [value[first:last] for value in noise]
-            step: dict[str, Tensor] = grad(self._replay.loss)(weights, x[first:last], y[first:last], eps)
+            step = weight_gradient(self._replay, weights, x[first:last], y[first:last], eps, vmapped=vmapped)
             if training.weight_decay:
-                step = {name: value + training.weight_decay * weights[name] for name, value in step.items()}
+                step = {name: value.add(weights[name], alpha=training.weight_decay) for name, value in step.items()}
             if training.momentum and velocity is not None:
-                step = {name: value + training.momentum * velocity[name] for name, value in step.items()}
+                step = {name: value.add(velocity[name], alpha=training.momentum) for name, value in step.items()}
             velocity = step
-            change = {name: value - training.learning_rate * step[name] for name, value in change.items()}
+            change = {name: value.sub(step[name], alpha=training.learning_rate) for name, value in change.items()}
         return change
 
 

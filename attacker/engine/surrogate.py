@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from attacker.engine.by_victim import VictimLayers
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.factors import PlainLayer
-from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each
+from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
 from attacker.engine.observed import observed_gradient
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.trace import Trace
@@ -96,8 +95,7 @@ class SurrogateProducts(GradientProducts):
         """Gradient of one candidate (images, ...) at its surrogate weights."""
         sent = self._replay.parameters
         weights = {name: value.detach() + (1 - position).to(value.dtype) * update[name] for name, value in sent.items()}
-        found: dict[str, Tensor] = grad(self._replay.loss)(weights, x, y, noise)
-        return found
+        return weight_gradient(self._replay, weights, x, y, noise, vmapped=self.way == "vmap")
 
 
 def surrogate_products(
