@@ -11,8 +11,9 @@ from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget
 from attacker.attacks.granted import check_labels
 from attacker.attacks.piece import group_pieces
+from attacker.attacks.replaying import why_not_replayed
 from attacker.attacks.settings import check_settings
-from attacker.engine import Draws, Trace, observed_gradient, trace, why_no_batch_statistics, why_not_one_step
+from attacker.engine import Draws, Trace, observed_gradient, trace, why_no_batch_statistics
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
@@ -34,8 +35,9 @@ class GradientMatching(Attack):
     Labels: those granted at the call, else recovered by iDLG, which fits one image only, or optimised with the images
     and returned (the likeliest class of each image's own soft label). Models with a variational bottleneck are attacked
     as their authors did it, with fresh noise at every step and without adaptation; the smallest distance is then the
-    luckiest of many draws. L-BFGS, which measures points twice, keeps one draw. Fits gradients, and weights after one
-    announced local step (or none announced). Field defaults are the command line defaults of the reference code.
+    luckiest of many draws. L-BFGS, which measures points twice, keeps one draw. Fits gradients and locally trained
+    weights; a candidate holds all images of the client, in the order in which the steps use them. Field defaults are
+    the command line defaults of the reference code.
 
     Attributes:
         iterations: Evaluations of all candidates, 1 or more: Adam's steps, or the trials of L-BFGS.
@@ -66,6 +68,10 @@ class GradientMatching(Attack):
         group_consistency: Weight of the mean squared difference to the restarts' consensus, 0 or more.
         group_mean: The consensus: "mean", or "registered", the mean after shifting each restart to fit.
         method: Name of the method that these settings are, as in the registry; changes nothing else.
+        local_training: How weights after several local steps are replayed: "unrolled" SGD steps (the protocol must
+            announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
+            those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
+            one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
 
     Raises:
         ValueError: If a setting is out of its range, or contradicts another.
@@ -96,6 +102,7 @@ class GradientMatching(Attack):
     group_consistency: float = 0.0
     group_mean: str = "mean"
     method: str = "inverting-gradients"
+    local_training: str = "auto"
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -118,13 +125,11 @@ class GradientMatching(Attack):
                 return (
                     f"batch_norm={self.batch_norm:g} has nothing to compare with: {reason}; batch_norm=0 does without"
                 )
-        if self.distance == "l2" and observation.kind == "weights" and observation.protocol.learning_rate is None:
-            return "the learning rate was not announced: a squared distance needs the gradient's scale, cosine does not"
         if observation.batch_size is None:
             return "the batch size is unknown, and candidates need one"
         if not any(bool((value != 0).any()) for value in observation.update.values()):
             return "the update is zero everywhere: it has no direction to match"
-        return why_not_one_step(observation)
+        return why_not_replayed(self, observation)
 
     def run(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from attacker.attacks.replaying import LOCAL_TRAINING
 from attacker.engine import DISTANCES
 from attacker.engine.schedule import SHAPES
 from attacker.engine.starts import check_start
@@ -72,6 +73,7 @@ def check_settings(settings: GradientMatching) -> None:
     _one_of("schedule", settings.schedule, SHAPES)
     _one_of("group_mean", settings.group_mean, GROUP_MEANS)
     check_start(settings.start)
+    _one_of("local_training", settings.local_training, LOCAL_TRAINING)
     if settings.distance == "cosine" and not 0 < settings.converged_below <= 2:
         raise ValueError(f"expected converged_below in (0, 2] for a cosine distance, got {settings.converged_below!r}")
     if not 0 < settings.converged_below < float("inf"):

@@ -94,7 +94,7 @@ class FederationSummary(Entry):
     local_epochs: int | None
     learning_rate: Number | None
     batch_size: int | None = Field(
-        description="images behind one update, null when not revealed or not the same for all"
+        description="distinct images behind one update, null when not revealed or not the same for all"
     )
     rounds: Count = Field(description="rounds with an update on the tape")
     clients: Count = Field(description="different nodes on the tape")

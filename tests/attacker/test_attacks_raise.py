@@ -112,15 +112,40 @@ def test_updates_that_no_attack_can_use(attack):
 
 
 @pytest.mark.parametrize("attack", [MATCHING, FirstLayerInversion()], ids=lambda one: one.name)
-def test_several_local_steps_are_refused_and_one_is_not(attack):
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(local_steps=4), Protocol(local_epochs=2)], ids=str)
+def test_local_training_on_one_image_is_attacked_whatever_was_announced(attack, protocol):
+    victim = victim_of()
+    step = tiny.observe(victim, tiny.images(SPEC, 1), [1], learning_rate=0.1, protocol=protocol)
+    assert run(attack, victim, step).inputs is not None
+
+
+def test_first_layer_refuses_weight_decay_that_it_cannot_take_back():
     victim = victim_of()
     step = tiny.observe(victim, tiny.images(SPEC, 1), [1], learning_rate=0.1)
-    four = replace(step, protocol=Protocol(name="fedavg", local_steps=4))
-    check_refused(run(attack, victim, four), "sums 4 local steps")
-    epochs = replace(step, protocol=Protocol(name="fedavg", local_epochs=2))
-    check_refused(run(attack, victim, epochs), "2 local epoch(s)")
-    for fits in (step, replace(step, protocol=Protocol())):
-        assert run(attack, victim, fits).inputs is not None
+    for protocol in (Protocol(local_steps=2, weight_decay=0.1, learning_rate=0.1), Protocol(weight_decay=0.1)):
+        check_refused(run(FirstLayerInversion(), victim, replace(step, protocol=protocol)), "weight decay")
+
+
+@pytest.mark.parametrize(
+    ("changed", "protocol", "words"),
+    [
+        ({"local_training": "unrolled"}, {"local_steps": 4}, "the learning rate, the images of one local step"),
+        ({"local_training": "unrolled"}, {"learning_rate": 0.1, "batch_size": 1}, "local steps or epochs"),
+        ({"distance": "l2"}, {"local_steps": 4}, "the learning rate was not announced"),
+        ({"distance": "l2"}, {"local_epochs": 1, "learning_rate": 0.1}, "number of steps is unknown"),
+    ],
+)
+def test_replays_of_local_training_refuse_what_they_cannot_know(changed, protocol, words):
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], learning_rate=0.1, protocol=Protocol(**protocol))
+    check_refused(run(replace(MATCHING, **changed), victim, pair, torch.tensor([1, 2])), words)
+
+
+@pytest.mark.parametrize("way", ["unrolled", "surrogate"])
+def test_a_gradient_is_no_local_training(way):
+    victim = victim_of()
+    gradient = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    check_refused(run(replace(MATCHING, local_training=way), victim, gradient), "one gradient")
 
 
 def test_matching_needs_a_batch_size_and_labels():

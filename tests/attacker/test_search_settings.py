@@ -88,7 +88,7 @@ def test_every_setting_changes_l_bfgs_too(changed):
 
 def test_no_search_setting_is_left_out():
     mine = {name for _, changed in CHANGES for name in changed}
-    foreign = {"memory"}  # test_memory.py
+    foreign = {"memory", "local_training"}  # test_memory.py, test_federated_averaging.py
     assert {one.name for one in fields(GradientMatching)} - mine - COVERED_ELSEWHERE - foreign == {"method"}
 
 
