@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attacker.attacks.layers import matched_parameters
 from attacker.attacks.piece import Piece
-from attacker.engine import GradientProducts, Replay, gradient_products
+from attacker.engine import ELEMENTWISE, GradientProducts, Replay, elementwise_products, gradient_products
 from attacker.victim import Victim
 
 if TYPE_CHECKING:
@@ -20,7 +21,16 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
         piece: What is attacked.
         victim: Whose loss is replayed: the piece's own, or one that takes soft labels.
     """
-    del settings
     one = piece.observations[0]
     replay = Replay(victim, one.parameters, one.buffers)
-    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size)
+    matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
+    if settings.distance in ELEMENTWISE:
+        return elementwise_products(
+            replay,
+            piece.targets,
+            piece.seen,
+            batch_size=piece.batch_size,
+            kept=ELEMENTWISE[settings.distance],
+            matched=matched,
+        )
+    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size, matched=matched)
