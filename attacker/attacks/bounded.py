@@ -67,8 +67,17 @@ def attack_bounded(
         yield piece.indices[0], Reconstruction.not_applicable(reason)
         return
     logger.warning("out of memory with %d candidates; going on with halves", victims * restarts)
-    for half in piece.within((victims * restarts + 1) // 2, whole_victims=settings.compares_restarts):
-        yield from attack_bounded(settings, half, progress)
+    halves = piece.within((victims * restarts + 1) // 2, whole_victims=settings.compares_restarts)
+    for number, half in enumerate(halves):
+        yield from attack_bounded(settings, half, share(progress, number, len(halves)))
+
+
+def share(progress: PieceProgress | None, number: int, pieces: int) -> PieceProgress | None:
+    """Progress of one piece as progress of the whole."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda done, best: report((number + done) / pieces, best)
 
 
 def better(one: Reconstruction | None, other: Reconstruction) -> Reconstruction:

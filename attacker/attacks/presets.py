@@ -44,8 +44,8 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
             warmup=50,
             start="patterned-4",
         ),
-        # Yin et al. (CVPR 2021): weights relative to that of the gradient distance, 1e-3. Their distance and their image
-        # norm are sums of norms, ours are squares, so that the balance of the terms is not theirs: on trained networks,
+        # Yin et al. (CVPR 2021): weights relative to that of the gradient distance, 1e-3. Their distance and image norm
+        # are sums of norms, ours are squares, so that the balance of the terms is not theirs: on trained networks,
         # where gradients are large, the priors weigh little.
         "see-through-gradients": GradientMatching(
             iterations=20_000,

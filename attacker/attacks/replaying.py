@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attacker.attacks.layers import matched_parameters
 from attacker.engine import (
+    ELEMENTWISE,
+    SCALED,
     GradientProducts,
     Replay,
+    elementwise_products,
     gradient_products,
     local_training_products,
     steps_behind,
@@ -42,12 +46,17 @@ def chosen_replay(settings: GradientMatching, observation: Observation) -> str:
 def why_not_replayed(settings: GradientMatching, observation: Observation) -> str | None:
     """Why candidates cannot be compared with the update in the chosen way, or None when they can."""
     replay = chosen_replay(settings, observation)
-    if replay == "unrolled":
-        return why_not_unrolled(observation)
     if replay == "surrogate" and observation.kind == "gradient":
         return "surrogate weights lie between those sent and those received: the update is one gradient"
-    reason = why_scale_unknown(observation) if settings.distance == "l2" else None
-    return reason and f"{reason}: a squared distance needs the gradient's scale, cosine does not"
+    if replay != "one-gradient" and settings.distance in ELEMENTWISE:
+        return (
+            f"distance={settings.distance} compares the entries of one gradient, and several local steps are replayed "
+            "by other means: set local_training to one-gradient, or distance to cosine or l2"
+        )
+    if replay == "unrolled":
+        return why_not_unrolled(observation)
+    reason = why_scale_unknown(observation) if settings.distance in SCALED else None
+    return reason and f"{reason}: distance={settings.distance} needs the gradient's scale, cosine does not"
 
 
 def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) -> GradientProducts:
@@ -60,11 +69,17 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
     """
     one = piece.observations[0]
     replay = Replay(victim, one.parameters, one.buffers)
+    matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
     chosen = chosen_replay(settings, one)
     if chosen == "unrolled":
-        return local_training_products(replay, piece.observations, piece.seen)
+        return local_training_products(replay, piece.observations, piece.seen, matched=matched)
     if chosen == "surrogate":
         # A line search must see the same loss when it looks twice.
         rate = 0.0 if settings.optimiser == "l-bfgs" else LEARNING_RATE
-        return surrogate_products(replay, piece.observations, piece.seen, learning_rate=rate)
-    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size)
+        return surrogate_products(replay, piece.observations, piece.seen, learning_rate=rate, matched=matched)
+    if settings.distance in ELEMENTWISE:
+        kept = ELEMENTWISE[settings.distance]
+        return elementwise_products(
+            replay, piece.targets, piece.seen, batch_size=piece.batch_size, kept=kept, matched=matched
+        )
+    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size, matched=matched)

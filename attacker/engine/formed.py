@@ -6,7 +6,7 @@ For replays that differ from "the gradient at the observed weights": local train
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from torch.func import grad, vmap
 
 from attacker.engine.distance import cosine_distance
 from attacker.engine.observed import observed_gradient, steps_behind
-from attacker.engine.products import GradientProducts, Products, Replay, precise, squared_norms
+from attacker.engine.products import GradientProducts, Products, Replay, matched_names, precise, squared_norms
 from attacker.engine.trace import Trace
 from fl_precode.observation import Observation
 
@@ -38,12 +38,14 @@ class ObservedUpdates:
 
     Args:
         observations: One for each victim.
+        matched: Names of the parameters that count; None for all.
     """
 
-    def __init__(self, observations: Sequence[Observation]) -> None:
+    def __init__(self, observations: Sequence[Observation], matched: Collection[str] | None = None) -> None:
         targets = [observed_gradient(one) for one in observations]
-        self._targets = {name: torch.stack([one[name] for one in targets]) for name in targets[0]}
-        self._square = squared_norms(targets, list(self._targets))
+        names = matched_names(targets[0], matched)
+        self._targets = {name: torch.stack([one[name] for one in targets]) for name in names}
+        self._square = squared_norms(targets, names)
 
     def keep(self, victims: Sequence[int]) -> ObservedUpdates:
         """Those of some victims."""
@@ -53,7 +55,7 @@ class ObservedUpdates:
         return kept
 
     def products(self, formed: Mapping[str, Tensor]) -> Products:
-        """Products with ``formed``, (victims, restarts, ...) by parameter name."""
+        """Products with ``formed``, (victims, restarts, ...) by name of each parameter, of which some may not count."""
         inner = square = precise(self._square.new_zeros(()))
         for name, target in self._targets.items():
             one = formed[name].flatten(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +90,7 @@ class LocalTrainingProducts(GradientProducts):
         observations: One for each victim, of the same problem (`group_observations`).
         vmapped: All candidates at once, as far as torch's batching rules are right (`local_training_products` compares
             first), or one after another.
+        matched: Names of the parameters that count; None for all.
 
     Attributes:
         vmapped: As given.
@@ -98,11 +99,18 @@ class LocalTrainingProducts(GradientProducts):
         ValueError: If the protocol does not announce enough (`why_not_unrolled`).
     """
 
-    def __init__(self, replay: Replay, observations: Sequence[Observation], *, vmapped: bool) -> None:
+    def __init__(
+        self,
+        replay: Replay,
+        observations: Sequence[Observation],
+        *,
+        vmapped: bool,
+        matched: Collection[str] | None = None,
+    ) -> None:
         self._replay = replay
         self._first = observations[0]
         self._training = LocalTraining.announced(observations[0])
-        self._observed = ObservedUpdates(observations)
+        self._observed = ObservedUpdates(observations, matched)
         self.vmapped = vmapped
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
@@ -139,19 +147,22 @@ class LocalTrainingProducts(GradientProducts):
         return change
 
 
-def local_training_products(replay: Replay, observations: Sequence[Observation], seen: Trace) -> GradientProducts:
+def local_training_products(
+    replay: Replay, observations: Sequence[Observation], seen: Trace, *, matched: Collection[str] | None = None
+) -> GradientProducts:
     """`LocalTrainingProducts` for all candidates at once where that is exact for the model, else one by one.
 
     Args:
         replay: The victim's loss at the weights that the clients received.
         observations: One for each victim, of the same problem.
         seen: A trace of the victim's model.
+        matched: Names of the parameters that count; None for all.
 
     Raises:
         ValueError: If the protocol does not announce enough, or the model is not twice differentiable.
     """
 
     def build(way: str, replay: Replay, observations: Sequence[Observation]) -> GradientProducts:
-        return LocalTrainingProducts(replay, observations, vmapped=way == "vmap")
+        return LocalTrainingProducts(replay, observations, vmapped=way == "vmap", matched=matched)
 
     return fastest_exact(build, ("vmap",), replay, observations, seen)

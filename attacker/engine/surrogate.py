@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
@@ -44,6 +44,7 @@ class SurrogateProducts(GradientProducts):
             from the outputs at both ends and no weight of a candidate is formed; "vmap" or "loop" for any model.
             `surrogate_products` chooses.
         learning_rate: Of ``a``; 0 keeps it at 1/2, for searches that measure a point twice.
+        matched: Names of the parameters that count; None for all.
 
     Attributes:
         way: As given.
@@ -57,6 +58,7 @@ class SurrogateProducts(GradientProducts):
         *,
         way: str,
         learning_rate: float = LEARNING_RATE,
+        matched: Collection[str] | None = None,
     ) -> None:
         self._replay = replay
         self._position = _Position(learning_rate)
@@ -66,11 +68,11 @@ class SurrogateProducts(GradientProducts):
         if way == "factored":
             targets = [observed_gradient(one) for one in observations]
             batch_size = observations[0].batch_size or 1
-            self._factored = FactoredProducts(replay, targets, seen, batch_size=batch_size)
+            self._factored = FactoredProducts(replay, targets, seen, batch_size=batch_size, matched=matched)
             ends = [{name: value + one.update[name] for name, value in one.parameters.items()} for one in observations]
             self._layers = MixedLayers(seen, ends)
         else:
-            self._observed = ObservedUpdates(observations)
+            self._observed = ObservedUpdates(observations, matched)
             self._updates = {name: torch.stack([one[name] for one in updates]) for name in updates[0]}
 
     @property
@@ -114,7 +116,12 @@ class SurrogateProducts(GradientProducts):
 
 
 def surrogate_products(
-    replay: Replay, observations: Sequence[Observation], seen: Trace, *, learning_rate: float = LEARNING_RATE
+    replay: Replay,
+    observations: Sequence[Observation],
+    seen: Trace,
+    *,
+    learning_rate: float = LEARNING_RATE,
+    matched: Collection[str] | None = None,
 ) -> GradientProducts:
     """`SurrogateProducts` in the fastest way that is exact for the model.
 
@@ -123,13 +130,14 @@ def surrogate_products(
         observations: One for each victim, of the same problem.
         seen: A trace of the victim's model.
         learning_rate: Of the surrogate's position, 0 or more.
+        matched: Names of the parameters that count; None for all.
 
     Raises:
         ValueError: If the model is not twice differentiable.
     """
 
     def build(way: str, replay: Replay, observations: Sequence[Observation]) -> GradientProducts:
-        return SurrogateProducts(replay, observations, seen, way=way, learning_rate=learning_rate)
+        return SurrogateProducts(replay, observations, seen, way=way, learning_rate=learning_rate, matched=matched)
 
     ways = ("vmap",) if why_not_factored(replay.victim.model, seen) else ("factored", "vmap")
     return fastest_exact(build, ways, replay, observations, seen)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.observed import in_gradient_units, steps_behind, why_scale_unknown
 from attacker.engine.products import precise
 from attacker.engine.trace import LayerRun, trace
 from attacker.victim import Victim
@@ -71,10 +72,10 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
 
     Raises:
         ValueError: If no Linear layer with one output for each class runs last, its parameters are not in the update
-            under its name and in its shape, the classifier's gradient is not finite, the announced learning rate or
-            number of steps cannot be, or there are fewer images than steps.
+            under its name and in its shape, the classifier's gradient is not finite, or the announced learning rate or
+            number of steps cannot be.
     """
-    steps, rate = _steps(observation), _rate(observation)
+    _check_announced(observation)
     layer = trace(victim).last_linear()
     if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != victim.inputs.classes:
         found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
@@ -86,20 +87,21 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
     shapes = {name: value.shape for name, value in parameters.items() if value is not None}
     # The factor comes after the cast: a gradient in half precision is soon too large for it.
-    scale = 1.0 if observation.kind == "gradient" else -1.0 / ((rate or 1.0) * (steps or 1))
-    gradient = {name: _finite(observation.update, name, shape) * scale for name, shape in shapes.items()}
+    gradient = {name: _finite(observation.update, name, shape) for name, shape in shapes.items()}
+    if observation.kind == "weights":
+        gradient = in_gradient_units(gradient, observation)
     return ClassifierGradient(
         layer=layer,
         gradient=gradient,
         weight=gradient[f"{prefix}weight"],
         bias=gradient.get(f"{prefix}bias"),
-        scaled=observation.kind == "gradient" or (rate is not None and steps is not None),
-        steps=steps,
+        scaled=why_scale_unknown(observation) is None,
+        steps=steps_behind(observation) or (1 if observation.protocol.local_epochs is None else None),
     )
 
 
 def known_batch_size(observation: Observation, *, method: str) -> int:
-    """Images behind the update, of all local steps together (`Observation.batch_size`).
+    """Distinct images behind the update (`Observation.batch_size`).
 
     Raises:
         ValueError: If the protocol does not reveal it.
@@ -132,33 +134,15 @@ def labels_from_counts(counts: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
-def _steps(observation: Observation) -> int | None:
-    """Local steps behind the update; None when only epochs were announced, whose length in steps nobody knows."""
-    protocol, images = observation.protocol, observation.batch_size
+def _check_announced(observation: Observation) -> None:
+    protocol = observation.protocol
     if observation.kind == "gradient":
-        return 1
-    steps = protocol.local_steps
-    if steps is None:
-        return 1 if protocol.local_epochs is None else None
-    if steps < 1:
-        raise ValueError(f"label recovery needs 1 or more local steps, the protocol announces {steps}")
-    passes = protocol.local_epochs or 1
-    if images is not None and images * passes < steps:
-        raise ValueError(
-            f"expected at least one image for each of {steps} local steps, got a batch size of {images} images and "
-            f"{passes} pass(es): the batch size counts the images of all steps, steps times images in a step"
-        )
-    return steps
-
-
-def _rate(observation: Observation) -> float | None:
-    """The announced learning rate of local SGD; None when it is unknown, or does not matter."""
-    rate = observation.protocol.learning_rate
-    if observation.kind == "gradient" or rate is None:
-        return None
-    if not 0 < rate < math.inf:
+        return
+    if protocol.local_steps is not None and protocol.local_steps < 1:
+        raise ValueError(f"label recovery needs 1 or more local steps, the protocol announces {protocol.local_steps}")
+    rate = protocol.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"label recovery needs a positive learning rate or none announced, the protocol says {rate}")
-    return rate
 
 
 def _finite(update: Gradients, name: str, shape: torch.Size) -> Tensor:

@@ -149,7 +149,7 @@ def test_a_gradient_is_no_local_training(way):
 
 
 def test_matching_needs_a_batch_size_and_labels():
-    victim = victim_of()
+    victim = victim_of(NoLinear)
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
     check_refused(run(MATCHING, victim, replace(pair, batch_size=None)), "batch size is unknown")
     check_refused(run(MATCHING, victim, pair), "labels are unknown")
@@ -175,12 +175,19 @@ def test_matching_without_a_linear_layer_needs_granted_labels():
 
 
 def test_one_observation_without_labels_does_not_stop_the_others():
-    victim = victim_of()
+    victim = victim_of(NoLinear)
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
     one = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    found = MATCHING(victim, [pair, one, pair], generator=torch.Generator(), labels=[None, None, torch.tensor([1, 2])])
+    granted = [None, torch.tensor([1]), torch.tensor([1, 2])]
+    found = MATCHING(victim, [pair, one, pair], generator=torch.Generator(), labels=granted)
     assert [result.outcome is Outcome.NOT_APPLICABLE for result in found] == [True, False, False]
     assert [None if r.inputs is None else len(r.inputs) for r in found] == [None, 1, 2]
+
+
+def test_labels_of_a_batch_are_recovered():
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
+    assert run(MATCHING, victim, pair).labels.tolist() == [1, 2]
 
 
 def test_no_observation_is_no_work():
