@@ -131,7 +131,7 @@ def plain_loop(task: Task, iterations: int) -> Run:
     descent = Descent(iterations=iterations, learning_rate=settings.learning_rate, signed=settings.signed)
     assert not seen.latents
     draws = Draws.seeded(1, 1, torch.Generator().manual_seed(0))
-    start = torch.randn(1, 1, 1, *INPUTS.shape, generator=torch.Generator().manual_seed(0))
+    start = draws.normal(1, *INPUTS.shape, like=task.images)  # that of the attack by its name
     objective = GradientObjective(
         products=products,
         measure=cosine_distance,
