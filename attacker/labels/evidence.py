@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.observed import in_gradient_units, steps_behind, why_scale_unknown
 from attacker.engine.products import precise
 from attacker.engine.trace import LayerRun, trace
 from attacker.victim import Victim
@@ -21,21 +22,22 @@ class ClassifierGradient:
     With softmax probabilities p, one-hot labels y and features h of B images, the bias gradient is the mean of
     ``p - y`` and the weight gradient the mean of ``(p - y) h^T``. After several local steps of plain SGD it is the mean
     of the steps' gradients: the same mean over the images of all steps, where p and h belong to each step's weights.
+    Momentum gives early steps more weight, and a smaller last batch its images: then the mean is a weighted one.
 
     Attributes:
         layer: The classifier as it ran.
         gradient: Weight and bias by parameter name.
         weight: (classes, features).
         bias: (classes,), or None when the classifier has none.
-        scaled: Whether the size of the gradient is known, not only its direction.
-        steps: Local steps behind it, 1 for a gradient; None when only epochs were announced.
+        why_unscaled: Why only the direction of the gradient is known, or None when its size is known too.
+        steps: Local steps behind it, 1 for a gradient; None when what was announced does not say.
     """
 
     layer: LayerRun
     gradient: Gradients
     weight: Tensor
     bias: Tensor | None
-    scaled: bool
+    why_unscaled: str | None
     steps: int | None
 
     @property
@@ -64,7 +66,7 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or the weights after one or more steps of plain SGD; one where nothing is announced.
+        observation: A gradient, or the weights after one or more steps of SGD; one where nothing is announced.
 
     Returns:
         The classifier's gradient, of several steps their mean.
@@ -72,9 +74,9 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     Raises:
         ValueError: If no Linear layer with one output for each class runs last, its parameters are not in the update
             under its name and in its shape, the classifier's gradient is not finite, the announced learning rate or
-            number of steps cannot be, or there are fewer images than steps.
+            number of steps cannot be, or weight decay is mixed in by an unknown share.
     """
-    steps, rate = _steps(observation), _rate(observation)
+    _check_protocol(observation)
     layer = trace(victim).last_linear()
     if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != victim.inputs.classes:
         found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
@@ -85,16 +87,17 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     prefix = f"{layer.name}." if layer.name else ""
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
     shapes = {name: value.shape for name, value in parameters.items() if value is not None}
-    # The factor comes after the cast: a gradient in half precision is soon too large for it.
-    scale = 1.0 if observation.kind == "gradient" else -1.0 / ((rate or 1.0) * (steps or 1))
-    gradient = {name: _finite(observation.update, name, shape) * scale for name, shape in shapes.items()}
+    # The cast comes before the scale: a gradient in half precision is soon too large for it.
+    gradient = {name: _finite(observation.update, name, shape) for name, shape in shapes.items()}
+    if observation.kind == "weights":
+        gradient = in_gradient_units(gradient, observation)
     return ClassifierGradient(
         layer=layer,
         gradient=gradient,
         weight=gradient[f"{prefix}weight"],
         bias=gradient.get(f"{prefix}bias"),
-        scaled=observation.kind == "gradient" or (rate is not None and steps is not None),
-        steps=steps,
+        why_unscaled=why_scale_unknown(observation),
+        steps=steps_behind(observation),
     )
 
 
@@ -113,13 +116,12 @@ def check_scaled(found: ClassifierGradient, *, method: str) -> None:
     """Refuse an update whose size is unknown.
 
     Raises:
-        ValueError: If weights were sent, and no learning rate or only epochs were announced.
+        ValueError: If weights were sent, and the learning rate or the number of steps was not announced.
     """
-    if not found.scaled:
-        missing = "no number of local steps" if found.steps is None else "no learning rate"
+    if found.why_unscaled is not None:
         raise ValueError(
             f"label recovery {method!r} needs the size of the gradient: this update is a difference of weights, and "
-            f"{missing} was announced. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
+            f"{found.why_unscaled}. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
         )
 
 
@@ -132,33 +134,19 @@ def labels_from_counts(counts: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
-def _steps(observation: Observation) -> int | None:
-    """Local steps behind the update; None when only epochs were announced, whose length in steps nobody knows."""
-    protocol, images = observation.protocol, observation.batch_size
+def _check_protocol(observation: Observation) -> None:
+    """Refuse what cannot have been announced rightly, and updates that are no gradient at all."""
+    protocol, rate = observation.protocol, observation.protocol.learning_rate
     if observation.kind == "gradient":
-        return 1
-    steps = protocol.local_steps
-    if steps is None:
-        return 1 if protocol.local_epochs is None else None
-    if steps < 1:
-        raise ValueError(f"label recovery needs 1 or more local steps, the protocol announces {steps}")
-    passes = protocol.local_epochs or 1
-    if images is not None and images * passes < steps:
-        raise ValueError(
-            f"expected at least one image for each of {steps} local steps, got a batch size of {images} images and "
-            f"{passes} pass(es): the batch size counts the images of all steps, steps times images in a step"
-        )
-    return steps
-
-
-def _rate(observation: Observation) -> float | None:
-    """The announced learning rate of local SGD; None when it is unknown, or does not matter."""
-    rate = observation.protocol.learning_rate
-    if observation.kind == "gradient" or rate is None:
-        return None
-    if not 0 < rate < math.inf:
+        return
+    for name, number in (("steps", protocol.local_steps), ("epochs", protocol.local_epochs)):
+        if number is not None and number < 1:
+            raise ValueError(f"label recovery needs 1 or more local {name}, the protocol announces {number}")
+    if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"label recovery needs a positive learning rate or none announced, the protocol says {rate}")
-    return rate
+    unknown = why_scale_unknown(observation)
+    if protocol.weight_decay and unknown is not None:
+        raise ValueError(f"label recovery cannot take weight decay out of the update: {unknown}")
 
 
 def _finite(update: Gradients, name: str, shape: torch.Size) -> Tensor:

@@ -117,7 +117,7 @@ def test_what_is_missing_is_the_reason():
     victim = fresh()
     one = seen(victim, [1, 2])
     refused(victim, replace(one, batch_size=None), "batch size", "does not reveal")
-    refused(victim, replace(one, kind="weights", protocol=Protocol(local_steps=3)), "3 local steps")
+    refused(victim, replace(one, kind="weights", protocol=Protocol(local_steps=0)), "1 or more local steps")
     refused(victim, zeros(one), "zero")
     refused(victim, with_bias(one, [float("inf"), 0.0, 0.0, 0.0]), "finite", "3.bias")
     wide = tiny.victim(tiny.mlp(tiny.inputs(classes=5)), SPEC)
