@@ -45,10 +45,10 @@ def count_labels(
 
     What needs no estimate is kept whatever the probes say: p_c is not negative, so ``n_c >= -batch * db_c``.
 
-    Of T local steps with equally many images the update's bias part over ``-(learning rate * T)`` is the mean of the
-    steps' gradients, and the same equation holds for the images of all steps together, where p_c belongs to each step's
-    own weights: it is interpolated between the weights that were sent and those that came back (`probe_classifier`).
-    Where epochs are announced as well, each image is seen once in each and counts once.
+    Of T local steps the update's bias part over ``-(learning rate * T)`` is the mean of the steps' gradients, and the
+    same equation holds for all images behind the update, each counted once, where p_c belongs to each step's own
+    weights: it is interpolated between the weights that were sent and those that came back (`probe_classifier`). It is
+    exact when all images were used equally often, in equal batches and without momentum; else in the mean over orders.
 
     Assumes: softmax cross-entropy on the classifier's outputs; a classifier with a bias; probabilities on random inputs
     that are on average those on the client's images, to within ``1 / (2 batch)``: so before training, less and less

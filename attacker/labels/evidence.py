@@ -22,21 +22,22 @@ class ClassifierGradient:
     With softmax probabilities p, one-hot labels y and features h of B images, the bias gradient is the mean of
     ``p - y`` and the weight gradient the mean of ``(p - y) h^T``. After several local steps of plain SGD it is the mean
     of the steps' gradients: the same mean over the images of all steps, where p and h belong to each step's weights.
+    Momentum gives early steps more weight, and a smaller last batch its images: then the mean is a weighted one.
 
     Attributes:
         layer: The classifier as it ran.
         gradient: Weight and bias by parameter name.
         weight: (classes, features).
         bias: (classes,), or None when the classifier has none.
-        scaled: Whether the size of the gradient is known, not only its direction.
-        steps: Local steps behind it, 1 for a gradient; None when only epochs were announced.
+        why_unscaled: Why only the direction of the gradient is known, or None when its size is known too.
+        steps: Local steps behind it, 1 for a gradient; None when what was announced does not say.
     """
 
     layer: LayerRun
     gradient: Gradients
     weight: Tensor
     bias: Tensor | None
-    scaled: bool
+    why_unscaled: str | None
     steps: int | None
 
     @property
@@ -65,17 +66,17 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or the weights after one or more steps of plain SGD; one where nothing is announced.
+        observation: A gradient, or the weights after one or more steps of SGD; one where nothing is announced.
 
     Returns:
         The classifier's gradient, of several steps their mean.
 
     Raises:
         ValueError: If no Linear layer with one output for each class runs last, its parameters are not in the update
-            under its name and in its shape, the classifier's gradient is not finite, or the announced learning rate or
-            number of steps cannot be.
+            under its name and in its shape, the classifier's gradient is not finite, the announced learning rate or
+            number of steps cannot be, or weight decay is mixed in by an unknown share.
     """
-    _check_announced(observation)
+    _check_protocol(observation)
     layer = trace(victim).last_linear()
     if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != victim.inputs.classes:
         found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
@@ -86,7 +87,7 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     prefix = f"{layer.name}." if layer.name else ""
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
     shapes = {name: value.shape for name, value in parameters.items() if value is not None}
-    # The factor comes after the cast: a gradient in half precision is soon too large for it.
+    # The cast comes before the scale: a gradient in half precision is soon too large for it.
     gradient = {name: _finite(observation.update, name, shape) for name, shape in shapes.items()}
     if observation.kind == "weights":
         gradient = in_gradient_units(gradient, observation)
@@ -95,13 +96,13 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
         gradient=gradient,
         weight=gradient[f"{prefix}weight"],
         bias=gradient.get(f"{prefix}bias"),
-        scaled=why_scale_unknown(observation) is None,
-        steps=steps_behind(observation) or (1 if observation.protocol.local_epochs is None else None),
+        why_unscaled=why_scale_unknown(observation),
+        steps=steps_behind(observation),
     )
 
 
 def known_batch_size(observation: Observation, *, method: str) -> int:
-    """Distinct images behind the update (`Observation.batch_size`).
+    """Images behind the update, of all local steps together (`Observation.batch_size`).
 
     Raises:
         ValueError: If the protocol does not reveal it.
@@ -115,13 +116,12 @@ def check_scaled(found: ClassifierGradient, *, method: str) -> None:
     """Refuse an update whose size is unknown.
 
     Raises:
-        ValueError: If weights were sent, and no learning rate or only epochs were announced.
+        ValueError: If weights were sent, and the learning rate or the number of steps was not announced.
     """
-    if not found.scaled:
-        missing = "no number of local steps" if found.steps is None else "no learning rate"
+    if found.why_unscaled is not None:
         raise ValueError(
             f"label recovery {method!r} needs the size of the gradient: this update is a difference of weights, and "
-            f"{missing} was announced. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
+            f"{found.why_unscaled}. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
         )
 
 
@@ -134,15 +134,19 @@ def labels_from_counts(counts: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
-def _check_announced(observation: Observation) -> None:
-    protocol = observation.protocol
+def _check_protocol(observation: Observation) -> None:
+    """Refuse what cannot have been announced rightly, and updates that are no gradient at all."""
+    protocol, rate = observation.protocol, observation.protocol.learning_rate
     if observation.kind == "gradient":
         return
-    if protocol.local_steps is not None and protocol.local_steps < 1:
-        raise ValueError(f"label recovery needs 1 or more local steps, the protocol announces {protocol.local_steps}")
-    rate = protocol.learning_rate
+    for name, number in (("steps", protocol.local_steps), ("epochs", protocol.local_epochs)):
+        if number is not None and number < 1:
+            raise ValueError(f"label recovery needs 1 or more local {name}, the protocol announces {number}")
     if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"label recovery needs a positive learning rate or none announced, the protocol says {rate}")
+    unknown = why_scale_unknown(observation)
+    if protocol.weight_decay and unknown is not None:
+        raise ValueError(f"label recovery cannot take weight decay out of the update: {unknown}")
 
 
 def _finite(update: Gradients, name: str, shape: torch.Size) -> Tensor:

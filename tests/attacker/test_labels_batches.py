@@ -133,7 +133,7 @@ def test_one_step_of_sgd_shows_what_the_gradient_shows(method):
     if method in ALONE:
         assert recover(method, victim, silent_rate) == recover(method, victim, step)
     else:
-        with pytest.raises(ValueError, match="no learning rate"):
+        with pytest.raises(ValueError, match="the learning rate was not announced"):
             recover(method, victim, silent_rate)
 
 

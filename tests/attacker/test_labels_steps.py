@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -37,7 +38,7 @@ def same_for_all_images():
     return victim
 
 
-def train(victim, x, batches, *, rate=RATE, epochs=None, protocol=None):
+def train(victim, x, batches, *, rate=RATE):
     """What FedAvg shows of plain SGD over the batches of (index, label); also the steps' own gradients."""
     parameters = {name: value.detach().clone() for name, value in victim.model.named_parameters()}
     current, gradients = dict(parameters), []
@@ -48,17 +49,15 @@ def train(victim, x, batches, *, rate=RATE, epochs=None, protocol=None):
         found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True, allow_unused=True)
         gradients.append(dict(zip(leaves, found, strict=True)))
         current = {name: current[name] - rate * gradients[-1][name] for name in current}
-    images = (
-        {index for batch in batches for index, _ in batch} if epochs else [one for batch in batches for one in batch]
-    )
-    announced = Protocol(name="fedavg", local_steps=len(batches), local_epochs=epochs, learning_rate=rate)
+    images = {index for batch in batches for index, _ in batch}
+    announced = Protocol(name="fedavg", local_steps=len(batches), learning_rate=rate)
     observation = Observation(
         parameters=parameters,
         buffers={},
         update={name: current[name] - parameters[name] for name in current},
         kind="weights",
-        batch_size=len(images),
-        protocol=protocol or announced,
+        batch_size=len(images) or None,
+        protocol=announced,
         round=1,
         node="1",
     )
@@ -86,7 +85,7 @@ def test_the_evidence_is_the_mean_of_the_steps_gradients(steps):
         expected = torch.stack([one[name] for one in gradients]).mean(dim=0)
         torch.testing.assert_close(value, expected, rtol=1e-8, atol=1e-12)
     assert found.steps == steps
-    assert found.scaled
+    assert found.why_unscaled is None
 
 
 @settings(max_examples=25, deadline=None)
@@ -100,17 +99,36 @@ def test_counts_cover_the_images_of_all_steps(labels, size):
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_counts_of_images_seen_in_each_epoch_are_counts_of_images(epochs):
+def test_counts_of_images_that_come_again_are_counts_of_images(epochs):
     victim, labels = constant(), [2, 0, 2, 1]
-    batches = dealt(labels, 2) * epochs
-    observation, _ = train(victim, tiny.images(SPEC, 4), batches, rate=1e-3, epochs=epochs)
+    observation, _ = train(victim, tiny.images(SPEC, 4), dealt(labels, 2) * epochs, rate=1e-3)
     assert observation.batch_size == 4
     assert recover("counts", victim, observation) == sorted(labels)
-    if epochs > 1:  # without the word on epochs every time that an image was seen counts
-        steps_only = replace(
-            observation, batch_size=4 * epochs, protocol=replace(observation.protocol, local_epochs=None)
-        )
-        assert recover("counts", victim, steps_only) == sorted(labels * epochs)
+    by_epochs = Protocol(name="fedavg", local_epochs=epochs, batch_size=2, learning_rate=1e-3)
+    assert recover("counts", victim, replace(observation, protocol=by_epochs)) == sorted(labels)
+
+
+@pytest.mark.parametrize("decay", [None, 0.4])
+def test_momentum_and_weight_decay_are_taken_back(decay):
+    victim, rate, momentum = tiny.victim(tiny.mlp(SPEC), SPEC), 1e-4, 0.9
+    x, y = tiny.images(SPEC, 6), [2, 0, 2, 1, 2, 2]
+    observation, _ = train(victim, x, [])
+    model = copy.deepcopy(victim.model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum, weight_decay=decay or 0.0)
+    for _ in range(3):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), torch.tensor(y)).backward()
+        optimiser.step()
+    update = {name: value.detach() - observation.parameters[name] for name, value in model.named_parameters()}
+    protocol = Protocol(local_steps=3, learning_rate=rate, momentum=momentum, weight_decay=decay)
+    trained = replace(observation, update=update, batch_size=6, protocol=protocol)
+    truth = classifier_gradient(victim, tiny.observe(victim, x, y))
+    torch.testing.assert_close(classifier_gradient(victim, trained).bias, truth.bias, rtol=0, atol=1e-3)
+    assert recover("counts", victim, trained) == sorted(y)
+    if decay:
+        for method in ("counts", "llg"):
+            with pytest.raises(ValueError, match="take weight decay out of the update: the learning rate"):
+                recover(method, victim, replace(trained, protocol=replace(protocol, learning_rate=None)))
 
 
 def test_the_weights_that_came_back_have_their_share_in_the_probabilities():
@@ -171,7 +189,7 @@ def test_idlg_is_right_for_one_image_seen_again_and_again(bias):
     torch.manual_seed(5)
     victim = tiny.victim(tiny.mlp(SPEC, bias=bias), SPEC)
     for label in range(4):
-        observation, _ = train(victim, tiny.images(SPEC, 1), [[(0, label)]] * 5, epochs=5)
+        observation, _ = train(victim, tiny.images(SPEC, 1), [[(0, label)]] * 5)
         assert observation.batch_size == 1
         assert recover("idlg", victim, observation) == [label]
         unknown = replace(observation, protocol=Protocol(name="fedavg", local_epochs=5))
@@ -183,9 +201,9 @@ def test_epochs_of_unknown_length_hide_the_scale(method):
     victim = constant()
     observation, _ = train(victim, tiny.images(SPEC, 4), dealt([0, 1, 1, 2], 2))
     epochs = replace(observation, protocol=Protocol(name="fedavg", local_epochs=1, learning_rate=RATE))
-    with pytest.raises(ValueError, match="no number of local steps was announced"):
+    with pytest.raises(ValueError, match="the images of one local step were not announced"):
         recover(method, victim, epochs)
-    with pytest.raises(ValueError, match="no learning rate was announced"):
+    with pytest.raises(ValueError, match="the learning rate was not announced"):
         recover(method, victim, replace(observation, protocol=Protocol(local_steps=2)))
 
 
@@ -195,6 +213,8 @@ def test_steps_that_cannot_be_are_named(method):
     observation, _ = train(victim, tiny.images(SPEC, 4), dealt([0, 1, 1, 2], 2))
     with pytest.raises(ValueError, match="1 or more local steps, the protocol announces 0"):
         recover(method, victim, replace(observation, protocol=Protocol(local_steps=0, learning_rate=RATE)))
+    with pytest.raises(ValueError, match="1 or more local epochs, the protocol announces -1"):
+        recover(method, victim, replace(observation, protocol=Protocol(local_epochs=-1)))
     for rate in (0.0, -0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="positive learning rate"):
             recover(method, victim, replace(observation, protocol=Protocol(local_steps=2, learning_rate=rate)))
