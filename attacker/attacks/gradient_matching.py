@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget
 from attacker.attacks.granted import check_labels
+from attacker.attacks.layers import matched_parameters
 from attacker.attacks.piece import group_pieces
 from attacker.attacks.replaying import why_not_replayed
 from attacker.attacks.settings import check_settings
@@ -46,8 +47,9 @@ class GradientMatching(Attack):
         restarts: Starts for each observation, 1 or more; independent unless ``group_consistency`` couples them.
         signed: Whether Adam receives only the sign of the gradient.
         boxed: Whether candidates are clamped to valid images after every step.
-        converged_below: Distance below which the outcome is "converged", in (0, 2] for "cosine", positive for "l2".
-        distance: "cosine", or "l2", the squared distance, which needs the gradient's scale.
+        converged_below: Distance below which the outcome is "converged", in (0, 2] for a cosine, else positive.
+        distance: One of `attacker.engine.DISTANCES`: "cosine", or "l2", the squared distance, or "l1", the absolute
+            one, which need the gradient's scale; "cosine-kept" and "l2-kept" over the elements that pruning kept.
         optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
@@ -72,6 +74,7 @@ class GradientMatching(Attack):
             announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
             those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
             one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
+        layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
 
     Raises:
         ValueError: If a setting is out of its range, or contradicts another.
@@ -103,6 +106,7 @@ class GradientMatching(Attack):
     group_mean: str = "mean"
     method: str = "inverting-gradients"
     local_training: str = "auto"
+    layers: str = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -125,10 +129,14 @@ class GradientMatching(Attack):
                 return (
                     f"batch_norm={self.batch_norm:g} has nothing to compare with: {reason}; batch_norm=0 does without"
                 )
+        try:
+            matched = matched_parameters(self.layers, observation.parameters)
+        except ValueError as error:
+            return str(error)
         if observation.batch_size is None:
             return "the batch size is unknown, and candidates need one"
-        if not any(bool((value != 0).any()) for value in observation.update.values()):
-            return "the update is zero everywhere: it has no direction to match"
+        if not any(bool((observation.update[name] != 0).any()) for name in matched):
+            return "the update is zero everywhere that counts: it has no direction to match"
         return why_not_replayed(self, observation)
 
     def run(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attacker.attacks.layers import matched_parameters
 from attacker.engine import (
+    ELEMENTWISE,
+    SCALED,
     GradientProducts,
     Replay,
+    elementwise_products,
     gradient_products,
     local_training_products,
     steps_behind,
@@ -42,12 +46,15 @@ def chosen_replay(settings: GradientMatching, observation: Observation) -> str:
 def why_not_replayed(settings: GradientMatching, observation: Observation) -> str | None:
     """Why candidates cannot be compared with the update in the chosen way, or None when they can."""
     replay = chosen_replay(settings, observation)
+    if replay != "one-gradient" and (settings.layers or settings.distance in ELEMENTWISE):
+        unfit = f"layers={settings.layers!r}" if settings.layers else f"distance={settings.distance}"
+        return f"{unfit} is for one gradient, and this local training is replayed as {replay!r}; one-gradient fits"
     if replay == "unrolled":
         return why_not_unrolled(observation)
     if replay == "surrogate" and observation.kind == "gradient":
         return "surrogate weights lie between those sent and those received: the update is one gradient"
-    reason = why_scale_unknown(observation) if settings.distance == "l2" else None
-    return reason and f"{reason}: a squared distance needs the gradient's scale, cosine does not"
+    reason = why_scale_unknown(observation) if settings.distance in SCALED else None
+    return reason and f"{reason}: distance={settings.distance} needs the gradient's scale, cosine does not"
 
 
 def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) -> GradientProducts:
@@ -67,4 +74,14 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
         # A line search must see the same loss when it looks twice.
         rate = 0.0 if settings.optimiser == "l-bfgs" else LEARNING_RATE
         return surrogate_products(replay, piece.observations, piece.seen, learning_rate=rate)
-    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size)
+    matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
+    if settings.distance in ELEMENTWISE:
+        return elementwise_products(
+            replay,
+            piece.targets,
+            piece.seen,
+            batch_size=piece.batch_size,
+            kept=ELEMENTWISE[settings.distance],
+            matched=matched,
+        )
+    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size, matched=matched)

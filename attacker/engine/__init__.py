@@ -4,8 +4,17 @@ from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_stati
 from attacker.engine.choose import candidates_at_once, gradient_products
 from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Descent
-from attacker.engine.distance import DISTANCES, cosine_distance, squared_distance, total_variation
+from attacker.engine.distance import (
+    DISTANCES,
+    ELEMENTWISE,
+    SCALED,
+    absolute_distance,
+    cosine_distance,
+    squared_distance,
+    total_variation,
+)
 from attacker.engine.draws import Draws
+from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
@@ -33,12 +42,15 @@ from attacker.engine.trace import LayerRun, Trace, trace
 
 __all__ = [
     "DISTANCES",
+    "ELEMENTWISE",
     "LBFGS",
     "BatchStatistics",
     "BottleneckNoise",
+    "SCALED",
     "DenseProducts",
     "Descent",
     "Draws",
+    "ElementwiseProducts",
     "FactoredProducts",
     "GradientObjective",
     "GradientProducts",
@@ -57,8 +69,11 @@ __all__ = [
     "TotalVariation",
     "SurrogateProducts",
     "Trace",
+    "absolute_distance",
     "candidates_at_once",
     "cosine_distance",
+    "elementwise_differences",
+    "elementwise_products",
     "first_candidates",
     "gradient_products",
     "group_observations",
