@@ -117,8 +117,8 @@ def _check_l_bfgs(settings: GradientMatching) -> None:
             raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {fits}")
     if settings.distance == "l1":
         raise ValueError(
-            "optimiser='l-bfgs' does not fit distance='l1': absolute differences have kinks, and it needs a smooth loss; "
-            "set distance to cosine or l2"
+            "optimiser='l-bfgs' does not fit distance='l1': absolute differences have kinks, and it needs a smooth "
+            "loss; set distance to cosine or l2"
         )
 
 

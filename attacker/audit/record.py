@@ -151,6 +151,9 @@ class ImageResult(Entry):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(description="this image's share of wall time")
     iterations: Count
     reconstruction: PicturePath | None
+    method: str = Field(
+        default="", description="the attack of a portfolio that found it; empty otherwise, and in older records"
+    )
 
 
 class AttackSummary(Entry):

@@ -1,0 +1,78 @@
+"""The one measure by which results of different attacks compete."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attacker.attacks import Member, Outcome, Portfolio
+from attacker.attacks.attack import Reconstruction
+from tests.attacker import tiny
+from tests.attacker.members import SPEC, Answers, error, measured, members, observations, portfolio, run, victim_of
+
+
+def test_results_that_cannot_be_replayed_or_measured_never_win():
+    victim = victim_of(tiny.convnet)
+    _, (observation,) = observations(victim)
+    search = members("inverting-gradients:iterations=5")
+    base = Reconstruction(
+        inputs=tiny.images(SPEC, 1), labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1
+    )
+    for odd, words in (
+        (replace(base, inputs=torch.zeros(1, 9, 2, 2)), "its result cannot be replayed"),
+        (replace(base, labels=None), ""),
+        (replace(base, inputs=torch.full_like(base.inputs, torch.nan)), ""),
+        (replace(base, inputs=None, outcome=Outcome.DIVERGED, reason="non-finite"), "odd: non-finite"),
+    ):
+        (one,) = run(
+            Portfolio(members=(Member(method="odd", attack=Answers(result=odd)), *search)), victim, [observation]
+        )
+        assert one.method == search[0].method
+        assert words in one.reason
+
+
+def test_unequal_losses_are_measured_again():
+    victim = victim_of(tiny.convnet)
+    x, (observation,) = observations(victim)
+    boast = Reconstruction(
+        inputs=tiny.images(SPEC, 1, seed=9),
+        labels=torch.tensor([0]),
+        outcome=Outcome.CONVERGED,
+        matching_loss=0.0,
+        iterations=7,
+        seconds=2.0,
+    )
+    modest = replace(boast, inputs=x[0], matching_loss=5.0, seconds=3.0)
+    both = tuple(Member(method=name, attack=Answers(result=one)) for name, one in (("b", boast), ("m", modest)))
+    for order in (both, both[::-1]):
+        (one,) = run(Portfolio(members=order), victim, [observation])
+        assert one.method == "m"
+        assert one.matching_loss < 1e-12
+        assert (one.iterations, one.seconds) == (14, 5.0)
+
+
+def test_behind_a_bottleneck_the_analytic_image_is_taken_unconfirmed():
+    victim = victim_of(bottleneck=True)
+    (x,), seen = observations(victim)
+    (one,) = run(portfolio(), victim, seen)
+    assert one.method == "first-layer"
+    assert one.matching_loss is None
+    assert error(one, x) < 1e-20
+
+
+def test_behind_a_bottleneck_all_results_are_averaged_over_the_same_draws():
+    victim = victim_of(tiny.convnet, bottleneck=True)
+    (x,), (observation,) = observations(victim)
+    (one,) = run(portfolio(30), victim, [observation])
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(1, 16, 1, 5, generator=generator, dtype=torch.float64)]
+    every = [measured(victim, observation, one, [noise[0][:, r : r + 1]]) for r in range(16)]
+    assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
+    assert one.iterations == 90
+    # The luckiest of many draws does not count: an image from elsewhere that boasts of one loses against the truth.
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    boast = replace(truth, inputs=tiny.images(SPEC, 1, seed=9), matching_loss=0.0)
+    both = (Member(method="b", attack=Answers(result=boast)), Member(method="t", attack=Answers(result=truth)))
+    assert run(Portfolio(members=both), victim, [observation])[0].method == "t"
