@@ -20,9 +20,7 @@ from fl_precode.observation import Gradients
 logger = logging.getLogger(__name__)
 
 
-def elementwise_differences(
-    formed: Mapping[str, Tensor], targets: Mapping[str, Tensor], *, kept: bool
-) -> Differences:
+def elementwise_differences(formed: Mapping[str, Tensor], targets: Mapping[str, Tensor], *, kept: bool) -> Differences:
     """Compare formed gradients, or updates, with the observed ones element by element.
 
     With ``kept`` the square is ``|g o m|^2`` for the mask ``m = [g* != 0]``: ``<g o m, g*> = <g, g*>``, so that cosine
