@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.engine import LoopProducts, Replay, Trace, cosine_distance, observed_gradient
@@ -14,9 +16,9 @@ from fl_precode.observation import Observation
 EXACT_BELOW = 1e-6
 """Cosine distance below which an analytic image counts as exact.
 
-It confirms a formula: a relative error of the gradient of ``sqrt(2e-6)``, far above float32 rounding (1e-9 to 1e-13 are
-seen) and far below what a wrong label or another number of images leaves. It says nothing about searches: on a sigmoid
-LeNet with PyTorch's initialisation images of 15 dB were measured to match to 3e-6 and images of 25 dB to 6e-8.
+It confirms a formula: a relative error of the gradient of ``sqrt(2e-6)``, far above the rounding of a float32 update
+(about 1e-13) and far below what a wrong label or another number of images leaves. It says nothing about searches: on
+a sigmoid LeNet with PyTorch's initialisation images of 15 dB were measured to match to 3e-6, and of 25 dB to 6e-8.
 """
 
 NOISE_DRAWS = 16
@@ -28,8 +30,8 @@ class Contest:
 
     Losses that attacks report are squared distances, cosines, or the smallest of many draws of noise. What is compared
     is therefore measured again for all of them: ``1 - cos(g(x), g*)`` over all parameters, without priors, at the
-    images and labels that the attack returned, in their own dtype. An analytic result below `EXACT_BELOW` decides at
-    once.
+    images and labels that the attack returned, in float64 where the device and the model can: float32 rounds what is
+    below 1e-9 away. An analytic result below `EXACT_BELOW` decides at once.
 
     Behind a bottleneck the client's noise is unknown, and the smallest of many draws would reward the attack that drew
     most often. The distance is then the mean over the same `NOISE_DRAWS` draws for every result, which orders them but
@@ -43,8 +45,8 @@ class Contest:
     """
 
     def __init__(self, victim: Victim, seen: Trace, observation: Observation) -> None:
-        self._replay = Replay(victim, observation.parameters, observation.buffers)
-        self._target = observed_gradient(observation)
+        self._victim = victim
+        self._observation = observation
         self._latents = seen.latents
         self._best: Reconstruction | None = None
         self._score = float("inf")
@@ -96,12 +98,28 @@ class Contest:
         """The distance, or None where there is none: labels are unknown, or it is not finite."""
         if result.inputs is None or result.labels is None:
             return None
+        try:
+            distance = self._distance(result.inputs.double(), result.labels)
+        except (RuntimeError, TypeError):  # no float64 on this device, or in a constant of someone's model
+            distance = self._distance(result.inputs, result.labels)
+        return max(0.0, distance) if distance < float("inf") else None  # rounding may end below zero
+
+    def _distance(self, inputs: Tensor, labels: Tensor) -> float:
+        """In the dtype of ``inputs``."""
+
+        def cast(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: value.to(inputs.dtype) if value.is_floating_point() else value for name, value in values.items()
+            }
+
+        seen = self._observation
+        buffers = {**dict(self._victim.model.named_buffers()), **seen.buffers}
+        replay = Replay(self._victim, cast(seen.parameters), cast(buffers))
         draws = NOISE_DRAWS if self._latents else 1
         generator = torch.Generator().manual_seed(0)
-        axes, like = (1, draws, len(result.inputs)), result.inputs
-        noise = [torch.randn(*axes, latent, generator=generator, dtype=like.dtype).to(like) for latent in self._latents]
+        shapes = [(1, draws, len(inputs), latent) for latent in self._latents]
+        noise = [torch.randn(shape, generator=generator, dtype=torch.float64).to(inputs) for shape in shapes]
         with torch.no_grad():
-            candidates = like.detach().expand(1, draws, *like.shape)
-            products = LoopProducts(self._replay, [self._target])(candidates, result.labels.to(like.device), noise)
-            distance = float(cosine_distance(products).mean())
-        return max(0.0, distance) if distance < float("inf") else None  # rounding may end below zero
+            candidates = inputs.detach().expand(1, draws, *inputs.shape)
+            products = LoopProducts(replay, [cast(observed_gradient(seen))])
+            return float(cosine_distance(products(candidates, labels.to(inputs.device), noise)).mean())

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from attacker.attacks import Member, Outcome, Portfolio
 from attacker.attacks.attack import Reconstruction
@@ -76,3 +77,27 @@ def test_behind_a_bottleneck_all_results_are_averaged_over_the_same_draws():
     boast = replace(truth, inputs=tiny.images(SPEC, 1, seed=9), matching_loss=0.0)
     both = (Member(method="b", attack=Answers(result=boast)), Member(method="t", attack=Answers(result=truth)))
     assert run(Portfolio(members=both), victim, [observation])[0].method == "t"
+
+
+class Single(nn.Module):
+    """Has a constant in float32 that is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny.convnet(SPEC)
+        self.constant = torch.full((1, 36), 0.5)
+
+    def forward(self, x):
+        return self.net((x.flatten(1) @ self.constant.mT).reshape(-1, 1, 1, 1) * x + x)
+
+
+def test_float32_updates_are_measured_in_float64_where_the_model_can():
+    for model, most in ((tiny.convnet(SPEC), 1e-12), (Single(), 1e-7)):
+        victim = tiny.victim(model, SPEC, dtype=torch.float32)
+        x = tiny.images(SPEC, 1, dtype=torch.float32)
+        truth = Reconstruction(inputs=x, labels=torch.tensor([1]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+        found = Portfolio(members=(Member(method="t", attack=Answers(result=truth)),))
+        (one,) = run(found, victim, [tiny.observe(victim, x, [1])])
+        assert one.matching_loss < most
+        assert one.inputs.dtype == torch.float32
+    assert one.method == "t"
