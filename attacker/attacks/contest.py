@@ -34,9 +34,11 @@ class Contest:
     below 1e-9 away. An analytic result below `EXACT_BELOW` decides at once.
 
     Behind a bottleneck the client's noise is unknown, and the smallest of many draws would reward the attack that drew
-    most often. The distance is then the mean over the same `NOISE_DRAWS` draws for every result, which orders them but
-    is not small even for the true image. It cannot confirm an analytic image; such an image is taken unconfirmed,
-    because its formula holds whatever the noise was, and so is one whose labels are unknown.
+    most often. The distance is then the mean over the same `NOISE_DRAWS` draws for every result, over the parameters of
+    layers that run before the first bottleneck where there are any: over all of them attacks that average over the
+    noise were measured to beat the true image (docs/attacks.md). It orders results, but is not small even for the true
+    image and cannot confirm an analytic one; such an image is taken unconfirmed, because its formula holds whatever the
+    noise was, and so is one whose labels are unknown.
 
     Args:
         victim: Public knowledge about the model.
@@ -48,6 +50,7 @@ class Contest:
         self._victim = victim
         self._observation = observation
         self._latents = seen.latents
+        self._matched = _before_bottlenecks(seen) or None
         self._best: Reconstruction | None = None
         self._score = float("inf")
         self._failures: list[str] = []
@@ -121,5 +124,20 @@ class Contest:
         noise = [torch.randn(shape, generator=generator, dtype=torch.float64).to(inputs) for shape in shapes]
         with torch.no_grad():
             candidates = inputs.detach().expand(1, draws, *inputs.shape)
-            products = LoopProducts(replay, [cast(observed_gradient(seen))])
+            products = LoopProducts(replay, [cast(observed_gradient(seen))], matched=self._matched)
             return float(cosine_distance(products(candidates, labels.to(inputs.device), noise)).mean())
+
+
+def _before_bottlenecks(seen: Trace) -> frozenset[str]:
+    """Parameters of layers that run before the first bottleneck, and not again later; none without a bottleneck."""
+    if not seen.bottlenecks:
+        return frozenset()
+    inside = f"{seen.bottlenecks[0].name}."
+    names = [run.name for run in seen.layers]
+    first = next((place for place, name in enumerate(names) if name.startswith(inside)), 0)
+    return frozenset(
+        f"{run.name}.{name}" if run.name else name
+        for run in seen.layers[:first]
+        if run.name not in names[first:]
+        for name, _ in run.module.named_parameters(recurse=False)
+    )

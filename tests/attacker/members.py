@@ -52,8 +52,9 @@ def run(attack, victim, seen, seed=0, labels=None, progress=None):
     return attack(victim, seen, generator=torch.Generator().manual_seed(seed), labels=labels, progress=progress)
 
 
-def measured(victim, observation, result, noise=()):
-    products = LoopProducts(Replay(victim, observation.parameters, {}), [observed_gradient(observation)])
+def measured(victim, observation, result, noise=(), matched=None):
+    replay = Replay(victim, observation.parameters, {})
+    products = LoopProducts(replay, [observed_gradient(observation)], matched=matched)
     with torch.no_grad():
         return float(cosine_distance(products(result.inputs[None, None], result.labels[None, None], noise)))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from attacker.attacks import Member, Outcome, Portfolio
 from attacker.attacks.attack import Reconstruction
+from fl_precode import VariationalBottleneck
 from tests.attacker import tiny
 from tests.attacker.members import SPEC, Answers, error, measured, members, observations, portfolio, run, victim_of
 
@@ -69,7 +70,8 @@ def test_behind_a_bottleneck_all_results_are_averaged_over_the_same_draws():
     (one,) = run(portfolio(30), victim, [observation])
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randn(1, 16, 1, 5, generator=generator, dtype=torch.float64)]
-    every = [measured(victim, observation, one, [noise[0][:, r : r + 1]]) for r in range(16)]
+    early = ["0.weight", "0.bias"]  # what is behind the bottleneck carries its noise
+    every = [measured(victim, observation, one, [noise[0][:, r : r + 1]], early) for r in range(16)]
     assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
     assert one.iterations == 90
     # The luckiest of many draws does not count: an image from elsewhere that boasts of one loses against the truth.
@@ -101,3 +103,14 @@ def test_float32_updates_are_measured_in_float64_where_the_model_can():
         assert one.matching_loss < most
         assert one.inputs.dtype == torch.float32
     assert one.method == "t"
+
+
+def test_a_bottleneck_without_layers_before_it_leaves_all_parameters():
+    model = nn.Sequential(nn.Flatten(), VariationalBottleneck(36, latent=5), nn.Linear(36, 4))
+    victim = tiny.victim(model, SPEC)
+    (x,), (observation,) = observations(victim)
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    (one,) = run(Portfolio(members=(Member(method="t", attack=Answers(result=truth)),)), victim, [observation])
+    noise = torch.randn(1, 16, 1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    every = [measured(victim, observation, one, [noise[:, r : r + 1]]) for r in range(16)]
+    assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
