@@ -120,12 +120,15 @@ def generators(generator: Generator, count: int) -> list[Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def standard_members(*, iterations: int, restarts: int, total_variations: Sequence[float]) -> tuple[str, ...]:
+def standard_members(
+    *, iterations: int, restarts: int, plateau: int, total_variations: Sequence[float]
+) -> tuple[str, ...]:
     """Specs of the usual members: what is exact where it fits, then what finds smooth models, then all others.
 
     Args:
         iterations: Of each search.
         restarts: Of each search.
+        plateau: Iterations without gain after which a search goes on with a smaller step or is done; 0 for never.
         total_variations: Weights of the prior, one search by Inverting Gradients for each.
 
     Raises:
@@ -133,7 +136,7 @@ def standard_members(*, iterations: int, restarts: int, total_variations: Sequen
     """
     if not total_variations:
         raise ValueError("expected one or more weights of total variation, such as 1e-6|1e-4|1e-2, got none")
-    budget = f"iterations={iterations},restarts={restarts}"
+    budget = f"iterations={iterations},restarts={restarts},plateau={plateau}"
     matching = [f"inverting-gradients:{budget},total_variation={weight:g}" for weight in total_variations]
     return ("first-layer", f"dlg:{budget}", *matching)
 

@@ -23,7 +23,7 @@ def members(*methods):
 
 def portfolio(iterations=60, **options):
     specs = standard_members(
-        iterations=iterations, restarts=options.pop("restarts", 1), total_variations=(1e-6, 1e-2), **options
+        iterations=iterations, total_variations=(1e-6, 1e-2), **{"restarts": 1, "plateau": 0, **options}
     )
     return Portfolio(members=members(*specs))
 

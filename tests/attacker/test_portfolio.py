@@ -62,7 +62,7 @@ def test_l_bfgs_wins_on_a_smooth_convnet():
     victim = victim_of(tiny.convnet)
     truths, seen = observations(victim, 2)
     for x, one in zip(truths, run(portfolio(300, restarts=2), victim, seen), strict=True):
-        assert one.method == "dlg:iterations=300,restarts=2"
+        assert one.method == "dlg:iterations=300,restarts=2,plateau=0"
         assert error(one, x) < 1e-4
 
 
@@ -70,7 +70,7 @@ def test_signed_cosine_wins_on_a_convnet_with_relu():
     victim = victim_of(relu_convnet)
     _, seen = observations(victim, 2)
     for one in run(portfolio(200), victim, seen):
-        assert one.method.startswith("inverting-gradients:iterations=200,restarts=1,total_variation=")
+        assert one.method.startswith("inverting-gradients:iterations=200,restarts=1,plateau=0,total_variation=")
 
 
 @pytest.mark.parametrize("build", [tiny.convnet, relu_convnet], ids=lambda one: one.__name__)
@@ -162,16 +162,18 @@ def test_progress_is_monotone_and_the_generator_decides_everything():
 
 
 def test_specs_carry_the_budget():
-    built = build_attack("portfolio:iterations=50,restarts=2,total_variations=0|0.5")
+    built = build_attack("portfolio:iterations=50,restarts=2,plateau=7,total_variations=0|0.5")
     assert isinstance(built, Portfolio)
     assert [member.method for member in built.members] == [
         "first-layer",
-        "dlg:iterations=50,restarts=2",
-        "inverting-gradients:iterations=50,restarts=2,total_variation=0",
-        "inverting-gradients:iterations=50,restarts=2,total_variation=0.5",
+        "dlg:iterations=50,restarts=2,plateau=7",
+        "inverting-gradients:iterations=50,restarts=2,plateau=7,total_variation=0",
+        "inverting-gradients:iterations=50,restarts=2,plateau=7,total_variation=0.5",
     ]
-    assert built.members[3].attack == GradientMatching(iterations=50, restarts=2, total_variation=0.5)
-    assert len(build_attack("portfolio").members) == 5
+    assert built.members[3].attack == GradientMatching(iterations=50, restarts=2, plateau=7, total_variation=0.5)
+    assert [member.attack for member in build_attack("portfolio").members[2:]] == [
+        GradientMatching(iterations=2000, plateau=200, total_variation=weight) for weight in (1e-6, 1e-4, 1e-2)
+    ]
     for wrong, words in (
         ("portfolio:iterations=0", "portfolio:iterations=0.*whole number of 1"),
         ("portfolio:total_variations=a|b", "numbers separated by"),
@@ -182,4 +184,11 @@ def test_specs_carry_the_budget():
     with pytest.raises(ValueError, match="got none"):
         Portfolio(members=())
     with pytest.raises(ValueError, match="weights of total variation"):
-        standard_members(iterations=1, restarts=1, total_variations=())
+        standard_members(iterations=1, restarts=1, plateau=0, total_variations=())
+
+
+def test_searches_on_a_plateau_end_early():
+    victim = victim_of(tiny.convnet)
+    _, seen = observations(victim)
+    (short,), (whole,) = (run(portfolio(200, plateau=plateau), victim, seen) for plateau in (5, 0))
+    assert 3 < short.iterations < whole.iterations
