@@ -13,7 +13,7 @@ from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.contest import Contest
 from attacker.attacks.granted import check_labels
 from attacker.engine import trace
-from attacker.labels import recover_labels
+from attacker.labels import best_labels
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -41,8 +41,8 @@ class Portfolio(Attack):
     its exact image; see `Contest` for the measure that all results are compared by, and for models with noise of
     their own. A member that raises costs its own result only: the reason of the observation's result names it.
 
-    Labels that were not granted are recovered once for all members: by iDLG for one image, by the counts of the bias
-    gradient for a batch; where that fails each member finds its own way, such as DLG's joint optimisation.
+    Labels that were not granted are recovered once for all members, by `attacker.labels.best_labels`; where that fails
+    each member finds its own way, such as DLG's joint optimisation.
 
     Randomness: label recovery and each member have generators of their own, seeded by as many draws of the one given,
     in order (`generators`). A member sees the observations that are still there, in order; so with the same labels,
@@ -145,10 +145,7 @@ def _labels(victim: Victim, observation: Observation, granted: Tensor | None, ge
     size = observation.batch_size
     if granted is not None:
         return granted if size is None else check_labels(granted, batch_size=size, classes=victim.inputs.classes)
-    try:
-        return recover_labels("idlg" if size == 1 else "counts", victim, observation, generator=generator)
-    except ValueError:  # it does not apply to this model or update
-        return None
+    return best_labels(victim, observation, generator=generator)[0]
 
 
 def _attack(
