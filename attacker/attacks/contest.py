@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
-from attacker.engine import LoopProducts, Replay, Trace, cosine_distance, observed_gradient
+from attacker.engine import (
+    GradientProducts,
+    LocalTrainingProducts,
+    LoopProducts,
+    Replay,
+    Trace,
+    cosine_distance,
+    observed_gradient,
+    why_not_one_step,
+    why_not_unrolled,
+)
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -31,7 +41,8 @@ class Contest:
     Losses that attacks report are squared distances, cosines, or the smallest of many draws of noise. What is compared
     is therefore measured again for all of them: ``1 - cos(g(x), g*)`` over all parameters, without priors, at the
     images and labels that the attack returned, in float64 where the device and the model can: float32 rounds what is
-    below 1e-9 away. An analytic result below `EXACT_BELOW` decides at once.
+    below 1e-9 away. Several local steps are unrolled for it where enough was announced; else, and behind a bottleneck,
+    the update counts as one gradient. An analytic result below `EXACT_BELOW` decides at once.
 
     Behind a bottleneck the client's noise is unknown, and the smallest of many draws would reward the attack that drew
     most often. The distance is then the mean over the same `NOISE_DRAWS` draws for every result, over the parameters of
@@ -124,8 +135,14 @@ class Contest:
         noise = [torch.randn(shape, generator=generator, dtype=torch.float64).to(inputs) for shape in shapes]
         with torch.no_grad():
             candidates = inputs.detach().expand(1, draws, *inputs.shape)
-            products = LoopProducts(replay, [cast(observed_gradient(seen))], matched=self._matched)
+            products = self._products(replay, replace(seen, parameters=replay.parameters, update=cast(seen.update)))
             return float(cosine_distance(products(candidates, labels.to(inputs.device), noise)).mean())
+
+    def _products(self, replay: Replay, observation: Observation) -> GradientProducts:
+        several = why_not_one_step(observation) is not None and why_not_unrolled(observation) is None
+        if several and not self._latents:
+            return LocalTrainingProducts(replay, [observation], vmapped=False)
+        return LoopProducts(replay, [observed_gradient(observation)], matched=self._matched)
 
 
 def _before_bottlenecks(seen: Trace) -> frozenset[str]:

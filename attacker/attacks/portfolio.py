@@ -40,8 +40,8 @@ class Portfolio(Attack):
     its exact image; see `Contest` for the measure that all results are compared by, and for models with noise of
     their own. A member that raises costs its own result only: the reason of the observation's result names it.
 
-    Labels that were not granted are recovered once for all members (`best_labels`); where that fails each member finds
-    its own way, such as DLG's joint optimisation.
+    Labels that were not granted are recovered once for all members, by `attacker.labels.best_labels`; where that fails
+    each member finds its own way, such as DLG's joint optimisation.
 
     Randomness: label recovery and each member have generators of their own, seeded by as many draws of the one given,
     in order (`generators`). A member sees the observations that are still there, in order; so with the same labels,
@@ -115,12 +115,15 @@ def generators(generator: Generator, count: int) -> list[Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def standard_members(*, iterations: int, restarts: int, total_variations: Sequence[float]) -> tuple[str, ...]:
+def standard_members(
+    *, iterations: int, restarts: int, plateau: int, total_variations: Sequence[float]
+) -> tuple[str, ...]:
     """Specs of the usual members: what is exact where it fits, then what finds smooth models, then all others.
 
     Args:
         iterations: Of each search.
         restarts: Of each search.
+        plateau: Iterations without gain after which a search goes on with a smaller step or is done; 0 for never.
         total_variations: Weights of the prior, one search by Inverting Gradients for each.
 
     Raises:
@@ -128,7 +131,7 @@ def standard_members(*, iterations: int, restarts: int, total_variations: Sequen
     """
     if not total_variations:
         raise ValueError("expected one or more weights of total variation, such as 1e-6|1e-4|1e-2, got none")
-    budget = f"iterations={iterations},restarts={restarts}"
+    budget = f"iterations={iterations},restarts={restarts},plateau={plateau}"
     matching = [f"inverting-gradients:{budget},total_variation={weight:g}" for weight in total_variations]
     return ("first-layer", f"dlg:{budget}", *matching)
 

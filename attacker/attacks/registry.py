@@ -65,6 +65,9 @@ def _with_options(preset: GradientMatching, spec: Spec) -> Attack:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
 
+_PORTFOLIO_BUDGET = {"iterations": 2_000, "restarts": 1, "plateau": 200}
+
+
 def _portfolio(spec: Spec) -> Attack:
     weights = spec.options.get("total_variations", "1e-6|1e-4|1e-2").split("|")
     try:
@@ -73,12 +76,9 @@ def _portfolio(spec: Spec) -> Attack:
         raise ValueError(
             f"{spec.text!r}: expected total_variations to be numbers separated by |, got {'|'.join(weights)!r}"
         ) from None
-    iterations, restarts = spec.integer("iterations"), spec.integer("restarts")
-    methods = standard_members(
-        iterations=2_000 if iterations is None else iterations,
-        restarts=1 if restarts is None else restarts,
-        total_variations=total_variations,
-    )
+    budget = {name: spec.integer(name) for name in _PORTFOLIO_BUDGET}
+    given = {name: value for name, value in budget.items() if value is not None}
+    methods = standard_members(**{**_PORTFOLIO_BUDGET, **given}, total_variations=total_variations)
     try:
         return Portfolio(members=tuple(Member(method=method, attack=build_attack(method)) for method in methods))
     except ValueError as error:
@@ -135,7 +135,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             description="first-layer, DLG and Inverting Gradients at several weights of its prior: the best match",
             source="Phong et al., Zhu et al., Geiping et al.",
             build=_portfolio,
-            options=("iterations", "restarts", "total_variations"),
+            options=(*_PORTFOLIO_BUDGET, "total_variations"),
         ),
     }
 )

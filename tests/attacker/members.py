@@ -23,7 +23,7 @@ def members(*methods):
 
 def portfolio(iterations=60, **options):
     specs = standard_members(
-        iterations=iterations, restarts=options.pop("restarts", 1), total_variations=(1e-6, 1e-2), **options
+        iterations=iterations, total_variations=(1e-6, 1e-2), **{"restarts": 1, "plateau": 0, **options}
     )
     return Portfolio(members=members(*specs))
 
@@ -41,6 +41,10 @@ def relu_convnet(spec):
     return nn.Sequential(
         nn.Conv2d(spec.channels, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, spec.classes)
     )
+
+
+def convolutions(spec):
+    return nn.Sequential(nn.Conv2d(spec.channels, 3, 3), nn.Sigmoid(), nn.Conv2d(3, spec.classes, 4), nn.Flatten())
 
 
 def observations(victim, count=1):

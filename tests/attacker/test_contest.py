@@ -10,9 +10,10 @@ from torch import nn
 
 from attacker.attacks import Member, Outcome, Portfolio
 from attacker.attacks.attack import Reconstruction
-from fl_precode import VariationalBottleneck
+from fl_precode import Protocol, VariationalBottleneck
 from tests.attacker import tiny
 from tests.attacker.members import SPEC, Answers, error, measured, members, observations, portfolio, run, victim_of
+from tests.oracles import loop_gradient
 
 
 def test_results_that_cannot_be_replayed_or_measured_never_win():
@@ -114,3 +115,23 @@ def test_a_bottleneck_without_layers_before_it_leaves_all_parameters():
     noise = torch.randn(1, 16, 1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     every = [measured(victim, observation, one, [noise[:, r : r + 1]]) for r in range(16)]
     assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
+
+
+def test_several_announced_steps_are_unrolled():
+    victim = victim_of(tiny.convnet)
+    (x,), (gradient,) = observations(victim)
+    weights, rate = dict(gradient.parameters), 0.5
+    for _ in range(3):
+        found = loop_gradient(victim, weights, x, torch.tensor([0]))
+        weights = {name: value - rate * found[name].detach() for name, value in weights.items()}
+    several = replace(
+        gradient,
+        update={name: value - gradient.parameters[name] for name, value in weights.items()},
+        kind="weights",
+        protocol=Protocol(name="fedavg", local_steps=3, learning_rate=rate),
+    )
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    whole = Portfolio(members=(Member(method="t", attack=Answers(result=truth)),))
+    assert run(whole, victim, [several])[0].matching_loss < 1e-12
+    silent = replace(several, protocol=Protocol(name="fedavg", local_steps=3))
+    assert run(whole, victim, [silent])[0].matching_loss > 1e-9

@@ -166,3 +166,13 @@ def test_the_distance_follows_the_announced_defence(defence, distance):
 def test_the_noise_of_a_foreign_defence_is_not_guessed():
     with pytest.raises(ValueError, match=r"'soteria' is not known; it is for noise, gaussian, laplace, prune, none"):
         matched_distance("precode+soteria")
+
+
+def test_replays_of_several_steps_compare_all_elements():
+    victim = victim_of()
+    step = tiny.observe(victim, tiny.images(SPEC, 1), [2], learning_rate=0.05)
+    several = replace(step, protocol=Protocol(name="fedavg", local_steps=3, learning_rate=0.05))
+    settings = replace(QUICK, distance="cosine-kept")
+    assert "set local_training to one-gradient" in (settings.refuses(victim, several) or "")
+    assert replace(settings, local_training="one-gradient").refuses(victim, several) is None
+    assert replace(QUICK, layers="!3.*").refuses(victim, several) is None

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacker.engine import Descent, SurrogateProducts, cosine_distance, observed_gradient, surrogate_products
+from attacker.engine import (
+    Descent,
+    LocalTrainingProducts,
+    SurrogateProducts,
+    cosine_distance,
+    observed_gradient,
+    surrogate_products,
+)
 from fl_precode import Protocol
 from tests.attacker import tiny
 from tests.attacker.objectives import Plain
@@ -143,3 +150,20 @@ def test_candidates_that_stay_keep_their_position_and_go_on_learning(way):
         torch.testing.assert_close(measure(kept, few), everyone[1:, [2, 0]], atol=1e-10, rtol=0)
     torch.testing.assert_close(kept.position, products.position[1:, [2, 0]], atol=1e-10, rtol=0)
     assert not torch.equal(kept.position[0], torch.full((2,), 0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("way", ["factored", "vmap", "loop", "unrolled"])
+def test_products_over_some_parameters_add_up(way):
+    one = client(tiny.convnet)
+    names = list(one.observations[0].parameters)
+
+    def products(matched):
+        if way == "unrolled":
+            return LocalTrainingProducts(one.replay, one.observations, vmapped=True, matched=matched)
+        return SurrogateProducts(one.replay, one.observations, one.seen, way=way, matched=matched)
+
+    with torch.no_grad():
+        whole, *parts = (products(some)(one.candidates, one.guesses, one.eps) for some in (None, names[:1], names[1:]))
+    for total, first, rest in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(first + rest, total, atol=1e-12, rtol=1e-10)
+        assert bool((first != 0).all())
