@@ -30,14 +30,23 @@ class EvaluationMemory:
     Attributes:
         fixed: Whatever the number of candidates.
         per_candidate: For each candidate on top.
+        per_victim: For each victim on top, such as weights of its own.
     """
 
     fixed: int
     per_candidate: int
+    per_victim: int = 0
 
-    def candidates_within(self, budget: int, *, images: int, device: torch.device) -> int:
-        """How many candidates of ``images`` images fit into ``budget`` bytes and pay, at least 1."""
-        fits = (budget - self.fixed) // max(1, self.per_candidate)
+    def candidates_within(self, budget: int, *, images: int, restarts: int, device: torch.device) -> int:
+        """How many candidates of ``images`` images fit into ``budget`` bytes and pay, at least 1.
+
+        Args:
+            budget: Bytes.
+            images: Of one candidate.
+            restarts: Candidates of one victim.
+            device: Where they are.
+        """
+        fits = (budget - self.fixed) // max(1, self.per_candidate + self.per_victim // restarts)
         if device.type == "cpu":
             fits = min(fits, _IMAGES_AT_ONCE_ON_CPU // images)
         return max(1, fits)

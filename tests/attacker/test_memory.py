@@ -79,10 +79,13 @@ def test_two_evaluations_predict_a_larger_one(build, bottleneck):
 
 def test_a_budget_is_shared_out_among_candidates():
     needed = EvaluationMemory(fixed=100, per_candidate=10)
-    assert needed.candidates_within(200, images=1, device=CPU) == 10
-    assert needed.candidates_within(50, images=1, device=CPU) == 1  # less than one cannot be done
-    assert needed.candidates_within(GIB, images=4, device=CPU) == 16  # more do not pay on a CPU
-    assert needed.candidates_within(GIB, images=4, device=torch.device("cuda")) == (GIB - 100) // 10
+    assert needed.candidates_within(200, images=1, restarts=1, device=CPU) == 10
+    assert needed.candidates_within(50, images=1, restarts=1, device=CPU) == 1  # less than one cannot be done
+    assert needed.candidates_within(GIB, images=4, restarts=1, device=CPU) == 16  # more do not pay on a CPU
+    assert needed.candidates_within(GIB, images=4, restarts=1, device=torch.device("cuda")) == (GIB - 100) // 10
+    own = replace(needed, per_victim=40)
+    assert own.candidates_within(200, images=1, restarts=1, device=CPU) == 2
+    assert own.candidates_within(200, images=1, restarts=4, device=CPU) == 5
     assert default_budget(CPU) == 2 * GIB
 
 
@@ -90,7 +93,7 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
     victim, seen = federation(tiny.mlp(SPEC))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([0])] * 3
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
-    (whole,) = group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False)
+    (whole,) = group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False, may_differ=None)
     assert [piece.draws.axes for piece in pieces_within_budget(QUICK, whole)] == [(3, 4)]
     smallest = pieces_within_budget(replace(QUICK, memory=1e-9), whole)
     assert [piece.draws.axes for piece in smallest] == [(1, 1)] * 12
