@@ -34,6 +34,7 @@ from attacker.engine import (
     Replay,
     TotalVariation,
     cosine_distance,
+    first_candidates,
     trace,
 )
 from attacker.engine.loop import LoopProducts
@@ -108,7 +109,8 @@ def quality(task: Task, inputs: Tensor, victims: int) -> float:
 
 def ours(task: Task, iterations: int, *, victims: int, restarts: int) -> Run:
     """The attack as users call it."""
-    attack = GradientMatching(iterations=iterations, restarts=restarts)
+    # One restart starts where the plain loop does; several need different starts.
+    attack = GradientMatching(iterations=iterations, restarts=restarts, start="grey" if restarts == 1 else "normal")
     began = time.perf_counter()
     results = attack(
         task.victim,
@@ -131,7 +133,7 @@ def plain_loop(task: Task, iterations: int) -> Run:
     descent = Descent(iterations=iterations, learning_rate=settings.learning_rate, signed=settings.signed)
     assert not seen.latents
     draws = Draws.seeded(1, 1, torch.Generator().manual_seed(0))
-    start = draws.normal(1, *INPUTS.shape, like=task.images)  # that of the attack by its name
+    start = first_candidates("grey", INPUTS, 1, draws=draws, like=task.images)
     objective = GradientObjective(
         products=products,
         measure=cosine_distance,
