@@ -87,7 +87,7 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
     if settings.distance in ELEMENTWISE:
         kept = ELEMENTWISE[settings.distance]
         return elementwise_products(
-            own if piece.own_weights else replay,
+            replay,
             piece.targets,
             piece.seen,
             batch_size=piece.batch_size,

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from attacker.attacks import PRESETS, GradientMatching, Outcome, Reconstruction
 from attacker.attacks.bounded import better, pieces_within_budget
+from attacker.attacks.matching import attack_piece
 from attacker.attacks.piece import group_pieces
+from attacker.attacks.replaying import weights_may_differ
 from attacker.engine import Draws, Replay, gradient_products, observed_gradient, trace
 from attacker.engine.memory import GIB, EvaluationMemory, default_budget, evaluation_memory, peak_bytes
 from attacker.victim import Victim
-from fl_precode.observation import Observation
+from fl_precode.observation import Observation, Protocol
 from tests.attacker import tiny
 
 CPU = torch.device("cpu")
@@ -166,3 +168,33 @@ def test_of_split_restarts_the_best_match_wins_and_time_adds_up():
     assert better(lost, found[0]).matching_loss == 0.5
     assert better(*found).matching_loss == 0.25
     assert better(*found).seconds == 2.0
+
+
+def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_result():
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.BatchNorm2d(1), tiny.mlp(SPEC)) for _ in range(3)]
+    seen = []
+    for index, model in enumerate(models):
+        model[0].running_mean.fill_(0.1 * index)
+        one = tiny.observe(tiny.victim(model, SPEC), tiny.images(SPEC, 1, seed=index), [index], round=1 + index)
+        state = {name: value.clone() for name, value in model.named_buffers()}
+        seen.append(replace(one, buffers=state))
+    victim = tiny.victim(models[0], SPEC)
+    may_differ = weights_may_differ(QUICK, victim, trace(victim), seen)
+    assert may_differ == {"0.running_mean", "0.running_var", "0.num_batches_tracked"}
+    draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
+    targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
+    apart, together = (
+        group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False, may_differ=names)
+        for names in (None, may_differ)
+    )
+    assert [piece.draws.axes for piece in apart] == [(1, 4)] * 3
+    assert [piece.own_weights for piece in apart] == [False] * 3
+    (whole,) = together
+    assert whole.own_weights
+    expected = [attack_piece(QUICK, piece.part(range(1), range(4)), None)[0] for piece in apart]
+    for one, other in zip(attack_piece(QUICK, whole.part(range(3), range(4)), None), expected, strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
+    assert weights_may_differ(replace(QUICK, distance="l1"), victim, trace(victim), seen) is None
+    several = [replace(one, kind="weights", protocol=Protocol(local_steps=4)) for one in seen]
+    assert weights_may_differ(QUICK, victim, trace(victim), several) is None
