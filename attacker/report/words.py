@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MODELS = {"mlp": "MLP", "lenet": "LeNet"}
+_MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20"}
 _DEFENCES = {
     "none": "no defence",
     "unknown": "a defence that was not announced",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from logging import INFO
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+
+from fl_precode.flower.aggregate import in_sent_types
 
 
 class FedSgd(FedAvg):
@@ -16,7 +19,7 @@ class FedSgd(FedAvg):
 
     Clients reply with one ArrayRecord of the names and shapes that were sent: the gradient for each parameter, the
     current value for each buffer. The new parameters are ``sent - learning_rate * mean gradient``, weighted by
-    ``num-examples``; buffers are averaged.
+    ``num-examples``; buffers are averaged, whole numbers rounded.
 
     Args:
         learning_rate: Of the server's step, positive.
@@ -55,5 +58,5 @@ class FedSgd(FedAvg):
         for name, array in self._sent.items():
             before, change = array.numpy(), mean[name].numpy()
             after = change if name in self.buffers else before - self.learning_rate * change
-            stepped[name] = Array(after.astype(before.dtype))
-        return ArrayRecord(stepped), metrics
+            stepped[name] = Array(np.asarray(after))
+        return in_sent_types(ArrayRecord(stepped), {name: array.dtype for name, array in self._sent.items()}), metrics

@@ -13,6 +13,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl_precode.flower.aggregate import in_sent_types
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD
 
 
@@ -69,7 +70,7 @@ class ScreenedReplies(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the sound replies.
+        """Aggregate the sound replies, into arrays of the types that were sent.
 
         Raises:
             NoUsableReplies: If none is left.
@@ -92,7 +93,10 @@ class ScreenedReplies(Strategy):
             raise NoUsableReplies(f"round {server_round} has no usable reply. {reasons}")
         # Floating-point sums depend on their order; sorted, the same seed gives the same model.
         sound.sort(key=lambda item: item[:2])
-        return self.strategy.aggregate_train(server_round, [reply for _, _, reply in sound])
+        mean, metrics = self.strategy.aggregate_train(server_round, [reply for _, _, reply in sound])
+        if mean is not None:
+            mean = in_sent_types(mean, {name: dtype for name, (_, dtype) in self._sent.items()})
+        return mean, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

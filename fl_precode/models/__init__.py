@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from fl_precode.models.convnet import build_convnet
 from fl_precode.models.factory import call_factory, load_factory, looks_like_factory
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.models.lenet import Activation, build_lenet, init_uniform
 from fl_precode.models.mlp import build_mlp
+from fl_precode.models.resnet import build_resnet20
 from fl_precode.seeding import seeded
 from fl_precode.spec import Spec, parse_spec
 
 __all__ = ["MODELS", "InputSpec", "ModelEntry", "build_model", "check_model"]
 
-_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"activation": ("sigmoid", "relu"), "init": ("default", "uniform")}  # the first is the default
-)
+
+@dataclass(frozen=True)
+class Choice:
+    """An option that is one of several words, the first by default."""
+
+    words: tuple[str, ...]
+
+    def read(self, spec: Spec, key: str) -> str:
+        """The value; a ValueError teaches the words."""
+        return spec.choice(key, self.words, self.words[0])
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An option that is a whole number of 1 or more."""
+
+    default: int
+
+    def read(self, spec: Spec, key: str) -> int:
+        """The value; a ValueError teaches the range."""
+        value = spec.integer(key)
+        if value is not None and value < 1:
+            raise ValueError(f"{spec.text!r}: expected {key} to be at least 1, got {value}")
+        return self.default if value is None else value
 
 
 @dataclass(frozen=True)
@@ -30,42 +52,52 @@ class ModelEntry:
 
     Attributes:
         description: One line.
-        build: Makes it from the input domain and the checked spec.
-        options: Names of the options that the spec may carry.
+        build: Makes it from the input domain and the values of its options, by name.
+        options: The options that the spec may carry, by name.
     """
 
     description: str
-    build: Callable[[InputSpec, Spec], nn.Module] = field(repr=False)
-    options: Collection[str] = ()
+    build: Callable[..., nn.Module] = field(repr=False)
+    options: Mapping[str, Choice | Whole] = field(default_factory=dict)
 
 
-def _option(spec: Spec, key: str) -> str:
-    allowed = _OPTIONS[key]
-    return spec.choice(key, allowed, allowed[0])
+def _mlp(inputs: InputSpec, *, init: str) -> nn.Module:
+    return _initialised(build_mlp(inputs), init)
 
 
-def _initialised(model: nn.Module, spec: Spec) -> nn.Module:
-    if _option(spec, "init") == "uniform":
+def _lenet(inputs: InputSpec, *, activation: Activation, init: str) -> nn.Module:
+    return _initialised(build_lenet(inputs, activation=activation), init)
+
+
+def _initialised(model: nn.Module, init: str) -> nn.Module:
+    if init == "uniform":
         init_uniform(model)
     return model
 
 
-def _mlp(inputs: InputSpec, spec: Spec) -> nn.Module:
-    return _initialised(build_mlp(inputs), spec)
-
-
-def _lenet(inputs: InputSpec, spec: Spec) -> nn.Module:
-    activation = cast(Activation, _option(spec, "activation"))
-    return _initialised(build_lenet(inputs, activation=activation), spec)
-
+_INIT = Choice(("default", "uniform"))
 
 MODELS: Mapping[str, ModelEntry] = MappingProxyType(
     {
-        "mlp": ModelEntry("Flatten, two hidden layers of 1024 with ReLU; init=default|uniform", _mlp, ("init",)),
+        "mlp": ModelEntry(
+            "Flatten, two hidden layers of 1024 with ReLU; init=default|uniform",
+            _mlp,
+            MappingProxyType({"init": _INIT}),
+        ),
         "lenet": ModelEntry(
             "Three 5x5 convolutions of 12 channels and a Linear; activation=sigmoid|relu, init=default|uniform",
             _lenet,
-            ("activation", "init"),
+            MappingProxyType({"activation": Choice(("sigmoid", "relu")), "init": _INIT}),
+        ),
+        "convnet": ModelEntry(
+            "Eight 3x3 convolutions, two max-pools and a Linear; width=64, norm=batch|group|none",
+            build_convnet,
+            MappingProxyType({"width": Whole(64), "norm": Choice(("batch", "group", "none"))}),
+        ),
+        "resnet20": ModelEntry(
+            "ResNet20 for small images; width=1 (4 is the literature's ResNet20-4), norm=batch|group",
+            build_resnet20,
+            MappingProxyType({"width": Whole(1), "norm": Choice(("batch", "group"))}),
         ),
     }
 )
@@ -84,8 +116,9 @@ def build_model(spec: str, inputs: InputSpec, *, seed: int) -> nn.Module:
     """Build a model and try it on an empty image.
 
     Args:
-        spec: ``mlp``, ``lenet``, ``lenet:activation=relu,init=uniform`` or ``package.module:factory``. A factory is
-            called with ``inputs`` when it needs one argument or its first is called so, otherwise with nothing.
+        spec: ``mlp``, ``lenet:activation=relu,init=uniform``, ``resnet20:width=4`` or ``package.module:factory``. A
+            factory is called with ``inputs`` when it needs one argument or its first is called so, otherwise with
+            nothing.
         inputs: Input domain and number of classes.
         seed: Of the initialisation. Torch's global generators are left as they were.
 
@@ -94,8 +127,8 @@ def build_model(spec: str, inputs: InputSpec, *, seed: int) -> nn.Module:
         put it elsewhere.
 
     Raises:
-        ValueError: If the spec is unknown, or the model does not take (batch, channels, height, width) of ``inputs``
-            to (batch, classes).
+        ValueError: If the spec is unknown, the images are too small, or the model does not take (batch, channels,
+            height, width) of ``inputs`` to (batch, classes).
     """
     build = _builder(spec)
     with seeded(seed):
@@ -115,10 +148,9 @@ def _builder(text: str) -> Callable[[InputSpec], nn.Module]:
             "or package.module:factory for your own"
         )
     entry = MODELS[spec.name]
-    spec.check_options(entry.options)
-    for key in entry.options:
-        _option(spec, key)
-    return lambda inputs: entry.build(inputs, spec)
+    spec.check_options(entry.options.keys())
+    values = {key: option.read(spec, key) for key, option in entry.options.items()}
+    return lambda inputs: entry.build(inputs, **values)
 
 
 def _try(spec: str, model: nn.Module, inputs: InputSpec) -> None:
