@@ -37,7 +37,8 @@ def bench(
     models: Annotated[str, typer.Option(help="Model specs, set apart by commas.")] = MODELS,
     candidates: Annotated[str, typer.Option(help="Images attacked together, numbers set apart by commas.")] = "1,8,32",
     iterations: Annotated[
-        int, typer.Option(min=0, help="Of the shorter of two attacks; the longer has twice. 0: about 0.5 s for the loop.")
+        int,
+        typer.Option(min=0, help="Of the shorter of two attacks; the longer has twice. 0: half a second of the loop."),
     ] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of attacks; medians are shown.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,

@@ -104,7 +104,7 @@ def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
 
 
 def plain_loop(problem: Problem) -> Contender:
-    """One candidate of one victim by double backward over whole gradients, as the research code of the field does it."""
+    """One candidate of one victim by double backward over whole gradients, as research code does it."""
     one, settings = problem.observations[0], GradientMatching()
     inputs = problem.victim.inputs
 

@@ -148,14 +148,16 @@ def _measure_pair(entry: _Entry, iterations: int) -> None:
 
 
 def _expected(contender: Contender, entries: Sequence[_Entry]) -> float | None:
-    """Seconds for a pair, from the last smaller contender of the same software that was measured or left out."""
+    """Seconds for a pair: set-up as of the last smaller contender, iterations in proportion; None without one."""
     seconds = None
     for entry in entries:
         other = entry.contender
         if (other.kind == PLAIN) != (contender.kind == PLAIN) or other.candidates >= contender.candidates:
             continue
         if entry.long:
-            seconds = (entry.short[0].wall + entry.long[0].wall) * contender.candidates / other.candidates
+            short, long = entry.short[0].wall, entry.long[0].wall
+            grows = contender.candidates / other.candidates
+            seconds = 2 * max(0.0, 2 * short - long) + 3 * max(0.0, long - short) * grows
     return seconds
 
 
