@@ -11,6 +11,7 @@ from typing import final
 
 from torch import Generator, Tensor
 
+from attacker.attacks.precision import in_single_precision
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -92,7 +93,7 @@ class Attack(ABC):
         labels: Sequence[Tensor | None] | None = None,
         progress: Progress | None = None,
     ) -> list[Reconstruction]:
-        """Attack many observations at once.
+        """Attack many observations at once, those in half precision as float32.
 
         Args:
             victim: Public knowledge about the model.
@@ -112,6 +113,7 @@ class Attack(ABC):
         granted: Sequence[Tensor | None] = [None] * len(observations) if labels is None else labels
         if len(granted) != len(observations):
             raise ValueError(f"expected labels for {len(observations)} observations, got {len(granted)}")
+        victim, observations = in_single_precision(victim, observations)
         reasons = [check_observation(victim, one) or self.refuses(victim, one) for one in observations]
         fits = [i for i, reason in enumerate(reasons) if reason is None]
         done = self.run(victim, [observations[i] for i in fits], [granted[i] for i in fits], generator, progress)

@@ -12,7 +12,7 @@ from attacker.attacks.bounded import attack_bounded, better, pieces_within_budge
 from attacker.attacks.granted import check_labels
 from attacker.attacks.piece import group_pieces
 from attacker.attacks.settings import check_settings
-from attacker.engine import Draws, Trace, observed_gradient, trace, why_not_one_step
+from attacker.engine import Draws, Trace, observed_gradient, trace, why_no_batch_statistics, why_not_one_step
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
@@ -26,8 +26,10 @@ class GradientMatching(Attack):
 
     By default it minimises ``1 - cos(g(x), g*) + total_variation * TV(x)`` over all parameters by Adam, the learning
     rate falling tenfold at 3/8, 5/8 and 7/8, from N(0, 1) in the model's normalised scale. Of each restart the iterate
-    with the smallest measured loss is kept, TV included; restarts then compete by the distance there, without TV.
-    DLG (Zhu, Liu, Han, NeurIPS 2019, arXiv 1906.08935) takes the squared distance, L-BFGS, no box and no prior.
+    with the smallest measured loss is kept, priors included; restarts then compete by the distance there, without them.
+    DLG (Zhu, Liu, Han, NeurIPS 2019, arXiv 1906.08935) takes the squared distance, L-BFGS, no box and no prior; See
+    Through Gradients (Yin et al., CVPR 2021, arXiv 2104.07586) adds priors on the image, on its statistics at BatchNorm
+    layers and on the agreement of restarts.
 
     Labels: those granted at the call, else recovered by iDLG, which fits one image only, or optimised with the images
     and returned (the likeliest class of each image's own soft label). Models with a variational bottleneck are attacked
@@ -39,7 +41,7 @@ class GradientMatching(Attack):
         iterations: Evaluations of all candidates, 1 or more: Adam's steps, or the trials of L-BFGS.
         learning_rate: Initial step in the normalised scale, positive; for L-BFGS a multiple of its own step.
         total_variation: Weight of mean |dh| + mean |dv|, 0 or more.
-        restarts: Independent starts for each observation, 1 or more.
+        restarts: Starts for each observation, 1 or more; independent unless ``group_consistency`` couples them.
         signed: Whether Adam receives only the sign of the gradient.
         boxed: Whether candidates are clamped to valid images after every step.
         converged_below: Distance below which the outcome is "converged", in (0, 2] for "cosine", positive for "l2".
@@ -49,6 +51,21 @@ class GradientMatching(Attack):
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
         memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
             together run one part after another.
+        start: "normal" in the normalised scale, "uniform" over valid images, "grey" (the mean image), or "patterned-N",
+            a random N x N tile repeated.
+        schedule: Of Adam's rate: "step" as above, "constant" (the one that fits L-BFGS), "linear" or "cosine" to 0.
+        warmup: Iterations over which the rate rises to the schedule, 0 or more.
+        sign_softness: With ``signed``, s > 0 replaces the sign of the gradient g by tanh(g / s); 0 is the sign.
+        langevin: Standard deviation of noise added to every step, as a multiple of the learning rate, 0 or more.
+        stop_below: Distance below which a victim is done, at most ``converged_below``; 0 goes on.
+        plateau: Iterations without a gain of 1 % after which a candidate goes on with the next fall of the learning
+            rate, and is done when there is none left; 0 waits for ever.
+        halving: How often the worse half of the restarts is dropped; needs 2**halving of them.
+        image_norm: Weight of the mean square of the pixels in the normalised scale, 0 or more.
+        batch_norm: Weight of the distance to the running statistics of BatchNorm layers, 0 or more.
+        group_consistency: Weight of the mean squared difference to the restarts' consensus, 0 or more.
+        group_mean: The consensus: "mean", or "registered", the mean after shifting each restart to fit.
+        method: Name of the method that these settings are, as in the registry; changes nothing else.
 
     Raises:
         ValueError: If a setting is out of its range, or contradicts another.
@@ -66,6 +83,19 @@ class GradientMatching(Attack):
     history: int = 0
     labels: str = "recovered"
     memory: float = 0.0
+    start: str = "normal"
+    schedule: str = "step"
+    warmup: int = 0
+    sign_softness: float = 0.0
+    langevin: float = 0.0
+    stop_below: float = 0.0
+    plateau: int = 0
+    halving: int = 0
+    image_norm: float = 0.0
+    batch_norm: float = 0.0
+    group_consistency: float = 0.0
+    group_mean: str = "mean"
+    method: str = "inverting-gradients"
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -73,13 +103,16 @@ class GradientMatching(Attack):
     @property
     def name(self) -> str:
         """Name in the registry of the method that these settings are."""
-        if self.distance == "cosine":
-            return "inverting-gradients"
-        return "dlg" if self.labels == "joint" else "idlg"
+        return self.method
 
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
-        del victim
+        if self.batch_norm:
+            reason = why_no_batch_statistics(victim.model, observation.buffers)
+            if reason is not None:
+                return (
+                    f"batch_norm={self.batch_norm:g} has nothing to compare with: {reason}; batch_norm=0 does without"
+                )
         if self.distance == "l2" and observation.kind == "weights" and observation.protocol.learning_rate is None:
             return "the learning rate was not announced: a squared distance needs the gradient's scale, cosine does not"
         if observation.batch_size is None:

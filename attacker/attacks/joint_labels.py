@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from attacker.engine import GradientObjective, Objective
 from attacker.victim import Victim
 
 
@@ -60,14 +62,31 @@ class JointCandidates:
         axes = (*candidates.shape[:2], self.batch)
         return images.reshape(*axes, *self.victim.inputs.shape), logits.reshape(*axes, classes)
 
-    def distance(self, hard: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The distance of joined candidates from one that takes images and labels, (v, r, batch)."""
 
-        def soft(candidates: Tensor) -> Tensor:
-            images, logits = self.split(candidates)
-            table = logits.softmax(dim=-1).flatten(0, 2)
-            rows = torch.arange(len(table), device=table.device).reshape(logits.shape[:3])
-            with self.victim.probabilities(table):
-                return hard(images, rows)
+@dataclass(frozen=True, kw_only=True)
+class JointObjective(Objective):
+    """The objective of joined candidates: each image's own soft label is optimised with it.
 
-        return soft
+    Attributes:
+        joint: Splits candidates.
+        images: The objective of the images, for the victim that takes soft labels.
+    """
+
+    joint: JointCandidates
+    images: GradientObjective
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Distances of joined candidates, (victims, restarts)."""
+        images, logits = self.joint.split(x)
+        table = logits.softmax(dim=-1).flatten(0, 2)
+        rows = torch.arange(len(table), device=table.device).reshape(logits.shape[:3])
+        with self.joint.victim.probabilities(table):
+            return self.images.distances_with(images, rows)
+
+    def priors(self, x: Tensor) -> Tensor:
+        """Priors on the images alone."""
+        return self.images.priors(self.joint.split(x)[0])
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
+        """The same objective for some of the candidates."""
+        return replace(self, images=self.images.keep(victims, restarts))

@@ -11,10 +11,25 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
-from attacker.attacks.joint_labels import JointCandidates, SoftlyLabelled
+from attacker.attacks.joint_labels import JointCandidates, JointObjective, SoftlyLabelled
 from attacker.attacks.piece import Piece
 from attacker.attacks.replaying import replayed_products
-from attacker.engine import DISTANCES, LBFGS, Descent, Matched
+from attacker.engine import (
+    DISTANCES,
+    LBFGS,
+    BatchStatistics,
+    BottleneckNoise,
+    Descent,
+    GradientObjective,
+    GroupConsistency,
+    ImageNorm,
+    Matched,
+    Objective,
+    Prior,
+    Replay,
+    TotalVariation,
+    first_candidates,
+)
 from attacker.victim import Victim
 
 if TYPE_CHECKING:
@@ -27,53 +42,85 @@ def attack_piece(settings: GradientMatching, piece: Piece, progress: PieceProgre
     """Attack observations together, one result each, in order."""
     began = time.perf_counter()
     victims, restarts = piece.draws.axes
-    like, batch, victim = piece.like, piece.batch_size, piece.victim
-    soft = None if piece.labels is not None else JointCandidates(SoftlyLabelled(**_fields(victim)), batch)
-    products = replayed_products(settings, piece, soft.victim if soft else victim)
-    measure = DISTANCES[settings.distance]
-    start = piece.draws.normal(batch, *victim.inputs.shape, like=like)
-
-    def noise() -> list[Tensor]:
-        return [piece.draws.normal(batch, latent, like=like) for latent in piece.seen.latents]
-
-    # A line search must see the same loss when it looks twice, Adam is given fresh noise at each step.
-    fixed = noise() if settings.optimiser == "l-bfgs" else None
-
-    def distance(candidates: Tensor, assumed: Tensor) -> Tensor:
-        return measure(products(candidates, assumed, noise() if fixed is None else fixed))
-
+    batch, inputs = piece.batch_size, piece.victim.inputs
+    start = first_candidates(settings.start, inputs, batch, draws=piece.draws, like=piece.like)
     if piece.labels is not None:
-        assumed = torch.stack(list(piece.labels)).to(like.device).unsqueeze(1)
-        matched = _search(settings, lambda x: distance(x, assumed), start, victim, progress)
+        assumed = torch.stack(list(piece.labels)).to(start.device).unsqueeze(1)
+        matched = _search(settings, piece, _objective(settings, piece, piece.victim, assumed), start, progress)
         used = assumed.expand(victims, restarts, batch)
     else:
-        assert soft is not None
-        joined = soft.join(start, piece.draws.normal(batch, victim.inputs.classes, like=like))
-        matched = _search(settings, soft.distance(distance), joined, victim, progress)
-        images, logits = soft.split(matched.candidates)
+        joint = JointCandidates(SoftlyLabelled(**_fields(piece.victim)), batch)
+        no_labels = torch.zeros(victims, 1, batch, dtype=torch.long, device=start.device)
+        objective = JointObjective(joint=joint, images=_objective(settings, piece, joint.victim, no_labels))
+        joined = joint.join(start, piece.draws.normal(batch, inputs.classes, like=start))
+        matched = _search(settings, piece, objective, joined, progress)
+        images, logits = joint.split(matched.candidates)
         matched, used = replace(matched, candidates=images), logits.argmax(dim=-1)
     seconds = (time.perf_counter() - began) / victims
     return [_result(settings, matched, index, used[index], seconds) for index in range(victims)]
 
 
+def _objective(settings: GradientMatching, piece: Piece, victim: Victim, labels: Tensor) -> GradientObjective:
+    noise = BottleneckNoise(draws=piece.draws, batch=piece.batch_size, latents=piece.seen.latents)
+    # A line search must see the same loss when it looks twice, Adam is given fresh noise at each step.
+    return GradientObjective(
+        products=replayed_products(settings, piece, victim),
+        measure=DISTANCES[settings.distance],
+        labels=labels,
+        noise=noise.drawn_once(piece.like) if settings.optimiser == "l-bfgs" else noise,
+        weighted_priors=_priors(settings, piece),
+    )
+
+
+def _priors(settings: GradientMatching, piece: Piece) -> list[tuple[float, Prior]]:
+    found: list[tuple[float, Prior]] = []
+    if settings.total_variation:
+        found.append((settings.total_variation, TotalVariation()))
+    if settings.image_norm:
+        found.append((settings.image_norm, ImageNorm()))
+    if settings.group_consistency:
+        found.append((settings.group_consistency, GroupConsistency(registered=settings.group_mean == "registered")))
+    if settings.batch_norm:
+        one = piece.observations[0]
+        shared = Replay(piece.victim, one.parameters, one.buffers)
+        replays = [
+            shared if other.parameters is one.parameters else Replay(piece.victim, other.parameters, other.buffers)
+            for other in piece.observations
+        ]
+        found.append((settings.batch_norm, BatchStatistics(replays, latents=piece.seen.latents)))
+    return found
+
+
 def _search(
     settings: GradientMatching,
-    distance: Callable[[Tensor], Tensor],
+    piece: Piece,
+    objective: Objective,
     start: Tensor,
-    victim: Victim,
     progress: PieceProgress | None,
 ) -> Matched:
     if settings.optimiser == "l-bfgs":
-        search = LBFGS(iterations=settings.iterations, learning_rate=settings.learning_rate, history=settings.history)
-        return search.run(distance, start, progress=progress)
+        lines = LBFGS(
+            iterations=settings.iterations,
+            learning_rate=settings.learning_rate,
+            history=settings.history,
+            stop_below=settings.stop_below,
+            plateau=settings.plateau,
+        )
+        return lines.run(objective, start, progress=progress)
     descent = Descent(
         iterations=settings.iterations,
         learning_rate=settings.learning_rate,
-        total_variation=settings.total_variation,
         signed=settings.signed,
+        sign_softness=settings.sign_softness,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        langevin=settings.langevin,
+        stop_below=settings.stop_below,
+        plateau=settings.plateau,
+        halving=settings.halving,
     )
-    project = victim.inputs.clamp if settings.boxed else None
-    return descent.run(distance, start, project=project, progress=progress)
+    project = piece.victim.inputs.clamp if settings.boxed else None
+    return descent.run(objective, start, project=project, draws=piece.draws, progress=progress)
 
 
 def _result(settings: GradientMatching, matched: Matched, index: int, labels: Tensor, seconds: float) -> Reconstruction:
@@ -93,7 +140,7 @@ def _result(settings: GradientMatching, matched: Matched, index: int, labels: Te
         reason=reason,
         matching_loss=max(0.0, distance) if measured else None,  # rounding may end below zero
         seconds=seconds,
-        iterations=matched.iterations,
+        iterations=int(matched.iterations[index].max()),
     )
 
 

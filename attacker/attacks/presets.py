@@ -18,6 +18,8 @@ _DLG = GradientMatching(
     distance="l2",
     optimiser="l-bfgs",
     history=100,
+    schedule="constant",
+    method="idlg",
 )
 
 PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
@@ -26,9 +28,44 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
         "inverting-gradients": GradientMatching(iterations=24_000, learning_rate=0.1, total_variation=1e-4),
         # The notebook of PRECODE (Scheliga et al., WACV 2022).
         "precode-paper": GradientMatching(iterations=7_000, learning_rate=0.01, total_variation=1e-6),
+        # Experiments in the reference code of Geiping et al.: an untrained ConvNet, a trained ResNet on ImageNet, and a
+        # batch of 100 images of CIFAR-100.
+        "untrained-convnet": GradientMatching(iterations=4_000, learning_rate=0.1, total_variation=1e-6),
+        "imagenet": GradientMatching(iterations=24_000, learning_rate=0.1, total_variation=1e-1, restarts=8),
+        "cifar100-batch": GradientMatching(iterations=24_000, learning_rate=0.1, total_variation=1e-2, restarts=4),
+        # After the settings named "modern" of breaching (Geiping et al.), whose total variation is isotropic and over
+        # colour differences too, whose soft sign hardens over time, and which adds a prior on features: not here.
+        "modern": GradientMatching(
+            iterations=24_000,
+            learning_rate=0.1,
+            total_variation=0.1,
+            sign_softness=1.0,
+            schedule="cosine",
+            warmup=50,
+            start="patterned-4",
+        ),
+        # Yin et al. (CVPR 2021): weights relative to that of the gradient distance, 1e-3. Their distance sums norms of
+        # layers, their image norm is no mean; so the balance of the terms is theirs only in order of magnitude.
+        "see-through-gradients": GradientMatching(
+            iterations=20_000,
+            learning_rate=0.1,
+            total_variation=1e-1,
+            image_norm=1e-3,
+            batch_norm=100.0,
+            group_consistency=10.0,
+            group_mean="registered",
+            langevin=0.2,
+            restarts=8,
+            signed=False,
+            schedule="cosine",
+            warmup=50,
+            distance="l2",
+            converged_below=1e-6,
+            method="see-through-gradients",
+        ),
         # Zhu, Liu, Han (NeurIPS 2019) and Zhao, Mopuri, Bilen (arXiv 2001.02610), whose code stops below 1e-6. Their
         # 300 steps of torch's L-BFGS are 20 evaluations each.
-        "dlg": replace(_DLG, labels="joint"),
+        "dlg": replace(_DLG, labels="joint", method="dlg"),
         "idlg": _DLG,
     }
 )

@@ -62,9 +62,20 @@ def _with_options(preset: GradientMatching, spec: Spec) -> Attack:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
 
-_SETTINGS = tuple(option.name for option in fields(GradientMatching))
+_SETTINGS = tuple(option.name for option in fields(GradientMatching) if option.name != "method")
 # What makes DLG and iDLG the methods they are is not for the spec to change.
-_DLG_SETTINGS = ("iterations", "learning_rate", "restarts", "history", "converged_below")
+_DLG_SETTINGS = (
+    "iterations",
+    "learning_rate",
+    "restarts",
+    "history",
+    "converged_below",
+    "start",
+    "stop_below",
+    "plateau",
+    "image_norm",
+)
+_FIXED_BY_SEE_THROUGH = ("optimiser", "history", "labels")
 
 ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
     {
@@ -78,6 +89,12 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="Geiping et al., NeurIPS 2020",
             build=_gradient_matching,
             options=("preset", *_SETTINGS),
+        ),
+        "see-through-gradients": AttackEntry(
+            description="squared-distance matching with BatchNorm statistics and agreement of restarts as priors",
+            source="Yin et al., CVPR 2021",
+            build=lambda spec: _with_options(PRESETS["see-through-gradients"], spec),
+            options=tuple(name for name in _SETTINGS if name not in _FIXED_BY_SEE_THROUGH),
         ),
         "dlg": AttackEntry(
             description="squared-distance gradient matching by L-BFGS, labels optimised with the images, smooth models",

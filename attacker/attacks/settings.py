@@ -6,12 +6,38 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from attacker.engine import DISTANCES
+from attacker.engine.schedule import SHAPES
+from attacker.engine.starts import check_start
 
 if TYPE_CHECKING:
     from attacker.attacks.gradient_matching import GradientMatching
 
 OPTIMISERS = ("adam", "l-bfgs")
 LABELS = ("recovered", "joint")
+GROUP_MEANS = ("mean", "registered")
+
+_WEIGHTS = (
+    "total_variation",
+    "image_norm",
+    "batch_norm",
+    "group_consistency",
+    "langevin",
+    "sign_softness",
+    "stop_below",
+)
+
+# What L-BFGS cannot work with: the setting, the only value that fits, and why.
+_L_BFGS_NEEDS: tuple[tuple[str, object, str], ...] = (
+    ("signed", False, "its curvature estimate needs the gradient itself, not signs"),
+    ("boxed", False, "a projection would break its line search"),
+    ("total_variation", 0, "total variation has kinks, and it needs a smooth loss"),
+    ("batch_norm", 0, "the norms of this prior have a kink where statistics agree, and it needs a smooth loss"),
+    ("group_consistency", 0, "the consensus moves, and a line search must see the same loss when it looks twice"),
+    ("schedule", "constant", "its line search finds the step"),
+    ("warmup", 0, "its line search finds the step"),
+    ("langevin", 0, "a line search must see the same loss when it looks twice"),
+    ("halving", 0, "its candidates are at different stages of their line searches and cannot be compared in between"),
+)
 
 
 def check_settings(settings: GradientMatching) -> None:
@@ -20,21 +46,32 @@ def check_settings(settings: GradientMatching) -> None:
     Raises:
         ValueError: If one is out of its range, or two contradict each other.
     """
-    _whole("iterations", settings.iterations, 1)
-    _whole("restarts", settings.restarts, 1)
-    _whole("history", settings.history, 0)
+    for name, least in (
+        ("iterations", 1),
+        ("restarts", 1),
+        ("history", 0),
+        ("warmup", 0),
+        ("plateau", 0),
+        ("halving", 0),
+    ):
+        _whole(name, getattr(settings, name), least)
     if not 0 < settings.learning_rate < float("inf"):
         raise ValueError(f"expected a positive, finite learning_rate, got {settings.learning_rate!r}")
-    if not 0 <= settings.total_variation < float("inf"):
-        raise ValueError(f"expected a finite total_variation of 0 or more, got {settings.total_variation!r}")
     if not 0 <= settings.memory < float("inf"):
         raise ValueError(f"expected memory in GiB, 0 (for the default) or more, got {settings.memory!r}")
-    for name, flag in (("signed", settings.signed), ("boxed", settings.boxed)):
-        if not isinstance(flag, bool):
-            raise ValueError(f"expected {name} to be True or False, got {flag!r}")
+    for name in _WEIGHTS:
+        value = getattr(settings, name)
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"expected a finite {name} of 0 or more, got {value!r}")
+    for name in ("signed", "boxed"):
+        if not isinstance(getattr(settings, name), bool):
+            raise ValueError(f"expected {name} to be True or False, got {getattr(settings, name)!r}")
     _one_of("distance", settings.distance, tuple(DISTANCES))
     _one_of("optimiser", settings.optimiser, OPTIMISERS)
     _one_of("labels", settings.labels, LABELS)
+    _one_of("schedule", settings.schedule, SHAPES)
+    _one_of("group_mean", settings.group_mean, GROUP_MEANS)
+    check_start(settings.start)
     if settings.distance == "cosine" and not 0 < settings.converged_below <= 2:
         raise ValueError(f"expected converged_below in (0, 2] for a cosine distance, got {settings.converged_below!r}")
     if not 0 < settings.converged_below < float("inf"):
@@ -44,21 +81,62 @@ def check_settings(settings: GradientMatching) -> None:
 
 def _check_together(settings: GradientMatching) -> None:
     if settings.optimiser == "adam":
-        if settings.history:
-            raise ValueError(f"adam remembers no steps: expected history=0, got {settings.history}")
-        if settings.labels == "joint":
-            raise ValueError("labels='joint' needs optimiser='l-bfgs', which has no box and no prior on the labels")
-        return
+        _check_adam(settings)
+    else:
+        _check_l_bfgs(settings)
+    if settings.sign_softness and not settings.signed:
+        raise ValueError("sign_softness softens the sign of the gradient; set signed to True, or sign_softness to 0")
+    if settings.stop_below > settings.converged_below:
+        raise ValueError(
+            f"stop_below={settings.stop_below:g} would end attacks that do not count as converged; expected at most "
+            f"converged_below={settings.converged_below:g}"
+        )
+    _check_restarts(settings)
+
+
+def _check_adam(settings: GradientMatching) -> None:
+    if settings.history:
+        raise ValueError(f"adam remembers no steps: expected history=0, got {settings.history}")
+    if settings.labels == "joint":
+        raise ValueError("labels='joint' needs optimiser='l-bfgs', which has no box and no prior on the labels")
+    if settings.warmup >= settings.iterations:
+        raise ValueError(
+            f"expected warmup to end before the {settings.iterations} iterations do, got {settings.warmup}"
+        )
+
+
+def _check_l_bfgs(settings: GradientMatching) -> None:
     if settings.history < 1:
         raise ValueError("optimiser='l-bfgs' needs a history of 1 or more steps; DLG uses 100")
-    for name, unfit, why in (
-        ("signed", settings.signed, "its curvature estimate needs the gradient itself, not signs"),
-        ("boxed", settings.boxed, "a projection would break its line search"),
-        ("total_variation", settings.total_variation > 0, "total variation has kinks, and it needs a smooth loss"),
-    ):
-        if unfit:
-            expected = "0" if name == "total_variation" else "False"
-            raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {expected}")
+    for name, fits, why in _L_BFGS_NEEDS:
+        if getattr(settings, name) != fits:
+            raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {fits}")
+
+
+def _check_restarts(settings: GradientMatching) -> None:
+    if settings.halving:
+        if settings.restarts < 2**settings.halving:
+            raise ValueError(
+                f"halving={settings.halving} leaves one of {2**settings.halving} restarts; "
+                f"expected at least so many, got restarts={settings.restarts}"
+            )
+        if settings.iterations < 2 ** (settings.halving + 1) - 1:
+            raise ValueError(
+                f"halving={settings.halving} needs {2 ** (settings.halving + 1) - 1} iterations or more to compare "
+                f"restarts between its rungs, got iterations={settings.iterations}"
+            )
+    if settings.group_consistency:
+        if settings.restarts < 2:
+            raise ValueError("group_consistency compares restarts of a victim; set restarts to 2 or more, or it to 0")
+        if settings.plateau:
+            raise ValueError(
+                "plateau lets restarts leave one by one, and group_consistency makes each depend on the others; "
+                "set one of them to 0"
+            )
+    elif settings.group_mean != "mean":
+        raise ValueError("group_mean says what group_consistency compares with; set group_consistency above 0")
+    if settings.start == "grey" and settings.restarts > 1 and not settings.langevin:
+        raise ValueError("start='grey' is one point, from which all restarts go the same way; set restarts to 1")
 
 
 def _whole(name: str, value: int, least: int) -> None:

@@ -8,121 +8,213 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacker.engine.distance import total_variation
-from attacker.engine.products import precise
+from attacker.engine.adam import Adam
+from attacker.engine.draws import Draws
+from attacker.engine.matched import Best, Matched
+from attacker.engine.objective import Objective
+from attacker.engine.schedule import Schedule
+from attacker.engine.stopping import Plateau, halving_rungs, worse_half
+from attacker.engine.survivors import Survivors
 
-# Fractions of the iterations after which the learning rate falls (reference code of Inverting Gradients).
-MILESTONES = (3 / 8, 5 / 8, 7 / 8)
-DECAY = 0.1
 _REPORTS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matched:
-    """What a descent found, restarts not yet compared.
-
-    Attributes:
-        candidates: (victims, restarts, batch, channels, height, width), for each the iterate with the smallest measured
-            loss; the start where none was finite.
-        distances: (victims, restarts), the distance measured at exactly that iterate, without priors; infinite where
-            no iterate had a finite one.
-        diverged: (victims, restarts), whether the distance was not finite when the descent ended.
-        iterations: Optimiser steps done.
-    """
-
-    candidates: Tensor
-    distances: Tensor
-    diverged: Tensor
-    iterations: int
-
-    def best_restart(self) -> Tensor:
-        """Each victim's restart with the smallest distance, (victims,); a diverged one wins only among its like."""
-        alone = self.diverged.all(dim=1, keepdim=True)
-        return self.distances.masked_fill(self.diverged & ~alone, torch.inf).argmin(dim=1)
+# Leaving out candidates copies all that is known about the others; every tenth iteration that is no work to speak of.
+_LOOK_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Adam on all candidates at once, each with its own loss ``distance + total_variation * TV``.
+    """Adam on all candidates at once, each with a loss and a clock of its own.
+
+    Candidates that are finished leave the batch. They finish with their iterations, when their victim is solved, on the
+    last plateau, among the worse half of their victim's restarts, or when their gradient is no longer finite.
 
     Attributes:
-        iterations: Optimiser steps.
-        learning_rate: Initial step, in the model's normalised scale; times 0.1 at 3/8, 5/8 and 7/8 of the iterations.
-        total_variation: Weight of the anisotropic total variation.
-        signed: Whether Adam receives the sign of the gradient instead of the gradient.
+        iterations: Optimiser steps, 1 or more.
+        learning_rate: Initial step, in the model's normalised scale.
+        signed: Whether Adam receives the sign of the gradient g instead of the gradient.
+        sign_softness: With ``signed``, s > 0 makes it tanh(g / s): about the sign for entries larger than s, about the
+            gradient itself for smaller ones. 0 is the hard sign.
+        schedule: How the learning rate falls: "step", "constant", "linear" or "cosine"; see `Schedule`.
+        warmup: Iterations over which the learning rate rises to the schedule.
+        langevin: Standard deviation of the noise that is added to every step, as a multiple of the learning rate.
+        stop_below: A victim is solved when one of its restarts has a distance below this; 0 never.
+        plateau: Iterations in which a candidate's best loss has to fall by 1 % (`PLATEAU_GAIN`). Where it does not, the
+            candidate goes on with the next fall of the learning rate at once, and is finished when there is none
+            left. 0 waits for ever.
+        halving: How often the worse half of each victim's restarts is dropped, by distance; see `halving_rungs`.
     """
 
     iterations: int
     learning_rate: float
-    total_variation: float
-    signed: bool
+    signed: bool = True
+    sign_softness: float = 0.0
+    schedule: str = "step"
+    warmup: int = 0
+    langevin: float = 0.0
+    stop_below: float = 0.0
+    plateau: int = 0
+    halving: int = 0
 
     def run(
         self,
-        distance: Callable[[Tensor], Tensor],
+        objective: Objective,
         start: Tensor,
         *,
-        project: Callable[[Tensor], Tensor] | None,
-        progress: Callable[[float, float | None], None] | None,
+        project: Callable[[Tensor], Tensor] | None = None,
+        draws: Draws | None = None,
+        progress: Callable[[float, float | None], None] | None = None,
     ) -> Matched:
         """Descend from ``start``, (victims, restarts, batch, channels, height, width), normalised.
 
         Args:
-            distance: Maps candidates to distances, (victims, restarts), differentiably; a candidate's distance must not
-                depend on the others. It may draw fresh noise at each call.
-            start: First iterate.
+            objective: What to minimise. It may draw fresh noise at each call.
+            start: First iterate, measured as well.
             project: Applied after each step, for example on the box of valid images; None for no bounds.
+            draws: Generators of all candidates, for Langevin noise.
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
         Returns:
-            The best measured iterates. The last iterate is measured too.
+            The best measured iterates of all candidates, those that left included. The last iterate is measured too.
+
+        Raises:
+            ValueError: If there is Langevin noise to draw and no ``draws``.
         """
-        x = start.detach().clone().requires_grad_(True)
-        adam = torch.optim.Adam([x], lr=self.learning_rate)
-        decay = torch.optim.lr_scheduler.MultiStepLR(adam, [int(m * self.iterations) for m in MILESTONES], DECAY)
-        best = _Best(x.detach())
+        if self.langevin and draws is None:
+            raise ValueError("expected draws for the Langevin noise, got None; pass the generators of the candidates")
+        search = _Search(self, objective, start, project, draws)
         every = max(1, self.iterations // _REPORTS)
         for iteration in range(self.iterations):
-            matched = distance(x)
-            loss = self._with_prior(matched, x)
-            best.consider(x.detach(), matched.detach(), loss.detach())
-            (gradient,) = torch.autograd.grad(loss.sum(), x)
-            x.grad = gradient.sign() if self.signed else gradient
-            adam.step()
-            decay.step()
-            if project is not None:
-                with torch.no_grad():
-                    x.copy_(project(x))
-            if iteration % every == 0:
-                if not bool(matched.isfinite().any()):  # adam never comes back from NaN
-                    return best.matched(diverged=~matched.isfinite(), iterations=iteration + 1)
-                if progress is not None:
-                    progress(iteration / self.iterations, float(best.distances.min()))
-        with torch.no_grad():
-            last = distance(x)
-            best.consider(x.detach(), last, self._with_prior(last, x))
+            search.step(iteration)
+            if iteration % _LOOK_EVERY == 0 and not search.shrink():
+                break
+            if progress is not None and iteration % every == 0:
+                progress(iteration / self.iterations, search.smallest_distance())
+        else:
+            search.measure_last()
+        found = search.found()
         if progress is not None:
-            progress(1.0, float(best.distances.min()))
-        return best.matched(diverged=~last.isfinite(), iterations=self.iterations)
-
-    def _with_prior(self, distance: Tensor, x: Tensor) -> Tensor:
-        return distance + self.total_variation * total_variation(x) if self.total_variation else distance
+            progress(1.0, float(found.distances.min()))
+        return found
 
 
-class _Best:
-    """For every candidate the iterate with the smallest loss so far, and the distance measured there."""
+class _Search:
+    """The state of a descent: everything has the axes (victims, restarts) of the candidates still in the batch."""
 
-    def __init__(self, start: Tensor) -> None:
-        self.iterates = start.clone()
-        self.distances = precise(start.new_full(start.shape[:2], torch.inf))
-        self._losses = self.distances
+    def __init__(
+        self,
+        settings: Descent,
+        objective: Objective,
+        start: Tensor,
+        project: Callable[[Tensor], Tensor] | None,
+        draws: Draws | None,
+    ) -> None:
+        self._settings, self._objective, self._project, self._draws = settings, objective, project, draws
+        self._schedule = Schedule(shape=settings.schedule, iterations=settings.iterations, warmup=settings.warmup)
+        self._rungs = halving_rungs(settings.iterations, settings.halving)
+        self._x = start.detach().clone()
+        self._adam = Adam(self._x)
+        self._best = Best.of(self._x)
+        self._plateau = Plateau(self._best.losses, settings.plateau)
+        self._finished = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
+        self._diverged = self._finished
+        self._clock = torch.zeros_like(self._finished, dtype=torch.long)
+        self._stage, self._steps = self._schedule.stage(self._clock), self._clock
+        self._survivors = Survivors(*start.shape[:2])
+        self._found = Matched(
+            candidates=start.detach().clone(),
+            distances=self._best.distances.clone(),
+            diverged=self._finished.clone(),
+            iterations=self._steps.clone(),
+        )
 
-    def consider(self, x: Tensor, distances: Tensor, losses: Tensor) -> None:
-        """Take over the iterates whose loss was just measured to be smaller; NaN is smaller than nothing."""
-        improved = distances.isfinite() & (losses < self._losses)
-        self.iterates = torch.where(improved.reshape(*improved.shape, 1, 1, 1, 1), x, self.iterates)
-        self.distances = torch.where(improved, distances, self.distances)
-        self._losses = torch.where(improved, losses, self._losses)
+    def step(self, iteration: int) -> None:
+        """Measure the iterate, see who is finished, and move all by one step."""
+        x = self._x.requires_grad_(True)
+        distances = self._objective.distances(x)
+        losses = distances + self._objective.priors(x)
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        self._x = x.detach()
+        self._best.consider(self._x, distances.detach(), losses.detach(), ~self._finished)
+        lost = ~gradient.isfinite().flatten(2).all(dim=2)  # the moments of Adam never come back from that
+        self._diverged = self._diverged | (lost & ~self._finished)
+        self._finish(lost, iteration + 1)
+        self._stop(iteration)
+        self._move(gradient)
 
-    def matched(self, *, diverged: Tensor, iterations: int) -> Matched:
-        return Matched(candidates=self.iterates, distances=self.distances, diverged=diverged, iterations=iterations)
+    def _stop(self, iteration: int) -> None:
+        if self._settings.plateau:
+            stage = self._schedule.stage(self._clock)
+            flat = self._plateau.reached(self._best.losses, stage != self._stage)
+            self._stage = stage
+            self._clock = torch.where(flat, self._schedule.next_stage(self._clock), self._clock)
+            self._finish(self._clock >= self._settings.iterations, iteration)
+        if self._settings.stop_below:
+            solved = (self._best.distances < self._settings.stop_below).any(dim=1, keepdim=True)
+            self._finish(solved.expand_as(self._finished), iteration)
+        if iteration in self._rungs:
+            self._finish(worse_half(self._best.distances, self._finished), iteration)
+
+    def _finish(self, which: Tensor, steps: int) -> None:
+        self._steps = torch.where(which & ~self._finished, steps, self._steps)
+        self._finished = self._finished | which
+
+    def _move(self, gradient: Tensor) -> None:
+        settings, axes = self._settings, (*self._x.shape[:2], *[1] * (self._x.dim() - 2))
+        if settings.signed and settings.sign_softness:
+            gradient = (gradient / settings.sign_softness).tanh()
+        elif settings.signed:
+            gradient = gradient.sign()
+        rate = (settings.learning_rate * self._schedule.share(self._clock)).to(gradient.dtype).reshape(axes)
+        step = self._adam.direction(gradient)
+        if settings.langevin:
+            assert self._draws is not None
+            step = step + settings.langevin * self._draws.normal(*self._x.shape[2:], like=self._x)
+        x = self._x - rate * step
+        # What has diverged is marked, so that no other candidate reckons with it.
+        x = x.masked_fill(self._diverged.reshape(axes), torch.nan)
+        self._x = x if self._project is None else self._project(x)
+        self._clock = self._clock + 1
+
+    def measure_last(self) -> None:
+        """Measure the last iterate, without a gradient."""
+        with torch.no_grad():
+            distances = self._objective.distances(self._x)
+            losses = distances + self._objective.priors(self._x)
+        self._best.consider(self._x, distances, losses, ~self._finished)
+        self._diverged = self._diverged | (~distances.isfinite() & ~self._finished)
+        self._finish(torch.ones_like(self._finished), self._settings.iterations)
+
+    def shrink(self) -> bool:
+        """Let finished candidates leave; whether any is left to work on."""
+        if bool(self._finished.all()):
+            return False
+        cut = self._survivors.plan(self._finished)
+        if cut is None:
+            return True
+        self._store()
+        self._survivors.keep(cut)
+        self._objective = self._objective.keep(cut.victims, cut.restarts)
+        self._draws = None if self._draws is None else self._draws.keep(cut.victims, cut.restarts)
+        for part in (self._adam, self._best, self._plateau):
+            part.keep(cut)
+        self._x, self._clock, self._stage = map(cut.take, (self._x, self._clock, self._stage))
+        self._finished, self._diverged, self._steps = map(cut.take, (self._finished, self._diverged, self._steps))
+        return True
+
+    def smallest_distance(self) -> float:
+        """Of all candidates, those that left included."""
+        return min(float(self._found.distances.min()), float(self._best.distances.min()))
+
+    def found(self) -> Matched:
+        """What was found until now, in the original order."""
+        self._store()
+        return self._found
+
+    def _store(self) -> None:
+        for values, into in (
+            (self._best.iterates, self._found.candidates),
+            (self._best.distances, self._found.distances),
+            (self._diverged, self._found.diverged),
+            (self._steps, self._found.iterations),
+        ):
+            self._survivors.put(values, into)

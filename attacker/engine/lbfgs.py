@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacker.engine.descent import Matched
+from attacker.engine.curvature import CurvaturePairs, row_products
+from attacker.engine.matched import Matched
+from attacker.engine.objective import Objective
 from attacker.engine.products import precise
+from attacker.engine.stopping import Plateau
+from attacker.engine.survivors import Survivors
 
 # Shares of the slope at the start of a line that a step must gain, and that may be left at its end (Nocedal, Wright,
 # Numerical Optimization, section 3.1: the values for quasi-Newton methods).
@@ -17,13 +21,15 @@ SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
 _TRIALS_PER_LINE = 30
 _REPORTS = 100
+# Leaving out candidates copies the histories of the others.
+_LOOK_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS:
-    """Limited-memory BFGS for smooth losses, without bounds and priors.
+    """Limited-memory BFGS for smooth losses, without bounds.
 
-    Every iteration evaluates all candidates once, each at the trial point of its own line search. The search is the
+    Every iteration evaluates the candidates once, each at the trial point of its own line search. The search is the
     bisection of Lewis and Overton (Mathematical Programming 2013, algorithm 2.6) for the weak Wolfe conditions: a step
     that gains too little, or is not finite, halves the bracket; one that leaves too steep a slope doubles the step or
     halves the bracket from the other side. It needs no interpolation, cannot be misled by values beyond the float
@@ -31,30 +37,33 @@ class LBFGS:
     optimiser without line search, which the reference code of DLG uses, diverges from many starts.
 
     A candidate whose line fails forgets its history and tries steepest descent; when that fails too, nothing smaller
-    can be measured, and it is frozen. The search ends when all are.
+    can be measured, and it is finished. Finished candidates leave the batch; the search ends when all have.
 
     Attributes:
-        iterations: Evaluations of all candidates, line searches included.
+        iterations: Evaluations, line searches included.
         learning_rate: First trial on a line, as a multiple of the quasi-Newton step.
         history: Steps that each candidate remembers; memory is ``2 * history`` times that of the candidates.
+        stop_below: A victim is solved when one of its restarts has a distance below this; 0 never.
+        plateau: Evaluations in which a candidate's best loss has to fall by 1 % (`PLATEAU_GAIN`); 0 waits for ever.
     """
 
     iterations: int
     learning_rate: float
     history: int
+    stop_below: float = 0.0
+    plateau: int = 0
 
     def run(
         self,
-        distance: Callable[[Tensor], Tensor],
+        objective: Objective,
         start: Tensor,
         *,
-        progress: Callable[[float, float | None], None] | None,
+        progress: Callable[[float, float | None], None] | None = None,
     ) -> Matched:
         """Descend from ``start``, (victims, restarts, ...).
 
         Args:
-            distance: Maps candidates to distances, (victims, restarts), differentiably; a candidate's distance must not
-                depend on the others, and must be the same when it is measured again.
+            objective: What to minimise; it must be the same when it is measured again.
             start: First iterate, measured as well.
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
@@ -62,41 +71,113 @@ class LBFGS:
             The best measured iterates. A candidate is diverged when its line search ended at a value that is not
             finite, or when its start had none.
         """
-
-        def measure(flat: Tensor) -> tuple[Tensor, Tensor]:
-            x = flat.reshape(start.shape).requires_grad_(True)
-            values = distance(x)
-            (gradient,) = torch.autograd.grad(values.sum(), x)
-            return precise(values.detach().flatten()), gradient.reshape(flat.shape)
-
-        flat = start.detach().reshape(start.shape[0] * start.shape[1], -1)
-        lines = _Lines(flat, *measure(flat.clone()), self.history, self.learning_rate)
+        search = _Search(self, objective, start)
         every = max(1, self.iterations // _REPORTS)
-        done = 0
-        while done < self.iterations and bool(lines.active.any()):
+        for done in range(self.iterations):
+            if done % _LOOK_EVERY == 0 and not search.shrink():
+                break
             if progress is not None and done % every == 0:
-                progress(done / self.iterations, float(lines.best_values.min()))
-            lines.learn(*measure(lines.trial()))
-            done += 1
+                progress(done / self.iterations, search.smallest_distance())
+            search.evaluate(done)
+        found = search.found()
         if progress is not None:
-            progress(1.0, float(lines.best_values.min()))
-        return Matched(
-            candidates=lines.best.reshape(start.shape),
-            distances=lines.best_values.reshape(start.shape[:2]),
-            diverged=lines.diverged.reshape(start.shape[:2]),
-            iterations=max(1, done),
+            progress(1.0, float(found.distances.min()))
+        return found
+
+
+class _Search:
+    """The state of the candidates still in the batch: (victims, restarts) outside of the lines, flat inside."""
+
+    def __init__(self, settings: LBFGS, objective: Objective, start: Tensor) -> None:
+        self._settings, self._objective, self._shape = settings, objective, start.shape
+        flat = start.detach().reshape(start.shape[0] * start.shape[1], -1)
+        self._lines = _Lines(flat, *self._measure(flat), settings.history, settings.learning_rate)
+        nothing_yet = torch.full_like(self._axes(self._lines.best_values), torch.inf)
+        self._plateau = Plateau(nothing_yet, settings.plateau)
+        self._steps = torch.ones(start.shape[:2], dtype=torch.long, device=start.device)
+        self._survivors = Survivors(*start.shape[:2])
+        self._found = Matched(
+            candidates=start.detach().clone(),
+            distances=self._axes(self._lines.best_distances).clone(),
+            diverged=self._axes(self._lines.diverged).clone(),
+            iterations=self._steps.clone(),
         )
+        self._stop()
+
+    def evaluate(self, done: int) -> None:
+        """Measure the trial points and let the lines learn from them."""
+        working = self._axes(self._lines.active)
+        self._lines.learn(*self._measure(self._lines.trial()))
+        self._steps = torch.where(working, done + 1, self._steps)
+        self._stop()
+
+    def _stop(self) -> None:
+        finished = self._plateau.reached(self._axes(self._lines.best_values))
+        if self._settings.stop_below:
+            solved = self._axes(self._lines.best_distances) < self._settings.stop_below
+            finished = finished | solved.any(dim=1, keepdim=True)
+        self._lines.stop(finished.flatten())
+
+    def shrink(self) -> bool:
+        """Let finished candidates leave; whether any is left to work on."""
+        working = self._axes(self._lines.active)
+        if not bool(working.any()):
+            return False
+        cut = self._survivors.plan(~working)
+        if cut is None:
+            return True
+        self._store()
+        self._survivors.keep(cut)
+        self._objective = self._objective.keep(cut.victims, cut.restarts)
+        places = torch.arange(working.numel(), device=working.device).reshape(working.shape)
+        self._lines.keep(cut.take(places).flatten())
+        self._plateau.keep(cut)
+        self._steps = cut.take(self._steps)
+        self._shape = torch.Size((*self._steps.shape, *self._shape[2:]))
+        return True
+
+    def smallest_distance(self) -> float:
+        """Of all candidates, those that left included."""
+        return min(float(self._found.distances.min()), float(self._lines.best_distances.min()))
+
+    def found(self) -> Matched:
+        """What was found until now, in the original order."""
+        self._store()
+        return self._found
+
+    def _measure(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses and distances, (c,), and the gradient of the losses, (c, n)."""
+        x = flat.reshape(self._shape).clone().requires_grad_(True)
+        distances = self._objective.distances(x)
+        losses = distances + self._objective.priors(x)
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        return precise(losses.detach().flatten()), precise(distances.detach().flatten()), gradient.reshape(flat.shape)
+
+    def _store(self) -> None:
+        for values, into in (
+            (self._lines.best.reshape(self._shape), self._found.candidates),
+            (self._axes(self._lines.best_distances), self._found.distances),
+            (self._axes(self._lines.diverged), self._found.diverged),
+            (self._steps, self._found.iterations),
+        ):
+            self._survivors.put(values, into)
+
+    def _axes(self, values: Tensor) -> Tensor:
+        return values.reshape(self._shape[:2])
 
 
 class _Lines:
     """One line search for each of c candidates with n numbers; positions and gradients are (c, n), the rest (c,)."""
 
-    def __init__(self, x: Tensor, value: Tensor, gradient: Tensor, history: int, first_trial: float) -> None:
+    def __init__(
+        self, x: Tensor, value: Tensor, distance: Tensor, gradient: Tensor, history: int, first_trial: float
+    ) -> None:
         self._x, self._value, self._gradient = x, value, gradient
         self._first_trial = first_trial
-        self._history = _History(x, history)
+        self._history = CurvaturePairs(x, history)
         finite = value.isfinite() & gradient.isfinite().all(dim=1)
         self.best, self.best_values = x, value.masked_fill(~value.isfinite(), torch.inf)
+        self.best_distances = distance.masked_fill(~value.isfinite(), torch.inf)
         self.diverged = ~finite
         self.active = finite & (gradient != 0).any(dim=1)
         self._steepest = torch.ones_like(self.active)
@@ -111,15 +192,16 @@ class _Lines:
         self._tried = self._x + step.unsqueeze(1) * torch.where(self.active.unsqueeze(1), self._direction, 0)
         return self._tried.clone()
 
-    def learn(self, value: Tensor, gradient: Tensor) -> None:
+    def learn(self, value: Tensor, distance: Tensor, gradient: Tensor) -> None:
         """Take in what was measured at the trial points: accept a step, or move the brackets, or give up."""
         improved = self.active & (value < self.best_values)
         self.best = torch.where(improved.unsqueeze(1), self._tried, self.best)
         self.best_values = torch.where(improved, value, self.best_values)
+        self.best_distances = torch.where(improved, distance, self.best_distances)
 
         finite = value.isfinite() & gradient.isfinite().all(dim=1)
         gains = finite & (value <= self._value + SUFFICIENT_DECREASE * self._step * self._slope)
-        level = gains & (_dot(gradient, self._direction) >= CURVATURE * self._slope)
+        level = gains & (row_products(gradient, self._direction) >= CURVATURE * self._slope)
         self._trials = self._trials + 1
         last = self._trials >= _TRIALS_PER_LINE
         # A decrease as small as the rounding of the position is no step at all.
@@ -140,6 +222,17 @@ class _Lines:
         self._history.clear(failed)
         self._turn(self.active & (accepted | failed))
 
+    def stop(self, which: Tensor) -> None:
+        """Finish some candidates where they are."""
+        self.active = self.active & ~which
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the candidates, by their places."""
+        self._history.keep(rows)
+        for name, values in list(vars(self).items()):
+            if isinstance(values, Tensor):
+                setattr(self, name, values[rows])
+
     def _freeze(self, which: Tensor, finite: Tensor) -> None:
         self.diverged = self.diverged | (which & ~finite)
         self.active = self.active & ~which
@@ -149,11 +242,11 @@ class _Lines:
         if not bool(which.any()):
             return
         direction = self._history.direction(self._gradient)
-        slope = _dot(direction, self._gradient)
+        slope = row_products(direction, self._gradient)
         lost = which & ~(slope < 0)  # by rounding only: exact curvature pairs give a descent direction
         self._history.clear(lost)
         direction = torch.where(lost.unsqueeze(1), -self._gradient, direction)
-        slope = torch.where(lost, -_dot(self._gradient, self._gradient), slope)
+        slope = torch.where(lost, -row_products(self._gradient, self._gradient), slope)
         self._direction = torch.where(which.unsqueeze(1), direction, self._direction)
         self._slope = torch.where(which, slope, self._slope)
         steepest = self._history.count == 0
@@ -164,80 +257,3 @@ class _Lines:
         self._low = self._low.masked_fill(which, 0)
         self._high = self._high.masked_fill(which, torch.inf)
         self._trials = self._trials.masked_fill(which, 0)
-
-
-class _History:
-    """The last steps s and changes of gradient y of each candidate, and their inner products.
-
-    The direction comes from the compact form of the two-loop recursion (Byrd, Nocedal, Schnabel, Mathematical
-    Programming 1994, theorem 2.2): the same numbers by two matrix products and two triangular systems instead of
-    ``2 * size`` dependent steps. Pairs lie in rings, because candidates accept steps at different times.
-    """
-
-    def __init__(self, like: Tensor, size: int) -> None:
-        candidates, numbers = like.shape
-        self._size = size
-        self._steps = like.new_zeros(candidates, size, numbers)
-        self._changes = like.new_zeros(candidates, size, numbers)
-        self._step_change = precise(like.new_zeros(candidates, size, size))  # s_i.y_j
-        self._change_change = torch.zeros_like(self._step_change)  # y_i.y_j
-        self.count = torch.zeros(candidates, dtype=torch.long, device=like.device)
-
-    def add(self, which: Tensor, step: Tensor, change: Tensor) -> None:
-        """Remember a pair for some candidates; those without positive curvature (rounding) do not fit."""
-        curvature = _dot(step, change)
-        tiny = torch.finfo(step.dtype).eps * _dot(step, step).sqrt() * _dot(change, change).sqrt()
-        rows = (which & (curvature > tiny)).nonzero().squeeze(1)
-        if not len(rows):
-            return
-        slots = self.count[rows] % self._size
-        self._steps[rows, slots] = step[rows]
-        self._changes[rows, slots] = change[rows]
-        with_change = precise(self._changes @ change.unsqueeze(2)).squeeze(2)[rows]
-        self._step_change[rows, :, slots] = precise(self._steps @ change.unsqueeze(2)).squeeze(2)[rows]
-        self._step_change[rows, slots] = precise(self._changes @ step.unsqueeze(2)).squeeze(2)[rows]
-        self._change_change[rows, :, slots] = with_change
-        self._change_change[rows, slots] = with_change
-        self.count[rows] += 1
-
-    def clear(self, which: Tensor) -> None:
-        """Forget all pairs of some candidates."""
-        if bool(which.any()):
-            for values in (self._steps, self._changes, self._step_change, self._change_change):
-                values[which] = 0
-            self.count[which] = 0
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Minus the inverse Hessian's estimate times ``gradient``, (c, n)."""
-        used = min(self._size, int(self.count.max()))
-        if not used:
-            return -gradient
-        steps, changes = self._steps[:, :used], self._changes[:, :used]
-        # From the oldest pair to the newest; slots that are empty come last and contribute zero.
-        oldest = torch.where(self.count > self._size, self.count % self._size, 0)
-        order = (oldest.unsqueeze(1) + torch.arange(used, device=gradient.device)) % used
-        s_y, y_y = self._ordered(self._step_change, order), self._ordered(self._change_change, order)
-        pairs = s_y.diagonal(dim1=1, dim2=2)
-        newest = (self.count.clamp(min=1, max=self._size) - 1).unsqueeze(1)
-        last_pair, last_square = pairs.gather(1, newest), y_y.diagonal(dim1=1, dim2=2).gather(1, newest)
-        scale = torch.where(last_pair > 0, last_pair / last_square, 1)
-        upper = s_y.triu() + torch.diag_embed((pairs == 0).to(pairs.dtype))
-        along_steps = precise(steps @ gradient.unsqueeze(2)).squeeze(2).gather(1, order)
-        along_changes = precise(changes @ gradient.unsqueeze(2)).squeeze(2).gather(1, order)
-        u = torch.linalg.solve_triangular(upper, along_steps.unsqueeze(2), upper=True).squeeze(2)
-        right = pairs * u + scale * ((y_y @ u.unsqueeze(2)).squeeze(2) - along_changes)
-        w = torch.linalg.solve_triangular(upper.mT, right.unsqueeze(2), upper=False).squeeze(2)
-        of_steps, of_changes = (torch.zeros_like(v).scatter(1, order, v) for v in (w, -scale * u))
-        moved = (steps.mT @ of_steps.to(gradient.dtype).unsqueeze(2)).squeeze(2)
-        bent = (changes.mT @ of_changes.to(gradient.dtype).unsqueeze(2)).squeeze(2)
-        return -(scale.to(gradient.dtype) * gradient + moved + bent)
-
-    def _ordered(self, products: Tensor, order: Tensor) -> Tensor:
-        used = order.shape[1]
-        rows = products[:, :used, :used].gather(1, order.unsqueeze(2).expand(-1, -1, used))
-        return rows.gather(2, order.unsqueeze(1).expand(-1, used, -1))
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Inner product of each row in float64, (c,)."""
-    return (precise(one) * precise(other)).sum(dim=1)

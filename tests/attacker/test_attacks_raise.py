@@ -67,7 +67,7 @@ def test_unknown_settings_are_type_errors():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("gradient-inversion", "there are first-layer, inverting-gradients, dlg, idlg"),
+        ("gradient-inversion", "there are first-layer, inverting-gradients, see-through-gradients, dlg, idlg"),
         ("inverting-gradients:restart=2", "has no option 'restart'; it has .*restarts"),
         ("first-layer:restarts=2", "it has none"),
         ("inverting-gradients:restarts=two", "whole number"),

@@ -1,0 +1,54 @@
+"""Models and updates in half precision, attacked in single precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+logger = logging.getLogger(__name__)
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def in_single_precision(victim: Victim, observations: Sequence[Observation]) -> tuple[Victim, Sequence[Observation]]:
+    """The same problem with every half-precision tensor as float32; unchanged, and uncopied, without any.
+
+    Second derivatives of matched gradients are too small for half precision, and some layers have none there on a CPU.
+    What the client's own half precision rounded away stays lost; reconstructions are float32.
+    """
+    model = victim.model
+    if _has_half([*model.parameters(), *model.buffers()]):
+        model = deepcopy(model)
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = _single(tensor.data)
+        victim = replace(victim, model=model)
+        logger.info("the model of %r has half precision; it is attacked in float32", victim.name)
+    return victim, [_observation(one) for one in observations]
+
+
+def _observation(one: Observation) -> Observation:
+    if not _has_half([*one.parameters.values(), *one.buffers.values(), *one.update.values()]):
+        return one
+    logger.info("the update of node %s in round %d has half precision; it is attacked in float32", one.node, one.round)
+    return replace(one, parameters=_all(one.parameters), buffers=_all(one.buffers), update=_all(one.update))
+
+
+def _has_half(tensors: Sequence[Tensor]) -> bool:
+    return any(tensor.dtype in _HALF for tensor in tensors)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def _all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _single(tensor) for name, tensor in tensors.items()}

@@ -1,0 +1,118 @@
+"""What a search minimises, for many candidates at once: distances between gradients, and priors on images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from torch import Tensor
+
+from attacker.engine.draws import Draws
+from attacker.engine.priors import Prior
+from attacker.engine.products import GradientProducts, Products
+from attacker.engine.survivors import take
+
+
+class Objective(ABC):
+    """A loss ``distance + prior`` for every candidate.
+
+    A candidate's distance must not depend on the other candidates, so that they can leave one by one.
+    """
+
+    @abstractmethod
+    def distances(self, x: Tensor) -> Tensor:
+        """Distances between gradients alone, (victims, restarts), differentiable with respect to ``x``.
+
+        Args:
+            x: Candidates, (victims, restarts, ...).
+        """
+
+    def priors(self, x: Tensor) -> Tensor:
+        """Weighted sum of all priors, (victims, restarts), differentiable; 0 without any."""
+        return x.new_zeros(x.shape[:2])
+
+    @abstractmethod
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
+        """The same objective for some of the candidates; this one stays as it is.
+
+        Args:
+            victims: Indices of the victims that stay, at least one.
+            restarts: For each of these the indices of its restarts that stay, as many for each.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class BottleneckNoise:
+    """The noise that a model's bottlenecks are given.
+
+    Attributes:
+        draws: Generators of all candidates.
+        batch: Images of one candidate.
+        latents: Size of each bottleneck's noise for one image, in order of execution; empty without bottlenecks.
+        fixed: Noise drawn already, (victims, restarts, batch, latent) for each bottleneck; None draws anew each time.
+    """
+
+    draws: Draws
+    batch: int
+    latents: Sequence[int]
+    fixed: Sequence[Tensor] | None = None
+
+    def __call__(self, like: Tensor) -> Sequence[Tensor]:
+        """(victims, restarts, batch, latent) for each bottleneck, in dtype and on the device of ``like``."""
+        if self.fixed is not None:
+            return self.fixed
+        return [self.draws.normal(self.batch, latent, like=like) for latent in self.latents]
+
+    def drawn_once(self, like: Tensor) -> BottleneckNoise:
+        """One draw for good: a line search must see the same loss when it looks twice."""
+        return replace(self, fixed=self(like))
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> BottleneckNoise:
+        """The noise of some candidates; see `Objective.keep`."""
+        fixed = None if self.fixed is None else [take(values, victims, restarts) for values in self.fixed]
+        return replace(self, draws=self.draws.keep(victims, restarts), fixed=fixed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientObjective(Objective):
+    """The distance between candidates' and observed gradients, plus priors on the images.
+
+    Attributes:
+        products: Inner products of the gradients.
+        measure: Makes distances of them.
+        labels: (victims, 1 or restarts, batch), or what else the victim's loss takes.
+        noise: Of the bottlenecks.
+        weighted_priors: Priors with their weights.
+    """
+
+    products: GradientProducts
+    measure: Callable[[Products], Tensor]
+    labels: Tensor
+    noise: BottleneckNoise
+    weighted_priors: Sequence[tuple[float, Prior]] = field(default=())
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Distances of candidates, (victims, restarts, batch, channels, height, width)."""
+        return self.distances_with(x, self.labels)
+
+    def distances_with(self, images: Tensor, labels: Tensor) -> Tensor:
+        """As `distances`, with other labels."""
+        return self.measure(self.products(images, labels, self.noise(images)))
+
+    def priors(self, x: Tensor) -> Tensor:
+        """Weighted sum of all priors, (victims, restarts)."""
+        return sum((weight * prior(x) for weight, prior in self.weighted_priors), super().priors(x))
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
+        """The same objective for some of the candidates; see `Objective.keep`."""
+        all_victims = list(victims) == list(range(self.labels.shape[0]))
+        shared = self.labels.shape[1] == 1
+        return replace(
+            self,
+            products=self.products if all_victims else self.products.keep(victims),
+            labels=self.labels[list(victims)] if shared else take(self.labels, victims, restarts),
+            noise=self.noise.keep(victims, restarts),
+            weighted_priors=[(weight, prior.keep(victims, restarts)) for weight, prior in self.weighted_priors],
+        )
