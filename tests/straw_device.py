@@ -19,9 +19,10 @@ STRAW = "straw"
 _INDEXING = ("aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_")
 # torch composes these from others by resizing results, or by writing into views: straw runs them in one piece.
 _IN_ONE_PIECE = (
-    "abs", "isfinite", "linalg_qr", "nonzero", "bincount", "repeat_interleave.Tensor", "slice_backward",
-    "select_backward", "diagonal_backward", "linalg_solve_triangular", "_linalg_svd", "gather", "std", "tril", "triu",
-    "diag_embed", "constant_pad_nd", "arange", "arange.start", "arange.start_step", "as_strided_scatter", "slice_scatter", "select_scatter", "embedding_dense_backward",
+    "abs", "_conj", "isfinite", "linalg_qr", "nonzero", "bincount", "repeat_interleave.Tensor", "slice_backward",
+    "select_backward", "diagonal_backward", "linalg_solve_triangular", "_linalg_svd", "gather", "std", "tril",
+    "triu", "diag_embed", "constant_pad_nd", "arange", "arange.start", "arange.start_step", "as_strided_scatter",
+    "slice_scatter", "select_scatter", "embedding_dense_backward",
 )  # fmt: skip
 
 _setup_privateuseone_for_python_backend(STRAW)
@@ -37,7 +38,7 @@ def _key(tensor: Tensor) -> int:
 
 def _wrap(values: Tensor) -> Tensor:
     made: Tensor = torch._C._acc.create_empty_tensor(values.shape, values.dtype)
-    key, whole = _key(made), values.contiguous()
+    key, whole = _key(made), values.resolve_conj().contiguous()
     _values[key] = whole
     (_copied_views.add if whole is not values else _copied_views.discard)(key)
     return made

@@ -85,7 +85,9 @@ class _Probe:
         self._axes = (1, 2, batch_size)
         self._latents = seen.latents
         generator = torch.Generator().manual_seed(0)
-        self._labels = torch.randint(replay.victim.inputs.classes, self._axes, generator=generator)
+        self._labels = torch.randint(
+            replay.victim.inputs.classes, self._axes, generator=generator, device=generator.device
+        )
         failures = []
         for dtype in dict.fromkeys((torch.float64, next(iter(target.values())).dtype)):
             self._tolerance = _TOLERANCES.get(dtype, 1e-1)
@@ -124,7 +126,8 @@ class _Probe:
         like = next(iter(self.target.values()))
 
         def draw(*shape: int) -> Tensor:
-            return torch.randn(*self._axes, *shape, generator=generator, dtype=like.dtype).to(like.device)
+            drawn = torch.randn(*self._axes, *shape, generator=generator, dtype=like.dtype, device=generator.device)
+            return drawn.to(like.device)
 
         candidates = draw(*self.replay.victim.inputs.shape).requires_grad_(True)
         noise = [draw(latent) for latent in self._latents]

@@ -19,6 +19,7 @@ from attacker.engine import (
     gradient_products,
     observed_gradient,
     trace,
+    why_not_factored,
 )
 from attacker.labels import LABEL_RECOVERY, recover_labels
 from attacker.victim import Victim
@@ -26,10 +27,19 @@ from fl_precode.observation import Observation
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()
+
+
+def normalised_convnet() -> nn.Module:
+    """With batch normalisation, whose statistics some attacks match."""
+    convolution, *rest = tiny.convnet(SPEC)
+    return nn.Sequential(convolution, nn.BatchNorm2d(3), *rest)
+
+
 MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "mlp": lambda: tiny.mlp(SPEC),
     "mlp with a bottleneck": lambda: tiny.mlp(SPEC, bottleneck=True),
     "convnet": lambda: tiny.convnet(SPEC),
+    "normalised convnet": normalised_convnet,
 }
 
 
@@ -47,7 +57,10 @@ def federation(model: str, batch: int) -> tuple[Victim, list[Observation]]:
     torch.manual_seed(0)
     victim = tiny.victim(MODELS[model](), SPEC)
     labels = [[(client + image) % SPEC.classes for image in range(batch)] for client in range(2)]
-    return victim, [tiny.observe(victim, tiny.images(SPEC, batch, seed=n), y) for n, y in enumerate(labels)]
+    buffers = {name: value.clone() for name, value in victim.model.named_buffers()}
+    return victim, [
+        tiny.observe(victim, tiny.images(SPEC, batch, seed=n), y, buffers=buffers) for n, y in enumerate(labels)
+    ]
 
 
 def moved(victim: Victim, device: str) -> Victim:
@@ -58,7 +71,9 @@ def quick(name: str) -> Attack:
     """The attack with few iterations and two restarts, so that rounding has no time to grow."""
     attack = build_attack(name)
     names = {one.name for one in fields(attack)}  # type: ignore[arg-type]
-    changes = {key: value for key, value in {"iterations": 4, "restarts": 2}.items() if key in names}
+    if getattr(attack, "warmup", 0) == 0:
+        names.discard("warmup")
+    changes = {key: value for key, value in {"iterations": 4, "restarts": 2, "warmup": 1}.items() if key in names}
     return replace(attack, **changes)  # type: ignore[type-var]
 
 
@@ -117,14 +132,12 @@ def products_agree(device: str, model: str) -> None:
     targets, traced = [observed_gradient(one) for one in sent], trace(there)
     shared = Replay(there, sent[0].parameters, sent[0].buffers)
     own = [Replay(there, dict(one.parameters), one.buffers) for one in sent]
-    for products in (
-        LoopProducts(shared, targets),
-        DenseProducts(shared, targets),
-        FactoredProducts(shared, targets, traced, batch_size=2),
-        FactoredProducts(own, targets, traced, batch_size=2),
-        gradient_products(shared, targets, traced, batch_size=2),
-    ):
-        for value, wanted in zip(measured(products, device), expected, strict=True):
+    products: list[GradientProducts] = [LoopProducts(shared, targets), DenseProducts(shared, targets)]
+    if why_not_factored(there.model, traced) is None:
+        products.append(FactoredProducts(shared, targets, traced, batch_size=2))
+        products.append(FactoredProducts(own, targets, traced, batch_size=2))
+    for found in (*products, gradient_products(shared, targets, traced, batch_size=2)):
+        for value, wanted in zip(measured(found, device), expected, strict=True):
             torch.testing.assert_close(value, wanted, atol=1e-8, rtol=1e-8)
 
 
