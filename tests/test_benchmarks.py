@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,12 +25,44 @@ def test_speed(tmp_path):
         "speed.py", "--models", "lenet", "--candidates", "1", "2", "--iterations", "4", "--repeats", "1",
         out=tmp_path / "speed.json",
     )  # fmt: skip
-    rows = report["models"]["lenet"]
-    assert set(rows) == {"plain loop", "ours, 1 restarts", "ours, 2 restarts", "ours, 2 victims"}
-    assert rows["plain loop"]["times_faster"] == 1
+    rows = {row["name"]: row for row in report["models"]["lenet"]}
+    assert set(rows) == {"plain loop", "1 candidate", "2 restarts", "2 victims"}
+    assert report["base"] == "plain loop"
     # The same start, the same steps: our engine takes the path of the plain loop.
-    assert rows["ours, 1 restarts"]["psnr"] == pytest.approx(rows["plain loop"]["psnr"], abs=0.05)
-    assert all(row["milliseconds"] > 0 for row in rows.values())
+    assert rows["1 candidate"]["psnr"] == pytest.approx(rows["plain loop"]["psnr"], abs=0.05)
+    assert all(row["whole"]["median"] > 0 and row["whole_cpu"]["median"] > 0 for row in rows.values())
+
+    pytest.importorskip("matplotlib", reason="the picture of the speeds needs matplotlib, a development dependency")
+    from benchmarks.plots import plot_speed
+
+    report["models"]["lenet"][-1].update(cpu=None, wall=None, left_out="too long")
+    plot_speed(report, tmp_path / "speed.png")
+    with Image.open(tmp_path / "speed.png") as picture:
+        assert picture.width > 300
+
+
+def test_memory(tmp_path):
+    (row,) = run(
+        "memory.py", "--models", "lenet", "--candidates", "2", "--budgets", "0.25", out=tmp_path / "memory.json"
+    )["rows"]
+    assert row["peak_mib"] > row["beyond_start_mib"] > 0
+    assert (row["candidates"], row["budget_gib"]) == (2, 0.25)
+    assert row["matching_loss"] > 0
+
+
+def test_quality_is_taken_up_where_it_ended(tmp_path):
+    out = tmp_path / "quality.json"
+    command = ["quality.py", "--groups", "dlg", "batches", "--iterations", "2", "--steps", "1", "--images", "4"]
+    first = run(*command, out=out)
+    assert len(first["cells"]) == 5
+    key = "lenet | untrained | inverting-gradients:iterations=2 | batch 4 | ours | 1 clients"
+    (client,) = first["cells"][key]["clients"]
+    assert len(client["psnr"]) == len(client["ssim"]) == 4
+    first["cells"][key]["clients"] = [{"psnr": [7.0], "ssim": [0.5]}]
+    out.write_text(json.dumps(first))
+    again = run(*command, "--table", str(tmp_path / "table.md"), out=out)
+    assert again["cells"] == first["cells"], "what is there is not run again"
+    assert "7.0 dB / 0.50" in (tmp_path / "table.md").read_text()
 
 
 def test_reference_figures(tmp_path):

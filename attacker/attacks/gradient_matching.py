@@ -147,6 +147,7 @@ class GradientMatching(Attack):
         """Attack observations of the same round, weights and batch size together, in pieces of bounded size."""
         if not observations:
             return []
+        draws = Draws.seeded(len(observations), self.restarts, generator)
         recovered = known_labels(victim, observations, labels, generator)
         joint = self.labels == "joint"
         known = [
@@ -159,7 +160,7 @@ class GradientMatching(Attack):
             observations,
             [observed_gradient(one) for one in observations],
             known,
-            Draws.seeded(len(observations), self.restarts, generator),
+            draws,
             joint=joint,
             may_differ=weights_may_differ(self, victim, seen, observations),
         )

@@ -113,7 +113,7 @@ class Probe:
         self._latents = seen.latents
         self._inputs = replays[0].victim.inputs
         generator = torch.Generator().manual_seed(0)
-        self._labels = torch.randint(self._inputs.classes, self._axes, generator=generator)
+        self._labels = torch.randint(self._inputs.classes, self._axes, generator=generator, device=generator.device)
         failures = []
         for dtype in dict.fromkeys((torch.float64, next(iter(targets[0].values())).dtype)):
             self._tolerance = _TOLERANCES.get(dtype, 1e-1)
@@ -151,7 +151,8 @@ class Probe:
         like = next(iter(self._targets[0].values()))
 
         def draw(*shape: int) -> Tensor:
-            return torch.randn(*self._axes, *shape, generator=generator, dtype=like.dtype).to(like.device)
+            drawn = torch.randn(*self._axes, *shape, generator=generator, dtype=like.dtype, device=generator.device)
+            return drawn.to(like.device)
 
         candidates = draw(*self._inputs.shape).requires_grad_(True)
         noise = [draw(latent) for latent in self._latents]

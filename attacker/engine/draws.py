@@ -41,7 +41,10 @@ class Draws:
 
     def normal(self, *shape: int, like: Tensor) -> Tensor:
         """(victims, restarts, *shape) from N(0, 1) in the dtype and on the device of ``like``."""
-        rows = [[torch.randn(shape, generator=one, dtype=like.dtype) for one in row] for row in self.generators]
+        rows = [
+            [torch.randn(shape, generator=one, dtype=like.dtype, device=one.device) for one in row]
+            for row in self.generators
+        ]
         return torch.stack([torch.stack(row) for row in rows]).to(like.device)
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Draws:

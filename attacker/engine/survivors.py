@@ -45,8 +45,8 @@ class Survivors:
     """
 
     def __init__(self, victims: int, restarts: int) -> None:
-        self._victims = torch.arange(victims)
-        self._restarts = torch.arange(restarts).repeat(victims, 1)
+        self._victims = torch.arange(victims, device="cpu")
+        self._restarts = torch.arange(restarts, device="cpu").repeat(victims, 1)
 
     def plan(self, finished: Tensor) -> Cut | None:
         """What stays when finished candidates leave; None when nobody can leave, or nobody would stay.

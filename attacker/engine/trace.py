@@ -72,9 +72,9 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
         Layers and bottlenecks in order of execution.
     """
     generator = torch.Generator().manual_seed(0)
-    like = next(victim.model.parameters(), torch.zeros(()))
+    like = next(victim.model.parameters(), torch.zeros((), device="cpu"))
     shape = (batch_size, *victim.inputs.shape)
-    probe = torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
+    probe = torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
     finished: list[Callable[[], LayerRun]] = []
     hooks = [
         module.register_forward_hook(_recorder(name, finished))

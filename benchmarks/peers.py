@@ -1,0 +1,141 @@
+"""Research code as a contender, from a checkout: nothing of it is part of this repository.
+
+invertinggradients (Geiping et al., NeurIPS 2020) needs the package `six` on the path, breaching `hydra-core`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacker.attacks import GradientMatching
+from attacker.bench.contenders import Contender, Run, timed
+from attacker.bench.problem import Problem
+from attacker.victim import Victim
+from fl_precode.observation import Gradients
+
+
+def load(path: Path, package: str) -> Any:
+    """Import a package from a checkout."""
+    sys.path.insert(0, str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(package)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What runs one restart after another on one observation.
+
+    Attributes:
+        library: The imported package.
+    """
+
+    library: Any
+
+    name = "peer"
+
+    def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
+        """Images (batch, C, H, W), normalised, from a gradient and its labels (batch,), with settings of ours."""
+        raise NotImplementedError
+
+    def contender(self, problem: Problem) -> Contender:
+        """One restart on the first victim, with the settings of the engine's contenders."""
+
+        def attack(iterations: int) -> Tensor:
+            torch.manual_seed(0)
+            settings = GradientMatching(iterations=iterations)
+            return self.reconstruct(problem.victim, problem.observations[0].update, problem.labels[:1], settings)
+
+        def run(iterations: int) -> Run:
+            found, wall, cpu = timed(lambda: attack(iterations), problem.device)
+            return Run(wall=wall, cpu=cpu, psnr=problem.quality(found), matching_loss=distance(problem, found))
+
+        return Contender(name=self.name, kind=self.name, candidates=1, run=run)
+
+
+def distance(problem: Problem, found: Tensor) -> float:
+    """Cosine distance of the gradient at one image from the first observed one, measured alike for every contender."""
+    named = dict(problem.victim.model.named_parameters())
+    loss = problem.victim.loss(found, problem.labels[:1])
+    gradients = torch.autograd.grad(loss, list(named.values()))
+    update = problem.observations[0].update
+    one = torch.cat([value.flatten().double() for value in gradients])
+    other = torch.cat([update[name].flatten().double() for name in named])
+    return float(1 - one @ other / (one.norm() * other.norm()))
+
+
+class InvertingGradients(Peer):
+    """The reference code of Inverting Gradients; ``idlg`` settings run its option ``--optim zhu``."""
+
+    name = "invertinggradients"
+
+    def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
+        inputs = victim.inputs
+        device = labels.device
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
+        common = {"indices": "def", "weights": "equal", "restarts": settings.restarts, "init": "randn"}
+        common |= {"filter": "none", "scoring_choice": "loss"}
+        if settings.optimiser == "l-bfgs":  # its own values; one of its steps is up to 20 evaluations
+            config = {
+                "signed": False, "boxed": False, "cost_fn": "l2", "lr": 1e-4, "optim": "LBFGS",
+                "max_iterations": max(1, settings.iterations // 20), "total_variation": 1e-4, "lr_decay": False,
+            }  # fmt: skip
+        else:
+            config = {
+                "signed": settings.signed, "boxed": settings.boxed, "cost_fn": "sim", "lr": settings.learning_rate,
+                "optim": "adam", "max_iterations": settings.iterations,
+                "total_variation": settings.total_variation, "lr_decay": True,
+            }  # fmt: skip
+        attack = self.library.GradientReconstructor(
+            victim.model, (mean, std), {**common, **config}, num_images=len(labels)
+        )
+        observed = [update[name] for name, _ in victim.model.named_parameters()]
+        with contextlib.redirect_stdout(io.StringIO()):
+            found, _ = attack.reconstruct(observed, labels, img_shape=inputs.shape)
+        return found
+
+
+class Breaching(Peer):
+    """The framework of the same authors, its attack "invertinggradients" with our numbers."""
+
+    name = "breaching"
+
+    @cached_property
+    def _config(self) -> Any:
+        logging.getLogger("breaching").setLevel(logging.WARNING)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.library.get_attack_config("invertinggradients")
+
+    def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
+        inputs, model, config = victim.inputs, victim.model, self._config
+        config.optim.max_iterations = settings.iterations
+        config.optim.step_size = settings.learning_rate
+        config.optim.signed = "hard" if settings.signed else None
+        config.optim.boxed = settings.boxed
+        config.optim.callback = settings.iterations
+        config.restarts.num_trials = settings.restarts
+        # Its total variation is the mean over both directions, half of the sum that the other two take.
+        config.regularization.total_variation.scale = 2 * settings.total_variation
+        setup = {"device": labels.device, "dtype": torch.float}
+        attack = self.library.attacks.prepare_attack(model, torch.nn.CrossEntropyLoss(), config, setup)
+        metadata = SimpleNamespace(modality="vision", shape=inputs.shape, mean=inputs.mean, std=inputs.std)
+        sent = [{"parameters": list(model.parameters()), "buffers": list(model.buffers()), "metadata": metadata}]
+        known = {"num_data_points": len(labels), "labels": labels, "local_hyperparams": None}
+        gradients = [update[name] for name, _ in model.named_parameters()]
+        received = [{"gradients": gradients, "buffers": None, "metadata": known}]
+        found, _ = attack.reconstruct(sent, received, {})
+        return found["data"].detach()
