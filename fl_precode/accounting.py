@@ -16,7 +16,8 @@ class PrivacySpent(TypedDict):
     """For one example of the client that spent most.
 
     Attributes:
-        epsilon: For (epsilon, delta)-differential privacy; None without noise (infinite).
+        epsilon: For (epsilon, delta)-differential privacy; None when infinite (no noise) or not
+            known (no Opacus).
         delta: Of the same.
         sample_rate: Batch size over that client's examples.
         steps: Noisy gradients of that client.
@@ -41,12 +42,15 @@ def privacy_spent(federation: Federation, rounds: int) -> PrivacySpent | None:
     if not private:
         return None
     (defence,) = private
-    spent = []
+    spent, note = [], "proved for Poisson sampling; batches here are shuffled and of fixed size"
     for size in {len(partition) for partition in federation.partitions}:
         rate = min(1.0, settings.batch_size / size)
         passes = settings.local_epochs * math.ceil(size / settings.batch_size)
         steps = rounds * (passes or settings.local_steps or 1)
-        epsilon = dp_epsilon(noise_multiplier=defence.noise_multiplier, sample_rate=rate, steps=steps, delta=DELTA)
+        try:
+            epsilon = dp_epsilon(noise_multiplier=defence.noise_multiplier, sample_rate=rate, steps=steps, delta=DELTA)
+        except ModuleNotFoundError as error:
+            epsilon, note = math.inf, str(error)
         spent.append((epsilon, rate, steps))
     epsilon, rate, steps = max(spent)
     return PrivacySpent(
@@ -54,5 +58,5 @@ def privacy_spent(federation: Federation, rounds: int) -> PrivacySpent | None:
         delta=DELTA,
         sample_rate=rate,
         steps=steps,
-        note="proved for Poisson sampling; batches here are shuffled and of fixed size",
+        note=note,
     )

@@ -67,7 +67,7 @@ DEFENCES: Mapping[str, DefenceEntry] = MappingProxyType(
             "Zero columns in a Linear layer's weight gradient, by how features depend on the input; share=0.6, layer",
             Soteria,
         ),
-        "dp": DefenceEntry("DP-SGD by Opacus (pip install 'fl-precode[dp]'); max_norm, noise_multiplier", DpSgd),
+        "dp": DefenceEntry("DP-SGD: clips each example's gradient and adds noise; max_norm, noise_multiplier", DpSgd),
     }
 )
 
@@ -250,7 +250,8 @@ def _contradiction(names: Sequence[str]) -> str | None:
             return f"{one!r} is given twice; give it once{several}"
     for kin in _BOTTLENECKS:
         if kin <= has:
-            return f"{' and '.join(sorted(kin))} are one bottleneck in the same place, with two settings; choose one"
+            both = " and ".join(sorted(kin))
+            return f"{both} are one bottleneck with two settings; choose one (before=a|b names several places)"
     if len(has & _NOISES) > 1:
         return f"{' and '.join(sorted(has & _NOISES))} both add noise; choose one, with a larger std"
     if "ppp" in has and not any(has & kin for kin in _BOTTLENECKS):

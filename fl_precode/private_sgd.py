@@ -1,4 +1,9 @@
-"""DP-SGD's gradient and its epsilon, by Opacus (an optional dependency: ``pip install 'fl-precode[dp]'``)."""
+"""DP-SGD's gradient, and its epsilon by Opacus's accountant (optional: ``pip install 'fl-precode[dp]'``).
+
+The gradient is not Opacus's: its per-example gradients of convolutions are silently zero for images in channels-last
+memory (opacus 1.6.0, ``unfold2d``), which one-channel images are, and with torch 2.15 its hooks refuse in-place
+additions as in torchvision's ResNets. `torch.func` has neither trouble.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +11,27 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass
-from types import ModuleType
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from fl_precode.objective import training_loss
 from fl_precode.observation import Gradients
-from fl_precode.perturb import Batch, GradientDefence, check_max_norm
+from fl_precode.perturb import Batch, GradientDefence, check_max_norm, normal_like
 from fl_precode.perturb_partly import batch_needed, fresh_seed
 from fl_precode.seeding import seeded
 
-
-def _opacus() -> ModuleType:
-    try:
-        import opacus
-        import opacus.accountants
-        import opacus.optimizers
-        import opacus.validators
-    except ImportError as error:
-        raise ValueError(f"the defence dp needs Opacus ({error}); pip install 'fl-precode[dp]'") from error
-    found: ModuleType = opacus
-    return found
+_PIECE = 16  # examples whose gradients are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class DpSgd(GradientDefence):
-    """The gradient of DP-SGD (Abadi et al. 2016) by Opacus: per-example clipping, then Gaussian noise.
+    """The gradient of DP-SGD (Abadi et al. 2016): per-example clipping, then Gaussian noise.
 
-    ``(sum_i g_i * min(1, C / (|g_i| + 1e-6)) + N(0, (sigma C)²)) / B`` for the B examples of a batch, where g_i is the
-    gradient of example i over all parameters. (The 1e-6 is Opacus's.) The given gradient is not used: it is computed
-    anew from model and batch, at the cost of a second pass and of B gradients in memory.
+    ``(sum_i g_i / max(1, |g_i| / C) + N(0, (sigma C)²)) / B`` for the B examples of a batch, where g_i is the gradient
+    of example i, alone, over all parameters. The given gradient is not used: it is computed anew from model and batch.
 
     The noise comes from an ordinary generator, so that runs can be repeated; whoever knows its seed can take it away.
 
@@ -67,88 +61,80 @@ class DpSgd(GradientDefence):
         """See `GradientDefence`."""
         model, (inputs, labels) = batch_needed("dp", model, batch)
         self.check(model)
-        opacus = _opacus()
-        trial = copy.deepcopy(model).train()
-        watched = opacus.GradSampleModule(trial, loss_reduction="mean")
-        with seeded(fresh_seed(generator)), warnings.catch_warnings():
-            # Torch explains that the images themselves get no gradient, which nobody asked for.
-            warnings.filterwarnings("ignore", "Full backward hook is firing")
-            training_loss(watched, inputs, labels).backward()  # type: ignore[no-untyped-call]
-        touched = _per_example(trial)
-        optimiser = opacus.optimizers.DPOptimizer(
-            torch.optim.SGD(touched, lr=1.0),
-            noise_multiplier=self.noise_multiplier,
-            max_grad_norm=self.max_norm,
-            expected_batch_size=len(labels),
-            generator=Generator(inputs.device).manual_seed(fresh_seed(generator)),
-        )
-        optimiser.pre_step()
-        named = dict(trial.named_parameters())
-        return {name: _gradient(named[name]) for name in gradients}
+        total = {name: torch.zeros_like(value) for name, value in gradients.items()}
+        with seeded(fresh_seed(generator)):
+            for start in range(0, len(labels), _PIECE):
+                piece = slice(start, start + _PIECE)
+                each = per_example_gradients(model, inputs[piece], labels[piece])
+                norms = torch.stack([value.flatten(1).norm(dim=1) for value in each.values()]).norm(dim=0)
+                kept = 1 / (norms / self.max_norm).clamp(min=1)
+                for name, value in each.items():
+                    total[name] += torch.einsum("b,b...->...", kept, value)
+        std = self.noise_multiplier * self.max_norm
+        noisy = {name: value + std * normal_like(value, generator) for name, value in total.items()}
+        return {name: value / len(labels) for name, value in noisy.items()}
 
     def check(self, model: nn.Module) -> None:
-        """Refuse models that Opacus cannot make private.
+        """Refuse models whose layers mix the examples of a batch, or keep sums over them.
 
         Raises:
-            ValueError: Naming the layers, or that Opacus is not installed.
+            ValueError: Naming the layers.
         """
-        opacus = _opacus()
-        mixing = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        mixing = [name for name, module in model.named_modules() if _mixes(module)]
         if mixing:
+            shown = ", ".join(name or "the model itself" for name in mixing[:4])
+            more = f" and {len(mixing) - 4} more" if len(mixing) > 4 else ""
             raise ValueError(
-                f"dp cannot work with batch normalisation ({_named(mixing)}): it mixes the examples of a batch, so "
-                "that no gradient belongs to one of them. Use a model with group normalisation (torch.nn.GroupNorm)"
-            )
-        wrong = {name: module for name, module in model.named_modules() if _unsupported(opacus, module)}
-        if wrong:
-            kinds = sorted({type(module).__name__ for module in wrong.values()})
-            places = [name or "the model itself" for name in wrong]
-            raise ValueError(
-                f"dp: Opacus does not support {', '.join(kinds)} ({_named(places)}); replace these layers, for "
-                "instance by those of opacus.layers, or use another defence"
+                f"dp cannot work with batch normalisation or running statistics ({shown}{more}): they mix the examples "
+                "of a batch, so that no gradient belongs to one of them, and are sent without noise. Use a model with "
+                "group normalisation (torch.nn.GroupNorm)"
             )
 
 
-def _per_example(trial: nn.Module) -> list[nn.Parameter]:
-    """The parameters with per-example gradients, which must add up to the gradient that autograd found.
+def _mixes(module: nn.Module) -> bool:
+    running = isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+    return running or isinstance(module, nn.modules.batchnorm._BatchNorm)
 
-    Raises:
-        ValueError: If they do not: then some of the gradient would leave the client neither clipped nor noised.
+
+class _Loss(nn.Module):
+    """The training loss of one example as a module, for `torch.func.functional_call`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, label: Tensor) -> Tensor:
+        return training_loss(self.model, inputs.unsqueeze(0), label.unsqueeze(0))
+
+
+def per_example_gradients(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The gradient of the training loss of each example alone, as if it were the whole batch.
+
+    Args:
+        model: Used in a copy, in training mode; each example draws noise of its own from torch's global generator.
+        inputs: (batch, channels, height, width), normalised.
+        labels: (batch,) class indices.
+
+    Returns:
+        Name of each trainable parameter to (batch, *shape); zeros where the loss does not depend on it.
     """
-    touched = []
-    for name, parameter in trial.named_parameters():
-        whole, each = parameter.grad, getattr(parameter, "grad_sample", None)
-        if whole is None:
-            continue
-        found = torch.zeros_like(whole) if each is None else each.mean(dim=0)
-        if float((found - whole).norm()) > 1e-3 * float(whole.norm()) + 1e-6:
-            raise ValueError(
-                f"dp: Opacus did not see all uses of the parameter {name!r} (does the model's code call the layer by "
-                "torch.nn.functional, or take its weight?); call the layer as a module"
-            )
-        if each is not None:
-            touched.append(parameter)
-    return touched
+    loss = _Loss(copy.deepcopy(model).train())
+    trainable = {name: p.detach() for name, p in loss.named_parameters() if p.requires_grad}
 
+    def one(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        value: Tensor = functional_call(loss, parameters, (image, label))
+        return value
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """What Opacus left; zero, noise-free, where the loss does not depend on the parameter at all."""
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
-
-
-def _unsupported(opacus: ModuleType, module: nn.Module) -> bool:
-    if not any(p.requires_grad for p in module.parameters(recurse=False)):
-        return False
-    if any(True for _ in module.children()) or any(True for _ in module.buffers(recurse=False)):
-        # Opacus would run all of it again for each example, with other noise; buffers are not private.
-        return True
-    validate = opacus.validators.ModuleValidator.VALIDATORS.get(type(module))
-    return bool(validate and validate(module))
-
-
-def _named(names: list[str]) -> str:
-    shown = ", ".join(names[:4])
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            each = vmap(grad(one), in_dims=(None, 0, 0), randomness="different")(trainable, inputs, labels)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # layers that vmap cannot batch, such as recurrent ones: one example after another
+        rows = [grad(one)(trainable, image, label) for image, label in zip(inputs, labels, strict=True)]
+        each = {name: torch.stack([row[name] for row in rows]) for name in trainable}
+    return {name.removeprefix("model."): value for name, value in each.items()}
 
 
 def dp_epsilon(*, noise_multiplier: float, sample_rate: float, steps: int, delta: float = 1e-5) -> float:
@@ -167,7 +153,8 @@ def dp_epsilon(*, noise_multiplier: float, sample_rate: float, steps: int, delta
         epsilon for (epsilon, delta)-differential privacy of one example of a client; infinite without noise.
 
     Raises:
-        ValueError: If a value is out of range, or Opacus is not installed.
+        ValueError: If a value is out of range.
+        ModuleNotFoundError: If Opacus is not installed.
     """
     if not (0 < sample_rate <= 1 and steps >= 0 and 0 < delta < 1 and noise_multiplier >= 0):
         raise ValueError(
@@ -178,7 +165,11 @@ def dp_epsilon(*, noise_multiplier: float, sample_rate: float, steps: int, delta
         return 0.0
     if noise_multiplier == 0:
         return math.inf
-    accountant = _opacus().accountants.RDPAccountant()
+    try:
+        from opacus.accountants import RDPAccountant
+    except ImportError as error:
+        raise ModuleNotFoundError(f"epsilon needs Opacus ({error}); pip install 'fl-precode[dp]'") from error
+    accountant = RDPAccountant()
     accountant.history = [(noise_multiplier, sample_rate, steps)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Optimal order is the")  # looser at extremes, never wrong

@@ -111,10 +111,11 @@ def _defend(
     for name, value in arrays.items():
         is_buffer = looks_like_buffer(name, value) if buffers is None else name in buffers
         if not is_buffer:
-            update[name] = torch.from_numpy(value - received[name] if received else value)
+            # Arithmetic on 0-d arrays leaves NumPy scalars.
+            update[name] = torch.from_numpy(np.asarray(value - received[name] if received else value))
     defended = chain(update, generator=generator)
     for name, change in defended.items():
         value = change.numpy() + received[name] if received else change.numpy()
-        arrays[name] = value.astype(arrays[name].dtype, copy=False)
+        arrays[name] = np.asarray(value, dtype=arrays[name].dtype)
     key = next(iter(reply.content.array_records))
     reply.content[key] = ArrayRecord({name: Array(value) for name, value in arrays.items()})

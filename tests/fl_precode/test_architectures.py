@@ -26,10 +26,8 @@ PLACES = {
     ("resnet18", "dropout"): "fc.dropout",
     ("resnet18-group-norm", "precode"): "fc.bottleneck",
     ("resnet18-group-norm", "cvb"): "layer1.0.bottleneck",
-    ("resnet18-group-norm", "dropout"): "fc.dropout",
     ("vgg11", "precode"): "classifier.3.bottleneck",
     ("vgg11", "cvb"): "features.3.bottleneck",
-    ("vgg11", "dropout"): "classifier.3.dropout",
     ("vit", "precode"): "heads.head.bottleneck",
     ("vit", "dropout"): "heads.head.dropout",
 }

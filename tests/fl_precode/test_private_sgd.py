@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fl_precode import extend, extend_conv, sample_noise
 from fl_precode.objective import training_loss
 from fl_precode.perturb_partly import fresh_seed
-from fl_precode.private_sgd import DpSgd, dp_epsilon
+from fl_precode.private_sgd import DpSgd, dp_epsilon, per_example_gradients
 from fl_precode.seeding import seeded
 from tests.fl_precode.architectures import ARCHITECTURES
 from tests.fl_precode.small_models import Model, lin
@@ -53,17 +53,16 @@ def slowly_clipped(model, examples, max_norm, noise):
         each = torch.autograd.grad(loss, list(named.values()))
         norms.append(torch.sqrt(sum((g**2).sum() for g in each)).item())
         for name, g in zip(named, each, strict=True):
-            total[name] += g * min(1.0, max_norm / (norms[-1] + 1e-6))
+            total[name] += g * min(1.0, max_norm / norms[-1])
     return {name: value / len(examples[1]) for name, value in total.items()}, norms
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_clipping_each_example_equals_a_slow_loop(name):
     model, examples, max_norm = MODELS[name](), batch(), 0.0
-    noise = []
-    shapes = {"plain": [], "precode": [(5, 4)], "cvb": [(5, 8, 6, 6)]}[name]
-    with seeded(fresh_seed(seeded_generator(2))):  # the very draws that the defence's own forward pass makes
-        noise = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    shape = {"plain": None, "precode": (4,), "cvb": (8, 6, 6)}[name]
+    with seeded(fresh_seed(seeded_generator(2))):  # the very draws that the defence's own forward passes make
+        noise = [] if shape is None else [torch.randn(5, *shape, dtype=torch.float64)]
     _, norms = slowly_clipped(model, examples, 1.0, noise)
     max_norm = sorted(norms)[2]
     expected, _ = slowly_clipped(model, examples, max_norm, noise)
@@ -105,36 +104,102 @@ def test_the_client_is_left_as_it_was():
     assert all(p.grad is None and not hasattr(p, "grad_sample") for p in model.parameters())
 
 
-def test_a_parameter_that_the_loss_does_not_touch_gets_zero():
+def test_every_parameter_gets_noise_even_one_that_the_loss_does_not_touch():
     model = Model(lambda m, x: m.body(x.flatten(1)), body=lin(64, 3), spare=lin(2, 2)).double()
     zeros = {key: torch.zeros_like(p) for key, p in model.named_parameters()}
     out = DpSgd(max_norm=1.0, noise_multiplier=1.0)(zeros, model=model, batch=batch(), generator=seeded_generator())
-    assert not out["spare.weight"].any()
+    assert out["spare.weight"].all()
     assert out["body.weight"].all()
 
 
-def test_models_that_opacus_cannot_make_private_are_refused():
-    defence = DpSgd(max_norm=1.0, noise_multiplier=1.0)
-    with pytest.raises(ValueError, match=r"batch normalisation \(bn1, layer1.0.bn1, .* and 16 more\).*GroupNorm"):
-        defence.check(ARCHITECTURES["resnet18"]())
-    defence.check(ARCHITECTURES["resnet18-group-norm"]())
-    with pytest.raises(ValueError, match=r"MultiheadAttention.*VisionTransformer \(the model itself"):
-        defence.check(ARCHITECTURES["vit"]())
-    with pytest.raises(ValueError, match=r"does not support LSTM \(memory\)"):
-        defence.check(Model(lambda m, x: x, memory=nn.LSTM(2, 2)))
-    running = nn.Sequential(nn.InstanceNorm2d(3, affine=True, track_running_stats=True))
-    with pytest.raises(ValueError, match=r"does not support InstanceNorm2d \(0\)"):
-        defence.check(running)
-    frozen = nn.Sequential(nn.BatchNorm2d(3, affine=False))
-    with pytest.raises(ValueError, match="mixes the examples"):
-        defence.check(frozen)
+def one_by_one(model, examples):
+    named = dict(model.train().named_parameters())
+    rows = [
+        torch.autograd.grad(training_loss(model, x[None], y[None]), list(named.values()))
+        for x, y in zip(*examples, strict=True)
+    ]
+    return {name: torch.stack(values) for name, values in zip(named, zip(*rows, strict=True), strict=True)}
 
 
-def test_a_layer_used_behind_opacus_back_is_refused_not_sent_unprotected():
-    model = Model(lambda m, x: F.linear(x.flatten(1), m.body.weight, m.body.bias), body=lin(64, 3)).double()
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.memory, self.head = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.memory(x.flatten(1, 2))[0][:, -1])
+
+
+def colourful(build):
+    return lambda: nn.Sequential(nn.Conv2d(1, 3, 1), nn.Upsample(32), build())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        small,
+        Recurrent,  # vmap cannot batch it
+        lambda: Model(lambda m, x: F.linear(x.flatten(1), m.body.weight), body=nn.Linear(64, 3, bias=False)),
+        lambda: Model(lambda m, x: m.body(m.body(x.flatten(1))), body=lin(64, 64)),
+        colourful(ARCHITECTURES["resnet18-group-norm"]),  # additions and activations in place
+        colourful(ARCHITECTURES["vit"]),
+    ],
+)
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_single_examples_equal_those_of_a_loop(build, form):
+    torch.manual_seed(1)
+    model, (x, y) = build().double(), batch(3)
+    found = per_example_gradients(model, x.expand(-1, 1, -1, -1).contiguous(memory_format=form), y)
+    for name, value in one_by_one(model, (x, y)).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
+
+
+def test_many_examples_are_worked_off_in_pieces():
+    model, examples = small(), batch(37)
     zeros = {key: torch.zeros_like(p) for key, p in model.named_parameters()}
-    with pytest.raises(ValueError, match="did not see all uses of the parameter 'body.weight'"):
-        DpSgd(max_norm=1.0, noise_multiplier=1.0)(zeros, model=model, batch=batch(), generator=seeded_generator())
+    found = DpSgd(max_norm=0.5, noise_multiplier=0.0)(zeros, model=model, batch=examples, generator=seeded_generator())
+    expected, _ = slowly_clipped(model, examples, 0.5, [])
+    assert all((found[key] - value).abs().max() < 1e-10 for key, value in expected.items())
+
+
+def test_frozen_parameters_take_no_part():
+    model, examples = small(), batch()
+    model[0].requires_grad_(False)
+    zeros = {key: torch.zeros_like(p) for key, p in model.named_parameters() if p.requires_grad}
+    out = DpSgd(max_norm=1.0, noise_multiplier=0.0)(zeros, model=model, batch=examples, generator=seeded_generator())
+    assert out.keys() == zeros.keys()
+
+
+def test_the_clipped_sum_is_that_of_opacus_where_opacus_is_right():
+    import opacus
+    from opacus.optimizers import DPOptimizer
+
+    model, (x, y) = small(), batch()
+    zeros = {key: torch.zeros_like(p) for key, p in model.named_parameters()}
+    found = DpSgd(max_norm=0.5, noise_multiplier=0.0)(zeros, model=model, batch=(x, y), generator=seeded_generator())
+    watched = opacus.GradSampleModule(model.train())
+    optimiser = DPOptimizer(
+        torch.optim.SGD(model.parameters(), lr=1.0), noise_multiplier=0.0, max_grad_norm=0.5, expected_batch_size=5
+    )
+    F.cross_entropy(watched(x.requires_grad_()), y).backward()
+    optimiser.pre_step()
+    for name, value in model.named_parameters():
+        # Opacus divides by the norm plus 1e-6.
+        torch.testing.assert_close(found[name], value.grad, rtol=1e-5, atol=1e-9)
+
+
+def test_models_that_mix_examples_are_refused():
+    defence = DpSgd(max_norm=1.0, noise_multiplier=1.0)
+    with pytest.raises(ValueError, match=r"\(bn1, layer1.0.bn1, .* and 16 more\).*GroupNorm"):
+        defence.check(ARCHITECTURES["resnet18"]())
+    running = nn.Sequential(nn.InstanceNorm2d(3, affine=True, track_running_stats=True))
+    with pytest.raises(ValueError, match=r"running statistics \(0\)"):
+        defence.check(running)
+    with pytest.raises(ValueError, match=r"\(the model itself\)"):
+        defence.check(nn.BatchNorm2d(3, affine=False))
+    for name in ("resnet18-group-norm", "vit", "vgg11"):
+        defence.check(ARCHITECTURES[name]())
+    defence.check(nn.InstanceNorm2d(3, affine=True))
 
 
 def test_settings_are_checked():
@@ -146,10 +211,10 @@ def test_settings_are_checked():
         DpSgd(max_norm=1.0, noise_multiplier=1.0)({}, generator=seeded_generator())
 
 
-def test_without_opacus_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "opacus", None)
-    with pytest.raises(ValueError, match=r"needs Opacus.*pip install 'fl-precode\[dp\]'"):
-        DpSgd(max_norm=1.0, noise_multiplier=1.0).check(small())
+def test_without_opacus_epsilon_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs Opacus.*pip install 'fl-precode\[dp\]'"):
+        dp_epsilon(noise_multiplier=1.0, sample_rate=0.1, steps=1)
 
 
 @pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (4.0, 20), (20.0, 50)])
