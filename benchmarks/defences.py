@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ SPECS = (
     "soteria",
     "precode+ppp:std=0.01",
     "dp:max_norm=1,noise_multiplier=1.1",
+)
+RANDOM = (
+    ("lenet", "precode"),
+    ("lenet:activation=relu", "precode"),
+    ("mlp", "precode"),
+    ("lenet", "cvb"),
+    ("lenet:activation=relu", "cvb"),
 )
 REPEATS, VICTIMS, EPOCHS = 12, 8, 20
 
@@ -113,25 +121,20 @@ def accuracy(spec: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    parts: dict[str, Callable[[], Any]] = {
+        "costs": lambda: [row for model in ("lenet", "mlp") for batch in (1, 32) for row in costs(model, batch)],
+        "stochasticity": lambda: {f"{model} {spec}": stochasticity(model, spec) for model, spec in RANDOM},
+        "accuracy": lambda: [accuracy(spec) for spec in SPECS],
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result = {
-        "costs": [row for model in ("lenet", "mlp") for batch in (1, 32) for row in costs(model, batch)],
-        "stochasticity": {
-            f"{model} {spec}": stochasticity(model, spec)
-            for model, spec in (
-                ("lenet", "precode"),
-                ("lenet:activation=relu", "precode"),
-                ("mlp", "precode"),
-                ("lenet", "cvb"),
-                ("lenet:activation=relu", "cvb"),
-            )
-        },
-        "accuracy": [accuracy(spec) for spec in SPECS],
-    }
-    out.write_text(json.dumps(result, indent=2))
+    result = {}
+    for name in arguments.parts:
+        result[name] = parts[name]()
+        arguments.out.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
