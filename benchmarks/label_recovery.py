@@ -3,13 +3,15 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/label_recovery.py --out labels.json --table labels.md
 
 Accuracy is the share of a batch's labels found: the overlap of the two multisets over the batch size. Batches have
-labels that repeat (class weights drawn from Dirichlet(0.5) for each batch) or are all different. Images of CIFAR-10
-where ../shared/data has them, else `photos`.
+labels that repeat (class weights drawn from Dirichlet(0.5) for each batch) or are all different. Of several local steps
+the labels of all steps count, drawn together and dealt out at random. Images of CIFAR-10 where ../shared/data has them,
+else `photos`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import sys
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacker.labels import LABEL_RECOVERY, recover_labels
+from attacker.labels import LABEL_RECOVERY, best_labels, recover_labels
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol
 from fl_precode.models import InputSpec, build_model
@@ -31,8 +33,13 @@ logger = logging.getLogger("label_recovery")
 
 CIFAR10 = Path(__file__).resolve().parents[1] / "../shared/data/cifar10/cifar10_lossless_subset.npz"
 BATCHES = {"repeated": (1, 2, 4, 8, 16, 32, 64), "distinct": (1, 2, 4, 8)}
+STEPS = (1, 4, 16)
+IMAGES_IN_A_STEP = 8
+RATES = (0.1, 0.01)
 TRAINING_BATCH = 64
+BEST = "best_labels"
 GUESS = "guess (no attack)"
+METHODS = (*LABEL_RECOVERY, BEST, GUESS)
 
 
 def load(limit: int) -> tuple[str, Tensor, Tensor, InputSpec]:
@@ -105,6 +112,28 @@ def observe(victim: Victim, x: Tensor, y: Tensor) -> Observation:
     )
 
 
+def observe_local_training(victim: Victim, x: Tensor, y: Tensor, *, steps: int, rate: float) -> Observation:
+    """What the server sees of one FedAvg client: plain SGD over equal parts of (x, y), in their order."""
+    sent = {name: value.detach().clone() for name, value in victim.model.named_parameters()}
+    model = copy.deepcopy(victim.model)
+    local = Victim(model=model, inputs=victim.inputs)
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+    for part in torch.arange(len(x)).chunk(steps):
+        optimiser.zero_grad()
+        local.loss(x[part], y[part]).backward()
+        optimiser.step()
+    return Observation(
+        parameters=sent,
+        buffers={},
+        update={name: value.detach() - sent[name] for name, value in model.named_parameters()},
+        kind="weights",
+        batch_size=len(y),
+        protocol=Protocol(name="fedavg", local_steps=steps, learning_rate=rate),
+        round=1,
+        node="0",
+    )
+
+
 def overlap(found: Tensor | None, truth: Tensor, classes: int) -> float:
     """Size of the common multiset over the batch size; 0 when nothing was found."""
     if found is None:
@@ -120,6 +149,9 @@ def attempt(method: str, victim: Victim, observation: Observation, options: argp
         classes = victim.inputs.classes
         size = observation.batch_size or 0
         return torch.randperm(classes, generator=generator).repeat(-(-size // classes))[:size]
+    if method == BEST:
+        found, reason = best_labels(victim, observation, generator=generator, probes=options.probes)
+        return reason if found is None else found
     try:
         return recover_labels(method, victim, observation, generator=generator, probes=options.probes)
     except ValueError as error:
@@ -129,21 +161,37 @@ def attempt(method: str, victim: Victim, observation: Observation, options: argp
 def measure_model(
     victim: Victim, x: Tensor, y: Tensor, options: argparse.Namespace, generator: torch.Generator
 ) -> list[dict[str, Any]]:
-    """One record for each kind of batch, size, draw and method."""
+    """One record for each kind of update, size, draw and method."""
     rows = []
     for kind, sizes in BATCHES.items():
         for batch in sizes:
             for _ in range(options.draws):
                 chosen = draw(y, batch, kind, victim.inputs.classes, generator)
                 observation = observe(victim, x[chosen], y[chosen])
-                for method in (*LABEL_RECOVERY, GUESS):
-                    found = attempt(method, victim, observation, options)
-                    row: dict[str, Any] = {"kind": kind, "batch": batch, "method": method}
-                    if isinstance(found, str):
-                        row["not applicable"] = found
-                    else:
-                        row["accuracy"] = overlap(found, y[chosen], victim.inputs.classes)
-                    rows.append(row)
+                row = {"kind": kind, "size": batch}
+                rows += [{**row, **one} for one in measure_methods(victim, observation, y[chosen], options)]
+    for rate in RATES:
+        for steps in STEPS:
+            for _ in range(options.draws):
+                chosen = draw(y, steps * IMAGES_IN_A_STEP, "repeated", victim.inputs.classes, generator)
+                chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+                observation = observe_local_training(victim, x[chosen], y[chosen], steps=steps, rate=rate)
+                row = {"kind": f"steps, rate {rate:g}", "size": steps}
+                rows += [{**row, **one} for one in measure_methods(victim, observation, y[chosen], options)]
+    return rows
+
+
+def measure_methods(
+    victim: Victim, observation: Observation, truth: Tensor, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """One record for each method."""
+    rows: list[dict[str, Any]] = []
+    for method in METHODS:
+        found = attempt(method, victim, observation, options)
+        if isinstance(found, str):
+            rows.append({"method": method, "not applicable": found})
+        else:
+            rows.append({"method": method, "accuracy": overlap(found, truth, victim.inputs.classes)})
     return rows
 
 
@@ -181,16 +229,24 @@ def cell(rows: list[dict[str, Any]]) -> str:
 
 
 def write_tables(record: dict[str, Any], write: Callable[[str], object]) -> None:
-    """One markdown table for each kind of batch."""
-    for kind, sizes in BATCHES.items():
-        write(f"Labels {kind}:\n\n| model | method | {' | '.join(map(str, sizes))} |\n")
+    """One markdown table for each kind of update."""
+    kinds = {f"Labels {kind}, by batch size": (kind, sizes) for kind, sizes in BATCHES.items()}
+    kinds |= {
+        f"{IMAGES_IN_A_STEP} images in each local step, learning rate {rate:g}, by steps": (
+            f"steps, rate {rate:g}",
+            STEPS,
+        )
+        for rate in RATES
+    }
+    for title, (kind, sizes) in kinds.items():
+        write(f"{title}:\n\n| model | method | {' | '.join(map(str, sizes))} |\n")
         write(f"| --- | --- |{' ---: |' * len(sizes)}\n")
         for model in record["settings"]["models"]:
             for state in ("untrained", "trained"):
-                for method in (*LABEL_RECOVERY, GUESS):
+                for method in METHODS:
                     wanted = {"kind": kind, "model": model, "state": state, "method": method}
                     rows = [row for row in record["rows"] if wanted.items() <= row.items()]
-                    cells = [cell([row for row in rows if row["batch"] == batch]) for batch in sizes]
+                    cells = [cell([row for row in rows if row["size"] == size]) for size in sizes]
                     write(f"| {model}, {state} | {method} | {' | '.join(cells)} |\n")
         write("\n")
 
@@ -200,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["mlp", "lenet"], help="model specs")
     parser.add_argument("--seeds", type=int, default=3, help="models of each kind")
-    parser.add_argument("--draws", type=int, default=8, help="batches for each model, state, kind and size")
+    parser.add_argument("--draws", type=int, default=8, help="updates for each model, state, kind and size")
     parser.add_argument("--steps", type=int, default=300, help="of the short training")
     parser.add_argument("--pool", type=int, default=4000, help="training images, the clients' images among them")
     parser.add_argument("--probes", type=int, default=256, help="random inputs of the methods that probe the model")

@@ -39,7 +39,13 @@ def train(message: Message, context: Context) -> Message:
             examples = len(batches[0][1])
             sent = {name: gradients.get(name, value) for name, value in model.state_dict().items()}
         else:
-            loss = local_training(model, batches, learning_rate=settings.learning_rate)
+            loss = local_training(
+                model,
+                batches,
+                learning_rate=settings.learning_rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+            )
             examples = len(federation.partitions[partition_id])
             sent = dict(model.state_dict())
     return Message(content=_reply(sent, loss, examples, fingerprint, partition_id), reply_to=message)

@@ -40,14 +40,21 @@ def batch_gradient(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], f
     return filled, float(loss.detach())
 
 
-def local_training(model: nn.Module, batches: Sequence[Batch], *, learning_rate: float) -> float:
-    """FedAvg: plain SGD over the batches, in place.
+def local_training(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> float:
+    """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay.
 
     Returns:
         Mean loss over the steps, in nats.
     """
     model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     total = 0.0
     for inputs, labels in batches:
         optimiser.zero_grad()

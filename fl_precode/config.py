@@ -39,10 +39,12 @@ class Settings:
         classes_per_client: Used by ``pathological``.
         model: Name from ``fl-precode models``, or ``package.module:factory``.
         defence: Spec from ``fl-precode defences``.
-        batch_size: Images behind one gradient.
+        batch_size: Images behind one gradient; a client with fewer uses all it has.
         learning_rate: Step of the server (fedsgd) or of the clients' local SGD (fedavg).
         local_steps: fedavg: optimiser steps in a round; 0 when ``local_epochs`` is given.
         local_epochs: fedavg: passes over the client's data in a round; 0 when ``local_steps`` is given.
+        momentum: fedavg: of the clients' local SGD, in [0, 1).
+        weight_decay: fedavg: of the clients' local SGD, 0 or more.
         seed: Of initialisation, partition, batches and the clients' noise; not negative.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         tape: Absolute folder that receives every update; empty: nobody listens.
@@ -64,6 +66,8 @@ class Settings:
     learning_rate: float = 0.1
     local_steps: int = 0
     local_epochs: int = 0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
     seed: int = 0
     device: str = "auto"
     tape: str = ""
@@ -129,6 +133,9 @@ class Settings:
             local_epochs=None if fedsgd else (self.local_epochs or None),
             learning_rate=self.learning_rate,
             defence=self.defence,
+            batch_size=self.batch_size,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
         )
 
 
@@ -152,6 +159,10 @@ def _range_problems(s: Settings) -> list[str]:
     for key, number in (("learning-rate", s.learning_rate), ("dirichlet-alpha", s.dirichlet_alpha)):
         if not 0 < number < float("inf"):
             problems.append(f"{key}: expected a positive number, got {number}")
+    if not 0 <= s.momentum < 1:
+        problems.append(f"momentum: expected a number from 0 to below 1, got {s.momentum}")
+    if not 0 <= s.weight_decay < float("inf"):
+        problems.append(f"weight-decay: expected a number of 0 or more, got {s.weight_decay}")
     return problems
 
 
@@ -189,6 +200,8 @@ def _registry_problems(s: Settings) -> list[str]:
 def _contradictions(s: Settings) -> list[str]:
     if s.protocol == "fedsgd" and (s.local_steps or s.local_epochs):
         return ["local-steps, local-epochs: fedsgd sends one gradient; expected 0 for both, or protocol 'fedavg'"]
+    if s.protocol == "fedsgd" and (s.momentum > 0 or s.weight_decay > 0):
+        return ["momentum, weight-decay: fedsgd clients take no step; expected 0 for both, or protocol 'fedavg'"]
     if s.protocol == "fedavg" and (s.local_steps > 0) == (s.local_epochs > 0):
         return [
             "local-steps, local-epochs: fedavg trains locally; expected exactly one of them to be positive, "

@@ -24,6 +24,9 @@ class Protocol:
         local_epochs: Passes over the local data; None when not announced or when steps are fixed.
         learning_rate: Of the local optimiser (fedavg) or of the server (fedsgd); None when not announced.
         defence: The announced defence spec, ``none`` without one; None when not announced.
+        batch_size: Images of one step, fewer where a client has fewer; None when not announced.
+        momentum: Of the local optimiser, as in ``torch.optim.SGD`` without dampening; None when not announced.
+        weight_decay: Of the local optimiser, as in ``torch.optim.SGD``; None when not announced.
     """
 
     name: str = "unknown"
@@ -31,6 +34,48 @@ class Protocol:
     local_epochs: int | None = None
     learning_rate: float | None = None
     defence: str | None = None
+    batch_size: int | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+
+    def images_behind(self, examples: int) -> int | None:
+        """Distinct images behind the update of a client that trains on ``examples`` images.
+
+        Epochs use all of them. Steps of an announced batch size go through permutations of the images by whole batches,
+        as `fl_precode.data.schedule` draws them: one pass uses an image once; how many images more than one pass
+        touches is certain only where the batches divide the images.
+
+        Args:
+            examples: ``num-examples`` of the client's reply, which the server needs for its weighted mean.
+
+        Returns:
+            The number, or None when what was announced does not determine it.
+
+        >>> Protocol(local_steps=3, batch_size=2).images_behind(10)
+        6
+        >>> Protocol(local_steps=30, batch_size=2).images_behind(10)
+        10
+        """
+        if self.local_epochs is not None:
+            return examples
+        if self.local_steps is None or self.batch_size is None:
+            return None
+        size = min(self.batch_size, examples)
+        if self.local_steps <= examples // size:
+            return self.local_steps * size
+        return examples if examples % size == 0 else None
+
+    def steps_on(self, images: int) -> int | None:
+        """Optimiser steps that a client with ``images`` images makes; None when what was announced does not say.
+
+        The last batch of an epoch may be smaller than the announced size.
+        """
+        if self.local_steps is not None:
+            return self.local_steps
+        size = 1 if images == 1 else self.batch_size
+        if self.local_epochs is None or size is None:
+            return None
+        return self.local_epochs * -(-images // size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +88,8 @@ class Observation:
         update: The client's gradient (kind ``gradient``), or sent-by-client minus received (kind ``weights``), by
             parameter name.
         kind: What ``update`` is.
-        batch_size: Images behind the update; None when the protocol does not reveal it.
+        batch_size: Distinct images behind the whole update, whatever the number of steps and epochs that used them;
+            None when the protocol does not reveal it. Images of one local step: ``protocol.batch_size``.
         protocol: What the server knows of the client's work.
         round: Of the federation, from 1.
         node: Flower's node id as text. It is random and says nothing about the data.

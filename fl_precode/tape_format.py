@@ -63,7 +63,7 @@ class TapeEntry:
         round: Of the federation.
         node: Who replied; "" for what the server sent.
         kind: What the reply is.
-        batch_size: Images behind the update; None when the protocol does not reveal it.
+        batch_size: Distinct images behind the update; None when the protocol does not reveal it.
         file: Path inside the tape.
         sha256: Of the file.
         bytes: Length of the file.

@@ -80,7 +80,7 @@ class TapeWriter:
             round: Of the federation.
             node: Flower's node id; any text is safe.
             arrays: By name.
-            batch_size: Images behind the update; None when the protocol does not reveal it.
+            batch_size: Distinct images behind the update; None when the protocol does not reveal it.
             buffers: Names of the arrays that are no parameters.
 
         Returns:

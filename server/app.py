@@ -39,8 +39,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy: Strategy = screened
     tape = TapeWriter(settings.tape, tape_header(federation)) if settings.tape else None
     if tape is not None:
-        batch_size = settings.batch_size if settings.local_steps == 1 else None
-        strategy = Interceptor(screened, tape, batch_size=batch_size, buffers=buffers)
+        strategy = Interceptor(screened, tape, buffers=buffers)
 
     arrays = ArrayRecord(model.state_dict())
     results = RunResults(settings, screened, arrays, parameters=sum(p.numel() for p in model.parameters()))

@@ -70,3 +70,13 @@ def test_reference_figures(tmp_path):
     assert report["settings"]["iterations"] == 3
     assert min(report["results"]["precode / first-layer"]["ssim"]) > 0.9999, "one division, whatever the noise was"
     assert len(report["results"]["precode / inverting-gradients"]["ssim"]) == 2
+
+
+def test_federated_averaging(tmp_path):
+    report = run(
+        "federated_averaging.py", "--models", "lenet", "--images", "2", "--steps", "3", "--cost-steps", "1", "2",
+        "--iterations", "4", "--repeats", "1", out=tmp_path / "fedavg.json",
+    )  # fmt: skip
+    assert {row["attack"] for row in report["attacks"]} == {"one-gradient", "surrogate", "unrolled"}
+    assert all(0 < row["matching_loss"] < 2 and row["psnr"] > 0 for row in report["attacks"])
+    assert set(report["costs"]["lenet"]["unrolled"]) == {"1", "2"}

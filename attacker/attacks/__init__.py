@@ -3,6 +3,7 @@
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.presets import PRESETS
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
 
@@ -13,7 +14,9 @@ __all__ = [
     "AttackEntry",
     "FirstLayerInversion",
     "GradientMatching",
+    "Member",
     "Outcome",
+    "Portfolio",
     "Progress",
     "Reconstruction",
     "build_attack",

@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     ITERATION_LIMIT = "iteration limit reached"
     DIVERGED = "diverged: the loss or the candidate became non-finite"
     NOT_APPLICABLE = "not applicable"
+    FAILED = "failed: it raised an error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,11 @@ class Reconstruction:
         inputs: (batch, channels, height, width) in the model's normalised scale, or None when there is none.
         labels: (batch,) labels that the attack used or recovered, or None.
         outcome: How the attack ended.
-        reason: Why it was not applicable or diverged; empty otherwise.
+        reason: Why it was not applicable, diverged or failed, or what failed on the way; empty otherwise.
         matching_loss: Gradient distance of ``inputs`` without priors, lower is better; None when not measured.
         seconds: Wall time, the share of this observation.
         iterations: Optimiser steps done; 0 for analytic attacks.
+        method: Spec of the member that found it, for attacks that are made of others; empty otherwise.
     """
 
     inputs: Tensor | None
@@ -46,6 +48,7 @@ class Reconstruction:
     matching_loss: float | None = None
     seconds: float = 0.0
     iterations: int = 0
+    method: str = ""
 
     @classmethod
     def not_applicable(cls, reason: str) -> Reconstruction:

@@ -33,10 +33,10 @@ def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return piece.within(1)
+        return piece.within(1, whole_victims=settings.compares_restarts)
     fits = needed.candidates_within(budget, images=piece.batch_size, device=candidate.device)
     logger.debug("%d candidates at once: %s, budget %d bytes", fits, needed, budget)
-    return piece.within(fits)
+    return piece.within(fits, whole_victims=settings.compares_restarts)
 
 
 def attack_bounded(
@@ -60,13 +60,24 @@ def attack_bounded(
     if piece.like.device.type == "cuda":
         torch.cuda.empty_cache()
     victims, restarts = piece.draws.axes
-    if victims * restarts == 1:
-        reason = f"the memory does not hold one candidate of {piece.batch_size} image(s) with its gradient"
+    together = restarts if settings.compares_restarts else 1
+    if victims * restarts == together:
+        many = "one candidate" if together == 1 else f"the {together} restarts that are compared as they go, each"
+        reason = f"the memory does not hold {many} of {piece.batch_size} image(s) with its gradient"
         yield piece.indices[0], Reconstruction.not_applicable(reason)
         return
     logger.warning("out of memory with %d candidates; going on with halves", victims * restarts)
-    for half in piece.within((victims * restarts + 1) // 2):
-        yield from attack_bounded(settings, half, progress)
+    halves = piece.within((victims * restarts + 1) // 2, whole_victims=settings.compares_restarts)
+    for number, half in enumerate(halves):
+        yield from attack_bounded(settings, half, share(progress, number, len(halves)))
+
+
+def share(progress: PieceProgress | None, number: int, pieces: int) -> PieceProgress | None:
+    """Progress of one piece as progress of the whole."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda done, best: report((number + done) / pieces, best)
 
 
 def better(one: Reconstruction | None, other: Reconstruction) -> Reconstruction:

@@ -11,10 +11,21 @@ from torch import Generator, Tensor, nn
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.granted import check_labels
-from attacker.engine import LoopProducts, Replay, Trace, cosine_distance, observed_gradient, trace, why_not_one_step
+from attacker.engine import (
+    GradientProducts,
+    LocalTrainingProducts,
+    LoopProducts,
+    Replay,
+    Trace,
+    cosine_distance,
+    observed_gradient,
+    trace,
+    why_not_one_step,
+    why_not_unrolled,
+)
 from attacker.labels import idlg_label
 from attacker.victim import Victim
-from fl_precode.observation import Observation
+from fl_precode.observation import Gradients, Observation
 
 # Singular values below this share of the largest are noise: updates of weights carry float32 rounding of the weights.
 _RANK_TOLERANCE = 1e-3
@@ -29,9 +40,13 @@ class FirstLayerInversion(Attack):
     after the layer: a bottleneck behind it only rescales both sides of the quotient. Exact up to rounding; computed in
     float64 and returned in the observation's dtype, neither clamped nor refined.
 
-    Fits one image, a first layer that is Linear with bias and sees the flattened image itself, and the gradient of one
-    step. The matching loss is measured for deterministic models only: behind a bottleneck the client's noise is unknown
-    and a replay would say nothing about the image, so that the field stays None.
+    Fits one image, and a first layer that is Linear with bias and sees the flattened image itself. Local training on
+    that one image is as exact as a gradient, whatever the number of steps, the learning rate and the momentum: every
+    step changes row i by the image times a number, and its bias by that number. Weight decay adds the weights
+    themselves; it is taken back for one step of announced learning rate, and is taken as absent when not announced.
+
+    The matching loss is measured where the client's work can be replayed: for deterministic models (behind a bottleneck
+    the client's noise is unknown, and a replay would say nothing about the image) and announced local steps.
     """
 
     @property
@@ -44,9 +59,8 @@ class FirstLayerInversion(Attack):
         if observation.batch_size is not None and observation.batch_size != 1:
             size = observation.batch_size
             return f"made for one image: the first layer's gradient of {size} images has rank up to {size}"
-        reason = why_not_one_step(observation)
-        if reason is not None:
-            return reason
+        if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
+            return "weight decay over several local steps adds weights to the update that nobody sends"
         layer = _first_linear(trace(victim))
         if isinstance(layer, _Refusal):
             return layer.reason
@@ -142,9 +156,9 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
     if not bool(inputs.isfinite().all()):
         return Reconstruction(inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason="the quotient is not finite")
     matching = None
-    if labels is not None and not seen.bottlenecks:
-        replay = Replay(victim, observation.parameters, observation.buffers)
-        products = LoopProducts(replay, [gradient])(inputs[None, None], labels[None, None].to(inputs.device))
+    replayed = _replayed(victim, observation, gradient)
+    if labels is not None and replayed is not None and not seen.bottlenecks:
+        products = replayed(inputs[None, None], labels[None, None].to(inputs.device))
         matching = max(0.0, float(cosine_distance(products)))  # rounding may end below zero
     return Reconstruction(
         inputs=inputs,
@@ -153,3 +167,13 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
         matching_loss=matching,
         seconds=time.perf_counter() - began,
     )
+
+
+def _replayed(victim: Victim, observation: Observation, gradient: Gradients) -> GradientProducts | None:
+    """What compares an image's update with the observed one, or None when too little was announced."""
+    replay = Replay(victim, observation.parameters, observation.buffers)
+    if why_not_one_step(observation) is None:
+        return LoopProducts(replay, [gradient])
+    if why_not_unrolled(observation) is not None:
+        return None
+    return LocalTrainingProducts(replay, [observation], vmapped=False)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Progress, Reconstruction
-from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget
-from attacker.attacks.granted import check_labels
+from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget, share
+from attacker.attacks.known_labels import known_labels
+from attacker.attacks.layers import matched_parameters
 from attacker.attacks.piece import group_pieces
+from attacker.attacks.replaying import why_not_replayed
 from attacker.attacks.settings import check_settings
-from attacker.engine import Draws, Trace, observed_gradient, trace, why_no_batch_statistics, why_not_one_step
-from attacker.labels import idlg_label
+from attacker.engine import Draws, observed_gradient, trace, why_no_batch_statistics
 from attacker.victim import Victim
-from fl_precode.observation import Gradients, Observation
-
-_NO_LABELS = "the labels are unknown: none were granted, and iDLG recovers one image's label, from a last Linear layer"
+from fl_precode.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +30,12 @@ class GradientMatching(Attack):
     Through Gradients (Yin et al., CVPR 2021, arXiv 2104.07586) adds priors on the image, on its statistics at BatchNorm
     layers and on the agreement of restarts.
 
-    Labels: those granted at the call, else recovered by iDLG, which fits one image only, or optimised with the images
+    Labels: those granted at the call, else recovered (`best_labels`), or optimised with the images
     and returned (the likeliest class of each image's own soft label). Models with a variational bottleneck are attacked
     as their authors did it, with fresh noise at every step and without adaptation; the smallest distance is then the
-    luckiest of many draws. L-BFGS, which measures points twice, keeps one draw. Fits gradients, and weights after one
-    announced local step (or none announced). Field defaults are the command line defaults of the reference code.
+    luckiest of many draws. L-BFGS, which measures points twice, keeps one draw. Fits gradients and locally trained
+    weights; a candidate holds all images of the client, in the order in which the steps use them. Field defaults are
+    the command line defaults of the reference code.
 
     Attributes:
         iterations: Evaluations of all candidates, 1 or more: Adam's steps, or the trials of L-BFGS.
@@ -44,13 +44,14 @@ class GradientMatching(Attack):
         restarts: Starts for each observation, 1 or more; independent unless ``group_consistency`` couples them.
         signed: Whether Adam receives only the sign of the gradient.
         boxed: Whether candidates are clamped to valid images after every step.
-        converged_below: Distance below which the outcome is "converged", in (0, 2] for "cosine", positive for "l2".
-        distance: "cosine", or "l2", the squared distance, which needs the gradient's scale.
+        converged_below: Distance below which the outcome is "converged", in (0, 2] for a cosine, else positive.
+        distance: One of `attacker.engine.DISTANCES`: "cosine", or "l2", the squared distance, or "l1", the absolute
+            one, which need the gradient's scale; "cosine-kept" and "l2-kept" over the elements that pruning kept.
         optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
         memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
-            together run one part after another.
+            together run one part after another, unless ``halving`` or ``group_consistency`` compares them.
         start: "normal" in the normalised scale, "uniform" over valid images, "grey" (the mean image), or "patterned-N",
             a random N x N tile repeated.
         schedule: Of Adam's rate: "step" as above, "constant" (the one that fits L-BFGS), "linear" or "cosine" to 0.
@@ -66,6 +67,11 @@ class GradientMatching(Attack):
         group_consistency: Weight of the mean squared difference to the restarts' consensus, 0 or more.
         group_mean: The consensus: "mean", or "registered", the mean after shifting each restart to fit.
         method: Name of the method that these settings are, as in the registry; changes nothing else.
+        local_training: How weights after several local steps are replayed: "unrolled" SGD steps (the protocol must
+            announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
+            those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
+            one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
+        layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
 
     Raises:
         ValueError: If a setting is out of its range, or contradicts another.
@@ -96,6 +102,8 @@ class GradientMatching(Attack):
     group_consistency: float = 0.0
     group_mean: str = "mean"
     method: str = "inverting-gradients"
+    local_training: str = "auto"
+    layers: str = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -105,6 +113,11 @@ class GradientMatching(Attack):
         """Name in the registry of the method that these settings are."""
         return self.method
 
+    @property
+    def compares_restarts(self) -> bool:
+        """Whether a victim's restarts must run together, whatever the memory."""
+        return self.restarts > 1 and (self.halving > 0 or self.group_consistency > 0)
+
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
         if self.batch_norm:
@@ -113,13 +126,15 @@ class GradientMatching(Attack):
                 return (
                     f"batch_norm={self.batch_norm:g} has nothing to compare with: {reason}; batch_norm=0 does without"
                 )
-        if self.distance == "l2" and observation.kind == "weights" and observation.protocol.learning_rate is None:
-            return "the learning rate was not announced: a squared distance needs the gradient's scale, cosine does not"
+        try:
+            matched = matched_parameters(self.layers, observation.parameters)
+        except ValueError as error:
+            return str(error)
         if observation.batch_size is None:
             return "the batch size is unknown, and candidates need one"
-        if not any(bool((value != 0).any()) for value in observation.update.values()):
-            return "the update is zero everywhere: it has no direction to match"
-        return why_not_one_step(observation)
+        if not any(bool((observation.update[name] != 0).any()) for name in matched):
+            return "the update is zero everywhere that counts: it has no direction to match"
+        return why_not_replayed(self, observation)
 
     def run(
         self,
@@ -132,49 +147,26 @@ class GradientMatching(Attack):
         """Attack observations of the same round, weights and batch size together, in pieces of bounded size."""
         if not observations:
             return []
-        seen = trace(victim)
-        targets = [observed_gradient(one) for one in observations]
+        recovered = known_labels(victim, observations, labels, generator)
+        joint = self.labels == "joint"
         known = [
-            _labels(victim, seen, one, target, granted, recover=self.labels == "recovered")
-            for one, target, granted in zip(observations, targets, labels, strict=True)
+            None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)
         ]
         groups = group_pieces(
             victim,
-            seen,
+            trace(victim),
             observations,
-            targets,
+            [observed_gradient(one) for one in observations],
             known,
             Draws.seeded(len(observations), self.restarts, generator),
-            joint=self.labels == "joint",
+            joint=joint,
         )
         parts = [part for group in groups for part in pieces_within_budget(self, group)]
         results: list[Reconstruction | None] = [None] * len(observations)
         for number, part in enumerate(parts):
-            for index, found in attack_bounded(self, part, _share(progress, number, len(parts))):
+            for index, found in attack_bounded(self, part, share(progress, number, len(parts))):
                 results[index] = better(results[index], found)
-        return [one or Reconstruction.not_applicable(_NO_LABELS) for one in results]
-
-
-def _labels(
-    victim: Victim,
-    seen: Trace,
-    observation: Observation,
-    target: Gradients,
-    granted: Tensor | None,
-    *,
-    recover: bool,
-) -> Tensor | None:
-    classes = victim.inputs.classes
-    if granted is not None:
-        return check_labels(granted, batch_size=observation.batch_size or 1, classes=classes)
-    if not recover or observation.batch_size != 1:
-        return None
-    return idlg_label(seen.last_linear(), target, classes=classes)
-
-
-def _share(progress: Progress | None, number: int, pieces: int) -> Callable[[float, float | None], None] | None:
-    """Progress of one piece as progress of the whole."""
-    if progress is None:
-        return None
-    report = progress
-    return lambda done, best: report((number + done) / pieces, best)
+        return [
+            one or Reconstruction.not_applicable(f"the labels are unknown: none were granted, and {reason}")
+            for one, (_, reason) in zip(results, recovered, strict=True)
+        ]

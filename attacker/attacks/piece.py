@@ -55,9 +55,14 @@ class Piece:
             draws=self.draws.keep(victims, [restarts] * len(victims)).afresh(),
         )
 
-    def within(self, candidates: int) -> list[Piece]:
-        """Parts of at most so many candidates: victims apart first, then a victim's restarts."""
+    def within(self, candidates: int, *, whole_victims: bool = False) -> list[Piece]:
+        """Parts of at most so many candidates: victims apart first, then a victim's restarts.
+
+        With ``whole_victims`` restarts stay together, which may be more candidates.
+        """
         victims, restarts = self.draws.axes
+        if whole_victims:
+            candidates = max(candidates, restarts)
         together, apart = max(1, candidates // restarts), min(restarts, candidates)
         return [
             self.part(range(v, min(v + together, victims)), range(r, min(r + apart, restarts)))

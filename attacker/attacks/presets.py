@@ -44,8 +44,9 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
             warmup=50,
             start="patterned-4",
         ),
-        # Yin et al. (CVPR 2021): weights relative to that of the gradient distance, 1e-3. Their distance sums norms of
-        # layers, their image norm is no mean; so the balance of the terms is theirs only in order of magnitude.
+        # Yin et al. (CVPR 2021): weights relative to that of the gradient distance, 1e-3. Their distance and image norm
+        # sum norms, ours are squares, so that the balance of the terms is not theirs: on trained networks, where
+        # gradients are large, the priors weigh little.
         "see-through-gradients": GradientMatching(
             iterations=20_000,
             learning_rate=0.1,
@@ -64,7 +65,8 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
             method="see-through-gradients",
         ),
         # Zhu, Liu, Han (NeurIPS 2019) and Zhao, Mopuri, Bilen (arXiv 2001.02610), whose code stops below 1e-6. Their
-        # 300 steps of torch's L-BFGS are 20 evaluations each.
+        # 300 steps of torch's L-BFGS are 20 evaluations each. A shorter history costs images: on LeNet with uniform
+        # weights 1,500 evaluations gave 21 dB with 30 steps and 29 dB with 100, in 15 and 27 CPU-seconds.
         "dlg": replace(_DLG, labels="joint", method="dlg"),
         "idlg": _DLG,
     }

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from attacker.attacks.attack import Attack
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
 from fl_precode.spec import Spec, parse_spec
 
@@ -24,12 +25,14 @@ class AttackEntry:
         source: The paper that it follows.
         build: Makes it from the checked spec.
         options: Names of the options that the spec may carry.
+        adaptive: Whether it takes the defence into account; the verdict says so when no such attack was run.
     """
 
     description: str
     source: str
     build: Callable[[Spec], Attack] = field(repr=False)
     options: tuple[str, ...] = ()
+    adaptive: bool = False
 
 
 def _first_layer(spec: Spec) -> Attack:
@@ -58,6 +61,26 @@ def _with_options(preset: GradientMatching, spec: Spec) -> Attack:
             settings[option.name] = value
     try:
         return replace(preset, **settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+_PORTFOLIO_BUDGET = {"iterations": 2_000, "restarts": 1, "plateau": 200}
+
+
+def _portfolio(spec: Spec) -> Attack:
+    weights = spec.options.get("total_variations", "1e-6|1e-4|1e-2").split("|")
+    try:
+        total_variations = [float(weight) for weight in weights]
+    except ValueError:
+        raise ValueError(
+            f"{spec.text!r}: expected total_variations to be numbers separated by |, got {'|'.join(weights)!r}"
+        ) from None
+    budget = {name: spec.integer(name) for name in _PORTFOLIO_BUDGET}
+    given = {name: value for name, value in budget.items() if value is not None}
+    methods = standard_members(**{**_PORTFOLIO_BUDGET, **given}, total_variations=total_variations)
+    try:
+        return Portfolio(members=tuple(Member(method=method, attack=build_attack(method)) for method in methods))
     except ValueError as error:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
@@ -107,6 +130,12 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="Zhao, Mopuri, Bilen, arXiv 2001.02610",
             build=lambda spec: _with_options(PRESETS["idlg"], spec),
             options=_DLG_SETTINGS,
+        ),
+        "portfolio": AttackEntry(
+            description="first-layer, DLG and Inverting Gradients at several weights of its prior: the best match",
+            source="Phong et al., Zhu et al., Geiping et al.",
+            build=_portfolio,
+            options=(*_PORTFOLIO_BUDGET, "total_variations"),
         ),
     }
 )

@@ -4,12 +4,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attacker.attacks.piece import Piece
-from attacker.engine import GradientProducts, Replay, gradient_products
+from attacker.attacks.layers import matched_parameters
+from attacker.engine import (
+    ELEMENTWISE,
+    SCALED,
+    GradientProducts,
+    Replay,
+    elementwise_products,
+    gradient_products,
+    local_training_products,
+    steps_behind,
+    surrogate_products,
+    why_not_one_step,
+    why_not_unrolled,
+    why_scale_unknown,
+)
+from attacker.engine.surrogate import LEARNING_RATE
 from attacker.victim import Victim
+from fl_precode.observation import Observation
 
 if TYPE_CHECKING:
     from attacker.attacks.gradient_matching import GradientMatching
+    from attacker.attacks.piece import Piece
+
+LOCAL_TRAINING = ("auto", "one-gradient", "unrolled", "surrogate")
+UNROLLED_STEPS = 16
+"""Local steps up to which "auto" unrolls; a step costs about as much as one gradient (benchmarks/federated_averaging).
+"""
+
+
+def chosen_replay(settings: GradientMatching, observation: Observation) -> str:
+    """What ``local_training`` means for an observation: "one-gradient", "unrolled" or "surrogate"."""
+    if settings.local_training != "auto":
+        return settings.local_training
+    if why_not_one_step(observation) is None:
+        return "one-gradient"
+    few = (steps_behind(observation) or 0) <= UNROLLED_STEPS
+    return "unrolled" if few and why_not_unrolled(observation) is None else "surrogate"
+
+
+def why_not_replayed(settings: GradientMatching, observation: Observation) -> str | None:
+    """Why candidates cannot be compared with the update in the chosen way, or None when they can."""
+    replay = chosen_replay(settings, observation)
+    if replay == "surrogate" and observation.kind == "gradient":
+        return "surrogate weights lie between those sent and those received: the update is one gradient"
+    if replay != "one-gradient" and settings.distance in ELEMENTWISE:
+        return (
+            f"distance={settings.distance} compares the entries of one gradient, and several local steps are replayed "
+            "by other means: set local_training to one-gradient, or distance to cosine or l2"
+        )
+    if replay == "unrolled":
+        return why_not_unrolled(observation)
+    reason = why_scale_unknown(observation) if settings.distance in SCALED else None
+    return reason and f"{reason}: distance={settings.distance} needs the gradient's scale, cosine does not"
 
 
 def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) -> GradientProducts:
@@ -20,7 +67,19 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
         piece: What is attacked.
         victim: Whose loss is replayed: the piece's own, or one that takes soft labels.
     """
-    del settings
     one = piece.observations[0]
     replay = Replay(victim, one.parameters, one.buffers)
-    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size)
+    matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
+    chosen = chosen_replay(settings, one)
+    if chosen == "unrolled":
+        return local_training_products(replay, piece.observations, piece.seen, matched=matched)
+    if chosen == "surrogate":
+        # A line search must see the same loss when it looks twice.
+        rate = 0.0 if settings.optimiser == "l-bfgs" else LEARNING_RATE
+        return surrogate_products(replay, piece.observations, piece.seen, learning_rate=rate, matched=matched)
+    if settings.distance in ELEMENTWISE:
+        kept = ELEMENTWISE[settings.distance]
+        return elementwise_products(
+            replay, piece.targets, piece.seen, batch_size=piece.batch_size, kept=kept, matched=matched
+        )
+    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size, matched=matched)

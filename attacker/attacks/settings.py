@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from attacker.attacks.layers import check_patterns
+from attacker.attacks.replaying import LOCAL_TRAINING
 from attacker.engine import DISTANCES
 from attacker.engine.schedule import SHAPES
 from attacker.engine.starts import check_start
@@ -72,7 +74,9 @@ def check_settings(settings: GradientMatching) -> None:
     _one_of("schedule", settings.schedule, SHAPES)
     _one_of("group_mean", settings.group_mean, GROUP_MEANS)
     check_start(settings.start)
-    if settings.distance == "cosine" and not 0 < settings.converged_below <= 2:
+    _one_of("local_training", settings.local_training, LOCAL_TRAINING)
+    check_patterns(settings.layers)
+    if settings.distance.startswith("cosine") and not 0 < settings.converged_below <= 2:
         raise ValueError(f"expected converged_below in (0, 2] for a cosine distance, got {settings.converged_below!r}")
     if not 0 < settings.converged_below < float("inf"):
         raise ValueError(f"expected a positive, finite converged_below, got {settings.converged_below!r}")
@@ -111,6 +115,11 @@ def _check_l_bfgs(settings: GradientMatching) -> None:
     for name, fits, why in _L_BFGS_NEEDS:
         if getattr(settings, name) != fits:
             raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {fits}")
+    if settings.distance == "l1":
+        raise ValueError(
+            "optimiser='l-bfgs' does not fit distance='l1': absolute differences have kinks, and it needs a smooth "
+            "loss; set distance to cosine or l2"
+        )
 
 
 def _check_restarts(settings: GradientMatching) -> None:

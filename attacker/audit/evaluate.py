@@ -25,6 +25,7 @@ _OUTCOMES: dict[Outcome, OutcomeName] = {
     Outcome.ITERATION_LIMIT: "iteration_limit",
     Outcome.DIVERGED: "diverged",
     Outcome.NOT_APPLICABLE: "not_applicable",
+    Outcome.FAILED: "failed",
 }
 
 
@@ -166,6 +167,7 @@ class UpdateEvaluation:
                 matching_loss=finite(reconstruction.matching_loss),
                 seconds=reconstruction.seconds / len(self._ids),
                 iterations=reconstruction.iterations,
+                method=reconstruction.method,
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
             for i, identifier in enumerate(self._ids)

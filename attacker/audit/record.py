@@ -94,7 +94,7 @@ class FederationSummary(Entry):
     local_epochs: int | None
     learning_rate: Number | None
     batch_size: int | None = Field(
-        description="images behind one update, null when not revealed or not the same for all"
+        description="distinct images behind one update, null when not revealed or not the same for all"
     )
     rounds: Count = Field(description="rounds with an update on the tape")
     clients: Count = Field(description="different nodes on the tape")
@@ -151,6 +151,9 @@ class ImageResult(Entry):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(description="this image's share of wall time")
     iterations: Count
     reconstruction: PicturePath | None
+    method: str = Field(
+        default="", description="the attack of a portfolio that found it; empty otherwise, and in older records"
+    )
 
 
 class AttackSummary(Entry):

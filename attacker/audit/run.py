@@ -39,8 +39,6 @@ DEFAULT_ATTACKS = ("first-layer", "inverting-gradients")
 AuditProgress = Callable[[str, float], None]
 """Receives a line about the work at hand, and the share of the whole audit that is done, in [0, 1]."""
 
-# Registry names of attacks that take the defence into account; the verdict says so when none of them was run.
-_ADAPTIVE: frozenset[str] = frozenset()
 # More images behind one update than this are not compared one by one.
 _MOST_IMAGES = 64
 
@@ -175,8 +173,8 @@ def attack_seed(seed: int, spec: str) -> int:
 
 
 def _describe(spec: str) -> AttackDescription:
-    name = spec.partition(":")[0]
-    return AttackDescription(spec=spec, description=ATTACKS[name].description, adaptive=name in _ADAPTIVE)
+    entry = ATTACKS[spec.partition(":")[0]]
+    return AttackDescription(spec=spec, description=entry.description, adaptive=entry.adaptive)
 
 
 def _share(progress: AuditProgress | None, part: int, parts: int) -> AuditProgress:

@@ -4,34 +4,61 @@ from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_stati
 from attacker.engine.choose import candidates_at_once, gradient_products
 from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Descent
-from attacker.engine.distance import DISTANCES, cosine_distance, squared_distance, total_variation
+from attacker.engine.distance import (
+    DISTANCES,
+    ELEMENTWISE,
+    SCALED,
+    absolute_distance,
+    cosine_distance,
+    squared_distance,
+    total_variation,
+)
 from attacker.engine.draws import Draws
+from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.lbfgs import LBFGS
+from attacker.engine.local_training import (
+    LocalTraining,
+    LocalTrainingProducts,
+    local_training_products,
+    why_not_unrolled,
+)
 from attacker.engine.loop import LoopProducts
 from attacker.engine.matched import Matched
 from attacker.engine.objective import BottleneckNoise, GradientObjective, Objective
-from attacker.engine.observed import group_observations, observed_gradient, why_not_one_step
+from attacker.engine.observed import (
+    group_observations,
+    observed_gradient,
+    steps_behind,
+    why_not_one_step,
+    why_scale_unknown,
+)
 from attacker.engine.priors import GroupConsistency, ImageNorm, Prior, TotalVariation
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.schedule import Schedule
 from attacker.engine.starts import first_candidates
+from attacker.engine.surrogate import SurrogateProducts, surrogate_products
 from attacker.engine.trace import LayerRun, Trace, trace
 
 __all__ = [
     "DISTANCES",
+    "ELEMENTWISE",
     "LBFGS",
     "BatchStatistics",
     "BottleneckNoise",
+    "SCALED",
     "DenseProducts",
     "Descent",
     "Draws",
+    "ElementwiseProducts",
     "FactoredProducts",
     "GradientObjective",
     "GradientProducts",
     "GroupConsistency",
     "ImageNorm",
     "LayerRun",
+    "LocalTraining",
+    "LocalTrainingProducts",
     "LoopProducts",
     "Matched",
     "Objective",
@@ -40,17 +67,26 @@ __all__ = [
     "Replay",
     "Schedule",
     "TotalVariation",
+    "SurrogateProducts",
     "Trace",
+    "absolute_distance",
     "candidates_at_once",
     "cosine_distance",
+    "elementwise_differences",
+    "elementwise_products",
     "first_candidates",
     "gradient_products",
     "group_observations",
+    "local_training_products",
     "observed_gradient",
     "squared_distance",
+    "steps_behind",
+    "surrogate_products",
     "total_variation",
     "trace",
     "why_no_batch_statistics",
     "why_not_factored",
     "why_not_one_step",
+    "why_not_unrolled",
+    "why_scale_unknown",
 ]

@@ -68,8 +68,9 @@ class DenseProducts(GradientProducts):
             square = square + precise(g.square()).sum(-1)
         return Products(inner=inner, square=square, target=self._target_square)
 
-    def keep(self, victims: Sequence[int]) -> Self:
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
         """Products for some of the victims; see `GradientProducts.keep`."""
+        del restarts
         kept = copy(self)
         kept._replays = [self._replays[index] for index in victims]
         kept._targets = {name: value[list(victims)] for name, value in self._targets.items()}

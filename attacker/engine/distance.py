@@ -30,10 +30,56 @@ def squared_distance(products: Products) -> Tensor:
     return products.square - 2 * products.inner + products.target.unsqueeze(1)
 
 
+class Differences(Products):
+    """Products of gradients that were formed element by element, with what inner products cannot tell.
+
+    Attributes:
+        absolute: (victims, restarts), sum |g - g*| over all elements.
+    """
+
+    absolute: Tensor
+
+    @classmethod
+    def of(cls, products: Products, absolute: Tensor) -> Differences:
+        """The products together with the sums of absolute differences."""
+        made = cls(*products)
+        made.absolute = absolute
+        return made
+
+
+def absolute_distance(products: Products) -> Tensor:
+    """The sum of |g - g*| over all parameters (Balunović et al., ICLR 2022), (victims, restarts).
+
+    The likelihood of an update with Laplace noise.
+
+    Raises:
+        TypeError: If the products come from elsewhere than `attacker.engine.elementwise.ElementwiseProducts`.
+    """
+    if not isinstance(products, Differences):
+        raise TypeError(
+            f"expected Differences, got {type(products).__name__}: a sum of absolute differences does not follow from "
+            "inner products; measure it by elementwise_products"
+        )
+    return products.absolute
+
+
 DISTANCES: Mapping[str, Callable[[Products], Tensor]] = MappingProxyType(
-    {"cosine": cosine_distance, "l2": squared_distance}
+    {
+        "cosine": cosine_distance,
+        "l2": squared_distance,
+        "l1": absolute_distance,
+        "cosine-kept": cosine_distance,
+        "l2-kept": squared_distance,
+    }
 )
-"""Distances by name."""
+"""Distances by name. Those in `ELEMENTWISE` need products from gradients that are formed element by element."""
+
+ELEMENTWISE: Mapping[str, bool] = MappingProxyType({"l1": False, "cosine-kept": True, "l2-kept": True})
+"""Distances that inner products over all parameters do not give, by name: whether only elements count in which the
+observed gradient is not zero, those that a pruned update kept."""
+
+SCALED = ("l2", "l1", "l2-kept")
+"""Distances that need the gradient's scale, and not its direction alone."""
 
 
 def total_variation(images: Tensor) -> Tensor:

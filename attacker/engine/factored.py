@@ -128,8 +128,9 @@ class FactoredProducts(GradientProducts):
                 square = square + layer_square
         return Products(inner=inner, square=square, target=self._target_square)
 
-    def keep(self, victims: Sequence[int]) -> Self:
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
         """Products for some of the victims; see `GradientProducts.keep`."""
+        del restarts
         kept, chosen = copy(self), list(victims)
         kept._target_square = self._target_square[chosen]
         kept._weights = {name: target.keep(chosen) for name, target in self._weights.items()}

@@ -56,8 +56,9 @@ class LoopProducts(GradientProducts):
         square = torch.stack([square for _, square in pairs]).reshape(victims, restarts)
         return Products(inner=inner, square=square, target=self._target_square)
 
-    def keep(self, victims: Sequence[int]) -> Self:
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
         """Products for some of the victims; see `GradientProducts.keep`."""
+        del restarts
         kept = copy(self)
         kept._replays = [self._replays[index] for index in victims]
         kept._targets = [self._targets[index] for index in victims]

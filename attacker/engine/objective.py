@@ -107,11 +107,10 @@ class GradientObjective(Objective):
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
         """The same objective for some of the candidates; see `Objective.keep`."""
-        all_victims = list(victims) == list(range(self.labels.shape[0]))
         shared = self.labels.shape[1] == 1
         return replace(
             self,
-            products=self.products if all_victims else self.products.keep(victims),
+            products=self.products.keep(victims, restarts),
             labels=self.labels[list(victims)] if shared else take(self.labels, victims, restarts),
             noise=self.noise.keep(victims, restarts),
             weighted_priors=[(weight, prior.keep(victims, restarts)) for weight, prior in self.weighted_priors],

@@ -11,34 +11,80 @@ from fl_precode.observation import Gradients, Observation
 
 
 def observed_gradient(observation: Observation) -> Gradients:
-    """The gradient that the update shows when it was one step of plain SGD.
+    """The gradient that the update shows when it was one step of SGD, or the mean of several steps' gradients.
 
-    A weights update is sent minus received, ``-learning_rate * gradient`` after one step. Without an announced learning
-    rate the scale stays unknown and 1 is used; directions and signs are right all the same.
+    See `in_gradient_units`; without an announced learning rate or number of steps the scale stays unknown and the
+    missing one is taken as 1: directions and signs are right all the same.
     """
     if observation.kind == "gradient":
         return observation.update
-    scale = -1.0 / (observation.protocol.learning_rate or 1.0)
-    return {name: value * scale for name, value in observation.update.items()}
+    return in_gradient_units(observation.update, observation)
+
+
+def in_gradient_units(update: Mapping[str, Tensor], observation: Observation) -> dict[str, Tensor]:
+    """A change of the observation's weights on the scale of one gradient of the loss.
+
+    One step from w changes it by ``-learning_rate * (gradient + weight_decay * w)``, and momentum m makes T steps with
+    the same gradient as long as ``sum over k of (T - k) m^k`` plain ones. What was not announced is taken as absent, a
+    learning rate as 1; weight decay can be taken back only when its scale is known.
+
+    Args:
+        update: Weights afterwards minus weights before, by name; axes may stand before those of the parameter.
+        observation: Says the weights before and the protocol.
+    """
+    protocol, steps = observation.protocol, steps_behind(observation)
+    rate, decay = protocol.learning_rate, protocol.weight_decay or 0.0
+    scale = -1.0 / ((rate or 1.0) * _plain_steps(steps or 1, protocol.momentum or 0.0))
+    found = {name: value * scale for name, value in update.items()}
+    if not decay or rate is None or steps is None:
+        return found
+    return {name: value - decay * observation.parameters[name] for name, value in found.items()}
+
+
+def steps_behind(observation: Observation) -> int | None:
+    """Optimiser steps that the update sums, or None when what was announced does not say."""
+    if observation.kind == "gradient":
+        return 1
+    if observation.batch_size is None:
+        return observation.protocol.local_steps
+    return observation.protocol.steps_on(observation.batch_size)
+
+
+def _plain_steps(steps: int, momentum: float) -> float:
+    return float(sum((steps - k) * momentum**k for k in range(steps)))
+
+
+def why_scale_unknown(observation: Observation) -> str | None:
+    """Why the size of the gradient behind an update is not known, or None when it is."""
+    if observation.kind == "gradient":
+        return None
+    if observation.protocol.learning_rate is None:
+        return "the learning rate was not announced"
+    if observation.protocol.local_epochs is not None and steps_behind(observation) is None:
+        return "the images of one local step were not announced, hence the number of steps is unknown"
+    return None
 
 
 def why_not_one_step(observation: Observation) -> str | None:
     """Why the update cannot be one gradient, or None when it is one or nothing announced speaks against it."""
     protocol = observation.protocol
-    if observation.kind == "gradient" or protocol.local_steps == 1:
+    if observation.kind == "gradient":
         return None
-    if protocol.local_steps is not None and protocol.local_steps > 1:
-        return f"made for the gradient of one step, the update sums {protocol.local_steps} local steps"
-    if protocol.local_epochs is not None:
+    steps = steps_behind(observation)
+    if steps is not None and steps > 1:
+        return f"made for the gradient of one step, the update sums {steps} local steps"
+    if steps is None and protocol.local_epochs is not None:
         return (
             f"made for the gradient of one step, the update comes from {protocol.local_epochs} local epoch(s) "
             "of a number of steps that was not announced"
         )
+    if protocol.weight_decay and protocol.learning_rate is None:
+        return "weight decay is part of the update, and without the learning rate its share is unknown"
     return None
 
 
 def group_observations(observations: Sequence[Observation]) -> list[list[int]]:
-    """Indices of observations that share round, batch size, weights and buffers, in order of first appearance."""
+    """Indices of observations that share round, kind, protocol, batch size, weights and buffers, as they appear."""
     groups: list[list[int]] = []
     for index, observation in enumerate(observations):
         for group in groups:
@@ -53,6 +99,8 @@ def group_observations(observations: Sequence[Observation]) -> list[list[int]]:
 def _same_problem(one: Observation, other: Observation) -> bool:
     return (
         one.round == other.round
+        and one.kind == other.kind
+        and one.protocol == other.protocol
         and one.batch_size == other.batch_size
         and _equal(one.parameters, other.parameters)
         and _equal(one.buffers, other.buffers)

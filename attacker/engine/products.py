@@ -55,13 +55,15 @@ class GradientProducts(ABC):
         """
 
     @abstractmethod
-    def keep(self, victims: Sequence[int]) -> Self:
-        """The same products for some of the victims, for example those that are not done.
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
+        """The same products for some of the candidates, for example those that are not done.
 
         Nothing is measured or factored again; this object stays as it is.
 
         Args:
-            victims: Their indices, at least one, in the order that candidates will have.
+            victims: Indices of victims, at least one, in the order that candidates will have.
+            restarts: For each of these the indices of its restarts that stay, as many for each; None for all. Products
+                that remember nothing of a candidate do not need them.
 
         Raises:
             IndexError: If an index is out of range.

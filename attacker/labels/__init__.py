@@ -1,5 +1,6 @@
 """Label recovery from gradients, one function for each published method, each saying what it assumes."""
 
+from attacker.labels.best import best_labels
 from attacker.labels.bias_corrected import bias_corrected_labels
 from attacker.labels.counts import count_labels
 from attacker.labels.idlg import idlg_label
@@ -12,6 +13,7 @@ from attacker.labels.yin import yin_labels
 __all__ = [
     "LABEL_RECOVERY",
     "LabelRecovery",
+    "best_labels",
     "bias_corrected_labels",
     "count_labels",
     "idlg_label",

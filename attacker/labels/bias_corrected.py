@@ -23,7 +23,7 @@ def bias_corrected_labels(victim: Victim, observation: Observation) -> Tensor | 
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or one step of plain SGD, of a known batch size.
+        observation: A gradient, or any number of steps of plain SGD, of a known batch size.
 
     Returns:
         (batch,) sorted labels, or None when no bias gradient is negative, as for a gradient of zeros.

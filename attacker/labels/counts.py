@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,24 @@ from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 _ROUNDING = 0.05  # images; what rounding and faint noise may add to a count that is certain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Images of each class, estimated and rounded.
+
+    Attributes:
+        raw: (classes,), ``batch * (p_c - db_c)``; whole numbers where p_c is right.
+        whole: (classes,) int64, not negative, that sum to the batch size.
+    """
+
+    raw: Tensor
+    whole: Tensor
+
+    @property
+    def contradicts_itself(self) -> bool:
+        """Whether a class was given half an image more or less than estimated, so that the estimate cannot be right."""
+        return float((self.raw - self.whole).abs().max()) > 0.5
 
 
 def count_labels(
@@ -25,13 +45,18 @@ def count_labels(
 
     What needs no estimate is kept whatever the probes say: p_c is not negative, so ``n_c >= -batch * db_c``.
 
+    Of T local steps the update's bias part over ``-(learning rate * T)`` is the mean of the steps' gradients, and the
+    same equation holds for all images behind the update, each counted once, where p_c belongs to each step's own
+    weights: it is interpolated between the weights that were sent and those that came back (`probe_classifier`). It is
+    exact when all images were used equally often, in equal batches and without momentum; else in the mean over orders.
+
     Assumes: softmax cross-entropy on the classifier's outputs; a classifier with a bias; probabilities on random inputs
     that are on average those on the client's images, to within ``1 / (2 batch)``: so before training, less and less
     during it. Features may have any sign.
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or one step of plain SGD at an announced learning rate, of a known batch size.
+        observation: A gradient, or announced steps of plain SGD at an announced learning rate, of a known batch size.
         generator: Source of the random inputs.
         probes: Number of random inputs, 1 or more.
 
@@ -43,6 +68,14 @@ def count_labels(
         ValueError: If the classifier has no bias, the batch size or the scale is unknown, or labels cannot be read from
             this model or update (`classifier_gradient`).
     """
+    found = estimate_counts(victim, observation, generator=generator, probes=probes)
+    return None if found is None else labels_from_counts(found.whole)
+
+
+def estimate_counts(
+    victim: Victim, observation: Observation, *, generator: torch.Generator, probes: int = 256
+) -> Counts | None:
+    """What `count_labels` rests on, with the same arguments and errors; None when the gradient is zero."""
     found = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="counts")
     check_scaled(found, method="counts")
@@ -50,13 +83,15 @@ def count_labels(
         raise ValueError(
             f"label recovery 'counts' needs a bias in the classifier {found.layer.name!r}; 'llg-white-box' does without"
         )
-    probed = probe_classifier(victim, observation, found.layer, generator=generator, probes=probes)
+    probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
     if found.silent:
         return None
-    certain = (-batch * found.bias - _ROUNDING).ceil().clamp(min=0).long()
+    # Bounded before the cast, where numbers beyond int64 would come out as any other number.
+    certain = (-batch * found.bias - _ROUNDING).ceil().clamp(min=0, max=batch + 1).long()
     if int(certain.sum()) > batch:  # only noise on the update can claim that
         certain = torch.zeros_like(certain)
-    return labels_from_counts(round_counts(batch * (probed.probabilities - found.bias), at_least=certain, total=batch))
+    raw = batch * (probed.probabilities - found.bias)
+    return Counts(raw=raw, whole=round_counts(raw, at_least=certain, total=batch))
 
 
 def round_counts(raw: Tensor, *, at_least: Tensor, total: int) -> Tensor:

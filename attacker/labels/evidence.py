@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.observed import observed_gradient, why_not_one_step
+from attacker.engine.observed import in_gradient_units, steps_behind, why_scale_unknown
 from attacker.engine.products import precise
 from attacker.engine.trace import LayerRun, trace
 from attacker.victim import Victim
@@ -19,21 +20,25 @@ class ClassifierGradient:
     """Gradient of the mean cross-entropy with respect to the last Linear layer, in float64 where the device has it.
 
     With softmax probabilities p, one-hot labels y and features h of B images, the bias gradient is the mean of
-    ``p - y`` and the weight gradient the mean of ``(p - y) h^T``.
+    ``p - y`` and the weight gradient the mean of ``(p - y) h^T``. After several local steps of plain SGD it is the mean
+    of the steps' gradients: the same mean over the images of all steps, where p and h belong to each step's weights.
+    Momentum gives early steps more weight, and a smaller last batch its images: then the mean is a weighted one.
 
     Attributes:
         layer: The classifier as it ran.
-        gradient: The whole update as a gradient, by parameter name.
+        gradient: Weight and bias by parameter name.
         weight: (classes, features).
         bias: (classes,), or None when the classifier has none.
-        scaled: Whether the size of the gradient is known, not only its direction.
+        why_unscaled: Why only the direction of the gradient is known, or None when its size is known too.
+        steps: Local steps behind it, 1 for a gradient; None when what was announced does not say.
     """
 
     layer: LayerRun
     gradient: Gradients
     weight: Tensor
     bias: Tensor | None
-    scaled: bool
+    why_unscaled: str | None
+    steps: int | None
 
     @property
     def classes(self) -> int:
@@ -61,18 +66,17 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or the weights after one step of plain SGD.
+        observation: A gradient, or the weights after one or more steps of SGD; one where nothing is announced.
 
     Returns:
-        The classifier's gradient.
+        The classifier's gradient, of several steps their mean.
 
     Raises:
         ValueError: If no Linear layer with one output for each class runs last, its parameters are not in the update
-            under its name, the update sums several local steps, or the classifier's gradient is not finite.
+            under its name and in its shape, the classifier's gradient is not finite, the announced learning rate or
+            number of steps cannot be, or weight decay is mixed in by an unknown share.
     """
-    reason = why_not_one_step(observation)
-    if reason is not None:
-        raise ValueError(f"label recovery is {reason}")
+    _check_protocol(observation)
     layer = trace(victim).last_linear()
     if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != victim.inputs.classes:
         found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
@@ -80,21 +84,25 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
             "labels are read from the gradient of a last Linear layer with one output for each of "
             f"{victim.inputs.classes} classes; in {victim.name!r} {found}"
         )
-    gradient = observed_gradient(observation)
     prefix = f"{layer.name}." if layer.name else ""
-    wanted = [f"{prefix}weight", *([f"{prefix}bias"] if layer.module.bias is not None else [])]
-    values = [_finite(gradient, name) for name in wanted]
+    parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
+    shapes = {name: value.shape for name, value in parameters.items() if value is not None}
+    # The cast comes before the scale: a gradient in half precision is soon too large for it.
+    gradient = {name: _finite(observation.update, name, shape) for name, shape in shapes.items()}
+    if observation.kind == "weights":
+        gradient = in_gradient_units(gradient, observation)
     return ClassifierGradient(
         layer=layer,
         gradient=gradient,
-        weight=values[0],
-        bias=values[1] if len(values) > 1 else None,
-        scaled=observation.kind == "gradient" or observation.protocol.learning_rate is not None,
+        weight=gradient[f"{prefix}weight"],
+        bias=gradient.get(f"{prefix}bias"),
+        why_unscaled=why_scale_unknown(observation),
+        steps=steps_behind(observation),
     )
 
 
 def known_batch_size(observation: Observation, *, method: str) -> int:
-    """Images behind the update.
+    """Images behind the update, of all local steps together (`Observation.batch_size`).
 
     Raises:
         ValueError: If the protocol does not reveal it.
@@ -108,12 +116,12 @@ def check_scaled(found: ClassifierGradient, *, method: str) -> None:
     """Refuse an update whose size is unknown.
 
     Raises:
-        ValueError: If weights were sent and no learning rate was announced.
+        ValueError: If weights were sent, and the learning rate or the number of steps was not announced.
     """
-    if not found.scaled:
+    if found.why_unscaled is not None:
         raise ValueError(
-            f"label recovery {method!r} needs the size of the gradient: this update is a difference of weights, and no "
-            "learning rate was announced. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
+            f"label recovery {method!r} needs the size of the gradient: this update is a difference of weights, and "
+            f"{found.why_unscaled}. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
         )
 
 
@@ -126,9 +134,29 @@ def labels_from_counts(counts: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
-def _finite(gradient: Gradients, name: str) -> Tensor:
-    if name not in gradient:
-        raise ValueError(f"expected {name!r} of the classifier in the update (tied weights?); it has {list(gradient)}")
-    if not bool(torch.isfinite(gradient[name]).all()):
+def _check_protocol(observation: Observation) -> None:
+    """Refuse what cannot have been announced rightly, and updates that are no gradient at all."""
+    protocol, rate = observation.protocol, observation.protocol.learning_rate
+    if observation.kind == "gradient":
+        return
+    for name, number in (("steps", protocol.local_steps), ("epochs", protocol.local_epochs)):
+        if number is not None and number < 1:
+            raise ValueError(f"label recovery needs 1 or more local {name}, the protocol announces {number}")
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(f"label recovery needs a positive learning rate or none announced, the protocol says {rate}")
+    unknown = why_scale_unknown(observation)
+    if protocol.weight_decay and unknown is not None:
+        raise ValueError(f"label recovery cannot take weight decay out of the update: {unknown}")
+
+
+def _finite(update: Gradients, name: str, shape: torch.Size) -> Tensor:
+    if name not in update:
+        raise ValueError(f"expected {name!r} of the classifier in the update (tied weights?); it has {list(update)}")
+    if update[name].shape != shape:
+        raise ValueError(
+            f"expected {name!r} of the update in the shape of the model's classifier, {tuple(shape)}, "
+            f"got {tuple(update[name].shape)}: the update comes from another model"
+        )
+    if not bool(torch.isfinite(update[name]).all()):
         raise ValueError(f"expected finite numbers in {name!r} of the update, got NaN or infinity: no labels in it")
-    return precise(gradient[name].detach())
+    return precise(update[name].detach())

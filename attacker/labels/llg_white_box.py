@@ -28,7 +28,7 @@ def llg_white_box_labels(
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or one step of plain SGD at an announced learning rate, of a known batch size.
+        observation: A gradient, or announced steps of plain SGD at an announced learning rate, of a known batch size.
         generator: Source of the random inputs.
         probes: Number of random inputs, 1 or more.
 
@@ -42,7 +42,7 @@ def llg_white_box_labels(
     found = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="llg-white-box")
     check_scaled(found, method="llg-white-box")
-    probed = probe_classifier(victim, observation, found.layer, generator=generator, probes=probes)
+    probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
     if found.silent:
         return None
     impact = -float(probed.features) / batch

@@ -10,15 +10,16 @@ from torch.func import functional_call
 
 from attacker.engine.products import precise
 from attacker.engine.trace import LayerRun
+from attacker.labels.evidence import ClassifierGradient
 from attacker.victim import Victim
 from fl_precode.bottleneck import sample_noise
-from fl_precode.observation import Observation
+from fl_precode.observation import Gradients, Observation
 
 _AT_ONCE = 64  # inputs in one pass, so that memory stays bounded
 
 
 class Probed(NamedTuple):
-    """Means over random inputs, at the weights that the server sent.
+    """Means over random inputs, and over the weights of all local steps.
 
     Attributes:
         probabilities: (classes,), p_c, softmax of the classifier's outputs; sums to 1.
@@ -32,14 +33,18 @@ class Probed(NamedTuple):
 
 
 def probe_classifier(
-    victim: Victim, observation: Observation, classifier: LayerRun, *, generator: torch.Generator, probes: int
+    victim: Victim, observation: Observation, found: ClassifierGradient, *, generator: torch.Generator, probes: int
 ) -> Probed:
     """Run the model on standard normal inputs at the observed weights and buffers, in evaluation mode.
 
+    For an update of T > 1 steps also at the weights that came back, on the same inputs. The steps' gradients were taken
+    at the weights of times 0 to T - 1; with answers that move evenly from the first weights to the last, their mean has
+    the shares ``(T + 1) / 2T`` and ``(T - 1) / 2T`` of the two ends.
+
     Args:
         victim: Public knowledge about the model.
-        observation: Its weights and buffers are used.
-        classifier: The Linear layer that runs last; its outputs are taken as logits.
+        observation: Its weights, buffers and update are used.
+        found: The classifier, whose outputs are taken as logits, and the number of steps; one where it is unknown.
         generator: Source of the inputs and of the bottlenecks' noise.
         probes: Number of inputs, 1 or more.
 
@@ -51,7 +56,27 @@ def probe_classifier(
     """
     if probes < 1:
         raise ValueError(f"expected 1 or more probes, got {probes}")
-    like = next(iter(observation.parameters.values()))
+    state, steps = generator.get_state(), found.steps or 1
+    first = _probe_at(victim, observation, observation.parameters, found.layer, generator=generator, probes=probes)
+    if steps == 1:
+        return first
+    returned = {name: value + observation.update[name].to(value) for name, value in observation.parameters.items()}
+    generator.set_state(state)
+    last = _probe_at(victim, observation, returned, found.layer, generator=generator, probes=probes)
+    share = (steps - 1) / (2 * steps)
+    return Probed(*((1 - share) * start + share * end for start, end in zip(first, last, strict=True)))
+
+
+def _probe_at(
+    victim: Victim,
+    observation: Observation,
+    parameters: Gradients,
+    classifier: LayerRun,
+    *,
+    generator: torch.Generator,
+    probes: int,
+) -> Probed:
+    like = next(iter(parameters.values()))
     chunks: list[tuple[Tensor, Tensor]] = []
 
     def record(module: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
@@ -66,11 +91,13 @@ def probe_classifier(
             for first in range(0, probes, _AT_ONCE):
                 shape = (min(_AT_ONCE, probes - first), *victim.inputs.shape)
                 inputs = torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device)
-                state = {**observation.buffers, **observation.parameters}
+                state = {**observation.buffers, **parameters}
                 functional_call(victim.model, state, (inputs.to(like.device),))
     finally:
         handle.remove()
     p, h = (torch.cat(values) for values in zip(*chunks, strict=True))
-    if not bool(torch.isfinite(p).all()):
-        raise ValueError(f"the model {victim.name!r} answers random inputs with NaN at the weights of this observation")
+    if not bool(torch.isfinite(p).all() and torch.isfinite(h).all()):
+        raise ValueError(
+            f"the model {victim.name!r} answers random inputs with NaN or infinity at the weights of this round"
+        )
     return Probed(probabilities=p.mean(dim=0), features=h.mean(), offsets=(p * h).mean(dim=0))

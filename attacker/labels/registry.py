@@ -118,7 +118,7 @@ def recover_labels(
     Args:
         method: One of `LABEL_RECOVERY`.
         victim: Public knowledge about the model.
-        observation: A gradient, or one step of plain SGD.
+        observation: A gradient, or local steps of plain SGD, which each method treats as their mean gradient.
         generator: Source of the random inputs of the methods that probe the model.
         probes: Number of those inputs, 1 or more.
 

@@ -21,7 +21,7 @@ def unique_labels(victim: Victim, observation: Observation) -> Tensor | None:
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or one step of plain SGD.
+        observation: A gradient, or any number of steps of plain SGD.
 
     Returns:
         (batch,) sorted labels; None when the gradient is zero, or when the number of negative classes is not the batch

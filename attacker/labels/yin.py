@@ -22,7 +22,7 @@ def yin_labels(victim: Victim, observation: Observation) -> Tensor | None:
 
     Args:
         victim: Public knowledge about the model.
-        observation: A gradient, or one step of plain SGD, of a known batch size.
+        observation: A gradient, or any number of steps of plain SGD, of a known batch size.
 
     Returns:
         (batch,) sorted labels, all different, or None when the gradient is zero.

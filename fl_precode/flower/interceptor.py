@@ -28,8 +28,9 @@ class Interceptor(Strategy):
     Args:
         strategy: The strategy that really runs.
         tape: A writer whose header says what is public, or a new folder for a tape without a header's details.
-        batch_size: Images behind one update when the protocol fixes it. For gradients, a reply's ``num-examples``
-            takes precedence.
+        batch_size: Distinct images behind one update when the protocol fixes it. What follows from a reply's
+            ``num-examples`` takes precedence: for gradients that number itself, for weights what the tape's announced
+            steps or epochs make of it (`Protocol.images_behind`).
         buffers: Names of arrays that are buffers, not parameters; by default those that the names of normalisation
             layers and integer types give away.
     """
@@ -114,12 +115,12 @@ class Interceptor(Strategy):
         )
 
     def _examples(self, reply: Message) -> int | None:
-        if self.tape.header.kind != "gradient":
-            return self.batch_size
+        header = self.tape.header
         for metrics in reply.content.metric_records.values():
             examples = metrics.get("num-examples")
             if isinstance(examples, int) and examples > 0:
-                return examples
+                images = examples if header.kind == "gradient" else header.protocol.images_behind(examples)
+                return self.batch_size if images is None else images
         return self.batch_size
 
 

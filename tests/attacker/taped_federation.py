@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from clients.train import batch_gradient
+from clients.train import batch_gradient, local_training
 from fl_precode.config import Settings
 from fl_precode.federation import prepare
 from fl_precode.tape import TapeHeader, TapeWriter
@@ -40,7 +43,9 @@ def tape_federation(
     nodes: tuple[str, ...] = (),
     evaluation: bool = True,
     header: TapeHeader | None = None,
+    local: dict[str, Any] | None = None,
 ) -> Taped:
+    """``local`` are settings of local training; with them the clients send weights."""
     settings = Settings(
         model=model,
         defence=defence,
@@ -49,13 +54,14 @@ def tape_federation(
         num_server_rounds=rounds,
         batch_size=batch_size,
         seed=seed,
+        **({"protocol": "fedavg", **local} if local else {}),
     )
     federation = prepare(settings)
     inputs = federation.data.inputs
     public = {k: v for k, v in settings.to_run_config().items() if k not in ("seed", "tape", "output-dir", "data-root")}
     public.pop("code-fingerprint")
     own_header = TapeHeader(
-        model=model, defence=defence, kind="gradient", protocol=settings.announced, inputs=inputs, settings=public
+        model=model, defence=defence, kind=settings.kind, protocol=settings.announced, inputs=inputs, settings=public
     )
     writer = TapeWriter(folder / "tape", header or own_header)
     names = nodes or tuple(f"90071992547409{i}1" for i in range(clients))
@@ -66,12 +72,19 @@ def tape_federation(
         writer.write_round(server_round, {name: value.numpy() for name, value in state.items()})
         updates = []
         for partition_id, node in enumerate(names):
-            images, labels = federation.data.train.batch(federation.batches(partition_id, server_round)[0])
+            steps = [federation.data.train.batch(own) for own in federation.batches(partition_id, server_round)]
+            batches = [(inputs.normalise(images), labels) for images, labels in steps]
             torch.manual_seed(server_round * 100 + partition_id)
-            gradient, _ = batch_gradient(network, (inputs.normalise(images), labels))
-            arrays = {name: value.detach().numpy() for name, value in gradient.items()}
-            writer.write_observation(server_round, node, arrays, batch_size=batch_size, buffers=())
-            used[node, server_round] = (images, labels)
+            if local:
+                sent = _train(network, batches, settings)
+                behind = settings.announced.images_behind(len(federation.partitions[partition_id]))
+                gradient = {name: (state[name] - value) / settings.learning_rate for name, value in sent.items()}
+            else:
+                sent, _ = batch_gradient(network, batches[0])
+                gradient, behind = sent, batch_size
+            arrays = {name: value.detach().numpy() for name, value in sent.items()}
+            writer.write_observation(server_round, node, arrays, batch_size=behind, buffers=())
+            used[node, server_round] = steps[0]
             updates.append(gradient)
         with torch.no_grad():
             for name, parameter in network.named_parameters():
@@ -82,6 +95,18 @@ def tape_federation(
     assert writer.lost == 0
     _write_run_files(folder, settings, names, results, evaluation=evaluation)
     return Taped(folder=folder, settings=settings, used=used)
+
+
+def _train(network: nn.Module, batches: list[tuple[Tensor, Tensor]], settings: Settings) -> dict[str, Tensor]:
+    client = deepcopy(network)
+    local_training(
+        client,
+        batches,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    return {name: value.detach() for name, value in client.state_dict().items()}
 
 
 def _write_run_files(

@@ -128,8 +128,9 @@ def test_every_setting_changes_the_result(changed):
 
 
 def test_more_restarts_never_score_worse():
+    # The first restart is the same for both.
     scores = [results(GradientMatching(iterations=30, restarts=n))[0].matching_loss for n in (1, 6)]
-    assert scores[1] < scores[0]
+    assert scores[1] <= scores[0]
 
 
 def test_boxed_candidates_are_valid_images():

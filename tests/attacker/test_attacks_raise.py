@@ -112,19 +112,44 @@ def test_updates_that_no_attack_can_use(attack):
 
 
 @pytest.mark.parametrize("attack", [MATCHING, FirstLayerInversion()], ids=lambda one: one.name)
-def test_several_local_steps_are_refused_and_one_is_not(attack):
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(local_steps=4), Protocol(local_epochs=2)], ids=str)
+def test_local_training_on_one_image_is_attacked_whatever_was_announced(attack, protocol):
+    victim = victim_of()
+    step = tiny.observe(victim, tiny.images(SPEC, 1), [1], learning_rate=0.1, protocol=protocol)
+    assert run(attack, victim, step).inputs is not None
+
+
+def test_first_layer_refuses_weight_decay_that_it_cannot_take_back():
     victim = victim_of()
     step = tiny.observe(victim, tiny.images(SPEC, 1), [1], learning_rate=0.1)
-    four = replace(step, protocol=Protocol(name="fedavg", local_steps=4))
-    check_refused(run(attack, victim, four), "sums 4 local steps")
-    epochs = replace(step, protocol=Protocol(name="fedavg", local_epochs=2))
-    check_refused(run(attack, victim, epochs), "2 local epoch(s)")
-    for fits in (step, replace(step, protocol=Protocol())):
-        assert run(attack, victim, fits).inputs is not None
+    for protocol in (Protocol(local_steps=2, weight_decay=0.1, learning_rate=0.1), Protocol(weight_decay=0.1)):
+        check_refused(run(FirstLayerInversion(), victim, replace(step, protocol=protocol)), "weight decay")
+
+
+@pytest.mark.parametrize(
+    ("changed", "protocol", "words"),
+    [
+        ({"local_training": "unrolled"}, {"local_steps": 4}, "the learning rate, the images of one local step"),
+        ({"local_training": "unrolled"}, {"learning_rate": 0.1, "batch_size": 1}, "local steps or epochs"),
+        ({"distance": "l2"}, {"local_steps": 4}, "the learning rate was not announced"),
+        ({"distance": "l2"}, {"local_epochs": 1, "learning_rate": 0.1}, "number of steps is unknown"),
+    ],
+)
+def test_replays_of_local_training_refuse_what_they_cannot_know(changed, protocol, words):
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], learning_rate=0.1, protocol=Protocol(**protocol))
+    check_refused(run(replace(MATCHING, **changed), victim, pair, torch.tensor([1, 2])), words)
+
+
+@pytest.mark.parametrize("way", ["unrolled", "surrogate"])
+def test_a_gradient_is_no_local_training(way):
+    victim = victim_of()
+    gradient = tiny.observe(victim, tiny.images(SPEC, 1), [1])
+    check_refused(run(replace(MATCHING, local_training=way), victim, gradient), "one gradient")
 
 
 def test_matching_needs_a_batch_size_and_labels():
-    victim = victim_of()
+    victim = victim_of(NoLinear)
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
     check_refused(run(MATCHING, victim, replace(pair, batch_size=None)), "batch size is unknown")
     check_refused(run(MATCHING, victim, pair), "labels are unknown")
@@ -150,12 +175,19 @@ def test_matching_without_a_linear_layer_needs_granted_labels():
 
 
 def test_one_observation_without_labels_does_not_stop_the_others():
-    victim = victim_of()
+    victim = victim_of(NoLinear)
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
     one = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    found = MATCHING(victim, [pair, one, pair], generator=torch.Generator(), labels=[None, None, torch.tensor([1, 2])])
+    granted = [None, torch.tensor([1]), torch.tensor([1, 2])]
+    found = MATCHING(victim, [pair, one, pair], generator=torch.Generator(), labels=granted)
     assert [result.outcome is Outcome.NOT_APPLICABLE for result in found] == [True, False, False]
     assert [None if r.inputs is None else len(r.inputs) for r in found] == [None, 1, 2]
+
+
+def test_labels_of_a_batch_are_recovered():
+    victim = victim_of()
+    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
+    assert run(MATCHING, victim, pair).labels.tolist() == [1, 2]
 
 
 def test_no_observation_is_no_work():
@@ -203,66 +235,6 @@ def test_models_that_cannot_be_differentiated_twice_are_named():
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
     with pytest.raises(ValueError, match="twice differentiable"):
         run(MATCHING, victim, observation)
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (tiny.convnet, "is a Conv2d"),
-        (lambda spec: tiny.mlp(spec, bias=False), "has no bias"),
-        (
-            lambda spec: nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(9, 4)),
-            "does not see the flattened image",
-        ),
-        (lambda spec: nn.Sequential(nn.Tanh(), tiny.mlp(spec)), "does not see the flattened image"),
-        (
-            lambda spec: nn.Sequential(nn.Linear(6, 6), nn.Flatten(), nn.Linear(36, 4)),
-            "does not see the flattened image",
-        ),
-    ],
-)
-def test_first_layer_names_the_layer_that_does_not_fit(model, words):
-    victim = victim_of(model)
-    check_refused(run(FirstLayerInversion(), victim, tiny.observe(victim, tiny.images(SPEC, 1), [1])), words)
-
-
-def test_first_layer_needs_parameters():
-    victim = Victim(model=nn.Flatten(), inputs=tiny.inputs(side=2))
-    nothing = Observation(
-        parameters={}, buffers={}, update={}, kind="gradient", batch_size=1, protocol=Protocol(), round=1, node="1"
-    )
-    check_refused(run(FirstLayerInversion(), victim, nothing), "no layer with parameters")
-    check_refused(run(MATCHING, victim, nothing), "zero everywhere")
-
-
-def test_first_layer_refuses_batches_and_names_the_rank():
-    victim = victim_of()
-    pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
-    check_refused(run(FirstLayerInversion(), victim, pair), "2 images has rank up to 2")
-    check_refused(
-        run(FirstLayerInversion(), victim, replace(pair, batch_size=None)), "has rank 2, one image gives rank 1"
-    )
-    many = tiny.observe(victim, tiny.images(SPEC, 10), [0, 1, 2, 3] * 2 + [1, 2], batch_size=None)
-    check_refused(run(FirstLayerInversion(), victim, many), "has rank 8 or more")
-
-
-def test_a_dead_first_layer_is_named():
-    spec = SPEC
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
-    with torch.no_grad():
-        model[1].bias.fill_(-1e3)
-    victim = tiny.victim(model, spec)
-    observation = tiny.observe(victim, tiny.images(spec, 1), [1])
-    check_refused(run(FirstLayerInversion(), victim, observation), "no unit of the first layer was active")
-
-
-def test_a_quotient_that_overflows_is_divergence():
-    victim = victim_of()
-    good = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    tiny_bias = {**good.update, "1.bias": good.update["1.bias"] * 1e-320, "1.weight": good.update["1.weight"] * 1e10}
-    found = run(FirstLayerInversion(), victim, replace(good, update=tiny_bias))
-    assert found.outcome is Outcome.DIVERGED
-    assert found.inputs is None
 
 
 def test_the_dense_path_is_said_in_the_log(caplog):

@@ -183,14 +183,20 @@ def test_one_step_is_what_was_announced_or_nothing():
     victim = tiny.victim(tiny.mlp(spec), spec)
     step = tiny.observe(victim, tiny.images(spec, 1), [2], learning_rate=0.05)
 
-    def reason(**announced: int) -> str | None:
+    def reason(**announced: float) -> str | None:
         return why_not_one_step(replace(step, protocol=Protocol(**announced)))
 
     assert reason() is None
     assert reason(local_steps=1) is None
     assert reason(local_steps=1, local_epochs=1) is None
     assert "3 local steps" in (reason(local_steps=3) or "")
-    assert "1 local epoch" in (reason(local_epochs=1) or "")
+    assert reason(local_epochs=1) is None, "one image makes one step an epoch"
+    assert "2 local steps" in (reason(local_epochs=2) or "")
+    two = replace(step, batch_size=2, protocol=Protocol(local_epochs=1))
+    assert "1 local epoch(s)" in (why_not_one_step(two) or "")
+    assert why_not_one_step(replace(two, protocol=Protocol(local_epochs=1, batch_size=2))) is None
+    assert "weight decay" in (reason(weight_decay=0.1) or "")
+    assert reason(weight_decay=0.1, learning_rate=0.05) is None
     gradient = tiny.observe(victim, tiny.images(spec, 1), [2], protocol=Protocol(local_epochs=5))
     assert why_not_one_step(gradient) is None
 
@@ -207,7 +213,9 @@ def test_only_observations_of_the_same_problem_are_grouped():
         equal,
         replace(base, round=2),
         replace(base, batch_size=2),
+        replace(base, protocol=Protocol(local_steps=2)),
+        replace(base, kind="weights"),
         replace(base, buffers={"mean": torch.zeros(1)}),
         replace(equal, node="3"),
     ]
-    assert group_observations(seen) == [[0, 2, 6], [1], [3], [4], [5]]
+    assert group_observations(seen) == [[0, 2, 8], [1], [3], [4], [5], [6], [7]]

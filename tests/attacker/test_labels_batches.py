@@ -100,8 +100,6 @@ def test_what_cannot_apply_says_why(method):
     one = seen(victim, [1])
     with pytest.raises(ValueError, match="finite"):
         recover(method, victim, with_bias(one, [float("nan"), 0.0, 0.0, 0.0]))
-    with pytest.raises(ValueError, match="3 local steps"):
-        recover(method, victim, replace(one, kind="weights", protocol=Protocol(local_steps=3)))
     wide = tiny.victim(tiny.mlp(tiny.inputs(classes=5)), SPEC)
     with pytest.raises(ValueError, match="one output for each of 4"):
         recover(method, wide, one)
@@ -135,7 +133,7 @@ def test_one_step_of_sgd_shows_what_the_gradient_shows(method):
     if method in ALONE:
         assert recover(method, victim, silent_rate) == recover(method, victim, step)
     else:
-        with pytest.raises(ValueError, match="no learning rate"):
+        with pytest.raises(ValueError, match="the learning rate was not announced"):
             recover(method, victim, silent_rate)
 
 

@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 SPEC = tiny.inputs()
 QUICK = GradientMatching(iterations=20, learning_rate=0.3, restarts=4)
 IDLG = replace(PRESETS["idlg"], iterations=20, restarts=2)
+PRESET_DLG = replace(PRESETS["dlg"], iterations=20, restarts=2)
 
 
 class Cramped(nn.Module):
@@ -95,9 +96,15 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
     assert [piece.draws.axes for piece in smallest] == [(1, 1)] * 12
     assert [piece.indices for piece in whole.within(3)] == [[0], [0], [1], [1], [2], [2]]
     assert [piece.draws.axes for piece in whole.within(9)] == [(2, 4), (1, 4)]
+    compared = pieces_within_budget(replace(QUICK, memory=1e-9, halving=2), whole)
+    assert [piece.draws.axes for piece in compared] == [(1, 4)] * 3
 
 
-@pytest.mark.parametrize("settings", [QUICK, IDLG, replace(IDLG, labels="joint")], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "settings",
+    [QUICK, replace(QUICK, halving=2, langevin=0.1), replace(QUICK, group_consistency=0.1), IDLG, PRESET_DLG],
+    ids=["plain", "halving", "consensus", "idlg", "dlg"],
+)
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_the_budget_changes_memory_and_not_the_result(settings, bottleneck):
     torch.manual_seed(0)
@@ -135,6 +142,18 @@ def test_one_candidate_that_does_not_fit_is_named():
     (found,) = traceable(victim, batches, generator=torch.Generator(), labels=[torch.tensor([0, 1, 2])])
     assert found.outcome is Outcome.NOT_APPLICABLE
     assert "does not hold one candidate of 3 image(s)" in found.reason
+
+
+def test_restarts_that_are_compared_and_do_not_fit_are_named():
+    victim, seen = federation(Cramped(1000))
+    expected = attack(replace(QUICK, halving=2), victim, seen)
+    victim.model.images = 4
+    for one, other in zip(expected, attack(replace(QUICK, halving=2), victim, seen), strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
+    victim.model.images = 3
+    (found, *_) = attack(replace(QUICK, halving=2), victim, seen)
+    assert found.outcome is Outcome.NOT_APPLICABLE
+    assert "the 4 restarts that are compared as they go" in found.reason
 
 
 def test_of_split_restarts_the_best_match_wins_and_time_adds_up():

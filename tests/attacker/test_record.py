@@ -55,6 +55,15 @@ def test_numbers_that_are_not_finite_never_reach_the_file(folder):
     assert finite(None) is None
 
 
+def test_a_record_from_before_results_named_their_method_is_still_one(folder, tmp_path):
+    content = json.loads((folder / "audit.json").read_text())
+    for row in content["results"]:
+        assert row.pop("method") == ""
+    jsonschema.validate(content, json.loads(SCHEMA_FILE.read_text()))
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    assert read_record(tmp_path) == read_record(folder)
+
+
 def test_picture_paths_cannot_leave_the_folder(folder):
     row = read_record(folder).results[0].model_dump()
     for path in ("../secret.png", "/etc/passwd", "images/../x.png", "images/a/b.png", "http://x/images/a.png"):

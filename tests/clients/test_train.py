@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -43,13 +44,14 @@ def test_parameters_the_loss_does_not_touch_get_zeros():
     assert gradients["used.1.weight"].any()
 
 
-def test_without_a_defence_local_training_is_plain_sgd():
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"weight_decay": 0.1}], ids=str)
+def test_without_a_defence_local_training_is_sgd(options):
     model = small_model()
     twin = small_model()
     twin.load_state_dict(model.state_dict())
     batches = [batch(), batch(2), batch(3)]
-    local_training(model, batches, learning_rate=0.3)
-    optimiser = torch.optim.SGD(twin.parameters(), lr=0.3)
+    local_training(model, batches, learning_rate=0.3, **options)
+    optimiser = torch.optim.SGD(twin.parameters(), lr=0.3, **options)
     for inputs, labels in batches:
         optimiser.zero_grad()
         F.cross_entropy(twin(inputs), labels).backward()

@@ -67,6 +67,10 @@ def test_everything_wrong_is_named_at_once():
         ("defence", "precode:latent=none", "latent"),
         ("local-steps", 1, "fedsgd sends one gradient"),
         ("local-epochs", 1, "fedsgd sends one gradient"),
+        ("momentum", -0.1, "from 0 to below 1"),
+        ("momentum", 0.5, "fedsgd clients take no step"),
+        ("weight-decay", -1.0, "0 or more"),
+        ("weight-decay", 0.1, "fedsgd clients take no step"),
     ],
 )
 def test_each_wrong_value_says_what_was_expected(key, value, words):
@@ -82,6 +86,11 @@ def test_fedavg_needs_steps_or_epochs_and_not_both(steps):
         Settings.from_run_config({"protocol": "fedavg", **steps})
 
 
+def test_momentum_is_below_one():
+    with pytest.raises(SettingsError, match="momentum: expected a number from 0 to below 1, got 1.0"):
+        Settings(protocol="fedavg", local_steps=2, momentum=1.0)
+
+
 def test_every_setting_is_in_the_docstring():
     for field in fields(Settings):
         assert f"{field.name}:" in (Settings.__doc__ or ""), field.name
@@ -89,5 +98,7 @@ def test_every_setting_is_in_the_docstring():
 
 def test_what_is_announced():
     assert Settings(defence="precode").announced.local_steps == 1
-    fedavg = Settings(protocol="fedavg", local_epochs=2)
+    fedavg = Settings(protocol="fedavg", local_epochs=2, batch_size=3, momentum=0.9, weight_decay=1e-4)
+    told = fedavg.announced
+    assert (told.batch_size, told.momentum, told.weight_decay) == (3, 0.9, 1e-4)
     assert (fedavg.announced.local_steps, fedavg.announced.local_epochs, fedavg.kind) == (None, 2, "weights")

@@ -84,6 +84,14 @@ def test_fields_of_a_later_writer_are_passed_over(folder):
     assert (tape.header, tape.verify()) == (TapeHeader(), [])
 
 
+def test_a_header_without_the_optimisers_facts_is_read_as_not_announced(folder):
+    header = json.loads((folder / "tape.json").read_text())
+    for later in ("batch_size", "momentum", "weight_decay"):
+        assert header["protocol"].pop(later) is None
+    (folder / "tape.json").write_text(json.dumps(header))
+    assert Tape(folder).header == TapeHeader()
+
+
 def test_what_is_no_tape_is_said(tmp_path):
     with pytest.raises(TapeError, match="is not a folder"):
         Tape(tmp_path / "nothing")

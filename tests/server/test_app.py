@@ -55,13 +55,13 @@ def settings_of(out):
 def test_fedavg_sends_the_weights_of_local_sgd(run_locally, tmp_path):
     _, out = run_locally(
         model="lenet", protocol="fedavg", local_steps=3, num_server_rounds=1, num_clients=1, batch_size=2,
-        tape=str(tmp_path / "t"),
+        tape=str(tmp_path / "t"), momentum=0.9, weight_decay=0.01,
     )  # fmt: skip
     (observation,) = Tape(tmp_path / "t").observations()
     federation = prepare(Settings(**settings_of(out)))
     model = federation.model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for indices in federation.batches(0, 1):
         images, labels = federation.data.train.batch(indices)
         optimiser.zero_grad()
@@ -70,7 +70,8 @@ def test_fedavg_sends_the_weights_of_local_sgd(run_locally, tmp_path):
     for name, value in model.state_dict().items():
         torch.testing.assert_close(observation.update[name], value - before[name])
     assert observation.kind == "weights"
-    assert observation.batch_size is None, "three local steps hide how many images one of them saw"
+    assert observation.batch_size == 6, "three local steps of two images"
+    assert (observation.protocol.momentum, observation.protocol.weight_decay) == (0.9, 0.01)
 
 
 @pytest.mark.parametrize(

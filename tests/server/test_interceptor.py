@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg, FedMedian
 
+from fl_precode import Protocol
 from fl_precode.flower.interceptor import Interceptor
 from fl_precode.tape import Tape, TapeHeader, TapeWriter
 from tests.local_grid import LocalGrid
@@ -102,6 +103,22 @@ def test_gradients_take_their_batch_size_from_the_reply(tmp_path):
 def test_the_declared_batch_size_is_kept_for_weights(tmp_path):
     start(Interceptor(FedAvg(fraction_evaluate=0.0), tmp_path / "tape", batch_size=7), client(), rounds=1)
     assert {one.batch_size for one in Tape(tmp_path / "tape").observations()} == {7}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "images"),
+    [
+        (Protocol(local_epochs=2), 3),
+        (Protocol(local_steps=1, batch_size=2), 2),
+        (Protocol(local_steps=4, batch_size=5), 3),
+        (Protocol(local_steps=4, batch_size=2), 7),  # not certain: what was declared
+        (Protocol(local_steps=4), 7),
+    ],
+)
+def test_images_behind_local_training_follow_from_the_reply_and_what_was_announced(tmp_path, protocol, images):
+    tape = TapeWriter(tmp_path / "tape", TapeHeader(kind="weights", protocol=protocol))
+    start(Interceptor(FedAvg(fraction_evaluate=0.0), tape, batch_size=7), client(), rounds=1)
+    assert {one.batch_size for one in Tape(tmp_path / "tape").observations()} == {images}
 
 
 def test_replies_it_cannot_read_are_counted_and_training_goes_on(tmp_path, caplog):

@@ -1,0 +1,46 @@
+"""The labels that an attack goes by: those that it was granted, or those that it recovers from the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from attacker.attacks.granted import check_labels
+from attacker.labels import best_labels
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+Known = tuple[Tensor | None, str]
+"""Labels (batch,), or None; and the method that found them, "granted", or the reason why there are none."""
+
+
+def known_labels(
+    victim: Victim,
+    observations: Sequence[Observation],
+    granted: Sequence[Tensor | None],
+    generator: Generator,
+) -> list[Known]:
+    """Labels for each observation, in order.
+
+    Args:
+        victim: Public knowledge about the model.
+        observations: Updates.
+        granted: Labels that the threat model grants, (batch,) each; None has them recovered.
+        generator: Gives one seed, from which each observation's labels are recovered anew: they must not depend on
+            which others are attacked beside it.
+
+    Raises:
+        ValueError: If granted labels are not one for each image, or no classes of the model.
+    """
+    (seed,) = torch.randint(2**62, (1,), generator=generator, device=generator.device).tolist()
+    found: list[Known] = []
+    for observation, labels in zip(observations, granted, strict=True):
+        size = observation.batch_size
+        if labels is not None:
+            checked = labels if size is None else check_labels(labels, batch_size=size, classes=victim.inputs.classes)
+            found.append((checked, "granted"))
+        else:
+            found.append(best_labels(victim, observation, generator=Generator().manual_seed(seed)))
+    return found

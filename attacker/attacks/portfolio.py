@@ -1,0 +1,168 @@
+"""A portfolio: several attacks on each update, of which the best result by one measure counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.contest import Contest
+from attacker.attacks.known_labels import known_labels
+from attacker.engine import trace
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One attack of a portfolio.
+
+    Attributes:
+        method: Its spec, by which results name it.
+        attack: The attack itself.
+    """
+
+    method: str
+    attack: Attack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portfolio(Attack):
+    """The worst case for the client among several attacks, as far as the attacker can tell without the truth.
+
+    Members attack in order, and an observation leaves as soon as an analytic member (one without iterations) has
+    its exact image; see `Contest` for the measure that all results are compared by, and for models with noise of
+    their own. A member that raises costs its own result only: the reason of the observation's result names it.
+
+    Labels that were not granted are recovered once for all members, by `attacker.labels.best_labels`; where that fails
+    each member finds its own way, such as DLG's joint optimisation.
+
+    Randomness: label recovery and each member have generators of their own, seeded by as many draws of the one given,
+    in order (`generators`). A member sees the observations that are still there, in order; so with the same labels,
+    observations and generator it finds the same alone.
+
+    Attributes:
+        members: In the order in which they attack, analytic ones first to save the time of the others.
+
+    Raises:
+        ValueError: If there is no member, or two have the same method.
+    """
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        methods = [member.method for member in self.members]
+        if not methods or len(set(methods)) != len(methods):
+            raise ValueError(f"expected one or more members of different methods, got {', '.join(methods) or 'none'}")
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "portfolio"
+
+    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+        """Why no member can fit the observation, or None when one can."""
+        reasons = []
+        for member in self.members:
+            try:
+                reason = member.attack.refuses(victim, observation)
+            except Exception:  # is named when it is run
+                return None
+            if reason is None:
+                return None
+            reasons.append(f"{member.method}: {reason}")
+        return "; ".join(reasons)
+
+    def run(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        labels: Sequence[Tensor | None],
+        generator: Generator,
+        progress: Progress | None,
+    ) -> list[Reconstruction]:
+        """Let the members attack one after another, each all observations that are left."""
+        if not observations:
+            return []
+        seen = trace(victim)
+        first, *rest = generators(generator, 1 + len(self.members))
+        known = [found for found, _ in known_labels(victim, observations, labels, first)]
+        contests = [Contest(victim, seen, observation) for observation in observations]
+        for number, (member, own) in enumerate(zip(self.members, rest, strict=True)):
+            left = [index for index, contest in enumerate(contests) if not contest.decided]
+            if not left:
+                break
+            share = _share(progress, number, len(self.members), contests)
+            results = _attack(
+                member, victim, [observations[index] for index in left], [known[index] for index in left], own, share
+            )
+            for index, result in zip(left, results, strict=True):
+                contests[index].consider(member.method, result)
+        if progress is not None:
+            progress(1.0, _smallest(contests))
+        return [contest.result() for contest in contests]
+
+
+def generators(generator: Generator, count: int) -> list[Generator]:
+    """Generators on the CPU, seeded by as many draws of ``generator``."""
+    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def standard_members(
+    *, iterations: int, restarts: int, plateau: int, total_variations: Sequence[float]
+) -> tuple[str, ...]:
+    """Specs of the usual members: what is exact where it fits, then what finds smooth models, then all others.
+
+    Args:
+        iterations: Of each search.
+        restarts: Of each search.
+        plateau: Iterations without gain after which a search goes on with a smaller step or is done; 0 for never.
+        total_variations: Weights of the prior, one search by Inverting Gradients for each.
+
+    Raises:
+        ValueError: If there is no weight.
+    """
+    if not total_variations:
+        raise ValueError("expected one or more weights of total variation, such as 1e-6|1e-4|1e-2, got none")
+    budget = f"iterations={iterations},restarts={restarts},plateau={plateau}"
+    matching = [f"inverting-gradients:{budget},total_variation={weight:g}" for weight in total_variations]
+    return ("first-layer", f"dlg:{budget}", *matching)
+
+
+def _attack(
+    member: Member,
+    victim: Victim,
+    observations: Sequence[Observation],
+    labels: Sequence[Tensor | None],
+    generator: Generator,
+    progress: Progress | None,
+) -> list[Reconstruction]:
+    try:
+        return member.attack(victim, observations, generator=generator, labels=labels, progress=progress)
+    except Exception as error:
+        # One member's defect must not cost the results of the others; the results name it.
+        _logger.exception("%s failed as a member of a portfolio", member.method)
+        failed = Reconstruction(
+            inputs=None, labels=None, outcome=Outcome.FAILED, reason=f"{type(error).__name__}: {error}"
+        )
+        return [replace(failed) for _ in observations]
+
+
+def _share(progress: Progress | None, number: int, members: int, contests: Sequence[Contest]) -> Progress | None:
+    """Progress of one member as progress of the whole; what members call best is measured in units of their own."""
+    if progress is None:
+        return None
+    report, best = progress, _smallest(contests)
+    return lambda done, _best: report((number + min(max(done, 0.0), 1.0)) / members, best)
+
+
+def _smallest(contests: Sequence[Contest]) -> float | None:
+    found = [contest.distance for contest in contests if contest.distance is not None]
+    return min(found, default=None)

@@ -1,0 +1,153 @@
+"""Distances that look at single elements of the gradient: sums of absolute differences, and kept elements only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from attacker.engine.choose import _Probe
+from attacker.engine.distance import Differences
+from attacker.engine.products import GradientProducts, Products, Replay, by_victim, matched_names, precise
+from attacker.engine.trace import Trace
+from fl_precode.observation import Gradients
+
+logger = logging.getLogger(__name__)
+
+
+def elementwise_differences(formed: Mapping[str, Tensor], targets: Mapping[str, Tensor], *, kept: bool) -> Differences:
+    """Compare formed gradients, or updates, with the observed ones element by element.
+
+    With ``kept`` the square is ``|g o m|^2`` for the mask ``m = [g* != 0]``: ``<g o m, g*> = <g, g*>``, so that cosine
+    and squared distance of these products are those over the elements that a pruned update kept. What is zero for
+    another reason, such as a unit that was not active, is left out with the rest.
+
+    Args:
+        formed: (victims, restarts, ...) by parameter name.
+        targets: (victims, ...) by parameter name, those that count.
+        kept: Whether only elements count in which the observed gradient is not zero.
+    """
+    inner = square = absolute = target_square = precise(next(iter(targets.values())).new_zeros(()))
+    for name, stacked in targets.items():
+        g, target = formed[name].flatten(2), stacked.flatten(1)
+        inner = inner + precise(g * target.unsqueeze(1)).sum(-1)
+        counted = g * (target != 0).unsqueeze(1) if kept else g
+        square = square + precise(counted.square()).sum(-1)
+        absolute = absolute + precise((counted - target.unsqueeze(1)).abs()).sum(-1)
+        target_square = target_square + precise(target.square()).sum(-1)
+    return Differences.of(Products(inner=inner, square=square, target=target_square), absolute)
+
+
+def elementwise_products(
+    replay: Replay,
+    targets: Sequence[Gradients],
+    seen: Trace,
+    *,
+    batch_size: int,
+    kept: bool,
+    matched: Collection[str] | None = None,
+) -> ElementwiseProducts:
+    """Products from gradients that are formed, by ``vmap`` where it is seen to agree with plain double backward.
+
+    Args:
+        replay: The victim's loss at the weights that all observed gradients belong to.
+        targets: Observed gradients, one for each victim.
+        seen: A trace of the victim's model.
+        batch_size: Images of one candidate.
+        kept: Whether only elements count in which the observed gradient is not zero.
+        matched: Names of the parameters that count; None for all.
+
+    Raises:
+        ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
+    """
+    probe = _Probe(replay, targets[0], seen, batch_size, matched)
+    reason = probe.disagreement(
+        lambda cast, target: ElementwiseProducts(cast, [target], kept=False, at_once=True, matched=matched)
+    )
+    if reason is not None:
+        logger.debug("no vmap over candidates: %s", reason)
+    return ElementwiseProducts(replay, targets, kept=kept, at_once=reason is None, matched=matched)
+
+
+class ElementwiseProducts(GradientProducts):
+    """Forms every candidate's gradient, and compares it with the observed one; see `elementwise_differences`.
+
+    Args:
+        replay: The victim's loss at the weights that the observed gradients belong to: one for all victims, or one for
+            each victim.
+        targets: Observed gradients, one for each victim.
+        kept: Whether only elements count in which the observed gradient is not zero.
+        at_once: Whether all candidates run together by ``vmap``, which is wrong for some layers (see `DenseProducts`),
+            or one after another.
+        matched: Names of the parameters that count in the products; None for all.
+    """
+
+    def __init__(
+        self,
+        replay: Replay | Sequence[Replay],
+        targets: Sequence[Gradients],
+        *,
+        kept: bool,
+        at_once: bool,
+        matched: Collection[str] | None = None,
+    ) -> None:
+        self._replays = by_victim(replay, len(targets))
+        self._targets = {
+            name: torch.stack([one[name] for one in targets]) for name in matched_names(targets[0], matched)
+        }
+        self._kept = kept
+        self._at_once = at_once
+
+    def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Differences:
+        """Products for every candidate, and the sums of absolute differences; see `GradientProducts.__call__`."""
+        formed = self._gradients(candidates, labels.expand(candidates.shape[:3]), noise)
+        return elementwise_differences(formed, self._targets, kept=self._kept)
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
+        """Products for some of the victims; see `GradientProducts.keep`."""
+        del restarts
+        some = copy(self)
+        some._replays = [self._replays[index] for index in victims]
+        some._targets = {name: target[list(victims)] for name, target in self._targets.items()}
+        return some
+
+    def _gradients(self, x: Tensor, y: Tensor, noise: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Gradient of every candidate, (victims, restarts, ...) by name."""
+        form = self._all_at_once if self._at_once else self._one_by_one
+        if all(replay is self._replays[0] for replay in self._replays):
+            flat = form(self._replays[0], x.flatten(0, 1), y.flatten(0, 1), [value.flatten(0, 1) for value in noise])
+            return {name: g.reshape(*x.shape[:2], *g.shape[1:]) for name, g in flat.items()}
+        each = [form(replay, x[v], y[v], [value[v] for value in noise]) for v, replay in enumerate(self._replays)]
+        return {name: torch.stack([one[name] for one in each]) for name in self._targets}
+
+    def _all_at_once(self, replay: Replay, x: Tensor, y: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+        """Gradients (candidates, ...) by name, for ``x`` (candidates, batch, ...)."""
+
+        def loss(weights: Mapping[str, Tensor], one: Tensor, labels: Tensor, eps: list[Tensor]) -> Tensor:
+            return replay.loss({**replay.parameters, **weights}, one, labels, eps)
+
+        weights = {name: replay.parameters[name] for name in self._targets}
+        found: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="different")(
+            weights, x, y, noise
+        )
+        return found
+
+    def _one_by_one(self, replay: Replay, x: Tensor, y: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+        """The same by plain double backward."""
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        rows = []
+        for index in range(len(x)):
+            weights = {name: replay.parameters[name].detach().requires_grad_(True) for name in self._targets}
+            with torch.enable_grad():
+                loss = replay.loss({**replay.parameters, **weights}, x[index], y[index], [eps[index] for eps in noise])
+                rows.append(
+                    torch.autograd.grad(
+                        loss, list(weights.values()), create_graph=differentiable, materialize_grads=True
+                    )
+                )
+        return {name: torch.stack(parts) for name, parts in zip(self._targets, zip(*rows, strict=True), strict=True)}

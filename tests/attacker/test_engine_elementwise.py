@@ -1,0 +1,153 @@
+"""Distances over single elements of the gradient equal their formulas by plain double backward."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacker.engine import (
+    DISTANCES,
+    ELEMENTWISE,
+    ElementwiseProducts,
+    LoopProducts,
+    Replay,
+    absolute_distance,
+    elementwise_products,
+)
+from tests.attacker.replay_models import DENSE, FACTORED, LOOP
+from tests.attacker.test_engine_products import TOLERANCE, Problem
+from tests.oracles import loop_gradient
+
+MODELS = {
+    name: {**FACTORED, **DENSE, **LOOP}[name]
+    for name in ("mlp", "convnet with bottleneck", "conv groups", "tokens", "batch norm", "mixing", "layer norm")
+}
+
+
+def pruned(problem: Problem, share: float = 0.7) -> None:
+    """Zero a share of every observed gradient, other elements for each victim."""
+    problem.targets = [
+        {name: value * (torch.rand_like(value) >= share) for name, value in one.items()} for one in problem.targets
+    ]
+
+
+def by_formula(name: str, g: Tensor, target: Tensor) -> Tensor:
+    if name == "l1":
+        return (g - target).abs().sum()
+    sent = target != 0
+    g, target = g[sent], target[sent]
+    if name == "l2-kept":
+        return (g - target).square().sum()
+    return 1 - (g * target).sum() / (g.norm() * target.norm())
+
+
+def oracle(problem: Problem, name: str, matched: list[str]) -> Tensor:
+    rows = []
+    for v, target in enumerate(problem.targets):
+        for r in range(problem.candidates.shape[1]):
+            found = loop_gradient(
+                problem.victim,
+                problem.parameters,
+                problem.candidates[v, r],
+                problem.labels[v, r],
+                [value[v, r] for value in problem.noise],
+            )
+            g, wanted = (torch.cat([one[key].flatten() for key in matched]) for one in (found, target))
+            rows.append(by_formula(name, g, wanted))
+    return torch.stack(rows).reshape(problem.candidates.shape[:2])
+
+
+def check(problem: Problem, name: str, products: ElementwiseProducts, matched: list[str] | None = None) -> None:
+    slow = oracle(problem, name, matched or list(problem.parameters))
+    weights = torch.rand_like(slow)
+    (slow_gradient,) = torch.autograd.grad((weights * slow).sum(), problem.candidates)
+    fast = DISTANCES[name](products(problem.candidates, problem.labels, problem.noise))
+    (fast_gradient,) = torch.autograd.grad((weights * fast).sum(), problem.candidates)
+    torch.testing.assert_close(fast, slow, atol=TOLERANCE, rtol=TOLERANCE)
+    torch.testing.assert_close(fast_gradient, slow_gradient, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def choose(problem: Problem, name: str, matched: list[str] | None = None) -> ElementwiseProducts:
+    return elementwise_products(
+        problem.replay,
+        problem.targets,
+        problem.seen,
+        batch_size=problem.batch,
+        kept=ELEMENTWISE[name],
+        matched=matched,
+    )
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_chosen_path_equals_the_formula(model, name):
+    problem = Problem(MODELS[model], victims=2, restarts=2, batch=2)
+    pruned(problem)
+    check(problem, name, choose(problem, name))
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_some_parameters_alone(name, at_once):
+    problem = Problem(FACTORED["convnet with bottleneck"], victims=2, restarts=1, batch=2)
+    pruned(problem)
+    matched = list(problem.parameters)[1:4]
+    products = ElementwiseProducts(
+        problem.replay, problem.targets, kept=ELEMENTWISE[name], at_once=at_once, matched=matched
+    )
+    check(problem, name, products, matched)
+    check(problem, name, choose(problem, name, matched), matched)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_weights_of_each_victim_and_victims_that_leave(at_once):
+    problem = Problem(FACTORED["mlp"], victims=3, restarts=2, batch=1)
+    pruned(problem)
+    others = [
+        Replay(problem.victim, {name: torch.randn_like(w) for name, w in problem.parameters.items()}, {})
+        for _ in range(3)
+    ]
+    whole = ElementwiseProducts(others, problem.targets, kept=True, at_once=at_once)
+    order = [2, 0]
+    some = whole.keep(order)(problem.candidates[order], problem.labels[order])
+    for place, v in enumerate(order):
+        alone = ElementwiseProducts([others[v]], [problem.targets[v]], kept=True, at_once=False)
+        wanted = alone(problem.candidates[v : v + 1], problem.labels[v : v + 1])
+        torch.testing.assert_close(some.inner[place], wanted.inner[0], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(some.square[place], wanted.square[0], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(some.absolute[place], wanted.absolute[0], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(some.target[place], wanted.target[0], atol=1e-10, rtol=1e-10)
+
+
+def test_vmap_is_taken_only_where_it_is_right(caplog):
+    with caplog.at_level(logging.DEBUG, logger="attacker.engine.elementwise"):
+        choose(Problem(MODELS["batch norm"], victims=1, restarts=1, batch=1), "l1")
+        assert not caplog.messages
+        choose(Problem(MODELS["layer norm"], victims=1, restarts=1, batch=1), "l1")
+    assert "second derivative differs" in caplog.text
+
+
+def test_without_zeros_in_the_update_all_elements_are_kept():
+    problem = Problem(FACTORED["mlp"], victims=1, restarts=2, batch=1)
+    kept = choose(problem, "cosine-kept")(problem.candidates, problem.labels)
+    every = LoopProducts(problem.replay, problem.targets)(problem.candidates, problem.labels)
+    for value, wanted in zip(kept, every, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-10, rtol=1e-10)
+
+
+def test_inner_products_do_not_give_absolute_differences():
+    problem = Problem(FACTORED["mlp"], victims=1, restarts=1, batch=1)
+    products = LoopProducts(problem.replay, problem.targets)(problem.candidates, problem.labels)
+    with pytest.raises(TypeError, match="elementwise_products"):
+        absolute_distance(products)
+
+
+def test_a_frozen_candidate_needs_no_graph():
+    problem = Problem(FACTORED["mlp"], victims=1, restarts=1, batch=1)
+    for at_once in (True, False):
+        products = ElementwiseProducts(problem.replay, problem.targets, kept=False, at_once=at_once)
+        with torch.no_grad():
+            assert not absolute_distance(products(problem.candidates, problem.labels)).requires_grad
