@@ -12,7 +12,8 @@ help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
 	@echo "make test       lint, types and the test suite with coverage"
 	@echo "make test-full  the same and the long proofs"
-	@echo "make bench      the reference figures and speeds; INVERTINGGRADIENTS=PATH of a checkout compares with it"
+	@echo "make bench      the reference figures, speeds and memory, and quality at smoke size;"
+	@echo "                INVERTINGGRADIENTS=PATH and BREACHING=PATH of checkouts compare with them"
 	@echo "make format     lay the code out as the linter wants it"
 	@echo "make clean      remove .venv and outputs"
 
@@ -53,7 +54,11 @@ bench: $(VENV)/.installed-dev
 	mkdir -p outputs
 	$(BIN)/python benchmarks/reference_figures.py --out outputs/reference_figures.json
 	$(BIN)/python benchmarks/interceptor_cost.py --out outputs/interceptor_cost.json
-	$(BIN)/python benchmarks/speed.py --out outputs/speed.json \
+	$(BIN)/python benchmarks/speed.py --out outputs/speed.json --plot outputs/speed.png \
+	  $(if $(INVERTINGGRADIENTS),--invertinggradients $(INVERTINGGRADIENTS)) $(if $(BREACHING),--breaching $(BREACHING))
+	$(BIN)/python benchmarks/memory.py --out outputs/memory.json
+	$(BIN)/python benchmarks/quality.py --out outputs/quality.json --table outputs/quality.md --groups dlg batches \
+	  --images 4 --peer-images 1 --iterations 200 --steps 20 \
 	  $(if $(INVERTINGGRADIENTS),--invertinggradients $(INVERTINGGRADIENTS))
 
 format: $(VENV)/.installed-dev

@@ -9,9 +9,20 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 PEERS = {"plain loop": ("0.45", ":"), "invertinggradients": ("C3", "--"), "breaching": ("C4", "-.")}
 OURS = {"restarts": ("C0", "o", "ours, restarts of one victim"), "victims": ("C1", "s", "ours, different victims")}
+
+
+def _whole_decade(panel: Axes) -> None:
+    """At least a factor of ten from bottom to top, so that small differences look small; ticks as plain numbers."""
+    low, high = panel.get_ylim()
+    widen = max(1.0, (10 * low / high) ** 0.5)
+    panel.set_ylim(low / widen, high * widen)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def plot_speed(content: dict[str, Any], path: Path) -> None:
@@ -41,6 +52,7 @@ def plot_speed(content: dict[str, Any], path: Path) -> None:
         counts = sorted({row["candidates"] for row in rows})
         panel.set_xticks(counts, [str(count) for count in counts])
         panel.minorticks_off()
+        _whole_decade(panel)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("CPU ms for one iteration\nof one candidate")
     handles, labels = panels[0][0].get_legend_handles_labels()

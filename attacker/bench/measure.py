@@ -92,10 +92,12 @@ class _Entry:
 
 
 def enough_iterations(contender: Contender, *, seconds: float = 0.5) -> int:
-    """So many that the contender needs about ``seconds``, at least 4: fewer would drown in what disturbs a machine."""
+    """So many that the contender needs about ``seconds``, at least 10: fewer would drown in what disturbs a machine."""
     contender.run(1)
-    short, long = contender.run(4).wall, contender.run(8).wall
-    return max(4, round(seconds * 4 / max(long - short, 1e-6)))
+    short, long = contender.run(4), contender.run(8)
+    # Other work on the machine stretches the elapsed time, several threads add up in the CPU's.
+    needed = min(long.wall - short.wall, long.cpu - short.cpu)
+    return max(10, round(seconds * 4 / max(needed, 1e-6)))
 
 
 def measure(

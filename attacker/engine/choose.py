@@ -155,7 +155,7 @@ class Probe:
             return drawn.to(like.device)
 
         candidates = draw(*self._inputs.shape).requires_grad_(True)
-        noise = [draw(latent) for latent in self._latents]
+        noise = [draw(*latent) for latent in self._latents]
         distance = cosine_distance(products(candidates, self._labels.to(like.device), noise))
         (gradient,) = torch.autograd.grad(distance.sum(), candidates)
         return distance.detach(), gradient

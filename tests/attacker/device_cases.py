@@ -69,6 +69,8 @@ def moved(victim: Victim, device: str) -> Victim:
 
 def quick(name: str) -> Attack:
     """The attack with few iterations and two restarts, so that rounding has no time to grow."""
+    if name == "portfolio":
+        return build_attack("portfolio:iterations=4,restarts=2")
     attack = build_attack(name)
     names = {one.name for one in fields(attack)}  # type: ignore[arg-type]
     if getattr(attack, "warmup", 0) == 0:
@@ -117,7 +119,7 @@ def products_agree(device: str, model: str) -> None:
     latents = trace(victim).latents
     generator = torch.Generator().manual_seed(5)
     start = torch.randn(2, 3, 2, *SPEC.shape, generator=generator, dtype=torch.float64)
-    noise = [torch.randn(2, 3, 2, latent, generator=generator, dtype=torch.float64) for latent in latents]
+    noise = [torch.randn(2, 3, 2, *latent, generator=generator, dtype=torch.float64) for latent in latents]
     labels = torch.randint(SPEC.classes, (2, 3, 2), generator=generator)
 
     def measured(products: GradientProducts, where: str) -> tuple[Tensor, Tensor]:

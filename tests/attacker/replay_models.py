@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_precode import VariationalBottleneck
+from fl_precode.conv_bottleneck import ConvBottleneck
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 
@@ -153,6 +154,13 @@ FACTORED = {
     "mlp with bottleneck": lambda spec: tiny.mlp(spec, bottleneck=True),
     "convnet": tiny.convnet,
     "convnet with bottleneck": lambda spec: tiny.convnet(spec, bottleneck=True),
+    "convolutional bottleneck": lambda spec: nn.Sequential(
+        nn.Conv2d(spec.channels, 3, 3),
+        ConvBottleneck(3, 2, kernel=3, beta=0.1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(27, spec.classes),
+    ),
     "two bottlenecks": lambda spec: nn.Sequential(
         nn.Flatten(),
         VariationalBottleneck(spec.channels * spec.height * spec.width, latent=3),

@@ -43,13 +43,13 @@ class Problem:
         axes = (victims, restarts, batch)
         self.candidates = torch.randn(*axes, *self.spec.shape, dtype=torch.float64).requires_grad_(True)
         self.labels = torch.randint(3, axes)
-        self.noise = [torch.randn(*axes, latent, dtype=torch.float64) for latent in self.seen.latents]
+        self.noise = [torch.randn(*axes, *latent, dtype=torch.float64) for latent in self.seen.latents]
         self.targets = [self._observed(batch) for _ in range(victims)]
         self.replay = Replay(self.victim, self.parameters, {})
 
     def _observed(self, batch: int) -> dict[str, Tensor]:
         x, y = torch.randn(batch, *self.spec.shape, dtype=torch.float64), torch.randint(3, (batch,))
-        eps = [torch.randn(batch, latent, dtype=torch.float64) for latent in self.seen.latents]
+        eps = [torch.randn(batch, *latent, dtype=torch.float64) for latent in self.seen.latents]
         return {name: value.detach() for name, value in loop_gradient(self.victim, self.parameters, x, y, eps).items()}
 
     def check(self, products: GradientProducts) -> None:

@@ -71,7 +71,7 @@ def test_two_evaluations_predict_a_larger_one(build, bottleneck):
 
     def evaluate() -> None:
         x = torch.zeros(1, 32, 1, *SPEC.shape, dtype=torch.float64).requires_grad_(True)
-        noise = [x.new_zeros(1, 32, 1, latent) for latent in traced.latents]
+        noise = [x.new_zeros(1, 32, 1, *latent) for latent in traced.latents]
         found = products(x, torch.zeros(1, 32, 1, dtype=torch.long), noise)
         torch.autograd.grad((found.inner + found.square).sum(), x)
 
