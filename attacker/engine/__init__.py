@@ -1,7 +1,7 @@
 """Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
 
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
-from attacker.engine.choose import candidates_at_once, gradient_products
+from attacker.engine.choose import candidates_at_once, gradient_products, weights_pay
 from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Descent
 from attacker.engine.distance import (
@@ -84,6 +84,7 @@ __all__ = [
     "surrogate_products",
     "total_variation",
     "trace",
+    "weights_pay",
     "why_no_batch_statistics",
     "why_not_factored",
     "why_not_one_step",

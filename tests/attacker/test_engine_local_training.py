@@ -168,7 +168,7 @@ def test_the_scale_of_an_update_is_that_of_one_gradient(momentum):
 
 @pytest.mark.parametrize(
     ("build", "vmapped"),
-    [(tiny.convnet, True), (DENSE["twice"], True), (DENSE["mixing"], True), (LOOP["layer norm"], False)],
+    [(tiny.convnet, True), (DENSE["twice"], True), (DENSE["mixing"], True), (LOOP["shared layer norm"], False)],
 )
 def test_vmap_is_taken_where_it_is_right(build, vmapped):
     client = Client(build, *CASES["all of it"], restarts=2)
