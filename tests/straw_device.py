@@ -1,7 +1,7 @@
 """A second device without hardware: tensors on "straw" compute on the CPU, but refuse to meet the CPU's tensors.
 
 What runs on straw runs on CUDA as far as the places of tensors and generators go. torch lets a backend be written in
-Python; everything here is torch's experimental interface, so that only a process of its own should import this.
+Python; everything here is torch's experimental interface, so that only a process of its own should call `register`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IN_ONE_PIECE = (
     "slice_scatter", "select_scatter", "embedding_dense_backward",
 )  # fmt: skip
 
-_setup_privateuseone_for_python_backend(STRAW)
+_libraries: list[torch.library.Library] = []
 _values: dict[int, Tensor] = {}
 _copied_views: set[int] = set()
 _own_generators: set[int] = set()
@@ -133,11 +133,15 @@ def _backward_of_convolution(gradient: Tensor, received: Tensor, weight: Tensor,
     return _run(torch.ops.aten.convolution_backward.default, gradient, received, weight, None, *rest)
 
 
-torch.Generator = StrawGenerator  # type: ignore[misc]
-_aten, _all = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-_aten.impl("convolution_overrideable", _bound(torch.ops.aten.convolution.default), "PrivateUse1")
-_aten.impl("convolution_backward_overrideable", _backward_of_convolution, "PrivateUse1")
-for _name in _IN_ONE_PIECE:
-    _base, _, _overload = _name.partition(".")
-    _aten.impl(_name, _bound(getattr(getattr(torch.ops.aten, _base), _overload or "default")), "PrivateUse1")
-_all.fallback(_run, "PrivateUse1")
+def register() -> None:
+    """Add the device to this process, for good."""
+    _setup_privateuseone_for_python_backend(STRAW)
+    torch.Generator = StrawGenerator  # type: ignore[misc]
+    aten, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    _libraries.extend((aten, every))  # what they register lasts as long as they do
+    aten.impl("convolution_overrideable", _bound(torch.ops.aten.convolution.default), "PrivateUse1")
+    aten.impl("convolution_backward_overrideable", _backward_of_convolution, "PrivateUse1")
+    for name in _IN_ONE_PIECE:
+        base, _, overload = name.partition(".")
+        aten.impl(name, _bound(getattr(getattr(torch.ops.aten, base), overload or "default")), "PrivateUse1")
+    every.fallback(_run, "PrivateUse1")

@@ -41,7 +41,7 @@ def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece
         budget, images=piece.batch_size, restarts=piece.draws.axes[1], device=candidate.device
     )
     logger.debug("%d candidates at once: %s, budget %d bytes", fits, needed, budget)
-    return replace(piece, kind=type(products)).within(fits, whole_victims=settings.compares_restarts)
+    return piece.within(fits, whole_victims=settings.compares_restarts)
 
 
 def attack_bounded(

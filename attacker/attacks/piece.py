@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attacker.engine import Draws, GradientProducts, Trace, group_observations, same_weights
+from attacker.engine import Draws, Trace, group_observations, same_weights
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
@@ -25,7 +25,6 @@ class Piece:
         labels: (batch,) for each observation, or None for all of them.
         draws: Generators of all candidates.
         own_weights: Whether the observations were taken at different weights.
-        kind: Products that were seen to be right for this piece; None when nobody looked yet.
     """
 
     victim: Victim
@@ -36,7 +35,6 @@ class Piece:
     labels: Sequence[Tensor] | None
     draws: Draws
     own_weights: bool = False
-    kind: type[GradientProducts] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -58,7 +56,6 @@ class Piece:
             labels=None if self.labels is None else [self.labels[index] for index in victims],
             draws=self.draws.keep(victims, [restarts] * len(victims)).afresh(),
             own_weights=self.own_weights and len(victims) > 1,
-            kind=self.kind if len(victims) > 1 or not self.own_weights else None,
         )
 
     def within(self, candidates: int, *, whole_victims: bool = False) -> list[Piece]:

@@ -100,7 +100,6 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
         piece.seen,
         batch_size=piece.batch_size,
         matched=matched,
-        kind=piece.kind,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Self
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from attacker.engine.choose import Probe
 from attacker.engine.distance import Differences
+from attacker.engine.probe import Probe
 from attacker.engine.products import GradientProducts, Products, Replay, by_victim, matched_names, precise
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
@@ -44,7 +44,7 @@ def elementwise_differences(formed: Mapping[str, Tensor], targets: Mapping[str, 
 
 
 def elementwise_products(
-    replay: Replay | Sequence[Replay],
+    replay: Replay,
     targets: Sequence[Gradients],
     seen: Trace,
     *,
@@ -55,8 +55,7 @@ def elementwise_products(
     """Products from gradients that are formed, by ``vmap`` where it is seen to agree with plain double backward.
 
     Args:
-        replay: The victim's loss at the weights that the observed gradients belong to: one for all victims, or one for
-            each victim.
+        replay: The victim's loss at the weights that all observed gradients belong to.
         targets: Observed gradients, one for each victim.
         seen: A trace of the victim's model.
         batch_size: Images of one candidate.
@@ -66,12 +65,10 @@ def elementwise_products(
     Raises:
         ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
     """
-
-    def formed(at_once: bool) -> Callable[[Sequence[Replay], Sequence[Gradients]], GradientProducts]:
-        return lambda replays, ones: ElementwiseProducts(replays, ones, kept=False, at_once=at_once, matched=matched)
-
-    probe = Probe(by_victim(replay, len(targets)), targets, seen, batch_size, formed(at_once=False))
-    reason = probe.disagreement(formed(at_once=True))
+    probe = Probe([replay] * len(targets), targets, seen, batch_size=batch_size, matched=matched)
+    reason = probe.disagreement(
+        lambda cast, observed: ElementwiseProducts(cast, observed, kept=False, at_once=True, matched=matched)
+    )
     if reason is not None:
         logger.debug("no vmap over candidates: %s", reason)
     return ElementwiseProducts(replay, targets, kept=kept, at_once=reason is None, matched=matched)

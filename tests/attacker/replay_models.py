@@ -181,6 +181,7 @@ FACTORED = {
         nn.Conv2d(4 * spec.channels, 3, 1),
         tiny.mlp(dataclasses.replace(spec, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)),
     ),
+    "batch norm": lambda spec: nn.Sequential(nn.BatchNorm2d(spec.channels), tiny.mlp(spec)),
     "residual with batch norm": Residual,
     "norms": Norms,
     "batch norm of features": lambda spec: nn.Sequential(

@@ -95,7 +95,12 @@ def test_products_equal_those_of_torch_in_training_mode(batch, own_weights, kind
             module.track_running_stats = False  # nothing to update
     expected = cosine_distance(LoopProducts([Replay(plain, one, {}) for one in weights], targets)(candidates, labels))
     replay = [Replay(changed, one, {}) for one in weights] if own_weights else Replay(changed, weights[0], {})
-    products = gradient_products(replay, targets, trace(changed), batch_size=batch, kind=kind)
+    seen = trace(changed)
+    products = (
+        DenseProducts(replay, targets)
+        if kind is DenseProducts
+        else FactoredProducts(replay, targets, seen, batch_size=batch)
+    )
     found = cosine_distance(products(candidates, labels))
     torch.testing.assert_close(found, expected, atol=1e-8, rtol=0)
     gradients = [torch.autograd.grad(one.sum(), candidates)[0] for one in (found, expected)]
