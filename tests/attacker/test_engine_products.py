@@ -267,9 +267,13 @@ def test_the_chosen_products_match_the_same_parameters():
         torch.testing.assert_close(found.target, target.reshape(1), atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_an_earlier_choice_is_taken_without_comparing_again():
-    problem = Problem(FACTORED["mlp"], victims=2, restarts=1, batch=1)
-    for kind in (LoopProducts, DenseProducts, FactoredProducts):
-        products = gradient_products(problem.replay, problem.targets, problem.seen, batch_size=1, kind=kind)
-        assert isinstance(products, kind)
-        problem.check(products)
+def test_pieces_with_the_same_trace_share_the_comparison(caplog):
+    problem = Problem(DENSE["twice"], victims=1, restarts=1, batch=1)
+    with caplog.at_level("DEBUG", logger="attacker.engine"):
+        kinds = [type(problem.choose()) for _ in range(2)]
+    assert kinds == [DenseProducts, DenseProducts]
+    assert len(caplog.records) == 1
+    problem.seen = trace(problem.victim)
+    with caplog.at_level("DEBUG", logger="attacker.engine"):
+        problem.choose()
+    assert len(caplog.records) == 2
