@@ -7,7 +7,7 @@ import traceback
 
 import torch
 
-from tests.straw_device import STRAW  # registers the device
+from tests.straw_device import STRAW, register
 
 
 def refuses(work: object) -> bool:
@@ -19,6 +19,7 @@ def refuses(work: object) -> bool:
 
 
 def main() -> None:
+    register()
     from tests.attacker.device_cases import CASES
 
     there = torch.arange(3.0).to(STRAW)
