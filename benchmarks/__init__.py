@@ -1,1 +1,1 @@
-"""Measurements; opacus brings a package of the same name, which must not be found first."""
+"""Measurements: programs to run, `python benchmarks/NAME.py`. A package, since others install one of this name."""

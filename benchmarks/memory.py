@@ -33,7 +33,7 @@ def attack(model: str, candidates: int, budget: float) -> dict[str, Any]:
 
     from attacker.attacks import GradientMatching
     from attacker.bench.problem import make_problem
-    from benchmarks.images import first_images
+    from images import first_images
 
     torch.set_num_threads(1)
     _, images, labels, inputs = first_images(1)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from label_recovery import load
 from torch import Tensor
 
 from attacker.attacks import build_attack
@@ -25,6 +24,7 @@ from attacker.victim import Victim
 from fl_precode import Observation, Protocol, sample_noise
 from fl_precode.defences import apply_defence
 from fl_precode.models import build_model
+from label_recovery import load
 
 logger = logging.getLogger("portfolio")
 

@@ -25,9 +25,9 @@ from attacker.attacks import GradientMatching, build_attack
 from attacker.bench.problem import observe
 from attacker.metrics import match_batch, psnr, ssim
 from attacker.victim import Victim
-from benchmarks.images import first_images
-from benchmarks.peers import InvertingGradients, load
 from fl_precode.models import build_model
+from images import first_images
+from peers import InvertingGradients, load
 
 OURS = "ours"
 PEER = InvertingGradients.name
@@ -69,7 +69,7 @@ def build_victim(setting: Setting, options: argparse.Namespace) -> tuple[Victim,
     _, _, _, inputs = first_images(1)
     if not setting.trained:
         return Victim(model=build_model(setting.model, inputs, seed=0), inputs=inputs, name=setting.model), None
-    from benchmarks.training import cifar10, trained
+    from training import cifar10, trained
 
     # The images to be found, the first ones, must not be among those that the model has seen.
     data = cifar10(skip=1000)

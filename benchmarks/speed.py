@@ -25,8 +25,8 @@ from attacker.bench.contenders import PLAIN, contenders
 from attacker.bench.measure import Row, enough_iterations, measure
 from attacker.bench.problem import make_problem
 from attacker.bench.record import record, table
-from benchmarks.images import first_images
-from benchmarks.peers import Breaching, InvertingGradients, Peer, load
+from images import first_images
+from peers import Breaching, InvertingGradients, Peer, load
 
 
 def peers(options: argparse.Namespace) -> list[Peer]:
@@ -88,7 +88,7 @@ def main() -> None:
         content = record(models, settings, base=base)
         options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if options.plot is not None:
-        from benchmarks.plots import plot_speed  # needs matplotlib
+        from plots import plot_speed  # needs matplotlib
 
         plot_speed(content, options.plot)
 
