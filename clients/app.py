@@ -9,10 +9,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from clients.train import Batch, batch_gradient, local_training
+from clients.train import defended_gradient, defended_training
 from fl_precode.config import Settings
+from fl_precode.defences import gradient_defence, perturbation_generator
 from fl_precode.federation import Federation, choose_device, prepare
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
+from fl_precode.perturb import Batch
 
 app = ClientApp()
 
@@ -31,31 +33,38 @@ def train(message: Message, context: Context) -> Message:
     model = federation.model().to(device)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     batches = _batches(federation, partition_id, server_round, device)
+    defence = gradient_defence(settings.defence)
+    generator = perturbation_generator(settings.seed, partition_id, server_round)
     with torch.random.fork_rng():
         # The defence's noise must differ between rounds and clients, and be the same when the run is repeated.
         torch.manual_seed(_noise_seed(settings.seed, partition_id, server_round))
         if settings.protocol == "fedsgd":
-            gradients, loss = batch_gradient(model, batches[0])
+            gradients, loss = defended_gradient(model, batches[0], defence, generator)
             examples = len(batches[0][1])
             sent = {name: gradients.get(name, value) for name, value in model.state_dict().items()}
         else:
-            loss = local_training(
+            loss = defended_training(
                 model,
                 batches,
+                defence,
+                generator,
                 learning_rate=settings.learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
             )
             examples = len(federation.partitions[partition_id])
             sent = dict(model.state_dict())
-    return Message(content=_reply(sent, loss, examples, fingerprint, partition_id), reply_to=message)
+    metrics: dict[str, int | float] = {"num-examples": examples}
+    if defence is None or not defence.bounds_examples:  # the exact loss would undo what DP-SGD promises
+        metrics["train-loss"] = loss
+    return Message(content=_reply(sent, metrics, fingerprint, partition_id), reply_to=message)
 
 
-def _reply(sent: dict[str, Tensor], loss: float, examples: int, fingerprint: str, partition_id: int) -> RecordDict:
+def _reply(sent: dict[str, Tensor], metrics: dict[str, int | float], fingerprint: str, partition_id: int) -> RecordDict:
     return RecordDict(
         {
             "arrays": ArrayRecord({name: value.detach().cpu() for name, value in sent.items()}),
-            "metrics": MetricRecord({"num-examples": examples, "train-loss": loss}),
+            "metrics": MetricRecord(metrics),  # type: ignore[arg-type]
             # The partition id is for evaluation only: it lets the audit find the true images again. No attack sees it.
             REPLY_RECORD: ConfigRecord({FINGERPRINT_KEY: fingerprint, PARTITION_KEY: partition_id}),
         }

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Generator, Tensor, nn
 
-from fl_precode.bottleneck import track_kl
-
-Batch = tuple[Tensor, Tensor]
-
-
-def training_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats plus the penalty of the model's bottlenecks.
-
-    Args:
-        model: In training mode, on the inputs' device.
-        inputs: (batch, channels, height, width), normalised.
-        labels: (batch,) class indices.
-    """
-    with track_kl() as kl:
-        logits = model(inputs)
-    return F.cross_entropy(logits, labels) + kl.penalty(logits)
+from fl_precode.defences import Chain
+from fl_precode.objective import training_loss
+from fl_precode.perturb import Batch
 
 
 def batch_gradient(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], float]:
@@ -40,6 +27,66 @@ def batch_gradient(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], f
     return filled, float(loss.detach())
 
 
+def defended_gradient(
+    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator
+) -> tuple[dict[str, Tensor], float]:
+    """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`."""
+    gradients, loss = batch_gradient(model, batch)
+    if defence is not None:
+        gradients = defence(gradients, model=model, batch=batch, generator=generator)
+    return gradients, loss
+
+
+def defended_training(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    defence: Chain | None,
+    generator: Generator,
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> float:
+    """FedAvg: local training whose steps and whose update are defended, in place.
+
+    What belongs to a step (Soteria, DP-SGD) changes each step's gradient; the rest changes the update, trained minus
+    received weights, once. Buffers are left as training made them.
+
+    Returns:
+        Mean loss over the steps, in nats.
+    """
+    of_update = defence.of_update() if defence is not None else None
+    received = copy.deepcopy(model) if of_update is not None else None
+    of_steps = defence.of_steps() if defence is not None else None
+    defend = _StepDefence(of_steps, generator) if of_steps is not None else None
+    loss = local_training(
+        model, batches, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay, defend=defend
+    )
+    if of_update is not None and received is not None:
+        before = dict(received.named_parameters())
+        with torch.no_grad():
+            update = {name: trained - before[name] for name, trained in model.named_parameters()}
+        update = of_update(update, model=received, batch=batches[0], generator=generator)
+        with torch.no_grad():
+            for name, trained in model.named_parameters():
+                trained.copy_(before[name] + update[name])
+    return loss
+
+
+class _StepDefence:
+    """Replaces the gradients that a backward pass has left on a model."""
+
+    def __init__(self, defence: Chain, generator: Generator) -> None:
+        self._defence = defence
+        self._generator = generator
+
+    def __call__(self, model: nn.Module, batch: Batch) -> None:
+        named = {name: p for name, p in model.named_parameters() if p.grad is not None}
+        gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+        for name, value in self._defence(gradients, model=model, batch=batch, generator=self._generator).items():
+            named[name].grad = value
+
+
 def local_training(
     model: nn.Module,
     batches: Sequence[Batch],
@@ -47,8 +94,11 @@ def local_training(
     learning_rate: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    defend: _StepDefence | None = None,
 ) -> float:
     """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay.
+
+    ``defend`` changes each step's gradients before the optimiser sees them.
 
     Returns:
         Mean loss over the steps, in nats.
@@ -60,6 +110,8 @@ def local_training(
         optimiser.zero_grad()
         loss = training_loss(model, inputs, labels)
         loss.backward()  # type: ignore[no-untyped-call]
+        if defend is not None:
+            defend(model, (inputs, labels))
         optimiser.step()
         total += float(loss.detach())
     return total / len(batches)

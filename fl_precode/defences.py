@@ -1,20 +1,25 @@
-"""Defences by name: a spec such as ``precode:latent=128`` to a defended model."""
+"""Defences by name: a spec such as ``precode:latent=128+ppp:std=0.01`` to a model and a gradient defence."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
-from fl_precode.bottleneck import check_settings
-from fl_precode.extend import extend
+from fl_precode.model_defences import Cvb, CvbReference, Dropout, ModelDefence, Precode, PrecodeReference, Undefended
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Gradients
+from fl_precode.perturb import Batch, Clip, GaussianNoise, GradientDefence, LaplaceNoise, Prune, Quantise, Sign
+from fl_precode.perturb_partly import PartialNoise
+from fl_precode.private_sgd import DpSgd
 from fl_precode.seeding import seeded
+from fl_precode.soteria import Soteria
 from fl_precode.spec import Spec, parse_spec
 
 
@@ -24,73 +29,116 @@ class DefenceEntry:
 
     Attributes:
         description: One line.
-        apply: Makes the defended copy of a model, from an example input and the checked spec.
-        options: Names of the options that the spec may carry.
+        settings: Frozen dataclass; its fields are the options that the spec may carry.
     """
 
     description: str
-    apply: Callable[[nn.Module, torch.Tensor, Spec], nn.Module] = field(repr=False)
-    options: Collection[str] = ()
-
-
-def _none(model: nn.Module, _example: torch.Tensor, _spec: Spec) -> nn.Module:
-    return copy.deepcopy(model)
-
-
-def _precode(model: nn.Module, example: torch.Tensor, spec: Spec) -> nn.Module:
-    return extend(
-        model, example, latent=spec.integer("latent"), beta=spec.number("beta"), before=spec.options.get("before")
-    )
-
-
-def _precode_reference(model: nn.Module, example: torch.Tensor, spec: Spec) -> nn.Module:
-    return extend(model, example, preset="precode-reference", before=spec.options.get("before"))
+    settings: type[ModelDefence] | type[GradientDefence]
 
 
 DEFENCES: Mapping[str, DefenceEntry] = MappingProxyType(
     {
-        "none": DefenceEntry("No defence: the model as it is", _none),
+        "none": DefenceEntry("No defence: the model as it is", Undefended),
         "precode": DefenceEntry(
             "PRECODE, a variational bottleneck before the classifier; latent=256, beta=0.001 per nat, before=module",
-            _precode,
-            ("latent", "beta", "before"),
+            Precode,
         ),
         "precode-reference": DefenceEntry(
-            "PRECODE with the reference code's units: latent 256, beta 1e-3 per bit; before=module",
-            _precode_reference,
-            ("before",),
+            "PRECODE with the reference code's units: latent 256, beta 1e-3 per bit; before=module|...",
+            PrecodeReference,
         ),
+        "cvb": DefenceEntry(
+            "Convolutional variational bottleneck behind the first block; latent=channels/2, kernel=5, beta=0.1",
+            Cvb,
+        ),
+        "cvb-reference": DefenceEntry("The same with the KL term of the authors' code; same options", CvbReference),
+        "dropout": DefenceEntry("Dropout before the classifier while training; p=0.5, before=module|...", Dropout),
+        "noise": DefenceEntry("Gaussian noise on what is sent; std", GaussianNoise),
+        "laplace": DefenceEntry("Laplace noise on what is sent; std", LaplaceNoise),
+        "ppp": DefenceEntry(
+            "Gaussian noise only where a bottleneck leaves gradients nearly deterministic; std, threshold=0.5",
+            PartialNoise,
+        ),
+        "prune": DefenceEntry("Zero for the smallest numbers of each tensor; share", Prune),
+        "clip": DefenceEntry("A largest L2 norm for the whole update (not differential privacy); max_norm", Clip),
+        "quantise": DefenceEntry("Stochastic rounding to 2^bits - 1 values for each tensor; bits", Quantise),
+        "sign": DefenceEntry("Signs times each tensor's mean magnitude (not a privacy defence)", Sign),
+        "soteria": DefenceEntry(
+            "Zero columns in a Linear layer's weight gradient, by how features depend on the input; share=0.6, layer",
+            Soteria,
+        ),
+        "dp": DefenceEntry("DP-SGD: clips each example's gradient and adds noise; max_norm, noise_multiplier", DpSgd),
     }
 )
+
+_BOTTLENECKS = ({"precode", "precode-reference"}, {"cvb", "cvb-reference"})
+_NOISES = {"noise", "laplace", "ppp"}
+_PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
+
+
+@dataclass(frozen=True)
+class Chain(GradientDefence):
+    """Gradient defences one after another, in the order in which the spec names them.
+
+    Attributes:
+        parts: At least one.
+    """
+
+    parts: tuple[GradientDefence, ...]
+
+    def __call__(
+        self,
+        gradients: Gradients,
+        *,
+        generator: Generator,
+        model: nn.Module | None = None,
+        batch: Batch | None = None,
+    ) -> dict[str, Tensor]:
+        """See `GradientDefence`."""
+        defended = dict(gradients)
+        for part in self.parts:
+            defended = part(defended, generator=generator, model=model, batch=batch)
+        return defended
+
+    def check(self, model: nn.Module) -> None:
+        """See `GradientDefence`."""
+        for part in self.parts:
+            part.check(model)
+
+    @property
+    def bounds_examples(self) -> bool:
+        """Whether it is DP-SGD, so that nothing else may be sent that depends on the images."""
+        return any(isinstance(part, DpSgd) for part in self.parts)
+
+    def of_steps(self) -> Chain | None:
+        """The parts that belong to each step of local training, or None."""
+        return _chain([part for part in self.parts if part.per_step])
+
+    def of_update(self) -> Chain | None:
+        """The parts that belong to the update after local training, or None."""
+        return _chain([part for part in self.parts if not part.per_step])
+
+
+def _chain(parts: Sequence[GradientDefence]) -> Chain | None:
+    return Chain(tuple(parts)) if parts else None
 
 
 def check_defence(spec: str) -> None:
     """Refuse a defence spec that no model could have, before anything is built.
 
     Raises:
-        ValueError: If the name, an option or a value is not one that exists; the message lists those that do.
+        ValueError: If a name, an option or a value is not one that exists (the message lists those that do), or parts
+            contradict one another.
     """
     _parse(spec)
 
 
-def _parse(text: str) -> Spec:
-    spec = parse_spec(text)
-    if spec.name not in DEFENCES:
-        raise ValueError(f"there is no defence {spec.name!r}; expected one of {', '.join(DEFENCES)}")
-    spec.check_options(DEFENCES[spec.name].options)
-    latent, beta = spec.integer("latent"), spec.number("beta")
-    try:
-        check_settings(1 if latent is None else latent, 0.0 if beta is None else beta)
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from None
-    return spec
-
-
 def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int = 0) -> nn.Module:
-    """Return a defended copy of a model; the model itself is left untouched.
+    """Return the defended copy of a model; the model itself is left untouched.
 
     Args:
-        spec: ``none``, ``precode``, ``precode:latent=128,beta=0.01,before=classifier``, ``precode-reference``.
+        spec: ``none``, ``precode``, ``precode:latent=128,beta=0.01,before=classifier``, ``cvb+noise:std=0.01``. Parts
+            that act on gradients change nothing here: see `gradient_defence`.
         model: Takes (batch, channels, height, width) of ``inputs``.
         inputs: Input domain.
         seed: Of the defence's own layers; torch's global generators are left as they were.
@@ -98,10 +146,128 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
     Raises:
         ValueError: If the spec is unknown or the model cannot carry the defence (see `fl_precode.extend`).
     """
-    parsed = _parse(spec)
+    parts = [part for part in _parse(spec) if isinstance(part, ModelDefence)] or [Undefended()]
     like = next(model.parameters(), torch.empty(0))
     example = torch.zeros(1, *inputs.shape, dtype=like.dtype, device=like.device)
     # Not the model's own stream: with equal seeds the bottleneck would repeat the first layer's random numbers.
     digest = hashlib.sha256(f"defence {seed}".encode()).digest()
     with seeded(int.from_bytes(digest[:7], "big")):
-        return DEFENCES[parsed.name].apply(model, example, parsed)
+        for part in parts:
+            model = part(model, example)
+    return model
+
+
+def gradient_defence(spec: str) -> Chain | None:
+    """What the spec does to a client's gradients, or None when it leaves them alone.
+
+    >>> gradient_defence("precode+clip:max_norm=1").parts
+    (Clip(max_norm=1.0),)
+    >>> gradient_defence("precode") is None
+    True
+
+    Raises:
+        ValueError: As `check_defence`.
+    """
+    return _chain([part for part in _parse(spec) if isinstance(part, GradientDefence)])
+
+
+def changes_model(spec: str) -> bool:
+    """Whether a part of the spec changes the model.
+
+    Raises:
+        ValueError: As `check_defence`.
+    """
+    return any(isinstance(part, ModelDefence) and not isinstance(part, Undefended) for part in _parse(spec))
+
+
+def check_gradient_defence(spec: str, model: nn.Module) -> None:
+    """Refuse a model that cannot have the spec's gradient defences, before anything is trained.
+
+    Args:
+        spec: Of the whole defence.
+        model: The defended model.
+
+    Raises:
+        ValueError: Naming what does not fit, with advice.
+    """
+    chain = gradient_defence(spec)
+    if chain is not None:
+        chain.check(model)
+
+
+def perturbation_generator(*identity: int | str) -> Generator:
+    """A CPU generator for a gradient defence, of its own for every identity (seed, client, round, ...).
+
+    Its stream has nothing in common with torch's global one under the same seed, from which bottlenecks draw.
+    """
+    digest = hashlib.sha256(f"gradient defence {identity!r}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _parse(text: str) -> list[ModelDefence | GradientDefence]:
+    specs = [parse_spec(part) for part in _PLUS.split(text)]
+    for spec in specs:
+        if spec.name not in DEFENCES:
+            raise ValueError(f"there is no defence {spec.name!r}; expected one of {', '.join(DEFENCES)}")
+    parts = [_settings(spec) for spec in specs]
+    problem = _contradiction([spec.name for spec in specs]) or _wrong_order(specs, parts)
+    if problem:
+        raise ValueError(f"{text!r}: {problem}")
+    return parts
+
+
+def _settings(spec: Spec) -> ModelDefence | GradientDefence:
+    settings = DEFENCES[spec.name].settings
+    known = {field.name: field for field in fields(settings)}  # type: ignore[arg-type]  # all are dataclasses
+    spec.check_options(known)
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in spec.options]
+    if missing:
+        raise ValueError(
+            f"{spec.text!r}: {spec.name!r} needs {', '.join(missing)}; write {spec.name}:"
+            + ",".join(f"{name}=..." for name in missing)
+        )
+    values = {name: _value(spec, name, str(field.type)) for name, field in known.items() if name in spec.options}
+    try:
+        return settings(**values)
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+def _value(spec: Spec, name: str, kind: str) -> Any:
+    if kind.startswith("int"):
+        return spec.integer(name)
+    return spec.number(name) if kind.startswith("float") else spec.options[name]
+
+
+def _contradiction(names: Sequence[str]) -> str | None:
+    """Why these defences do not go together, with advice, or None."""
+    has = set(names)
+    if "none" in has and len(names) > 1:
+        return "'none' stands alone; leave it out"
+    for one in sorted(has):
+        if names.count(one) > 1:
+            several = ", for several bottlenecks write before=a|b" if DEFENCES[one].settings in (Precode, Cvb) else ""
+            return f"{one!r} is given twice; give it once{several}"
+    for kin in _BOTTLENECKS:
+        if kin <= has:
+            both = " and ".join(sorted(kin))
+            return f"{both} are one bottleneck with two settings; choose one (before=a|b names several places)"
+    if len(has & _NOISES) > 1:
+        return f"{' and '.join(sorted(has & _NOISES))} both add noise; choose one, with a larger std"
+    if "ppp" in has and not any(has & kin for kin in _BOTTLENECKS):
+        return "ppp adds noise to what a bottleneck leaves deterministic, and there is none; use precode+ppp, or noise"
+    if "dp" in has and has & _NOISES:
+        return f"dp adds noise already; leave {', '.join(has & _NOISES)} out and raise noise_multiplier"
+    if {"dp", "soteria"} <= has:
+        return "soteria looks at the images once more, which dp's epsilon does not count; choose one"
+    return "sign is the quantisation to one bit; choose quantise or sign" if {"quantise", "sign"} <= has else None
+
+
+def _wrong_order(specs: Sequence[Spec], parts: Sequence[object]) -> str | None:
+    later = False
+    for spec, part in zip(specs, parts, strict=True):
+        if isinstance(part, GradientDefence):
+            if part.per_step and later:
+                return f"{spec.name} works on the gradient of a batch, before anything else does; name it first"
+            later = later or not part.per_step
+    return None

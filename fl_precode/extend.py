@@ -1,25 +1,30 @@
-"""Put PRECODE's variational bottleneck into any model."""
+"""Put a random layer into any model: PRECODE's bottleneck, the convolutional bottleneck, dropout."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import math
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from fl_precode import insertion
-from fl_precode.bottleneck import VariationalBottleneck, track_kl
+from fl_precode.bottleneck import VariationalBottleneck
+from fl_precode.conv_bottleneck import ConvBottleneck, check_kernel
+from fl_precode.insertion import CLASSIFIER, SECOND_CONVOLUTION, Place, Wanted
+from fl_precode.sampling import track_kl
 from fl_precode.seeding import undisturbed_rng
 
 # The reference code counts KL in bits, so that its beta of 1e-3 weighs a nat by 1e-3 / ln 2.
 PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {"precode-reference": MappingProxyType({"latent": 256, "beta": 1e-3 / math.log(2)})}
 )
+
+Before = str | Sequence[str] | None
 
 
 def extend(
@@ -28,7 +33,7 @@ def extend(
     *,
     latent: int | None = None,
     beta: float | None = None,
-    before: str | None = None,
+    before: Before = None,
     preset: str | None = None,
 ) -> nn.Module:
     """Return a copy of a model defended by PRECODE (WACV 2022): a variational bottleneck before its last Linear layer.
@@ -42,8 +47,8 @@ def extend(
         example_input: A batch as in training, (batch, ...); the values do not matter.
         latent: Length of the latent vector, 256 by default.
         beta: Weight of the KL term per nat, 1e-3 by default.
-        before: Dotted name of the module to put the bottleneck in front of, instead of the last Linear layer. Its input
-            must be one tensor (batch, ...).
+        before: Dotted name of the module to put the bottleneck in front of, instead of the last Linear layer; or
+            several names, for one bottleneck each. What enters it must be one tensor (batch, ...).
         preset: ``precode-reference`` for the latent and beta of the reference code, in its units; excludes both.
 
     Returns:
@@ -57,20 +62,74 @@ def extend(
     >>> [name for name, _ in defended.head.named_children()]
     ['bottleneck', 'layer']
     """
-    latent, beta = _settings(latent, beta, preset)
-    insertion.check_model(model)
-    place = insertion.find(model, example_input, before)
-    defended = copy.deepcopy(model)
-    target = defended.get_submodule(place.name)
-    bottleneck = VariationalBottleneck(place.features, latent, beta).to(device=place.device, dtype=place.dtype)
-    guarded = nn.Sequential(OrderedDict(bottleneck=bottleneck, layer=target))
-    for module in (guarded, *bottleneck.modules()):  # one by one: `train` would reach into the target
-        module.training = target.training
-    if target is defended:
-        defended = guarded
-    _replace(defended, target, guarded)
-    _check(defended, example_input, place)
-    return defended
+    size, weight = _settings(latent, beta, preset)
+
+    def make(place: Place) -> nn.Module:
+        return VariationalBottleneck(math.prod(place.shape), size, weight)
+
+    return _guard(model, example_input, before, make, "bottleneck", CLASSIFIER)
+
+
+def extend_conv(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    latent: int | None = None,
+    kernel: int = 5,
+    beta: float = 0.1,
+    before: Before = None,
+    reference_kl: bool = False,
+) -> nn.Module:
+    """Return a copy of a model defended by CVB (arXiv 2309.04515): a convolutional bottleneck behind its first block.
+
+    It goes before the second convolution that runs, or, where the output reaches around that one (a residual block),
+    before the smallest module around it that everything passes. Otherwise as `extend`.
+
+    Args:
+        model: As for `extend`.
+        example_input: As for `extend`.
+        latent: Latent channels; half of those that enter by default, 8 when fewer than 8 enter.
+        kernel: Side of the encoder's kernel, odd. The paper has 5 for CNNs and ResNet18, 3 for ViT.
+        beta: Weight of the KL term per nat and position. The paper has 0.1 for CNN and ViT, 5e-5 for ResNet18.
+        before: As for `extend`; feature maps (batch, channels, height, width) must enter.
+        reference_kl: Weigh the KL as the authors' code does; see `ConvBottleneck`.
+
+    Raises:
+        ValueError: As `extend`, and for models without feature maps.
+    """
+    check_kernel(kernel)
+
+    def make(place: Place) -> nn.Module:
+        if len(place.shape) != 3:
+            raise ValueError(
+                f"expected feature maps (channels, height, width) to enter {place.name!r}, got {place.shape}; "
+                "name another place with before=, or use precode there"
+            )
+        return ConvBottleneck(place.shape[0], latent, kernel, beta, reference_kl=reference_kl)
+
+    return _guard(model, example_input, before, make, "bottleneck", SECOND_CONVOLUTION)
+
+
+def extend_dropout(model: nn.Module, example_input: Tensor, *, p: float, before: Before = None) -> nn.Module:
+    """Return a copy of a model with dropout before its last Linear layer, the defence that DIA attacks.
+
+    Scheliga, Mäder, Seeland: Dropout is NOT All You Need to Prevent Gradient Leakage. AAAI 2023 (arXiv 2208.06163).
+    Active in training mode, in which clients compute gradients, and only there. Otherwise as `extend`, with
+    ``fc.dropout`` in place of ``fc.bottleneck``.
+
+    Args:
+        model: As for `extend`.
+        example_input: As for `extend`.
+        p: Share of the features set to zero, more than 0 and less than 1.
+        before: As for `extend`.
+
+    Raises:
+        ValueError: As `extend`, and for a p outside (0, 1).
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"expected a dropout p between 0 and 1, exclusively, got {p}")
+    behind_anything = Wanted(**{**vars(CLASSIFIER), "guarded": False})
+    return _guard(model, example_input, before, lambda _place: nn.Dropout(p), "dropout", behind_anything)
 
 
 def _settings(latent: int | None, beta: float | None, preset: str | None) -> tuple[int, float]:
@@ -88,6 +147,49 @@ def _meant(near: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def _guard(
+    model: nn.Module,
+    example_input: Tensor,
+    before: Before,
+    make: Callable[[Place], nn.Module],
+    role: str,
+    wanted: Wanted,
+) -> nn.Module:
+    """Put a guard in front of each named module, or of the wanted one."""
+    insertion.check_model(model)
+    if before is None or isinstance(before, str):
+        return _guard_one(model, example_input, before, make, role, wanted)
+    twice = [name for name, times in Counter(before).items() if times > 1]
+    if twice or not before:
+        raise ValueError(f"expected different places in before=, at least one; got {list(before)}")
+    # The deepest first: a guard in front of a module renames what lies inside it.
+    for name in sorted(before, key=lambda name: -name.count(".")):
+        model = _guard_one(model, example_input, name, make, role, wanted)
+    return model
+
+
+def _guard_one(
+    model: nn.Module,
+    example_input: Tensor,
+    before: str | None,
+    make: Callable[[Place], nn.Module],
+    role: str,
+    wanted: Wanted,
+) -> nn.Module:
+    place = insertion.find(model, example_input, before, wanted)
+    guard = make(place).to(device=place.device, dtype=place.dtype)
+    defended = copy.deepcopy(model)
+    target = defended.get_submodule(place.name)
+    guarded = nn.Sequential(OrderedDict([(role, guard), ("layer", target)]))
+    for module in (guarded, *guard.modules()):  # one by one: `train` would reach into the target
+        module.training = target.training
+    if target is defended:
+        defended = guarded
+    _replace(defended, target, guarded)
+    _check(defended, example_input, place, role)
+    return defended
+
+
 def _replace(model: nn.Module, target: nn.Module, guarded: nn.Module) -> None:
     """Put ``guarded`` wherever ``target`` is registered: a tied module may have several names."""
     for parent in list(model.modules()):
@@ -97,23 +199,24 @@ def _replace(model: nn.Module, target: nn.Module, guarded: nn.Module) -> None:
                 setattr(parent, child, guarded)
 
 
-def _check(defended: nn.Module, example_input: Tensor, place: insertion.Place) -> None:
-    """Run the defended model once, in a copy: the bottleneck must be passed, and the output keep its shape."""
+def _check(defended: nn.Module, example_input: Tensor, place: Place, role: str) -> None:
+    """Run the defended model once, in a copy: the guard must be passed, and the output keep its shape."""
     trial = copy.deepcopy(defended).eval()
+    passed: list[bool] = []
+    guard = trial.get_submodule(f"{place.name}.{role}" if place.name else role)
+    guard.register_forward_hook(lambda *_: passed.append(True))
     try:
-        with undisturbed_rng(), torch.no_grad(), track_kl() as kl:
+        with undisturbed_rng(), torch.no_grad(), track_kl():
             out = trial(example_input)
     except Exception as error:
         raise ValueError(
-            f"the model does not run with a bottleneck before {place.name!r}: {type(error).__name__}: {error}. "
+            f"the model does not run with a {role} before {place.name!r}: {type(error).__name__}: {error}. "
             "Probably its code reaches into that module by attribute; name another place with before="
         ) from error
-    if len(kl) != place.bottlenecks + place.calls:
+    if len(passed) != place.calls:
         raise ValueError(
             f"the model runs {place.name!r} through a reference that extend cannot replace (a list or an attribute of "
-            "another object), so the bottleneck would be passed by; register the module, or name another with before="
+            f"another object), so the {role} would be passed by; register the module, or name another with before="
         )
     if not isinstance(out, Tensor) or out.shape != place.output_shape:
-        raise ValueError(
-            f"the bottleneck before {place.name!r} changed the output; expected {tuple(place.output_shape)}"
-        )
+        raise ValueError(f"the {role} before {place.name!r} changed the output; expected {tuple(place.output_shape)}")

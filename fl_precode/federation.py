@@ -13,7 +13,7 @@ from fl_precode.config import Settings
 from fl_precode.data import ImageData, load_data
 from fl_precode.data.partition import partition
 from fl_precode.data.schedule import local_batches
-from fl_precode.defences import apply_defence
+from fl_precode.defences import apply_defence, check_gradient_defence
 from fl_precode.models import build_model
 
 
@@ -70,7 +70,7 @@ def prepare(settings: Settings) -> Federation:
         classes_per_client=settings.classes_per_client,
     )
     federation = Federation(settings=settings, data=data, partitions=tuple(parts))
-    federation.model()
+    check_gradient_defence(settings.defence, federation.model())
     return federation
 
 

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import logging
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fl_precode.bottleneck import VariationalBottleneck, track_kl
-from fl_precode.seeding import undisturbed_rng
+from fl_precode.sampling import Bottleneck
+from fl_precode.watching import Run, copied, passed_by, watch
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Where a defence belongs when nobody names a place.
+
+    Attributes:
+        kind: The layers that count.
+        index: Which of them, in order of execution.
+        words: For messages.
+        none: Advice when no such layer runs.
+        few: Advice when there are some, but not enough.
+        climbs: Whether the module that the layer is part of serves as well, when the output reaches around the layer.
+        guarded: Whether a place directly behind a bottleneck is taken.
+    """
+
+    kind: type[nn.Module]
+    index: int
+    words: str
+    none: str
+    few: str = ""
+    climbs: bool = False
+    guarded: bool = True
+
+
+CLASSIFIER = Wanted(
+    kind=nn.Linear,
+    index=-1,
+    words="the last Linear layer",
+    none="found no torch.nn.Linear layer that runs in the forward pass; name the module that the bottleneck shall "
+    'stand in front of, such as before="classifier"',
+)
+SECOND_CONVOLUTION = Wanted(
+    kind=nn.Conv2d,
+    index=1,
+    words="the second convolution",
+    none="found no torch.nn.Conv2d layer that runs in the forward pass; a convolutional bottleneck needs feature maps. "
+    "Use precode for this model",
+    few="found only one torch.nn.Conv2d layer that runs in the forward pass; name a module that feature maps (batch, "
+    "channels, height, width) enter with before=, or use precode for this model",
+    climbs=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,33 +64,19 @@ class Place:
 
     Attributes:
         name: Dotted name of the module that gets the bottleneck in front; "" for the model itself.
-        features: Numbers per example that enter it.
+        shape: What enters it for one example; the first time, when it runs more than once.
         dtype: Of its parameters.
         device: Of its parameters.
         calls: How often it runs in one forward pass.
-        bottlenecks: How many bottlenecks ran in the forward pass already.
         output_shape: Of the model's output for the example input.
     """
 
     name: str
-    features: int
+    shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
     calls: int
-    bottlenecks: int
     output_shape: torch.Size
-
-
-@dataclass
-class _Run:
-    """What was seen in one forward pass."""
-
-    order: list[str] = field(default_factory=list)  # names of the watched modules, as they ran
-    inputs: dict[str, list[Any]] = field(default_factory=dict)
-    guarded_storage: set[int] = field(default_factory=set)  # storage of bottleneck outputs
-    kept: list[Tensor] = field(default_factory=list)  # keeps those storages from being reused
-    output: Any = None
-    bottlenecks: int = 0
 
 
 def check_model(model: nn.Module) -> None:
@@ -65,8 +91,8 @@ def check_model(model: nn.Module) -> None:
         raise ValueError("the model has lazy layers without sizes yet; run it once on a batch, then extend it")
 
 
-def find(model: nn.Module, example_input: Tensor, before: str | None) -> Place:
-    """Find the last Linear layer that runs, or the module named ``before``, and check that a bottleneck can go there.
+def find(model: nn.Module, example_input: Tensor, before: str | None, wanted: Wanted = CLASSIFIER) -> Place:
+    """Find the wanted place, or the module named ``before``, and check that a bottleneck can go there.
 
     Raises:
         ValueError: As `fl_precode.extend` says.
@@ -78,34 +104,44 @@ def find(model: nn.Module, example_input: Tensor, before: str | None) -> Place:
         )
     if before is not None:
         _check_name(model, before)
-    probe = _copy(model)
-    run = _watch(probe, example_input, before)
+    run = watch(copied(model), example_input, wanted.kind, before)
     if not isinstance(run.output, Tensor):
         raise ValueError(
             f"expected the model to return one tensor, got {type(run.output).__name__}; wrap it in a module that "
             "returns the logits"
         )
-    name = _choose(run, before)
-    place = _place(probe, run, name, example_input)
-    _check_free(probe.get_submodule(name), run, name)
+    name = _choose(run, before, wanted)
+    place = _checked(model, run, name, example_input, wanted)
     if before is None and place.calls > 1:
         raise ValueError(
-            f"ambiguous insertion point: the last Linear layer, {name!r}, runs {place.calls} times in a forward pass. "
-            f"Choose with before=; Linear layers in order of execution: {_listed(run)}"
+            f"ambiguous insertion point: {wanted.words}, {name!r}, runs {place.calls} times in a forward pass. "
+            f"Choose with before=; {_candidates(wanted)}: {run.listed()}"
         )
-    if _passed_by(model, example_input, name):
-        _report_bypass(run, name, before)
-    return place
+    if not passed_by(model, example_input, name):
+        return place
+    above = _above(model, run, name, example_input, wanted) if before is None and wanted.climbs else None
+    if above is None:
+        _report_bypass(run, name, before, wanted)
+    return above or place
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model).eval()
-    except Exception as error:
-        raise ValueError(
-            f"the model cannot be copied ({error}); it probably stores tensors of a forward pass on a module, extend a "
-            "fresh one"
-        ) from error
+def _candidates(wanted: Wanted) -> str:
+    return f"{wanted.kind.__name__} layers in order of execution"
+
+
+def _above(model: nn.Module, run: Run, name: str, example_input: Tensor, wanted: Wanted) -> Place | None:
+    """The smallest module around the layer that everything passes, and that leaves earlier layers of its kind out."""
+    while name := name.rpartition(".")[0]:
+        if any(f"{earlier}.".startswith(f"{name}.") for earlier in run.order[: wanted.index]):
+            return None
+        seen = watch(copied(model), example_input, wanted.kind, name)
+        try:
+            place = _checked(model, seen, name, example_input, wanted)
+        except ValueError:  # such as a list of tensors that enters it
+            continue
+        if place.calls == 1 and not passed_by(model, example_input, name):
+            return place
+    return None
 
 
 def _check_name(model: nn.Module, before: str) -> None:
@@ -117,7 +153,7 @@ def _check_name(model: nn.Module, before: str) -> None:
         ]
         hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; it has {', '.join(names) or 'none'}"
         raise ValueError(f"the model has no module named {before!r}{hint}")
-    if any(isinstance(module, VariationalBottleneck) for module in _ancestors(model, before)):
+    if any(isinstance(module, Bottleneck) for module in _ancestors(model, before)):
         raise ValueError(f"{before!r} is part of a bottleneck already; extend the undefended model")
 
 
@@ -127,62 +163,21 @@ def _ancestors(model: nn.Module, name: str) -> list[nn.Module]:
     return [model.get_submodule(".".join(parts[:count])) for count in range(1, len(parts) + 1)]
 
 
-def _watch(probe: nn.Module, example_input: Tensor, before: str | None) -> _Run:
-    """Run the probe once; record the Linear layers that are no bottleneck's own, and the module named ``before``."""
-    run = _Run()
-    inner = {
-        child for module in probe.modules() if isinstance(module, VariationalBottleneck) for child in module.children()
-    }
-
-    def enter(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            run.order.append(name)
-            run.inputs.setdefault(name, []).append(args[0] if len(args) == 1 and not kwargs else (args, kwargs))
-
-        return hook
-
-    def guarded(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        run.kept.append(output)
-        run.guarded_storage.add(output.untyped_storage().data_ptr())
-
-    for name, module in probe.named_modules():
-        if isinstance(module, VariationalBottleneck):
-            module.register_forward_hook(guarded)
-        if before is not None and module is probe.get_submodule(before):
-            module.register_forward_pre_hook(enter(before), with_kwargs=True)
-        elif isinstance(module, nn.Linear) and module not in inner:
-            module.register_forward_pre_hook(enter(name), with_kwargs=True)
-    try:
-        with undisturbed_rng(), torch.no_grad(), track_kl() as kl:
-            run.output = probe(example_input)
-    except Exception as error:
-        raise ValueError(
-            f"the model cannot run example_input of shape {tuple(example_input.shape)}, {example_input.dtype}: "
-            f"{error}. Give a batch as in training, on the model's device"
-        ) from error
-    run.bottlenecks = len(kl)
-    return run
-
-
-def _choose(run: _Run, before: str | None) -> str:
+def _choose(run: Run, before: str | None, wanted: Wanted) -> str:
     if before is not None:
         if before not in run.inputs:
-            raise ValueError(f"the module {before!r} does not run in the forward pass; choose one of: {_listed(run)}")
+            raise ValueError(f"the module {before!r} does not run in the forward pass; choose one of: {run.listed()}")
         return before
     if not run.order:
-        raise ValueError(
-            "found no torch.nn.Linear layer that runs in the forward pass; name the module that the bottleneck shall "
-            'stand in front of, such as before="classifier"'
-        )
-    return run.order[-1]
+        raise ValueError(wanted.none)
+    if wanted.index >= len(run.order):
+        raise ValueError(f"{wanted.few}; it is {run.listed()}")
+    return run.order[wanted.index]
 
 
-def _listed(run: _Run) -> str:
-    return ", ".join(map(repr, dict.fromkeys(run.order))) or "none ran"
-
-
-def _place(probe: nn.Module, run: _Run, name: str, example_input: Tensor) -> Place:
-    features = set()
+def _checked(model: nn.Module, run: Run, name: str, example_input: Tensor, wanted: Wanted) -> Place:
+    """The place, when one tensor of one size enters and no bottleneck stands there already."""
+    shapes = []
     for hidden in run.inputs[name]:
         if not isinstance(hidden, Tensor) or not hidden.is_floating_point() or hidden.dim() < 2:
             raise ValueError(
@@ -193,71 +188,42 @@ def _place(probe: nn.Module, run: _Run, name: str, example_input: Tensor) -> Pla
                 f"expected the batch of {example_input.shape[0]} first in what enters {name!r}, got "
                 f"{tuple(hidden.shape)}; choose another place with before="
             )
-        features.add(hidden[0].numel())
-    if len(features) > 1:
+        shapes.append(tuple(hidden.shape[1:]))
+    sizes = {torch.Size(shape).numel() for shape in shapes}
+    if len(sizes) > 1:
         raise ValueError(
-            f"{name!r} runs on inputs of different sizes {sorted(features)}; one bottleneck cannot serve them"
+            f"{name!r} runs on inputs of different sizes {sorted(sizes)}; one bottleneck cannot serve them"
         )
-    like = next((p for p in probe.get_submodule(name).parameters() if p.is_floating_point()), run.inputs[name][0])
+    target = model.get_submodule(name)
+    if wanted.guarded:
+        _check_free(target, run, name)
+    like = next((p for p in target.parameters() if p.is_floating_point()), run.inputs[name][0])
     return Place(
         name=name,
-        features=features.pop(),
+        shape=shapes[0],
         dtype=like.dtype,
         device=like.device,
-        calls=len(run.inputs[name]),
-        bottlenecks=run.bottlenecks,
+        calls=len(shapes),
         output_shape=run.output.shape,
     )
 
 
-def _check_free(target: nn.Module, run: _Run, name: str) -> None:
+def _check_free(target: nn.Module, run: Run, name: str) -> None:
     """Refuse a second bottleneck in the same place."""
     children = list(target.children())
-    behind = any(hidden.untyped_storage().data_ptr() in run.guarded_storage for hidden in run.inputs[name])
-    holds = isinstance(target, nn.Sequential) and children and isinstance(children[0], VariationalBottleneck)
-    if behind or holds or isinstance(target, VariationalBottleneck):
+    holds = isinstance(target, nn.Sequential) and children and isinstance(children[0], Bottleneck)
+    if run.behind_bottleneck(name) or holds or isinstance(target, Bottleneck):
         raise ValueError(
             f"{name!r} has a bottleneck in front of it already; extend the undefended model, or name another place"
         )
 
 
-def _passed_by(model: nn.Module, example_input: Tensor, name: str) -> bool:
-    """Whether the output depends on the input by a way around the module: cut the module's output and look."""
-    probe = _copy(model).requires_grad_(False)
-    reached: list[bool] = []
-
-    def mark(module: nn.Module, _args: Any, output: Any) -> Any:
-        fresh = isinstance(output, Tensor) and output.is_floating_point() and not output.requires_grad
-        if reached or not fresh or any(True for _ in module.children()):
-            return output
-        return output.detach().requires_grad_() * 1  # not a leaf: models may work on it in place
-
-    def cut(_module: nn.Module, _args: Any, output: Any) -> Any:
-        reached.append(True)
-        return output.detach() if isinstance(output, Tensor) else output
-
-    start = example_input
-    if example_input.is_floating_point():
-        start = example_input.detach().clone().requires_grad_() * 1
-    else:  # token ids carry no gradient: start from what the first layers make of them
-        for module in probe.modules():
-            module.register_forward_hook(mark)
-    probe.get_submodule(name).register_forward_hook(cut)
-    try:
-        with undisturbed_rng(), torch.enable_grad():
-            output: Tensor = probe(start)
-    except RuntimeError as error:  # such as code that turns activations into numpy arrays
-        _log.warning("could not check whether the output reaches around %r: %s", name, error)
-        return False
-    return output.requires_grad
-
-
-def _report_bypass(run: _Run, name: str, before: str | None) -> None:
+def _report_bypass(run: Run, name: str, before: str | None, wanted: Wanted) -> None:
     if before is None:
         raise ValueError(
             f"ambiguous insertion point: the output depends on the input by a way around {name!r} too (several heads, "
-            "or a shortcut). Choose with before= a module that everything passes; Linear layers in order of execution: "
-            f"{_listed(run)}"
+            f"or a shortcut). Choose with before= a module that everything passes; {_candidates(wanted)}: "
+            f"{run.listed()}"
         )
     _log.warning(
         "the model's output also reaches around %r: a bottleneck there leaves part of the gradients without noise", name

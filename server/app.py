@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fl_precode.accounting import privacy_spent
 from fl_precode.config import Settings
 from fl_precode.federation import Federation, choose_device, prepare
 from fl_precode.flower.fedsgd import FedSgd
@@ -54,6 +55,7 @@ def main(grid: Grid, context: Context) -> None:
             seed=settings.seed,
         )
         results.tape_lost = None if tape is None else tape.lost
+        results.privacy = privacy_spent(federation, server_round)
         results.add_round(server_round, current, accuracy, loss)
         return MetricRecord({"accuracy": accuracy, "loss": loss})
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
+from fl_precode.accounting import PrivacySpent
 from fl_precode.config import Settings
 from fl_precode.flower.screening import RoundReplies, ScreenedReplies
 from fl_precode.private_file import write_private
@@ -28,6 +29,7 @@ class RunResults:
 
     Attributes:
         tape_lost: Updates that could not be recorded so far; None when nobody listens.
+        privacy: What DP-SGD has spent so far; None without it.
     """
 
     def __init__(self, settings: Settings, screened: ScreenedReplies, arrays: ArrayRecord, *, parameters: int) -> None:
@@ -39,6 +41,7 @@ class RunResults:
         self._started = self._last = time.monotonic()
         self._finished = False
         self.tape_lost: int | None = None
+        self.privacy: PrivacySpent | None = None
         if settings.output_dir:
             Path(settings.output_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -79,6 +82,7 @@ class RunResults:
             "payload_bytes": self._payload_bytes,
             "seconds": time.monotonic() - self._started,
             "tape_lost": self.tape_lost,
+            "privacy": self.privacy,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         nodes = {node: part for replies in self._screened.rounds.values() for node, part in replies.usable.items()}

@@ -26,15 +26,20 @@ def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece
     """The piece in parts whose candidates fit into the budget, as one evaluation of one victim shows."""
     candidate = piece.like.new_zeros(piece.batch_size, *piece.victim.inputs.shape)
     budget = int(settings.memory * GIB) or default_budget(candidate.device)
-    first = piece.part(range(1), range(1))
+    first = piece.part(range(min(2, piece.draws.axes[0])) if piece.own_weights else range(1), range(1))
     try:
         products = replayed_products(settings, first, piece.victim)
-        needed = evaluation_memory(products, candidate, piece.seen.latents, history=settings.history)
+        needed = evaluation_memory(products.keep([0]), candidate, piece.seen.latents, history=settings.history)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return piece.within(1, whole_victims=settings.compares_restarts)
-    fits = needed.candidates_within(budget, images=piece.batch_size, device=candidate.device)
+    if piece.own_weights:  # stacked, and once more in the order in which they are multiplied
+        weights = sum(value.numel() * value.element_size() for value in piece.observations[0].parameters.values())
+        needed = replace(needed, per_victim=2 * weights)
+    fits = needed.candidates_within(
+        budget, images=piece.batch_size, restarts=piece.draws.axes[1], device=candidate.device
+    )
     logger.debug("%d candidates at once: %s, budget %d bytes", fits, needed, budget)
     return piece.within(fits, whole_victims=settings.compares_restarts)
 

@@ -131,7 +131,7 @@ class Contest:
         replay = Replay(self._victim, cast(seen.parameters), cast(buffers))
         draws = NOISE_DRAWS if self._latents else 1
         generator = torch.Generator().manual_seed(0)
-        shapes = [(1, draws, len(inputs), latent) for latent in self._latents]
+        shapes = [(1, draws, len(inputs), *latent) for latent in self._latents]
         noise = [torch.randn(shape, generator=generator, dtype=torch.float64).to(inputs) for shape in shapes]
         with torch.no_grad():
             candidates = inputs.detach().expand(1, draws, *inputs.shape)

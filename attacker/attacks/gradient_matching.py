@@ -12,7 +12,7 @@ from attacker.attacks.bounded import attack_bounded, better, pieces_within_budge
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.layers import matched_parameters
 from attacker.attacks.piece import group_pieces
-from attacker.attacks.replaying import why_not_replayed
+from attacker.attacks.replaying import weights_may_differ, why_not_replayed
 from attacker.attacks.settings import check_settings
 from attacker.engine import Draws, observed_gradient, trace, why_no_batch_statistics
 from attacker.victim import Victim
@@ -147,19 +147,22 @@ class GradientMatching(Attack):
         """Attack observations of the same round, weights and batch size together, in pieces of bounded size."""
         if not observations:
             return []
+        draws = Draws.seeded(len(observations), self.restarts, generator)
         recovered = known_labels(victim, observations, labels, generator)
         joint = self.labels == "joint"
         known = [
             None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)
         ]
+        seen = trace(victim)
         groups = group_pieces(
             victim,
-            trace(victim),
+            seen,
             observations,
             [observed_gradient(one) for one in observations],
             known,
-            Draws.seeded(len(observations), self.restarts, generator),
+            draws,
             joint=joint,
+            may_differ=weights_may_differ(self, victim, seen, observations),
         )
         parts = [part for group in groups for part in pieces_within_budget(self, group)]
         results: list[Reconstruction | None] = [None] * len(observations)

@@ -31,11 +31,11 @@ MATCHED_DISTANCES: Mapping[Noise, str] = MappingProxyType(
 
 DEFENCE_NOISE: Mapping[str, Noise] = MappingProxyType(
     {
+        **dict.fromkeys(DEFENCES, Noise.UNKNOWN_SCALE),
         "noise": Noise.GAUSSIAN,
         "gaussian": Noise.GAUSSIAN,
         "laplace": Noise.LAPLACE,
         "prune": Noise.PRUNED,
-        **dict.fromkeys(DEFENCES, Noise.UNKNOWN_SCALE),
     }
 )
 """The noise of a defence by the name in its spec; those that leave the gradient as it is have none of known scale."""
@@ -53,7 +53,7 @@ def matched_distance(defence: str) -> str:
     Raises:
         ValueError: If a defence is unknown; the message lists those that are known.
 
-    >>> matched_distance("laplace:scale=0.001"), matched_distance("none")
+    >>> matched_distance("laplace:std=0.001"), matched_distance("none")
     ('l1', 'cosine')
     """
     kinds = [_noise(part) for part in defence.split("+")]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attacker.engine import Draws, Trace, group_observations
+from attacker.engine import Draws, Trace, group_observations, same_weights
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
@@ -20,10 +20,11 @@ class Piece:
         victim: Public knowledge about the model.
         seen: A trace of the model.
         indices: Which of the attack's observations these are.
-        observations: They share weights, buffers and batch size.
+        observations: They share kind, protocol and batch size; weights and buffers too unless ``own_weights``.
         targets: Their gradients.
         labels: (batch,) for each observation, or None for all of them.
         draws: Generators of all candidates.
+        own_weights: Whether the observations were taken at different weights.
     """
 
     victim: Victim
@@ -33,6 +34,7 @@ class Piece:
     targets: Sequence[Gradients]
     labels: Sequence[Tensor] | None
     draws: Draws
+    own_weights: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -53,6 +55,7 @@ class Piece:
             targets=[self.targets[index] for index in victims],
             labels=None if self.labels is None else [self.labels[index] for index in victims],
             draws=self.draws.keep(victims, [restarts] * len(victims)).afresh(),
+            own_weights=self.own_weights and len(victims) > 1,
         )
 
     def within(self, candidates: int, *, whole_victims: bool = False) -> list[Piece]:
@@ -80,12 +83,24 @@ def group_pieces(
     draws: Draws,
     *,
     joint: bool,
+    may_differ: Collection[str] | None,
 ) -> list[Piece]:
-    """Observations of the same weights, buffers and batch size together; without labels only when ``joint``."""
+    """Observations that are one problem together; without labels only when ``joint``.
+
+    Args:
+        victim: Public knowledge about the model.
+        seen: A trace of it.
+        observations: Updates.
+        targets: Their gradients.
+        labels: (batch,) for each observation, or None.
+        draws: Generators of all candidates.
+        joint: Whether labels that are not known are optimised.
+        may_differ: As for `group_observations`.
+    """
     found = []
     for labelled in (True, False) if joint else (True,):
         fits = [index for index, value in enumerate(labels) if (value is not None) == labelled]
-        for group in group_observations([observations[index] for index in fits]):
+        for group in group_observations([observations[index] for index in fits], may_differ=may_differ):
             indices = [fits[index] for index in group]
             known = [value for value in (labels[index] for index in indices) if value is not None]
             found.append(
@@ -97,6 +112,7 @@ def group_pieces(
                     targets=[targets[index] for index in indices],
                     labels=known or None,
                     draws=draws.keep(indices, [range(draws.axes[1])] * len(indices)),
+                    own_weights=not all(same_weights(observations[indices[0]], observations[i]) for i in indices),
                 )
             )
     return found

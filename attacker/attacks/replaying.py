@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attacker.attacks.layers import matched_parameters
@@ -10,15 +11,18 @@ from attacker.engine import (
     SCALED,
     GradientProducts,
     Replay,
+    Trace,
     elementwise_products,
     gradient_products,
     local_training_products,
     steps_behind,
     surrogate_products,
+    weights_pay,
     why_not_one_step,
     why_not_unrolled,
     why_scale_unknown,
 )
+from attacker.engine.batch_norm import batch_norms
 from attacker.engine.surrogate import LEARNING_RATE
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -26,6 +30,8 @@ from fl_precode.observation import Observation
 if TYPE_CHECKING:
     from attacker.attacks.gradient_matching import GradientMatching
     from attacker.attacks.piece import Piece
+
+_COUNT = "num_batches_tracked"
 
 LOCAL_TRAINING = ("auto", "one-gradient", "unrolled", "surrogate")
 UNROLLED_STEPS = 16
@@ -69,6 +75,7 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
     """
     one = piece.observations[0]
     replay = Replay(victim, one.parameters, one.buffers)
+    own = [Replay(victim, other.parameters, other.buffers) for other in piece.observations]
     matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
     chosen = chosen_replay(settings, one)
     if chosen == "unrolled":
@@ -80,6 +87,31 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
     if settings.distance in ELEMENTWISE:
         kept = ELEMENTWISE[settings.distance]
         return elementwise_products(
-            replay, piece.targets, piece.seen, batch_size=piece.batch_size, kept=kept, matched=matched
+            replay,
+            piece.targets,
+            piece.seen,
+            batch_size=piece.batch_size,
+            kept=kept,
+            matched=matched,
         )
-    return gradient_products(replay, piece.targets, piece.seen, batch_size=piece.batch_size, matched=matched)
+    return gradient_products(
+        own if piece.own_weights else replay,
+        piece.targets,
+        piece.seen,
+        batch_size=piece.batch_size,
+        matched=matched,
+    )
+
+
+def weights_may_differ(
+    settings: GradientMatching, victim: Victim, seen: Trace, observations: Sequence[Observation]
+) -> frozenset[str] | None:
+    """Buffers that may differ among victims that are attacked together with their weights, or None when none may.
+
+    Only where it is faster, and where one gradient is replayed: other replays start from weights that all share.
+    """
+    several = any(chosen_replay(settings, one) != "one-gradient" for one in observations)
+    if several or settings.distance in ELEMENTWISE or not weights_pay(victim.model, seen):
+        return None
+    layers = batch_norms(victim.model)
+    return frozenset(f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var", _COUNT))

@@ -1,7 +1,7 @@
 """Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
 
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
-from attacker.engine.choose import candidates_at_once, gradient_products
+from attacker.engine.choose import gradient_products, weights_pay
 from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Descent
 from attacker.engine.distance import (
@@ -29,6 +29,7 @@ from attacker.engine.objective import BottleneckNoise, GradientObjective, Object
 from attacker.engine.observed import (
     group_observations,
     observed_gradient,
+    same_weights,
     steps_behind,
     why_not_one_step,
     why_scale_unknown,
@@ -70,7 +71,6 @@ __all__ = [
     "SurrogateProducts",
     "Trace",
     "absolute_distance",
-    "candidates_at_once",
     "cosine_distance",
     "elementwise_differences",
     "elementwise_products",
@@ -79,11 +79,13 @@ __all__ = [
     "group_observations",
     "local_training_products",
     "observed_gradient",
+    "same_weights",
     "squared_distance",
     "steps_behind",
     "surrogate_products",
     "total_variation",
     "trace",
+    "weights_pay",
     "why_no_batch_statistics",
     "why_not_factored",
     "why_not_one_step",

@@ -41,10 +41,10 @@ class BatchStatistics(Prior):
 
     Args:
         replays: The victim's model, weights and buffers, for each victim.
-        latents: Size of each bottleneck's noise for one image, in order of execution.
+        latents: Shape of each bottleneck's noise for one image, in order of execution.
     """
 
-    def __init__(self, replays: Sequence[Replay], *, latents: Sequence[int] = ()) -> None:
+    def __init__(self, replays: Sequence[Replay], *, latents: Sequence[Sequence[int]] = ()) -> None:
         self._replays = list(replays)
         self._latents = list(latents)
 
@@ -66,7 +66,7 @@ class BatchStatistics(Prior):
         axes, flat = images.shape[:3], images.flatten(0, 2)
         model = replay.victim.model
         state = {**dict(model.named_buffers()), **replay.buffers, **replay.parameters}
-        noise = [flat.new_zeros(len(flat), latent) for latent in self._latents]
+        noise = [flat.new_zeros(len(flat), *latent) for latent in self._latents]
         total = images.new_zeros(axes[:2])
         with _inputs_of_norms(model) as received, sample_noise(values=noise):
             functional_call(model, state, (flat,))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from attacker.engine.choose import _Probe
 from attacker.engine.distance import Differences
+from attacker.engine.probe import Probe
 from attacker.engine.products import GradientProducts, Products, Replay, by_victim, matched_names, precise
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
@@ -65,9 +65,9 @@ def elementwise_products(
     Raises:
         ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
     """
-    probe = _Probe(replay, targets[0], seen, batch_size, matched)
+    probe = Probe([replay] * len(targets), targets, seen, batch_size=batch_size, matched=matched)
     reason = probe.disagreement(
-        lambda cast, target: ElementwiseProducts(cast, [target], kept=False, at_once=True, matched=matched)
+        lambda cast, observed: ElementwiseProducts(cast, observed, kept=False, at_once=True, matched=matched)
     )
     if reason is not None:
         logger.debug("no vmap over candidates: %s", reason)

@@ -1,21 +1,27 @@
-"""Inner products from factors: all candidates in one ordinary mini-batch, no weight gradient is ever formed.
+"""Inner products by layer: all candidates in one ordinary mini-batch.
 
-Valid when all parameters belong to plain Linear and Conv2d layers, each run once, and when images do not mix in the
-forward pass. Then one backward pass gives the output gradients of every layer for every image.
+Valid when all parameters that count belong to layers whose gradient follows from what they receive and from the
+gradient of their output, each run once, and when images do not mix in the forward pass. Then one backward pass gives
+the output gradients of every layer for every image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.by_victim import VictimLayers
-from attacker.engine.factors import PlainLayer, WeightTarget, layer_rows, weight_by_group
+from attacker.engine.batch_norm import batches_of
+from attacker.engine.by_victim import LAYERS, VictimLayers, join, running_statistics
+from attacker.engine.convolutions import ConvolutionProducts, Costs, one_by_one
+from attacker.engine.factors import vector_products
+from attacker.engine.layers import LayerProducts, LinearProducts
+from attacker.engine.norms import NORM_LAYERS, NormProducts, Statistics, mixes_images
 from attacker.engine.products import (
     GradientProducts,
     Products,
@@ -25,27 +31,37 @@ from attacker.engine.products import (
     precise,
     squared_norms,
 )
-from attacker.engine.trace import Trace
+from attacker.engine.trace import LayerRun, Trace, trace
 from fl_precode.observation import Gradients
 
 
-def why_not_factored(model: nn.Module, seen: Trace) -> str | None:
+def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | None = None) -> str | None:
     """Structural reason why factors cannot give this model's gradients, or None when they may.
 
     The structure alone does not show whether images mix or weights are used outside of their layers;
     `attacker.engine.choose.gradient_products` compares values and gradients as well.
+
+    Args:
+        model: The model.
+        seen: A trace of it.
+        matched: Names of the parameters that count; None for all.
     """
+    mixing = [name for name, module in model.named_modules() if mixes_images(module)]
+    if mixing:
+        return f"{mixing[0]} normalises by the batch, which mixes its images"
+    counted = {name for name, _ in model.named_parameters()} if matched is None else set(matched)
     if len(list(model.named_parameters(remove_duplicate=False))) != len(list(model.parameters())):
         return "parameters are shared between modules"
     runs = [run.name for run in seen.layers]
     for name, module in model.named_modules():
-        if not any(True for _ in module.parameters(recurse=False)):
+        own = {join(name, parameter) for parameter, _ in module.named_parameters(recurse=False)}
+        if not own & counted:
             continue
-        if type(module) not in (nn.Linear, nn.Conv2d):
-            return f"{name or 'the model'} ({type(module).__name__}) is no plain Linear or Conv2d layer"
+        if type(module) not in LAYERS:
+            return f"{name or 'the model'} ({type(module).__name__}) is no plain layer of a known kind"
         if runs.count(name) != 1:
             return f"{name} ({type(module).__name__}) runs {runs.count(name)} times in one forward pass"
-        if set(dict(module.named_parameters(recurse=False))) - {"weight", "bias"}:
+        if own - {join(name, "weight"), join(name, "bias")}:
             return f"{name} has parameters besides weight and bias"
     shapes = [run.output_shape for run in seen.layers if isinstance(run.module, nn.Conv2d)]
     return "a convolution gets images without a batch axis" if any(len(s or ()) != 4 for s in shapes) else None
@@ -56,11 +72,15 @@ class FactoredProducts(GradientProducts):
 
     Args:
         replay: The victim's loss, a mean over the batch, at the weights that the observed gradients belong to: one for
-            all victims, or one for each victim; these must have equal buffers (ValueError otherwise).
+            all victims, or one for each victim. Then all layers with parameters must be of a known kind, and buffers
+            besides the statistics of normalisation layers must be equal (ValueError otherwise).
         targets: Observed gradients, one for each victim.
         seen: A trace of the model for which `why_not_factored` gives no reason.
         batch_size: Images of one candidate.
         matched: Names of the parameters that count in the products; None for all.
+
+    Attributes:
+        large: Whether convolutions are large, so that candidates are served one by one.
     """
 
     def __init__(
@@ -73,39 +93,46 @@ class FactoredProducts(GradientProducts):
         matched: Collection[str] | None = None,
     ) -> None:
         replays = by_victim(replay, len(targets))
-        self._replay = replays[0]
-        self._layers: dict[str, PlainLayer] = {
-            run.name: run.module for run in seen.layers if isinstance(run.module, nn.Linear | nn.Conv2d)
-        }
-        self._victim_layers: VictimLayers | None = None
-        if any(not _same_tensors(one.buffers, replays[0].buffers) for one in replays):
-            raise ValueError(
-                "expected victims with equal buffers: all of them pass the model together; use the dense products"
-            )
-        if any(one is not replays[0] for one in replays):
-            self._victim_layers = VictimLayers(self._layers, [one.parameters for one in replays])
-        self._overwritten = {run.name for run in seen.layers if run.overwritten}
         names = matched_names(targets[0], matched)
         self._target_square = squared_norms(targets, names)
-        self._weights: dict[str, WeightTarget] = {}
-        self._biases: dict[str, Tensor] = {}
+        self._modules = {run.name: run.module for run in seen.layers}
+        costs = {
+            run.name: Costs.of(run.module, run.inputs, batch_size)
+            for run in seen.layers
+            if isinstance(run.module, nn.Conv2d) and run.inputs is not None
+        }
+        large = any(cost.large for cost in costs.values())
+        self.large = large
+        self._victim_layers = VictimLayers.of(seen, replays, large=large)
+        self._replay = replace(replays[0], parameters={k: v.detach() for k, v in replays[0].parameters.items()})
+        self._products: dict[str, LayerProducts] = {}
         for run in seen.layers:
-            layer = self._layers[run.name]
-            weight_name, bias_name = _join(run.name, "weight"), _join(run.name, "bias")
-            if weight_name in names:
-                weights = [weight_by_group(layer, one[weight_name]) for one in targets]
-                places = _places(run.output_shape or (), layer, len(seen.probe))
-                self._weights[run.name] = WeightTarget(weights, batch_size * places)
-            if bias_name in names:
-                groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-                self._biases[run.name] = torch.stack([one[bias_name].reshape(groups, -1) for one in targets])
+            own = [join(run.name, kind) for kind in ("weight", "bias")]
+            weights, biases = ([one[name] for one in targets] if name in names else [] for name in own)
+            if weights or biases:
+                statistics = running_statistics(run, replays)
+                self._products[run.name] = _layer_products(
+                    run, weights, biases, statistics, costs=costs, large=large, batch_size=batch_size
+                )
+        self._inplace = [m for m in self._replay.victim.model.modules() if getattr(m, "inplace", False) is True]
+        if any(run.overwritten for run in seen.layers):
+            with _out_of_place(self._inplace):
+                seen = trace(self._replay.victim)
+        self._overwritten = {run.name for run in seen.layers if run.overwritten}
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
         victims, restarts, batch = candidates.shape[:3]
         differentiable = torch.is_grad_enabled() and candidates.requires_grad
-        flat = candidates.flatten(0, 2)
-        with torch.enable_grad(), self._own_weights(), self._record() as passes:
+        alone = one_by_one(self.large, victims * restarts)
+        layout = torch.channels_last if alone else torch.contiguous_format
+        flat = candidates.flatten(0, 2).contiguous(memory_format=layout)
+        with (
+            torch.enable_grad(),
+            batches_of(self._replay.victim.model, batch),
+            self._victim_layers.installed(),
+            self._record() as passes,
+        ):
             inputs = flat if differentiable else flat.detach().requires_grad_(True)
             eps = [value.flatten(0, 2) for value in noise]
             loss = self._replay.loss(
@@ -117,15 +144,21 @@ class FactoredProducts(GradientProducts):
             deltas: tuple[Tensor | None, ...] = torch.autograd.grad(
                 total, outputs, create_graph=differentiable, allow_unused=True
             )
-        inner = square = precise(candidates.new_zeros(victims, restarts))
-        for (name, (received, _)), delta in zip(passes.items(), deltas, strict=True):
-            if delta is None:  # the loss does not depend on this layer
-                continue
-            if not differentiable:
-                received = received.detach()
-            for layer_inner, layer_square in self._layer_products(name, received, delta, victims, restarts):
-                inner = inner + layer_inner
-                square = square + layer_square
+        with batches_of(self._replay.victim.model, batch):
+            shares = {
+                name: self._products[name](received if differentiable else received.detach(), delta, victims, restarts)
+                for (name, (received, _)), delta in zip(passes.items(), deltas, strict=True)
+                if delta is not None  # else the loss does not depend on this layer
+            }
+        pairs = [share.products for share in shares.values() if share.products is not None]
+        vectors = [vector for share in shares.values() for vector in share.vectors]
+        if vectors:
+            observed = torch.cat([target for name in shares for target in self._products[name].vectors], dim=1)
+            pairs.append(vector_products(torch.cat(vectors, dim=2), observed))
+        if not pairs:
+            zero = precise(candidates.new_zeros(victims, restarts))
+            return Products(inner=zero, square=zero, target=self._target_square)
+        inner, square = (torch.stack(one).sum(0) for one in zip(*pairs, strict=True))
         return Products(inner=inner, square=square, target=self._target_square)
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
@@ -133,22 +166,9 @@ class FactoredProducts(GradientProducts):
         del restarts
         kept, chosen = copy(self), list(victims)
         kept._target_square = self._target_square[chosen]
-        kept._weights = {name: target.keep(chosen) for name, target in self._weights.items()}
-        kept._biases = {name: bias[chosen] for name, bias in self._biases.items()}
-        kept._victim_layers = None if self._victim_layers is None else self._victim_layers.keep(chosen)
+        kept._products = {name: products.keep(chosen) for name, products in self._products.items()}
+        kept._victim_layers = self._victim_layers.keep(chosen)
         return kept
-
-    def _layer_products(
-        self, name: str, received: Tensor, delta: Tensor, victims: int, restarts: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = layer_rows(self._layers[name], received, delta, victims, restarts)
-        if name in self._weights:
-            yield rows.weight_products(self._weights[name])
-        if name in self._biases:
-            yield rows.bias_products(self._biases[name])
-
-    def _own_weights(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._victim_layers is None else self._victim_layers.installed()
 
     @contextmanager
     def _record(self) -> Iterator[Mapping[str, tuple[Tensor, Tensor]]]:
@@ -166,29 +186,45 @@ class FactoredProducts(GradientProducts):
             return output.clone()
 
         handles = [
-            layer.register_forward_hook(lambda _, arguments, output, name=name: hook(name, arguments, output))
-            for name, layer in self._layers.items()
-            if name in self._weights or name in self._biases
+            self._modules[name].register_forward_hook(
+                lambda _, arguments, output, name=name: hook(name, arguments, output)
+            )
+            for name in self._products
         ]
         try:
-            yield passes
+            with _out_of_place(self._inplace):
+                yield passes
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _join(module: str, parameter: str) -> str:
-    return f"{module}.{parameter}" if module else parameter
+def _layer_products(
+    run: LayerRun,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    statistics: Statistics | None,
+    *,
+    costs: Mapping[str, Costs],
+    large: bool,
+    batch_size: int,
+) -> LayerProducts:
+    if isinstance(run.module, nn.Conv2d):
+        return ConvolutionProducts(run.module, weights, biases, costs[run.name], large=large)
+    if isinstance(run.module, NORM_LAYERS):
+        return NormProducts(run.module, statistics, weights, biases)
+    assert run.inputs is not None  # `why_not_factored` lets nothing but Linear layers pass
+    images = len(run.inputs)
+    return LinearProducts(weights, biases, batch_size * run.inputs[..., 0].numel() // images)
 
 
-def _places(output_shape: tuple[int, ...], layer: PlainLayer, images: int) -> int:
-    """Rows that one image contributes: pixels of a convolution's output, tokens of a Linear layer's."""
-    count = 1
-    for size in output_shape:
-        count *= size
-    features = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return count // (features * images)
-
-
-def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+@contextmanager
+def _out_of_place(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Activations that overwrite their input leave it alone inside the block, which spares copies of it."""
+    try:
+        for module in modules:
+            module.__dict__["inplace"] = False
+        yield
+    finally:
+        for module in modules:
+            module.__dict__["inplace"] = True

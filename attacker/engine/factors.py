@@ -4,8 +4,8 @@ The weight gradient of one candidate is ``D^T A`` with a row for each image (and
 Inner products follow from the factors without forming it: ``<D^T A, G> = sum((D G) * A)`` and
 ``|D^T A|^2 = sum((D D^T) * (A A^T))`` (Goodfellow 2015, arXiv 1510.01799, for norms).
 
-Letters: v victims, g groups of a convolution, r restarts, n rows of one candidate, i and o features in and out of a
-group, k rank of an observed gradient.
+Letters: v victims, r restarts, n rows of one candidate, i and o features in and out, k rank of an observed gradient; g
+groups of a convolution, with i and o counted in each.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacker.engine.products import precise
+from attacker.engine.products import precise, squares
 
 PlainLayer = nn.Linear | nn.Conv2d
 
 ROUNDING = 64
 """An observed gradient is taken as low-rank when what the factors miss is below this multiple of machine precision."""
 
+_BLOCK = 64
+
 
 @dataclass(frozen=True)
 class LayerRows:
-    """One layer's share of every candidate: rows of layer inputs and of output gradients.
+    """One Linear layer's share of every candidate: rows of layer inputs and of output gradients.
 
     Attributes:
-        received: (v, g, r, n, i).
-        deltas: (v, g, r, n, o).
+        received: (v, r, n, i).
+        deltas: (v, r, n, o).
     """
 
     received: Tensor
@@ -46,18 +48,23 @@ class LayerRows:
 
     def weight_products(self, target: WeightTarget) -> tuple[Tensor, Tensor]:
         """<D^T A, G> and |D^T A|^2, (v, r) each."""
+        victims, restarts = self.received.shape[:2]
         if not self.forms_gram():
-            gradient = precise(torch.einsum("vgrno,vgrni->vgroi", self.deltas, self.received))
-            inner = torch.einsum("vgroi,vgoi->vr", gradient, precise(target.dense()))
-            return inner, gradient.square().sum((1, 3, 4))
-        a, d = precise(self.received), precise(self.deltas)
-        gram = (d @ d.mT) * (a @ a.mT)  # (v, g, r, n, n)
-        return target.inner(self.received, self.deltas), gram.sum((1, 3, 4))
+            gradient = self.deltas.flatten(0, 1).mT @ self.received.flatten(0, 1)  # (v * r, o, i)
+            return vector_products(gradient.reshape(victims, restarts, -1), target.dense().flatten(1))
+        # Restarts join the rows, so that one matrix product serves them all and G is not repeated for each.
+        a, d = precise(self.received.flatten(1, 2)), precise(self.deltas.flatten(1, 2))  # (v, r * n, i or o)
+        inner = target.inner(a, d, restarts)
+        if self.received.shape[2] == 1:
+            return inner, torch.linalg.vecdot(d, d) * torch.linalg.vecdot(a, a)
+        a, d = (rows.reshape(victims * restarts, -1, rows.shape[2]) for rows in (a, d))
+        return inner, ((d @ d.mT) * (a @ a.mT)).sum((1, 2)).reshape(victims, restarts)
 
-    def bias_products(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """<sum of D, G> and |sum of D|^2, (v, r) each, for observed bias gradients (v, g, o)."""
-        gradient = precise(self.deltas.sum(3))  # (v, g, r, o)
-        return torch.einsum("vgro,vgo->vr", gradient, precise(target)), gradient.square().sum((1, 3))
+
+def vector_products(gradients: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """<g, G> and |g|^2, (v, r) each in float64, for gradients (v, r, numbers) and observed ones (v, numbers)."""
+    each = precise(gradients)
+    return (each @ precise(targets).unsqueeze(2)).squeeze(2), squares(each)
 
 
 class WeightTarget:
@@ -82,9 +89,9 @@ class WeightTarget:
             self._dense = torch.stack(list(gradients))
 
     @property
-    def factored(self) -> bool:
-        """Whether the gradients are kept as factors."""
-        return self._factors is not None
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Left (v, g, o, k) and right (v, g, i, k) factors, or None when a gradient is kept as it is."""
+        return self._factors
 
     def keep(self, victims: Sequence[int]) -> WeightTarget:
         """The gradients of some of the victims, in the given order."""
@@ -104,68 +111,45 @@ class WeightTarget:
         left, right = self._factors
         return left @ right.mT
 
-    def inner(self, received: Tensor, deltas: Tensor) -> Tensor:
-        """sum((D G) * A) for rows A (v, g, r, n, i) and D (v, g, r, n, o): (v, r)."""
-        # Restarts join the rows, so that one matrix product serves them all and G is not repeated for each.
-        a, d = received.flatten(2, 3), deltas.flatten(2, 3)  # (v, g, r*n, i), (v, g, r*n, o)
+    def inner(self, received: Tensor, deltas: Tensor, restarts: int) -> Tensor:
+        """sum((D G) * A) for float64 rows A (v, r * n, i) and D (v, r * n, o) of a layer with one group: (v, r)."""
         if self._factors is not None:
-            left, right = self._factors  # (v, g, o, k), (v, g, i, k)
-            products = (precise(d) @ left) * (precise(a) @ right)
+            left, right = (value.squeeze(1) for value in self._factors)  # (v, o, k), (v, i, k)
+            products = torch.linalg.vecdot(deltas @ left, received @ right)
         else:
             assert self._dense is not None
-            products = precise(d @ self._dense) * precise(a)
-        return products.reshape(*deltas.shape[:4], -1).sum((1, 3, 4))
+            dense = self._dense.squeeze(1)
+            products = torch.linalg.vecdot(precise(deltas.to(dense.dtype) @ dense), received)
+        summed: Tensor = products.reshape(len(products), restarts, -1).sum(2)
+        return summed
 
 
 def factor(gradients: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """Left (g, o, rank) and right (g, i, rank), whose product ``left @ right^T`` is ``gradients`` (g, o, i), or None.
 
-    Subspace iteration (Halko, Martinsson, Tropp, SIAM Review 2011, algorithm 4.4 with one iteration) in float64: exact
-    with probability one when the rank is at most ``rank``. None when more than rounding remains, for example because
-    noise was added.
+    Subspace iteration (Halko, Martinsson, Tropp, SIAM Review 2011, algorithm 4.4 with one iteration): exact with
+    probability one when the rank is at most ``rank``. None when more than rounding remains, for example because noise
+    was added. Rounding in the right factor counts in second order, so that only the left one needs float64.
     """
-    whole = precise(gradients)
-    generator = torch.Generator(whole.device).manual_seed(0)
-    probe = torch.randn(whole.shape[-2], rank, generator=generator, dtype=whole.dtype, device=whole.device)
-    right, _ = torch.linalg.qr(whole.mT @ probe)  # (g, i, rank), orthonormal
+    generator = torch.Generator(gradients.device).manual_seed(0)
+    rows = gradients.shape[-2]
+    probe = torch.randn(rows, rank, generator=generator, dtype=gradients.dtype, device=gradients.device)
+    right = _orthonormal(gradients.mT @ probe)  # (g, i, rank)
     # A probe nearly orthogonal to the gradient magnifies its rounding; the iteration takes that back.
-    right, _ = torch.linalg.qr(whole.mT @ (whole @ right))
-    left = whole @ right
-    missed = torch.linalg.matrix_norm(whole - left @ right.mT)
-    allowed = ROUNDING * torch.finfo(gradients.dtype).eps * torch.linalg.matrix_norm(whole)
+    right = _orthonormal(gradients.mT @ (gradients @ right.to(gradients.dtype)))
+    # Block by block: a float64 copy of a large gradient would leave the cache.
+    blocks = [gradients[..., first : first + _BLOCK, :] for first in range(0, rows, _BLOCK)]
+    left = torch.cat([precise(block) @ right for block in blocks], dim=-2)
+    product = left.to(gradients.dtype) @ right.mT.to(gradients.dtype)
+    missed = torch.linalg.vector_norm(gradients - product, dim=(-2, -1))
+    allowed = ROUNDING * torch.finfo(gradients.dtype).eps * torch.linalg.vector_norm(gradients, dim=(-2, -1))
     return (left, right) if bool((missed <= allowed).all()) else None
 
 
-def layer_rows(layer: PlainLayer, received: Tensor, deltas: Tensor, victims: int, restarts: int) -> LayerRows:
-    """Sort what one pass over the flat batch saw in a layer by victim, group and restart.
-
-    Args:
-        layer: The layer.
-        received: Its input, (victims * restarts * batch, ...).
-        deltas: Gradient of the loss with respect to its output, (victims * restarts * batch, ...).
-        victims: Number of victims.
-        restarts: Number of restarts.
-
-    Returns:
-        The rows; a Linear layer has one group.
-    """
-    if isinstance(layer, nn.Linear):
-        a = received.reshape(victims, 1, restarts, -1, received.shape[-1])
-        return LayerRows(a, deltas.reshape(victims, 1, restarts, -1, deltas.shape[-1]))
-    columns = F.unfold(
-        padded(layer, received), layer.kernel_size, dilation=layer.dilation, stride=layer.stride
-    )  # (images, channels * kernel, places)
-    return LayerRows(
-        _by_group(columns, layer.groups, victims, restarts),
-        _by_group(deltas.flatten(2), layer.groups, victims, restarts),
-    )
-
-
-def _by_group(columns: Tensor, groups: int, victims: int, restarts: int) -> Tensor:
-    """(victims * restarts * batch, groups * features, places) to (v, g, r, batch * places, features)."""
-    places = columns.shape[-1]
-    split = columns.reshape(victims, restarts, -1, groups, columns.shape[1] // groups, places)
-    return split.permute(0, 3, 1, 2, 5, 4).flatten(3, 4)
+def _orthonormal(columns: Tensor) -> Tensor:
+    """An orthonormal basis of the columns (g, i, rank), in float64."""
+    basis: Tensor = torch.linalg.qr(precise(columns))[0]
+    return basis
 
 
 def padded(layer: nn.Conv2d, images: Tensor) -> Tensor:

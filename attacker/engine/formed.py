@@ -187,7 +187,7 @@ def _measure(
 
     labels = torch.randint(replay.victim.inputs.classes, axes, generator=generator).to(like.device)
     candidates = draw(*replay.victim.inputs.shape).requires_grad_(True)
-    distance = cosine_distance(products(candidates, labels, [draw(latent) for latent in seen.latents]))
+    distance = cosine_distance(products(candidates, labels, [draw(*latent) for latent in seen.latents]))
     (gradient,) = torch.autograd.grad(distance.sum(), candidates)
     return distance.detach(), gradient
 

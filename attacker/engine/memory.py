@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +30,23 @@ class EvaluationMemory:
     Attributes:
         fixed: Whatever the number of candidates.
         per_candidate: For each candidate on top.
+        per_victim: For each victim on top, such as weights of its own.
     """
 
     fixed: int
     per_candidate: int
+    per_victim: int = 0
 
-    def candidates_within(self, budget: int, *, images: int, device: torch.device) -> int:
-        """How many candidates of ``images`` images fit into ``budget`` bytes and pay, at least 1."""
-        fits = (budget - self.fixed) // max(1, self.per_candidate)
+    def candidates_within(self, budget: int, *, images: int, restarts: int, device: torch.device) -> int:
+        """How many candidates of ``images`` images fit into ``budget`` bytes and pay, at least 1.
+
+        Args:
+            budget: Bytes.
+            images: Of one candidate.
+            restarts: Candidates of one victim.
+            device: Where they are.
+        """
+        fits = (budget - self.fixed) // max(1, self.per_candidate + self.per_victim // restarts)
         if device.type == "cpu":
             fits = min(fits, _IMAGES_AT_ONCE_ON_CPU // images)
         return max(1, fits)
@@ -55,14 +64,14 @@ def default_budget(device: torch.device) -> int:
 
 
 def evaluation_memory(
-    products: GradientProducts, candidate: Tensor, latents: tuple[int, ...], *, history: int = 0
+    products: GradientProducts, candidate: Tensor, latents: Sequence[Sequence[int]], *, history: int = 0
 ) -> EvaluationMemory:
     """Measure one evaluation with one candidate and with two of the same victim.
 
     Args:
         products: Of one victim.
         candidate: (batch, channels, height, width), any values.
-        latents: Noise that each bottleneck draws for one image.
+        latents: Shape of the noise that each bottleneck draws for one image.
         history: Steps that an L-BFGS search will remember for every candidate.
 
     Returns:
@@ -73,7 +82,7 @@ def evaluation_memory(
     def evaluate(restarts: int) -> None:
         candidates = candidate.detach().expand(1, restarts, *candidate.shape).clone().requires_grad_(True)
         labels = torch.zeros(1, restarts, batch, dtype=torch.long, device=candidate.device)
-        noise = [candidates.new_zeros(1, restarts, batch, latent) for latent in latents]
+        noise = [candidates.new_zeros(1, restarts, batch, *latent) for latent in latents]
         found = products(candidates, labels, noise)
         torch.autograd.grad((found.inner + found.square).sum(), candidates)
 

@@ -50,20 +50,20 @@ class BottleneckNoise:
     Attributes:
         draws: Generators of all candidates.
         batch: Images of one candidate.
-        latents: Size of each bottleneck's noise for one image, in order of execution; empty without bottlenecks.
-        fixed: Noise drawn already, (victims, restarts, batch, latent) for each bottleneck; None draws anew each time.
+        latents: Shape of each bottleneck's noise for one image, in order of execution; empty without bottlenecks.
+        fixed: Noise drawn already, (victims, restarts, batch, ...) for each bottleneck; None draws anew each time.
     """
 
     draws: Draws
     batch: int
-    latents: Sequence[int]
+    latents: Sequence[Sequence[int]]
     fixed: Sequence[Tensor] | None = None
 
     def __call__(self, like: Tensor) -> Sequence[Tensor]:
-        """(victims, restarts, batch, latent) for each bottleneck, in dtype and on the device of ``like``."""
+        """(victims, restarts, batch, ...) for each bottleneck, in dtype and on the device of ``like``."""
         if self.fixed is not None:
             return self.fixed
-        return [self.draws.normal(self.batch, latent, like=like) for latent in self.latents]
+        return [self.draws.normal(self.batch, *latent, like=like) for latent in self.latents]
 
     def drawn_once(self, like: Tensor) -> BottleneckNoise:
         """One draw for good: a line search must see the same loss when it looks twice."""

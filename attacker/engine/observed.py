@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -83,12 +83,23 @@ def why_not_one_step(observation: Observation) -> str | None:
     return None
 
 
-def group_observations(observations: Sequence[Observation]) -> list[list[int]]:
-    """Indices of observations that share round, kind, protocol, batch size, weights and buffers, as they appear."""
+def group_observations(
+    observations: Sequence[Observation], *, may_differ: Collection[str] | None = None
+) -> list[list[int]]:
+    """Indices of observations that are one problem, as they appear.
+
+    Args:
+        observations: Updates.
+        may_differ: None: only updates of the same round, weights and buffers are together. Names of buffers: those may
+            differ, and weights and rounds too, as for products that give each victim its own.
+
+    Returns:
+        Groups of the same kind, protocol and batch size.
+    """
     groups: list[list[int]] = []
     for index, observation in enumerate(observations):
         for group in groups:
-            if _same_problem(observations[group[0]], observation):
+            if _same_problem(observations[group[0]], observation, may_differ):
                 group.append(index)
                 break
         else:
@@ -96,15 +107,23 @@ def group_observations(observations: Sequence[Observation]) -> list[list[int]]:
     return groups
 
 
-def _same_problem(one: Observation, other: Observation) -> bool:
-    return (
-        one.round == other.round
-        and one.kind == other.kind
-        and one.protocol == other.protocol
-        and one.batch_size == other.batch_size
-        and _equal(one.parameters, other.parameters)
-        and _equal(one.buffers, other.buffers)
-    )
+def same_weights(one: Observation, other: Observation) -> bool:
+    """Whether two observations were taken at the same weights and buffers."""
+    return _equal(one.parameters, other.parameters) and _equal(one.buffers, other.buffers)
+
+
+def _same_problem(one: Observation, other: Observation, may_differ: Collection[str] | None) -> bool:
+    if one.kind != other.kind or one.protocol != other.protocol or one.batch_size != other.batch_size:
+        return False
+    if may_differ is None:
+        return one.round == other.round and same_weights(one, other)
+    if one.buffers.keys() != other.buffers.keys() or _form(one.parameters) != _form(other.parameters):
+        return False
+    return all(_same_tensor(one.buffers[name], other.buffers[name]) for name in one.buffers.keys() - set(may_differ))
+
+
+def _form(values: Mapping[str, Tensor]) -> list[tuple[str, torch.Size, torch.dtype, torch.device]]:
+    return [(name, value.shape, value.dtype, value.device) for name, value in sorted(values.items())]
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

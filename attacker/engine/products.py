@@ -16,6 +16,8 @@ from attacker.victim import Victim
 from fl_precode.bottleneck import sample_noise
 from fl_precode.observation import Gradients
 
+_BLOCK = 2**16
+
 
 class Products(NamedTuple):
     """All that a cosine or squared distance needs to know about two gradients g (of a candidate) and g* (observed).
@@ -129,7 +131,14 @@ def precise(values: Tensor) -> Tensor:
 
 def squared_norms(targets: Sequence[Gradients], matched: Collection[str]) -> Tensor:
     """<g*, g*> of every observed gradient over the parameters ``matched``, (victims,), summed in float64."""
-    return torch.stack([torch.stack([precise(one[name]).square().sum() for name in matched]).sum() for one in targets])
+    return torch.stack([torch.stack([_squared_norm(one[name]) for name in matched]).sum() for one in targets])
+
+
+def _squared_norm(values: Tensor) -> Tensor:
+    flat = values.flatten()
+    # Small enough for the cache in float64.
+    blocks = [precise(flat[first : first + _BLOCK]) for first in range(0, len(flat), _BLOCK)]
+    return torch.stack([torch.dot(block, block) for block in blocks]).sum()
 
 
 def matched_names(observed: Gradients, matched: Collection[str] | None) -> list[str]:
@@ -147,3 +156,9 @@ def matched_names(observed: Gradients, matched: Collection[str] | None) -> list[
             f"there are {', '.join(observed)}"
         )
     return [name for name in observed if name in matched]
+
+
+def squares(rows: Tensor) -> Tensor:
+    """Squared norms (v, r) of rows (v, r, numbers), without a copy of the rows as large as they are."""
+    each = rows.flatten(0, 1)
+    return (each.unsqueeze(1) @ each.unsqueeze(2)).reshape(rows.shape[:2])

@@ -8,12 +8,11 @@ from copy import copy
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacker.engine.adam import Adam
 from attacker.engine.by_victim import VictimLayers
 from attacker.engine.factored import FactoredProducts, why_not_factored
-from attacker.engine.factors import PlainLayer
 from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
 from attacker.engine.observed import observed_gradient
 from attacker.engine.products import GradientProducts, Products, Replay
@@ -69,8 +68,11 @@ class SurrogateProducts(GradientProducts):
             targets = [observed_gradient(one) for one in observations]
             batch_size = observations[0].batch_size or 1
             self._factored = FactoredProducts(replay, targets, seen, batch_size=batch_size, matched=matched)
-            ends = [{name: value + one.update[name] for name, value in one.parameters.items()} for one in observations]
-            self._layers = MixedLayers(seen, ends)
+            ends = [
+                Replay(replay.victim, {k: w + one.update[k] for k, w in one.parameters.items()}, replay.buffers)
+                for one in observations
+            ]
+            self._layers = MixedLayers(seen, replay, ends, large=self._factored.large)
         else:
             self._observed = ObservedUpdates(observations, matched)
             self._updates = {name: torch.stack([one[name] for one in updates]) for name in updates[0]}
@@ -151,32 +153,31 @@ class MixedLayers:
 
     Args:
         seen: A trace of the model, all of whose parameters belong to plain layers.
-        others: The weights wT by name, for each victim.
+        one: The replay at w0.
+        others: The replays at wT, for each victim.
+        large: Whether convolutions are called for one victim after another.
     """
 
-    def __init__(self, seen: Trace, others: Sequence[Mapping[str, Tensor]]) -> None:
-        self._seen, self._others = seen, others
-        layers: dict[str, PlainLayer] = {
-            run.name: run.module for run in seen.layers if isinstance(run.module, nn.Linear | nn.Conv2d)
-        }
-        own: list[Callable[[Tensor], Tensor]] = [layer.forward for layer in layers.values()]
-        with VictimLayers(layers, others).installed():
-            self._layers = [(layer, one, layer.forward) for layer, one in zip(layers.values(), own, strict=True)]
+    def __init__(self, seen: Trace, one: Replay, others: Sequence[Replay], *, large: bool) -> None:
+        layers = [run.module for run in seen.layers]
+        with VictimLayers.of(seen, [one], large=large).installed():
+            own: list[Callable[[Tensor], Tensor]] = [layer.forward for layer in layers]
+        self._own = list(zip(layers, own, strict=True))
+        self._others = VictimLayers.of(seen, others, large=large, every=True)
 
     def keep(self, victims: Sequence[int]) -> MixedLayers:
         """Those of some victims."""
-        return MixedLayers(self._seen, [self._others[index] for index in victims])
+        kept = copy(self)
+        kept._others = self._others.keep(victims)
+        return kept
 
     @contextmanager
     def installed(self, position: Tensor) -> Iterator[None]:
         """Let the layers run with the weights at ``position``, (victims, restarts), inside the block."""
-        try:
-            for layer, own, other in self._layers:
-                layer.__dict__["forward"] = _mixed(own, other, position)  # shadows the method of the class
+        with self._others.installed():
+            for layer, own in self._own:
+                layer.__dict__["forward"] = _mixed(own, layer.forward, position)  # shadows the method of the class
             yield
-        finally:
-            for layer, _, _ in self._layers:
-                layer.__dict__.pop("forward", None)
 
 
 def _mixed(

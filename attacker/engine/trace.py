@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.victim import Victim
-from fl_precode.bottleneck import VariationalBottleneck, sample_noise
+from fl_precode.sampling import Bottleneck, sample_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class Trace:
     bottlenecks: tuple[LayerRun, ...]
 
     @property
-    def latents(self) -> tuple[int, ...]:
-        """Size of the noise that each executed bottleneck draws for one image, in order of execution."""
-        modules = [run.module for run in self.bottlenecks]
-        return tuple(m.decoder.in_features for m in modules if isinstance(m, VariationalBottleneck))
+    def latents(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the noise that each executed bottleneck draws for one image, in order of execution."""
+        runs = [(run.module, run.inputs) for run in self.bottlenecks]
+        return tuple(m.latent_shape(x.shape[1:]) for m, x in runs if isinstance(m, Bottleneck) and x is not None)
 
     def last_linear(self) -> LayerRun | None:
         """The Linear layer that ran last, the classifier of nearly every model, or None without one."""
@@ -79,7 +79,7 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
     hooks = [
         module.register_forward_hook(_recorder(name, finished))
         for name, module in victim.model.named_modules()
-        if isinstance(module, VariationalBottleneck) or any(True for _ in module.parameters(recurse=False))
+        if isinstance(module, Bottleneck) or any(True for _ in module.parameters(recurse=False))
     ]
     try:
         with torch.no_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(0)):
@@ -90,8 +90,8 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
     runs = [finish() for finish in finished]
     return Trace(
         probe=probe,
-        layers=tuple(run for run in runs if not isinstance(run.module, VariationalBottleneck)),
-        bottlenecks=tuple(run for run in runs if isinstance(run.module, VariationalBottleneck)),
+        layers=tuple(run for run in runs if not isinstance(run.module, Bottleneck)),
+        bottlenecks=tuple(run for run in runs if isinstance(run.module, Bottleneck)),
     )
 
 

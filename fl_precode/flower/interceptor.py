@@ -94,7 +94,7 @@ class Interceptor(Strategy):
             sent = next(iter(messages[0].content.array_records.values()))
         copies = {name: array.numpy() for name, array in sent.items()}
         if self._buffers is None:
-            self._buffers = frozenset(name for name, value in copies.items() if _looks_like_buffer(name, value))
+            self._buffers = frozenset(name for name, value in copies.items() if looks_like_buffer(name, value))
         self.tape.write_round(server_round, copies)
 
     def _record_reply(self, server_round: int, reply: Message) -> None:
@@ -124,7 +124,7 @@ class Interceptor(Strategy):
         return self.batch_size
 
 
-def _looks_like_buffer(name: str, value: np.ndarray) -> bool:
+def looks_like_buffer(name: str, value: np.ndarray) -> bool:
     """Whether an array of a state dict is a buffer; optimisers do not train whole numbers or running statistics."""
     last = name.rsplit(".", 1)[-1]
     return value.dtype.kind in "iub" or last in {"running_mean", "running_var"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_precode import VariationalBottleneck
+from fl_precode.conv_bottleneck import ConvBottleneck
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 
@@ -77,14 +80,69 @@ class Branching(nn.Module):
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.LayerNorm(list(spec.shape)), tiny.mlp(spec))
+        self.net = Shared(spec)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x) if float(x.detach().abs().max()) > 0 else self.net(-x)
 
 
-def one_convolution(spec: InputSpec, **options: object) -> nn.Module:
-    conv = nn.Conv2d(spec.channels, 4, **options)  # type: ignore[arg-type]
+class Shared(nn.Module):
+    """Runs one LayerNorm twice."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(spec.width)
+        self.net = tiny.mlp(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.norm(self.norm(x).tanh()))
+
+
+class Residual(nn.Module):
+    """A residual block with batch norm and activations that overwrite their input, by module and by function."""
+
+    def __init__(self, spec: InputSpec, channels: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(spec.channels, channels, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(settle(nn.BatchNorm2d(channels)) for _ in range(2))
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(channels, spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norms[0](self.stem(x)))
+        x = F.relu_(self.norms[1](self.conv(x)) + x)
+        return self.head(x.mean((2, 3)))
+
+
+class Norms(nn.Module):
+    """Group norm, instance norm with running statistics, and layer norm over tokens, two of them without a shift."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(spec.channels, 4, 2)
+        self.group = nn.GroupNorm(2, 4)
+        self.instance = settle(nn.InstanceNorm2d(4, affine=True, track_running_stats=True))
+        self.tokens = nn.LayerNorm([4, spec.width - 1], bias=False)
+        self.plain = nn.BatchNorm2d(4, affine=False)
+        self.head = nn.Linear(4 * (spec.height - 1) * (spec.width - 1), spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.instance(torch.tanh(self.group(self.conv(x))))
+        x = self.tokens(x.transpose(1, 2)).transpose(1, 2)
+        return self.head(self.plain(torch.tanh(x)).flatten(1))
+
+
+def settle(norm: nn.Module) -> nn.Module:
+    """Running statistics and scales that are not the identity."""
+    for name, value in (*norm.named_buffers(), *norm.named_parameters()):
+        if name != "num_batches_tracked":
+            value.data.copy_(torch.rand_like(value) + 0.5)
+    return norm
+
+
+def one_convolution(spec: InputSpec, *, channels: int = 4, **options: object) -> nn.Module:
+    conv = nn.Conv2d(spec.channels, channels, **options)  # type: ignore[arg-type]
     features = conv(torch.zeros(1, *spec.shape)).numel()
     return nn.Sequential(conv, nn.ReLU(inplace=True), nn.MaxPool2d(1), nn.Flatten(), nn.Linear(features, spec.classes))
 
@@ -96,6 +154,13 @@ FACTORED = {
     "mlp with bottleneck": lambda spec: tiny.mlp(spec, bottleneck=True),
     "convnet": tiny.convnet,
     "convnet with bottleneck": lambda spec: tiny.convnet(spec, bottleneck=True),
+    "convolutional bottleneck": lambda spec: nn.Sequential(
+        nn.Conv2d(spec.channels, 3, 3),
+        ConvBottleneck(3, 2, kernel=3, beta=0.1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(27, spec.classes),
+    ),
     "two bottlenecks": lambda spec: nn.Sequential(
         nn.Flatten(),
         VariationalBottleneck(spec.channels * spec.height * spec.width, latent=3),
@@ -107,6 +172,23 @@ FACTORED = {
     "conv dilated, reflected": lambda spec: one_convolution(
         spec, kernel_size=2, dilation=2, padding=(1, 2), padding_mode="reflect"
     ),
+    "conv few places": lambda spec: one_convolution(spec, kernel_size=4, channels=48, stride=3, padding=(0, 2)),
+    "conv few places, groups": lambda spec: one_convolution(
+        spec, kernel_size=3, channels=64, groups=spec.channels, dilation=2
+    ),
+    "depthwise": lambda spec: nn.Sequential(
+        nn.Conv2d(spec.channels, 4 * spec.channels, 3, padding=1, groups=spec.channels),
+        nn.Conv2d(4 * spec.channels, 3, 1),
+        tiny.mlp(dataclasses.replace(spec, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)),
+    ),
+    "batch norm": lambda spec: nn.Sequential(nn.BatchNorm2d(spec.channels), tiny.mlp(spec)),
+    "residual with batch norm": Residual,
+    "norms": Norms,
+    "batch norm of features": lambda spec: nn.Sequential(
+        nn.Flatten(), settle(nn.BatchNorm1d(spec.channels * spec.height * spec.width)), tiny.mlp(spec)
+    ),
+    "layer norm": lambda spec: nn.Sequential(nn.LayerNorm(list(spec.shape)), tiny.mlp(spec)),
+    "instance norm": lambda spec: nn.Sequential(nn.InstanceNorm2d(spec.channels, affine=True), tiny.mlp(spec)),
     "tokens": TokenModel,
     "constant and unused layers": Aside,
 }
@@ -114,10 +196,11 @@ DENSE = {
     "mixing": Mixing,
     "reusing": Reusing,
     "twice": Twice,
-    "batch norm": lambda spec: nn.Sequential(nn.BatchNorm2d(spec.channels), tiny.mlp(spec)),
 }
 LOOP = {
-    "layer norm": lambda spec: nn.Sequential(nn.LayerNorm(list(spec.shape)), tiny.mlp(spec)),
-    "instance norm": lambda spec: nn.Sequential(nn.InstanceNorm2d(spec.channels, affine=True), tiny.mlp(spec)),
+    "shared layer norm": Shared,
+    "batch norm by batches": lambda spec: nn.Sequential(
+        nn.BatchNorm2d(spec.channels, track_running_stats=False), tiny.mlp(spec)
+    ),
     "branching": Branching,
 }

@@ -164,8 +164,8 @@ def test_the_distance_follows_the_announced_defence(defence, distance):
 
 
 def test_the_noise_of_a_foreign_defence_is_not_guessed():
-    with pytest.raises(ValueError, match=r"'soteria' is not known; it is for noise, gaussian, laplace, prune, none"):
-        matched_distance("precode+soteria")
+    with pytest.raises(ValueError, match=r"'blur' is not known; it is for none, precode, "):
+        matched_distance("precode+blur")
 
 
 def test_replays_of_several_steps_compare_all_elements():

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.engine import DenseProducts, LoopProducts, Replay, cosine_distance
+from attacker.engine import (
+    DenseProducts,
+    FactoredProducts,
+    LoopProducts,
+    Replay,
+    cosine_distance,
+    gradient_products,
+    trace,
+)
 from attacker.engine.batch_norm import BatchStatisticsNorm, batch_norms, batches_of, with_batch_statistics
 from tests.attacker import tiny
 
@@ -66,23 +74,43 @@ def test_only_the_copy_is_changed_and_names_stay():
     assert isinstance(with_batch_statistics(nn.BatchNorm2d(2)), BatchStatisticsNorm)
 
 
+@pytest.mark.parametrize("kind", [DenseProducts, FactoredProducts], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("own_weights", [False, True])
 @pytest.mark.parametrize("batch", [2, 3])
-def test_products_equal_those_of_torch_in_training_mode(batch):
+def test_products_equal_those_of_torch_in_training_mode(batch, own_weights, kind):
     torch.manual_seed(0)
     spec = tiny.inputs()
     model = small_net(spec).double()
     changed = tiny.victim(with_batch_statistics(model), spec)
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    weights = [{name: value.detach() for name, value in model.named_parameters()}] * 2
+    if own_weights:
+        weights[1] = {name: value + 0.1 * torch.randn_like(value) for name, value in weights[0].items()}
     candidates = torch.randn(2, 2, batch, *spec.shape, dtype=torch.float64).requires_grad_(True)
     labels = torch.randint(spec.classes, (2, 2, batch))
-    targets = [{name: torch.randn_like(value) for name, value in parameters.items()} for _ in range(2)]
+    targets = [{name: torch.randn_like(value) for name, value in weights[0].items()} for _ in range(2)]
     plain = tiny.victim(copy.deepcopy(model), spec)
     plain.model.train()
     for module in plain.model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.track_running_stats = False  # nothing to update
-    expected = cosine_distance(LoopProducts(Replay(plain, parameters, {}), targets)(candidates, labels))
-    found = cosine_distance(DenseProducts(Replay(changed, parameters, {}), targets)(candidates, labels))
+    expected = cosine_distance(LoopProducts([Replay(plain, one, {}) for one in weights], targets)(candidates, labels))
+    replay = [Replay(changed, one, {}) for one in weights] if own_weights else Replay(changed, weights[0], {})
+    seen = trace(changed)
+    products = (
+        DenseProducts(replay, targets)
+        if kind is DenseProducts
+        else FactoredProducts(replay, targets, seen, batch_size=batch)
+    )
+    found = cosine_distance(products(candidates, labels))
     torch.testing.assert_close(found, expected, atol=1e-8, rtol=0)
     gradients = [torch.autograd.grad(one.sum(), candidates)[0] for one in (found, expected)]
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=0)
+
+
+def test_batch_statistics_take_the_fastest_way():
+    spec = tiny.inputs()
+    changed = tiny.victim(with_batch_statistics(small_net(spec)), spec)
+    parameters = {name: value.detach() for name, value in changed.model.named_parameters()}
+    targets = [{name: torch.randn_like(value) for name, value in parameters.items()}]
+    chosen = gradient_products(Replay(changed, parameters, {}), targets, trace(changed), batch_size=2)
+    assert isinstance(chosen, FactoredProducts)

@@ -162,7 +162,7 @@ def test_trace_follows_execution_and_leaves_randomness_alone():
     assert torch.equal(seen.layers[0].inputs, seen.probe.flatten(1))
     assert seen.last_linear().name == "0.head"
     protected = trace(tiny.victim(tiny.mlp(spec, bottleneck=True), spec))
-    assert protected.latents == (5,)
+    assert protected.latents == ((5,),)
     assert [run.name for run in protected.layers] == ["1", "3.encoder", "3.decoder", "4"]
 
 

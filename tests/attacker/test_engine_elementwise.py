@@ -23,7 +23,15 @@ from tests.oracles import loop_gradient
 
 MODELS = {
     name: {**FACTORED, **DENSE, **LOOP}[name]
-    for name in ("mlp", "convnet with bottleneck", "conv groups", "tokens", "batch norm", "mixing", "layer norm")
+    for name in (
+        "mlp",
+        "convnet with bottleneck",
+        "conv groups",
+        "tokens",
+        "batch norm of features",
+        "mixing",
+        "layer norm",
+    )
 }
 
 
@@ -124,7 +132,7 @@ def test_weights_of_each_victim_and_victims_that_leave(at_once):
 
 def test_vmap_is_taken_only_where_it_is_right(caplog):
     with caplog.at_level(logging.DEBUG, logger="attacker.engine.elementwise"):
-        choose(Problem(MODELS["batch norm"], victims=1, restarts=1, batch=1), "l1")
+        choose(Problem(MODELS["batch norm of features"], victims=1, restarts=1, batch=1), "l1")
         assert not caplog.messages
         choose(Problem(MODELS["layer norm"], victims=1, restarts=1, batch=1), "l1")
     assert "second derivative differs" in caplog.text

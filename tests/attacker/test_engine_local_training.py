@@ -57,7 +57,7 @@ class Client:
         self.batches = batches
         self.images = torch.randn(victims, images, *self.spec.shape, dtype=torch.float64)
         self.labels = torch.randint(3, (victims, images))
-        self.noise = [torch.randn(victims, images, n, dtype=torch.float64) for n in self.seen.latents]
+        self.noise = [torch.randn(victims, images, *n, dtype=torch.float64) for n in self.seen.latents]
         self.observations: list[Observation] = [
             train(self.victim, x, y, batches, protocol, noise=[value[v] for value in self.noise])
             for v, (x, y) in enumerate(zip(self.images, self.labels, strict=True))
@@ -65,7 +65,7 @@ class Client:
         axes = (victims, restarts, images)
         self.candidates = torch.randn(*axes, *self.spec.shape, dtype=torch.float64).requires_grad_(True)
         self.guesses = torch.randint(3, axes)
-        self.eps = [torch.randn(*axes, n, dtype=torch.float64) for n in self.seen.latents]
+        self.eps = [torch.randn(*axes, *n, dtype=torch.float64) for n in self.seen.latents]
         self.replay = Replay(self.victim, self.observations[0].parameters, {})
 
     def plain(self, v: int, r: int) -> Tensor:
@@ -168,7 +168,7 @@ def test_the_scale_of_an_update_is_that_of_one_gradient(momentum):
 
 @pytest.mark.parametrize(
     ("build", "vmapped"),
-    [(tiny.convnet, True), (DENSE["twice"], True), (DENSE["mixing"], True), (LOOP["layer norm"], False)],
+    [(tiny.convnet, True), (DENSE["twice"], True), (DENSE["mixing"], True), (LOOP["shared layer norm"], False)],
 )
 def test_vmap_is_taken_where_it_is_right(build, vmapped):
     client = Client(build, *CASES["all of it"], restarts=2)

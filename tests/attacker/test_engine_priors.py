@@ -147,7 +147,7 @@ def test_batch_statistics_are_those_of_each_candidate_at_each_layer():
     x = random_images()
     pairs = [replay_of(0), replay_of(1)]
     order = [0, 0, 1]
-    prior = BatchStatistics([pairs[index][1] for index in order], latents=(4,))
+    prior = BatchStatistics([pairs[index][1] for index in order], latents=((4,),))
     state = torch.get_rng_state()
     found = prior(x)
     assert torch.equal(state, torch.get_rng_state())
@@ -163,9 +163,9 @@ def test_batch_statistics_are_those_of_each_candidate_at_each_layer():
 def test_running_statistics_come_from_the_observation_and_not_from_the_model():
     x = random_images(1)
     model, replay = replay_of()
-    before = BatchStatistics([replay], latents=(4,))(x)
+    before = BatchStatistics([replay], latents=((4,),))(x)
     model.first.running_mean.fill_(100.0)
-    torch.testing.assert_close(BatchStatistics([replay], latents=(4,))(x), before)
+    torch.testing.assert_close(BatchStatistics([replay], latents=((4,),))(x), before)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -190,7 +190,7 @@ def test_an_objective_for_some_candidates_says_the_same_of_them(fixed):
     victims, restarts = [2, 0], [[3, 1], [0, 2]]
 
     def objective(products) -> GradientObjective:
-        noise = BottleneckNoise(draws=Draws.seeded(3, 4, torch.Generator().manual_seed(3)), batch=2, latents=(4,))
+        noise = BottleneckNoise(draws=Draws.seeded(3, 4, torch.Generator().manual_seed(3)), batch=2, latents=((4,),))
         return GradientObjective(
             products=products,
             measure=cosine_distance,
@@ -198,7 +198,7 @@ def test_an_objective_for_some_candidates_says_the_same_of_them(fixed):
             noise=noise.drawn_once(x) if fixed else noise,
             weighted_priors=[
                 (0.5, TotalVariation()),
-                (0.1, BatchStatistics([replay] * 3, latents=(4,))),
+                (0.1, BatchStatistics([replay] * 3, latents=((4,),))),
             ],
         )
 

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from attacker.attacks import PRESETS, GradientMatching, Outcome, Reconstruction
 from attacker.attacks.bounded import better, pieces_within_budget
+from attacker.attacks.matching import attack_piece
 from attacker.attacks.piece import group_pieces
+from attacker.attacks.replaying import weights_may_differ
 from attacker.engine import Draws, Replay, gradient_products, observed_gradient, trace
 from attacker.engine.memory import GIB, EvaluationMemory, default_budget, evaluation_memory, peak_bytes
 from attacker.victim import Victim
-from fl_precode.observation import Observation
+from fl_precode.observation import Observation, Protocol
 from tests.attacker import tiny
 
 CPU = torch.device("cpu")
@@ -69,7 +71,7 @@ def test_two_evaluations_predict_a_larger_one(build, bottleneck):
 
     def evaluate() -> None:
         x = torch.zeros(1, 32, 1, *SPEC.shape, dtype=torch.float64).requires_grad_(True)
-        noise = [x.new_zeros(1, 32, 1, latent) for latent in traced.latents]
+        noise = [x.new_zeros(1, 32, 1, *latent) for latent in traced.latents]
         found = products(x, torch.zeros(1, 32, 1, dtype=torch.long), noise)
         torch.autograd.grad((found.inner + found.square).sum(), x)
 
@@ -79,10 +81,13 @@ def test_two_evaluations_predict_a_larger_one(build, bottleneck):
 
 def test_a_budget_is_shared_out_among_candidates():
     needed = EvaluationMemory(fixed=100, per_candidate=10)
-    assert needed.candidates_within(200, images=1, device=CPU) == 10
-    assert needed.candidates_within(50, images=1, device=CPU) == 1  # less than one cannot be done
-    assert needed.candidates_within(GIB, images=4, device=CPU) == 16  # more do not pay on a CPU
-    assert needed.candidates_within(GIB, images=4, device=torch.device("cuda")) == (GIB - 100) // 10
+    assert needed.candidates_within(200, images=1, restarts=1, device=CPU) == 10
+    assert needed.candidates_within(50, images=1, restarts=1, device=CPU) == 1  # less than one cannot be done
+    assert needed.candidates_within(GIB, images=4, restarts=1, device=CPU) == 16  # more do not pay on a CPU
+    assert needed.candidates_within(GIB, images=4, restarts=1, device=torch.device("cuda")) == (GIB - 100) // 10
+    own = replace(needed, per_victim=40)
+    assert own.candidates_within(200, images=1, restarts=1, device=CPU) == 2
+    assert own.candidates_within(200, images=1, restarts=4, device=CPU) == 5
     assert default_budget(CPU) == 2 * GIB
 
 
@@ -90,7 +95,7 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
     victim, seen = federation(tiny.mlp(SPEC))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([0])] * 3
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
-    (whole,) = group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False)
+    (whole,) = group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False, may_differ=None)
     assert [piece.draws.axes for piece in pieces_within_budget(QUICK, whole)] == [(3, 4)]
     smallest = pieces_within_budget(replace(QUICK, memory=1e-9), whole)
     assert [piece.draws.axes for piece in smallest] == [(1, 1)] * 12
@@ -163,3 +168,33 @@ def test_of_split_restarts_the_best_match_wins_and_time_adds_up():
     assert better(lost, found[0]).matching_loss == 0.5
     assert better(*found).matching_loss == 0.25
     assert better(*found).seconds == 2.0
+
+
+def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_result():
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.BatchNorm2d(1), tiny.mlp(SPEC)) for _ in range(3)]
+    seen = []
+    for index, model in enumerate(models):
+        model[0].running_mean.fill_(0.1 * index)
+        one = tiny.observe(tiny.victim(model, SPEC), tiny.images(SPEC, 1, seed=index), [index], round=1 + index)
+        state = {name: value.clone() for name, value in model.named_buffers()}
+        seen.append(replace(one, buffers=state))
+    victim = tiny.victim(models[0], SPEC)
+    may_differ = weights_may_differ(QUICK, victim, trace(victim), seen)
+    assert may_differ == {"0.running_mean", "0.running_var", "0.num_batches_tracked"}
+    draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
+    targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
+    apart, together = (
+        group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False, may_differ=names)
+        for names in (None, may_differ)
+    )
+    assert [piece.draws.axes for piece in apart] == [(1, 4)] * 3
+    assert [piece.own_weights for piece in apart] == [False] * 3
+    (whole,) = together
+    assert whole.own_weights
+    expected = [attack_piece(QUICK, piece.part(range(1), range(4)), None)[0] for piece in apart]
+    for one, other in zip(attack_piece(QUICK, whole.part(range(3), range(4)), None), expected, strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
+    assert weights_may_differ(replace(QUICK, distance="l1"), victim, trace(victim), seen) is None
+    several = [replace(one, kind="weights", protocol=Protocol(local_steps=4)) for one in seen]
+    assert weights_may_differ(QUICK, victim, trace(victim), several) is None

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 import fl_precode
 from clients.app import _noise_seed
-from clients.train import batch_gradient, local_training, training_loss
+from clients.train import batch_gradient, defended_gradient, defended_training, local_training
+from fl_precode.defences import gradient_defence
+from fl_precode.objective import training_loss
 
 
 def small_model():
@@ -75,3 +77,79 @@ def test_every_client_and_round_has_noise_of_its_own():
     seeds = {_noise_seed(seed, part, rnd) for seed in range(4) for part in range(8) for rnd in range(1, 9)}
     assert len(seeds) == 4 * 8 * 8
     torch.manual_seed(_noise_seed(2**32, 2**15, 10**6))  # large values still fit torch's 64 bits
+
+
+def seeded_generator():
+    return torch.Generator().manual_seed(3)
+
+
+def test_fedsgd_sends_the_defended_gradient():
+    model, one = small_model(), batch()
+    plain, loss = batch_gradient(model, one)
+    same, same_loss = defended_gradient(model, one, None, seeded_generator())
+    assert loss == same_loss
+    assert all(torch.equal(same[name], plain[name]) for name in plain)
+    defence = gradient_defence("soteria+noise:std=0.1")
+    sent, _ = defended_gradient(model, one, defence, seeded_generator())
+    expected = defence(plain, model=model, batch=one, generator=seeded_generator())
+    assert all(torch.equal(sent[name], expected[name]) for name in plain)
+
+
+def test_what_belongs_to_a_step_changes_every_step():
+    model, twin = small_model(), small_model()
+    twin.load_state_dict(model.state_dict())
+    batches = [batch(), batch(2), batch(3)]
+    defence = gradient_defence("soteria:share=0.5")
+    defended_training(model, batches, defence, seeded_generator(), learning_rate=0.3)
+    generator = seeded_generator()
+    for one in batches:
+        gradients, _ = batch_gradient(twin, one)
+        gradients = defence(gradients, model=twin, batch=one, generator=generator)
+        with torch.no_grad():
+            for name, value in twin.named_parameters():
+                value -= 0.3 * gradients[name]
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+
+
+def test_what_belongs_to_the_update_changes_it_once():
+    model, plain = small_model(), small_model()
+    plain.load_state_dict(model.state_dict())
+    received = {name: value.clone() for name, value in model.named_parameters()}
+    batches = [batch(), batch(2), batch(3)]
+    defence = gradient_defence("clip:max_norm=0.01+noise:std=0.5")
+    loss = defended_training(model, batches, defence, seeded_generator(), learning_rate=0.3)
+    assert loss == local_training(plain, batches, learning_rate=0.3)
+    update = {name: (value - received[name]).detach() for name, value in plain.named_parameters()}
+    expected = defence(update, generator=seeded_generator())
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, received[name] + expected[name])
+
+
+def test_steps_and_update_are_defended_together():
+    model, twin = small_model(), small_model()
+    twin.load_state_dict(model.state_dict())
+    received = {name: value.detach().clone() for name, value in model.named_parameters()}
+    both = "dp:max_norm=1,noise_multiplier=0+prune:share=0.75"
+    defended_training(model, [batch(), batch(3)], gradient_defence(both), seeded_generator(), learning_rate=0.3)
+    torch.manual_seed(0)
+    changed = {name: value != received[name] for name, value in model.named_parameters()}
+    for name, mask in changed.items():
+        assert int(mask.sum()) == mask.numel() - round(0.75 * mask.numel()), name
+
+
+def test_buffers_are_left_as_training_made_them():
+    def normalised():
+        return nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(4, 3))
+
+    model, plain = normalised(), normalised()
+    plain.load_state_dict(model.state_dict())
+    one = batch()
+    defended_training(
+        model, [one], gradient_defence("noise:std=1+quantise:bits=2"), seeded_generator(), learning_rate=0.1
+    )
+    local_training(plain, [one], learning_rate=0.1)
+    for name, value in model.named_buffers():
+        assert torch.equal(value, dict(plain.named_buffers())[name]), name
+    assert not torch.equal(model[0].weight, plain[0].weight)
+    assert model[1].num_batches_tracked.item() == 1

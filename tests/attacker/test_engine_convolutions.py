@@ -1,0 +1,76 @@
+"""Convolutions served one by one equal those served together, and float32 resolves small distances."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attacker.engine import FactoredProducts, Replay, convolutions, cosine_distance
+from tests.attacker import tiny
+from tests.attacker.replay_models import FACTORED, Residual
+from tests.attacker.test_engine_by_victim import check
+from tests.attacker.test_engine_products import Problem
+from tests.oracles import loop_gradient
+
+MODELS = ["convnet", "conv groups", "conv dilated, reflected", "depthwise", "residual with batch norm"]
+
+
+WAYS = {"one by one": ("_LARGE", 0), "never formed": ("_GRAM_COST", 0)}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Small models take the ways of large ones."""
+    monkeypatch.setattr(convolutions, *WAYS[request.param])
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_ways_of_large_models_equal_double_backward(name, batch):
+    problem = Problem(FACTORED[name], victims=2, restarts=2, batch=batch)
+    problem.check(problem.of_kind("factored"))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_ways_of_large_models_with_weights_of_each_victim(name):
+    check(Problem(FACTORED[name], victims=3, restarts=2, batch=2), FactoredProducts)
+
+
+@pytest.mark.parametrize(("channels", "side", "pays"), [(64, 32, False), (256, 8, True)])
+def test_few_places_and_many_channels_never_form_the_weight_gradient(channels, side, pays):
+    layer = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    costs = convolutions.Costs.of(layer, torch.empty(1, channels, side, side), 1)
+    assert costs.rows == side * side
+    assert costs.convolution == side * side * channels * channels * 9
+    assert costs.gram == (side + 2) ** 4 * channels + side**4 * channels
+    assert costs.gram_pays == pays
+    assert costs.large
+
+
+def test_second_derivatives_of_the_products_are_refused():
+    problem = Problem(FACTORED["convnet"], victims=1, restarts=1, batch=1)
+    distance = cosine_distance(problem.of_kind("factored")(problem.candidates, problem.labels))
+    (gradient,) = torch.autograd.grad(distance.sum(), problem.candidates, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [tiny.mlp, tiny.convnet, FACTORED["conv few places"], lambda spec: Residual(spec, channels=32)],
+)
+def test_float32_resolves_small_distances_near_the_solution(build):
+    """At the solution the cosine distance is zero to far below 1e-7, what sums in float32 would leave."""
+    problem = Problem(build, victims=4, restarts=1, batch=1)
+    problem.victim.model.float()
+    weights = {name: value.float() for name, value in problem.parameters.items()}
+    x, labels = problem.candidates.detach().float(), problem.labels
+    targets = [loop_gradient(problem.victim, weights, x[v, 0], labels[v, 0]) for v in range(4)]
+    observed = [{name: value.detach() for name, value in one.items()} for one in targets]
+    products = FactoredProducts(Replay(problem.victim, weights, {}), observed, problem.seen, batch_size=1)
+    with torch.no_grad():
+        distance = cosine_distance(products(x, labels))
+    assert distance.dtype == torch.float64
+    assert float(distance.abs().max()) < 1e-8
