@@ -1,1 +1,1 @@
-"""Measurements: programs to run, `python benchmarks/NAME.py`. A package, since others install one of this name."""
+"""Measurements; opacus brings a package of the same name, which must not be found first."""

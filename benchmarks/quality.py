@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,16 @@ EVALUATIONS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Model, whether it is trained, attack and images of one client."""
+    """Model, steps of its training (0: untrained), attack and images of one client."""
 
     group: str
     model: str
-    trained: bool
+    steps: int
     attack: str
     batch: int
 
     def __str__(self) -> str:
-        state = "trained" if self.trained else "untrained"
+        state = f"trained {self.steps} steps" if self.steps else "untrained"
         return f"{self.model} | {state} | {self.attack} | batch {self.batch}"
 
 
@@ -54,27 +55,28 @@ def settings(options: argparse.Namespace) -> list[Setting]:
     """Everything that is compared, of the groups asked for."""
     adam = f"inverting-gradients:iterations={options.iterations}"
     lbfgs = f"idlg:iterations={EVALUATIONS * options.steps}"
-    found = [Setting(group="dlg", model="lenet:init=uniform", trained=False, attack=lbfgs, batch=1)]
+    found = [Setting(group="dlg", model="lenet:init=uniform", steps=0, attack=lbfgs, batch=1)]
     for model in ("convnet", "resnet20:width=4"):
-        for trained in (False, True):
-            found.append(Setting(group="deep", model=model, trained=trained, attack=adam, batch=1))
+        for steps in (0, options.training_steps):
+            found.append(Setting(group="deep", model=model, steps=steps, attack=adam, batch=1))
     for model in ("lenet", "mlp"):
         for batch in (4, 8):
-            found.append(Setting(group="batches", model=model, trained=False, attack=adam, batch=batch))
+            found.append(Setting(group="batches", model=model, steps=0, attack=adam, batch=batch))
     return [one for one in found if one.group in options.groups]
 
 
-def build_victim(setting: Setting, options: argparse.Namespace) -> tuple[Victim, float | None]:
-    """The model, and its accuracy where it is trained."""
+def build_victim(setting: Setting, options: argparse.Namespace) -> Victim:
+    """The model, with the weights of a short training where the setting has it trained."""
     _, _, _, inputs = first_images(1)
-    if not setting.trained:
-        return Victim(model=build_model(setting.model, inputs, seed=0), inputs=inputs, name=setting.model), None
+    if not setting.steps:
+        return Victim(model=build_model(setting.model, inputs, seed=0), inputs=inputs, name=setting.model)
     from training import cifar10, trained
 
     # The images to be found, the first ones, must not be among those that the model has seen.
-    data = cifar10(skip=1000)
-    made = trained(setting.model, data, steps=options.training_steps, seed=0, cache=options.weights)
-    return Victim(model=made.model, inputs=inputs, name=setting.model), made.accuracy
+    data = cifar10(skip=1000, test=1000)
+    made = trained(setting.model, data, steps=setting.steps, seed=0, cache=options.weights)
+    print(f"{setting.model}: accuracy {made.accuracy:.3f} on {len(data.test)} test images", file=sys.stderr)
+    return Victim(model=made.model, inputs=inputs, name=setting.model)
 
 
 def figures(victim: Victim, found: Tensor, truth: Tensor) -> dict[str, list[float]]:
@@ -84,27 +86,30 @@ def figures(victim: Victim, found: Tensor, truth: Tensor) -> dict[str, list[floa
     return {"psnr": [min(value, 999.0) for value in psnr(images, truth).tolist()], "ssim": ssim(images, truth).tolist()}
 
 
-Measure = Callable[[], list[dict[str, Any]]]
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the JSON file: who attacks which clients.
+
+    Attributes:
+        key: Says everything that the figures depend on.
+        first: The first client.
+        count: How many.
+        attack: Attacks a victim's images and labels of these clients.
+    """
+
+    key: str
+    first: int
+    count: int
+    attack: Callable[[Victim, Tensor, Tensor], list[dict[str, Any]]]
 
 
-def cells(setting: Setting, peer: InvertingGradients | None, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Keys, and what computes their content; the victim is made when the first is asked for."""
+def cells(setting: Setting, peer: InvertingGradients | None, options: argparse.Namespace) -> Iterator[Cell]:
+    """All clients together by ours, the first ones one by one by the research code."""
     clients = max(1, options.images // setting.batch)
-    peers = min(clients, options.peer_images) if peer is not None else 0
-    made: list[Victim] = []
-
-    def problem(client: int, count: int) -> tuple[Victim, Tensor, Tensor]:
-        if not made:
-            victim, accuracy = build_victim(setting, options)
-            made.append(victim)
-            print(f"{setting}: accuracy {accuracy}", file=sys.stderr)
-        _, images, labels, _ = first_images(clients * setting.batch)
-        part = slice(client * setting.batch, (client + count) * setting.batch)
-        return made[0], images[part], labels[part]
-
-    yield f"{setting} | {OURS} | {clients} clients", lambda: ours(setting, *problem(0, clients))
-    for client in range(peers):
-        yield f"{setting} | {PEER} | client {client}", lambda n=client: theirs(peer, setting, n, *problem(n, 1))
+    yield Cell(f"{setting} | {OURS} | {clients} clients", 0, clients, lambda *problem: ours(setting, *problem))
+    for client in range(min(clients, options.peer_images) if peer is not None else 0):
+        attack = partial(theirs, peer, setting, client)
+        yield Cell(f"{setting} | {PEER} | client {client}", client, 1, attack)
 
 
 def ours(setting: Setting, victim: Victim, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
@@ -201,17 +206,22 @@ def main() -> None:
     if options.out.exists():
         content = json.loads(options.out.read_text())
     for setting in settings(options):
-        for key, measure in cells(setting, peer, options):
-            if key in content["cells"]:
-                continue
+        open_cells = [cell for cell in cells(setting, peer, options) if cell.key not in content["cells"]]
+        victim = build_victim(setting, options) if open_cells else None
+        for cell in open_cells:
+            assert victim is not None
+            images, labels = (
+                part[cell.first * setting.batch : (cell.first + cell.count) * setting.batch]
+                for part in first_images((cell.first + cell.count) * setting.batch)[1:3]
+            )
             began, cpu = time.perf_counter(), time.process_time()
-            clients = measure()
-            content["cells"][key] = {
+            clients = cell.attack(victim, images, labels)
+            content["cells"][cell.key] = {
                 "clients": clients,
                 "seconds": time.perf_counter() - began,
                 "cpu_seconds": time.process_time() - cpu,
             }
-            print(f"{key}: {mean(clients)}, {time.process_time() - cpu:.0f} s", file=sys.stderr)
+            print(f"{cell.key}: {mean(clients)}, {time.process_time() - cpu:.0f} s", file=sys.stderr)
             part = options.out.with_suffix(".part")
             part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             part.replace(options.out)

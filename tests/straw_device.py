@@ -1,7 +1,7 @@
 """A second device without hardware: tensors on "straw" compute on the CPU, but refuse to meet the CPU's tensors.
 
 What runs on straw runs on CUDA as far as the places of tensors and generators go. torch lets a backend be written in
-Python; everything here is torch's experimental interface, so that only a process of its own should `register` it.
+Python; everything here is torch's experimental interface, so that only a process of its own should call `register`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _IN_ONE_PIECE = (
     "slice_scatter", "select_scatter", "embedding_dense_backward",
 )  # fmt: skip
 
+_libraries: list[torch.library.Library] = []
 _values: dict[int, Tensor] = {}
 _copied_views: set[int] = set()
 _own_generators: set[int] = set()
-_libraries: list[Any] = []
 _CPUGenerator = torch.Generator
 
 
@@ -133,16 +133,16 @@ def _backward_of_convolution(gradient: Tensor, received: Tensor, weight: Tensor,
 
 
 def register() -> None:
-    """Make the device known to this process, for good."""
+    """Add the device to this process, for good; torch 2.9 and newer."""
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend(STRAW)
     torch.Generator = StrawGenerator  # type: ignore[misc]
-    aten, everything = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-    _libraries.extend((aten, everything))  # what they registered ends with them
+    aten, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    _libraries.extend((aten, every))  # what they register lasts as long as they do
     aten.impl("convolution_overrideable", _bound(torch.ops.aten.convolution.default), "PrivateUse1")
     aten.impl("convolution_backward_overrideable", _backward_of_convolution, "PrivateUse1")
     for name in _IN_ONE_PIECE:
         base, _, overload = name.partition(".")
         aten.impl(name, _bound(getattr(getattr(torch.ops.aten, base), overload or "default")), "PrivateUse1")
-    everything.fallback(_run, "PrivateUse1")
+    every.fallback(_run, "PrivateUse1")

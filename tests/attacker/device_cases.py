@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +69,14 @@ def moved(victim: Victim, device: str) -> Victim:
 
 def quick(name: str) -> Attack:
     """The attack with few iterations and two restarts, so that rounding has no time to grow."""
-    wanted = {"iterations": 4, "restarts": 2}
-    if getattr(build_attack(name), "warmup", 0):
-        wanted["warmup"] = 1
-    options = ",".join(f"{key}={value}" for key, value in wanted.items() if key in ATTACKS[name].options)
-    return build_attack(f"{name}:{options}" if options else name)
+    if name == "portfolio":
+        return build_attack("portfolio:iterations=4,restarts=2")
+    attack = build_attack(name)
+    names = {one.name for one in fields(attack)}  # type: ignore[arg-type]
+    if getattr(attack, "warmup", 0) == 0:
+        names.discard("warmup")
+    changes = {key: value for key, value in {"iterations": 4, "restarts": 2, "warmup": 1}.items() if key in names}
+    return replace(attack, **changes)  # type: ignore[type-var]
 
 
 def compare(here: list[Reconstruction], there: list[Reconstruction], device: str) -> None:

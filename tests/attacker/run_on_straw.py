@@ -19,7 +19,7 @@ def refuses(work: object) -> bool:
 
 
 def main() -> None:
-    register()
+    register()  # before anyone binds torch.Generator
     from tests.attacker.device_cases import CASES
 
     there = torch.arange(3.0).to(STRAW)
