@@ -126,7 +126,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             options=_DLG_SETTINGS,
         ),
         "idlg": AttackEntry(
-            description="as DLG with labels granted or recovered first: one image each then, smooth models",
+            description="as DLG with labels granted or recovered first, smooth models",
             source="Zhao, Mopuri, Bilen, arXiv 2001.02610",
             build=lambda spec: _with_options(PRESETS["idlg"], spec),
             options=_DLG_SETTINGS,

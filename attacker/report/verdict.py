@@ -153,7 +153,7 @@ def _leak_sentence(
         f"(SSIM >= {record.success_threshold:g}; {_certainty(best)})."
     )
     if best.attack.partition(":")[0] == "first-layer":
-        behind = f", and {defence} sits behind that layer" if federation.defence.startswith("precode") else ""
+        behind = f", and {defence} sits behind that layer" if "precode" in federation.defence else ""
         text += f" The gradient of the first layer contains the image exactly{behind}."
     failed = [one for one in scored if one.successes == 0]
     if failed and is_defended(federation):

@@ -10,12 +10,26 @@ _DEFENCES = {
     "unknown": "a defence that was not announced",
     "precode": "PRECODE",
     "precode-reference": "PRECODE (reference settings)",
+    "cvb": "CVB",
+    "cvb-reference": "CVB (reference KL)",
+    "dropout": "dropout",
+    "noise": "Gaussian noise",
+    "laplace": "Laplace noise",
+    "ppp": "PPP",
+    "prune": "pruning",
+    "clip": "clipping",
+    "quantise": "quantisation",
+    "sign": "signs",
+    "soteria": "Soteria",
+    "dp": "DP-SGD",
 }
 _ATTACKS = {
     "first-layer": "first-layer inversion",
     "inverting-gradients": "Inverting Gradients",
     "dlg": "DLG",
     "idlg": "iDLG",
+    "see-through-gradients": "See Through Gradients",
+    "portfolio": "portfolio of attacks",
 }
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -36,8 +50,10 @@ def defence_name(spec: str) -> str:
 
     >>> defence_name("none"), defence_name("precode:latent=64,beta=0.01")
     ('no defence', 'PRECODE (latent=64, beta=0.01)')
+    >>> defence_name("precode+ppp:std=0.01")
+    'PRECODE and PPP (std=0.01)'
     """
-    return _named(spec, _DEFENCES)
+    return joined([_named(part, _DEFENCES) for part in spec.split("+")])
 
 
 def attack_name(spec: str) -> str:
