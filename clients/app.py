@@ -39,7 +39,7 @@ def train(message: Message, context: Context) -> Message:
         # The defence's noise must differ between rounds and clients, and be the same when the run is repeated.
         torch.manual_seed(_noise_seed(settings.seed, partition_id, server_round))
         if settings.protocol == "fedsgd":
-            gradients, loss = defended_gradient(model, batches[0], defence, generator)
+            gradients, loss = defended_gradient(model, batches[0], defence, generator, batch_norm=settings.batch_norm)
             examples = len(batches[0][1])
             sent = {name: gradients.get(name, value) for name, value in model.state_dict().items()}
         else:
@@ -51,6 +51,7 @@ def train(message: Message, context: Context) -> Message:
                 learning_rate=settings.learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
+                batch_norm=settings.batch_norm,
             )
             examples = len(federation.partitions[partition_id])
             sent = dict(model.state_dict())

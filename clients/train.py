@@ -13,13 +13,22 @@ from fl_precode.objective import training_loss
 from fl_precode.perturb import Batch
 
 
-def batch_gradient(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], float]:
-    """FedSGD: the gradient of one batch.
+def set_training(model: nn.Module, batch_norm: str) -> None:
+    """Training mode, in which batch normalisation goes by the batch ("batch") or by its buffers ("buffers")."""
+    model.train()
+    if batch_norm == "buffers":
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def batch_gradient(model: nn.Module, batch: Batch, *, batch_norm: str = "batch") -> tuple[dict[str, Tensor], float]:
+    """FedSGD: the gradient of one batch; ``batch_norm`` as in `set_training`.
 
     Returns:
         Parameter name to gradient (zeros where the loss does not depend on the parameter), and the loss in nats.
     """
-    model.train()
+    set_training(model, batch_norm)
     named = dict(model.named_parameters())
     loss = training_loss(model, *batch)
     gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
@@ -28,10 +37,10 @@ def batch_gradient(model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], f
 
 
 def defended_gradient(
-    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator
+    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator, *, batch_norm: str = "batch"
 ) -> tuple[dict[str, Tensor], float]:
     """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`."""
-    gradients, loss = batch_gradient(model, batch)
+    gradients, loss = batch_gradient(model, batch, batch_norm=batch_norm)
     if defence is not None:
         gradients = defence(gradients, model=model, batch=batch, generator=generator)
     return gradients, loss
@@ -46,6 +55,7 @@ def defended_training(
     learning_rate: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    batch_norm: str = "batch",
 ) -> float:
     """FedAvg: local training whose steps and whose update are defended, in place.
 
@@ -60,7 +70,13 @@ def defended_training(
     of_steps = defence.of_steps() if defence is not None else None
     defend = _StepDefence(of_steps, generator) if of_steps is not None else None
     loss = local_training(
-        model, batches, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay, defend=defend
+        model,
+        batches,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        batch_norm=batch_norm,
+        defend=defend,
     )
     if of_update is not None and received is not None:
         before = dict(received.named_parameters())
@@ -94,6 +110,7 @@ def local_training(
     learning_rate: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    batch_norm: str = "batch",
     defend: _StepDefence | None = None,
 ) -> float:
     """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay.
@@ -103,7 +120,7 @@ def local_training(
     Returns:
         Mean loss over the steps, in nats.
     """
-    model.train()
+    set_training(model, batch_norm)
     optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     total = 0.0
     for inputs, labels in batches:

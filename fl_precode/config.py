@@ -45,6 +45,8 @@ class Settings:
         local_epochs: fedavg: passes over the client's data in a round; 0 when ``local_steps`` is given.
         momentum: fedavg: of the clients' local SGD, in [0, 1).
         weight_decay: fedavg: of the clients' local SGD, 0 or more.
+        batch_norm: What clients normalise by while they train: the images of the ``batch``, as is usual, or the
+            ``buffers`` that were sent.
         seed: Of initialisation, partition, batches and the clients' noise; not negative.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         tape: Absolute folder that receives every update; empty: nobody listens.
@@ -68,6 +70,7 @@ class Settings:
     local_epochs: int = 0
     momentum: float = 0.0
     weight_decay: float = 0.0
+    batch_norm: str = "batch"
     seed: int = 0
     device: str = "auto"
     tape: str = ""
@@ -136,6 +139,7 @@ class Settings:
             batch_size=self.batch_size,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            batch_norm="buffers" if self.batch_norm == "buffers" else "batch",
         )
 
 
@@ -170,6 +174,7 @@ def _choice_problems(s: Settings) -> list[str]:
     choices = [
         ("protocol", s.protocol, ("fedsgd", "fedavg")),
         ("partition", s.partition, ("iid", "dirichlet", "pathological")),
+        ("batch-norm", s.batch_norm, ("batch", "buffers")),
         ("device", s.device, ("auto", "cpu", "cuda")),
     ]
     problems = [

@@ -27,6 +27,8 @@ class Protocol:
         batch_size: Images of one step, fewer where a client has fewer; None when not announced.
         momentum: Of the local optimiser, as in ``torch.optim.SGD`` without dampening; None when not announced.
         weight_decay: Of the local optimiser, as in ``torch.optim.SGD``; None when not announced.
+        batch_norm: How clients normalise while they compute gradients: ``batch``, by the images of the batch, as
+            ``model.train()`` does; or ``buffers``, by the running statistics that were sent; None when not announced.
     """
 
     name: str = "unknown"
@@ -37,6 +39,7 @@ class Protocol:
     batch_size: int | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    batch_norm: Literal["batch", "buffers"] | None = None
 
     def images_behind(self, examples: int) -> int | None:
         """Distinct images behind the update of a client that trains on ``examples`` images.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from attacker.attacks.as_trained import as_trained
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.engine import (
     GradientProducts,
@@ -58,8 +59,9 @@ class Contest:
     """
 
     def __init__(self, victim: Victim, seen: Trace, observation: Observation) -> None:
-        self._victim = victim
-        self._observation = observation
+        (clients,) = as_trained(victim, [observation])
+        self._victim = clients.victim
+        self._observation = clients.observations[0]
         self._latents = seen.latents
         self._matched = _before_bottlenecks(seen) or None
         self._best: Reconstruction | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from attacker.attacks.as_trained import AsTrained, as_trained
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget, share
 from attacker.attacks.known_labels import known_labels
@@ -144,10 +145,32 @@ class GradientMatching(Attack):
         generator: Generator,
         progress: Progress | None,
     ) -> list[Reconstruction]:
-        """Attack observations of the same round, weights and batch size together, in pieces of bounded size."""
-        if not observations:
-            return []
-        draws = Draws.seeded(len(observations), self.restarts, generator)
+        """Attack observations that are one problem together, in pieces of bounded size."""
+        draws = Draws.seeded(len(observations), self.restarts, generator) if observations else None
+        results: list[Reconstruction | None] = [None] * len(observations)
+        groups = as_trained(victim, observations)
+        for number, group in enumerate(groups):
+            assert draws is not None
+            found = self._run(
+                group,
+                [labels[index] for index in group.indices],
+                draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
+                generator,
+                share(progress, number, len(groups)),
+            )
+            for index, one in zip(group.indices, found, strict=True):
+                results[index] = one
+        return [one for one in results if one is not None]
+
+    def _run(
+        self,
+        group: AsTrained,
+        labels: Sequence[Tensor | None],
+        draws: Draws,
+        generator: Generator,
+        progress: Progress | None,
+    ) -> list[Reconstruction]:
+        victim, observations = group.victim, group.observations
         recovered = known_labels(victim, observations, labels, generator)
         joint = self.labels == "joint"
         known = [
@@ -155,9 +178,8 @@ class GradientMatching(Attack):
         ]
         seen = trace(victim)
         groups = group_pieces(
-            victim,
+            group,
             seen,
-            observations,
             [observed_gradient(one) for one in observations],
             known,
             draws,

@@ -81,11 +81,11 @@ def _priors(settings: GradientMatching, piece: Piece) -> list[tuple[float, Prior
     if settings.group_consistency:
         found.append((settings.group_consistency, GroupConsistency(registered=settings.group_mean == "registered")))
     if settings.batch_norm:
-        one = piece.observations[0]
-        shared = Replay(piece.victim, one.parameters, one.buffers)
+        one = piece.sent[0]
+        shared = Replay(piece.known, one.parameters, one.buffers)
         replays = [
-            shared if other.parameters is one.parameters else Replay(piece.victim, other.parameters, other.buffers)
-            for other in piece.observations
+            shared if other.parameters is one.parameters else Replay(piece.known, other.parameters, other.buffers)
+            for other in piece.sent
         ]
         found.append((settings.batch_norm, BatchStatistics(replays, latents=piece.seen.latents)))
     return found

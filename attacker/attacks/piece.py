@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from attacker.attacks.as_trained import AsTrained
 from attacker.engine import Draws, Trace, group_observations, same_weights
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
@@ -20,6 +21,8 @@ class Piece:
         victim: Public knowledge about the model.
         seen: A trace of the model.
         indices: Which of the attack's observations these are.
+        known: The model as it is known, with its buffers, where clients ran it otherwise.
+        sent: The observations with all the buffers that were sent.
         observations: They share kind, protocol and batch size; weights and buffers too unless ``own_weights``.
         targets: Their gradients.
         labels: (batch,) for each observation, or None for all of them.
@@ -30,6 +33,8 @@ class Piece:
     victim: Victim
     seen: Trace
     indices: Sequence[int]
+    known: Victim
+    sent: Sequence[Observation]
     observations: Sequence[Observation]
     targets: Sequence[Gradients]
     labels: Sequence[Tensor] | None
@@ -51,6 +56,7 @@ class Piece:
         return replace(
             self,
             indices=[self.indices[index] for index in victims],
+            sent=[self.sent[index] for index in victims],
             observations=[self.observations[index] for index in victims],
             targets=[self.targets[index] for index in victims],
             labels=None if self.labels is None else [self.labels[index] for index in victims],
@@ -75,9 +81,8 @@ class Piece:
 
 
 def group_pieces(
-    victim: Victim,
+    clients: AsTrained,
     seen: Trace,
-    observations: Sequence[Observation],
     targets: Sequence[Gradients],
     labels: Sequence[Tensor | None],
     draws: Draws,
@@ -88,16 +93,15 @@ def group_pieces(
     """Observations that are one problem together; without labels only when ``joint``.
 
     Args:
-        victim: Public knowledge about the model.
-        seen: A trace of it.
-        observations: Updates.
+        clients: Updates of clients that ran the model alike.
+        seen: A trace of the model as they ran it.
         targets: Their gradients.
         labels: (batch,) for each observation, or None.
         draws: Generators of all candidates.
         joint: Whether labels that are not known are optimised.
         may_differ: As for `group_observations`.
     """
-    found = []
+    found, observations = [], clients.observations
     for labelled in (True, False) if joint else (True,):
         fits = [index for index, value in enumerate(labels) if (value is not None) == labelled]
         for group in group_observations([observations[index] for index in fits], may_differ=may_differ):
@@ -105,7 +109,9 @@ def group_pieces(
             known = [value for value in (labels[index] for index in indices) if value is not None]
             found.append(
                 Piece(
-                    victim=victim,
+                    victim=clients.victim,
+                    known=clients.known,
+                    sent=[clients.sent[index] for index in indices],
                     seen=seen,
                     indices=indices,
                     observations=[observations[index] for index in indices],

@@ -108,7 +108,7 @@ def observe(victim: Victim, images: Tensor, labels: Tensor, *, batch_size: int) 
                 update=dict(zip(named, gradients, strict=True)),
                 kind="gradient",
                 batch_size=batch_size,
-                protocol=Protocol(),
+                protocol=Protocol(batch_norm="buffers"),
                 round=1,
                 node=str(node),
             )

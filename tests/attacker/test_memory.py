@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.attacks import PRESETS, GradientMatching, Outcome, Reconstruction
+from attacker.attacks.as_trained import AsTrained
 from attacker.attacks.bounded import better, pieces_within_budget
 from attacker.attacks.matching import attack_piece
 from attacker.attacks.piece import group_pieces
@@ -95,7 +96,15 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
     victim, seen = federation(tiny.mlp(SPEC))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([0])] * 3
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
-    (whole,) = group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False, may_differ=None)
+    (whole,) = group_pieces(
+        AsTrained(victim, victim, range(3), seen, seen),
+        trace(victim),
+        targets,
+        labels,
+        draws,
+        joint=False,
+        may_differ=None,
+    )
     assert [piece.draws.axes for piece in pieces_within_budget(QUICK, whole)] == [(3, 4)]
     smallest = pieces_within_budget(replace(QUICK, memory=1e-9), whole)
     assert [piece.draws.axes for piece in smallest] == [(1, 1)] * 12
@@ -184,8 +193,9 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
     assert may_differ == {"0.running_mean", "0.running_var", "0.num_batches_tracked"}
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
+    clients = AsTrained(victim, victim, range(3), seen, seen)
     apart, together = (
-        group_pieces(victim, trace(victim), seen, targets, labels, draws, joint=False, may_differ=names)
+        group_pieces(clients, trace(victim), targets, labels, draws, joint=False, may_differ=names)
         for names in (None, may_differ)
     )
     assert [piece.draws.axes for piece in apart] == [(1, 4)] * 3

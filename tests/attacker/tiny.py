@@ -75,7 +75,7 @@ def observe(
         "update": {name: scale * value for name, value in zip(parameters, found, strict=True)},
         "kind": "gradient" if learning_rate is None else "weights",
         "batch_size": len(x),
-        "protocol": Protocol(name="fedsgd" if learning_rate is None else "fedavg", **steps),
+        "protocol": Protocol(name="fedsgd" if learning_rate is None else "fedavg", batch_norm="buffers", **steps),
         "round": 1,
         "node": "17",
     }
