@@ -32,7 +32,7 @@ def why_no_batch_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> 
 
 
 class BatchStatistics(Prior):
-    """Distance of a candidate's statistics at every BatchNorm layer to the running ones (Yin et al., CVPR 2021, eq. 8).
+    """Distance of a candidate's statistics at every BatchNorm layer to the running ones (Yin et al., CVPR 2021).
 
     The sum over the layers of ``|mean - running mean| + |variance - running variance|``, Euclidean norms over the
     channels; means and variances (divided by the number of values) are those of the layer's input, over the images and

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from attacker.engine.products import GradientProducts
 
@@ -124,8 +125,10 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation and note the storages of what it returns."""
         del types
         result = func(*args, **(kwargs or {}))
+        given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
         for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, Tensor):
+            # A view of what was there before is no memory.
+            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in given:
                 self._note(value.untyped_storage())
         return result
 

@@ -34,7 +34,7 @@ class TotalVariation(Prior):
 
 
 class ImageNorm(Prior):
-    """Mean square of all pixels in the normalised scale, where 0 is the mean image (Yin et al., CVPR 2021, eq. 5).
+    """Mean square of all pixels in the normalised scale, where 0 is the mean image (Yin et al., CVPR 2021).
 
     The paper takes the norm; the mean square is smooth at 0 and does not grow with the size of the image.
     """
@@ -45,7 +45,7 @@ class ImageNorm(Prior):
 
 
 class GroupConsistency(Prior):
-    """Mean square of the difference to the consensus of the victim's restarts (Yin et al., CVPR 2021, eq. 11).
+    """Mean square of the difference to the consensus of the victim's restarts (Yin et al., CVPR 2021).
 
     The consensus is a constant for the gradient. Restarts that are not finite have no say. It couples a victim's
     restarts: which of them are in the batch matters.

@@ -59,6 +59,8 @@ def test_a_peak_is_what_is_alive_at_once():
 
     assert 2 * 2**22 <= peak_bytes(work, CPU) <= 2 * 2**22 + 64
     assert peak_bytes(lambda: torch.ones(2**20).sum(), CPU) < 2**22 + 64
+    before = torch.ones(2**20)
+    assert peak_bytes(lambda: before.view(-1, 2).mul_(2).sum(), CPU) <= 64, "views of what was there take nothing"
 
 
 @pytest.mark.parametrize("build", [tiny.mlp, tiny.convnet], ids=lambda one: one.__name__)
