@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attacker.engine.batch_norm import batch_norms, with_batch_statistics
+from attacker.engine.batch_norm import batch_norms, running_buffers, with_batch_statistics
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -57,10 +57,7 @@ def as_trained(victim: Victim, observations: Sequence[Observation]) -> list[AsTr
             found.append(AsTrained(victim, victim, indices, chosen, chosen))
             continue
         changed = replace(victim, model=with_batch_statistics(victim.model))
-        idle = {f"{name}.{one}" for name in batch_norms(victim.model) for one in _BUFFERS}
+        idle = running_buffers(victim.model)
         kept = [replace(one, buffers={n: v for n, v in one.buffers.items() if n not in idle}) for one in chosen]
         found.append(AsTrained(changed, victim, indices, kept, chosen))
     return found
-
-
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

@@ -146,11 +146,12 @@ class GradientMatching(Attack):
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Attack observations that are one problem together, in pieces of bounded size."""
-        draws = Draws.seeded(len(observations), self.restarts, generator) if observations else None
+        if not observations:
+            return []
+        draws = Draws.seeded(len(observations), self.restarts, generator)
         results: list[Reconstruction | None] = [None] * len(observations)
         groups = as_trained(victim, observations)
         for number, group in enumerate(groups):
-            assert draws is not None
             found = self._run(
                 group,
                 [labels[index] for index in group.indices],

@@ -22,7 +22,7 @@ from attacker.engine import (
     why_not_unrolled,
     why_scale_unknown,
 )
-from attacker.engine.batch_norm import batch_norms
+from attacker.engine.batch_norm import running_buffers
 from attacker.engine.surrogate import LEARNING_RATE
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -30,8 +30,6 @@ from fl_precode.observation import Observation
 if TYPE_CHECKING:
     from attacker.attacks.gradient_matching import GradientMatching
     from attacker.attacks.piece import Piece
-
-_COUNT = "num_batches_tracked"
 
 LOCAL_TRAINING = ("auto", "one-gradient", "unrolled", "surrogate")
 UNROLLED_STEPS = 16
@@ -113,5 +111,4 @@ def weights_may_differ(
     several = any(chosen_replay(settings, one) != "one-gradient" for one in observations)
     if several or settings.distance in ELEMENTWISE or not weights_pay(victim.model, seen):
         return None
-    layers = batch_norms(victim.model)
-    return frozenset(f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var", _COUNT))
+    return running_buffers(victim.model)

@@ -52,6 +52,12 @@ def batch_norms(model: nn.Module) -> list[str]:
     return [name for name, module in found if module.running_mean is not None]
 
 
+def running_buffers(model: nn.Module) -> frozenset[str]:
+    """Names of the buffers that those layers normalise by, or count with."""
+    layers = [(name, model.get_submodule(name)) for name in batch_norms(model)]
+    return frozenset(f"{name}.{one}" if name else one for name, layer in layers for one, _ in layer.named_buffers())
+
+
 def with_batch_statistics(model: nn.Module) -> nn.Module:
     """A copy of a model whose batch normalisation uses the statistics of the batch, as in training mode.
 
