@@ -21,6 +21,7 @@ from attacker.engine import (
     why_not_one_step,
     why_not_unrolled,
 )
+from attacker.engine.noise_free import before_noise
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -63,7 +64,7 @@ class Contest:
         self._victim = clients.victim
         self._observation = clients.observations[0]
         self._latents = seen.latents
-        self._matched = _before_bottlenecks(seen) or None
+        self._matched = before_noise(seen, encoder=False) or None
         self._best: Reconstruction | None = None
         self._score = float("inf")
         self._failures: list[str] = []
@@ -145,18 +146,3 @@ class Contest:
         if several and not self._latents:
             return LocalTrainingProducts(replay, [observation], vmapped=False)
         return LoopProducts(replay, [observed_gradient(observation)], matched=self._matched)
-
-
-def _before_bottlenecks(seen: Trace) -> frozenset[str]:
-    """Parameters of layers that run before the first bottleneck, and not again later; none without a bottleneck."""
-    if not seen.bottlenecks:
-        return frozenset()
-    inside = f"{seen.bottlenecks[0].name}."
-    names = [run.name for run in seen.layers]
-    first = next((place for place, name in enumerate(names) if name.startswith(inside)), 0)
-    return frozenset(
-        f"{run.name}.{name}" if run.name else name
-        for run in seen.layers[:first]
-        if run.name not in names[first:]
-        for name, _ in run.module.named_parameters(recurse=False)
-    )
