@@ -110,7 +110,9 @@ def main() -> None:
         rows.append(attacked(model, defence, spec, images, y, inputs))
         print(json.dumps(rows[-1]), flush=True)  # noqa: T201
         if options.out is not None:
-            options.out.write_text(json.dumps({"data": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+            options.out.write_text(
+                json.dumps({"data": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
+            )
 
 
 if __name__ == "__main__":

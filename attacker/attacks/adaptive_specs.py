@@ -61,7 +61,7 @@ def builder(kind: type[AdaptiveMatching]) -> Callable[[Spec], Attack]:
         }
         matching = matching_settings(preset, spec)
         try:
-            return kind(matching=matching, **own)  # type: ignore[arg-type]
+            return kind(matching=matching, **own)
         except ValueError as error:
             raise ValueError(f"{spec.text!r}: {error}") from None
 

@@ -28,6 +28,7 @@ from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
+
 @dataclass(frozen=True, kw_only=True)
 class FirstLayerInversion(Attack):
     """``x = dW_i / db_i`` for the row i with the largest ``|db_i|`` (Phong et al. 2017, TIFS 13(5)).

@@ -37,9 +37,7 @@ class JoinedNoise:
     def of(cls, piece: Piece) -> JoinedNoise:
         """All random layers of the piece whose noise is not known."""
         known = piece.knowledge[0].noise
-        unknown = [
-            place for place, _ in enumerate(piece.seen.random) if place >= len(known) or known[place] is None
-        ]
+        unknown = [place for place, _ in enumerate(piece.seen.random) if place >= len(known) or known[place] is None]
         modules = [piece.seen.random[place].module for place in unknown]
         return cls(
             image=piece.victim.inputs.shape,
@@ -68,7 +66,7 @@ class JoinedNoise:
     def split(self, candidates: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (v, r, batch, C, H, W), and (v, r, batch, ...) of each searched noise."""
         sizes = [self.pixels, *(self.batch * math.prod(shape) for shape in self.shapes)]
-        images, *noise = candidates.split(sizes, dim=2)
+        images, *noise = torch.split(candidates, sizes, dim=2)
         axes = (*candidates.shape[:2], self.batch)
         return images.reshape(*axes, *self.image), [
             one.reshape(*axes, *shape) for one, shape in zip(noise, self.shapes, strict=True)
@@ -81,9 +79,7 @@ class JoinedNoise:
     def within_bounds(self, candidates: Tensor, piece: Piece, *, boxed: bool) -> Tensor:
         """Candidates whose masks lie in [0, 1], and whose images are valid where they are ``boxed``."""
         images, noise = self.split(candidates)
-        masks = [
-            one if dropped is None else one.clamp(0, 1) for one, dropped in zip(noise, self.dropped, strict=True)
-        ]
+        masks = [one if dropped is None else one.clamp(0, 1) for one, dropped in zip(noise, self.dropped, strict=True)]
         return self.join(piece.victim.inputs.clamp(images) if boxed else images, masks)
 
 
@@ -106,9 +102,7 @@ class NoisyObjective(Objective):
         images, searched = self.joined.split(x)
         own = dict(zip(self.joined.places, searched, strict=True))
         noise = self.images.noise
-        every = [
-            own[place] if place in own else noise.of_layer(place, images) for place in range(len(noise.latents))
-        ]
+        every = [own[place] if place in own else noise.of_layer(place, images) for place in range(len(noise.latents))]
         return self.images.distances_at(images, self.images.labels, every)
 
     def priors(self, x: Tensor) -> Tensor:

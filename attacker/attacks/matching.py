@@ -74,7 +74,7 @@ def _with_noise(
     start: Tensor,
     progress: PieceProgress | None,
 ) -> tuple[Matched, Sequence[Tensor]]:
-    """What the search found, and the noise of each candidate where there is one, (victims, restarts, batch, ...) each."""
+    """What the search found, and the noise that belongs to it, (victims, restarts, batch, ...) each; () for none."""
     joined = JoinedNoise.of(piece)
     known = objective.noise
     if piece.noise.rate and joined.places:
@@ -112,7 +112,9 @@ def _stacked_noise(piece: Piece) -> list[Tensor | None]:
     """Known noise of all victims, (victims, batch, ...) for each random layer, None where it is not known."""
     columns = zip(*(one.noise for one in piece.knowledge), strict=True)
     return [
-        None if any(value is None for value in column) else torch.stack([value for value in column if value is not None])
+        None
+        if any(value is None for value in column)
+        else torch.stack([value for value in column if value is not None])
         for column in columns
     ]
 
@@ -145,7 +147,9 @@ def _features(piece: Piece) -> FeatureTarget:
         shared if other.parameters is one.parameters else Replay(piece.victim, other.parameters, other.buffers)
         for other in piece.observations
     ]
-    targets = {name: torch.stack([own.features[name] for own in piece.knowledge]) for name in piece.knowledge[0].features}
+    targets = {
+        name: torch.stack([own.features[name] for own in piece.knowledge]) for name in piece.knowledge[0].features
+    }
     before = takewhile(lambda value: value is not None, _stacked_noise(piece))
     return FeatureTarget(replays, targets, [value for value in before if value is not None])
 
@@ -184,9 +188,7 @@ def _search(
     if joined is not None:
         companions = Companions(first=joined.pixels, learning_rate=piece.noise.rate)
         project = partial(joined.within_bounds, piece=piece, boxed=settings.boxed)
-    return descent.run(
-        objective, start, project=project, draws=piece.draws, companions=companions, progress=progress
-    )
+    return descent.run(objective, start, project=project, draws=piece.draws, companions=companions, progress=progress)
 
 
 def _result(

@@ -22,8 +22,12 @@ class NoiseRecovery(AdaptiveMatching):
     """Closed-form noise recovery (`attacker.attacks.recovered_noise`), for one image and one step; in no source.
 
     With its noise known a bottleneck is an ordinary layer. The features that entered it are known as well, and are
-    added to the loss as ``feature_weight * |f(x') - h|^2 / |h|^2``. Noise of bottlenecks that cannot be recovered, such
-    as convolutional ones, is searched as `NoiseRestoring` does it; features behind such noise have no target.
+    added to the loss as ``feature_weight * |f(x') - h|^2 / |h|^2``. What is matched by default are the layers before
+    the last bottleneck, without those of bottlenecks: their large matrices tell only what the features tell, and
+    drown the others (measured: docs/attacks.md). ``layers`` in the settings chooses otherwise.
+
+    Noise of bottlenecks that cannot be recovered, such as convolutional ones, is searched as `NoiseRestoring` does it,
+    by all layers but the recovered bottlenecks'; features behind such noise have no target.
 
     Attributes:
         feature_weight: Of the known features, 0 or more.
@@ -61,7 +65,8 @@ class NoiseRecovery(AdaptiveMatching):
                 break
             features[one.name] = one.features.to(like)
         noise = tuple(None if one is None else one.to(like) for one in found.noise)
-        return Knowledge(noise=noise, features=features)
+        matched = None if self.matching.layers else _matched(seen, found, observation)
+        return Knowledge(matched=matched, noise=noise, features=features)
 
     def run(
         self,
@@ -75,9 +80,24 @@ class NoiseRecovery(AdaptiveMatching):
         seen = trace(victim)
         results = super().run(victim, observations, labels, generator, progress)
         return [
-            replace(one, reason="; ".join(filter(None, (_recovery_words(recover_noise(victim, seen_one, seen)), one.reason))))
+            replace(
+                one,
+                reason="; ".join(filter(None, (_recovery_words(recover_noise(victim, seen_one, seen)), one.reason))),
+            )
             for one, seen_one in zip(results, observations, strict=True)
         ]
+
+
+def _matched(seen: Trace, found: RecoveredNoise, observation: Observation) -> frozenset[str] | None:
+    """Parameters that count: see `NoiseRecovery`; None for all where these would be none."""
+    own = tuple(f"{run.name}." for run, one in zip(seen.bottlenecks, found.bottlenecks, strict=True) if one is not None)
+    outside = frozenset(name for name in observation.parameters if not name.startswith(own))
+    if not found.complete:
+        return outside or None
+    last = f"{seen.bottlenecks[-1].name}."
+    names = [run.name for run in seen.layers]
+    behind = names[max((place for place, name in enumerate(names) if name.startswith(last)), default=-1) + 1 :]
+    return frozenset(name for name in outside if name.rpartition(".")[0] not in behind) or None
 
 
 def _recovery_words(found: RecoveredNoise) -> str:

@@ -59,7 +59,7 @@ class RecoveredNoise:
 
     @property
     def noise(self) -> tuple[Tensor | None, ...]:
-        """eps of each bottleneck in order of execution, (1, latent), None where it is not known."""
+        """Eps of each bottleneck in order of execution, (1, latent), None where it is not known."""
         return tuple(None if one is None else one.noise for one in self.bottlenecks)
 
 
@@ -119,7 +119,7 @@ def _recovered(
     stats = F.linear(
         features, observation.parameters[f"{prefix}.weight"].double(), None if bias is None else bias.double()
     )
-    mu, stat = stats.split(layer.latent, dim=1)
+    mu, stat = stats[:, : layer.latent], stats[:, layer.latent :]
     noise = (latent - mu) / F.softplus(stat)
     if not bool(noise.isfinite().all()):
         return f"the noise of {run.name!r} is not finite: a standard deviation is zero"
@@ -150,14 +150,16 @@ def _layer_behind(model: nn.Module, bottleneck: str) -> str | None:
     if not isinstance(container, nn.Sequential):
         return None
     names = [name for name, _ in container.named_children()]
-    behind = [name for name in names[names.index(own) + 1 :] if not isinstance(container.get_submodule(name), nn.Flatten)]
+    behind = [
+        name for name in names[names.index(own) + 1 :] if not isinstance(container.get_submodule(name), nn.Flatten)
+    ]
     if not behind or not isinstance(container.get_submodule(behind[0]), nn.Linear):
         return None
     return f"{parent}.{behind[0]}" if parent else behind[0]
 
 
 def _rank_one_input(weight: Tensor, slope: Tensor, name: str) -> tuple[Tensor, float] | str:
-    """x of ``weight = slope x^T`` as (1, numbers), and what that leaves out of ``weight``; or why there is none."""
+    """X of ``weight = slope x^T`` as (1, numbers), and what that leaves out of ``weight``; or why there is none."""
     size = slope.square().sum()
     if not bool(size > 0):
         return f"the gradient behind {name} is zero everywhere: nothing passed the bottleneck"
@@ -170,5 +172,7 @@ def _rank_one_input(weight: Tensor, slope: Tensor, name: str) -> tuple[Tensor, f
     entered = (slope @ weight / size).unsqueeze(0)
     residual = float((weight - torch.outer(slope, entered[0])).norm() / weight.norm())
     if residual > 0.1:
-        return f"the gradient of {name} is not its input times the gradient behind it (relative residual {residual:.2g})"
+        return (
+            f"the gradient of {name} is not its input times the gradient behind it (relative residual {residual:.2g})"
+        )
     return entered, residual

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from attacker.attacks.adaptive_specs import builder, matching_settings, options_of
 from attacker.attacks.attack import Attack
+from attacker.attacks.defence_matched import ANSWERED, DefenceMatched
 from attacker.attacks.dropout_inversion import DropoutInversion
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
@@ -152,6 +153,13 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(DropoutInversion),
             options=options_of(DropoutInversion),
             answers=frozenset({"dropout"}),
+        ),
+        "defence-matched": AttackEntry(
+            description="gradient matching by the distance and the layers that fit the announced defence",
+            source="Balunović et al., ICLR 2022",
+            build=builder(DefenceMatched),
+            options=options_of(DefenceMatched, without=("layers", "distance")),
+            answers=ANSWERED,
         ),
         "portfolio": AttackEntry(
             description="first-layer, DLG and Inverting Gradients at several weights of its prior: the best match",

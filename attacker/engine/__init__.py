@@ -16,8 +16,8 @@ from attacker.engine.distance import (
 from attacker.engine.draws import Draws
 from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
 from attacker.engine.factored import FactoredProducts, why_not_factored
-from attacker.engine.lbfgs import LBFGS
 from attacker.engine.features import FeatureTarget
+from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
     LocalTraining,
     LocalTrainingProducts,

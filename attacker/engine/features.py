@@ -29,9 +29,7 @@ class FeatureTarget(Prior):
             execution; that of later ones is not used.
     """
 
-    def __init__(
-        self, replays: Sequence[Replay], targets: Mapping[str, Tensor], noise: Sequence[Tensor] = ()
-    ) -> None:
+    def __init__(self, replays: Sequence[Replay], targets: Mapping[str, Tensor], noise: Sequence[Tensor] = ()) -> None:
         self._replays = list(replays)
         self._targets = dict(targets)
         self._noise = list(noise)

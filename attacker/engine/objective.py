@@ -52,8 +52,9 @@ class BottleneckNoise:
         batch: Images of one candidate.
         latents: Shape of each random layer's noise for one image, in order of execution; empty without any.
         average: Draws that a candidate's distance is the mean over, 1 or more.
-        known: (victims, batch, ...) for each random layer whose noise is known, None for the others; empty when none is.
-        fixed: Noise drawn already, (victims, restarts * average, batch, ...) for each layer; None draws anew each time.
+        known: (victims, batch, ...) for each random layer whose noise is known, None for the others; empty when none
+            is.
+        fixed: Noise drawn already, (victims, restarts * average, batch, ...) for each layer; None draws anew.
     """
 
     draws: Draws
@@ -102,9 +103,9 @@ class GradientObjective(Objective):
         products: Inner products of the gradients.
         measure: Makes distances of them.
         labels: (victims, 1 or restarts, batch), or what else the victim's loss takes.
-        noise: Of the bottlenecks. Of several draws the mean of the distances counts: what fresh noise at each step has as
-            its expectation. (The distance of the mean gradient would be another loss, in which the true image does not
-            match either: the client's gradient is one draw, not the mean.)
+        noise: Of the bottlenecks. Of several draws the mean of the distances counts, which is what fresh noise at
+            each step has as its expectation. (The distance of the mean gradient would be another loss: the client's
+            gradient is one draw and not the mean, so that the true image does not match it either.)
         weighted_priors: Priors with their weights.
     """
 
