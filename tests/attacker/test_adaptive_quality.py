@@ -1,4 +1,4 @@
-"""Behind PRECODE real images come back as they do without it, once the noise is computed."""
+"""Behind PRECODE real images come back once the noise is computed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from attacker.attacks import build_attack, recover_noise
 from attacker.metrics import ssim
 from attacker.victim import Victim
-from fl_precode.data import load_dataset
+from fl_precode.data import load_data
 from fl_precode.defences import apply_defence
 from fl_precode.models import build_model
 from tests.attacker.bottlenecked import client, normal
 
-ITERATIONS = "iterations=300,total_variation=0.1"
-MODEL = "lenet:activation=relu"
+SEARCH = "iterations=200,total_variation=1e-6"
+MODEL = "lenet"
 
 
 @pytest.fixture(scope="module")
 def photos():
-    data = load_dataset("photos")
-    images = torch.stack([data.train[index][0] for index in (0, 800)])
-    return data.inputs, images, [data.train[index][1] for index in (0, 800)]
+    data = load_data("photos")
+    images, labels = data.train.batch(range(3))  # of three photographs
+    return data.inputs, data.inputs.normalise(images), labels.tolist()
 
 
 def similarity(spec, defence, photos):
@@ -46,9 +46,10 @@ def similarity(spec, defence, photos):
     return ssim(pictures, inputs.denormalise(images))
 
 
-def test_noise_recovery_reaches_what_the_plain_attack_reaches_without_precode(photos):
-    undefended = similarity(f"inverting-gradients:{ITERATIONS}", "none", photos)
-    plain = similarity(f"inverting-gradients:{ITERATIONS}", "precode", photos)
-    recovered = similarity(f"noise-recovery:{ITERATIONS}", "precode", photos)
-    assert bool((recovered > plain + 0.2).all()), (plain, recovered)
-    assert float(recovered.mean()) >= float(undefended.mean()) - 0.02, (undefended, recovered)
+def test_noise_recovery_brings_back_what_precode_hides_from_the_plain_attack(photos):
+    undefended = similarity(f"inverting-gradients:{SEARCH}", "none", photos)
+    plain = similarity(f"inverting-gradients:{SEARCH}", "precode", photos)
+    recovered = similarity(f"noise-recovery:{SEARCH}", "precode", photos)
+    assert float(plain.max()) < 0.1
+    assert bool((recovered > plain + 0.3).all()), (plain, recovered)
+    assert float(recovered.mean()) > 0.6 * float(undefended.mean()), (undefended, recovered)
