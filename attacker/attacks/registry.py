@@ -162,10 +162,12 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             answers=ANSWERED,
         ),
         "portfolio": AttackEntry(
-            description="first-layer, DLG and Inverting Gradients at several weights of its prior: the best match",
-            source="Phong et al., Zhu et al., Geiping et al.",
+            description="first-layer, DLG, Inverting Gradients and what answers a bottleneck: the best match",
+            source="Phong et al., Zhu et al., Geiping et al., Scheliga et al.",
             build=_portfolio,
             options=(*_PORTFOLIO_BUDGET, "total_variations"),
+            # Only what its members answer on every model.
+            answers=_BOTTLENECKS,
         ),
     }
 )

@@ -204,8 +204,10 @@ def _stopped(
 ) -> tuple[Finding, str]:
     tried = [s for s in record.summaries if s.federation == federation.id and knows(record, federation, s.attack)]
     informed = [s for s in tried if s.successes is not None and s.images > s.failed]
+    name = attack_name(one.attack)
     text = (
-        f"{capitalised(defence_name(federation.defence))} stops the plain attack ({attack_name(one.attack)}) on "
+        f"{capitalised(defence_name(federation.defence))} stops "
+        f"{name if knows(record, federation, one.attack) else f'the plain attack ({name})'} on "
         f"{model_name(federation.model)}: {_share(one)} came back ({_certainty(one)}), against {_share(without)} "
         "without the defence."
     )
