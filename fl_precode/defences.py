@@ -123,6 +123,15 @@ def _chain(parts: Sequence[GradientDefence]) -> Chain | None:
     return Chain(tuple(parts)) if parts else None
 
 
+def defence_parts(spec: str) -> list[Spec]:
+    """The parts of a defence spec, in order; names and options are not checked.
+
+    >>> [part.name for part in defence_parts("precode+noise:std=1e+2")]
+    ['precode', 'noise']
+    """
+    return [parse_spec(part) for part in _PLUS.split(spec)]
+
+
 def check_defence(spec: str) -> None:
     """Refuse a defence spec that no model could have, before anything is built.
 
@@ -205,7 +214,7 @@ def perturbation_generator(*identity: int | str) -> Generator:
 
 
 def _parse(text: str) -> list[ModelDefence | GradientDefence]:
-    specs = [parse_spec(part) for part in _PLUS.split(text)]
+    specs = defence_parts(text)
     for spec in specs:
         if spec.name not in DEFENCES:
             raise ValueError(f"there is no defence {spec.name!r}; expected one of {', '.join(DEFENCES)}")

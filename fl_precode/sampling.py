@@ -162,20 +162,37 @@ def sample_noise(generator: torch.Generator | None = None, values: Sequence[Tens
         given.check_used()
 
 
-class Bottleneck(nn.Module):
+class RandomLayer(nn.Module):
+    """A layer that draws numbers in its forward pass, where `sample_noise` can give it others."""
+
+    def latent_shape(self, hidden: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the noise for one image, without the batch, when ``hidden`` is the shape of what enters for one."""
+        raise NotImplementedError
+
+    @staticmethod
+    def noise(like: Tensor) -> Tensor:
+        """Standard normal numbers in the shape of ``like``, from the source that `sample_noise` names."""
+        return (_noise.get() or _DefaultNoise()).draw(like)
+
+    @staticmethod
+    def given(like: Tensor) -> Tensor | None:
+        """The next of the values that `sample_noise` was given, in the shape of ``like``; None without values."""
+        source = _noise.get()
+        return source.draw(like) if isinstance(source, _GivenNoise) else None
+
+
+class Bottleneck(RandomLayer):
     """A variational bottleneck of any shape: encode to a Gaussian, sample, decode.
 
     Attributes:
         latent: Numbers in the latent vector, or channels of the latent maps.
         beta: Weight of the KL term in the loss.
+        encoder: What runs before the noise is drawn; everything in it is deterministic, given what enters.
     """
 
     latent: int
     beta: float
-
-    def latent_shape(self, hidden: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the noise for one image, without the batch, when ``hidden`` is the shape of what enters for one."""
-        raise NotImplementedError
+    encoder: nn.Module
 
     @staticmethod
     def record(kl: Tensor, penalty: Tensor) -> None:
@@ -183,8 +200,3 @@ class Bottleneck(nn.Module):
         tracker = _tracker.get()
         if tracker is not None:
             tracker.record(kl, penalty)
-
-    @staticmethod
-    def noise(like: Tensor) -> Tensor:
-        """Standard normal numbers in the shape of ``like``, from the source that `sample_noise` names."""
-        return (_noise.get() or _DefaultNoise()).draw(like)

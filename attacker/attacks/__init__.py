@@ -5,6 +5,7 @@ from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.recovered_noise import RecoveredBottleneck, RecoveredNoise, recover_noise
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "Outcome",
     "Portfolio",
     "Progress",
+    "RecoveredBottleneck",
+    "RecoveredNoise",
     "Reconstruction",
     "build_attack",
+    "recover_noise",
 ]

@@ -39,6 +39,8 @@ class Reconstruction:
         seconds: Wall time, the share of this observation.
         iterations: Optimiser steps done; 0 for analytic attacks.
         method: Spec of the member that found it, for attacks that are made of others; empty otherwise.
+        noise: What the attack takes for the client's noise, (batch, ...) for each random layer in order of execution;
+            empty when it has no opinion.
     """
 
     inputs: Tensor | None
@@ -49,6 +51,7 @@ class Reconstruction:
     seconds: float = 0.0
     iterations: int = 0
     method: str = ""
+    noise: tuple[Tensor, ...] = ()
 
     @classmethod
     def not_applicable(cls, reason: str) -> Reconstruction:

@@ -37,8 +37,10 @@ def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece
     if piece.own_weights:  # stacked, and once more in the order in which they are multiplied
         weights = sum(value.numel() * value.element_size() for value in piece.observations[0].parameters.values())
         needed = replace(needed, per_victim=2 * weights)
+    count = piece.noise.draws
+    needed = replace(needed, per_candidate=count * needed.per_candidate)
     fits = needed.candidates_within(
-        budget, images=piece.batch_size, restarts=piece.draws.axes[1], device=candidate.device
+        budget, images=count * piece.batch_size, restarts=piece.draws.axes[1], device=candidate.device
     )
     logger.debug("%d candidates at once: %s, budget %d bytes", fits, needed, budget)
     return piece.within(fits, whole_victims=settings.compares_restarts)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.granted import check_labels
+from attacker.attacks.rank import numerical_rank, rank_words
 from attacker.engine import (
     GradientProducts,
     LocalTrainingProducts,
@@ -26,10 +27,6 @@ from attacker.engine import (
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
-
-# Singular values below this share of the largest are noise: updates of weights carry float32 rounding of the weights.
-_RANK_TOLERANCE = 1e-3
-_RANK_LIMIT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +66,10 @@ class FirstLayerInversion(Attack):
         if not bool((observation.update[layer.bias] != 0).any()):
             return f"the gradient of {layer.bias} is zero everywhere: no unit of the first layer was active"
         if observation.batch_size is None:
-            rank = _rank(observation.update[layer.weight])
+            rank = numerical_rank(observation.update[layer.weight])
             if rank != 1:
-                more = " or more" if rank == _RANK_LIMIT else ""
-                return (
-                    f"made for one image: the gradient of {layer.weight} has rank {rank}{more}, one image gives rank 1"
-                )
+                words = rank_words(rank)
+                return f"made for one image: the gradient of {layer.weight} has rank {words}, one image gives rank 1"
         return None
 
     def run(
@@ -130,15 +125,6 @@ def _first_linear(seen: Trace) -> _FirstLinear | _Refusal:
         return _Refusal(f"the first layer {first.name!r} does not see the flattened image itself")
     prefix = f"{first.name}." if first.name else ""
     return _FirstLinear(weight=f"{prefix}weight", bias=f"{prefix}bias")
-
-
-def _rank(matrix: Tensor) -> int:
-    """Numerical rank, counted up to a small limit on a random projection of the rows."""
-    limit = min(_RANK_LIMIT, *matrix.shape)
-    generator = torch.Generator(matrix.device).manual_seed(0)
-    mix = torch.randn(limit, matrix.shape[0], generator=generator, dtype=torch.float64, device=matrix.device)
-    singular = torch.linalg.svdvals(mix @ matrix.double())
-    return int((singular > _RANK_TOLERANCE * singular[0]).sum())
 
 
 def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tensor | None) -> Reconstruction:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from attacker.attacks.adaptation import PLAIN, Knowledge, NoiseSearch
 from attacker.attacks.as_trained import AsTrained, as_trained
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget, share
@@ -146,6 +147,19 @@ class GradientMatching(Attack):
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Attack observations that are one problem together, in pieces of bounded size."""
+        return self.search(victim, observations, labels, generator, progress, [Knowledge()] * len(observations))
+
+    def search(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        labels: Sequence[Tensor | None],
+        generator: Generator,
+        progress: Progress | None,
+        knowledge: Sequence[Knowledge],
+        noise: NoiseSearch = PLAIN,
+    ) -> list[Reconstruction]:
+        """As `run`, with what an adaptive attack knows of each observation and makes of noise."""
         if not observations:
             return []
         draws = Draws.seeded(len(observations), self.restarts, generator)
@@ -158,6 +172,8 @@ class GradientMatching(Attack):
                 draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
                 generator,
                 share(progress, number, len(groups)),
+                [knowledge[index] for index in group.indices],
+                noise,
             )
             for index, one in zip(group.indices, found, strict=True):
                 results[index] = one
@@ -170,6 +186,8 @@ class GradientMatching(Attack):
         draws: Draws,
         generator: Generator,
         progress: Progress | None,
+        knowledge: Sequence[Knowledge],
+        noise: NoiseSearch,
     ) -> list[Reconstruction]:
         victim, observations = group.victim, group.observations
         recovered = known_labels(victim, observations, labels, generator)
@@ -184,6 +202,8 @@ class GradientMatching(Attack):
             [observed_gradient(one) for one in observations],
             known,
             draws,
+            knowledge=knowledge,
+            noise=noise,
             joint=joint,
             may_differ=weights_may_differ(self, victim, seen, observations),
         )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from fl_precode.defences import DEFENCES
-from fl_precode.spec import parse_spec
+from fl_precode.defences import DEFENCES, defence_parts
 
 
 class Noise(StrEnum):
@@ -56,7 +55,7 @@ def matched_distance(defence: str) -> str:
     >>> matched_distance("laplace:std=0.001"), matched_distance("none")
     ('l1', 'cosine')
     """
-    kinds = [_noise(part) for part in defence.split("+")]
+    kinds = [_noise(part.name) for part in defence_parts(defence)]
     if Noise.PRUNED in kinds:
         scaled = any(kind in (Noise.GAUSSIAN, Noise.LAPLACE) for kind in kinds)
         return "l2-kept" if scaled else MATCHED_DISTANCES[Noise.PRUNED]
@@ -64,8 +63,7 @@ def matched_distance(defence: str) -> str:
     return MATCHED_DISTANCES[known[0] if known else Noise.UNKNOWN_SCALE]
 
 
-def _noise(defence: str) -> Noise:
-    name = parse_spec(defence).name
+def _noise(name: str) -> Noise:
     if name not in DEFENCE_NOISE:
         raise ValueError(f"the noise of the defence {name!r} is not known; it is for {', '.join(DEFENCE_NOISE)}")
     return DEFENCE_NOISE[name]

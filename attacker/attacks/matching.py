@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.attacks.joined_noise import JoinedNoise, NoisyObjective
 from attacker.attacks.joint_labels import JointCandidates, JointObjective, SoftlyLabelled
 from attacker.attacks.piece import Piece
 from attacker.attacks.replaying import replayed_products
@@ -19,7 +22,9 @@ from attacker.engine import (
     LBFGS,
     BatchStatistics,
     BottleneckNoise,
+    Companions,
     Descent,
+    FeatureTarget,
     GradientObjective,
     GroupConsistency,
     ImageNorm,
@@ -44,24 +49,55 @@ def attack_piece(settings: GradientMatching, piece: Piece, progress: PieceProgre
     victims, restarts = piece.draws.axes
     batch, inputs = piece.batch_size, piece.victim.inputs
     start = first_candidates(settings.start, inputs, batch, draws=piece.draws, like=piece.like)
+    noise: Sequence[Tensor] = ()
     if piece.labels is not None:
         assumed = torch.stack(list(piece.labels)).to(start.device).unsqueeze(1)
-        matched = _search(settings, piece, _objective(settings, piece, piece.victim, assumed), start, progress)
+        objective = _objective(settings, piece, piece.victim, assumed)
+        matched, noise = _with_noise(settings, piece, objective, start, progress)
         used = assumed.expand(victims, restarts, batch)
     else:
         joint = JointCandidates(SoftlyLabelled(**_fields(piece.victim)), batch)
         no_labels = torch.zeros(victims, 1, batch, dtype=torch.long, device=start.device)
-        objective = JointObjective(joint=joint, images=_objective(settings, piece, joint.victim, no_labels))
+        joint_objective = JointObjective(joint=joint, images=_objective(settings, piece, joint.victim, no_labels))
         joined = joint.join(start, piece.draws.normal(batch, inputs.classes, like=start))
-        matched = _search(settings, piece, objective, joined, progress)
+        matched = _search(settings, piece, joint_objective, joined, progress)
         images, logits = joint.split(matched.candidates)
         matched, used = replace(matched, candidates=images), logits.argmax(dim=-1)
     seconds = (time.perf_counter() - began) / victims
-    return [_result(settings, matched, index, used[index], seconds) for index in range(victims)]
+    return [_result(settings, matched, index, used[index], seconds, noise) for index in range(victims)]
+
+
+def _with_noise(
+    settings: GradientMatching,
+    piece: Piece,
+    objective: GradientObjective,
+    start: Tensor,
+    progress: PieceProgress | None,
+) -> tuple[Matched, Sequence[Tensor]]:
+    """What the search found, and the noise that belongs to it, (victims, restarts, batch, ...) each; () for none."""
+    joined = JoinedNoise.of(piece)
+    known = objective.noise
+    if piece.noise.rate and joined.places:
+        noisy = NoisyObjective(joined=joined, images=objective, mask_penalty=piece.noise.mask_penalty)
+        first = joined.start(start, piece)
+        matched = _search(settings, piece, noisy, first, progress, joined=joined)
+        images, found = joined.split(matched.candidates)
+        own = dict(zip(joined.places, found, strict=True))
+        every = [own[place] if place in own else known.of_layer(place, images) for place in range(len(known.latents))]
+        return replace(matched, candidates=images), every
+    matched = _search(settings, piece, objective, start, progress)
+    certain = known.latents and not joined.places
+    return matched, [known.of_layer(place, start) for place in range(len(known.latents))] if certain else ()
 
 
 def _objective(settings: GradientMatching, piece: Piece, victim: Victim, labels: Tensor) -> GradientObjective:
-    noise = BottleneckNoise(draws=piece.draws, batch=piece.batch_size, latents=piece.seen.latents)
+    noise = BottleneckNoise(
+        draws=piece.draws,
+        batch=piece.batch_size,
+        latents=piece.seen.latents,
+        average=piece.noise.draws,
+        known=_stacked_noise(piece),
+    )
     # A line search must see the same loss when it looks twice, Adam is given fresh noise at each step.
     return GradientObjective(
         products=replayed_products(settings, piece, victim),
@@ -72,6 +108,17 @@ def _objective(settings: GradientMatching, piece: Piece, victim: Victim, labels:
     )
 
 
+def _stacked_noise(piece: Piece) -> list[Tensor | None]:
+    """Known noise of all victims, (victims, batch, ...) for each random layer, None where it is not known."""
+    columns = zip(*(one.noise for one in piece.knowledge), strict=True)
+    return [
+        None
+        if any(value is None for value in column)
+        else torch.stack([value for value in column if value is not None])
+        for column in columns
+    ]
+
+
 def _priors(settings: GradientMatching, piece: Piece) -> list[tuple[float, Prior]]:
     found: list[tuple[float, Prior]] = []
     if settings.total_variation:
@@ -80,6 +127,8 @@ def _priors(settings: GradientMatching, piece: Piece) -> list[tuple[float, Prior
         found.append((settings.image_norm, ImageNorm()))
     if settings.group_consistency:
         found.append((settings.group_consistency, GroupConsistency(registered=settings.group_mean == "registered")))
+    if piece.noise.feature_weight and piece.knowledge[0].features:
+        found.append((piece.noise.feature_weight, _features(piece)))
     if settings.batch_norm:
         one = piece.sent[0]
         shared = Replay(piece.known, one.parameters, one.buffers)
@@ -91,12 +140,27 @@ def _priors(settings: GradientMatching, piece: Piece) -> list[tuple[float, Prior
     return found
 
 
+def _features(piece: Piece) -> FeatureTarget:
+    one = piece.observations[0]
+    shared = Replay(piece.victim, one.parameters, one.buffers)
+    replays = [
+        shared if other.parameters is one.parameters else Replay(piece.victim, other.parameters, other.buffers)
+        for other in piece.observations
+    ]
+    targets = {
+        name: torch.stack([own.features[name] for own in piece.knowledge]) for name in piece.knowledge[0].features
+    }
+    before = takewhile(lambda value: value is not None, _stacked_noise(piece))
+    return FeatureTarget(replays, targets, [value for value in before if value is not None])
+
+
 def _search(
     settings: GradientMatching,
     piece: Piece,
     objective: Objective,
     start: Tensor,
     progress: PieceProgress | None,
+    joined: JoinedNoise | None = None,
 ) -> Matched:
     if settings.optimiser == "l-bfgs":
         lines = LBFGS(
@@ -119,11 +183,22 @@ def _search(
         plateau=settings.plateau,
         halving=settings.halving,
     )
-    project = piece.victim.inputs.clamp if settings.boxed else None
-    return descent.run(objective, start, project=project, draws=piece.draws, progress=progress)
+    project: Callable[[Tensor], Tensor] | None = piece.victim.inputs.clamp if settings.boxed else None
+    companions = None
+    if joined is not None:
+        companions = Companions(first=joined.pixels, learning_rate=piece.noise.rate)
+        project = partial(joined.within_bounds, piece=piece, boxed=settings.boxed)
+    return descent.run(objective, start, project=project, draws=piece.draws, companions=companions, progress=progress)
 
 
-def _result(settings: GradientMatching, matched: Matched, index: int, labels: Tensor, seconds: float) -> Reconstruction:
+def _result(
+    settings: GradientMatching,
+    matched: Matched,
+    index: int,
+    labels: Tensor,
+    seconds: float,
+    noise: Sequence[Tensor],
+) -> Reconstruction:
     restart = int(matched.best_restart()[index])
     distance = float(matched.distances[index, restart])
     measured = distance < float("inf")
@@ -141,6 +216,7 @@ def _result(settings: GradientMatching, matched: Matched, index: int, labels: Te
         matching_loss=max(0.0, distance) if measured else None,  # rounding may end below zero
         seconds=seconds,
         iterations=int(matched.iterations[index].max()),
+        noise=tuple(one[index, restart] for one in noise) if measured else (),
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from torch import Tensor
 
+from attacker.attacks.adaptation import PLAIN, Knowledge, NoiseSearch
 from attacker.attacks.as_trained import AsTrained
 from attacker.engine import Draws, Trace, group_observations, same_weights
 from attacker.victim import Victim
@@ -27,6 +29,8 @@ class Piece:
         targets: Their gradients.
         labels: (batch,) for each observation, or None for all of them.
         draws: Generators of all candidates.
+        knowledge: What is known of each observation, of one kind.
+        noise: What the attack makes of noise.
         own_weights: Whether the observations were taken at different weights.
     """
 
@@ -39,6 +43,8 @@ class Piece:
     targets: Sequence[Gradients]
     labels: Sequence[Tensor] | None
     draws: Draws
+    knowledge: Sequence[Knowledge]
+    noise: NoiseSearch = PLAIN
     own_weights: bool = False
 
     @property
@@ -59,6 +65,7 @@ class Piece:
             sent=[self.sent[index] for index in victims],
             observations=[self.observations[index] for index in victims],
             targets=[self.targets[index] for index in victims],
+            knowledge=[self.knowledge[index] for index in victims],
             labels=None if self.labels is None else [self.labels[index] for index in victims],
             draws=self.draws.keep(victims, [restarts] * len(victims)).afresh(),
             own_weights=self.own_weights and len(victims) > 1,
@@ -87,6 +94,8 @@ def group_pieces(
     labels: Sequence[Tensor | None],
     draws: Draws,
     *,
+    knowledge: Sequence[Knowledge],
+    noise: NoiseSearch,
     joint: bool,
     may_differ: Collection[str] | None,
 ) -> list[Piece]:
@@ -98,12 +107,18 @@ def group_pieces(
         targets: Their gradients.
         labels: (batch,) for each observation, or None.
         draws: Generators of all candidates.
+        knowledge: Of each observation.
+        noise: What the attack makes of noise.
         joint: Whether labels that are not known are optimised.
         may_differ: As for `group_observations`.
     """
     found, observations = [], clients.observations
-    for labelled in (True, False) if joint else (True,):
-        fits = [index for index, value in enumerate(labels) if (value is not None) == labelled]
+    for labelled, kind in product((True, False) if joint else (True,), dict.fromkeys(one.kind for one in knowledge)):
+        fits = [
+            index
+            for index, value in enumerate(labels)
+            if (value is not None) == labelled and knowledge[index].kind == kind
+        ]
         for group in group_observations([observations[index] for index in fits], may_differ=may_differ):
             indices = [fits[index] for index in group]
             known = [value for value in (labels[index] for index in indices) if value is not None]
@@ -118,6 +133,8 @@ def group_pieces(
                     targets=[targets[index] for index in indices],
                     labels=known or None,
                     draws=draws.keep(indices, [range(draws.axes[1])] * len(indices)),
+                    knowledge=[knowledge[index] for index in indices],
+                    noise=noise,
                     own_weights=not all(same_weights(observations[indices[0]], observations[i]) for i in indices),
                 )
             )

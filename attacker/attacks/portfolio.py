@@ -120,6 +120,8 @@ def standard_members(
 ) -> tuple[str, ...]:
     """Specs of the usual members: what is exact where it fits, then what finds smooth models, then all others.
 
+    The last ones answer a bottleneck and refuse models without one.
+
     Args:
         iterations: Of each search.
         restarts: Of each search.
@@ -133,7 +135,12 @@ def standard_members(
         raise ValueError("expected one or more weights of total variation, such as 1e-6|1e-4|1e-2, got none")
     budget = f"iterations={iterations},restarts={restarts},plateau={plateau}"
     matching = [f"inverting-gradients:{budget},total_variation={weight:g}" for weight in total_variations]
-    return ("first-layer", f"dlg:{budget}", *matching)
+    adaptive = [
+        f"{name}:{budget},total_variation={weight:g}"
+        for name in ("noise-recovery", "noise-restoring", "ignore")
+        for weight in total_variations
+    ]
+    return ("first-layer", f"dlg:{budget}", *matching, *adaptive)
 
 
 def _attack(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+from attacker.attacks.adaptive_specs import builder, matching_settings, options_of
 from attacker.attacks.attack import Attack
+from attacker.attacks.defence_matched import ANSWERED, DefenceMatched
+from attacker.attacks.dropout_inversion import DropoutInversion
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.ignoring import Ignore
+from attacker.attacks.noise_recovery import NoiseRecovery
+from attacker.attacks.noise_restoring import NoiseRestoring
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
 from fl_precode.spec import Spec, parse_spec
-
-_TRUE_OR_FALSE = ("true", "false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +29,20 @@ class AttackEntry:
         source: The paper that it follows.
         build: Makes it from the checked spec.
         options: Names of the options that the spec may carry.
-        adaptive: Whether it takes the defence into account; the verdict says so when no such attack was run.
+        answers: Names of the defences that it takes into account, or that cannot touch what it works with, where it is
+            applicable; the verdict says so when no attack that answers the announced defence was run.
     """
 
     description: str
     source: str
     build: Callable[[Spec], Attack] = field(repr=False)
     options: tuple[str, ...] = ()
-    adaptive: bool = False
+    answers: frozenset[str] = frozenset()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it takes any defence into account."""
+        return bool(self.answers)
 
 
 def _first_layer(spec: Spec) -> Attack:
@@ -42,27 +52,7 @@ def _first_layer(spec: Spec) -> Attack:
 
 def _gradient_matching(spec: Spec) -> Attack:
     preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
-    return _with_options(preset, spec)
-
-
-def _with_options(preset: GradientMatching, spec: Spec) -> Attack:
-    settings: dict[str, int | float | bool | str] = {}
-    for option in fields(GradientMatching):
-        if option.name not in spec.options:
-            continue
-        initial = getattr(preset, option.name)
-        if isinstance(initial, str):
-            settings[option.name] = spec.options[option.name]
-        elif isinstance(initial, bool):
-            settings[option.name] = spec.choice(option.name, _TRUE_OR_FALSE, "true") == "true"
-        else:
-            value = spec.integer(option.name) if isinstance(initial, int) else spec.number(option.name)
-            assert value is not None
-            settings[option.name] = value
-    try:
-        return replace(preset, **settings)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ValueError(f"{spec.text!r}: {error}") from None
+    return matching_settings(preset, spec)
 
 
 _PORTFOLIO_BUDGET = {"iterations": 2_000, "restarts": 1, "plateau": 200}
@@ -100,12 +90,17 @@ _DLG_SETTINGS = (
 )
 _FIXED_BY_SEE_THROUGH = ("optimiser", "history", "labels")
 
+_PRECODE = frozenset({"precode", "precode-reference"})
+_BOTTLENECKS = _PRECODE | {"cvb", "cvb-reference"}
+
 ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
     {
         "first-layer": AttackEntry(
             description="division in the first layer: exact for one image when that layer is Linear with a bias",
             source="Phong et al., TIFS 2018",
             build=_first_layer,
+            # All of them stand behind the first layer, or scale its gradient as a whole.
+            answers=_BOTTLENECKS | {"dropout", "soteria", "clip"},
         ),
         "inverting-gradients": AttackEntry(
             description="cosine gradient matching by signed Adam with total variation, any model",
@@ -116,26 +111,63 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
         "see-through-gradients": AttackEntry(
             description="squared-distance matching with BatchNorm statistics and agreement of restarts as priors",
             source="Yin et al., CVPR 2021",
-            build=lambda spec: _with_options(PRESETS["see-through-gradients"], spec),
+            build=lambda spec: matching_settings(PRESETS["see-through-gradients"], spec),
             options=tuple(name for name in _SETTINGS if name not in _FIXED_BY_SEE_THROUGH),
         ),
         "dlg": AttackEntry(
             description="squared-distance gradient matching by L-BFGS, labels optimised with the images, smooth models",
             source="Zhu, Liu, Han, NeurIPS 2019",
-            build=lambda spec: _with_options(PRESETS["dlg"], spec),
+            build=lambda spec: matching_settings(PRESETS["dlg"], spec),
             options=_DLG_SETTINGS,
         ),
         "idlg": AttackEntry(
             description="as DLG with labels granted or recovered first, smooth models",
             source="Zhao, Mopuri, Bilen, arXiv 2001.02610",
-            build=lambda spec: _with_options(PRESETS["idlg"], spec),
+            build=lambda spec: matching_settings(PRESETS["idlg"], spec),
             options=_DLG_SETTINGS,
         ),
+        "noise-recovery": AttackEntry(
+            description="one image: the noise that PRECODE drew, in closed form; then matching as without PRECODE",
+            source="this project",
+            build=builder(NoiseRecovery),
+            options=options_of(NoiseRecovery),
+            answers=_PRECODE,
+        ),
+        "noise-restoring": AttackEntry(
+            description="gradient matching that optimises the noise of bottlenecks with the images",
+            source="Scheliga et al., arXiv 2208.04767",
+            build=builder(NoiseRestoring),
+            options=options_of(NoiseRestoring),
+            answers=_BOTTLENECKS,
+        ),
+        "ignore": AttackEntry(
+            description="gradient matching without the layers that a bottleneck's noise makes random",
+            source="Scheliga et al., arXiv 2208.04767",
+            build=builder(Ignore),
+            options=options_of(Ignore, without=("layers",)),
+            answers=_BOTTLENECKS,
+        ),
+        "dropout-inversion": AttackEntry(
+            description="gradient matching that optimises dropout masks with the images",
+            source="Scheliga et al., AAAI 2023",
+            build=builder(DropoutInversion),
+            options=options_of(DropoutInversion),
+            answers=frozenset({"dropout"}),
+        ),
+        "defence-matched": AttackEntry(
+            description="gradient matching by the distance and the layers that fit the announced defence",
+            source="Balunović et al., ICLR 2022",
+            build=builder(DefenceMatched),
+            options=options_of(DefenceMatched, without=("layers", "distance")),
+            answers=ANSWERED,
+        ),
         "portfolio": AttackEntry(
-            description="first-layer, DLG and Inverting Gradients at several weights of its prior: the best match",
-            source="Phong et al., Zhu et al., Geiping et al.",
+            description="first-layer, DLG, Inverting Gradients and what answers a bottleneck: the best match",
+            source="Phong et al., Zhu et al., Geiping et al., Scheliga et al.",
             build=_portfolio,
             options=(*_PORTFOLIO_BUDGET, "total_variations"),
+            # Only what its members answer on every model.
+            answers=_BOTTLENECKS,
         ),
     }
 )

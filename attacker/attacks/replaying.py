@@ -75,6 +75,8 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
     replay = Replay(victim, one.parameters, one.buffers)
     own = [Replay(victim, other.parameters, other.buffers) for other in piece.observations]
     matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
+    if piece.knowledge[0].matched is not None:
+        matched = piece.knowledge[0].matched & (piece.knowledge[0].matched if matched is None else matched)
     chosen = chosen_replay(settings, one)
     if chosen == "unrolled":
         return local_training_products(replay, piece.observations, piece.seen, matched=matched)

@@ -59,7 +59,17 @@ class AttackDescription(Entry):
 
     spec: str = Field(description="name and settings, as given")
     description: str
-    adaptive: bool = Field(description="true when the attack takes the defence into account")
+    adaptive: bool = Field(description="true when the attack takes any defence into account")
+    answers: list[str] = Field(
+        default_factory=list,
+        description="names of the defences that it takes into account, or that cannot touch what it works with; empty "
+        "in older records, where an adaptive attack counts for every defence",
+    )
+
+    def answers_to(self, defence: str) -> bool:
+        """Whether the attack takes a part of this defence spec into account."""
+        parts = {part.strip().partition(":")[0] for part in defence.split("+")}
+        return self.adaptive and (not self.answers or bool(parts & set(self.answers)))
 
 
 class RoundResult(Entry):

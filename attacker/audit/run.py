@@ -175,7 +175,9 @@ def attack_seed(seed: int, spec: str) -> int:
 
 def _describe(spec: str) -> AttackDescription:
     entry = ATTACKS[spec.partition(":")[0]]
-    return AttackDescription(spec=spec, description=entry.description, adaptive=entry.adaptive)
+    return AttackDescription(
+        spec=spec, description=entry.description, adaptive=entry.adaptive, answers=sorted(entry.answers)
+    )
 
 
 def _share(progress: AuditProgress | None, part: int, parts: int) -> AuditProgress:

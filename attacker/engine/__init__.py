@@ -3,7 +3,7 @@
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
 from attacker.engine.choose import gradient_products, weights_pay
 from attacker.engine.dense import DenseProducts
-from attacker.engine.descent import Descent
+from attacker.engine.descent import Companions, Descent
 from attacker.engine.distance import (
     DISTANCES,
     ELEMENTWISE,
@@ -16,6 +16,7 @@ from attacker.engine.distance import (
 from attacker.engine.draws import Draws
 from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
 from attacker.engine.factored import FactoredProducts, why_not_factored
+from attacker.engine.features import FeatureTarget
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
     LocalTraining,
@@ -47,6 +48,8 @@ __all__ = [
     "LBFGS",
     "BatchStatistics",
     "BottleneckNoise",
+    "Companions",
+    "FeatureTarget",
     "SCALED",
     "DenseProducts",
     "Descent",

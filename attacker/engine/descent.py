@@ -22,6 +22,19 @@ _LOOK_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
+class Companions:
+    """Entries of a candidate that are searched beside its images, by plain Adam: never by the sign alone.
+
+    Attributes:
+        first: They stand from here on in the last axis of candidates (victims, restarts, entries).
+        learning_rate: Their initial step; it falls with the schedule as that of the images does.
+    """
+
+    first: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     """Adam on all candidates at once, each with a loss and a clock of its own.
 
@@ -62,6 +75,7 @@ class Descent:
         *,
         project: Callable[[Tensor], Tensor] | None = None,
         draws: Draws | None = None,
+        companions: Companions | None = None,
         progress: Callable[[float, float | None], None] | None = None,
     ) -> Matched:
         """Descend from ``start``, (victims, restarts, batch, channels, height, width), normalised.
@@ -71,6 +85,7 @@ class Descent:
             start: First iterate, measured as well.
             project: Applied after each step, for example on the box of valid images; None for no bounds.
             draws: Generators of all candidates, for Langevin noise.
+            companions: Entries of ``start``, then (victims, restarts, entries), that are no part of the images.
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
         Returns:
@@ -81,7 +96,7 @@ class Descent:
         """
         if self.langevin and draws is None:
             raise ValueError("expected draws for the Langevin noise, got None; pass the generators of the candidates")
-        search = _Search(self, objective, start, project, draws)
+        search = _Search(self, objective, start, project, draws, companions)
         every = max(1, self.iterations // _REPORTS)
         for iteration in range(self.iterations):
             search.step(iteration)
@@ -107,7 +122,9 @@ class _Search:
         start: Tensor,
         project: Callable[[Tensor], Tensor] | None,
         draws: Draws | None,
+        companions: Companions | None,
     ) -> None:
+        self._companions = companions
         self._settings, self._objective, self._project, self._draws = settings, objective, project, draws
         self._schedule = Schedule(shape=settings.schedule, iterations=settings.iterations, warmup=settings.warmup)
         self._rungs = halving_rungs(settings.iterations, settings.halving)
@@ -160,12 +177,10 @@ class _Search:
 
     def _move(self, gradient: Tensor) -> None:
         settings, axes = self._settings, (*self._x.shape[:2], *[1] * (self._x.dim() - 2))
-        if settings.signed and settings.sign_softness:
-            gradient = (gradient / settings.sign_softness).tanh()
-        elif settings.signed:
-            gradient = gradient.sign()
         rate = (settings.learning_rate * self._schedule.share(self._clock)).to(gradient.dtype).reshape(axes)
-        step = self._adam.direction(gradient)
+        step = self._adam.direction(self._shaped(gradient))
+        if self._companions is not None:
+            step[..., self._companions.first :] *= self._companions.learning_rate / settings.learning_rate
         if settings.langevin:
             assert self._draws is not None
             step = step + settings.langevin * self._draws.normal(*self._x.shape[2:], like=self._x)
@@ -174,6 +189,16 @@ class _Search:
         x = x.masked_fill(self._diverged.reshape(axes), torch.nan)
         self._x = x if self._project is None else self._project(x)
         self._clock = self._clock + 1
+
+    def _shaped(self, gradient: Tensor) -> Tensor:
+        """What Adam receives in place of the gradient."""
+        settings = self._settings
+        if not settings.signed:
+            return gradient
+        shaped = (gradient / settings.sign_softness).tanh() if settings.sign_softness else gradient.sign()
+        if self._companions is not None:
+            shaped[..., self._companions.first :] = gradient[..., self._companions.first :]
+        return shaped
 
     def measure_last(self) -> None:
         """Measure the last iterate, without a gradient."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attacker.victim import Victim
-from fl_precode.sampling import Bottleneck, sample_noise
+from fl_precode.sampling import Bottleneck, RandomLayer, sample_noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRun:
-    """One execution of a layer that owns parameters itself, or of a bottleneck.
+    """One execution of a layer that owns parameters itself, or that draws noise.
 
     Attributes:
         name: Module name as in ``named_modules``.
@@ -39,18 +39,23 @@ class Trace:
     Attributes:
         probe: (batch, channels, height, width), what the model was given.
         layers: Layers that own parameters, in order of execution.
-        bottlenecks: Variational bottlenecks, in order of execution.
+        random: Layers that draw noise, in order of execution.
     """
 
     probe: Tensor
     layers: tuple[LayerRun, ...]
-    bottlenecks: tuple[LayerRun, ...]
+    random: tuple[LayerRun, ...]
+
+    @property
+    def bottlenecks(self) -> tuple[LayerRun, ...]:
+        """Variational bottlenecks, in order of execution."""
+        return tuple(run for run in self.random if isinstance(run.module, Bottleneck))
 
     @property
     def latents(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of the noise that each executed bottleneck draws for one image, in order of execution."""
-        runs = [(run.module, run.inputs) for run in self.bottlenecks]
-        return tuple(m.latent_shape(x.shape[1:]) for m, x in runs if isinstance(m, Bottleneck) and x is not None)
+        """Shape of the noise that each executed random layer draws for one image, in order of execution."""
+        runs = [(run.module, run.inputs) for run in self.random]
+        return tuple(m.latent_shape(x.shape[1:]) for m, x in runs if isinstance(m, RandomLayer) and x is not None)
 
     def last_linear(self) -> LayerRun | None:
         """The Linear layer that ran last, the classifier of nearly every model, or None without one."""
@@ -79,7 +84,7 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
     hooks = [
         module.register_forward_hook(_recorder(name, finished))
         for name, module in victim.model.named_modules()
-        if isinstance(module, Bottleneck) or any(True for _ in module.parameters(recurse=False))
+        if isinstance(module, RandomLayer) or any(True for _ in module.parameters(recurse=False))
     ]
     try:
         with torch.no_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(0)):
@@ -90,8 +95,8 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
     runs = [finish() for finish in finished]
     return Trace(
         probe=probe,
-        layers=tuple(run for run in runs if not isinstance(run.module, Bottleneck)),
-        bottlenecks=tuple(run for run in runs if isinstance(run.module, Bottleneck)),
+        layers=tuple(run for run in runs if not isinstance(run.module, RandomLayer)),
+        random=tuple(run for run in runs if isinstance(run.module, RandomLayer)),
     )
 
 

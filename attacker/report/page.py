@@ -8,13 +8,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary
+from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord, FederationSummary
 from attacker.report import words
 from attacker.report.figures import Chart, accuracy_chart
 from attacker.report.gallery import Panel, panels
 from attacker.report.glossary import GLOSSARY
 from attacker.report.pictures import Embedder
-from attacker.report.verdict import Verdict, is_defended, overall, verdicts
+from attacker.report.verdict import Verdict, is_defended, knows, overall, verdicts
 from fl_precode.private_file import write_private
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -55,6 +55,8 @@ def render_page(record: AuditRecord, folder: Path) -> str:
         lstrip_blocks=True,
     )
     environment.globals["words"] = words
+    environment.globals["kind"] = lambda federation, spec: _kind(record, federation, spec)
+    environment.globals["answered"] = _answered
     embedder = Embedder(folder)
     found = verdicts(record)
     groups = _groups(record, found, embedder)
@@ -68,6 +70,22 @@ def render_page(record: AuditRecord, folder: Path) -> str:
         glossary=GLOSSARY,
         seconds=sum(one.seconds for one in record.summaries),
     )
+
+
+def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
+    """Plain or adaptive; without a defence there is nothing to adapt to."""
+    if not is_defended(federation):
+        return "–"
+    return "adaptive" if knows(record, federation, spec) else "plain"
+
+
+def _answered(attack: AttackDescription) -> str:
+    """Which defences an attack takes into account, as a sentence."""
+    if not attack.adaptive:
+        return "It takes no account of a defence."
+    if not attack.answers:
+        return "It takes the defence into account."
+    return f"It takes into account: {words.joined([words.defence_name(one) for one in attack.answers])}."
 
 
 def write_report(record: AuditRecord, *, folder: Path, out: Path) -> Path:

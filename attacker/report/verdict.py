@@ -98,6 +98,13 @@ def counterpart(record: AuditRecord, federation: FederationSummary) -> Federatio
     return next(alike, None)
 
 
+def knows(record: AuditRecord, federation: FederationSummary, spec: str) -> bool:
+    """Whether an attack takes this federation's defence into account, or a part of it: whether it is adaptive there."""
+    return is_defended(federation) and any(
+        one.spec == spec and one.answers_to(federation.defence) for one in record.attacks
+    )
+
+
 def _verdict(record: AuditRecord, federation: FederationSummary) -> Verdict:
     own = [one for one in record.summaries if one.federation == federation.id]
     tried = [one for one in own if one.images > one.failed]
@@ -181,7 +188,9 @@ def _nothing_came_back(
     worked = {
         one.attack: one for one in record.summaries if one.federation == plain.id and one.successes and one.images
     }
-    stopped = [one for one in scored if one.attack in worked]
+    stopped = sorted(
+        (one for one in scored if one.attack in worked), key=lambda one: knows(record, federation, one.attack)
+    )
     if not stopped:
         return Finding.TOO_WEAK, (
             f"{title}: {nothing}. None of these attacks brought an image back from the undefended model either, so "
@@ -193,11 +202,12 @@ def _nothing_came_back(
 def _stopped(
     record: AuditRecord, federation: FederationSummary, one: AttackSummary, without: AttackSummary
 ) -> tuple[Finding, str]:
-    adaptive = {attack.spec for attack in record.attacks if attack.adaptive}
-    tried = [s for s in record.summaries if s.federation == federation.id and s.attack in adaptive]
+    tried = [s for s in record.summaries if s.federation == federation.id and knows(record, federation, s.attack)]
     informed = [s for s in tried if s.successes is not None and s.images > s.failed]
+    name = attack_name(one.attack)
     text = (
-        f"{capitalised(defence_name(federation.defence))} stops the plain attack ({attack_name(one.attack)}) on "
+        f"{capitalised(defence_name(federation.defence))} stops "
+        f"{name if knows(record, federation, one.attack) else f'the plain attack ({name})'} on "
         f"{model_name(federation.model)}: {_share(one)} came back ({_certainty(one)}), against {_share(without)} "
         "without the defence."
     )

@@ -30,6 +30,11 @@ _ATTACKS = {
     "idlg": "iDLG",
     "see-through-gradients": "See Through Gradients",
     "portfolio": "portfolio of attacks",
+    "ignore": "Ignore",
+    "noise-restoring": "noise restoring",
+    "noise-recovery": "noise recovery",
+    "dropout-inversion": "dropout inversion",
+    "defence-matched": "defence-matched gradients",
 }
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

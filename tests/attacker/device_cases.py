@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.attacks import ATTACKS, Attack, GradientMatching, Reconstruction, build_attack
+from attacker.attacks.adaptive import AdaptiveMatching
 from attacker.engine import (
     DenseProducts,
     FactoredProducts,
@@ -23,7 +24,7 @@ from attacker.engine import (
 )
 from attacker.labels import LABEL_RECOVERY, recover_labels
 from attacker.victim import Victim
-from fl_precode.observation import Observation
+from fl_precode.observation import Observation, Protocol
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()
@@ -39,8 +40,15 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "mlp": lambda: tiny.mlp(SPEC),
     "mlp with a bottleneck": lambda: tiny.mlp(SPEC, bottleneck=True),
     "convnet": lambda: tiny.convnet(SPEC),
+    "convnet with dropout": lambda: nn.Sequential(
+        *list(tiny.convnet(SPEC))[:3], nn.Dropout(0.5), list(tiny.convnet(SPEC))[3]
+    ),
     "normalised convnet": normalised_convnet,
 }
+
+
+ANNOUNCED = Protocol(name="fedsgd", batch_norm="buffers", defence="prune:share=0.5")
+"""One defence that an attack adapts to; the updates are whole all the same."""
 
 
 def elsewhere(observation: Observation, device: str) -> Observation:
@@ -59,7 +67,8 @@ def federation(model: str, batch: int) -> tuple[Victim, list[Observation]]:
     labels = [[(client + image) % SPEC.classes for image in range(batch)] for client in range(2)]
     buffers = {name: value.clone() for name, value in victim.model.named_buffers()}
     return victim, [
-        tiny.observe(victim, tiny.images(SPEC, batch, seed=n), y, buffers=buffers) for n, y in enumerate(labels)
+        tiny.observe(victim, tiny.images(SPEC, batch, seed=n), y, buffers=buffers, protocol=ANNOUNCED)
+        for n, y in enumerate(labels)
     ]
 
 
@@ -69,9 +78,9 @@ def moved(victim: Victim, device: str) -> Victim:
 
 def quick(name: str) -> Attack:
     """The attack with few iterations and two restarts, so that rounding has no time to grow."""
-    if name == "portfolio":
-        return build_attack("portfolio:iterations=4,restarts=2")
     attack = build_attack(name)
+    if name == "portfolio" or isinstance(attack, AdaptiveMatching):
+        return build_attack(f"{name}:iterations=4,restarts=2")
     names = {one.name for one in fields(attack)}  # type: ignore[arg-type]
     if getattr(attack, "warmup", 0) == 0:
         names.discard("warmup")

@@ -12,6 +12,7 @@ from attacker.attacks import Member, Outcome, Portfolio
 from attacker.attacks.attack import Reconstruction
 from fl_precode import Protocol, VariationalBottleneck
 from tests.attacker import tiny
+from tests.attacker.local_clients import train
 from tests.attacker.members import SPEC, Answers, error, measured, members, observations, portfolio, run, victim_of
 from tests.oracles import loop_gradient
 
@@ -56,30 +57,53 @@ def test_unequal_losses_are_measured_again():
         assert (one.iterations, one.seconds) == (14, 5.0)
 
 
-def test_behind_a_bottleneck_the_analytic_image_is_taken_unconfirmed():
+def test_behind_a_bottleneck_whose_noise_is_recovered_an_analytic_image_is_confirmed():
     victim = victim_of(bottleneck=True)
     (x,), seen = observations(victim)
     (one,) = run(portfolio(), victim, seen)
     assert one.method == "first-layer"
-    assert one.matching_loss is None
+    assert one.matching_loss < 1e-12
     assert error(one, x) < 1e-20
 
 
-def test_behind_a_bottleneck_all_results_are_averaged_over_the_same_draws():
+def test_behind_a_bottleneck_of_unknown_noise_the_analytic_image_is_taken_unconfirmed():
+    victim = victim_of(bottleneck=True)
+    x = tiny.images(SPEC, 1)
+    protocol = Protocol(name="fedavg", local_steps=3, learning_rate=0.1, batch_size=1, batch_norm="buffers")
+    several = train(victim, x, torch.tensor([0]), [[0]] * 3, protocol)  # fresh noise at every step
+    (one,) = run(portfolio(), victim, [several])
+    assert one.method == "first-layer"
+    assert one.matching_loss is None
+    assert error(one, x) < 1e-12
+
+
+def test_behind_a_bottleneck_results_are_compared_at_the_recovered_noise():
     victim = victim_of(tiny.convnet, bottleneck=True)
     (x,), (observation,) = observations(victim)
     (one,) = run(portfolio(30), victim, [observation])
-    generator = torch.Generator().manual_seed(0)
-    noise = [torch.randn(1, 16, 1, 5, generator=generator, dtype=torch.float64)]
-    early = ["0.weight", "0.bias"]  # what is behind the bottleneck carries its noise
-    every = [measured(victim, observation, one, [noise[0][:, r : r + 1]], early) for r in range(16)]
-    assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
-    assert one.iterations == 90
+    noise = [torch.randn(1, 5, generator=torch.Generator().manual_seed(7), dtype=torch.float64)[None, None]]
+    early = ["0.weight", "0.bias"]
+    assert one.matching_loss == pytest.approx(measured(victim, observation, one, noise, early), rel=1e-9)
+    assert one.iterations == 270
     # The luckiest of many draws does not count: an image from elsewhere that boasts of one loses against the truth.
     truth = Reconstruction(inputs=x, labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
     boast = replace(truth, inputs=tiny.images(SPEC, 1, seed=9), matching_loss=0.0)
     both = (Member(method="b", attack=Answers(result=boast)), Member(method="t", attack=Answers(result=truth)))
-    assert run(Portfolio(members=both), victim, [observation])[0].method == "t"
+    (found,) = run(Portfolio(members=both), victim, [observation])
+    assert (found.method, found.matching_loss < 1e-12) == ("t", True)
+
+
+def test_behind_a_bottleneck_of_unknown_noise_all_results_are_averaged_over_the_same_draws():
+    victim = victim_of(tiny.convnet, bottleneck=True)
+    x = tiny.images(SPEC, 2)
+    observation = tiny.observe(victim, x, [0, 1])
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0, 1]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    (one,) = run(Portfolio(members=(Member(method="t", attack=Answers(result=truth)),)), victim, [observation])
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(1, 16, 2, 5, generator=generator, dtype=torch.float64)]
+    early = ["0.weight", "0.bias"]  # what is behind the bottleneck carries its noise
+    every = [measured(victim, observation, one, [noise[0][:, r : r + 1]], early) for r in range(16)]
+    assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
 
 
 class Single(nn.Module):
@@ -109,10 +133,11 @@ def test_float32_updates_are_measured_in_float64_where_the_model_can():
 def test_a_bottleneck_without_layers_before_it_leaves_all_parameters():
     model = nn.Sequential(nn.Flatten(), VariationalBottleneck(36, latent=5), nn.Linear(36, 4))
     victim = tiny.victim(model, SPEC)
-    (x,), (observation,) = observations(victim)
-    truth = Reconstruction(inputs=x, labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    x = tiny.images(SPEC, 2)
+    observation = tiny.observe(victim, x, [0, 1])
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0, 1]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
     (one,) = run(Portfolio(members=(Member(method="t", attack=Answers(result=truth)),)), victim, [observation])
-    noise = torch.randn(1, 16, 1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(1, 16, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     every = [measured(victim, observation, one, [noise[:, r : r + 1]]) for r in range(16)]
     assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
 

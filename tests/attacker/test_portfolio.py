@@ -170,9 +170,14 @@ def test_specs_carry_the_budget():
         "dlg:iterations=50,restarts=2,plateau=7",
         "inverting-gradients:iterations=50,restarts=2,plateau=7,total_variation=0",
         "inverting-gradients:iterations=50,restarts=2,plateau=7,total_variation=0.5",
+        *(
+            f"{name}:iterations=50,restarts=2,plateau=7,total_variation={weight}"
+            for name in ("noise-recovery", "noise-restoring", "ignore")
+            for weight in ("0", "0.5")
+        ),
     ]
     assert built.members[3].attack == GradientMatching(iterations=50, restarts=2, plateau=7, total_variation=0.5)
-    assert [member.attack for member in build_attack("portfolio").members[2:]] == [
+    assert [member.attack for member in build_attack("portfolio").members[2:5]] == [
         GradientMatching(iterations=2000, plateau=200, total_variation=weight) for weight in (1e-6, 1e-4, 1e-2)
     ]
     for wrong, words in (

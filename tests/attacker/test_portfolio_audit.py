@@ -36,9 +36,9 @@ def test_a_portfolio_of_defects_has_failed(tape, tmp_path, monkeypatch):
     assert (row.outcome, row.reason) == ("failed", "a: RuntimeError: out of memory")
 
 
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_the_registry_says_which_attacks_are_adaptive(tape, tmp_path, monkeypatch, adaptive):
-    entry = replace(ATTACKS["first-layer"], adaptive=adaptive)
+@pytest.mark.parametrize("answers", [frozenset(), frozenset({"precode", "clip"})])
+def test_the_registry_says_which_attacks_are_adaptive(tape, tmp_path, monkeypatch, answers):
+    entry = replace(ATTACKS["first-layer"], answers=answers)
     monkeypatch.setattr(run_module, "ATTACKS", {**ATTACKS, "first-layer": entry})
     record = audit_tape(tape, out=tmp_path, attacks=["first-layer"], victims=1)
-    assert [one.adaptive for one in record.attacks] == [adaptive]
+    assert [(one.adaptive, one.answers) for one in record.attacks] == [(bool(answers), sorted(answers))]

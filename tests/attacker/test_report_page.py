@@ -15,7 +15,7 @@ from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from attacker.report.figures import accuracy_chart
 from attacker.report.page import render_page, write_report
-from tests.attacker.records import FIRST, PLAIN, federation, left_out, record, summary
+from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, federation, left_out, record, summary
 from tests.attacker.taped_federation import tape_federation
 
 HOSTILE = "<script>alert(1)</script>"
@@ -226,3 +226,18 @@ def test_the_chart_spans_its_frame():
     assert line.dots[-1][1] == chart.y_ticks[-1][0]
     assert [number for _, number in chart.x_ticks] == [0, 1, 2]
     assert accuracy_chart([federation("f1", accuracy=[])]) is None
+
+
+def test_plain_and_adaptive_attacks_stand_side_by_side(tmp_path):
+    federations = [federation("f1"), federation("f2", "precode"), federation("f3", "noise:std=0.1")]
+    rows = [summary(one.id, spec, 0) for one in federations for spec in (PLAIN, ADAPTIVE)]
+    whole = record(federations, rows)
+    described = [one.model_copy(update={"answers": ["precode"]}) if one.adaptive else one for one in whole.attacks]
+    text = render_page(whole.model_copy(update={"attacks": described}), tmp_path)
+    section = text[text.index('<h2 id="success">') :]
+    kinds = re.findall(r'<td class="name">(?:Inverting Gradients|Ignore)</td>\s*<td class="name">(.*?)</td>', section)
+    assert kinds == ["–", "–", "plain", "adaptive", "plain", "plain"]
+    assert "It takes into account: PRECODE." in text
+    assert "It takes no account of a defence." in text
+    older = [one.model_copy(update={"answers": []}) for one in whole.attacks]
+    assert "It takes the defence into account." in render_page(whole.model_copy(update={"attacks": older}), tmp_path)

@@ -96,13 +96,22 @@ def test_rule_8_with_an_adaptive_attack():
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 0), summary("f2", ADAPTIVE, 0)])
     assert found.finding is Finding.ADAPTIVE_STOPPED
     assert (
-        "Attacks that know the defence (ignore) brought none back either; a stronger one still might" in found.sentence
+        "Attacks that know the defence (Ignore) brought none back either; a stronger one still might" in found.sentence
     )
 
 
 @pytest.mark.parametrize("adaptive", [summary("f2", ADAPTIVE, None, 0), summary("f2", ADAPTIVE, 0, failed=4)])
 def test_rule_8_an_adaptive_attack_that_did_not_work_out_is_none(adaptive):
     assert last(PAIR, [WORKS, summary("f2", PLAIN, 0), adaptive]).finding is Finding.PLAIN_STOPPED
+
+
+@pytest.mark.parametrize(("answers", "adaptive"), [(["cvb", "dropout"], False), (["precode"], True), ([], True)])
+def test_rule_8_an_adaptive_attack_counts_against_the_defences_that_it_answers(answers, adaptive):
+    summaries = [WORKS, summary("f2", PLAIN, 0), summary("f2", ADAPTIVE, 0)]
+    whole = record(PAIR, summaries)
+    described = [one.model_copy(update={"answers": answers}) if one.spec == ADAPTIVE else one for one in whole.attacks]
+    found = verdicts(whole.model_copy(update={"attacks": described}))[-1]
+    assert found.finding is (Finding.ADAPTIVE_STOPPED if adaptive else Finding.PLAIN_STOPPED)
 
 
 def test_a_defence_that_was_not_announced_is_not_taken_for_none():

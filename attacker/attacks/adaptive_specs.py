@@ -1,0 +1,68 @@
+"""Adaptive attacks from specs: settings of the search, and each attack's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.attacks.attack import Attack
+from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.presets import PRESETS
+from fl_precode.spec import Spec
+
+_TRUE_OR_FALSE = ("true", "false")
+_NOT_FOR_ADAPTIVE = ("method", "optimiser", "history", "labels")
+
+SEARCH_OPTIONS = ("preset", *(one.name for one in fields(GradientMatching) if one.name not in _NOT_FOR_ADAPTIVE))
+"""Options of every adaptive attack: those of the search by Adam."""
+
+
+def matching_settings(preset: GradientMatching, spec: Spec) -> GradientMatching:
+    """A preset with the spec's options in place of its values.
+
+    Raises:
+        ValueError: If a value is out of its range, or contradicts another.
+    """
+    settings: dict[str, int | float | bool | str] = {}
+    for option in fields(GradientMatching):
+        if option.name not in spec.options:
+            continue
+        initial = getattr(preset, option.name)
+        if isinstance(initial, str):
+            settings[option.name] = spec.options[option.name]
+        elif isinstance(initial, bool):
+            settings[option.name] = spec.choice(option.name, _TRUE_OR_FALSE, "true") == "true"
+        else:
+            value = spec.integer(option.name) if isinstance(initial, int) else spec.number(option.name)
+            assert value is not None
+            settings[option.name] = value
+    try:
+        return replace(preset, **settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+def options_of(kind: type[AdaptiveMatching], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the options that a spec of this attack may carry."""
+    own = tuple(one.name for one in fields(kind) if one.name != "matching")
+    return (*own, *(name for name in SEARCH_OPTIONS if name not in without))
+
+
+def builder(kind: type[AdaptiveMatching]) -> Callable[[Spec], Attack]:
+    """Makes an adaptive attack from its checked spec."""
+
+    def build(spec: Spec) -> Attack:
+        preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
+        own: dict[str, int | float | None] = {
+            one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
+            for one in fields(kind)
+            if one.name in spec.options and one.name != "matching"
+        }
+        matching = matching_settings(preset, spec)
+        try:
+            return kind(matching=matching, **own)
+        except ValueError as error:
+            raise ValueError(f"{spec.text!r}: {error}") from None
+
+    return build

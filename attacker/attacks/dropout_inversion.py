@@ -1,0 +1,58 @@
+"""Dropout inversion: the masks that the client's dropout drew are searched together with the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attacker.attacks.adaptation import Knowledge, NoiseSearch
+from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.attacks.noise_restoring import check_rate
+from attacker.engine import Trace
+from attacker.engine.dropout import MaskedDropout, with_masks
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutInversion(AdaptiveMatching):
+    """DIA (Scheliga, Mäder, Seeland, AAAI 2023, arXiv 2208.06163): optimise images and dropout masks.
+
+    Masks are numbers in [0, 1] for each image, start at the share that passes on average, and move by plain Adam; the
+    squared difference between the share that a mask drops and p is added to the loss. Plain attacks replay without
+    masks, as in evaluation mode. The noise of a bottleneck in the same model is searched as well.
+
+    Attributes:
+        mask_rate: Adam's first step for masks, positive.
+        mask_penalty: Weight of the penalty, 0 or more.
+    """
+
+    mask_rate: float = 0.01
+    mask_penalty: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_rate("mask_rate", self.mask_rate)
+        super().__post_init__()
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "dropout-inversion"
+
+    @property
+    def noise_search(self) -> NoiseSearch:
+        """All masks and noise are optimised."""
+        return NoiseSearch(rate=self.mask_rate, mask_penalty=self.mask_penalty)
+
+    def adapted(self, victim: Victim) -> Victim:
+        """The victim with dropout that takes masks."""
+        return replace(victim, model=with_masks(victim.model))
+
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+        """Nothing besides that there are masks."""
+        del victim, observation
+        if not any(isinstance(run.module, MaskedDropout) for run in seen.random):
+            return (
+                "no dropout layer runs in the model: nothing is masked (dropout called as a function of torch is no "
+                "layer and cannot be replaced)"
+            )
+        return Knowledge()

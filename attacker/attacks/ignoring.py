@@ -1,0 +1,48 @@
+"""Ignore: gradient matching without the layers that a bottleneck's noise makes random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attacker.attacks.adaptation import Knowledge, NoiseSearch
+from attacker.attacks.adaptive import NO_BOTTLENECK, AdaptiveMatching
+from attacker.engine import Trace
+from attacker.engine.noise_free import before_noise
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ignore(AdaptiveMatching):
+    """Leave the decoder of every bottleneck and all later layers out of the distance (Scheliga, Mäder, Seeland).
+
+    Combining Stochastic Defenses to Resist Gradient Inversion (arXiv 2208.04767), Privacy Preserving Federated Learning
+    with Convolutional Variational Bottlenecks (arXiv 2309.04515). What counts is read off the model: layers that run
+    before the first bottleneck draws its noise, its encoder included. The replayed loss has the KL term, and noise of
+    its own: drawn anew at each step, ``draws`` times, and the mean of the distances counts.
+
+    Attributes:
+        draws: Draws of noise at each step, 1 or more; each costs one gradient.
+    """
+
+    draws: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "ignore"
+
+    @property
+    def noise_search(self) -> NoiseSearch:
+        """Fresh draws."""
+        return NoiseSearch(draws=self.draws)
+
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+        """Which layers count."""
+        del victim, observation
+        if not seen.bottlenecks:
+            return NO_BOTTLENECK
+        matched = before_noise(seen)
+        if not matched:
+            return f"no layer with parameters runs before the noise of {seen.bottlenecks[0].name!r} is drawn"
+        return Knowledge(matched=matched)

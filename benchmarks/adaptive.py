@@ -1,0 +1,119 @@
+"""What adaptive attacks reach behind a defence, beside the plain attack with and without it.
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/adaptive.py --out adaptive.json
+
+One image for each update, labels recovered by the attacks. SSIM (7 x 7 window) and PSNR in dB on clamped [0, 1] images,
+CPU seconds of this process. The first training images of CIFAR-10 where ../shared/data has them, else of `photos`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacker.attacks import build_attack
+from attacker.metrics import psnr, ssim
+from attacker.victim import Victim
+from fl_precode import Observation, Protocol, sample_noise
+from fl_precode.defences import apply_defence, gradient_defence, perturbation_generator
+from fl_precode.models import build_model
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.seeding import seeded
+from label_recovery import load
+
+logger = logging.getLogger("adaptive")
+
+
+def observe(victim: Victim, x: Tensor, y: Tensor, node: str, defence: str) -> Observation:
+    """The gradient that a client with the batch (x, y) would send: dropout is active, noise is the client's own."""
+    parameters = dict(victim.model.named_parameters())
+    victim.model.train()
+    with seeded(int(node)), sample_noise(generator=torch.Generator().manual_seed(int(node))):
+        loss = victim.loss(x, y)
+    found = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    chain = gradient_defence(defence)
+    if chain is not None:
+        generator = perturbation_generator("adaptive", node)
+        found = chain(found, generator=generator, model=victim.model, batch=(x, y))
+    victim.model.eval()
+    return Observation(
+        parameters={name: value.detach() for name, value in parameters.items()},
+        buffers={},
+        update=found,
+        kind="gradient",
+        batch_size=len(x),
+        protocol=Protocol(name="fedsgd", local_steps=1, batch_size=len(x), defence=defence),
+        round=1,
+        node=node,
+    )
+
+
+def attacked(model: str, defence: str, spec: str, images: Tensor, y: Tensor, inputs: InputSpec) -> dict[str, Any]:
+    """One row: all images by one attack."""
+    built = apply_defence(defence, build_model(model, inputs, seed=0), inputs, seed=0)
+    victim = Victim(model=built, inputs=inputs, name=model)
+    x = inputs.normalise(images)
+    seen = [observe(victim, x[i : i + 1], y[i : i + 1], str(i), defence) for i in range(len(x))]
+    began = time.process_time()
+    found = build_attack(spec)(victim, seen, generator=torch.Generator().manual_seed(0))
+    seconds = time.process_time() - began
+    pictures = [None if one.inputs is None else inputs.denormalise(one.inputs).clamp(0, 1) for one in found]
+    return {
+        "model": model,
+        "defence": defence,
+        "attack": spec,
+        "ssim": [
+            None if one is None else round(float(ssim(one, images[i : i + 1])), 3) for i, one in enumerate(pictures)
+        ],
+        "psnr": [
+            None if one is None else round(float(psnr(one, images[i : i + 1])), 1) for i, one in enumerate(pictures)
+        ],
+        "matching_loss": [one.matching_loss for one in found],
+        "reasons": sorted({one.reason for one in found if one.reason}),
+        "cpu_seconds": round(seconds, 1),
+    }
+
+
+def cases(iterations: int) -> list[tuple[str, str, str]]:
+    """Model, defence and attack of each row."""
+    rows = []
+    for model, weight in (("lenet:init=uniform", 1e-6), ("lenet:activation=relu", 0.1)):
+        search = f"iterations={iterations},total_variation={weight:g}"
+        rows.append((model, "none", f"inverting-gradients:{search}"))
+        rows += [
+            (model, "precode", f"{name}:{search}")
+            for name in ("inverting-gradients", "ignore", "noise-restoring", "noise-recovery")
+        ]
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=1_000)
+    parser.add_argument("--case", nargs=3, action="append", metavar=("MODEL", "DEFENCE", "ATTACK"), default=[])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    name, images, y, inputs = load(options.images)
+    rows = []
+    for model, defence, spec in options.case or cases(options.iterations):
+        rows.append(attacked(model, defence, spec, images, y, inputs))
+        print(json.dumps(rows[-1]), flush=True)  # noqa: T201
+        if options.out is not None:
+            options.out.write_text(
+                json.dumps({"data": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Which attacks answer which defence, and why the others do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attacker.attacks import ATTACKS
+from attacker.attacks import answers as module
+from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, attacks_for
+from attacker.attacks.registry import AttackEntry
+from fl_precode import Protocol
+from fl_precode.defences import DEFENCES
+from tests.attacker import tiny
+from tests.attacker.bottlenecked import SPEC, client, normal
+from tests.attacker.members import victim_of
+
+X = tiny.images(SPEC, 1)
+
+
+def listed(found, role):
+    return [one.spec for one in found if one.role == role]
+
+
+def test_behind_precode_recovery_comes_before_search_and_plain_attacks_last():
+    victim = victim_of(tiny.convnet, bottleneck=True)
+    seen = client(victim, X, [0], [normal(1, 5)], protocol=Protocol(defence="precode", batch_norm="buffers"))
+    found = attacks_for(victim, observation=seen)
+    order = [name for name in STRONGEST_FIRST if name in ATTACKS]
+    adaptive = listed(found, "adaptive")
+    assert adaptive == [name for name in order if name in adaptive]
+    assert {"noise-recovery", "noise-restoring", "ignore", "defence-matched"} <= set(adaptive)
+    assert [one for one in listed(found, "plain") if one in PLAIN] == list(PLAIN)
+    by_name = {one.spec: one for one in found}
+    assert by_name["noise-recovery"].applies
+    assert by_name["noise-recovery"].reason == "answers precode"
+    assert not by_name["first-layer"].applies
+    assert by_name["first-layer"].reason.startswith("not applicable: the first layer '0' is a Conv2d")
+    assert by_name["inverting-gradients"].reason == "ignores precode: what the defence is compared with"
+    assert [one.role for one in found] == sorted(one.role for one in found)
+
+
+def test_the_update_decides_what_applies():
+    victim = victim_of(tiny.convnet, bottleneck=True)
+    protocol = Protocol(defence="precode+noise:std=0.1", batch_norm="buffers")
+    pair = client(victim, tiny.images(SPEC, 2), [0, 1], [normal(2, 5)], protocol=protocol)
+    found = {one.spec: one for one in attacks_for(victim, observation=pair)}
+    assert "gradients of 2 images" in found["noise-recovery"].reason
+    assert found["ignore"].reason == "answers precode; ignores noise"
+    assert found["defence-matched"].reason == "answers precode, noise"
+    foreign = replace(pair, parameters={"a": X}, update={"a": X})
+    assert all(not one.applies and "another model" in one.reason for one in attacks_for(victim, observation=foreign))
+
+
+def test_on_a_linear_first_layer_the_formula_comes_first():
+    victim = victim_of(bottleneck=True)
+    seen = client(victim, X, [0], [normal(1, 5)])
+    found = attacks_for(victim, observation=seen, defence="precode")
+    assert (found[0].spec, found[0].role, found[0].applies) == ("first-layer", "adaptive", True)
+
+
+def test_without_an_update_only_the_names_decide():
+    victim = victim_of(tiny.convnet)
+    for protocol, defence in ((Protocol(defence="dropout"), None), (None, "dropout")):
+        found = attacks_for(victim, protocol=protocol, defence=defence)
+        assert "dropout-inversion" in listed(found, "adaptive")
+        assert "ignore" not in [one.spec for one in found]
+        assert all(one.applies for one in found)
+    none = attacks_for(victim, defence="none")
+    assert {one.role for one in none} == {"plain"}
+    assert all(one.reason == "there is no defence to answer" for one in none)
+    with pytest.raises(ValueError, match="not announced"):
+        attacks_for(victim, protocol=Protocol())
+
+
+def test_attacks_registered_later_take_their_place(monkeypatch):
+    entry = ATTACKS["ignore"]
+    later = {
+        "through-bottleneck": replace(entry, answers=frozenset({"precode"})),
+        "novel": AttackEntry(description="new", source="-", build=entry.build, answers=frozenset({"precode"})),
+    }
+    monkeypatch.setattr(module, "ATTACKS", {**ATTACKS, **later})
+    adaptive = listed(attacks_for(victim_of(tiny.convnet), defence="precode"), "adaptive")
+    assert adaptive.index("through-bottleneck") < adaptive.index("noise-recovery")
+    assert adaptive[-1] == "novel"
+
+
+def test_only_defences_that_exist_are_answered():
+    for name, entry in ATTACKS.items():
+        assert entry.answers <= DEFENCES.keys() - {"none"}, name
+        assert entry.adaptive == bool(entry.answers)
+    assert answers("ignore:iterations=3", "cvb+noise:std=1e+2") == ("cvb",)
+    assert answers("dlg", "precode") == ()
+
+
+@pytest.mark.parametrize("defence", ["precode", "dropout", "soteria", "clip"])
+def test_first_layer_inversion_answers_what_it_says(defence):
+    """The image is exact whatever the defence does: that is what ``answers`` claims."""
+    from fl_precode.defences import apply_defence, gradient_defence
+    from fl_precode.seeding import seeded
+
+    plain = victim_of()
+    model = apply_defence(defence if defence != "clip" else "none", plain.model, SPEC, seed=0)
+    victim = tiny.victim(model, SPEC)
+    assert defence in ATTACKS["first-layer"].answers
+    victim.model.train()
+    with seeded(0):
+        seen = tiny.observe(victim, X, [0])
+        chain = gradient_defence("clip:max_norm=0.01" if defence == "clip" else defence)
+        update = seen.update
+        if chain is not None:
+            generator = torch.Generator().manual_seed(0)
+            update = chain(update, generator=generator, model=victim.model, batch=(X, torch.tensor([0])))
+    victim.model.eval()
+    (one,) = ATTACKS["first-layer"].build(None)(
+        victim, [replace(seen, update=update)], generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.allclose(one.inputs, X, rtol=0, atol=1e-8)
