@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attacker.cli_device import AUTO, Device, find_device
+
 if TYPE_CHECKING:
     from attacker.audit.record import AuditRecord
     from attacker.audit.run import AuditProgress
@@ -82,6 +84,7 @@ def audit(
     mean: _Mean = None,
     std: _Std = None,
     threads: _Threads = 1,
+    device: Device = AUTO,
 ) -> None:
     """Attack the updates on a tape and write what came back: audit.json and a report.
 
@@ -93,6 +96,7 @@ def audit(
     inputs = parse_inputs(images, classes, mean, std)
     specs = _checked_attacks(attacks)
     use_threads(threads)
+    where = find_device(device)
     if model is not None:
         # A console script does not look for modules where it is called, and people's own models are there.
         sys.path.append(str(Path.cwd()))
@@ -111,6 +115,7 @@ def audit(
             victims=victims,
             seed=seed,
             labels="granted" if labels is Labels.GRANTED else "recovered",
+            device=where,
             progress=progress,
         )
     finish(record, out)

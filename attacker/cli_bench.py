@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from attacker.cli_audit import split_attacks, use_threads
-
-if TYPE_CHECKING:
-    import torch
+from attacker.cli_device import AUTO, Device, find_device
 
 MODELS = "lenet,mlp,resnet20:width=4"
 _WIDTH = 100
-
-
-class Device(StrEnum):
-    """Where the attacks run."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.AUTO,
+    device: Device = AUTO,
     models: Annotated[str, typer.Option(help="Model specs, set apart by commas.")] = MODELS,
     candidates: Annotated[str, typer.Option(help="Images attacked together, numbers set apart by commas.")] = "1,8,32",
     iterations: Annotated[
@@ -67,7 +56,7 @@ def bench(
     from attacker.bench.record import record, table
     from fl_precode.models.input_spec import InputSpec
 
-    where = _device(device)
+    where = find_device(device)
     inputs = InputSpec(channels=3, height=32, width=32, classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     images, labels = smooth_images(max(counts), inputs, seed=0)
     console = Console()
@@ -111,18 +100,6 @@ def _counts(text: str) -> list[int]:
             param_hint="--candidates",
         )
     return counts
-
-
-def _device(wanted: Device) -> torch.device:
-    import torch
-
-    if wanted is Device.AUTO:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted is Device.CUDA and not torch.cuda.is_available():
-        raise typer.BadParameter(
-            "there is no CUDA device here, or torch was built without CUDA; take --device cpu", param_hint="--device"
-        )
-    return torch.device(wanted.value)
 
 
 @contextmanager

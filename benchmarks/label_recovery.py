@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import logging
 import sys
 import time
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import command_line
 from attacker.labels import LABEL_RECOVERY, best_labels, recover_labels
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol
@@ -260,17 +260,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of the short training")
     parser.add_argument("--pool", type=int, default=4000, help="training images, the clients' images among them")
     parser.add_argument("--probes", type=int, default=256, help="random inputs of the methods that probe the model")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--table", type=Path, help="markdown file to write")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(options.threads)
+    options = command_line.parse(parser)
     record = measure(options)
     write_tables(record, sys.stdout.write)
-    if options.out:
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    command_line.write_record(record, options)
     if options.table:
         with options.table.open("w", encoding="utf-8") as target:
             write_tables(record, target.write)

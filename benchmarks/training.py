@@ -183,6 +183,8 @@ def _digest(data: ImageData) -> str:
 
 def main() -> None:
     """Command line."""
+    import command_line  # beside this file, which others import from elsewhere
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["convnet", "resnet20", "resnet20:width=4"], help="model specs")
     parser.add_argument("--defence", default="none", help="defence spec")
@@ -191,13 +193,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=10_000, help="training images")
     parser.add_argument("--test", type=int, default=1_000, help="test images")
     parser.add_argument("--skip", type=int, default=0, help="training images left out at the beginning")
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation and order")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--cache", type=Path, help="folder of weights")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(options.threads)
+    options = command_line.parse(parser)
     data = cifar10(train=options.train, test=options.test, skip=options.skip)
     rows = {}
     for spec in options.models:
@@ -208,9 +205,8 @@ def main() -> None:
         row = {"accuracy": found.accuracy, "cpu_seconds_per_step": found.seconds_per_step, "cached": found.cached}
         logger.info("%s: accuracy %.3f, %.2f s of CPU a step", spec, found.accuracy, found.seconds_per_step)
         rows[spec] = row
-    if options.out:
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-        options.out.write_text(json.dumps({"settings": settings, "models": rows}, indent=1) + "\n", encoding="utf-8")
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    command_line.write_record({"settings": settings, "models": rows}, options)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece]:
     """The piece in parts whose candidates fit into the budget, as one evaluation of one victim shows."""
+    if piece.draws.axes == (1, 1):  # nothing to divide
+        return piece.within(1)
     candidate = piece.like.new_zeros(piece.batch_size, *piece.victim.inputs.shape)
     budget = int(settings.memory * GIB) or default_budget(candidate.device)
     first = piece.part(range(min(2, piece.draws.axes[0])) if piece.own_weights else range(1), range(1))

@@ -18,6 +18,7 @@ from attacker.audit.announced import common_doubts, doubts
 from attacker.audit.evaluate import SUCCESS_THRESHOLD, AttackRun, UpdateEvaluation, summarise
 from attacker.audit.files import Pictures, make_private_folder
 from attacker.audit.machine import this_machine, versions
+from attacker.audit.placement import CPU, brought_back, placed
 from attacker.audit.record import (
     AttackDescription,
     AuditRecord,
@@ -52,6 +53,7 @@ class _Plan:
     victims: int
     seed: int
     labels: LabelKnowledge
+    device: torch.device
     pictures: Pictures
 
 
@@ -86,6 +88,7 @@ def audit_tapes(
     seed: int = 0,
     labels: LabelKnowledge = "recovered",
     title: str = "Audit of federated training",
+    device: torch.device = CPU,
     progress: AuditProgress | None = None,
 ) -> AuditRecord:
     """Audit one or more federations into one record, ``OUT/audit.json``, with pictures in ``OUT/images``.
@@ -100,6 +103,7 @@ def audit_tapes(
         seed: Of the choice of victims and of the attacks, each of which draws from its own generator.
         labels: ``granted`` gives the attacker the true labels, the stronger threat model; ``recovered`` does not.
         title: Of the report.
+        device: Where the attacks run; results come back to the CPU.
         progress: Told about the work now and then.
 
     Raises:
@@ -112,7 +116,7 @@ def audit_tapes(
     subjects = [open_subject(source) for source in sources]
     _check_labels(subjects, labels)
     folder = make_private_folder(out)
-    plan = _Plan(attacks=built, victims=victims, seed=seed, labels=labels, pictures=Pictures(folder))
+    plan = _Plan(attacks=built, victims=victims, seed=seed, labels=labels, device=device, pictures=Pictures(folder))
     audited = [
         _audit_subject(subject, f"f{number + 1}", plan, _share(progress, number, len(subjects)))
         for number, subject in enumerate(subjects)
@@ -128,7 +132,12 @@ def _assemble(audited: Sequence[_Audited], plan: _Plan, title: str) -> AuditReco
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         title=title,
         success_threshold=SUCCESS_THRESHOLD,
-        settings={"victims": plan.victims, "labels": plan.labels, "attacks": " ".join(plan.attacks)},
+        settings={
+            "victims": plan.victims,
+            "labels": plan.labels,
+            "attacks": " ".join(plan.attacks),
+            "device": str(plan.device),
+        },
         seeds={"audit": plan.seed, **{spec: attack_seed(plan.seed, spec) for spec in plan.attacks}},
         versions=versions(),
         machine=this_machine(),
@@ -272,9 +281,10 @@ def _attack_all(
     generator = torch.Generator().manual_seed(attack_seed(plan.seed, spec))
     progress(0.0)
     try:
+        victim, seen = placed(subject.victim, observations, plan.device)
         done = plan.attacks[spec](
-            subject.victim,
-            observations,
+            victim,
+            seen,
             generator=generator,
             labels=labels,
             progress=lambda share, _best: progress(share),
@@ -284,6 +294,6 @@ def _attack_all(
         _logger.exception("the attack %s failed", spec)
         return [AttackRun(spec=spec, reconstruction=None, error=f"{type(error).__name__}: {error}")] * len(observations)
     return [
-        AttackRun(spec=spec, reconstruction=one, labels_granted=label is not None)
+        AttackRun(spec=spec, reconstruction=brought_back(one), labels_granted=label is not None)
         for one, label in zip(done, labels, strict=True)
     ]

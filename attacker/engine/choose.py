@@ -12,15 +12,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 from attacker.engine.dense import DenseProducts
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.loop import LoopProducts
-from attacker.engine.probe import Builder, Probe
+from attacker.engine.probe import Builder, Reference, gradient_reference
 from attacker.engine.products import GradientProducts, Replay, by_victim
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
 
 logger = logging.getLogger(__name__)
 
-# By trace, which belongs to one attack call, and by what else decides: the chosen implementation.
-_CHOSEN: MutableMapping[Trace, dict[Hashable, str]] = WeakIdKeyDictionary(ref_type=weakref.ref)
+# By model object, and by what else decides: the chosen implementation.
+_CHOSEN: MutableMapping[nn.Module, dict[Hashable, str]] = WeakIdKeyDictionary(ref_type=weakref.ref)
 
 
 def weights_pay(model: nn.Module, seen: Trace) -> bool:
@@ -46,8 +46,8 @@ def gradient_products(
     Structure does not show whether images mix or a weight is used outside of its layer, and ``vmap`` gives silently
     wrong second derivatives for some layers (LayerNorm and InstanceNorm with torch 2.15). So the fast versions are
     compared with plain double backward first, on two random candidates, in value and in gradient with respect to the
-    image, in float64 where the device and the model can. The comparison is made once for a trace: pieces of one attack
-    call, which share it, share its outcome.
+    image, in float64 where the device and the model can. The comparison is made once for a model object, as long as its
+    layers and their modes stay what they are: pieces of one attack, and further attacks, share its outcome.
 
     Args:
         replay: The victim's loss at the weights that all observed gradients belong to, or one for each victim at its
@@ -75,23 +75,37 @@ def gradient_products(
     def loop(replays: Sequence[Replay], targets: Sequence[Gradients]) -> GradientProducts:
         return LoopProducts(replays, targets, matched=matched)
 
+    model = replays[0].victim.model
     key = (
-        type(replays[0].victim), batch_size, None if matched is None else frozenset(matched),
+        _structure(model), type(replays[0].victim), batch_size, None if matched is None else frozenset(matched),
         any(one is not replays[0] for one in replays), *((one.dtype, one.device) for one in targets[0].values()),
     )  # fmt: skip
-    chosen = _CHOSEN.setdefault(seen, {})
+    chosen = _CHOSEN.setdefault(model, {})
     if key not in chosen:
-        probe = Probe(replays, targets, seen, batch_size=batch_size, matched=matched)
+        reference = gradient_reference(replays, targets, seen, batch_size=batch_size, matched=matched)
         chosen[key] = _fastest(
-            {"factored": factored, "dense": dense}, probe, why_not_factored(replays[0].victim.model, seen, matched)
+            {"factored": factored, "dense": dense}, reference, why_not_factored(model, seen, matched)
         )
     return {"factored": factored, "dense": dense, "loop": loop}[chosen[key]](replays, targets)
 
 
-def _fastest(builders: Mapping[str, Builder], probe: Probe, not_factored: str | None) -> str:
+def _structure(model: nn.Module) -> Hashable:
+    """Layers with their settings, flags and modes; weights do not decide which products are right."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return tuple(
+        (name, type(module), *((key, repr(value)) for key, value in vars(module).items() if isinstance(value, plain)))
+        for name, module in model.named_modules()
+    )
+
+
+def _fastest(
+    builders: Mapping[str, Builder],
+    reference: Reference[Sequence[Replay], Sequence[Gradients]],
+    not_factored: str | None,
+) -> str:
     """Name of the first builder that agrees with plain double backward, or "loop"."""
     for name, build in builders.items():
-        reason = (not_factored if name == "factored" else None) or probe.disagreement(build)
+        reason = (not_factored if name == "factored" else None) or reference.disagreement(build)
         if reason is None:
             return name
         logger.debug("no %s gradients: %s", name, reason)

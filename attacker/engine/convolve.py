@@ -158,10 +158,11 @@ class Formed(torch.autograd.Function):
         """With ``u = inner G + 2 square g`` as kernels: towards delta a convolution, towards received its adjoint."""
         received, delta, target, *gradients = ctx.saved_tensors
         restarts, count = inner.shape[1], inner.numel()
-        along, own = inner.flatten().tolist(), (2 * square).flatten().tolist()
+        # As tensors: numbers would make a GPU wait for every layer.
+        along, own = (value.to(target.dtype).flatten().unbind() for value in (inner, 2 * square))
         to_received, to_delta = [], []
         for k, (images, deltas) in enumerate(zip(_pieces(received, count), _pieces(delta, count), strict=True)):
-            kernels = (gradients[k] * own[k]).add_(target[k // restarts], alpha=along[k])
+            kernels = torch.addcmul(gradients[k] * own[k], target[k // restarts], along[k])
             if ctx.needs_input_grad[0]:
                 to_received.append(ctx.geometry.towards_images(deltas, images, kernels))
             if ctx.needs_input_grad[1]:

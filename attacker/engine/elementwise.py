@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from attacker.engine.distance import Differences
-from attacker.engine.probe import Probe
+from attacker.engine.probe import gradient_reference
 from attacker.engine.products import GradientProducts, Products, Replay, by_victim, matched_names, precise
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
@@ -65,8 +65,8 @@ def elementwise_products(
     Raises:
         ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
     """
-    probe = Probe([replay] * len(targets), targets, seen, batch_size=batch_size, matched=matched)
-    reason = probe.disagreement(
+    reference = gradient_reference([replay] * len(targets), targets, seen, batch_size=batch_size, matched=matched)
+    reason = reference.disagreement(
         lambda cast, observed: ElementwiseProducts(cast, observed, kept=False, at_once=True, matched=matched)
     )
     if reason is not None:

@@ -9,21 +9,20 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from attacker.engine.distance import cosine_distance
 from attacker.engine.observed import observed_gradient, steps_behind
+from attacker.engine.probe import RandomCandidates, Reference, cast, cast_replay
 from attacker.engine.products import GradientProducts, Products, Replay, matched_names, precise, squared_norms
 from attacker.engine.trace import Trace
 from fl_precode.observation import Observation
 
 logger = logging.getLogger(__name__)
 
-# Differences, as shares of the value, that rounding does not reach, as for gradients at the observed weights.
-_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 _PROBED_STEPS = 2
 
 Formed = Callable[..., dict[str, Tensor]]
@@ -132,67 +131,25 @@ def fastest_exact(
     Raises:
         ValueError: If the model is not twice differentiable.
     """
-    own = next(iter(observations[0].parameters.values())).dtype
-    failure = ""
-    for dtype in dict.fromkeys((torch.float64, own)):
-        probe = _probe(replay, observations[0], dtype)
-        try:
-            expected = _measure(build("loop", *probe), *probe, seen)
-        except RuntimeError as error:  # float64 is not there on every device, nor in everyone's constants
-            failure = str(error)
-            continue
-        for way in ways:
-            try:
-                found = _measure(build(way, *probe), *probe, seen)
-            except (RuntimeError, ValueError) as error:  # whatever a foreign model's layers object to
-                logger.debug("%s fails on this model: %s", way, error)
-                continue
-            if _agree(found, expected, _TOLERANCES.get(dtype, 1e-1)):
-                return build(way, replay, observations)
-            logger.debug("%s differs from one candidate after another", way)
-        return build("loop", replay, observations)
-    raise ValueError(
-        "expected a twice differentiable model, but gradient matching cannot attack this one: the update of "
-        f"{replay.victim.name!r} cannot be differentiated with respect to its inputs: {failure}"
-    )
+    candidates = RandomCandidates(replay.victim, seen, (1, 2, observations[0].batch_size or 1))
+    own = next(iter(observations[0].parameters.values()))
+    reference = Reference(partial(build, "loop"), partial(_shortened, replay, observations[0]), candidates, own)
+    for way in ways:
+        reason = reference.disagreement(partial(build, way))
+        if reason is None:
+            return build(way, replay, observations)
+        logger.debug("not %s: %s", way, reason)
+    return build("loop", replay, observations)
 
 
-def _probe(replay: Replay, observation: Observation, dtype: torch.dtype) -> tuple[Replay, list[Observation]]:
+def _shortened(replay: Replay, observation: Observation, dtype: torch.dtype) -> tuple[Replay, list[Observation]]:
     """The same problem in ``dtype``, with fewer steps."""
-
-    def cast(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
-
     steps = min(steps_behind(observation) or 1, _PROBED_STEPS)
     short = replace(
         observation,
-        parameters=cast(observation.parameters),
-        update=cast(observation.update),
+        parameters=cast(observation.parameters, dtype),
+        update=cast(observation.update, dtype),
         protocol=replace(observation.protocol, local_steps=steps, local_epochs=None),
     )
-    buffers = cast({**dict(replay.victim.model.named_buffers()), **replay.buffers})
-    return Replay(replay.victim, short.parameters, buffers), [short]
-
-
-def _measure(
-    products: GradientProducts, replay: Replay, observations: Sequence[Observation], seen: Trace
-) -> tuple[Tensor, Tensor]:
-    """Distances (1, 2) and their gradients with respect to two random candidates."""
-    generator = torch.Generator().manual_seed(0)
-    like = next(iter(replay.parameters.values()))
-    axes = (1, 2, observations[0].batch_size or 1)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*axes, *shape, generator=generator, dtype=like.dtype).to(like.device)
-
-    labels = torch.randint(replay.victim.inputs.classes, axes, generator=generator).to(like.device)
-    candidates = draw(*replay.victim.inputs.shape).requires_grad_(True)
-    distance = cosine_distance(products(candidates, labels, [draw(*latent) for latent in seen.latents]))
-    (gradient,) = torch.autograd.grad(distance.sum(), candidates)
-    return distance.detach(), gradient
-
-
-def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> bool:
-    missed = (found[1] - expected[1]).flatten(2).norm(dim=2)
-    size = expected[1].flatten(2).norm(dim=2)
-    return bool(((found[0] - expected[0]).abs() <= tolerance).all()) and bool((missed <= tolerance * size).all())
+    whole = cast_replay(replay, dtype)
+    return replace(whole, parameters=short.parameters), [short]

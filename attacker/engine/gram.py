@@ -128,7 +128,10 @@ def _patches(
     """Inner products of patches from those of pixels: a sum over the places of the kernel."""
     batch = gram.shape[2] // (size[0] * size[1])
     pixels = gram.reshape(*gram.shape[:2], batch, *size, batch, *size)
-    total = torch.stack([pixels[index] for index in _offsets(places, kernel, geometry)]).sum(0)
+    first, *others = (pixels[index] for index in _offsets(places, kernel, geometry))
+    total = first.clone(memory_format=torch.contiguous_format)
+    for one in others:
+        total += one
     return total.flatten(2, 4).flatten(3, 5)
 
 

@@ -115,6 +115,11 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Or else torch loads its compiler, which takes more than a second of every process, to keep out of it."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attacker.attacks import ATTACKS, Attack, GradientMatching, Reconstruction, build_attack
 from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.audit.placement import brought_back, placed
 from attacker.engine import (
     DenseProducts,
     FactoredProducts,
@@ -111,6 +112,20 @@ def attack_agrees(device: str, name: str, model: str, batch: int = 1) -> None:
     compare(here, there, device)
 
 
+def audit_agrees(device: str) -> None:
+    """An audit's attack on the device: its tensors are placed there, and what it finds comes back."""
+    victim, seen = federation("normalised convnet", 1)
+    attack = quick("inverting-gradients")
+    there, sent = placed(victim, seen, torch.device(device))
+    moved_tensors = [*there.model.parameters(), *sent[0].parameters.values(), *sent[0].update.values()]
+    assert {value.device.type for value in (*moved_tensors, *sent[0].buffers.values())} == {device}
+    assert next(victim.model.parameters()).device.type == "cpu"
+    here = attack(victim, seen, generator=torch.Generator().manual_seed(3))
+    found = attack(there, sent, generator=torch.Generator().manual_seed(3))
+    compare(here, [brought_back(one) for one in found], "cpu")
+    assert all(one.labels is not None and one.labels.device.type == "cpu" for one in map(brought_back, found))
+
+
 def budget_agrees(device: str) -> None:
     """A budget that holds one candidate at a time."""
     victim, seen = federation("mlp", 1)
@@ -174,4 +189,5 @@ CASES: dict[str, Callable[[str], None]] = {
     **{f"products of {model}": lambda d, m=model: products_agree(d, m) for model in MODELS},
     **{f"labels by {method}": lambda d, m=method: labels_agree(d, m) for method in LABEL_RECOVERY},
     "memory budget": budget_agrees,
+    "audit": audit_agrees,
 }

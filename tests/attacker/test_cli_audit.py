@@ -38,7 +38,8 @@ def paragraph(result) -> str:
 
 def test_audit_and_report_from_the_command_line(taped, tmp_path):
     out = tmp_path / "audit"
-    result = invoke("audit", taped.tape, "--out", out, "--attacks", QUICK, "--victims", 2, "--labels", "granted")
+    result = invoke("audit", taped.tape, "--out", out, "--attacks", QUICK, "--victims", 2, "--labels", "granted",
+                    "--device", "cpu")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "2 of 2" in result.stdout
     assert "Training images came back from this federation." in result.stdout
@@ -46,6 +47,7 @@ def test_audit_and_report_from_the_command_line(taped, tmp_path):
     record = json.loads((out / "audit.json").read_text())
     assert [attack["spec"] for attack in record["attacks"]] == ["first-layer", QUICK.partition(",")[2]]
     assert record["settings"]["labels"] == "granted"
+    assert record["settings"]["device"] == "cpu"
 
     again = invoke("report", out / "audit.json", "--out", tmp_path / "again")
     assert again.exit_code == 0
@@ -105,6 +107,8 @@ def test_a_tape_of_another_run_is_refused(taped, tmp_path):
         (["--classes", "10"], "describe the images of --input"),
         (["--input", "3x8x8", "--classes", "10", "--mean", "a"], "numbers set apart by commas"),
         (["--input", "3x8x8", "--classes", "10", "--std", "1,2"], "one std for each of 3 channels"),
+        (["--device", "warp"], "take --device auto or --device cpu"),
+        (["--device", "meta"], "expected a device that computes on this machine, got 'meta'"),
         (["--nonsense"], "No such option"),
     ],
 )

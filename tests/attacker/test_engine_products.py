@@ -267,13 +267,27 @@ def test_the_chosen_products_match_the_same_parameters():
         torch.testing.assert_close(found.target, target.reshape(1), atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_pieces_with_the_same_trace_share_the_comparison(caplog):
+class Switched(nn.Module):
+    """Mixes its images, or does not."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.mixes = inner, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x)
+        return found - found.mean(dim=0) if self.mixes else found
+
+
+def test_attacks_on_a_model_share_the_comparison_until_it_changes(caplog):
     problem = Problem(DENSE["twice"], victims=1, restarts=1, batch=1)
     with caplog.at_level("DEBUG", logger="attacker.engine"):
         kinds = [type(problem.choose()) for _ in range(2)]
-    assert kinds == [DenseProducts, DenseProducts]
+        problem.seen = trace(problem.victim)
+        kinds.append(type(problem.choose()))
+    assert kinds == [DenseProducts] * 3
     assert len(caplog.records) == 1
-    problem.seen = trace(problem.victim)
-    with caplog.at_level("DEBUG", logger="attacker.engine"):
-        problem.choose()
-    assert len(caplog.records) == 2
+    problem = Problem(lambda spec: Switched(FACTORED["mlp"](spec)), victims=1, restarts=1, batch=2)
+    assert type(problem.choose()) is FactoredProducts
+    problem.victim.model.mixes = True
+    assert type(problem.choose()) is not FactoredProducts
