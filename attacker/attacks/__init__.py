@@ -3,10 +3,14 @@
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.hybrid import Hybrid
+from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.presets import PRESETS
 from attacker.attacks.recovered_noise import RecoveredBottleneck, RecoveredNoise, recover_noise
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+from attacker.attacks.then_refine import ThenRefine
+from attacker.attacks.through_bottleneck import ThroughBottleneck
 
 __all__ = [
     "ATTACKS",
@@ -15,6 +19,8 @@ __all__ = [
     "AttackEntry",
     "FirstLayerInversion",
     "GradientMatching",
+    "Hybrid",
+    "LayerwiseInversion",
     "Member",
     "Outcome",
     "Portfolio",
@@ -22,6 +28,8 @@ __all__ = [
     "RecoveredBottleneck",
     "RecoveredNoise",
     "Reconstruction",
+    "ThenRefine",
+    "ThroughBottleneck",
     "build_attack",
     "recover_noise",
 ]

@@ -15,8 +15,12 @@ from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.ignoring import Ignore
 from attacker.attacks.noise_recovery import NoiseRecovery
 from attacker.attacks.noise_restoring import NoiseRestoring
+from attacker.attacks.hybrid import Hybrid
+from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.then_refine import ThenRefine
+from attacker.attacks.through_bottleneck import ThroughBottleneck
 from fl_precode.spec import Spec, parse_spec
 
 
@@ -55,6 +59,28 @@ def _gradient_matching(spec: Spec) -> Attack:
     return matching_settings(preset, spec)
 
 
+def _numbers(spec: Spec, names: tuple[str, ...]) -> dict[str, int]:
+    """The whole numbers that the spec carries."""
+    found = {name: spec.integer(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _then_refine(spec: Spec) -> Attack:
+    try:
+        return ThenRefine(**_numbers(spec, _THEN_REFINE))
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+def _hybrid(spec: Spec) -> Attack:
+    try:
+        return Hybrid(**_numbers(spec, _HYBRID))
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+_THEN_REFINE = ("steps", "inner", "iterations")
+_HYBRID = ("steps", "inner")
 _PORTFOLIO_BUDGET = {"iterations": 2_000, "restarts": 1, "plateau": 200}
 
 
@@ -101,6 +127,31 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=_first_layer,
             # All of them stand behind the first layer, or scale its gradient as a whole.
             answers=_BOTTLENECKS | {"dropout", "soteria", "clip"},
+        ),
+        "layerwise-inversion": AttackEntry(
+            description="one linear system for each layer: exact for one image where their equations suffice",
+            source="Zhu, Blaschko, ICLR 2021; Chen, Campbell, arXiv 2111.10178",
+            build=lambda _spec: LayerwiseInversion(),
+        ),
+        "through-bottleneck": AttackEntry(
+            description="layer-wise inversion from PRECODE's encoder down: whatever the noise was, one image",
+            source="this project; Zhu, Blaschko, ICLR 2021",
+            build=lambda _spec: ThroughBottleneck(),
+            answers=_PRECODE,
+        ),
+        "hybrid": AttackEntry(
+            description="layer-wise inversion; where equations fall short, the smoothest image that gives the update",
+            source="after Chen, Campbell, arXiv 2111.10178",
+            build=_hybrid,
+            options=_HYBRID,
+            answers=_PRECODE,
+        ),
+        "then-refine": AttackEntry(
+            description="layer-wise inversion, then least squares on all gradients from there: noise and rounding",
+            source="this project; Zhu, Blaschko, ICLR 2021",
+            build=_then_refine,
+            options=_THEN_REFINE,
+            answers=_PRECODE,
         ),
         "inverting-gradients": AttackEntry(
             description="cosine gradient matching by signed Adam with total variation, any model",
