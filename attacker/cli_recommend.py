@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attacker.cli_audit import use_threads
-from attacker.cli_bench import Device
+from attacker.cli_device import AUTO, Device
 from attacker.cli_reproduce import (
     AttacksOption,
-    DeviceOption,
     RootOption,
     ScaleOption,
     SeedOption,
@@ -41,7 +40,7 @@ def recommend(
     attacks: AttacksOption = None,
     data_root: RootOption = "",
     seed: SeedOption = 0,
-    device: DeviceOption = Device.AUTO,
+    device: Device = AUTO,
 ) -> None:
     """Search the cheapest defence that no attack breaks and that costs at most one point of accuracy.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attacker.cli_audit import split_attacks, use_threads
-from attacker.cli_bench import Device
+from attacker.cli_device import AUTO, Device, find_device
 
 if TYPE_CHECKING:
     from attacker.reproduce.experiment import Experiment
@@ -48,7 +48,6 @@ AttacksOption = Annotated[
 RootOption = Annotated[str, typer.Option(help="Folder of downloaded image sets. Default: ~/.cache/fl-precode.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 _Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor, on a GPU one.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 
 
 def precode(
@@ -61,7 +60,7 @@ def precode(
     data_root: RootOption = "",
     seed: SeedOption = 0,
     workers: _Workers = 0,
-    device: DeviceOption = Device.AUTO,
+    device: Device = AUTO,
 ) -> None:
     """The PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
 
@@ -111,7 +110,7 @@ def chosen_experiment(
     attacks: Sequence[str] | None,
     data_root: str,
     seed: int,
-    device: Device,
+    device: str,
 ) -> Experiment:
     """The experiment asked for; what does not exist is bad usage.
 
@@ -131,7 +130,7 @@ def chosen_experiment(
             attacks=tuple(split_many(attacks)) if attacks else None,
             data_root=default_root(data_root),
             seed=seed,
-            device=device.value,
+            device=find_device(device).type,
         )
         experiment.split()
     except ValueError as error:

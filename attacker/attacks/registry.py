@@ -12,11 +12,11 @@ from attacker.attacks.defence_matched import ANSWERED, DefenceMatched
 from attacker.attacks.dropout_inversion import DropoutInversion
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.hybrid import Hybrid
 from attacker.attacks.ignoring import Ignore
+from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.noise_recovery import NoiseRecovery
 from attacker.attacks.noise_restoring import NoiseRestoring
-from attacker.attacks.hybrid import Hybrid
-from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
 from attacker.attacks.then_refine import ThenRefine

@@ -67,7 +67,7 @@ def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | 
 
 def _encoder(seen: Chain) -> Entrance | str:
     for place, step in enumerate(seen.steps):
-        if isinstance(step.module, VariationalBottleneck):
+        if isinstance(step.module, VariationalBottleneck) and isinstance(step.module.encoder, nn.Linear):
             name = step.parameter("encoder")
             return Entrance(
                 steps=seen.steps[:place],
