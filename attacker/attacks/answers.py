@@ -23,6 +23,7 @@ STRONGEST_FIRST = (
     "ignore",
     "dropout-inversion",
     "defence-matched",
+    "portfolio",
 )
 """Attacks by what they reach where they fit: formulas, then systems of equations, then searches with more and with less
 knowledge. Names that are not registered are passed over; registered ones that are not here come last."""
@@ -104,6 +105,7 @@ _NEEDS_DEFENCE = (
     "ignore",
     "dropout-inversion",
     "defence-matched",
+    "portfolio",
 )
 
 

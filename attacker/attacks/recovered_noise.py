@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -169,8 +168,8 @@ def _rank_one_input(weight: Tensor, slope: Tensor, name: str) -> tuple[Tensor, f
             f"made for one image: the gradient of {name} has rank {rank_words(rank)}, one image and one step give "
             "rank 1 (more images or steps, or noise and other changes on the update, raise it)"
         )
-    entered = (slope @ weight / size).unsqueeze(0)
-    residual = float((weight - torch.outer(slope, entered[0])).norm() / weight.norm())
+    entered = slope.unsqueeze(0) @ weight / size
+    residual = float((weight - slope.unsqueeze(1) @ entered).norm() / weight.norm())
     if residual > 0.1:
         return (
             f"the gradient of {name} is not its input times the gradient behind it (relative residual {residual:.2g})"

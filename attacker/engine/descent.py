@@ -180,7 +180,8 @@ class _Search:
         rate = (settings.learning_rate * self._schedule.share(self._clock)).to(gradient.dtype).reshape(axes)
         step = self._adam.direction(self._shaped(gradient))
         if self._companions is not None:
-            step[..., self._companions.first :] *= self._companions.learning_rate / settings.learning_rate
+            first, ratio = self._companions.first, self._companions.learning_rate / settings.learning_rate
+            step = torch.cat([step[..., :first], ratio * step[..., first:]], dim=-1)
         if settings.langevin:
             assert self._draws is not None
             step = step + settings.langevin * self._draws.normal(*self._x.shape[2:], like=self._x)
@@ -197,7 +198,8 @@ class _Search:
             return gradient
         shaped = (gradient / settings.sign_softness).tanh() if settings.sign_softness else gradient.sign()
         if self._companions is not None:
-            shaped[..., self._companions.first :] = gradient[..., self._companions.first :]
+            first = self._companions.first
+            shaped = torch.cat([shaped[..., :first], gradient[..., first:]], dim=-1)
         return shaped
 
     def measure_last(self) -> None:
