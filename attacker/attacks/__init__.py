@@ -6,6 +6,7 @@ from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.presets import PRESETS
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+from attacker.attacks.spear import Spear
 
 __all__ = [
     "ATTACKS",
@@ -19,5 +20,6 @@ __all__ = [
     "Portfolio",
     "Progress",
     "Reconstruction",
+    "Spear",
     "build_attack",
 ]

@@ -11,6 +11,7 @@ from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.spear import Spear
 from fl_precode.spec import Spec, parse_spec
 
 _TRUE_OR_FALSE = ("true", "false")
@@ -38,6 +39,14 @@ class AttackEntry:
 def _first_layer(spec: Spec) -> Attack:
     del spec
     return FirstLayerInversion()
+
+
+def _spear(spec: Spec) -> Attack:
+    given = {name: value for name in _SPEAR_SETTINGS if (value := spec.integer(name)) is not None}
+    try:
+        return Spear(**given)
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
 
 
 def _gradient_matching(spec: Spec) -> Attack:
@@ -98,6 +107,7 @@ _DLG_SETTINGS = (
     "plateau",
     "image_norm",
 )
+_SPEAR_SETTINGS = tuple(option.name for option in fields(Spear))
 _FIXED_BY_SEE_THROUGH = ("optimiser", "history", "labels")
 
 ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
@@ -130,6 +140,12 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="Zhao, Mopuri, Bilen, arXiv 2001.02610",
             build=lambda spec: _with_options(PRESETS["idlg"], spec),
             options=_DLG_SETTINGS,
+        ),
+        "spear": AttackEntry(
+            description="exact images of a batch when the first layer is Linear with a bias and a ReLU",
+            source="Dimitrov et al., NeurIPS 2024",
+            build=_spear,
+            options=_SPEAR_SETTINGS,
         ),
         "portfolio": AttackEntry(
             description="first-layer, DLG and Inverting Gradients at several weights of its prior: the best match",
