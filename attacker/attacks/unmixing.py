@@ -19,6 +19,11 @@ _LOOSE = 1e-3
 """Share of a column's root mean square below which an entry may be zero before the kernel is polished."""
 
 _SAME = 1e-6
+_SAME_REJECTED = 1e-10
+"""One minus the cosine of directions that count as one. A true column may be close to a combination that was rejected,
+with little of another column in it."""
+
+_OUTSIDE = 1e-4
 _POLISHINGS = 8
 _LOOKED_AT = 64
 """Kernels of one stack that are polished, those with the most zeros."""
@@ -76,7 +81,7 @@ class SparseColumns:
         live = torch.linalg.vector_norm(left, dim=1) > _SIGMAS * noise
         self._live = torch.nonzero(live).flatten()
         self._rows = self._basis[self._live]
-        self._seen = self._rows[:0]
+        self._rejected = self._rows[:0]
         self._loose = _LOOSE * len(left) ** -0.5
         self.rank = left.shape[1]
 
@@ -124,23 +129,37 @@ class SparseColumns:
         zeros = ((vectors @ self._rows.T).abs() < self._loose).sum(dim=1)
         hits = torch.nonzero(zeros >= self._fewest).flatten()
         hits = hits[zeros[hits].argsort(descending=True, stable=True)]
-        left = self._without(vectors[hits], self._seen)
+        left = self._unknown(vectors[hits], self._rejected, _SAME_REJECTED)
+        for candidate in found:
+            left = self._unknown(left, candidate.vector[None], _SAME)
         for _ in range(_LOOKED_AT):
             if len(left) == 0:
                 break
-            seen = left[:1]
-            one = self._polished(seen[0])
-            if one is not None and len(self._without(one.vector[None], self._seen)):
+            outside = self._outside(left, found)
+            place = int(outside.to(torch.uint8).argmax())  # the first outside, else the first
+            tried, one = left[place : place + 1], self._polished(left[place])
+            left = self._unknown(left, tried, _SAME_REJECTED)
+            if one is None:
+                self._rejected = torch.cat([self._rejected, tried])
+                continue
+            left = self._unknown(left, one.vector[None], _SAME)
+            if all(len(self._unknown(one.vector[None], other.vector[None], _SAME)) for other in found):
                 found.append(one)
-            if one is not None:
-                seen = torch.cat([seen, one.vector[None]])
-            self._seen = torch.cat([self._seen, seen])
-            left = self._without(left, seen)
         return len(found) > known
 
-    def _without(self, vectors: Tensor, others: Tensor) -> Tensor:
-        """The vectors that are none of the others."""
-        return vectors[((vectors @ others.T).abs() <= 1 - _SAME).all(dim=1)]
+    @staticmethod
+    def _outside(vectors: Tensor, found: list[Candidate]) -> Tensor:
+        """Which vectors are no combination of the columns found: these have many zeros, and nothing new."""
+        if not found:
+            return vectors.new_ones(len(vectors), dtype=torch.bool)
+        basis = torch.linalg.qr(torch.stack([one.vector for one in found], dim=1)).Q
+        rest = vectors - (vectors @ basis) @ basis.T
+        return torch.linalg.vector_norm(rest, dim=1) > _OUTSIDE
+
+    @staticmethod
+    def _unknown(vectors: Tensor, others: Tensor, tolerance: float) -> Tensor:
+        """The vectors whose directions are none of the others'."""
+        return vectors[((vectors @ others.T).abs() <= 1 - tolerance).all(dim=1)]
 
     @property
     def _fewest(self) -> int:
