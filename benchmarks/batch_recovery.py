@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/batch_recovery.py --out batch_recovery.json
 
-For each batch the features of every image and the client's noise are solved for (`attacker.attacks.bottleneck_batches`).
-Their errors are relative: features to the distance of the nearest other image of the batch, since features of
-different images may be close; noise as mean squared error, 1 for none. With ``--iterations`` the images are then looked
-for by L-BFGS on the gradients of the convolutions at the noise found, with and without the features as targets, beside
-the same search on the undefended model and one at noise of its own. Labels are given to all of them alike.
+For each batch the features of every image and the client's noise are solved for, by
+`attacker.attacks.bottleneck_batches`. Their errors are relative: features to the distance of the nearest other image of
+the batch, since features of different images may be close; noise as mean squared error, 1 for none. With
+``--iterations`` the images are then looked for by L-BFGS on the gradients of the convolutions at the noise found, with
+and without the features as targets, beside the same search on the undefended model and one at noise of its own. Labels
+are given to all of them alike.
 """
 
 from __future__ import annotations
@@ -47,8 +48,14 @@ def observation(victim: Victim, update: dict[str, Tensor], batch: int) -> Observ
     """What the server sees."""
     return Observation(
         parameters={name: value.detach() for name, value in victim.model.named_parameters()},
-        buffers={}, update=update, kind="gradient", batch_size=batch, protocol=Protocol(name="fedsgd"), round=1, node="1",
-    )  # fmt: skip
+        buffers={},
+        update=update,
+        kind="gradient",
+        batch_size=batch,
+        protocol=Protocol(name="fedsgd"),
+        round=1,
+        node="1",
+    )
 
 
 def features(victim: Victim, x: Tensor) -> Tensor:
@@ -120,8 +127,10 @@ def one(options: argparse.Namespace, model: str, batch: int, number: int, dtype:
         "undefended": lambda z: relative(gradients(plain, z, y, [], graph=True), bare),
         "noise of its own": lambda z: relative(gradients(victim, z, y, [own], graph=True), update),
         "noise recovered": lambda z: relative(gradients(victim, z, y, [recovered], graph=True), update),
-        "noise and features": lambda z: relative(gradients(victim, z, y, [recovered], graph=True), update)
-        + options.feature_weight * (features(victim, z) - target).square().sum() / scale,
+        "noise and features": lambda z: (
+            relative(gradients(victim, z, y, [recovered], graph=True), update)
+            + options.feature_weight * (features(victim, z) - target).square().sum() / scale
+        ),
     }
     for name, loss in losses.items():
         restored = inputs.denormalise(search(victim, start, loss, options.iterations)).float()

@@ -40,7 +40,10 @@ def narrow_mlp(inputs: InputSpec) -> nn.Module:
     features = math.prod(inputs.shape)
     return nn.Sequential(
         OrderedDict(
-            flatten=nn.Flatten(), fc1=nn.Linear(features, 400), relu=nn.ReLU(), classifier=nn.Linear(400, inputs.classes)
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(features, 400),
+            relu=nn.ReLU(),
+            classifier=nn.Linear(400, inputs.classes),
         )
     )
 
@@ -106,9 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"settings": {**settings, "data": name, "torch": torch.__version__}, "rows": rows}
 
 
-def _victim(
-    model: str, data: Any, inputs: InputSpec, steps: int, defence: str, options: argparse.Namespace
-) -> Victim:
+def _victim(model: str, data: Any, inputs: InputSpec, steps: int, defence: str, options: argparse.Namespace) -> Victim:
     if data is None:
         from fl_precode.defences import apply_defence
         from fl_precode.models import build_model

@@ -138,7 +138,8 @@ def mixing_gram(seen: BottleneckGradient) -> tuple[Tensor, Tensor]:
     classes = torch.linalg.qr(seen.through).Q
 
     def outside(matrix: Tensor) -> Tensor:
-        return matrix - classes @ (classes.T @ matrix)
+        outer: Tensor = matrix - classes @ (classes.T @ matrix)
+        return outer
 
     mixed_mu = seen.encoder[:latent] @ right.T + torch.outer(seen.encoder_bias[:latent], ones)
     gram = torch.linalg.lstsq(outside(left[:latent]), seen.beta / seen.batch * outside(mixed_mu)).solution
@@ -153,7 +154,7 @@ def features_of_batch(
     Args:
         seen: The bottleneck.
         generator: Source of the first rotations.
-        starts: Rotations from which Levenberg-Marquardt starts, at most; two images need none.
+        starts: Rotations from which Levenberg-Marquardt starts, at most; one is enough for one or two images.
         steps: Of each search.
     """
     gram, ones = mixing_gram(seen)
@@ -166,13 +167,15 @@ def features_of_batch(
     size = len(image) - 1
 
     def mixing(turn: Tensor) -> Tensor:
-        inner = torch.block_diag(turn.new_ones(1, 1), turn)
-        return root @ before @ inner @ after.T
+        inner = torch.eye(size + 1, dtype=turn.dtype, device=turn.device)
+        inner[1:, 1:] = turn
+        mixed: Tensor = root @ before @ inner @ after.T
+        return mixed
 
     best, least = _misfit(seen, mixing(torch.eye(size).to(root)))[1], math.inf
     for _ in range(starts if size > 1 else 1):
         draw = torch.randn(size, size, generator=generator, dtype=torch.float64).to(root)
-        turn = torch.linalg.qr(draw).Q if size > 1 else root.new_ones(1, 1)
+        turn = torch.linalg.qr(draw).Q
         if size > 1:
             turn = _descend(lambda one: _misfit(seen, mixing(one))[0], turn, steps)
         misfit, found = _misfit(seen, mixing(turn))
@@ -191,7 +194,8 @@ def _frame(first: Tensor) -> Tensor:
     """An orthonormal basis whose first vector points along the one given."""
     rest = torch.eye(len(first), dtype=first.dtype, device=first.device)
     basis = torch.linalg.qr(torch.cat([first[:, None], rest[:, : len(first) - 1]], dim=1)).Q
-    return basis * torch.sign(basis[:, 0] @ first)
+    signed: Tensor = basis * torch.sign(basis[:, 0] @ first)
+    return signed
 
 
 def _misfit(seen: BottleneckGradient, mixing: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

@@ -62,9 +62,7 @@ def labels_of_images(
     return known[torch.as_tensor(columns).to(known.device)]
 
 
-def _likeness(
-    victim: Victim, layer: FirstLinear, observation: Observation, inputs: Tensor, deltas: Tensor
-) -> Tensor:
+def _likeness(victim: Victim, layer: FirstLinear, observation: Observation, inputs: Tensor, deltas: Tensor) -> Tensor:
     """(images, classes): cosine of the observed gradient with that of each class."""
     found = []
     for label in range(victim.inputs.classes):

@@ -78,9 +78,7 @@ def factorise(matrix: Tensor, limit: int, *, expected: int | None = None) -> Low
     rank = expected if expected in ranks else ranks[-1]
     rest = float(spectrum[rank]) / (matrix.shape[0] ** 0.5 + matrix.shape[1] ** 0.5)
     floor_per_entry = _TINY * float(matrix.abs().max())
-    return LowRank(
-        left=left[:, :rank] * singular[:rank], right=right[:rank], noise=max(rest, floor_per_entry)
-    )
+    return LowRank(left=left[:, :rank] * singular[:rank], right=right[:rank], noise=max(rest, floor_per_entry))
 
 
 def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

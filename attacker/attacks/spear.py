@@ -42,7 +42,7 @@ class Spear(Attack):
     the update hides the rank; an image without a gradient of its own, such as one that repeats, counts with the other.
 
     Attributes:
-        samples: Submatrices whose kernels are taken, at most, 1 or more. A batch of B needs about ``2^(B-1) log(B) / B``
+        samples: Submatrices whose kernels are taken, at most, 1 or more. A batch of B needs about ``2^(B-1) log(B)``
             where units are on for half of the images, far fewer where they are on for fewer.
         most_images: Largest rank that is taken as a number of images, 1 or more.
 

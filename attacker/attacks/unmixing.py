@@ -65,8 +65,8 @@ class SparseColumns:
     the images, a sample hits one of the images with probability ``rank * 2^(1 - rank)``. Kernels are computed in
     stacks, in float64, and polished over all rows that are zero.
 
-    A combination of two images' columns has many zeros too: where both images are off, and where sampled rows force it.
-    The latter are indispensable to it, and give it away: without any one of its zeros a true column is still the kernel.
+    A combination of two images' columns has many zeros too: where both images are off, and where sampled rows force
+    it. The latter are indispensable to it, and give it away: a true column is the kernel without any one of its zeros.
 
     Args:
         left: (rows, rank), float64, orthogonal columns.
@@ -85,9 +85,7 @@ class SparseColumns:
         self._loose = _LOOSE * len(left) ** -0.5
         self.rank = left.shape[1]
 
-    def search(
-        self, samples: int, generator: Generator, enough: Callable[[list[Candidate]], bool]
-    ) -> Search:
+    def search(self, samples: int, generator: Generator, enough: Callable[[list[Candidate]], bool]) -> Search:
         """Sample until the candidates are enough or the budget is spent.
 
         Args:
@@ -154,7 +152,8 @@ class SparseColumns:
             return vectors.new_ones(len(vectors), dtype=torch.bool)
         basis = torch.linalg.qr(torch.stack([one.vector for one in found], dim=1)).Q
         rest = vectors - (vectors @ basis) @ basis.T
-        return torch.linalg.vector_norm(rest, dim=1) > _OUTSIDE
+        outside: Tensor = torch.linalg.vector_norm(rest, dim=1) > _OUTSIDE
+        return outside
 
     @staticmethod
     def _unknown(vectors: Tensor, others: Tensor, tolerance: float) -> Tensor:
@@ -184,16 +183,17 @@ class SparseColumns:
 
     def _first_zeros(self, vector: Tensor) -> Tensor:
         """What is zero in a sampled kernel: as little as determines it, because small entries are not zeros."""
-        sizes = (self._rows @ vector).abs()
+        sizes: Tensor = (self._rows @ vector).abs()
         threshold = self._resolution(vector)
         while threshold < self._loose and int((sizes < threshold).sum()) < self._fewest:
             threshold *= 10
-        return sizes < threshold
+        zeros: Tensor = sizes < threshold
+        return zeros
 
     def _resolution(self, vector: Tensor) -> float:
         """What noise makes of a zero in the column of a unit vector, at most a hundredth of the column's size."""
         amplified = _SIGMAS * self._noise * float(torch.linalg.vector_norm(vector * self._inverse_norms))
-        return min(amplified, 10 * self._loose)
+        return float(min(amplified, 10 * self._loose))
 
     def _is_supported(self, zeros: Tensor) -> bool:
         """Whether the zeros have one kernel, with or without any one of them."""
