@@ -26,6 +26,7 @@ _DEFENCES = {
 _ATTACKS = {
     "first-layer": "first-layer inversion",
     "inverting-gradients": "Inverting Gradients",
+    "spear": "SPEAR",
     "dlg": "DLG",
     "idlg": "iDLG",
     "see-through-gradients": "See Through Gradients",
