@@ -80,3 +80,22 @@ def test_federated_averaging(tmp_path):
     assert {row["attack"] for row in report["attacks"]} == {"one-gradient", "surrogate", "unrolled"}
     assert all(0 < row["matching_loss"] < 2 and row["psnr"] > 0 for row in report["attacks"])
     assert set(report["costs"]["lenet"]["unrolled"]) == {"1", "2"}
+
+
+def test_spear(tmp_path):
+    report = run(
+        "spear.py", "--models", "mlp", "--sizes", "2", "--batches", "2", "--steps", "0", out=tmp_path / "spear.json"
+    )
+    (row,) = report["rows"]
+    assert (row["batch"], row["batches"], row["exact"], row["labels"]) == (2, 2, 2, 1.0)
+
+
+def test_batch_recovery(tmp_path):
+    report = run(
+        "batch_recovery.py", "--models", "lenet", "--sizes", "2", "--batches", "1", "--iterations", "2",
+        out=tmp_path / "batch.json",
+    )  # fmt: skip
+    (row,) = report["rows"]
+    assert row["feature_error"] < 0.01
+    assert row["noise_mse"] < 1e-3
+    assert len(row["noise and features"]["psnr"]) == 2

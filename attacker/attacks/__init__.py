@@ -9,6 +9,7 @@ from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.presets import PRESETS
 from attacker.attacks.recovered_noise import RecoveredBottleneck, RecoveredNoise, recover_noise
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+from attacker.attacks.spear import Spear
 from attacker.attacks.then_refine import ThenRefine
 from attacker.attacks.through_bottleneck import ThroughBottleneck
 
@@ -30,6 +31,7 @@ __all__ = [
     "Reconstruction",
     "ThenRefine",
     "ThroughBottleneck",
+    "Spear",
     "build_attack",
     "recover_noise",
 ]

@@ -6,27 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.first_linear import first_linear
 from attacker.attacks.granted import check_labels
 from attacker.attacks.rank import numerical_rank, rank_words
-from attacker.engine import (
-    GradientProducts,
-    LocalTrainingProducts,
-    LoopProducts,
-    Replay,
-    Trace,
-    cosine_distance,
-    observed_gradient,
-    trace,
-    why_not_one_step,
-    why_not_unrolled,
-)
+from attacker.attacks.replayed_distance import replayed_distance
+from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
 from attacker.labels import idlg_label
 from attacker.victim import Victim
-from fl_precode.observation import Gradients, Observation
+from fl_precode.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +50,9 @@ class FirstLayerInversion(Attack):
             return "local Adam divides every entry by its own size, and the quotient of two of them says nothing"
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return "weight decay over several local steps adds weights to the update that nobody sends"
-        layer = _first_linear(trace(victim))
-        if isinstance(layer, _Refusal):
-            return layer.reason
+        layer = first_linear(trace(victim))
+        if isinstance(layer, str):
+            return layer
         if not bool((observation.update[layer.bias] != 0).any()):
             return f"the gradient of {layer.bias} is zero everywhere: no unit of the first layer was active"
         if observation.batch_size is None:
@@ -92,45 +82,10 @@ class FirstLayerInversion(Attack):
         return results
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a model has no first layer that can be inverted."""
-
-    reason: str
-
-
-def _has_bias(layer: nn.Linear) -> bool:
-    return "bias" in dict(layer.named_parameters(recurse=False))
-
-
-@dataclass(frozen=True)
-class _FirstLinear:
-    """Names of the parameters of a Linear layer that sees the image itself."""
-
-    weight: str
-    bias: str
-
-
-def _first_linear(seen: Trace) -> _FirstLinear | _Refusal:
-    if not seen.layers:
-        return _Refusal("the model has no layer with parameters")
-    first = seen.layers[0]
-    kind = type(first.module).__name__
-    if not isinstance(first.module, nn.Linear):
-        return _Refusal(f"the first layer {first.name!r} is a {kind}, the attack needs a Linear layer")
-    if not _has_bias(first.module):
-        return _Refusal(f"the first layer {first.name!r} has no bias, the attack divides by the bias gradient")
-    received, image = first.inputs, seen.probe.flatten(1)
-    if received is None or received.shape != image.shape or not torch.equal(received, image):
-        return _Refusal(f"the first layer {first.name!r} does not see the flattened image itself")
-    prefix = f"{first.name}." if first.name else ""
-    return _FirstLinear(weight=f"{prefix}weight", bias=f"{prefix}bias")
-
-
 def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tensor | None) -> Reconstruction:
     began = time.perf_counter()
-    layer = _first_linear(seen)
-    assert not isinstance(layer, _Refusal)
+    layer = first_linear(seen)
+    assert not isinstance(layer, str)
     gradient = observed_gradient(observation)
     classes = victim.inputs.classes
     labels = (
@@ -143,11 +98,7 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
     inputs = (weight[row] / bias[row]).reshape(1, *victim.inputs.shape).to(gradient[layer.weight].dtype)
     if not bool(inputs.isfinite().all()):
         return Reconstruction(inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason="the quotient is not finite")
-    matching = None
-    replayed = _replayed(victim, observation, gradient)
-    if labels is not None and replayed is not None and not seen.bottlenecks:
-        products = replayed(inputs[None, None], labels[None, None].to(inputs.device))
-        matching = max(0.0, float(cosine_distance(products)))  # rounding may end below zero
+    matching = None if labels is None else replayed_distance(victim, seen, observation, inputs, labels)
     return Reconstruction(
         inputs=inputs,
         labels=labels,
@@ -155,13 +106,3 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
         matching_loss=matching,
         seconds=time.perf_counter() - began,
     )
-
-
-def _replayed(victim: Victim, observation: Observation, gradient: Gradients) -> GradientProducts | None:
-    """What compares an image's update with the observed one, or None when too little was announced."""
-    replay = Replay(victim, observation.parameters, observation.buffers)
-    if why_not_one_step(observation) is None:
-        return LoopProducts(replay, [gradient])
-    if why_not_unrolled(observation) is not None:
-        return None
-    return LocalTrainingProducts(replay, [observation], vmapped=False)

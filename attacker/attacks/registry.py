@@ -19,6 +19,7 @@ from attacker.attacks.noise_recovery import NoiseRecovery
 from attacker.attacks.noise_restoring import NoiseRestoring
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.spear import Spear
 from attacker.attacks.then_refine import ThenRefine
 from attacker.attacks.through_bottleneck import ThroughBottleneck
 from fl_precode.spec import Spec, parse_spec
@@ -59,28 +60,22 @@ def _gradient_matching(spec: Spec) -> Attack:
     return matching_settings(preset, spec)
 
 
-def _numbers(spec: Spec, names: tuple[str, ...]) -> dict[str, int]:
-    """The whole numbers that the spec carries."""
-    found = {name: spec.integer(name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+def _of_whole_numbers(kind: Callable[..., Attack], names: tuple[str, ...]) -> Callable[[Spec], Attack]:
+    """Makes an attack whose options are whole numbers."""
 
+    def build(spec: Spec) -> Attack:
+        found = {name: spec.integer(name) for name in names}
+        try:
+            return kind(**{name: value for name, value in found.items() if value is not None})
+        except ValueError as error:
+            raise ValueError(f"{spec.text!r}: {error}") from None
 
-def _then_refine(spec: Spec) -> Attack:
-    try:
-        return ThenRefine(**_numbers(spec, _THEN_REFINE))
-    except ValueError as error:
-        raise ValueError(f"{spec.text!r}: {error}") from None
-
-
-def _hybrid(spec: Spec) -> Attack:
-    try:
-        return Hybrid(**_numbers(spec, _HYBRID))
-    except ValueError as error:
-        raise ValueError(f"{spec.text!r}: {error}") from None
+    return build
 
 
 _THEN_REFINE = ("steps", "inner", "iterations")
 _HYBRID = ("steps", "inner")
+_SPEAR = tuple(option.name for option in fields(Spear))
 _PORTFOLIO_BUDGET = {"iterations": 2_000, "restarts": 1, "plateau": 200}
 
 
@@ -142,14 +137,14 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
         "hybrid": AttackEntry(
             description="layer-wise inversion; where equations fall short, the smoothest image that gives the update",
             source="after Chen, Campbell, arXiv 2111.10178",
-            build=_hybrid,
+            build=_of_whole_numbers(Hybrid, _HYBRID),
             options=_HYBRID,
             answers=_PRECODE,
         ),
         "then-refine": AttackEntry(
             description="layer-wise inversion, then least squares on all gradients from there: noise and rounding",
             source="this project; Zhu, Blaschko, ICLR 2021",
-            build=_then_refine,
+            build=_of_whole_numbers(ThenRefine, _THEN_REFINE),
             options=_THEN_REFINE,
             answers=_PRECODE,
         ),
@@ -211,6 +206,13 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(DefenceMatched),
             options=options_of(DefenceMatched, without=("layers", "distance")),
             answers=ANSWERED,
+        ),
+        "spear": AttackEntry(
+            description="exact images of a batch when the first layer is Linear with a bias and a ReLU",
+            source="Dimitrov et al., NeurIPS 2024",
+            build=_of_whole_numbers(Spear, _SPEAR),
+            options=_SPEAR,
+            answers=_BOTTLENECKS | {"dropout"},
         ),
         "portfolio": AttackEntry(
             description="first-layer, DLG, Inverting Gradients and what answers a bottleneck: the best match",

@@ -1,0 +1,98 @@
+"""The Linear layer with a bias that sees the image itself: what closed-form attacks start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacker.engine import Replay, Trace
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+from fl_precode.sampling import sample_noise
+
+
+@dataclass(frozen=True)
+class FirstLinear:
+    """A Linear layer that sees the flattened image.
+
+    Attributes:
+        module: The layer.
+        weight: Name of its weight.
+        bias: Name of its bias.
+    """
+
+    module: nn.Linear
+    weight: str
+    bias: str
+
+
+def first_linear(seen: Trace) -> FirstLinear | str:
+    """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer."""
+    if not seen.layers:
+        return "the model has no layer with parameters"
+    first = seen.layers[0]
+    kind = type(first.module).__name__
+    if not isinstance(first.module, nn.Linear):
+        return f"the first layer {first.name!r} is a {kind}, the attack needs a Linear layer"
+    if "bias" not in dict(first.module.named_parameters(recurse=False)):
+        return (
+            f"the first layer {first.name!r} has no bias: its gradient shows each image up to a factor, which the "
+            "bias gradient tells"
+        )
+    received, image = first.inputs, seen.probe.flatten(1)
+    if received is None or received.shape != image.shape or not torch.equal(received, image):
+        return f"the first layer {first.name!r} does not see the flattened image itself"
+    prefix = f"{first.name}." if first.name else ""
+    return FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
+
+
+def gradient_at(
+    victim: Victim, layer: nn.Module, observation: Observation, inputs: Tensor, labels: Tensor, *, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """What a layer returns for each image, and the gradient of the clients' loss there.
+
+    Args:
+        victim: Public knowledge about the model.
+        layer: A layer that runs once.
+        observation: Says the weights and buffers.
+        inputs: (batch, channels, height, width), normalised.
+        labels: (batch,).
+        seed: Of the noise that bottlenecks draw.
+
+    Returns:
+        Both in the shape that the layer returns.
+    """
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, _arguments: object, output: Tensor) -> Tensor:
+        caught.append(output.detach().requires_grad_(True))
+        return caught[-1].clone()  # an activation may work in place
+
+    replay = Replay(victim, observation.parameters, observation.buffers)
+    handle = layer.register_forward_hook(catch)
+    try:
+        with torch.enable_grad(), sample_noise(generator=torch.Generator(inputs.device).manual_seed(seed)):
+            loss = replay.loss(observation.parameters, inputs, labels, ())
+            (found,) = torch.autograd.grad(loss, caught[-1:], materialize_grads=True)
+    finally:
+        handle.remove()
+    return caught[-1].detach(), found
+
+
+def why_no_relu(victim: Victim, observation: Observation, seen: Trace, first: FirstLinear) -> str | None:
+    """Why the layer's output does not go through a ReLU, or None when it does.
+
+    Found out by doing: no gradient may come back where the output is negative, and some must where it is positive.
+    """
+    labels = torch.zeros(len(seen.probe), dtype=torch.int64, device=seen.probe.device)
+    like = next(iter(observation.parameters.values()))
+    output, gradient = gradient_at(victim, first.module, observation, seen.probe.to(like), labels)
+    name = first.weight.removesuffix("weight").removesuffix(".")
+    negative, passes = output < 0, gradient != 0
+    if bool((negative & passes).any()):
+        return f"the layer {name!r} is not followed by a ReLU: gradients pass where its output is negative"
+    if not bool(passes.any()):
+        return f"no unit of the layer {name!r} passes a gradient on random images"
+    return None
