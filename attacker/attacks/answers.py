@@ -18,6 +18,7 @@ STRONGEST_FIRST = (
     "layerwise-inversion",
     "spear",
     "hybrid",
+    "then-refine",
     "noise-recovery",
     "noise-restoring",
     "ignore",

@@ -13,18 +13,16 @@ from attacker.attacks.as_trained import as_trained
 from attacker.attacks.contest import EXACT_BELOW
 from attacker.engine import observed_gradient, trace, why_not_one_step, why_scale_unknown
 from attacker.engine.chain_replay import ChainReplay
-from attacker.engine.classifier import Entry, enter, enter_without_bias, numerical_rank
+from attacker.engine.classifier import Entry, enter, enter_without_bias
 from attacker.engine.entrance import Entrance, entrance, has_gradient
 from attacker.engine.inversion import invert_chain, memory_needed
 from attacker.engine.leaked import LayerReport, Leaked
 from attacker.engine.memory import GIB, default_budget
 from attacker.engine.products import precise
+from attacker.engine.rank import numerical_rank, rank_words
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
-
-# Updates of weights carry float32 rounding of the weights.
-_RANK_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +92,10 @@ def why_not_invertible(victim: Victim, observation: Observation, *, through_bott
     if not has_gradient(found, gradient):
         return f"the gradient of {found.bias or found.weight} is zero everywhere: nothing can be divided by it"
     if observation.batch_size is None:
-        rank = numerical_rank(gradient[found.weight], tolerance=_RANK_TOLERANCE)
+        rank = numerical_rank(gradient[found.weight])
         if rank != 1:
-            return f"made for one image: the gradient of {found.weight} has rank {rank}, one image gives rank 1"
+            words = rank_words(rank)
+            return f"made for one image: the gradient of {found.weight} has rank {words}, one image gives rank 1"
     needed, budget = memory_needed(found.steps), default_budget(gradient[found.weight].device)
     if needed > budget:
         return f"the equations of one layer need {needed / GIB:.1f} GiB, more than the budget of {budget / GIB:.1f}"

@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.first_linear import first_linear
 from attacker.attacks.granted import check_labels
-from attacker.attacks.rank import numerical_rank, rank_words
 from attacker.attacks.replayed_distance import replayed_distance
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
+from attacker.engine.rank import numerical_rank, rank_words
 from attacker.labels import idlg_label
 from attacker.victim import Victim
 from fl_precode.observation import Observation

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacker.attacks.rank import numerical_rank, rank_words
 from attacker.engine import LayerRun, Trace, observed_gradient, trace, why_not_one_step
+from attacker.engine.rank import numerical_rank, rank_words
 from attacker.victim import Victim
 from fl_precode.bottleneck import VariationalBottleneck
 from fl_precode.observation import Gradients, Observation

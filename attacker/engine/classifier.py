@@ -9,7 +9,6 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-_RANK_LIMIT = 8
 _SCALES = 400
 
 
@@ -127,17 +126,3 @@ def enter_one_logit(weight: Tensor, weight_gradient: Tensor, label: int) -> list
         slope = -label * torch.sigmoid(torch.tensor(-margin, dtype=weight.dtype))
         entries.append(Entry(weight_gradient[0] / slope, weight[0] * slope, slope.reshape(1)))
     return entries
-
-
-def numerical_rank(matrix: Tensor, *, tolerance: float) -> int:
-    """Singular values above ``tolerance`` times the largest, counted up to 8 on a random mixture of the rows.
-
-    Args:
-        matrix: (rows, columns), not zero everywhere.
-        tolerance: Relative.
-    """
-    limit = min(_RANK_LIMIT, *matrix.shape)
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(limit, len(matrix), generator=generator, dtype=torch.float64).to(matrix.device)
-    singular = torch.linalg.svdvals(mix @ matrix.double())
-    return int((singular > tolerance * singular[0]).sum())

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.attacks import Attack, FirstLayerInversion, GradientMatching, Outcome, Reconstruction, build_attack
+from attacker.attacks import (
+    ATTACKS,
+    Attack,
+    FirstLayerInversion,
+    GradientMatching,
+    Outcome,
+    Reconstruction,
+    build_attack,
+)
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol
 from fl_precode.models.input_spec import InputSpec
@@ -67,7 +75,7 @@ def test_unknown_settings_are_type_errors():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("gradient-inversion", "there are first-layer, inverting-gradients, see-through-gradients, dlg, idlg"),
+        ("gradient-inversion", f"there are {', '.join(ATTACKS)}"),
         ("inverting-gradients:restart=2", "has no option 'restart'; it has .*restarts"),
         ("first-layer:restarts=2", "it has none"),
         ("inverting-gradients:restarts=two", "whole number"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.attacks import PRESETS, GradientMatching, Outcome, Reconstruction
+from attacker.attacks.adaptation import PLAIN, Knowledge
 from attacker.attacks.as_trained import AsTrained
 from attacker.attacks.bounded import better, pieces_within_budget
 from attacker.attacks.matching import attack_piece
@@ -104,6 +105,8 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
         targets,
         labels,
         draws,
+        knowledge=[Knowledge()] * 3,
+        noise=PLAIN,
         joint=False,
         may_differ=None,
     )
@@ -197,7 +200,17 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
     clients = AsTrained(victim, victim, range(3), seen, seen)
     apart, together = (
-        group_pieces(clients, trace(victim), targets, labels, draws, joint=False, may_differ=names)
+        group_pieces(
+            clients,
+            trace(victim),
+            targets,
+            labels,
+            draws,
+            knowledge=[Knowledge()] * 3,
+            noise=PLAIN,
+            joint=False,
+            may_differ=names,
+        )
         for names in (None, may_differ)
     )
     assert [piece.draws.axes for piece in apart] == [(1, 4)] * 3

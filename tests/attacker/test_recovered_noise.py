@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attacker.attacks import recover_noise
-from attacker.attacks.rank import numerical_rank
+from attacker.engine.rank import numerical_rank
 from attacker.victim import Victim
 from fl_precode import Protocol, VariationalBottleneck
 from tests.attacker import tiny
