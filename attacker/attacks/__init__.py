@@ -3,9 +3,11 @@
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.presets import PRESETS
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+from attacker.attacks.through_bottleneck import ThroughBottleneck
 
 __all__ = [
     "ATTACKS",
@@ -14,10 +16,12 @@ __all__ = [
     "AttackEntry",
     "FirstLayerInversion",
     "GradientMatching",
+    "LayerwiseInversion",
     "Member",
     "Outcome",
     "Portfolio",
     "Progress",
     "Reconstruction",
+    "ThroughBottleneck",
     "build_attack",
 ]

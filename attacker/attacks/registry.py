@@ -9,8 +9,10 @@ from types import MappingProxyType
 from attacker.attacks.attack import Attack
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.through_bottleneck import ThroughBottleneck
 from fl_precode.spec import Spec, parse_spec
 
 _TRUE_OR_FALSE = ("true", "false")
@@ -106,6 +108,17 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             description="division in the first layer: exact for one image when that layer is Linear with a bias",
             source="Phong et al., TIFS 2018",
             build=_first_layer,
+        ),
+        "layerwise-inversion": AttackEntry(
+            description="one linear system for each layer: exact for one image where their equations suffice",
+            source="Zhu, Blaschko, ICLR 2021; Chen, Campbell, arXiv 2111.10178",
+            build=lambda _spec: LayerwiseInversion(),
+        ),
+        "through-bottleneck": AttackEntry(
+            description="layer-wise inversion from PRECODE's encoder down: whatever the noise was, one image",
+            source="this project; Zhu, Blaschko, ICLR 2021",
+            build=lambda _spec: ThroughBottleneck(),
+            adaptive=True,
         ),
         "inverting-gradients": AttackEntry(
             description="cosine gradient matching by signed Adam with total variation, any model",

@@ -109,9 +109,17 @@ class Patches:
         return self.outputs * self.per_patch
 
     @property
-    def dependent_rows(self) -> int:
-        """Rows that follow from others whatever the numbers are: ``sum W[j] K(o) = sum d[o] T(j)`` in each group."""
-        return self.groups * (self.outputs // self.groups) ** 2
+    def independent_rows(self) -> int:
+        """The most rows of both blocks that can be independent of each other.
+
+        Patches C, (per_patch, positions) in each group, are seen as ``W C`` and ``C d'``: with ranks r and s of W and d
+        that leaves (per_patch - r) (positions - s) numbers open. Of few outputs k, all k^2 relations
+        ``W (C d') = (W C) d'`` are dependencies; the published counts leave them out.
+        """
+        per_group = self.outputs // self.groups
+        told = min(per_group, self.per_patch)
+        steep = min(per_group, self.positions)
+        return self.groups * (told * self.positions + steep * self.per_patch - told * steep)
 
     @cached_property
     def untouched(self) -> int:
@@ -122,8 +130,7 @@ class Patches:
     @property
     def rank_bound(self) -> int:
         """The most that the rank of both blocks together can be; nearly always reached (unless d is degenerate)."""
-        rows = self.weight_rows + self.gradient_rows - self.dependent_rows
-        return min(self.unknowns - self.untouched, rows)
+        return min(self.unknowns - self.untouched, self.independent_rows)
 
     def take(self, x: Tensor) -> Tensor:
         """Inputs (v, channels, height, width) to patches (v, groups, per_patch, positions)."""

@@ -18,6 +18,8 @@ LAYERS = [
     (nn.Conv2d(2, 2, 4, padding="same"), (2, 6, 5)),
     (nn.Conv2d(2, 3, 3, padding="valid", dilation=2), (2, 7, 7)),
     (nn.Conv2d(4, 4, 3, groups=4, padding=1), (4, 5, 5)),
+    (nn.Conv2d(2, 12, 2, stride=2), (2, 6, 6)),  # more outputs than numbers in a patch
+    (nn.Conv2d(1, 5, 4), (1, 5, 5)),  # more outputs than positions
     (nn.Linear(6, 4), (6,)),
     (nn.Linear(12, 3, bias=False), (12,)),
 ]

@@ -1,0 +1,143 @@
+"""Where the chain is entered: what a fully connected layer's gradient of one image says by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+_RANK_LIMIT = 8
+_SCALES = 400
+
+
+class Entry(NamedTuple):
+    """Input of a fully connected layer and the loss's gradient there; one image.
+
+    Attributes:
+        features: (in_features,).
+        gradient: (in_features,), of the loss with respect to ``features``.
+        delta: (out_features,), of the loss with respect to the layer's output.
+    """
+
+    features: Tensor
+    gradient: Tensor
+    delta: Tensor
+
+
+def enter(weight: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Entry:
+    """By the bias gradient d, whatever comes behind the layer: ``dW = d h'``, hence ``h = dW' d / |d|^2``.
+
+    The least-squares combination of all rows' quotients; ``dL/dh = W' d``.
+
+    Args:
+        weight: (out_features, in_features), as is its gradient.
+        weight_gradient: Of one image.
+        bias_gradient: (out_features,), not zero everywhere.
+    """
+    features = weight_gradient.T @ bias_gradient / bias_gradient.square().sum()
+    return Entry(features, weight.T @ bias_gradient, bias_gradient)
+
+
+def enter_without_bias(weight: Tensor, weight_gradient: Tensor) -> tuple[int, list[Entry]]:
+    """For a classifier without bias under softmax cross-entropy: label, and entries, the likeliest first.
+
+    ``dW = d h'`` with ``d = softmax(W h) - onehot(y)`` leaves one number open, the length t of h. Its direction is the
+    first singular vector, its sign is such that one entry of d is negative, the label's: rows of the others have
+    positive inner products with each other and negative ones with it. t solves ``t (1 - p_y(t)) = sigma |d_y|``, which
+    may have several roots for a well classified image; they are ordered by how well all of d agrees.
+
+    Args:
+        weight: (classes, in_features), of the classifier.
+        weight_gradient: Of one image, not zero everywhere.
+
+    Returns:
+        The label and one entry for each root; none when no length explains the gradient.
+    """
+    left, values, right = torch.linalg.svd(weight_gradient, full_matrices=False)
+    direction, sigma, delta = right[0], float(values[0]), left[:, 0]
+    # One entry of d is negative and outweighs each other: d sums to zero.
+    if float(delta[delta.abs().argmax()]) > 0:
+        direction, delta = -direction, -delta
+    label = int(delta.argmin())
+    reach, share = weight @ direction, -float(delta[label])
+
+    def surplus(log_length: float) -> float:
+        length = math.exp(log_length)
+        return length * float(-torch.expm1(torch.log_softmax(length * reach, dim=0)[label])) - sigma * share
+
+    # 1 - p_y lies between 0 and 1: no root below sigma |d_y|.
+    least = math.log(max(sigma * share, 1e-300))
+    grid = [least - 1e-3 + 16 * step / _SCALES for step in range(_SCALES + 1)]
+    found = [surplus(one) for one in grid]
+    lengths = [
+        math.exp(brentq(surplus, low, high, xtol=1e-15, rtol=1e-15))
+        for low, high, before, after in zip(grid, grid[1:], found, found[1:], strict=False)
+        if (before < 0) != (after < 0)
+    ]
+    entries = []
+    for length in lengths:
+        d = torch.softmax(length * reach, dim=0)
+        d[label] -= 1
+        entries.append((float((d * length / sigma - delta).norm()), Entry(length * direction, weight.T @ d, d)))
+    return label, [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
+
+
+def one_logit_margins(inner: float) -> list[float]:
+    """Margins u = y f of a model with one logit f, from ``<dV, V>`` of its last layer V, which has no bias.
+
+    With the logistic loss ``log(1 + exp(-u))`` it is ``f dl/df = -u / (1 + exp(u))`` (R-GAP, Zhu, Blaschko, ICLR 2021).
+    A misclassified image has one root u < 0; for others there are two, u below and above 1.278, where the function has
+    its minimum of -0.2785; none when the value is below that.
+
+    Args:
+        inner: Of the leaked gradient of V with V.
+
+    >>> [round(u, 6) for u in one_logit_margins(-0.5 / (1 + 2.718281828459045 ** 0.5))]
+    [0.5, 2.508807]
+    >>> one_logit_margins(-0.3)
+    []
+    """
+
+    def surplus(u: float) -> float:
+        return float(-u * torch.sigmoid(torch.tensor(-u, dtype=torch.float64))) - inner
+
+    if inner == 0:
+        return [0.0]
+    if inner > 0:  # -u / (1 + exp(u)) is at least -u / 2 for u < 0
+        return [float(brentq(surplus, -2 * inner - 1, 0.0, xtol=1e-15))]
+    lowest = 1.2784645427610738
+    if surplus(lowest) > 0:
+        return []
+    return [float(brentq(surplus, 0.0, lowest, xtol=1e-15)), float(brentq(surplus, lowest, 800.0, xtol=1e-13))]
+
+
+def enter_one_logit(weight: Tensor, weight_gradient: Tensor, label: int) -> list[Entry]:
+    """Entries for the layer V of a single logit without bias, one for each margin of `one_logit_margins`.
+
+    Args:
+        weight: (1, in_features), as is its gradient.
+        weight_gradient: Of one image under the logistic loss.
+        label: y, -1 or 1. The gradient tells ``y dl/df < 0`` only: with the wrong label, features change their sign.
+    """
+    entries = []
+    for margin in one_logit_margins(float((weight * weight_gradient).sum())):
+        slope = -label * torch.sigmoid(torch.tensor(-margin, dtype=weight.dtype))
+        entries.append(Entry(weight_gradient[0] / slope, weight[0] * slope, slope.reshape(1)))
+    return entries
+
+
+def numerical_rank(matrix: Tensor, *, tolerance: float) -> int:
+    """Singular values above ``tolerance`` times the largest, counted up to 8 on a random mixture of the rows.
+
+    Args:
+        matrix: (rows, columns), not zero everywhere.
+        tolerance: Relative.
+    """
+    limit = min(_RANK_LIMIT, *matrix.shape)
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(limit, len(matrix), generator=generator, dtype=torch.float64).to(matrix.device)
+    singular = torch.linalg.svdvals(mix @ matrix.double())
+    return int((singular > tolerance * singular[0]).sum())
