@@ -15,7 +15,8 @@ from attacker.engine import observed_gradient, trace, why_not_one_step, why_scal
 from attacker.engine.chain_replay import ChainReplay
 from attacker.engine.classifier import Entry, enter, enter_without_bias, numerical_rank
 from attacker.engine.entrance import Entrance, entrance, has_gradient
-from attacker.engine.inversion import LayerReport, Leaked, invert_chain, memory_needed
+from attacker.engine.inversion import invert_chain, memory_needed
+from attacker.engine.leaked import LayerReport, Leaked
 from attacker.engine.memory import GIB, default_budget
 from attacker.engine.products import precise
 from attacker.labels import idlg_label

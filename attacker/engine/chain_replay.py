@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.inversion import Leaked
 from attacker.engine.layer_systems import Patches
+from attacker.engine.leaked import Leaked
 from attacker.engine.sequential import Step
 
 
@@ -42,6 +42,10 @@ class ChainReplay:
         Returns:
             (v, numbers) for the weight and the bias of each linear layer in order, then of the layer after the chain.
         """
+        with torch.enable_grad():  # derivatives of the chain itself are needed in any case
+            return self._gradients(x if x.requires_grad else x.detach().requires_grad_(True))
+
+    def _gradients(self, x: Tensor) -> list[Tensor]:
         value, columns, outputs = x, [], []
         for step in self.steps:
             value = value.reshape(-1, *step.input_shape)
@@ -54,9 +58,7 @@ class ChainReplay:
         features = value.flatten(1)
         if not outputs:
             return [features * self.steepness[:, None]]
-        pulled = torch.autograd.grad(
-            features, outputs, self.leaked.gradient.flatten(1), create_graph=torch.is_grad_enabled()
-        )
+        pulled = torch.autograd.grad(features, outputs, self.leaked.gradient.flatten(1), create_graph=True)
         found = []
         for step, delta, taken in zip(self._linears(), pulled, columns, strict=True):
             groups = taken.shape[1]
@@ -74,13 +76,15 @@ class ChainReplay:
                 found.append(self.leaked.gradients[step.parameter(name)].flatten(1))
         return [*found, self.leaked.features.flatten(1) * self.steepness[:, None]]
 
+    def residual(self, x: Tensor) -> Tensor:
+        """All of `gradients` minus `targets`, (v, rows), differentiable twice."""
+        pairs = zip(self.gradients(x), self.targets(), strict=True)
+        return torch.cat([got - seen for got, seen in pairs], dim=1)
+
     def distances(self, x: Tensor) -> Tensor:
         """``|g(x) - g*|^2 / |g*|^2`` over all of `gradients`, (v,)."""
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_(True)
-            pairs = list(zip(self.gradients(x), self.targets(), strict=True))
-            over = torch.stack([(got - seen).square().sum(dim=1) for got, seen in pairs]).sum(dim=0)
-            return over / torch.stack([seen.square().sum(dim=1) for _, seen in pairs]).sum(dim=0)
+        size = torch.stack([seen.square().sum(dim=1) for seen in self.targets()]).sum(dim=0)
+        return self.residual(x).square().sum(dim=1) / size
 
     def _linears(self) -> list[Step]:
         return [step for step in self.steps if isinstance(step.module, nn.Conv2d | nn.Linear)]

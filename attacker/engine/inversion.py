@@ -10,76 +10,17 @@ from torch import Tensor, nn
 
 from attacker.engine.inverses import INVERTIBLE, invert
 from attacker.engine.layer_systems import LayerSystem, Patches
+from attacker.engine.leaked import LayerReport, Leaked
 from attacker.engine.least_squares import solve
+from attacker.engine.pooling import POOLS, back_through_pools, pool_back, through_pools
 from attacker.engine.sequential import Step
+from attacker.engine.weighted import WeightedEquations, measured_rank
 
-POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LEAST_WEIGHT = 0.03
 """Of a weight constraint relative to the best one; smaller ones would say nothing more and slow the solver."""
-_ALL_BACK = 1e-9
-"""Share of a random vector that may be missing when its equations determine it: rounding, and no direction."""
 _VECTORS = 8
 """Vectors as long as the patches or the rows that `solve` and the products hold at once, roughly."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """What became of one linear layer.
-
-    Attributes:
-        name: Of the layer.
-        unknowns: Numbers that enter it.
-        rank_bound: The most that its equations can determine of them, (v,): rows that are known count.
-        residuals: (v,), ``|A x - b| / |b|`` of the equations that are known.
-        clipped: (v,), outputs that were too near the end of the activation's range to tell what came in.
-        converged: (v,), whether the solver reached its tolerance.
-    """
-
-    name: str
-    unknowns: int
-    rank_bound: Tensor
-    residuals: Tensor
-    clipped: Tensor
-    converged: Tensor
-
-    @property
-    def deficient(self) -> Tensor:
-        """(v,), whether there are fewer equations than unknowns, so that the layer's input is a guess."""
-        return self.rank_bound < self.unknowns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leaked:
-    """Weights and gradients of v victims, stacked, and where the chain of layers is entered from behind.
-
-    Attributes:
-        parameters: By name, (v, ...), or (1, ...) where all victims share them; float64.
-        gradients: By name, (v, ...).
-        buffers: By name, as ``parameters``.
-        features: (v, ...), what left the last layer of the chain.
-        gradient: (v, ...), of the loss with respect to it.
-    """
-
-    parameters: Mapping[str, Tensor]
-    gradients: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
-    features: Tensor
-    gradient: Tensor
-
-    def part(self, first: int, last: int) -> Leaked:
-        """Some of the victims."""
-
-        def cut(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value if len(value) == 1 else value[first:last] for name, value in values.items()}
-
-        return Leaked(
-            parameters=cut(self.parameters),
-            gradients={name: value[first:last] for name, value in self.gradients.items()},
-            buffers=cut(self.buffers),
-            features=self.features[first:last],
-            gradient=self.gradient[first:last],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,26 +179,7 @@ def _unnormalised(state: _State, step: Step, leaked: Leaked) -> _State:
 def _pooled(state: _State, step: Step) -> _State:
     state = _shaped(state, step.output_shape) if not state.pools else state
     size = (len(state.values), *step.output_shape)
-    return replace(state, pools=(step, *state.pools), gradient=_pool_back(step, state.gradient.reshape(size)))
-
-
-def _pool_back(step: Step, rows: Tensor) -> Tensor:
-    """The transpose of a pooling layer."""
-    zero = rows.new_zeros(len(rows), *step.input_shape)
-    pulled: Tensor = torch.func.vjp(step.module, zero)[1](rows)[0]
-    return pulled
-
-
-def _through_pools(pools: Sequence[Step], x: Tensor) -> Tensor:
-    for pool in pools:
-        x = pool.module(x)
-    return x
-
-
-def _back_through_pools(pools: Sequence[Step], rows: Tensor) -> Tensor:
-    for pool in reversed(pools):
-        rows = _pool_back(pool, rows)
-    return rows
+    return replace(state, pools=(step, *state.pools), gradient=pool_back(step, state.gradient.reshape(size)))
 
 
 def _unpool(state: _State) -> tuple[_State, LayerReport]:
@@ -265,8 +187,8 @@ def _unpool(state: _State) -> tuple[_State, LayerReport]:
     pools, weights = state.pools, _weights(state)
     shape = (len(state.values), *pools[0].input_shape)
     found = solve(
-        lambda x: _through_pools(pools, x.reshape(shape)).flatten(1) * weights,
-        lambda rows: _back_through_pools(pools, (rows * weights).reshape(state.values.shape)).flatten(1),
+        lambda x: through_pools(pools, x.reshape(shape)).flatten(1) * weights,
+        lambda rows: back_through_pools(pools, (rows * weights).reshape(state.values.shape)).flatten(1),
         state.values.flatten(1) * weights,
     )
     report = LayerReport(
@@ -301,18 +223,18 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
         patches=patches,
         weight=weight,
         delta=delta,
-        behind=(lambda z: _through_pools(pools, z)) if pools else None,
-        behind_transposed=(lambda rows: _back_through_pools(pools, rows)) if pools else None,
+        behind=(lambda z: through_pools(pools, z)) if pools else None,
+        behind_transposed=(lambda rows: back_through_pools(pools, rows)) if pools else None,
     )
     target = state.values
     if step.module.bias is not None:
         shift = leaked.parameters[step.parameter("bias")].reshape(-1, patches.outputs, 1, 1)
         shift = shift.expand(-1, -1, *patches.output_size)
-        target = target - _through_pools(pools, shift)
+        target = target - through_pools(pools, shift)
     weights = _weights(state)
     size, steepness = weight.flatten(1).norm(dim=1), delta.flatten(1).norm(dim=1)
     scale = (size / torch.where(steepness == 0, 1, steepness)).unsqueeze(1)
-    equations = _Equations(system, weights, scale, state.values.shape)
+    equations = WeightedEquations(system, weights, scale, state.values.shape)
     gradient = leaked.gradients[step.parameter("weight")].flatten(1)
     found = solve(
         equations.apply, equations.transposed, torch.cat([target.flatten(1) * weights, gradient * scale], dim=1)
@@ -320,7 +242,7 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
     told = (weights > 0).sum(dim=1)
     rows = (told + patches.gradient_rows).clamp(max=min(patches.independent_rows, patches.unknowns - patches.untouched))
     if pools or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
-        rows = torch.minimum(rows, _measured_rank(equations, found.x))
+        rows = torch.minimum(rows, measured_rank(equations, found.x))
     report = LayerReport(
         name=step.name,
         unknowns=patches.unknowns,
@@ -331,32 +253,3 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
     )
     x = found.x.reshape(victims, *step.input_shape)
     return _fresh(x, system.input_gradient().reshape(x.shape)), report
-
-
-def _measured_rank(equations: _Equations, like: Tensor) -> Tensor:
-    """(v,), by how much of a random vector its own equations give back; a guess unless all of it comes back."""
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-    seen = solve(equations.apply, equations.transposed, equations.apply(vector))
-    lost = (vector - seen.x).square().sum(dim=1) / vector.square().sum(dim=1)
-    unknowns = like.shape[1]
-    return torch.where(lost < _ALL_BACK, unknowns, ((1 - lost) * unknowns).floor().long().clamp(max=unknowns - 1))
-
-
-@dataclass(frozen=True)
-class _Equations:
-    """A layer's system with weighted rows, on flat vectors."""
-
-    system: LayerSystem
-    weights: Tensor
-    scale: Tensor
-    shape: torch.Size
-
-    def apply(self, x: Tensor) -> Tensor:
-        z, gradient = self.system.apply(x.reshape(-1, *self.system.patches.shape))
-        return torch.cat([z.flatten(1) * self.weights, gradient * self.scale], dim=1)
-
-    def transposed(self, rows: Tensor) -> Tensor:
-        told = self.weights.shape[1]
-        z, gradient = rows[:, :told], rows[:, told:]
-        return self.system.transposed((z * self.weights).reshape(self.shape), gradient * self.scale).flatten(1)

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacker.engine.classifier import enter_one_logit, enter_without_bias, one_logit_margins
-from attacker.engine.inversion import Leaked, invert_chain
+from attacker.engine.inversion import invert_chain
+from attacker.engine.leaked import Leaked
 from attacker.engine.least_squares import solve
 from attacker.engine.sequential import chain
 from attacker.metrics import psnr
