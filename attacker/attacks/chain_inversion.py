@@ -103,19 +103,39 @@ def why_not_invertible(victim: Victim, observation: Observation, *, through_bott
     return None
 
 
+def any_entrance(victim: Victim, observation: Observation) -> tuple[bool, str | None]:
+    """Whether an update is entered at a bottleneck's encoder, and why it cannot be entered anywhere."""
+    reason = why_not_invertible(victim, observation)
+    if reason is None or not trace(victim).bottlenecks:
+        return False, reason
+    return True, why_not_invertible(victim, observation, through_bottleneck=True)
+
+
 def estimates(
-    victim: Victim, observations: Sequence[Observation], *, through_bottleneck: bool = False
+    victim: Victim,
+    observations: Sequence[Observation],
+    *,
+    through_bottleneck: bool = False,
+    together: int | None = None,
 ) -> list[Estimate]:
-    """Solve the equations for observations that `why_not_invertible` lets pass, as many at once as memory holds."""
+    """Solve the equations for observations that `why_not_invertible` lets pass, as many at once as memory holds.
+
+    Args:
+        victim: Public knowledge about the model.
+        observations: Updates.
+        through_bottleneck: Where they are entered.
+        together: At most so many at once.
+    """
     found = []
     for clients in as_trained(victim, observations) if observations else ():
         place = entrance(clients.victim, through_bottleneck=through_bottleneck)
         assert not isinstance(place, str)
         device = next(iter(clients.observations[0].parameters.values())).device
-        together = max(1, default_budget(device) // max(1, memory_needed(place.steps)))
-        for first in range(0, len(clients.indices), together):
-            indices = clients.indices[first : first + together]
-            part = clients.observations[first : first + together]
+        fit = max(1, default_budget(device) // max(1, memory_needed(place.steps)))
+        size = min(fit, together or fit)
+        for first in range(0, len(clients.indices), size):
+            indices = clients.indices[first : first + size]
+            part = clients.observations[first : first + size]
             found.append(_estimate(clients.victim, place, indices, part))
     return found
 

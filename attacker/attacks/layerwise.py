@@ -73,9 +73,14 @@ def reconstructions(
     return [results[index] for index in range(len(observations))]
 
 
+def labels_of(estimate: Estimate, place: int, granted: Tensor | None, *, classes: int) -> Tensor | None:
+    """Those that were granted, else those that the update tells."""
+    return estimate.labels[place] if granted is None else check_labels(granted, batch_size=1, classes=classes)
+
+
 def _result(victim: Victim, estimate: Estimate, place: int, granted: Tensor | None, like: Tensor) -> Reconstruction:
     classes = victim.inputs.classes
-    labels = estimate.labels[place] if granted is None else check_labels(granted, batch_size=1, classes=classes)
+    labels = labels_of(estimate, place, granted, classes=classes)
     inputs = estimate.inputs[place : place + 1].to(like.dtype)
     if not bool(inputs.isfinite().all()):
         reason = f"the image is not finite; {estimate.words(place)}"

@@ -9,9 +9,11 @@ from types import MappingProxyType
 from attacker.attacks.attack import Attack
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.hybrid import Hybrid
 from attacker.attacks.layerwise import LayerwiseInversion
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.then_refine import ThenRefine
 from attacker.attacks.through_bottleneck import ThroughBottleneck
 from fl_precode.spec import Spec, parse_spec
 
@@ -67,6 +69,28 @@ def _with_options(preset: GradientMatching, spec: Spec) -> Attack:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
 
+def _numbers(spec: Spec, names: tuple[str, ...]) -> dict[str, int]:
+    """The whole numbers that the spec carries."""
+    found = {name: spec.integer(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _then_refine(spec: Spec) -> Attack:
+    try:
+        return ThenRefine(**_numbers(spec, _THEN_REFINE))
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+def _hybrid(spec: Spec) -> Attack:
+    try:
+        return Hybrid(**_numbers(spec, _HYBRID))
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+_THEN_REFINE = ("steps", "inner", "iterations")
+_HYBRID = ("steps", "inner")
 _PORTFOLIO_BUDGET = {"iterations": 2_000, "restarts": 1, "plateau": 200}
 
 
@@ -118,6 +142,20 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             description="layer-wise inversion from PRECODE's encoder down: whatever the noise was, one image",
             source="this project; Zhu, Blaschko, ICLR 2021",
             build=lambda _spec: ThroughBottleneck(),
+            adaptive=True,
+        ),
+        "hybrid": AttackEntry(
+            description="layer-wise inversion; where equations fall short, the smoothest image that gives the update",
+            source="after Chen, Campbell, arXiv 2111.10178",
+            build=_hybrid,
+            options=_HYBRID,
+            adaptive=True,
+        ),
+        "then-refine": AttackEntry(
+            description="layer-wise inversion, then least squares on all gradients from there: noise and rounding",
+            source="this project; Zhu, Blaschko, ICLR 2021",
+            build=_then_refine,
+            options=_THEN_REFINE,
             adaptive=True,
         ),
         "inverting-gradients": AttackEntry(

@@ -81,6 +81,14 @@ class ChainReplay:
         pairs = zip(self.gradients(x), self.targets(), strict=True)
         return torch.cat([got - seen for got, seen in pairs], dim=1)
 
+    def relative_residual(self, x: Tensor) -> Tensor:
+        """As `residual`, each tensor relative to the norm of the leaked one."""
+        parts = []
+        for got, seen in zip(self.gradients(x), self.targets(), strict=True):
+            size = seen.norm(dim=1, keepdim=True)
+            parts.append((got - seen) / torch.where(size == 0, 1, size))
+        return torch.cat(parts, dim=1)
+
     def distances(self, x: Tensor) -> Tensor:
         """``|g(x) - g*|^2 / |g*|^2`` over all of `gradients`, (v,)."""
         size = torch.stack([seen.square().sum(dim=1) for seen in self.targets()]).sum(dim=0)
