@@ -119,7 +119,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
     """Those of the groups asked for."""
     found = {"published": published_cells, "precode": precode_cells, "noise": noise_cells}
     for group in options.groups:
-        yield from found[group](options)
+        yield from (cell for cell in found[group](options) if options.only in cell.key)
 
 
 def published_cells(options: argparse.Namespace) -> Iterator[Cell]:
@@ -229,6 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="+", choices=groups, default=groups)
     parser.add_argument("--images", type=int, default=8, help="the first of the training images")
     parser.add_argument("--refined-images", type=int, default=4, help="at most so many for the longer searches")
+    parser.add_argument("--only", default="", help="cells whose key contains this")
     parser.add_argument("--training-steps", type=int, default=150, help="of Adam, 64 images each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", type=Path, help="markdown file")

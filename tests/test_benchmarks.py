@@ -65,6 +65,21 @@ def test_quality_is_taken_up_where_it_ended(tmp_path):
     assert "7.0 dB / 0.50" in (tmp_path / "table.md").read_text()
 
 
+def test_analytic_is_taken_up_where_it_ended(tmp_path):
+    out = tmp_path / "analytic.json"
+    command = ["analytic.py", "--images", "1", "--only", "cnn2_c1 | layerwise"]
+    (first,) = run(*command, out=out)["cells"].values()
+    assert first["psnr"][0] > 140, "exact up to the rounding of float32"
+    assert first["labels_right"] == 1
+    content = json.loads(out.read_text())
+    (key,) = content["cells"]
+    content["cells"][key]["psnr"] = [7.0]
+    out.write_text(json.dumps(content))
+    again = run(*command, "--table", str(tmp_path / "table.md"), out=out)
+    assert again["cells"] == content["cells"], "what is there is not run again"
+    assert "| published: cnn2_c1 | layerwise-inversion | 7.0 |" in (tmp_path / "table.md").read_text()
+
+
 def test_reference_figures(tmp_path):
     report = run("reference_figures.py", "--iterations", "3", "--images", "2", out=tmp_path / "figures.json")
     assert report["settings"]["iterations"] == 3

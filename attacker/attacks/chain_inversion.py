@@ -167,7 +167,7 @@ def _estimate(victim: Victim, place: Entrance, indices: Sequence[int], observati
         labels=labels,
         reports=solved.reports,
         replay=replay,
-        distances=replay.distances(inputs).detach(),
+        distances=replay.distances(inputs),
         seconds=(time.perf_counter() - began) / len(entries),
     )
 

@@ -86,7 +86,7 @@ class Hybrid(Attack):
             project=victim.inputs.clamp,
             pixels=victim.inputs.denormalise,
         )
-        distances = replay.distances(found.x).detach()
+        distances = replay.distances(found.x)
         open_ = open_.to(distances.device)
         # A minimum-norm estimate gives the update to rounding and is no image: what is as good as exact competes by
         # being one. Determined victims keep their estimate.

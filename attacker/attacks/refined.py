@@ -79,9 +79,7 @@ def run_from_estimates(
 def valid_start(victim: Victim, estimate: Estimate) -> Candidate:
     """The estimate itself, moved onto valid images where it is outside; what is not finite becomes grey."""
     images = victim.inputs.clamp(estimate.inputs.nan_to_num(0.0, 0.0, 0.0))
-    return Candidate(
-        words="the estimate, clamped", inputs=images, distances=estimate.replay.distances(images).detach(), steps=0
-    )
+    return Candidate(words="the estimate, clamped", inputs=images, distances=estimate.replay.distances(images), steps=0)
 
 
 def _result(

@@ -83,12 +83,10 @@ class ThenRefine(Attack):
         granted: Sequence[Tensor | None],
         generator: Generator,
     ) -> list[Candidate]:
-        given = Candidate(words="", inputs=estimate.inputs, distances=estimate.distances.nan_to_num(torch.inf), steps=0)
+        given = Candidate(words="", inputs=estimate.inputs, distances=estimate.distances, steps=0)
         replay, start = estimate.replay, valid_start(victim, estimate)
         found = refine(replay.residual, start.inputs, steps=self.steps, inner=self.inner, project=victim.inputs.clamp)
-        refined = Candidate(
-            words="refined", inputs=found.x, distances=replay.distances(found.x).detach(), steps=found.steps
-        )
+        refined = Candidate(words="refined", inputs=found.x, distances=replay.distances(found.x), steps=found.steps)
         candidates = [given, start, refined]
         if self.iterations and bool((torch.minimum(given.distances, refined.distances) > EXACT_BELOW).any()):
             candidates.append(self._plain(victim, estimate, own, granted, generator))
@@ -107,7 +105,7 @@ class ThenRefine(Attack):
         shape = victim.inputs.shape
         images = [torch.zeros(1, *shape) if one.inputs is None else one.inputs for one in results]
         inputs = torch.cat([image.to(estimate.inputs) for image in images])
-        distances = estimate.replay.distances(inputs).detach()
+        distances = estimate.replay.distances(inputs)
         missing = torch.tensor([one.inputs is None for one in results], device=distances.device)
         return Candidate(
             words="plain gradient matching",

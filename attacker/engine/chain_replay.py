@@ -90,9 +90,10 @@ class ChainReplay:
         return torch.cat(parts, dim=1)
 
     def distances(self, x: Tensor) -> Tensor:
-        """``|g(x) - g*|^2 / |g*|^2`` over all of `gradients`, (v,)."""
+        """``|g(x) - g*|^2 / |g*|^2`` over all of `gradients`, (v,); infinite where that is no number."""
         size = torch.stack([seen.square().sum(dim=1) for seen in self.targets()]).sum(dim=0)
-        return self.residual(x).square().sum(dim=1) / size
+        found = self.residual(x).detach().square().sum(dim=1) / size
+        return found.nan_to_num(torch.inf, torch.inf)
 
     def _linears(self) -> list[Step]:
         return [step for step in self.steps if isinstance(step.module, nn.Conv2d | nn.Linear)]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from attacker.engine.least_squares import solve
 
+_PROBE = 1e-3
+"""Of a move down the slope that shows which values stand at a bound; any small one will do."""
 _LENGTHS = (1.0, 0.5, 0.1)
 """Of a step that are tried."""
 
@@ -54,7 +56,7 @@ def refine(
     x, best = start, residual(start).detach().square().sum(dim=1)
     done = 0
     while done < steps:
-        move = _step(residual, x, inner)
+        move = _step(residual, x, inner, project)
         done += 1
         before = best
         for length in _LENGTHS:
@@ -67,8 +69,12 @@ def refine(
     return Refined(x=x, values=best, steps=done)
 
 
-def _step(residual: Callable[[Tensor], Tensor], x: Tensor, inner: int) -> Tensor:
-    """The Gauss-Newton step, (v, ...)."""
+def _step(residual: Callable[[Tensor], Tensor], x: Tensor, inner: int, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """The Gauss-Newton step, (v, ...).
+
+    Values at a bound that descent would push beyond it stay where they are, and the others are solved for (projected
+    Newton, Bertsekas, SIAM J. Control Optim. 1982): a step that is cut off at the bounds afterwards need not descend.
+    """
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)
         rows = residual(point)
@@ -78,8 +84,12 @@ def _step(residual: Callable[[Tensor], Tensor], x: Tensor, inner: int) -> Tensor
     def transposed(y: Tensor) -> Tensor:
         return torch.autograd.grad(rows, point, y, retain_graph=True)[0].flatten(1)
 
-    def apply(v: Tensor) -> Tensor:
-        return torch.autograd.grad(pulled, dual, v.reshape(pulled.shape), retain_graph=True)[0]
+    slope = transposed(rows.detach())
+    probe = _PROBE * slope / slope.abs().amax(dim=1, keepdim=True).clamp_min(1e-300)
+    free = ((slope == 0) | (project(x - probe.reshape(x.shape)) != x).flatten(1)).to(x)
 
-    found = solve(apply, transposed, -rows.detach(), tolerance=1e-10, iterations=inner)
+    def apply(v: Tensor) -> Tensor:
+        return torch.autograd.grad(pulled, dual, (v * free).reshape(pulled.shape), retain_graph=True)[0]
+
+    found = solve(apply, lambda y: transposed(y) * free, -rows.detach(), tolerance=1e-10, iterations=inner)
     return found.x.reshape(x.shape)
