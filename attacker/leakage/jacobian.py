@@ -44,7 +44,7 @@ class Jacobian:
         gradient: The released gradient at this image as one vector, (columns,), without a graph.
 
     Raises:
-        ValueError: If the image does not fit, the gradient is zero or not finite, or it cannot be differentiated.
+        ValueError: If the image does not fit, or the gradient is zero or not finite.
     """
 
     def __init__(self, of: Released, pixels: Tensor, *, noise_unknown: bool = False) -> None:
@@ -133,8 +133,6 @@ class Jacobian:
                 "no weight can change): it reveals nothing, and its Jacobian cannot rank pixels; take float64 or "
                 "earlier weights"
             )
-        if not any(value.requires_grad for value in self._by_weights):
-            raise ValueError("the gradient does not depend on the image; expected a model that uses its input")
 
     def _check_exact(self) -> None:
         if self.rows > EXACT_NUMBERS:

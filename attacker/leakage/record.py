@@ -17,7 +17,7 @@ class LayerRank:
         unknowns: Numbers that enter it.
         weight_rows: Equations from its weights, one for each output.
         gradient_rows: Equations from the gradient of its weights, one for each weight.
-        dependent_rows: Equations that follow from others whatever the numbers are: outputs² in each group.
+        dependent_rows: Equations that follow from others whatever the numbers are: outputs² in most.
         untouched: Input numbers that no window touches.
         predicted: The most that the rank can be, by counting.
         rank: Of the equations at this image, or None where they were too many.

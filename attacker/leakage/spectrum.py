@@ -125,13 +125,15 @@ def spectrum(jacobian: Jacobian, *, tolerance: float = TOLERANCE) -> Spectrum:
         tolerance: Share of the largest eigenvalue below which one counts as zero.
 
     Raises:
-        ValueError: If there are too many unknowns.
+        ValueError: If there are too many unknowns, or none of them reaches the gradient.
     """
     gram = jacobian.gram()
     pixels = math.prod(jacobian.unknowns[0])
     if pixels < len(gram):
         gram = _without_noise(gram, pixels, tolerance)
     values, vectors = torch.linalg.eigh(gram)
+    if float(values[-1]) <= 0:
+        raise ValueError("the gradient does not depend on the image; expected a model that uses its input")
     return Spectrum(
         values=values.flip(0).clamp(min=0),
         vectors=vectors.flip(1),
