@@ -80,3 +80,15 @@ def test_federated_averaging(tmp_path):
     assert {row["attack"] for row in report["attacks"]} == {"one-gradient", "surrogate", "unrolled"}
     assert all(0 < row["matching_loss"] < 2 and row["psnr"] > 0 for row in report["attacks"])
     assert set(report["costs"]["lenet"]["unrolled"]) == {"1", "2"}
+
+
+@pytest.mark.slow
+def test_leakage_is_taken_up_where_it_ended(tmp_path):
+    out = tmp_path / "leakage.jsonl"
+    command = [sys.executable, "benchmarks/leakage.py", "--parts", "solver", "--images", "1", "--out", str(out)]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["damping"] for row in rows] == [1e-4, 1e-6]
+    assert all(row["cg"] == pytest.approx(row["dense"], rel=1e-2) for row in rows)
