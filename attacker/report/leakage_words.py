@@ -45,10 +45,10 @@ def advice(found: Leakage) -> list[str]:
         )
     told += _samples(found)
     told.append(
-        "Full rank says that no other image nearby has the same gradient, not that an attack finds it; what is lost "
-        "is lost to every attack that has only this gradient, as far as small changes of the image go. Errors are of "
-        "the linear theory: above about 0.25 they say that nothing is determined, not by how much. Other weights, later "
-        "in training, give other numbers."
+        "Full rank says that no other image nearby has the same gradient, not that an attack finds it. What is lost is "
+        "lost to every attack that has only this gradient, as far as small changes of the image go. Errors are of "
+        "the linear theory: above about 0.25 they say that nothing is determined, not by how much. Other weights, "
+        "later in training, give other numbers."
     )
     return [one for one in told if one]
 
