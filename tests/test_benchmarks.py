@@ -114,3 +114,15 @@ def test_batch_recovery(tmp_path):
     assert row["feature_error"] < 0.01
     assert row["noise_mse"] < 1e-3
     assert len(row["noise and features"]["psnr"]) == 2
+
+
+@pytest.mark.slow
+def test_leakage_is_taken_up_where_it_ended(tmp_path):
+    out = tmp_path / "leakage.jsonl"
+    command = [sys.executable, "benchmarks/leakage.py", "--parts", "solver", "--images", "1", "--out", str(out)]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["damping"] for row in rows] == [1e-4, 1e-6]
+    assert all(row["cg"] == pytest.approx(row["dense"], rel=1e-2) for row in rows)

@@ -10,8 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fl_precode", "server", "clients", "attacker")
 SEARCHES = {"attacker/cli_reproduce.py", "attacker/cli_recommend.py"}
-FRONT_END = {"attacker/cli_run.py", "attacker/cli_lists.py", "attacker/demo.py"} | SEARCHES
+FRONT_END = {"attacker/cli_run.py", "attacker/cli_analyse.py", "attacker/cli_lists.py", "attacker/demo.py"} | SEARCHES
 """Commands, not attacks: they may start federations and list data sets."""
+
+INSIDE = (
+    (("attacker/engine/", "attacker/metrics.py"), ("attacker.attacks", "attacker.audit", "attacker.report")),
+    (("attacker/leakage/",), ("attacker.attacks", "attacker.audit", "attacker.labels", "attacker.report")),
+    (("attacker/engine/",), ("attacker.leakage",)),
+    (("attacker/attacks/", "attacker/labels/"), ("attacker.audit", "attacker.report")),
+    (("attacker/audit/",), ("attacker.report",)),
+)
+"""Parts of the attacker, and parts that they must not import."""
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -57,12 +66,7 @@ def forbidden_to_the_attacker(file: str) -> list[str]:
         banned.append("fl_precode.flower")
         if file != "attacker/audit/truth.py":
             banned += ["fl_precode.data", "fl_precode.federation", "fl_precode.config"]
-    if file.startswith(("attacker/engine/", "attacker/metrics.py")):
-        banned += ["attacker.attacks", "attacker.audit", "attacker.report"]
-    if file.startswith(("attacker/attacks/", "attacker/labels/")):
-        banned += ["attacker.audit", "attacker.report"]
-    if file.startswith("attacker/audit/"):
-        banned.append("attacker.report")
+    banned += [package for folders, packages in INSIDE for package in packages if file.startswith(folders)]
     return banned
 
 
@@ -74,7 +78,7 @@ def test_imports_only_what_its_layer_may(file):
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("attacker/report/")])
 def test_the_report_reads_the_record_and_nothing_else_of_the_attacker(file):
-    allowed = ("attacker.audit.record", "attacker.report", "attacker.metrics")
+    allowed = ("attacker.audit.record", "attacker.leakage.record", "attacker.report", "attacker.metrics")
     wrong = sorted(
         name
         for name in imports(file)

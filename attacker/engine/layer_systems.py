@@ -121,6 +121,11 @@ class Patches:
         steep = min(per_group, self.positions)
         return self.groups * (told * self.positions + steep * self.per_patch - told * steep)
 
+    @property
+    def dependent_rows(self) -> int:
+        """Rows of both blocks that follow from others whatever the numbers are."""
+        return self.weight_rows + self.gradient_rows - self.independent_rows
+
     @cached_property
     def untouched(self) -> int:
         """Input values that no patch contains, such as the last rows that a stride does not reach."""

@@ -1,0 +1,40 @@
+"""How much a released gradient says about its images, before any attack is run: ranks, spectra and influence."""
+
+from attacker.leakage.analyse import analyse, by_layer, image_leak, noise_ranks
+from attacker.leakage.defended import defence_change, sampling_change, without_noise
+from attacker.leakage.influence import ExpectedError, Influence, expected_error, influence, largest, lower_bound
+from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
+from attacker.leakage.rank import layer_ranks, solubility
+from attacker.leakage.record import ImageLeak, LayerRank, Leakage, NoiseRanks, outliers
+from attacker.leakage.released import Released, draw_noise, released
+from attacker.leakage.spectrum import Spectrum, spectrum
+
+__all__ = [
+    "EXACT_NUMBERS",
+    "ExpectedError",
+    "ImageLeak",
+    "Influence",
+    "Jacobian",
+    "LayerRank",
+    "Leakage",
+    "NoiseRanks",
+    "Released",
+    "Spectrum",
+    "analyse",
+    "by_layer",
+    "defence_change",
+    "draw_noise",
+    "expected_error",
+    "image_leak",
+    "influence",
+    "largest",
+    "layer_ranks",
+    "lower_bound",
+    "noise_ranks",
+    "outliers",
+    "released",
+    "sampling_change",
+    "solubility",
+    "spectrum",
+    "without_noise",
+]
