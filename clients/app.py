@@ -51,6 +51,7 @@ def train(message: Message, context: Context) -> Message:
                 learning_rate=settings.learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
+                optimiser=settings.local_optimiser,
                 batch_norm=settings.batch_norm,
             )
             examples = len(federation.partitions[partition_id])

@@ -55,6 +55,7 @@ def defended_training(
     learning_rate: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    optimiser: str = "sgd",
     batch_norm: str = "batch",
 ) -> float:
     """FedAvg: local training whose steps and whose update are defended, in place.
@@ -75,6 +76,7 @@ def defended_training(
         learning_rate=learning_rate,
         momentum=momentum,
         weight_decay=weight_decay,
+        optimiser=optimiser,
         batch_norm=batch_norm,
         defend=defend,
     )
@@ -110,10 +112,11 @@ def local_training(
     learning_rate: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    optimiser: str = "sgd",
     batch_norm: str = "batch",
     defend: _StepDefence | None = None,
 ) -> float:
-    """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay.
+    """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay. Or ``adam``, without momentum.
 
     ``defend`` changes each step's gradients before the optimiser sees them.
 
@@ -121,14 +124,18 @@ def local_training(
         Mean loss over the steps, in nats.
     """
     set_training(model, batch_norm)
-    optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    steps: torch.optim.Optimizer
+    if optimiser == "adam":
+        steps = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    else:
+        steps = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     total = 0.0
     for inputs, labels in batches:
-        optimiser.zero_grad()
+        steps.zero_grad()
         loss = training_loss(model, inputs, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         if defend is not None:
             defend(model, (inputs, labels))
-        optimiser.step()
+        steps.step()
         total += float(loss.detach())
     return total / len(batches)

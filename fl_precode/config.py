@@ -40,7 +40,9 @@ class Settings:
         model: Name from ``fl-precode models``, or ``package.module:factory``.
         defence: Spec from ``fl-precode defences``.
         batch_size: Images behind one gradient; a client with fewer uses all it has.
-        learning_rate: Step of the server (fedsgd) or of the clients' local SGD (fedavg).
+        learning_rate: Step of the server (fedsgd) or of the clients' local optimiser (fedavg).
+        local_optimiser: fedavg: ``sgd`` or ``adam``, begun anew in every round. Attacks that replay local training know
+            SGD only and refuse updates of the other.
         local_steps: fedavg: optimiser steps in a round; 0 when ``local_epochs`` is given.
         local_epochs: fedavg: passes over the client's data in a round; 0 when ``local_steps`` is given.
         momentum: fedavg: of the clients' local SGD, in [0, 1).
@@ -66,6 +68,7 @@ class Settings:
     defence: str = "none"
     batch_size: int = 1
     learning_rate: float = 0.1
+    local_optimiser: str = "sgd"
     local_steps: int = 0
     local_epochs: int = 0
     momentum: float = 0.0
@@ -140,6 +143,7 @@ class Settings:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_norm="buffers" if self.batch_norm == "buffers" else "batch",
+            optimiser=None if fedsgd else "adam" if self.local_optimiser == "adam" else "sgd",
         )
 
 
@@ -175,6 +179,7 @@ def _choice_problems(s: Settings) -> list[str]:
         ("protocol", s.protocol, ("fedsgd", "fedavg")),
         ("partition", s.partition, ("iid", "dirichlet", "pathological")),
         ("batch-norm", s.batch_norm, ("batch", "buffers")),
+        ("local-optimiser", s.local_optimiser, ("sgd", "adam")),
         ("device", s.device, ("auto", "cpu", "cuda")),
     ]
     problems = [
@@ -207,6 +212,8 @@ def _contradictions(s: Settings) -> list[str]:
         return ["local-steps, local-epochs: fedsgd sends one gradient; expected 0 for both, or protocol 'fedavg'"]
     if s.protocol == "fedsgd" and (s.momentum > 0 or s.weight_decay > 0):
         return ["momentum, weight-decay: fedsgd clients take no step; expected 0 for both, or protocol 'fedavg'"]
+    if s.local_optimiser == "adam" and (s.protocol == "fedsgd" or s.momentum > 0):
+        return ["local-optimiser: adam is for protocol 'fedavg', without momentum; expected 'sgd'"]
     if s.protocol == "fedavg" and (s.local_steps > 0) == (s.local_epochs > 0):
         return [
             "local-steps, local-epochs: fedavg trains locally; expected exactly one of them to be positive, "

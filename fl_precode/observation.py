@@ -29,6 +29,7 @@ class Protocol:
         weight_decay: Of the local optimiser, as in ``torch.optim.SGD``; None when not announced.
         batch_norm: How clients normalise while they compute gradients: ``batch``, by the images of the batch, as
             ``model.train()`` does; or ``buffers``, by the running statistics that were sent; None when not announced.
+        optimiser: Of the local steps, ``sgd`` or ``adam``; None when not announced, which attacks take as SGD.
     """
 
     name: str = "unknown"
@@ -40,6 +41,7 @@ class Protocol:
     momentum: float | None = None
     weight_decay: float | None = None
     batch_norm: Literal["batch", "buffers"] | None = None
+    optimiser: Literal["sgd", "adam"] | None = None
 
     def images_behind(self, examples: int) -> int | None:
         """Distinct images behind the update of a client that trains on ``examples`` images.

@@ -59,6 +59,8 @@ class FirstLayerInversion(Attack):
         if observation.batch_size is not None and observation.batch_size != 1:
             size = observation.batch_size
             return f"made for one image: the first layer's gradient of {size} images has rank up to {size}"
+        if observation.kind == "weights" and observation.protocol.optimiser == "adam":
+            return "local Adam divides every entry by its own size, and the quotient of two of them says nothing"
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return "weight decay over several local steps adds weights to the update that nobody sends"
         layer = _first_linear(trace(victim))

@@ -20,7 +20,7 @@ from fl_precode.observation import Observation
 SUCCESS_THRESHOLD = 0.6
 """SSIM from which an image counts as come back, as in the PRECODE paper."""
 
-_OUTCOMES: dict[Outcome, OutcomeName] = {
+OUTCOMES: dict[Outcome, OutcomeName] = {
     Outcome.CONVERGED: "converged",
     Outcome.ITERATION_LIMIT: "iteration_limit",
     Outcome.DIVERGED: "diverged",
@@ -157,7 +157,7 @@ class UpdateEvaluation:
                 round=self._observation.round,
                 node=self._observation.node,
                 image=i,
-                outcome="failed" if run.error or reason else _OUTCOMES[reconstruction.outcome],
+                outcome="failed" if run.error or reason else OUTCOMES[reconstruction.outcome],
                 reason=run.error or reason or reconstruction.reason,
                 ssim=scores[i].ssim,
                 psnr=scores[i].psnr,

@@ -65,6 +65,8 @@ def why_not_unrolled(observation: Observation) -> str | None:
     if observation.kind == "gradient":
         return "made for local training, the update is one gradient"
     protocol, images = observation.protocol, observation.batch_size
+    if protocol.optimiser == "adam":
+        return "a replay of local training knows SGD, the clients announced Adam"
     missing = []
     if images is None:
         missing.append("the number of images behind the update")

@@ -70,6 +70,8 @@ def why_not_one_step(observation: Observation) -> str | None:
     protocol = observation.protocol
     if observation.kind == "gradient":
         return None
+    if protocol.optimiser == "adam":
+        return "local Adam divides every entry by its own size, so that the update is no sum of gradients"
     steps = steps_behind(observation)
     if steps is not None and steps > 1:
         return f"made for the gradient of one step, the update sums {steps} local steps"

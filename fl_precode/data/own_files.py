@@ -17,7 +17,8 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 def load_npz(path: Path) -> ImageData:
     """Arrays ``images`` (n, height, width) or (n, height, width, channels), uint8, and ``labels`` (n,).
 
-    ``test_images`` and ``test_labels`` are the test set where they are given; otherwise one image in five is.
+    ``test_images`` and ``test_labels`` are the test set where they are given; otherwise one image in five is. The first
+    two may also be named ``train_images`` and ``train_labels``, as in the files of MedMNIST.
 
     Raises:
         DataUnavailableError: If there is no such file.
@@ -33,7 +34,8 @@ def load_npz(path: Path) -> ImageData:
             f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it "
             "(arrays of Python objects are refused: reading them would run code)"
         ) from error
-    images, labels = _checked(path, arrays, "images", "labels")
+    own = "train_" if "images" not in arrays and "train_images" in arrays else ""
+    images, labels = _checked(path, arrays, f"{own}images", f"{own}labels")
     used = np.unique(labels)
     if len(used) and used[-1] + 1 > len(used):
         raise ValueError(

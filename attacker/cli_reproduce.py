@@ -1,0 +1,226 @@
+"""The commands ``reproduce`` and ``recommend``. They need the repository; federations among their cells need Flower."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attacker.cli_audit import split_attacks, use_threads
+from attacker.cli_bench import Device
+
+if TYPE_CHECKING:
+    from attacker.reproduce.experiment import Experiment
+    from attacker.reproduce.run import Watcher
+    from attacker.reproduce.summary import Summary
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    group = typer.Typer(no_args_is_help=True, help="Re-run a published experiment, resumable, with a page of plots.")
+    group.command("precode")(precode)
+    app.add_typer(group, name="reproduce")
+
+
+# What the options mean.
+_Scale = Annotated[str, typer.Option(help="smoke (minutes), small (tens of minutes) or paper (a GPU, days).")]
+_Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Image set: a name, npz:PATH, folder:PATH, or a file or folder. Repeatable. Default: the scale's.",
+        show_default=False,
+    ),
+]
+_Models = Annotated[str, typer.Option(help="Model specs, set apart by commas.")]
+_Defences = Annotated[
+    list[str] | None,
+    typer.Option(help="Defence specs, set apart by commas. Repeatable. Default: the scale's.", show_default=False),
+]
+_Attacks = Annotated[
+    list[str] | None,
+    typer.Option(help="Attack specs in place of those that fit each defence. Repeatable.", show_default=False),
+]
+_Root = Annotated[str, typer.Option(help="Folder of downloaded image sets. Default: ~/.cache/fl-precode.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+_Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor, on a GPU one.")]
+_DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
+
+
+def precode(
+    out: Annotated[Path, typer.Option(help="Folder of the experiment; one that was begun is taken up.")],
+    scale: _Scale = "smoke",
+    data: _Data = None,
+    models: _Models = "",
+    defences: _Defences = None,
+    attacks: _Attacks = None,
+    data_root: _Root = "",
+    seed: _Seed = 0,
+    workers: _Workers = 0,
+    device: _DeviceOption = Device.AUTO,
+) -> None:
+    """The PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
+
+    Every finished piece is kept at once: after a crash or Ctrl-C the same
+
+    command goes on where it was, and a finished experiment only draws its page.
+
+    Example: fl-precode reproduce precode --scale smoke --out outputs/precode
+    """
+    needs_repository()
+    experiment = _experiment(scale, data, models, defences, attacks, data_root, seed, device)
+    from attacker.reproduce.finish import finish
+    from attacker.reproduce.run import run_cells
+
+    setups, left_out = experiment.split()
+    use_threads(1)
+    with cell_progress() as watcher:
+        folder = out.expanduser().absolute()
+        cells = experiment.cells(setups)
+        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment), watcher=watcher)
+    summary, page = finish(experiment, setups, left_out, folder)
+    _table(summary)
+    typer.echo(f"{made} of {len(cells)} pieces were made now")
+    typer.echo(f"figures: {page.parent / 'results.json'}")
+    typer.echo(f"page: {page}")
+
+
+def needs_repository() -> None:
+    """Refuse an installation without the reference app.
+
+    Raises:
+        ValueError: If ``clients`` and ``server`` cannot be imported.
+    """
+    missing = [name for name in ("clients", "server") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"{' and '.join(missing)} cannot be imported: the reference app is part of the repository, not of the "
+            "installed package. Run from a checkout installed with: pip install -e ."
+        )
+
+
+def _experiment(
+    scale: str,
+    data: Sequence[str] | None,
+    models: str,
+    defences: Sequence[str] | None,
+    attacks: Sequence[str] | None,
+    data_root: str,
+    seed: int,
+    device: Device,
+) -> Experiment:
+    """The experiment asked for; what does not exist is bad usage.
+
+    Raises:
+        typer.BadParameter: If a name is wrong, a selection is empty, or a defence fits none of the models.
+        RuntimeError: If the images are not on this machine.
+    """
+    from attacker.reproduce.experiment import Experiment, default_root, of_scale
+
+    try:
+        sizes = of_scale(scale)
+        experiment = Experiment(
+            scale=sizes,
+            data=tuple(map(image_set, data)) if data else sizes.data,
+            models=tuple(split_attacks(models)) if models else sizes.models,
+            defences=tuple(split_many(defences)) if defences else sizes.defences,
+            attacks=tuple(split_many(attacks)) if attacks else None,
+            data_root=default_root(data_root),
+            seed=seed,
+            device=device.value,
+        )
+        experiment.split()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return experiment
+
+
+def split_many(texts: Sequence[str]) -> list[str]:
+    """Specs from several lists set apart by commas.
+
+    >>> split_many(["none,noise:std=0.01", "dp:max_norm=1,noise_multiplier=2"])
+    ['none', 'noise:std=0.01', 'dp:max_norm=1,noise_multiplier=2']
+    """
+    return [spec for text in texts for spec in split_attacks(text) if spec]
+
+
+def image_set(text: str) -> str:
+    """A name as it is; a file or folder as ``npz:`` or ``folder:`` with its absolute path.
+
+    >>> image_set("photos"), image_set("npz:/data/own.npz")
+    ('photos', 'npz:/data/own.npz')
+    """
+    kind, colon, path = text.partition(":")
+    if colon and kind in ("npz", "folder"):
+        return f"{kind}:{Path(path).expanduser().resolve()}"
+    place = Path(text).expanduser()
+    if place.is_dir() or place.suffix == ".npz":
+        return f"{'folder' if place.is_dir() else 'npz'}:{place.resolve()}"
+    return text
+
+
+def how_many(workers: int, experiment: Experiment) -> int:
+    """Worker processes: as asked for, or one for each processor; a GPU serves one best."""
+    from fl_precode.federation import choose_device
+
+    if workers:
+        return workers
+    return 1 if choose_device(experiment.device).type == "cuda" else os.cpu_count() or 1
+
+
+@contextmanager
+def cell_progress() -> Iterator[Watcher]:
+    """A live bar on stderr with the time left; without a terminal a line for every finished piece."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from attacker.report.words import duration
+    from attacker.reproduce.run import Done
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<46}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[cells]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=1.0, cells="", left="")
+        finished = -1
+
+        def watch(done: Done) -> None:
+            nonlocal finished
+            left = "" if done.seconds_left is None else f"about {duration(done.seconds_left)} left"
+            cells = f"{done.cells}/{done.of}"
+            bar.update(task, description=done.title[:46], completed=done.share, cells=cells, left=left)
+            if not console.is_terminal and done.cells > finished >= 0:
+                console.print(f"{cells} {done.title}; {left}", markup=False, highlight=False)
+            finished = done.cells
+
+        yield watch
+
+
+def _table(summary: Summary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from attacker.report import words
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(header_style="bold")
+    for heading in ("images", "model", "defence", "falls to", "found"):
+        table.add_column(heading, overflow="fold")
+    names = {"plain": "a plain attack", "adaptive": "an adaptive attack", "none tried": "none that was tried"}
+    for one in summary.falls:
+        cells = (one.data, words.model_name(one.model), words.defence_name(one.defence))
+        found = (names.get(one.assumption, one.assumption), one.sentence)
+        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, *found)))
+    console.print(table)

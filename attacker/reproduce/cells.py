@@ -1,0 +1,133 @@
+"""The pieces of an experiment: what identifies each, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from attacker.audit.record import Count, Entry, Number, OutcomeName, Share
+
+Kind = Literal["training", "federation", "attack", "choice"]
+KINDS: tuple[Kind, ...] = ("training", "federation", "attack", "choice")
+"""In the order in which they are worked on: an attack may need trained weights, a choice needs the attacks."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Setup:
+    """A defended model on an image set."""
+
+    data: str
+    model: str
+    defence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One piece of work.
+
+    Attributes:
+        kind: What is done.
+        setup: On what.
+        protocol: What the clients send: ``fedsgd`` or ``fedavg``; empty for a training.
+        batch_size: Images of one client's step, in federations and attacks.
+        local_steps: Of the attacked client under FedAvg.
+        epoch: Of the central training whose weights are attacked; 0 is the untrained model.
+        attacks: The attack's spec; of a choice those that it is between.
+    """
+
+    kind: Kind
+    setup: Setup
+    protocol: str = ""
+    batch_size: int = 0
+    local_steps: int = 0
+    epoch: int = 0
+    attacks: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        name = f"{self.kind}: {self.setup.model}, {self.setup.defence}"
+        if self.kind == "attack":
+            name += f", {self.attacks[0].partition(':')[0]}"
+        return name
+
+
+class Point(Entry):
+    """Accuracy after an epoch or a round; 0 is the untrained model."""
+
+    number: Count
+    accuracy: Share
+    loss: Number | None
+
+
+class StoredFile(Entry):
+    """A file of tensors beside the cells."""
+
+    name: str
+    sha256: str
+
+
+class Training(Entry):
+    """A central training."""
+
+    kind: Literal["training"] = "training"
+    curve: list[Point]
+    parameters: Count
+    parameters_undefended: Count
+    payload_bytes: Count
+    payload_bytes_undefended: Count
+    client_seconds: Number
+    weights: dict[int, StoredFile]
+    seconds: Number
+
+
+class FederationRun(Entry):
+    """A federation: what its server measured after every round."""
+
+    kind: Literal["federation"] = "federation"
+    runtime: str
+    completed: bool
+    reason: str
+    curve: list[Point]
+    epsilon: Number | None
+    seconds: Number
+
+
+class VictimScore(Entry):
+    """What an attack made of one image."""
+
+    image: Count
+    label: Count
+    outcome: OutcomeName
+    reason: str
+    ssim: Number | None
+    psnr: Number | None
+    mse: Number | None
+    baseline_ssim: Number | None
+    matching_loss: Number | None
+
+
+class AttackRun(Entry):
+    """An attack on all victims."""
+
+    kind: Literal["attack"] = "attack"
+    victims: list[VictimScore]
+    images: StoredFile | None
+    seconds: Number
+
+
+class Choice(Entry):
+    """Which attack the attacker takes for each client, by its own measure; empty where none gave an image."""
+
+    kind: Literal["choice"] = "choice"
+    chosen: list[str]
+    seconds: Number
+
+
+Result = Training | FederationRun | AttackRun | Choice
+RESULTS: dict[Kind, type[Training] | type[FederationRun] | type[AttackRun] | type[Choice]] = {
+    "training": Training,
+    "federation": FederationRun,
+    "attack": AttackRun,
+    "choice": Choice,
+}

@@ -1,0 +1,103 @@
+"""Under which assumption each defence falls, from the figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attacker.attacks.registry import ATTACKS
+from attacker.report import words
+from attacker.reproduce.summary import Assumption, AttackScore, Fall, SetupSummary, State
+
+Tried = tuple[State, AttackScore]
+
+
+def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
+    """One entry for each defended model, undefended ones included.
+
+    A defence falls to an attack when more images come back than the mean training image alone gives. A plain attack
+    does not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where nothing comes
+    back although the undefended model is reconstructed, the attacks tried were stopped, which proves nothing more.
+    """
+    return [_fall(setup, setups) for setup in setups]
+
+
+def broken(state: State, one: AttackScore) -> bool:
+    """Whether more images came back than by guessing."""
+    return one.score.successes > state.baseline.successes
+
+
+def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
+    tried = [(state, one) for state in setup.states for one in state.attacks if one.score.victims]
+    for assumption, adaptive in (("plain", False), ("adaptive", True)):
+        won = [(state, one) for state, one in tried if one.adaptive is adaptive and broken(state, one)]
+        if won:
+            return _entry(setup, "plain" if assumption == "plain" else "adaptive", max(won, key=_strength))
+    if setup.defence == "none" or not _undefended_falls(setup, setups):
+        return _entry(setup, "cannot tell", max(tried, key=_strength) if tried else None)
+    return _entry(setup, "none tried", max(tried, key=_strength) if tried else None)
+
+
+def _strength(tried: Tried) -> tuple[float, float]:
+    _, one = tried
+    return one.score.rate or 0.0, one.score.ssim or 0.0
+
+
+def _undefended_falls(setup: SetupSummary, setups: Sequence[SetupSummary]) -> bool:
+    return any(
+        broken(state, one)
+        for other in setups
+        if (other.data, other.model, other.defence) == (setup.data, setup.model, "none")
+        for state in other.states
+        for one in state.attacks
+    )
+
+
+def _entry(setup: SetupSummary, assumption: Assumption, tried: Tried | None) -> Fall:
+    state, one = tried if tried is not None else (None, None)
+    return Fall(
+        data=setup.data,
+        model=setup.model,
+        defence=setup.defence,
+        assumption=assumption,
+        attack=one.attack if one else "",
+        epoch=state.epoch if state else 0,
+        score=one.score if one else None,
+        sentence=_sentence(setup, assumption, state, one),
+    )
+
+
+def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, one: AttackScore | None) -> str:
+    defence = words.capitalised(words.defence_name(setup.defence))
+    if state is None or one is None:
+        return f"{defence}: no attack fits these updates, so nothing is known."
+    score = one.score
+    low, high = score.interval or (0.0, 1.0)
+    back = f"{score.successes} of {score.victims} images came back (95 % interval {words.interval(low, high)})"
+    when = state_name(state.epoch)
+    name = words.attack_name(one.attack)
+    if assumption == "plain":
+        return f"Falls to {name}, which knows nothing of a defence: {back}, {when}."
+    if assumption == "adaptive":
+        return f"Stops the plain attacks and falls to {name} ({knowledge(one.attack)}): {back}, {when}."
+    if assumption == "none tried":
+        adaptive = any(other.adaptive and other.score.victims for other_state in setup.states
+                       for other in other_state.attacks)  # fmt: skip
+        which = "plain and adaptive attacks" if adaptive else "plain attacks; no adaptive one was run"
+        return f"Stood the {which}. That proves nothing about others. The nearest was {name}: {back}, {when}."
+    if setup.defence == "none":
+        return f"The attacks are too weak: without any defence {back}, {when}."
+    return f"Cannot tell: the attacks bring nothing back from the undefended model either; {back}, {when}."
+
+
+def knowledge(spec: str) -> str:
+    """What an adaptive attack makes use of, in the registry's words."""
+    return ATTACKS[spec.partition(":")[0]].description
+
+
+def state_name(epoch: int) -> str:
+    """When in training.
+
+    >>> state_name(0), state_name(1), state_name(3)
+    ('untrained', 'after 1 epoch', 'after 3 epochs')
+    """
+    return "untrained" if epoch == 0 else f"after {epoch} epoch{'' if epoch == 1 else 's'}"

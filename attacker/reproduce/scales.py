@@ -1,0 +1,122 @@
+"""How large the experiment is: minutes on a laptop, tens of minutes, or as in the paper on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+PAPER_DEFENCES = (
+    "none",
+    "noise:std=0.001",
+    "noise:std=0.01",
+    "noise:std=0.1",
+    "prune:share=0.1",
+    "prune:share=0.5",
+    "prune:share=0.9",
+    "precode",
+    "cvb",
+    "precode+ppp:std=0.01",
+    "dp:max_norm=1,noise_multiplier=1.1",
+)
+"""PRECODE's own comparison, and what came after it. PPP alone is not here: see `PPP_ALONE`."""
+
+PPP_ALONE = (
+    "PPP alone is not in the grid: it adds noise where a bottleneck leaves gradients deterministic, and without a "
+    "bottleneck that is everywhere. PPP alone is therefore Gaussian noise on everything, the rows `noise`."
+)
+
+PATH_ITERATIONS = 7_000
+PATH_STEP = 0.01
+_LARGEST_STEP = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Sizes of one experiment.
+
+    Attributes:
+        name: As on the command line.
+        data: Image sets unless others are named.
+        models: Model specs unless others are named.
+        defences: Defence specs unless others are named.
+        victims: Training images to attack in every cell, one at a time.
+        iterations: Of every optimising attack.
+        epochs: Of the central training (Adam 0.001, batch 64, as in the paper).
+        attacked: Epochs after which the model is attacked; 0 is the untrained model.
+        rounds: Of each federation (FedAvg).
+        clients: Of each federation.
+        local_epochs: Of each client in a round.
+        federations: At most so many federations, the first ones of the grid; None for one for every defended model.
+    """
+
+    name: str
+    data: tuple[str, ...]
+    models: tuple[str, ...]
+    defences: tuple[str, ...]
+    victims: int
+    iterations: int
+    epochs: int
+    attacked: tuple[int, ...]
+    rounds: int
+    clients: int
+    local_epochs: int
+    federations: int | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """Step of Inverting Gradients: fewer iterations take longer steps, so that a candidate gets as far.
+
+        The paper's 7,000 steps of 0.01; never longer than the 0.1 of Geiping et al.
+
+        >>> SCALES["paper"].learning_rate, SCALES["smoke"].learning_rate
+        (0.01, 0.1)
+        """
+        return min(_LARGEST_STEP, round(PATH_STEP * PATH_ITERATIONS / self.iterations, 4))
+
+
+SCALES: Mapping[str, Scale] = MappingProxyType(
+    {
+        "smoke": Scale(
+            name="smoke",
+            data=("photos",),
+            models=("lenet", "mlp"),
+            defences=("none", "noise:std=0.01", "precode"),
+            victims=4,
+            iterations=300,
+            epochs=3,
+            attacked=(0, 1),
+            rounds=2,
+            clients=2,
+            local_epochs=1,
+            federations=1,
+        ),
+        "small": Scale(
+            name="small",
+            data=("cifar10",),
+            models=("lenet", "mlp"),
+            defences=PAPER_DEFENCES,
+            victims=16,
+            iterations=1_000,
+            epochs=6,
+            attacked=(0, 3),
+            rounds=5,
+            clients=4,
+            local_epochs=1,
+        ),
+        "paper": Scale(
+            name="paper",
+            data=("cifar10", "cifar100"),
+            models=("lenet", "mlp"),
+            defences=PAPER_DEFENCES,
+            victims=128,
+            iterations=7_000,
+            epochs=300,
+            attacked=(0, 10, 150),
+            rounds=100,
+            clients=10,
+            local_epochs=1,
+        ),
+    }
+)
+"""Scales by name."""

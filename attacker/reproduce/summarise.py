@@ -1,0 +1,201 @@
+"""Joins finished cells to the figures of the experiment."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from attacker.attacks.registry import ATTACKS
+from attacker.audit.evaluate import SUCCESS_THRESHOLD
+from attacker.audit.machine import this_machine, versions
+from attacker.audit.record import finite
+from attacker.metrics import wilson_interval
+from attacker.reproduce.cells import AttackRun, Cell, Choice, FederationRun, Point, Setup, Training, VictimScore
+from attacker.reproduce.experiment import Experiment, images
+from attacker.reproduce.falls import falls
+from attacker.reproduce.scales import PPP_ALONE
+from attacker.reproduce.store import Store
+from attacker.reproduce.summary import (
+    AttackScore,
+    Curve,
+    DataSummary,
+    LeftOutSetup,
+    Score,
+    SetupSummary,
+    State,
+    Summary,
+)
+
+_MOST_DECIBELS = 100.0
+
+
+def summarise(experiment: Experiment, setups: Sequence[Setup], left_out: Mapping[Setup, str], store: Store) -> Summary:
+    """The figures of an experiment whose cells are all finished.
+
+    Raises:
+        ValueError: If a cell is missing or was altered.
+    """
+    cells = experiment.cells(setups)
+    found = [_setup(experiment, setup, [cell for cell in cells if cell.setup == setup], store) for setup in setups]
+    scale = experiment.scale
+    return Summary(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        scale=scale.name,
+        success_threshold=SUCCESS_THRESHOLD,
+        settings={
+            "seed": experiment.seed,
+            "victims": scale.victims,
+            "iterations": scale.iterations,
+            "learning_rate": scale.learning_rate,
+            "epochs": scale.epochs,
+            "rounds": scale.rounds,
+            "clients": scale.clients,
+            "local_epochs": scale.local_epochs,
+            "labels": "granted",
+        },
+        versions=versions(),
+        machine=this_machine(),
+        notes=[PPP_ALONE],
+        data=[_data(experiment, name) for name in experiment.data],
+        setups=found,
+        falls=falls(found),
+        left_out=[
+            LeftOutSetup(data=one.data, model=one.model, defence=one.defence, reason=why)
+            for one, why in left_out.items()
+        ],
+        seconds=sum(_seconds(store, experiment, cell) for cell in cells),
+    )
+
+
+def _seconds(store: Store, experiment: Experiment, cell: Cell) -> float:
+    found = store.read(cell, experiment.recipe(cell))
+    return found.seconds if found is not None else 0.0
+
+
+def _data(experiment: Experiment, name: str) -> DataSummary:
+    loaded = images(name, experiment.data_root)
+    counts = loaded.test.labels.bincount()
+    return DataSummary(
+        name=loaded.name,
+        shape=loaded.inputs.shape,
+        classes=loaded.inputs.classes,
+        train=len(loaded.train),
+        test=len(loaded.test),
+        most_frequent=int(counts.max()) / len(loaded.test),
+    )
+
+
+def _setup(experiment: Experiment, setup: Setup, cells: Sequence[Cell], store: Store) -> SetupSummary:
+    def result(cell: Cell, kind: type) -> object:
+        return store.result(cell, experiment.recipe(cell), kind)
+
+    trained = result(cells[0], Training)
+    assert isinstance(trained, Training)
+    federated = [result(cell, FederationRun) for cell in cells if cell.kind == "federation"]
+    tested = len(images(setup.data, experiment.data_root).test)
+    epsilon, run = None, None
+    for one in federated:
+        assert isinstance(one, FederationRun)
+        epsilon, run = one.epsilon, curve(one.curve, tested, one.seconds, one.reason)
+    return SetupSummary(
+        data=images(setup.data, experiment.data_root).name,
+        model=setup.model,
+        defence=setup.defence,
+        parameters=trained.parameters,
+        parameters_undefended=trained.parameters_undefended,
+        payload_bytes=trained.payload_bytes,
+        payload_bytes_undefended=trained.payload_bytes_undefended,
+        client_seconds=trained.client_seconds,
+        epsilon=epsilon,
+        central=curve(trained.curve, tested, trained.seconds, ""),
+        federated=run,
+        states=[
+            _state(epoch, [cell for cell in cells if cell.epoch == epoch], result)
+            for epoch in experiment.scale.attacked
+        ],
+    )
+
+
+def curve(points: Sequence[Point], tested: int, seconds: float, note: str) -> Curve:
+    """Accuracy with the interval that the number of test images leaves."""
+    final = points[-1].accuracy if points else None
+    interval = None if final is None else wilson_interval(round(final * tested), tested)
+    return Curve(points=list(points), final=final, interval=interval, note=note, seconds=seconds)
+
+
+def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], object]) -> State:
+    runs: dict[str, AttackRun] = {}
+    chosen: list[str] = []
+    for cell in cells:
+        if cell.kind == "attack":
+            run = result(cell, AttackRun)
+            assert isinstance(run, AttackRun)
+            runs[cell.attacks[0]] = run
+        elif cell.kind == "choice":
+            choice = result(cell, Choice)
+            assert isinstance(choice, Choice)
+            chosen = choice.chosen
+    columns = list(zip(*(run.victims for run in runs.values()), strict=True))
+    clients = len(chosen)
+    each = len(columns) // clients  # images of one client
+    taken = [
+        next((one for spec, one in zip(runs, column, strict=True) if spec == chosen[place // each]), column[0])
+        for place, column in enumerate(columns)
+    ]
+    return State(
+        epoch=epoch,
+        baseline=score([_flat(column[0]) for column in columns]),
+        attacks=[
+            AttackScore(
+                attack=spec,
+                adaptive=ATTACKS[spec.partition(":")[0]].adaptive,
+                score=score(run.victims),
+                seconds=run.seconds,
+                reasons=sorted({one.reason for one in run.victims if one.reason}),
+            )
+            for spec, run in runs.items()
+        ],
+        best_by_own_measure=score(taken),
+        best_by_ssim=score([max(column, key=_similarity) for column in columns]),
+    )
+
+
+def _similarity(one: VictimScore) -> float:
+    return float("-inf") if one.ssim is None else one.ssim
+
+
+def _flat(one: VictimScore) -> VictimScore:
+    """The mean image in place of a reconstruction."""
+    return one.model_copy(
+        update={"ssim": one.baseline_ssim, "psnr": None, "mse": None, "outcome": "converged", "reason": ""}
+    )
+
+
+def score(rows: Iterable[VictimScore]) -> Score:
+    """Success of one attack, or of a choice between several. An image without SSIM counts as not come back."""
+    own = list(rows)
+    tried = [one for one in own if one.outcome != "not_applicable"]
+    successes = sum(one.ssim is not None and one.ssim >= SUCCESS_THRESHOLD for one in tried)
+    return Score(
+        victims=len(tried),
+        not_applicable=len(own) - len(tried),
+        failed=sum(one.outcome in ("failed", "diverged") for one in tried),
+        successes=successes,
+        rate=successes / len(tried) if tried else None,
+        interval=wilson_interval(successes, len(tried)) if tried else None,
+        ssim=_mean(one.ssim for one in tried),
+        psnr=_mean(_decibels(one) for one in tried),
+        mse=_mean(one.mse for one in tried),
+    )
+
+
+def _decibels(one: VictimScore) -> float | None:
+    if one.psnr is None:
+        return _MOST_DECIBELS if one.mse == 0 else None
+    return min(one.psnr, _MOST_DECIBELS)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return finite(statistics.fmean(known)) if known else None

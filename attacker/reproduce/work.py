@@ -1,0 +1,229 @@
+"""How a cell is made: trained, attacked or judged. Federations are run by `attacker.reproduce.federations`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.attacks.contest import Contest
+from attacker.attacks.registry import build_attack
+from attacker.audit.evaluate import OUTCOMES, as_images, score_images
+from attacker.audit.record import finite
+from attacker.engine import trace
+from attacker.metrics import match_batch
+from attacker.reproduce.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
+from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
+from attacker.reproduce.experiment import Experiment, generator, images
+from attacker.reproduce.store import Store, identity
+from attacker.victim import Victim
+from fl_precode.config import Settings
+from fl_precode.data import ImageData
+from fl_precode.federation import choose_device
+from fl_precode.models import build_model
+from fl_precode.observation import Observation
+
+
+def make(experiment: Experiment, cell: Cell, store: Store) -> Result:
+    """The result of a cell that is no federation.
+
+    Raises:
+        ValueError: If a file that it depends on is missing or was altered.
+    """
+    began = time.perf_counter()
+    result: Result
+    if cell.kind == "training":
+        result = _train(experiment, cell, store)
+    elif cell.kind == "attack":
+        result = _attack(experiment, cell, store)
+    elif cell.kind == "choice":
+        result = _choose(experiment, cell, store)
+    else:
+        raise ValueError(f"expected a cell of training, attack or choice, got {cell.kind!r}")
+    return result.model_copy(update={"seconds": time.perf_counter() - began})
+
+
+def victims(experiment: Experiment, cell: Cell) -> list[list[int]]:
+    """For each attacked client the indices of its training images; the same in all cells of an image set and seed."""
+    data = images(cell.setup.data, experiment.data_root)
+    order = torch.randperm(len(data.train), generator=generator("victims", experiment.seed)).tolist()
+    own = cell.batch_size * max(cell.local_steps, 1)
+    count = max(1, experiment.scale.victims // own)
+    if count * own > len(data.train):
+        raise ValueError(f"expected {count * own} or more training images in {cell.setup.data}, got {len(data.train)}")
+    return [order[start : start + own] for start in range(0, count * own, own)]
+
+
+def _train(experiment: Experiment, cell: Cell, store: Store) -> Training:
+    data = images(cell.setup.data, experiment.data_root)
+    settings, scale = experiment.settings(cell.setup), experiment.scale
+    device = choose_device(experiment.device)
+    model = defended_model(settings, data).to(device)
+    plain = build_model(settings.model, data.inputs, seed=experiment.seed)
+    seconds = client_seconds(model, data, settings, device)
+    name = identity(cell, experiment.recipe(cell))
+    curve = [_point(0, model, data, experiment.seed)]
+    kept: dict[int, StoredFile] = {}
+    for epoch in central_epochs(model, data, settings, scale.epochs, device):
+        curve.append(_point(epoch, model, data, experiment.seed))
+        if epoch in scale.attacked:
+            kept[epoch] = store.keep(f"weights-{name}-{epoch}", model.state_dict())
+    return Training(
+        curve=curve,
+        parameters=_parameters(model),
+        parameters_undefended=_parameters(plain),
+        payload_bytes=_payload(model),
+        payload_bytes_undefended=_payload(plain),
+        client_seconds=seconds,
+        weights=kept,
+        seconds=0.0,
+    )
+
+
+def _point(number: int, model: nn.Module, data: ImageData, seed: int) -> Point:
+    accuracy, loss = accuracy_and_loss(model, model.state_dict(), data.test, data.inputs, seed=seed)
+    return Point(number=number, accuracy=accuracy, loss=finite(loss))
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _payload(model: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+
+
+class Scene:
+    """What is attacked in a cell: the public model, what the server sees, and, for the evaluation, the truth."""
+
+    def __init__(self, experiment: Experiment, cell: Cell, store: Store) -> None:
+        data = images(cell.setup.data, experiment.data_root)
+        settings = attacked_settings(experiment, cell)
+        device = choose_device(experiment.device)
+        model = defended_model(settings, data)
+        if cell.epoch:
+            training = Cell(kind="training", setup=cell.setup)
+            made = store.result(training, experiment.recipe(training), Training)
+            model.load_state_dict(store.load(made.weights[cell.epoch]))
+        model.to(device)
+        self.data = data
+        self.clients = victims(experiment, cell)
+        self.observations: list[Observation] = observe(model, data, settings, self.clients, device)
+        self.victim = Victim(model=model, inputs=data.inputs, name=cell.setup.model)
+        self.labels: list[Tensor] = [data.train.batch(own)[1] for own in self.clients]
+
+
+def attacked_settings(experiment: Experiment, cell: Cell) -> Settings:
+    """Of the federation whose clients are attacked."""
+    return experiment.settings(
+        cell.setup, protocol=cell.protocol, batch_size=cell.batch_size, local_steps=cell.local_steps
+    )
+
+
+def _attack(experiment: Experiment, cell: Cell, store: Store) -> AttackRun:
+    scene = Scene(experiment, cell, store)
+    (spec,) = cell.attacks
+    attack = build_attack(spec)
+    try:
+        found = attack(
+            scene.victim,
+            scene.observations,
+            generator=generator("attack", experiment.seed, spec),
+            labels=scene.labels,
+        )
+    except Exception as error:
+        # One attack's defect must not cost the results of the others; the record names it.
+        reason = f"{type(error).__name__}: {error}"
+        failed = Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=reason)
+        found = [failed] * len(scene.observations)
+    return AttackRun(
+        victims=_scores(scene, found),
+        images=_keep(store, identity(cell, experiment.recipe(cell)), found),
+        seconds=0.0,
+    )
+
+
+def _scores(scene: Scene, found: Sequence[Reconstruction]) -> list[VictimScore]:
+    """Here the truth comes in."""
+    mean = scene.data.train.images.to(torch.float32).mean(dim=0) / 255
+    rows = []
+    for own, result in zip(scene.clients, found, strict=True):
+        truth, labels = scene.data.train.batch(own)
+        restored = as_images(result, scene.victim.inputs)
+        if restored is not None and len(own) > 1:
+            restored = restored[match_batch(restored.nan_to_num(nan=0.5), truth)]
+        scores = score_images(restored, truth) if restored is not None else [None] * len(own)
+        flat = score_images(mean.expand_as(truth), truth)
+        rows += [
+            VictimScore(
+                image=own[i],
+                label=int(labels[i]),
+                outcome=OUTCOMES[result.outcome],
+                reason=result.reason,
+                ssim=score.ssim if score else None,
+                psnr=score.psnr if score else None,
+                mse=score.mse if score else None,
+                baseline_ssim=flat[i].ssim,
+                matching_loss=finite(result.matching_loss),
+            )
+            for i, score in enumerate(scores)
+        ]
+    return rows
+
+
+def _keep(store: Store, name: str, found: Sequence[Reconstruction]) -> StoredFile | None:
+    """The reconstructions with the labels that they go by, and how they came to be."""
+    tensors: dict[str, Tensor] = {}
+    for number, one in enumerate(found):
+        if one.inputs is not None:
+            tensors[f"{number}.inputs"] = one.inputs
+            tensors[f"{number}.analytic"] = torch.tensor(one.iterations == 0 and one.outcome is Outcome.CONVERGED)
+            if one.labels is not None:
+                tensors[f"{number}.labels"] = one.labels
+    return store.keep(f"images-{name}", tensors) if tensors else None
+
+
+def kept_reconstructions(store: Store, run: AttackRun, clients: int, device: torch.device) -> list[Reconstruction]:
+    """What an attack left for each client, as far as a comparison needs it.
+
+    Raises:
+        ValueError: If the file is missing or was altered.
+    """
+    tensors = store.load(run.images) if run.images else {}
+    found = []
+    for number in range(clients):
+        inputs = tensors.get(f"{number}.inputs")
+        if inputs is None:
+            found.append(Reconstruction.not_applicable("it left no image"))
+            continue
+        analytic = bool(tensors[f"{number}.analytic"])
+        found.append(
+            Reconstruction(
+                inputs=inputs.to(device),
+                labels=tensors.get(f"{number}.labels"),
+                outcome=Outcome.CONVERGED if analytic else Outcome.ITERATION_LIMIT,
+                iterations=0 if analytic else 1,
+            )
+        )
+    return found
+
+
+def _choose(experiment: Experiment, cell: Cell, store: Store) -> Choice:
+    """The attacker's own choice: images are compared by the update that they give, without the truth."""
+    scene = Scene(experiment, cell, store)
+    seen = trace(scene.victim)
+    device = choose_device(experiment.device)
+    contests = [Contest(scene.victim, seen, observation) for observation in scene.observations]
+    for spec in cell.attacks:
+        own = Cell(
+            kind="attack", setup=cell.setup, protocol=cell.protocol, batch_size=cell.batch_size,
+            local_steps=cell.local_steps, epoch=cell.epoch, attacks=(spec,),
+        )  # fmt: skip
+        run = store.result(own, experiment.recipe(own), AttackRun)
+        for contest, one in zip(contests, kept_reconstructions(store, run, len(contests), device), strict=True):
+            if not contest.decided:
+                contest.consider(spec, one)
+    return Choice(chosen=[contest.result().method for contest in contests], seconds=0.0)
