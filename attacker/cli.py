@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from attacker import cli_audit, cli_bench, cli_lists, cli_reproduce, cli_run
+from attacker import cli_audit, cli_bench, cli_lists, cli_recommend, cli_reproduce, cli_run
 
 INTERRUPTED = 130
 
@@ -97,6 +97,7 @@ cli_run.register(app)
 cli_audit.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)
+cli_recommend.register(app)
 cli_lists.register(app)
 
 

@@ -1,4 +1,4 @@
-"""The commands ``reproduce`` and ``recommend``. They need the repository; federations among their cells need Flower."""
+"""The command ``reproduce``. It needs the repository, and Flower for its federations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 # What the options mean.
-_Scale = Annotated[str, typer.Option(help="smoke (minutes), small (tens of minutes) or paper (a GPU, days).")]
+ScaleOption = Annotated[str, typer.Option(help="smoke (minutes), small (tens of minutes) or paper (a GPU, days).")]
 _Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -41,27 +41,27 @@ _Defences = Annotated[
     list[str] | None,
     typer.Option(help="Defence specs, set apart by commas. Repeatable. Default: the scale's.", show_default=False),
 ]
-_Attacks = Annotated[
+AttacksOption = Annotated[
     list[str] | None,
     typer.Option(help="Attack specs in place of those that fit each defence. Repeatable.", show_default=False),
 ]
-_Root = Annotated[str, typer.Option(help="Folder of downloaded image sets. Default: ~/.cache/fl-precode.")]
-_Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+RootOption = Annotated[str, typer.Option(help="Folder of downloaded image sets. Default: ~/.cache/fl-precode.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 _Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor, on a GPU one.")]
-_DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 
 
 def precode(
     out: Annotated[Path, typer.Option(help="Folder of the experiment; one that was begun is taken up.")],
-    scale: _Scale = "smoke",
+    scale: ScaleOption = "smoke",
     data: _Data = None,
     models: _Models = "",
     defences: _Defences = None,
-    attacks: _Attacks = None,
-    data_root: _Root = "",
-    seed: _Seed = 0,
+    attacks: AttacksOption = None,
+    data_root: RootOption = "",
+    seed: SeedOption = 0,
     workers: _Workers = 0,
-    device: _DeviceOption = Device.AUTO,
+    device: DeviceOption = Device.AUTO,
 ) -> None:
     """The PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
 
@@ -72,7 +72,7 @@ def precode(
     Example: fl-precode reproduce precode --scale smoke --out outputs/precode
     """
     needs_repository()
-    experiment = _experiment(scale, data, models, defences, attacks, data_root, seed, device)
+    experiment = chosen_experiment(scale, data, models, defences, attacks, data_root, seed, device)
     from attacker.reproduce.finish import finish
     from attacker.reproduce.run import run_cells
 
@@ -103,7 +103,7 @@ def needs_repository() -> None:
         )
 
 
-def _experiment(
+def chosen_experiment(
     scale: str,
     data: Sequence[str] | None,
     models: str,

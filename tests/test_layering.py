@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fl_precode", "server", "clients", "attacker")
-FRONT_END = {"attacker/cli_run.py", "attacker/cli_lists.py", "attacker/cli_reproduce.py", "attacker/demo.py"}
+SEARCHES = {"attacker/cli_reproduce.py", "attacker/cli_recommend.py"}
+FRONT_END = {"attacker/cli_run.py", "attacker/cli_lists.py", "attacker/demo.py"} | SEARCHES
 """Commands, not attacks: they may start federations and list data sets."""
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -50,7 +51,7 @@ def forbidden_to_the_attacker(file: str) -> list[str]:
         # Evaluation that knows the images and runs federations. The clients' own code comes in by one file.
         return ["flwr", "ray"] + ([] if file == "attacker/reproduce/client.py" else ["server", "clients"])
     banned = ["flwr", "server", "clients", "ray"]
-    if file != "attacker/cli_reproduce.py":
+    if file not in SEARCHES:
         banned.append("attacker.reproduce")
     if file not in FRONT_END:
         banned.append("fl_precode.flower")

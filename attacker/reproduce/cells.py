@@ -33,6 +33,9 @@ class Cell:
         local_steps: Of the attacked client under FedAvg.
         epoch: Of the central training whose weights are attacked; 0 is the untrained model.
         attacks: The attack's spec; of a choice those that it is between.
+        part: Which images are attacked: the first of a random order (empty), or, for the search of a defence,
+            ``validation`` or ``judged``, which have none in common and which the mean image does not resemble.
+        runtime: Of a federation: ``flower``, or ``process`` for the same clients' work in this process.
     """
 
     kind: Kind
@@ -42,6 +45,8 @@ class Cell:
     local_steps: int = 0
     epoch: int = 0
     attacks: tuple[str, ...] = ()
+    part: Literal["", "validation", "judged"] = ""
+    runtime: Literal["", "flower", "process"] = ""
 
     @property
     def title(self) -> str:

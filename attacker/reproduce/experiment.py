@@ -115,7 +115,7 @@ class Experiment:
     def _cells_of(self, number: int, setup: Setup) -> Iterator[Cell]:
         yield Cell(kind="training", setup=setup)
         if self.scale.federations is None or number < self.scale.federations:
-            yield Cell(kind="federation", setup=setup, protocol="fedavg", batch_size=FEDERATED_BATCH)
+            yield Cell(kind="federation", setup=setup, protocol="fedavg", batch_size=FEDERATED_BATCH, runtime="flower")
         attacks = self.attacks or attacks_on(setup.defence, self.scale)
         for epoch in self.scale.attacked:
             for attack in attacks:
@@ -132,7 +132,8 @@ class Experiment:
         if cell.kind == "training":
             return common | {"epochs": scale.epochs, "kept": scale.attacked}
         if cell.kind == "federation":
-            return common | {"rounds": scale.rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
+            rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
+            return common | {"rounds": rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
         return common | {"victims": scale.victims}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,33 +30,34 @@ from fl_precode.config import Settings
 from fl_precode.federation import Federation, choose_device, prepare
 from fl_precode.flower.launch import SimulationRuntime
 
-ADAM_RATE = 1e-3
+LOCAL_ADAM_RATE = 1e-3
+LOCAL_SGD_RATE = 0.1
 FEDSGD_RATE = 0.1
 
 
-class Runner(Protocol):
-    """Runs a federation."""
+def federation_settings(experiment: Experiment, cell: Cell) -> Settings:
+    """Run configuration of a federation cell.
 
-    def __call__(self, settings: Settings, on_round: Callable[[float], None]) -> FederationRun:
-        """``on_round`` hears of the share that is done; the result's ``curve`` begins with round 0."""
-
-
-def federation_settings(experiment: Experiment, cell: Cell, **changes: Any) -> Settings:
-    """Run configuration of a federation cell: FedAvg with local Adam, as CVB's authors train, or FedSGD.
+    FedAvg by epochs trains with Adam, as CVB's authors do; by a number of steps with SGD, which attacks can replay.
 
     Raises:
         SettingsError: If they contradict each other.
     """
     scale = experiment.scale
-    common = {"num_server_rounds": scale.rounds, "num_clients": scale.clients, "batch_size": cell.batch_size} | changes
+    rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
+    common: dict[str, Any] = {
+        "protocol": cell.protocol,
+        "num_server_rounds": rounds,
+        "num_clients": scale.clients,
+        "batch_size": cell.batch_size,
+    }
     if cell.protocol == "fedsgd":
-        return experiment.settings(cell.setup, protocol="fedsgd", learning_rate=FEDSGD_RATE, **common)
-    own: dict[str, Any] = (
-        {"local_steps": cell.local_steps} if cell.local_steps else {"local_epochs": scale.local_epochs}
-    )
-    return experiment.settings(
-        cell.setup, protocol="fedavg", local_optimiser="adam", learning_rate=ADAM_RATE, **own, **common
-    )
+        common |= {"learning_rate": FEDSGD_RATE}
+    elif cell.local_steps:
+        common |= {"learning_rate": LOCAL_SGD_RATE, "local_steps": cell.local_steps}
+    else:
+        common |= {"local_optimiser": "adam", "learning_rate": LOCAL_ADAM_RATE, "local_epochs": scale.local_epochs}
+    return experiment.settings(cell.setup, **common)
 
 
 class FlowerRunner:
@@ -78,7 +79,12 @@ class FlowerRunner:
             self._runtime.__exit__(kind, error, tb)
 
     def __call__(self, settings: Settings, on_round: Callable[[float], None]) -> FederationRun:
-        """See `Runner`. What an interrupted run of the same name left is replaced."""
+        """Run one; what an interrupted run of the same settings left is replaced.
+
+        Args:
+            settings: The run configuration.
+            on_round: Hears of the share that is done.
+        """
         if self._runtime is None:
             self._runtime = SimulationRuntime(environment={"OMP_NUM_THREADS": "1"}).__enter__()
         own = self._folder / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
@@ -110,8 +116,8 @@ class FlowerRunner:
         )
 
 
-def run_in_process(settings: Settings, on_round: Callable[[float], None]) -> FederationRun:
-    """See `Runner`: clients one after another in this process."""
+def run_in_process(settings: Settings) -> FederationRun:
+    """Clients one after another in this process; only the first and the last round are evaluated."""
     began = time.perf_counter()
     federation = prepare(settings)
     device = choose_device(settings.device)
@@ -124,8 +130,7 @@ def run_in_process(settings: Settings, on_round: Callable[[float], None]) -> Fed
             reason = f"round {number}: what the clients sent is not finite"
             break
         model.load_state_dict(step)
-        curve.append(_point(number, model, federation))
-        on_round(number / settings.num_server_rounds)
+    curve.append(_point(number, model, federation))
     return FederationRun(
         runtime="process",
         completed=not reason,

@@ -48,6 +48,7 @@ class Scale:
         clients: Of each federation.
         local_epochs: Of each client in a round.
         federations: At most so many federations, the first ones of the grid; None for one for every defended model.
+        search_rounds: Of each federation that the search for a defence compares by.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Scale:
     clients: int
     local_epochs: int
     federations: int | None = None
+    search_rounds: int = 100
 
     @property
     def learning_rate(self) -> float:
@@ -90,6 +92,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             clients=2,
             local_epochs=1,
             federations=1,
+            search_rounds=60,
         ),
         "small": Scale(
             name="small",
@@ -98,11 +101,12 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             defences=PAPER_DEFENCES,
             victims=16,
             iterations=1_000,
-            epochs=6,
-            attacked=(0, 3),
-            rounds=5,
+            epochs=4,
+            attacked=(0, 2),
+            rounds=4,
             clients=4,
             local_epochs=1,
+            search_rounds=200,
         ),
         "paper": Scale(
             name="paper",
@@ -116,6 +120,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             rounds=100,
             clients=10,
             local_epochs=1,
+            search_rounds=2_000,
         ),
     }
 )

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.contest import Contest
 from attacker.attacks.registry import build_attack
-from attacker.audit.evaluate import OUTCOMES, as_images, score_images
+from attacker.audit.evaluate import OUTCOMES, SUCCESS_THRESHOLD, as_images, score_images
 from attacker.audit.record import finite
 from attacker.engine import trace
 from attacker.metrics import match_batch
 from attacker.reproduce.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
 from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
 from attacker.reproduce.experiment import Experiment, generator, images
+from attacker.reproduce.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
 from attacker.reproduce.store import Store, identity
 from attacker.victim import Victim
 from fl_precode.config import Settings
@@ -28,7 +29,7 @@ from fl_precode.observation import Observation
 
 
 def make(experiment: Experiment, cell: Cell, store: Store) -> Result:
-    """The result of a cell that is no federation.
+    """The result of a cell; a federation is run in this process.
 
     Raises:
         ValueError: If a file that it depends on is missing or was altered.
@@ -42,7 +43,7 @@ def make(experiment: Experiment, cell: Cell, store: Store) -> Result:
     elif cell.kind == "choice":
         result = _choose(experiment, cell, store)
     else:
-        raise ValueError(f"expected a cell of training, attack or choice, got {cell.kind!r}")
+        result = run_in_process(federation_settings(experiment, cell))
     return result.model_copy(update={"seconds": time.perf_counter() - began})
 
 
@@ -51,10 +52,31 @@ def victims(experiment: Experiment, cell: Cell) -> list[list[int]]:
     data = images(cell.setup.data, experiment.data_root)
     order = torch.randperm(len(data.train), generator=generator("victims", experiment.seed)).tolist()
     own = cell.batch_size * max(cell.local_steps, 1)
-    count = max(1, experiment.scale.victims // own)
-    if count * own > len(data.train):
-        raise ValueError(f"expected {count * own} or more training images in {cell.setup.data}, got {len(data.train)}")
-    return [order[start : start + own] for start in range(0, count * own, own)]
+    wanted = own * -(-experiment.scale.victims // own)
+    if cell.part:
+        order = _telling(data, order, 2 * wanted)[wanted if cell.part == "judged" else 0 :]
+    if len(order) < wanted:
+        raise ValueError(f"expected more training images in {cell.setup.data}: {wanted} to attack, got {len(order)}")
+    return [order[start : start + own] for start in range(0, wanted, own)]
+
+
+def _telling(data: ImageData, order: Sequence[int], wanted: int) -> list[int]:
+    """The first images for which SSIM tells a reconstruction from the mean image."""
+    mean = mean_image(data)
+    found: list[int] = []
+    for index in order:
+        if len(found) == wanted:
+            break
+        truth = data.train.batch([index])[0]
+        flat = score_images(mean.expand_as(truth), truth)[0].ssim
+        if flat is not None and flat < SUCCESS_THRESHOLD:
+            found.append(index)
+    return found
+
+
+def mean_image(data: ImageData) -> Tensor:
+    """Mean of the training images, (channels, height, width) in [0, 1]: a guess that needs no update."""
+    return data.train.images.to(torch.float32).mean(dim=0) / 255
 
 
 def _train(experiment: Experiment, cell: Cell, store: Store) -> Training:
@@ -118,8 +140,9 @@ class Scene:
 
 def attacked_settings(experiment: Experiment, cell: Cell) -> Settings:
     """Of the federation whose clients are attacked."""
+    rate = {"learning_rate": LOCAL_SGD_RATE} if cell.protocol == "fedavg" else {}
     return experiment.settings(
-        cell.setup, protocol=cell.protocol, batch_size=cell.batch_size, local_steps=cell.local_steps
+        cell.setup, protocol=cell.protocol, batch_size=cell.batch_size, local_steps=cell.local_steps, **rate
     )
 
 
@@ -148,7 +171,7 @@ def _attack(experiment: Experiment, cell: Cell, store: Store) -> AttackRun:
 
 def _scores(scene: Scene, found: Sequence[Reconstruction]) -> list[VictimScore]:
     """Here the truth comes in."""
-    mean = scene.data.train.images.to(torch.float32).mean(dim=0) / 255
+    mean = mean_image(scene.data)
     rows = []
     for own, result in zip(scene.clients, found, strict=True):
         truth, labels = scene.data.train.batch(own)

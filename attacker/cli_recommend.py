@@ -1,0 +1,112 @@
+"""The command ``recommend``. It needs the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attacker.cli_audit import use_threads
+from attacker.cli_bench import Device
+from attacker.cli_reproduce import (
+    AttacksOption,
+    DeviceOption,
+    RootOption,
+    ScaleOption,
+    SeedOption,
+    chosen_experiment,
+    needs_repository,
+)
+
+if TYPE_CHECKING:
+    from attacker.reproduce.recommend import Recommendation
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("recommend")(recommend)
+
+
+def recommend(
+    out: Annotated[Path, typer.Option(help="Folder of the search; one that was begun is taken up.")],
+    model: Annotated[str, typer.Option(help="Model spec.")] = "lenet",
+    data: Annotated[
+        str, typer.Option(help="Image set: a name, npz:PATH, folder:PATH, or a file or folder.")
+    ] = "photos",
+    scale: ScaleOption = "smoke",
+    candidates: Annotated[int, typer.Option(min=1, help="Try at most so many.")] = 24,
+    attacks: AttacksOption = None,
+    data_root: RootOption = "",
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Search the cheapest defence that no attack breaks and that costs at most one point of accuracy.
+
+    Candidates are defences, combinations, places of the bottleneck, batch
+
+    sizes and local steps, by rising cost. Attacks are stopped by validation
+
+    images; what is recommended is judged on others. Exit code 1: there is none.
+
+    Example: fl-precode recommend --model mlp --data photos --out outputs/recommend
+    """
+    needs_repository()
+    experiment = chosen_experiment(scale, [data], model, ["none"], attacks, data_root, seed, device)
+    if len(experiment.models) != 1:
+        raise typer.BadParameter(f"expected one model, got {model!r}", param_hint="--model")
+    from attacker.reproduce.recommend import RECOMMENDATION_NAME, Search
+
+    use_threads(1)
+    folder = out.expanduser().absolute()
+    with _search_progress() as tell:
+        found = Search(experiment, folder, tell).run(at_most=candidates)
+    _trials(found)
+    typer.echo(found.sentence)
+    typer.echo(f"record: {folder / RECOMMENDATION_NAME}")
+    if not found.found:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _search_progress() -> Iterator[Callable[[str, float], None]]:
+    """A live bar on stderr; without a terminal a line for every candidate."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<46}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def tell(text: str, share: float) -> None:
+            bar.update(task, description=text[:46], completed=share)
+            if not console.is_terminal:
+                console.print(f"{share:4.0%} {text}", markup=False, highlight=False)
+
+        yield tell
+
+
+def _trials(found: Recommendation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from attacker.report import words
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(header_style="bold")
+    for heading in ("defence", "images", "a client sends", "verdict", "reason"):
+        table.add_column(heading, overflow="fold")
+    for one in found.trials:
+        cells = (one.defence, f"{one.batch_size} x {one.local_steps}", words.size(one.payload_bytes))
+        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, one.verdict, one.reason)))
+    console.print(table)
