@@ -41,8 +41,8 @@ class Settings:
         defence: Spec from ``fl-precode defences``.
         batch_size: Images behind one gradient; a client with fewer uses all it has.
         learning_rate: Step of the server (fedsgd) or of the clients' local optimiser (fedavg).
-        local_optimiser: fedavg: ``sgd`` or ``adam``, begun anew in every round. Attacks that replay local training know
-            SGD only and refuse updates of the other.
+        local_optimiser: fedavg: ``sgd`` or ``adam``, begun anew in every round. Attacks replay SGD only; for the other
+            they go by the update's direction, or refuse.
         local_steps: fedavg: optimiser steps in a round; 0 when ``local_epochs`` is given.
         local_epochs: fedavg: passes over the client's data in a round; 0 when ``local_steps`` is given.
         momentum: fedavg: of the clients' local SGD, in [0, 1).

@@ -55,8 +55,10 @@ def test_named_files_exist():
 
 
 def test_options_in_the_readme_exist():
-    commands = re.findall(r"fl-precode (\w+)([^\n`]*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)))
+    commands = re.findall(
+        r"fl-precode ((?:reproduce )?\w+)([^\n`]*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    )
     assert {name for name, _ in commands} >= {"run", "audit"}
     for name, rest in commands:
-        shown = CliRunner().invoke(app, [name, "--help"]).stdout
+        shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
         assert all(option in shown for option in re.findall(r"--[a-z-]+", rest)), name

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from attacker.attacks.registry import build_attack
 from attacker.audit.machine import versions
 from attacker.reproduce.cells import Cell, Setup
 from attacker.reproduce.scales import SCALES, Scale
@@ -40,7 +41,7 @@ class Experiment:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: If a selection is empty or names something twice.
+        ValueError: If a selection is empty or names something twice, or there is no such attack.
     """
 
     scale: Scale
@@ -59,6 +60,8 @@ class Experiment:
         for what, chosen in named.items():
             if not chosen or len(set(chosen)) != len(chosen):
                 raise ValueError(f"expected one or more different {what}, got {', '.join(chosen) or 'none'}")
+        for spec in self.attacks or ():
+            build_attack(spec)
 
     def setups(self) -> list[Setup]:
         """Defended models in the order of the page."""

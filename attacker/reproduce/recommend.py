@@ -104,7 +104,8 @@ class Search:
         tried = candidates(self._experiment, self._data, self._model, at_most=at_most)
         trials: list[Trial] = []
         self._tell("without a defence", 0.0)
-        if self._attacked(UNDEFENDED, "validation", (0,)) is None:
+        without = self._attacked(UNDEFENDED, "validation", (0,))
+        if without is None or without.verdict != "falls":
             result = self._result(trials, f"{words.model_name(self._model)}: {_TOO_WEAK}")
             return self._kept(result)
         for number, candidate in enumerate(tried):
@@ -207,8 +208,9 @@ class Search:
                 return _Rejection(
                     verdict="cannot be judged",
                     reason=f"the undefended model does not learn under {protocol} in {rounds} rounds of "
-                    f"{candidate.batch_size} x {candidate.local_steps} images a client: accuracy "
-                    f"{words.percent(without or 0.0)}, the most frequent class {words.percent(blind)}",
+                    f"{candidate.batch_size} x {candidate.local_steps} images a client: "
+                    + ("it diverges" if without is None else f"accuracy {words.percent(without)}")
+                    + f", the most frequent class {words.percent(blind)}",
                 )
             own = accuracy[protocol] = self._final(candidate, candidate.defence, protocol)
             if own is None or own < without - TOLERANCE:
@@ -245,7 +247,7 @@ def _sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: S
     name = words.model_name(model)
     if found is None:
         counts = Counter(one.verdict for one in trials)
-        parts = [f"{count} {_PHRASES[verdict]}" for verdict, count in counts.items()]
+        parts = [f"{count} {_PHRASES[verdict][count > 1]}" for verdict, count in counts.items()]
         return f"{name}: no defence that was tried holds and keeps the accuracy. Of {len(trials)}, {'; '.join(parts)}."
     text = (
         f"{name}: {words.defence_name(found.defence)} with {found.batch_size} image(s) a step and {found.local_steps} "
@@ -262,8 +264,8 @@ def _sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: S
 
 
 _PHRASES = {
-    "falls": "fall to an attack",
-    "falls when judged": "fall on images that the search had not seen",
-    "costs accuracy": f"cost more than {TOLERANCE * 100:g} point of accuracy",
-    "cannot be judged": "cannot be judged",
+    "falls": ("falls to an attack", "fall to an attack"),
+    "falls when judged": ("falls on unseen images", "fall on unseen images"),
+    "costs accuracy": ("costs too much accuracy", "cost too much accuracy"),
+    "cannot be judged": ("cannot be judged", "cannot be judged"),
 }

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from attacker.attacks.registry import ATTACKS
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import finite
@@ -26,6 +25,7 @@ from attacker.reproduce.summary import (
     State,
     Summary,
 )
+from attacker.reproduce.worst_case import is_adaptive
 
 _MOST_DECIBELS = 100.0
 
@@ -149,7 +149,7 @@ def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], obj
         attacks=[
             AttackScore(
                 attack=spec,
-                adaptive=ATTACKS[spec.partition(":")[0]].adaptive,
+                adaptive=is_adaptive(spec),
                 score=score(run.victims),
                 seconds=run.seconds,
                 reasons=sorted({one.reason for one in run.victims if one.reason}),

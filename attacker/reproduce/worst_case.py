@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import re
+
 from attacker.attacks.registry import ATTACKS
 from attacker.reproduce.scales import Scale
 
-PLAIN = ("first-layer", "inverting-gradients")
-"""What the papers attack with, and what is exact where it fits. Neither takes the defence into account."""
+WITHOUT_KNOWLEDGE = ("first-layer", "layerwise-inversion", "hybrid", "spear", "inverting-gradients")
+"""Plain attacks: what the papers attack with, and formulas that hold whatever comes behind a layer. They run as they
+are whether there is a defence or not, so none of them needs to know it. Names that are not registered are passed over.
+"""
+
+_CONTAINS_OTHERS = "portfolio"
 
 
 def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
-    """Specs of the plain attacks, then of every adaptive attack of the registry; those that do not fit refuse.
+    """Specs of the plain attacks, then of every adaptive one that answers a part of the defence.
 
-    Without a defence there is nothing to adapt to.
+    All searches get the same budget and prior: the paper's, at the scale's iterations. Without a defence there is
+    nothing to adapt to. Attacks that do not fit an update refuse it themselves.
     """
-    plain = ("first-layer", f"inverting-gradients:preset=precode-paper,{_budget(scale)}")
-    if defence == "none":
-        return plain
-    adaptive = (name for name, entry in ATTACKS.items() if entry.adaptive)
-    return (*plain, *(_spec(name, scale) for name in adaptive))
+    parts = {part.partition(":")[0].strip() for part in re.split(r"\+\s*(?=[A-Za-z])", defence)}
+    adaptive = (name for name, entry in ATTACKS.items() if is_adaptive(name) and parts & entry.answers)
+    plain = (name for name in WITHOUT_KNOWLEDGE if name in ATTACKS)
+    return tuple(_spec(name, scale) for name in (*plain, *([] if defence == "none" else adaptive)))
+
+
+def is_adaptive(spec: str) -> bool:
+    """Whether an attack has to know the defence: it takes it into account, and would not run as it is without."""
+    name = spec.partition(":")[0]
+    return ATTACKS[name].adaptive and name not in (*WITHOUT_KNOWLEDGE, _CONTAINS_OTHERS)
 
 
 def _spec(name: str, scale: Scale) -> str:
+    budget = {"preset": "precode-paper", "iterations": scale.iterations, "learning_rate": f"{scale.learning_rate:g}"}
     options = ATTACKS[name].options
-    budget = [f"iterations={scale.iterations}"] if "iterations" in options else []
-    return f"{name}:{','.join(budget)}" if budget else name
-
-
-def _budget(scale: Scale) -> str:
-    return f"iterations={scale.iterations},learning_rate={scale.learning_rate:g}"
+    own = ",".join(f"{key}={value}" for key, value in budget.items() if key in options)
+    return f"{name}:{own}" if own else name

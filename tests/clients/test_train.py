@@ -153,3 +153,13 @@ def test_buffers_are_left_as_training_made_them():
         assert torch.equal(value, dict(plain.named_buffers())[name]), name
     assert not torch.equal(model[0].weight, plain[0].weight)
     assert model[1].num_batches_tracked.item() == 1
+
+
+def test_local_adam_steps_by_the_size_of_the_learning_rate():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    before = model[1].weight.detach().clone()
+    batch = (torch.rand(2, 1, 2, 2) + 0.5, torch.tensor([0, 1]))
+    defended_training(model, [batch], None, torch.Generator(), learning_rate=0.01, optimiser="adam")
+    # The first step of Adam is the learning rate in every entry with a gradient, whatever its size.
+    moved = (model[1].weight.detach() - before).abs()
+    assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)

@@ -1,0 +1,139 @@
+"""The commands reproduce and recommend: what they refuse, their exit codes, and the search for a defence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from attacker.cli import app
+from attacker.reproduce import scales
+from attacker.reproduce.candidates import candidates
+from attacker.reproduce.experiment import Experiment
+from attacker.reproduce.recommend import Search
+from attacker.reproduce.worst_case import attacks_on
+from fl_precode.data import load_data
+from tests.attacker.reproductions import TINY, tiny
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scale", "huge"], "smoke, small, paper"),
+        (["--data", "photo"], "did you mean photos"),
+        (["--models", "lenett"], "no model"),
+        (["--defences", "magic"], "no defence"),
+        (["--defences", "ppp:std=0.1"], "precode+ppp"),
+        (["--models", "mlp", "--defences", "none,cvb"], "fits none"),
+        (["--defences", ","], "expected one or more different defences"),
+        (["--defences", "none,none"], "expected one or more different defences"),
+        (["--attacks", "magic"], "unknown attack"),
+        (["--seed", "-1"], "--seed"),
+    ],
+)
+def test_bad_input_is_bad_usage_and_begins_nothing(tmp_path, options, words):
+    result = invoke("reproduce", "precode", "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_not_there_fail(tmp_path):
+    result = invoke("reproduce", "precode", "--out", tmp_path / "out", "--data", f"folder:{tmp_path / 'none'}")
+    assert result.exit_code == 1
+    assert "there is no folder" in result.stderr
+
+
+def test_the_command_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(scales, "SCALES", {"smoke": TINY})
+    monkeypatch.setattr("attacker.reproduce.experiment.SCALES", {"smoke": TINY})
+    options = ["reproduce", "precode", "--out", tmp_path / "out", "--data", "digits", "--models", "lenet"]
+    options += ["--defences", "none", "--workers", "1"]
+    first = invoke(*options)
+    assert first.exit_code == 0, first.output
+    assert "7 of 7 pieces were made now" in first.stdout
+    again = invoke(*options)
+    assert "0 of 7 pieces were made now" in again.stdout
+    cell = next((tmp_path / "out" / "cells").glob("attack-*"))
+    cell.write_text(cell.read_text().replace('"label"', '"lable"'))
+    damaged = invoke(*options)
+    assert damaged.exit_code == 1
+    assert cell.name in "".join(damaged.stderr.split())
+
+
+def test_adaptive_attacks_of_the_registry_are_run_on_defences_only(monkeypatch):
+    assert [spec.partition(":")[0] for spec in attacks_on("none", TINY)] == ["first-layer", "inverting-gradients"]
+    from attacker.attacks.registry import ATTACKS
+
+    entry = replace(ATTACKS["inverting-gradients"], adaptive=True)
+    monkeypatch.setattr("attacker.reproduce.worst_case.ATTACKS", {**ATTACKS, "mine": entry})
+    assert "mine:preset=precode-paper,iterations=4,learning_rate=0.1" in attacks_on("precode", TINY)
+    assert not any("mine" in spec for spec in attacks_on("none", TINY))
+
+
+def test_images_named_as_medmnist_names_them(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
+    labels = (np.arange(10) % 2)[:, None]
+    np.savez(
+        tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images[:4], test_labels=labels[:4]
+    )
+    data = load_data(f"npz:{tmp_path / 'own.npz'}")
+    assert (len(data.train), len(data.test)) == (10, 4)
+
+
+def searched(folder, **changes):
+    experiment = tiny(models=("mlp",), defences=("none",), attacks=("first-layer",), **changes)
+    return Search(experiment, folder)
+
+
+def test_candidates_rise_in_cost_and_are_bounded():
+    experiment = tiny(models=("lenet",), scale=replace(TINY, victims=8))
+    found = candidates(experiment, "digits", "lenet", at_most=1000)
+    assert [one.cost for one in found] == sorted(one.cost for one in found)
+    defences = {one.defence for one in found}
+    assert {"precode", "cvb", "cvb:before=conv3", "precode+noise:std=0.01", "cvb+ppp:std=0.1"} <= defences
+    assert {(one.batch_size, one.local_steps) for one in found} == {(1, 1), (4, 1), (1, 4), (8, 1)}
+    assert ("none", 1) not in {(one.defence, one.batch_size * one.local_steps) for one in found}
+    few = candidates(experiment, "digits", "lenet", at_most=5)
+    assert len(few) == 5
+    assert set(few) <= set(found)
+    assert few == candidates(experiment, "digits", "lenet", at_most=5)
+    other = candidates(tiny(models=("lenet",), scale=replace(TINY, victims=8), seed=1), "digits", "lenet", at_most=5)
+    assert [one.defence for one in few] != [one.defence for one in other]
+
+
+def test_the_search_recommends_what_holds_and_says_why_the_others_do_not(tmp_path):
+    scale = replace(TINY, search_rounds=60, clients=4)
+    found = searched(tmp_path / "out", scale=scale).run(at_most=1000)
+    assert found == searched(tmp_path / "out", scale=scale).run(at_most=1000)  # from finished cells
+    content = json.loads((tmp_path / "out" / "recommendation.json").read_text())
+    assert content["found"] is found.found
+    # One division finds every image while the noise is small, and none when it is large.
+    verdicts = {one.defence: one.verdict for one in found.trials}
+    assert verdicts["noise:std=0.0001"] == "falls"
+    if found.found:
+        assert found.recommended == found.trials[-1]
+        for protocol, accuracy in found.recommended.accuracy.items():
+            assert accuracy >= found.recommended.undefended[protocol] - 0.01
+    else:
+        assert all(one.reason for one in found.trials)
+
+
+def test_exit_code_1_when_the_attacks_cannot_tell(tmp_path):
+    result = invoke(
+        "recommend", "--out", tmp_path / "out", "--model", "lenet", "--data", "digits", "--attacks", "first-layer"
+    )
+    assert result.exit_code == 1
+    assert "without any defence either" in " ".join(result.stdout.split())
+
+
+def test_an_experiment_needs_a_selection():
+    with pytest.raises(ValueError, match="one or more different data"):
+        Experiment(scale=TINY, data=(), models=("mlp",), defences=("none",))
