@@ -231,7 +231,7 @@ def test_one_step_solves_what_is_linear():
     def residual(x):
         return (matrix @ x.unsqueeze(2)).squeeze(2) - b
 
-    found = refine(residual, torch.zeros_like(truth), steps=3, inner=40, project=lambda x: x.clamp(0, 1))
+    found = refine(residual, torch.full_like(truth, 0.5), steps=3, inner=40, project=lambda x: x.clamp(0, 1))
     torch.testing.assert_close(found.x, truth, rtol=0, atol=1e-8)
     assert found.steps <= 3
     assert float(found.values.max()) < 1e-15

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -22,6 +22,7 @@ from fl_precode.data import load_data
 from fl_precode.models.input_spec import InputSpec
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), label=st.integers(0, 4), length=st.floats(-2, 1.5))
 def test_a_classifier_without_bias_tells_label_and_features(seed, label, length):
     generator = torch.Generator().manual_seed(seed)
@@ -37,6 +38,7 @@ def test_a_classifier_without_bias_tells_label_and_features(seed, label, length)
     torch.testing.assert_close(entries[0].gradient, weight.T @ d, rtol=0, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(u=st.floats(-30, 30).filter(lambda u: abs(u) > 1e-3))
 def test_margins_solve_their_equation(u):
     inner = -u / (1 + math.exp(u))
@@ -81,6 +83,7 @@ def test_r_gap_on_its_own_network_in_single_precision(label):
     assert max(quality) > 95, quality
 
 
+@settings(deadline=None)
 @given(rows=st.integers(2, 9), unknowns=st.integers(2, 9), rank=st.integers(1, 9), seed=st.integers(0, 10_000))
 def test_the_solver_finds_the_minimum_norm_solution(rows, unknowns, rank, seed):
     generator = torch.Generator().manual_seed(seed)
