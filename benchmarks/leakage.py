@@ -57,9 +57,9 @@ def main() -> None:
         for key, measure in globals()[f"{part}_jobs"](options):
             if key in done:
                 continue
-            for row in measure():
-                with options.out.open("a") as file:
-                    file.write(json.dumps({"key": key, "part": part, **row}) + "\n")
+            rows = list(measure())  # written at once: what was interrupted is measured again
+            with options.out.open("a") as file:
+                file.writelines(json.dumps({"key": key, "part": part, **row}) + "\n" for row in rows)
             logger.info("%s", key)
 
 
