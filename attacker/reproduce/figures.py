@@ -84,7 +84,8 @@ def _labels_at_the_side(axes: Axes, points: Sequence[tuple[float, float, str, st
         axes.annotate(
             name, xy=(x, y), xytext=(1.10, level), textcoords="data", va="center", color=shade, fontsize=9.5,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 2, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 2, "shrinkB": 4,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
     axes.set_ylim(low, high)
 
