@@ -51,7 +51,9 @@ def invert(layer: nn.Module, outputs: Tensor) -> Inverse | None:
     inputs, slopes, known = inverse(layer, outputs)
     lost = ~known
     clipped = (
-        lost.flatten(1).sum(dim=1) if isinstance(layer, _SATURATING) else torch.zeros(len(outputs), dtype=torch.long)
+        lost.flatten(1).sum(dim=1)
+        if isinstance(layer, _SATURATING)
+        else torch.zeros(len(outputs), dtype=torch.long, device=outputs.device)
     )
     return Inverse(inputs=inputs, slopes=slopes, known=known, clipped=clipped)
 

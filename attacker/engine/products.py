@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attacker.victim import Victim
 from fl_precode.bottleneck import sample_noise
@@ -90,7 +91,8 @@ class Replay:
         """Training loss of one batch at ``parameters``, a scalar; shapes (batch, ...) as for the model."""
         state = {f"model.{name}": value for name, value in (*self.buffers.items(), *parameters.items())}
         source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
-        with source:
+        # Fused attention kernels have no second derivative.
+        with source, sdpa_kernel(SDPBackend.MATH):
             value: Tensor = functional_call(_VictimLoss(self.victim), state, (inputs, labels))
         return value
 
