@@ -108,6 +108,9 @@ class FederationSummary(Entry):
     payload_bytes_undefended: Count
     left_out: list[LeftOut]
     tape_problems: list[str]
+    doubts: list[str] = Field(
+        default=[], description="what the updates show against the announced defence; absent in older records"
+    )
     lost: Count | None = Field(description="tape entries that could not be written, null when not known")
     truth_known: bool
     truth_note: str = Field(description="why there is no truth; empty when there is")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacker.attacks.attack import Attack
 from attacker.attacks.registry import ATTACKS, build_attack
+from attacker.audit.announced import common_doubts, doubts
 from attacker.audit.evaluate import SUCCESS_THRESHOLD, AttackRun, UpdateEvaluation, summarise
 from attacker.audit.files import Pictures, make_private_folder
 from attacker.audit.machine import this_machine, versions
@@ -201,7 +202,8 @@ def _audit_subject(subject: Subject, identifier: str, plan: _Plan, progress: Aud
     progress(name, 1.0)
     # Opening a tape compares sizes only; what was altered in place shows when everything is read.
     subject.tape.verify()
-    federation = summarise_federation(subject, identifier, plan.labels)
+    found = common_doubts([doubts(subject.victim, one, subject.defence) for one in chosen])
+    federation = summarise_federation(subject, identifier, plan.labels, found)
     images: list[VictimImage] = []
     rows: list[ImageResult] = []
     for number, (observation, truth) in enumerate(zip(chosen, truths, strict=True)):

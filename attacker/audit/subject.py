@@ -147,7 +147,9 @@ def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
     return content
 
 
-def summarise_federation(subject: Subject, identifier: str, labels: LabelKnowledge) -> FederationSummary:
+def summarise_federation(
+    subject: Subject, identifier: str, labels: LabelKnowledge, doubts: list[str]
+) -> FederationSummary:
     """The record's entry of one federation, after its attacks (which may have found problems of the tape)."""
     tape, inputs = subject.tape, subject.victim.inputs
     rounds = [_round_result(one) for one in subject.result.get("rounds", [])]
@@ -181,6 +183,7 @@ def summarise_federation(subject: Subject, identifier: str, labels: LabelKnowled
         payload_bytes_undefended=_payload_bytes(subject.undefended),
         left_out=left_out,
         tape_problems=list(tape.problems),
+        doubts=doubts,
         lost=subject.result.get("tape_lost"),
         truth_known=subject.truth is not None,
         truth_note=subject.truth_note,

@@ -112,7 +112,7 @@ def _verdict(record: AuditRecord, federation: FederationSummary) -> Verdict:
         )
         return Verdict(federation=federation.id, finding=Finding.UNKNOWN, sentence=sentence)
     best = max(scored, key=lambda one: (one.success_rate or 0.0, one.images))
-    cautions = _cautions(record, own, scored)
+    cautions = (*_doubts(federation), *_cautions(record, own, scored))
     if all(one.baseline_successes == one.images for one in scored):
         sentence = (
             f"{title}: nothing can be concluded. These images are so alike that their average, which needs no update, "
@@ -209,6 +209,15 @@ def _stopped(
     names = joined([attack_name(s.attack) for s in informed])
     return Finding.ADAPTIVE_STOPPED, (
         f"{text} Attacks that know the defence ({names}) brought none back either; a stronger one still might."
+    )
+
+
+def _doubts(federation: FederationSummary) -> tuple[str, ...]:
+    if not federation.doubts:
+        return ()
+    return (
+        "What was attacked may not be what was announced, so that this says little about "
+        f"{defence_name(federation.defence)}: {'; '.join(federation.doubts)}.",
     )
 
 

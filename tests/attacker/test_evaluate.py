@@ -44,7 +44,7 @@ def evaluation(batched, tmp_path):
     (node, _), (images, labels) = next(iter(batched.used.items()))
     return (
         UpdateEvaluation(
-            federation=summarise_federation(subject, "f1", "recovered"),
+            federation=summarise_federation(subject, "f1", "recovered", []),
             number=1,
             observation=subject.tape.observations(nodes=[node])[0],
             inputs=subject.victim.inputs,
