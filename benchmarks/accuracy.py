@@ -52,7 +52,7 @@ def run(runtime: SimulationRuntime, settings: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         outcome = runtime.run(Settings(**{**vars(settings), "output_dir": folder}))
         if not outcome.completed:
-            sys.exit(f"the federation failed: {outcome.reason}")
+            return {"failed": outcome.reason, "seconds": outcome.seconds}
         result = json.loads((Path(folder) / "result.json").read_text())
     curve = [one["accuracy"] for one in result["rounds"]]
     return {"accuracy": curve, "seconds": outcome.seconds, "parameters": result["parameters"]}
@@ -66,10 +66,12 @@ def write_table(cells: dict[str, Any]) -> str:
     ]
     groups: dict[tuple[str, ...], list[list[float]]] = {}
     for key, cell in cells.items():
-        groups.setdefault(tuple(key.split(" | ")[:-1]), []).append(cell["accuracy"])
+        groups.setdefault(tuple(key.split(" | ")[:-1]), []).append(cell.get("accuracy", []))
     for group, curves in groups.items():
-        shown = [spread([pick(curve) for curve in curves]) for pick in (last, max)]
-        lines.append(f"| {' | '.join(group)} | {shown[0]} | {shown[1]} | {len(curves)} |")
+        ended = [curve for curve in curves if curve]
+        shown = [spread([pick(curve) for curve in ended]) if ended else "diverged" for pick in (last, max)]
+        runs = str(len(curves)) + (f", {len(curves) - len(ended)} diverged" if len(ended) < len(curves) else "")
+        lines.append(f"| {' | '.join(group)} | {shown[0]} | {shown[1]} | {runs} |")
     return "\n".join(lines) + "\n"
 
 
@@ -88,8 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--learning-rate", type=float, default=0.05)
-    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--learning-rate", type=float, default=0.001)
     parser.add_argument("--table", type=Path, help="markdown file")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; taken up where it ends")
     options = parser.parse_args()
@@ -113,14 +114,14 @@ def main() -> None:
                 num_server_rounds=options.rounds,
                 protocol="fedavg",
                 local_epochs=1,
-                batch_size=32,
+                batch_size=64,
                 learning_rate=options.learning_rate,
-                momentum=options.momentum,
+                local_optimiser="adam",
                 seed=seed,
             )
             cells[key] = run(runtime, settings)
             options.out.write_text(json.dumps(cells, indent=1))
-            print(f"{key}: {cells[key]['accuracy'][-1]:.3f}, {cells[key]['seconds']:.0f} s", file=sys.stderr)
+            print(f"{key}: {cells[key].get('accuracy', ['failed'])[-1]}, {cells[key]['seconds']:.0f} s", file=sys.stderr)
     table = write_table(dict(sorted(cells.items())))
     print(table)
     if options.table is not None:
