@@ -121,7 +121,9 @@ def main() -> None:
             )
             cells[key] = run(runtime, settings)
             options.out.write_text(json.dumps(cells, indent=1))
-            print(f"{key}: {cells[key].get('accuracy', ['failed'])[-1]}, {cells[key]['seconds']:.0f} s", file=sys.stderr)
+            print(
+                f"{key}: {cells[key].get('accuracy', ['failed'])[-1]}, {cells[key]['seconds']:.0f} s", file=sys.stderr
+            )
     table = write_table(dict(sorted(cells.items())))
     print(table)
     if options.table is not None:

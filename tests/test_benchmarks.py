@@ -126,3 +126,17 @@ def test_leakage_is_taken_up_where_it_ended(tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["damping"] for row in rows] == [1e-4, 1e-6]
     assert all(row["cg"] == pytest.approx(row["dense"], rel=1e-2) for row in rows)
+
+
+def test_accuracy_counts_runs_that_diverged():
+    from benchmarks.accuracy import write_table
+
+    cells = {
+        "digits | IID | none | seed 0": {"accuracy": [0.2, 0.5]},
+        "digits | IID | none | seed 1": {"accuracy": [0.8, 0.7]},
+        "digits | IID | cvb | seed 0": {"failed": "not finite"},
+    }
+    assert write_table(cells).splitlines()[2:] == [
+        "| digits | IID | none | 60.0% (50.0% to 70.0%) | 65.0% (50.0% to 80.0%) | 2 |",
+        "| digits | IID | cvb | diverged | diverged | 1, 1 diverged |",
+    ]
