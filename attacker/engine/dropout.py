@@ -44,12 +44,12 @@ def dropout_layers(model: nn.Module) -> list[str]:
 
 
 def with_masks(model: nn.Module) -> nn.Module:
-    """A copy of a model in which the masks of `dropout_layers` can be given; parameters keep their names.
+    """A copy of a model in which the masks of `dropout_layers` can be given; it shares parameters, by their names.
 
     Dropout by function (``torch.nn.functional.dropout``) is no layer and cannot be found.
     """
     names = dropout_layers(model)
-    changed = copy.deepcopy(model)
+    changed = copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
     for name in names:
         parent, _, child = name.rpartition(".")
         layer = changed.get_submodule(name)
