@@ -140,3 +140,13 @@ def test_accuracy_counts_runs_that_diverged():
         "| digits | IID | none | 60.0% (50.0% to 70.0%) | 65.0% (50.0% to 80.0%) | 2 |",
         "| digits | IID | cvb | diverged | diverged | 1, 1 diverged |",
     ]
+
+
+def test_cvb_figures(tmp_path):
+    report = run(
+        "cvb_figures.py", "--images", "1", "--seeds", "1", "--iterations", "2", "--total-variation", "1e-4",
+        out=tmp_path / "cvb.json",
+    )  # fmt: skip
+    assert len(report["rows"]) == 2 * 7
+    assert {row["attack"] for row in report["rows"]} == {"inverting-gradients", "ignore", "noise-restoring"}
+    assert all(-1 < value < 1 for row in report["rows"] for value in row["ssim"])
