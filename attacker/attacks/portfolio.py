@@ -140,7 +140,8 @@ def standard_members(
         for name in ("noise-recovery", "noise-restoring", "ignore")
         for weight in total_variations
     ]
-    return ("first-layer", f"dlg:{budget}", *matching, *adaptive)
+    analytic = ("first-layer", "layerwise-inversion", "through-bottleneck", "spear")
+    return (*analytic, f"dlg:{budget}", *matching, *adaptive)
 
 
 def _attack(

@@ -13,6 +13,7 @@ from attacker.attacks.portfolio import generators, standard_members
 from attacker.metrics import match_batch, mse
 from tests.attacker import tiny
 from tests.attacker.members import (
+    EQUATIONS,
     SPEC,
     Raises,
     convolutions,
@@ -57,6 +58,16 @@ def test_only_observations_that_are_not_decided_stay_and_the_order_is_kept():
     assert [one.labels.tolist() for one in found] == [[0], [1], [2]]
     assert error(found[0], truths[0]) < 1e-20
     assert error(found[2], truths[2]) < 1e-20
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_equations_decide_before_anything_is_searched(bottleneck):
+    victim = victim_of(tiny.convnet, bottleneck=bottleneck)
+    truths, seen = observations(victim, 2)
+    for x, one in zip(truths, run(portfolio(equations=True), victim, seen), strict=True):
+        assert one.method == ("through-bottleneck" if bottleneck else "layerwise-inversion")
+        assert one.iterations == 0
+        assert error(one, x) < 1e-10
 
 
 def test_l_bfgs_wins_on_a_smooth_convnet():
@@ -167,6 +178,7 @@ def test_specs_carry_the_budget():
     assert isinstance(built, Portfolio)
     assert [member.method for member in built.members] == [
         "first-layer",
+        *EQUATIONS,
         "dlg:iterations=50,restarts=2,plateau=7",
         "inverting-gradients:iterations=50,restarts=2,plateau=7,total_variation=0",
         "inverting-gradients:iterations=50,restarts=2,plateau=7,total_variation=0.5",
@@ -176,8 +188,8 @@ def test_specs_carry_the_budget():
             for weight in ("0", "0.5")
         ),
     ]
-    assert built.members[3].attack == GradientMatching(iterations=50, restarts=2, plateau=7, total_variation=0.5)
-    assert [member.attack for member in build_attack("portfolio").members[2:5]] == [
+    assert built.members[6].attack == GradientMatching(iterations=50, restarts=2, plateau=7, total_variation=0.5)
+    assert [member.attack for member in build_attack("portfolio").members[5:8]] == [
         GradientMatching(iterations=2000, plateau=200, total_variation=weight) for weight in (1e-6, 1e-4, 1e-2)
     ]
     for wrong, words in (
