@@ -73,6 +73,8 @@ class GradientMatching(Attack):
             announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
             those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
             one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
+        iterate: What a search by Adam that ran to its end gives: "best", with the smallest measured loss, or "last", as
+            in the reference code. One that ended early gives the best.
         layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
 
     Raises:
@@ -106,6 +108,7 @@ class GradientMatching(Attack):
     method: str = "inverting-gradients"
     local_training: str = "auto"
     layers: str = ""
+    iterate: str = "best"
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -182,6 +182,7 @@ def _search(
         stop_below=settings.stop_below,
         plateau=settings.plateau,
         halving=settings.halving,
+        iterate=settings.iterate,
     )
     project: Callable[[Tensor], Tensor] | None = piece.victim.inputs.clamp if settings.boxed else None
     companions = None

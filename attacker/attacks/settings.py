@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 OPTIMISERS = ("adam", "l-bfgs")
 LABELS = ("recovered", "joint")
 GROUP_MEANS = ("mean", "registered")
+ITERATES = ("best", "last")
 
 _WEIGHTS = (
     "total_variation",
@@ -39,6 +40,7 @@ _L_BFGS_NEEDS: tuple[tuple[str, object, str], ...] = (
     ("warmup", 0, "its line search finds the step"),
     ("langevin", 0, "a line search must see the same loss when it looks twice"),
     ("halving", 0, "its candidates are at different stages of their line searches and cannot be compared in between"),
+    ("iterate", "best", "its steps only go down"),
 )
 
 
@@ -73,6 +75,7 @@ def check_settings(settings: GradientMatching) -> None:
     _one_of("labels", settings.labels, LABELS)
     _one_of("schedule", settings.schedule, SHAPES)
     _one_of("group_mean", settings.group_mean, GROUP_MEANS)
+    _one_of("iterate", settings.iterate, ITERATES)
     check_start(settings.start)
     _one_of("local_training", settings.local_training, LOCAL_TRAINING)
     check_patterns(settings.layers)

@@ -55,6 +55,7 @@ class Descent:
             candidate goes on with the next fall of the learning rate at once, and is finished when there is none
             left. 0 waits for ever.
         halving: How often the worse half of each victim's restarts is dropped, by distance; see `halving_rungs`.
+        iterate: What a candidate that was not finished early gives: the "best" measured iterate, or the "last".
     """
 
     iterations: int
@@ -67,6 +68,7 @@ class Descent:
     stop_below: float = 0.0
     plateau: int = 0
     halving: int = 0
+    iterate: str = "best"
 
     def run(
         self,
@@ -207,6 +209,8 @@ class _Search:
         with torch.no_grad():
             distances = self._objective.distances(self._x)
             losses = distances + self._objective.priors(self._x)
+        if self._settings.iterate == "last":
+            self._best.forget(~self._finished & distances.isfinite())
         self._best.consider(self._x, distances, losses, ~self._finished)
         self._diverged = self._diverged | (~distances.isfinite() & ~self._finished)
         self._finish(torch.ones_like(self._finished), self._settings.iterations)

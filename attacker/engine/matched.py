@@ -73,6 +73,10 @@ class Best:
         self.losses = torch.where(improved, losses, self.losses)
         return improved
 
+    def forget(self, which: Tensor) -> None:
+        """Hold nothing against the next iterates of some candidates, (victims, restarts)."""
+        self.losses = self.losses.masked_fill(which, torch.inf)
+
     def keep(self, cut: Cut) -> None:
         """Go on with some of the candidates."""
         self.iterates, self.distances, self.losses = map(cut.take, (self.iterates, self.distances, self.losses))

@@ -51,6 +51,7 @@ CHANGES = [
     ({}, {"stop_below": 0.4}),
     ({"iterations": 200}, {"plateau": 3}),
     ({}, {"halving": 2}),
+    ({"learning_rate": 1.0, "schedule": "constant"}, {"iterate": "last"}),
     ({}, {"image_norm": 0.1}),
     ({"batch_norm": 0.01, "iterations": 10}, {"batch_norm": 0.1}),
     ({}, {"group_consistency": 0.1}),
@@ -120,6 +121,8 @@ def test_no_search_setting_is_left_out():
         (PLAIN, {"start": "grey"}, "set restarts to 1"),
         (LINES, {"schedule": "cosine"}, "set schedule to constant"),
         (LINES, {"warmup": 2}, "set warmup to 0"),
+        (LINES, {"iterate": "last"}, "set iterate to best"),
+        (PLAIN, {"iterate": "first"}, "iterate"),
         (LINES, {"langevin": 0.1}, "set langevin to 0"),
         (LINES, {"halving": 1}, "set halving to 0"),
         (LINES, {"batch_norm": 1.0}, "set batch_norm to 0"),
@@ -148,6 +151,16 @@ def test_iterations_are_those_of_each_observation():
     assert all(1 <= one.iterations < 400 for one in found)
     assert len({one.iterations for one in found}) > 1
     assert [one.labels.tolist() for one in found] == [[0], [1], [2]]
+
+
+def test_the_last_iterate_is_the_one_that_one_more_step_starts_from():
+    """A search of n steps with a constant rate ends where one of more steps passes by, whatever was better before."""
+    settings = replace(PLAIN, restarts=1, learning_rate=1.0, schedule="constant", iterate="last")
+    losses = [attack(replace(settings, iterations=n))[0].matching_loss for n in range(1, 12)]
+    best = [attack(replace(settings, iterations=n, iterate="best"))[0].matching_loss for n in range(1, 12)]
+    assert losses != sorted(losses, reverse=True), "it goes up and down"
+    start = best[0] if best[0] < losses[0] else float("inf")
+    assert best == [min(start, *losses[: n + 1]) for n in range(11)]
 
 
 def test_halving_gives_the_restart_that_all_of_them_would_have_given():
