@@ -7,7 +7,7 @@ import re
 from attacker.attacks.registry import ATTACKS
 from attacker.reproduce.scales import Scale
 
-WITHOUT_KNOWLEDGE = ("first-layer", "layerwise-inversion", "hybrid", "spear", "inverting-gradients")
+WITHOUT_KNOWLEDGE = ("first-layer", "layerwise-inversion", "spear", "inverting-gradients")
 """Plain attacks: what the papers attack with, and formulas that hold whatever comes behind a layer. They run as they
 are whether there is a defence or not, so none of them needs to know it. Names that are not registered are passed over.
 """
