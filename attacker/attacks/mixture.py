@@ -36,7 +36,7 @@ class Mixture:
     """What the gradient of a Linear layer followed by a ReLU says of the inputs.
 
     ``dW = deltas.T @ inputs`` and any factorisation ``left @ right`` differ by an invertible matrix Q:
-    ``deltas.T = left @ Q`` and ``inputs = Q^-1 @ right`` (Dimitrov et al., SPEAR, NeurIPS 2024, section 3). Sparse
+    ``deltas.T = left @ Q`` and ``inputs = Q^-1 @ right`` (Dimitrov et al., SPEAR, NeurIPS 2024). Sparse
     columns give those of Q up to a factor each, and the bias gradient ``deltas.T @ 1`` the factors.
 
     Attributes:
@@ -55,7 +55,7 @@ class Mixture:
         """What follows from the candidates that explain the ReLU pattern best, as many as there are images.
 
         The first choice are independent ones with the most zeros; then one at a time is exchanged for another while
-        that makes the agreement larger (SPEAR, section 4.3).
+        that makes the agreement larger (as SPEAR does).
 
         Args:
             candidates: Sparse columns.

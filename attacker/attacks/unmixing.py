@@ -61,7 +61,7 @@ class SparseColumns:
     """Looks for the columns of ``left @ Q`` that are zero in many rows, for an unknown invertible Q.
 
     Where ``rank - 1`` sampled rows of ``left`` all belong to units that are zero for one image, the kernel of these
-    rows is that image's column of Q (Dimitrov et al., SPEAR, NeurIPS 2024, section 4). With each unit zero for half of
+    rows is that image's column of Q (Dimitrov et al., SPEAR, NeurIPS 2024). With each unit zero for half of
     the images, a sample hits one of the images with probability ``rank * 2^(1 - rank)``. Kernels are computed in
     stacks, in float64, and polished over all rows that are zero.
 
