@@ -120,8 +120,8 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             description="division in the first layer: exact for one image when that layer is Linear with a bias",
             source="Phong et al., TIFS 2018",
             build=_first_layer,
-            # All of them stand behind the first layer, or scale its gradient as a whole.
-            answers=_BOTTLENECKS | {"dropout", "soteria", "clip"},
+            # All of them stand behind the first layer, or scale its gradient as a whole; Soteria may defend that one.
+            answers=_BOTTLENECKS | {"dropout", "clip"},
         ),
         "layerwise-inversion": AttackEntry(
             description="one linear system for each layer: exact for one image where their equations suffice",

@@ -53,18 +53,6 @@ def solubility(layers: Sequence[LayerRank]) -> float:
     return 0.0 - sum((count - place) * layer.missing for place, layer in enumerate(convolutions)) / max(count, 1)
 
 
-def dependent_rows(patches: Patches) -> int:
-    """Equations that follow from others: ``sum W[j] K(o) = sum d[o] T(j)`` for outputs o, j of a group.
-
-    These are C² relations of which ``(C - rank W) (C - rank d)`` follow from others, with W of C rows of as many
-    numbers as a window has, and d of C rows of as many as there are positions: C² but for layers with more outputs
-    than both.
-    """
-    outputs = patches.outputs // patches.groups
-    spare = max(0, outputs - patches.per_patch) * max(0, outputs - patches.positions)
-    return patches.groups * (outputs**2 - spare)
-
-
 def _backpropagated(
     of: Released, pixels: Tensor
 ) -> list[tuple[str, nn.Conv2d | nn.Linear, tuple[Tensor, Tensor, Tensor]]]:
@@ -97,7 +85,7 @@ def _layer_rank(
         delta = delta.flatten(0, -2).T
     delta = delta.reshape(1, patches.outputs, *patches.output_size)
     found = None
-    equations, dependent = patches.weight_rows + patches.gradient_rows, dependent_rows(patches)
+    equations = patches.weight_rows + patches.gradient_rows
     if isinstance(layer, nn.Conv2d) and min(equations, patches.unknowns) <= dense:
         found = _rank(LayerSystem(patches=patches, weight=_balanced(weight, delta)[None], delta=delta))
     return LayerRank(
@@ -106,9 +94,9 @@ def _layer_rank(
         unknowns=patches.unknowns,
         weight_rows=patches.weight_rows,
         gradient_rows=patches.gradient_rows,
-        dependent_rows=dependent,
+        dependent_rows=patches.dependent_rows,
         untouched=patches.untouched,
-        predicted=min(patches.unknowns - patches.untouched, equations - dependent),
+        predicted=patches.rank_bound,
         rank=None if found is None else found[0],
         gap=None if found is None else found[1],
     )

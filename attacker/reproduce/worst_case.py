@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from attacker.attacks.answers import answers
 from attacker.attacks.registry import ATTACKS
 from attacker.reproduce.scales import Scale
 
@@ -21,10 +20,9 @@ def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
     All searches get the same budget and prior: the paper's, at the scale's iterations. Without a defence there is
     nothing to adapt to. Attacks that do not fit an update refuse it themselves.
     """
-    parts = {part.partition(":")[0].strip() for part in re.split(r"\+\s*(?=[A-Za-z])", defence)}
-    adaptive = (name for name, entry in ATTACKS.items() if is_adaptive(name) and parts & entry.answers)
+    adaptive = (name for name in ATTACKS if is_adaptive(name) and answers(name, defence))
     plain = (name for name in WITHOUT_KNOWLEDGE if name in ATTACKS)
-    return tuple(_spec(name, scale) for name in (*plain, *([] if defence == "none" else adaptive)))
+    return tuple(_spec(name, scale) for name in (*plain, *adaptive))
 
 
 def is_adaptive(spec: str) -> bool:

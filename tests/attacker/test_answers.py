@@ -95,7 +95,7 @@ def test_only_defences_that_exist_are_answered():
     assert answers("dlg", "precode") == ()
 
 
-@pytest.mark.parametrize("defence", ["precode", "dropout", "soteria", "clip"])
+@pytest.mark.parametrize("defence", ["precode", "dropout", "clip"])
 def test_first_layer_inversion_answers_what_it_says(defence):
     """The image is exact whatever the defence does: that is what ``answers`` claims."""
     from fl_precode.defences import apply_defence, gradient_defence

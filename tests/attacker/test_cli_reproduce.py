@@ -74,7 +74,8 @@ def test_adaptive_attacks_of_the_registry_are_run_on_defences_only(monkeypatch):
     from attacker.attacks.registry import ATTACKS
 
     entry = replace(ATTACKS["inverting-gradients"], answers=frozenset({"precode"}))
-    monkeypatch.setattr("attacker.reproduce.worst_case.ATTACKS", {**ATTACKS, "mine": entry})
+    for module in ("attacker.reproduce.worst_case", "attacker.attacks.answers"):
+        monkeypatch.setattr(f"{module}.ATTACKS", {**ATTACKS, "mine": entry})
     assert "mine:preset=precode-paper,iterations=4,learning_rate=0.1" in attacks_on("precode", TINY)
     assert not any("mine" in spec for other in ("none", "cvb") for spec in attacks_on(other, TINY))
 
