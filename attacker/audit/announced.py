@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from attacker.attacks.attack import check_observation
 from attacker.engine import steps_behind, trace
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence
@@ -56,6 +57,8 @@ def doubts(victim: Victim, observation: Observation, defence: str) -> tuple[str,
     Raises:
         ValueError: If the spec is not one that exists.
     """
+    if check_observation(victim, observation) is not None:  # attacks say so themselves
+        return ()
     chain = None if defence == "unknown" else gradient_defence(defence)
     parts = () if chain is None else chain.parts
     found = [_not_applied(part, parts[place + 1 :], observation) for place, part in enumerate(parts)]
@@ -122,6 +125,10 @@ def _zero_columns(observation: Observation, share: float) -> bool:
 def _unannounced_cut(observation: Observation) -> str:
     """Pruned or rounded updates, when nothing of that kind was announced."""
     large = [_sample(value) for value in observation.update.values() if value.numel() >= _MANY]
+    if _by_adam(observation):  # its first step is nearly a sign
+        return ""
+    if observation.kind == "weights":  # small steps of large weights are few whole steps of their last digit
+        large = [value for value in large if float(value.abs().median()) > _OUTSTANDING * _rounding(observation)]
     busy = [value for value in large if int((value != 0).sum()) >= _MANY // 20]
     if busy and all(_different(value) <= min(_FEW_VALUES, int((value != 0).sum()) // 4) for value in busy):
         return "the update consists of few different values: it was rounded, and no such defence was announced"
@@ -198,16 +205,22 @@ def _noise_levels(victim: Victim, observation: Observation) -> list[float]:
 def _rows(observation: Observation) -> int | None:
     """Images that the update's steps used, repeated ones counted again; None when the update may have any rank."""
     steps, batch = steps_behind(observation), observation.batch_size
-    if steps is None or batch is None or observation.protocol.weight_decay:
+    protocol = observation.protocol
+    if steps is None or batch is None or protocol.weight_decay or _by_adam(observation):
         return None
-    of_step = min(observation.protocol.batch_size or batch, batch)
+    of_step = min(protocol.batch_size or batch, batch)
     return batch if observation.kind == "gradient" else steps * of_step
+
+
+def _by_adam(observation: Observation) -> bool:
+    """Whether each entry was divided by its own size, so that the update is no sum of gradients."""
+    return observation.kind == "weights" and observation.protocol.optimiser == "adam"
 
 
 def _beyond(matrix: Tensor, rank: int) -> float | None:
     """Root mean square of a matrix's entries beyond its ``rank`` largest singular values, scaled to noise of full rank.
 
-    A random projection of the rows keeps it quick and keeps the standard deviation.
+    Some rows and columns, chosen at random, keep it quick and have the same standard deviation.
     """
     rest = min(matrix.shape) - rank
     if rest < max(4, rank):

@@ -147,6 +147,30 @@ def test_weight_decay_fills_every_rank_and_is_not_taken_for_noise() -> None:
     assert doubts(victim, replace(seen, update=decayed, protocol=announced), "none") == ()
 
 
+def test_updates_that_cannot_be_attacked_raise_no_doubt_and_no_error() -> None:
+    victim, seen = update("lenet", "none")
+    broken = {name: value * float("nan") for name, value in seen.update.items()}
+    assert doubts(victim, replace(seen, update=broken), "noise:std=0.001") == ()
+
+
+def test_local_adam_is_not_taken_for_a_defence() -> None:
+    victim, seen = update("mlp", "none")
+    signs = {name: 1e-3 * value / (value.abs() + 1e-8) for name, value in seen.update.items()}  # its first step
+    protocol = replace(seen.protocol, local_steps=1, batch_size=2, learning_rate=1e-3, optimiser="adam")
+    sent = replace(seen, update=signs, kind="weights", protocol=protocol)
+    assert doubts(victim, sent, "none") == ()
+    assert doubts(victim, replace(sent, protocol=replace(protocol, optimiser="sgd")), "none") != ()
+
+
+@pytest.mark.parametrize("rate", [1e-1, 1e-3, 1e-5, 1e-7])
+def test_rounding_of_trained_weights_is_not_taken_for_a_defence(rate: float) -> None:
+    victim, _ = update("mlp", "none")
+    images, labels = PHOTOS.train.batch(range(2))
+    protocol = Protocol(name="fedavg", local_steps=1, batch_size=2, learning_rate=rate)
+    seen = train(victim, PHOTOS.inputs.normalise(images), labels, [[0, 1]], protocol)
+    assert doubts(victim, seen, "none") == ()
+
+
 def test_doubts_of_several_updates_are_counted() -> None:
     assert common_doubts([("a", "b"), ("a",), ()]) == ["a (2 of 3 updates looked at)", "b (1 of 3 updates looked at)"]
 
