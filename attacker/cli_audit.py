@@ -142,7 +142,7 @@ def report(
 
     RECORD is the audit.json, or the folder that it is in.
     """
-    from attacker.audit.record import read_record
+    from attacker.audit.record_file import read_record
     from attacker.report.page import write_report
 
     folder = record if record.is_dir() else record.absolute().parent

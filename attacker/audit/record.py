@@ -1,4 +1,4 @@
-"""The audit record: everything that the report says, as versioned JSON.
+"""The audit record: everything that the report says, as versioned JSON; `record_file` reads and writes it.
 
 Numbers are finite or null. JSON has no NaN and no infinity, so a figure that is not finite is null, and ``outcome`` or
 another figure says why: a diverged attack has no similarity, and a null ``psnr`` beside ``mse`` 0 means that the images
@@ -7,18 +7,12 @@ are identical (an infinite PSNR).
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from fl_precode.private_file import write_private
-
-SCHEMA_VERSION: Final = 1
-SCHEMA_FILE: Final = Path(__file__).parent / "schema" / f"audit-{SCHEMA_VERSION}.schema.json"
-RECORD_NAME: Final = "audit.json"
+SCHEMA_VERSION: Final = 2
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -28,6 +22,11 @@ PicturePath = Annotated[str, Field(pattern=r"^images/[a-z0-9][a-z0-9.-]*\.png$",
 Setting = str | int | float | bool | None
 OutcomeName = Literal["converged", "iteration_limit", "diverged", "not_applicable", "failed"]
 LabelKnowledge = Literal["granted", "recovered"]
+Role = Literal["plain", "adaptive"]
+PlanStatus = Literal["run", "not_applicable", "refused", "over_budget"]
+VerdictName = Literal[
+    "leaks", "leaks to an adaptive attacker", "not shown to leak", "held against everything tried", "not known"
+]
 
 
 def finite(value: float | None) -> float | None:
@@ -70,6 +69,79 @@ class AttackDescription(Entry):
         """Whether the attack takes a part of this defence spec into account."""
         parts = {part.strip().partition(":")[0] for part in defence.split("+")}
         return self.adaptive and (not self.answers or bool(parts & set(self.answers)))
+
+
+class ThreatModel(Entry):
+    """What the attacker is taken to know."""
+
+    name: str = Field(description="of the attacker, in the words of the taxonomy")
+    granted: list[str] = Field(description="kinds of knowledge that the attacker has")
+    withheld: list[str] = Field(description="kinds that it has not; an attack that needs one is refused")
+
+
+class PlannedAttack(Entry):
+    """One attack that was considered for one federation, and why it was run or not."""
+
+    federation: Identifier
+    attack: str
+    role: Role = Field(description="adaptive when it answers a part of this federation's defence")
+    status: PlanStatus
+    reason: str
+    updates: Count = Field(description="updates it was planned for")
+    iterations: Count | None = Field(description="of one update, null when it does not search")
+    expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+
+
+class Flag(Entry):
+    """A reason to distrust a low score."""
+
+    federation: Identifier
+    name: Identifier = Field(description="as in docs/flags.md")
+    attack: str | None = Field(description="spec, when it is about one attack")
+    sentence: str
+
+
+class VerdictEntry(Entry):
+    """What the audit allows to be said about one federation, by written rules."""
+
+    federation: Identifier
+    verdict: VerdictName
+    sentence: str
+    cautions: list[str]
+
+
+class InfluenceGroup(Entry):
+    """I2F over the victims of one node or one class."""
+
+    group: Literal["node", "class"]
+    name: str
+    images: Count
+    mean: Number = Field(description="RMSE of pixels predicted from the defence's own change of the gradient")
+    largest: Number
+
+
+class LayerLeakage(Entry):
+    """Equations that a gradient gives for the input of one layer."""
+
+    name: str
+    kind: str
+    unknowns: Count
+    rank: Count = Field(description="independent equations, counted or computed")
+
+
+class LeakageSummary(Entry):
+    """Leakage indices of one federation's model, computed without reconstructing anything."""
+
+    federation: Identifier
+    unknowns: Count = Field(description="numbers in one image")
+    jacobian_rank: Count | None = Field(description="of them determined by the gradient, null when not computed")
+    unit_rmse: Number | None = Field(description="expected error of pixels for noise of deviation 1 on the gradient")
+    solubility: Number | None = Field(description="c(M) of Chen, Campbell; unsound, for comparison")
+    layers: list[LayerLeakage]
+    influence: list[InfluenceGroup]
+    correlation: Number | None = Field(description="Spearman's, of I2F and the measured error; null when not measured")
+    correlation_interval: tuple[Number, Number] | None
+    reason: str = Field(description="why something is missing; empty otherwise")
 
 
 class RoundResult(Entry):
@@ -126,6 +198,10 @@ class FederationSummary(Entry):
     truth_note: str = Field(description="why there is no truth; empty when there is")
     labels: LabelKnowledge = Field(description="whether the attacker was given the labels")
     settings: dict[str, Setting] = Field(description="run-config of the federation, as far as it is known")
+    control_of: Identifier | None = Field(
+        default=None,
+        description="set for an undefended control: the federation whose updates it repeats without the defence",
+    )
 
 
 class VictimImage(Entry):
@@ -167,6 +243,13 @@ class ImageResult(Entry):
     method: str = Field(
         default="", description="the attack of a portfolio that found it; empty otherwise, and in older records"
     )
+    starting_loss: Number | None = Field(
+        default=None, description="gradient distance at the start of the search that was kept; null when not measured"
+    )
+    late_fall: Number | None = Field(
+        default=None,
+        description="share by which the distance still fell over the last tenth of the search; null when not measured",
+    )
 
 
 class AttackSummary(Entry):
@@ -194,7 +277,7 @@ class AuditRecord(Entry):
     """The whole audit of one or more federations."""
 
     format: Literal["fl-precode-audit"] = "fl-precode-audit"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     created: str = Field(description="ISO 8601, UTC")
     title: str
     success_threshold: Share = Field(description="an image came back when its SSIM is at least this")
@@ -207,55 +290,8 @@ class AuditRecord(Entry):
     victims: list[VictimImage]
     results: list[ImageResult]
     summaries: list[AttackSummary]
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of the record, equal to the file that the package ships."""
-    schema = AuditRecord.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def write_record(record: AuditRecord, folder: Path) -> Path:
-    """Write ``audit.json`` into the folder, at once or not at all, readable by its owner only.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    path = folder / RECORD_NAME
-    write_private(path, (record.model_dump_json(indent=1) + "\n").encode())
-    return path
-
-
-def read_record(path: Path) -> AuditRecord:
-    """Read an ``audit.json``.
-
-    Raises:
-        ValueError: If the file is no audit record, is damaged, or has another schema version; the text says which
-            and what to do.
-        OSError: If there is no such file or it cannot be read.
-    """
-    if path.is_dir():
-        path = path / RECORD_NAME
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not complete JSON ({error}). An audit record is written by `fl-precode audit`; "
-            "this file was cut short or is something else."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != "fl-precode-audit":
-        raise ValueError(f"{path} is not an audit record: expected the audit.json that `fl-precode audit` writes")
-    version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema version {version!r}, and this fl-precode reads version {SCHEMA_VERSION}. "
-            "Use the fl-precode version that wrote it (see 'versions' in the file), or run the audit again."
-        )
-    try:
-        return AuditRecord.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        places = [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()[:3]]
-        raise ValueError(
-            f"{path} was altered or damaged: {error.error_count()} fields do not fit the schema ({'; '.join(places)}). "
-            "Run the audit again, or take the original file."
-        ) from error
+    threat_model: ThreatModel | None = Field(default=None, description="absent in records before version 2")
+    plan: list[PlannedAttack] = Field(default=[], description="absent in records before version 2")
+    flags: list[Flag] = Field(default=[], description="absent in records before version 2")
+    verdicts: list[VerdictEntry] = Field(default=[], description="absent in records before version 2")
+    leakage: list[LeakageSummary] = Field(default=[], description="absent in records before version 2")

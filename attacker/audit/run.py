@@ -26,8 +26,8 @@ from attacker.audit.record import (
     ImageResult,
     LabelKnowledge,
     VictimImage,
-    write_record,
 )
+from attacker.audit.record_file import write_record
 from attacker.audit.selection import ordered_victims
 from attacker.audit.subject import Subject, TapeSource, open_subject, summarise_federation
 from attacker.audit.truth import Truth

@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from attacker.audit.record import SCHEMA_FILE, AuditRecord, ImageResult, finite, json_schema, read_record, write_record
+from attacker.audit.record import AuditRecord, ImageResult, finite
+from attacker.audit.record_file import SCHEMA_FILE, json_schema, read_record, write_record
 from attacker.audit.run import audit_tape
 from tests.attacker.taped_federation import tape_federation
 
@@ -64,6 +65,21 @@ def test_a_record_from_before_results_named_their_method_is_still_one(folder, tm
     assert read_record(tmp_path) == read_record(folder)
 
 
+def test_a_record_of_version_1_is_read_and_says_nothing_of_what_came_later(folder, tmp_path):
+    content = json.loads((folder / "audit.json").read_text()) | {"schema_version": 1}
+    for name in ("threat_model", "plan", "flags", "verdicts", "leakage"):
+        content.pop(name)
+    for row in content["results"]:
+        row.pop("starting_loss"), row.pop("late_fall")
+    for federation in content["federations"]:
+        federation.pop("control_of")
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    record = read_record(tmp_path)
+    assert (record.threat_model, record.plan, record.flags, record.leakage) == (None, [], [], [])
+    assert record.results[0].starting_loss is None
+    assert record.schema_version == 2
+
+
 def test_picture_paths_cannot_leave_the_folder(folder):
     row = read_record(folder).results[0].model_dump()
     for path in ("../secret.png", "/etc/passwd", "images/../x.png", "images/a/b.png", "http://x/images/a.png"):
@@ -75,7 +91,7 @@ def test_picture_paths_cannot_leave_the_folder(folder):
     ("change", "message"),
     [
         ({"format": "other"}, "is not an audit record"),
-        ({"schema_version": 2}, "has schema version 2, and this fl-precode reads version 1"),
+        ({"schema_version": 3}, "has schema version 3, and this fl-precode reads versions 1 and 2"),
         ({"schema_version": None}, "has schema version None"),
         ({"title": 3, "extra": 1}, r"was altered or damaged: 2 fields .*title: .*Run the audit again"),
         ({"success_threshold": 7}, "success_threshold: Input should be less than or equal to 1"),
