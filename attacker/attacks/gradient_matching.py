@@ -26,8 +26,8 @@ class GradientMatching(Attack):
     """Inverting Gradients (Geiping et al., NeurIPS 2020, arXiv 2003.14053), DLG and iDLG, by settings and presets.
 
     By default it minimises ``1 - cos(g(x), g*) + total_variation * TV(x)`` over all parameters by Adam, the learning
-    rate falling tenfold at 3/8, 5/8 and 7/8, from N(0, 1) in the model's normalised scale. Of each restart the iterate
-    with the smallest measured loss is kept, priors included; restarts then compete by the distance there, without them.
+    rate falling tenfold at 3/8, 5/8 and 7/8, from N(0, 1) in the model's normalised scale. Of each restart the last
+    iterate is kept, which was measured; restarts then compete by the distance there, without priors.
     DLG (Zhu, Liu, Han, NeurIPS 2019, arXiv 1906.08935) takes the squared distance, L-BFGS, no box and no prior; See
     Through Gradients (Yin et al., CVPR 2021, arXiv 2104.07586) adds priors on the image, on its statistics at BatchNorm
     layers and on the agreement of restarts.
@@ -73,8 +73,8 @@ class GradientMatching(Attack):
             announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
             those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
             one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
-        iterate: What a search by Adam that ran to its end gives: "best", with the smallest measured loss, or "last", as
-            in the reference code. One that ended early gives the best.
+        iterate: What a search by Adam that ran to its end gives: the "last" iterate, as in the reference code, or the
+            "best", with the smallest measured loss. One that ended early gives the best.
         layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
 
     Raises:
@@ -108,7 +108,7 @@ class GradientMatching(Attack):
     method: str = "inverting-gradients"
     local_training: str = "auto"
     layers: str = ""
-    iterate: str = "best"
+    iterate: str = "last"
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -40,7 +40,7 @@ _L_BFGS_NEEDS: tuple[tuple[str, object, str], ...] = (
     ("warmup", 0, "its line search finds the step"),
     ("langevin", 0, "a line search must see the same loss when it looks twice"),
     ("halving", 0, "its candidates are at different stages of their line searches and cannot be compared in between"),
-    ("iterate", "best", "its steps only go down"),
+    ("iterate", "last", "its steps only go down: the last is the best"),
 )
 
 

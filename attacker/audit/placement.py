@@ -29,7 +29,7 @@ def placed(
 def brought_back(found: Reconstruction) -> Reconstruction:
     """The reconstruction with its tensors on the CPU, where it is compared with the truth."""
     inputs, labels = (None if value is None else value.detach().cpu() for value in (found.inputs, found.labels))
-    return replace(found, inputs=inputs, labels=labels)
+    return replace(found, inputs=inputs, labels=labels, noise=tuple(one.detach().cpu() for one in found.noise))
 
 
 def _placed(one: Observation, device: torch.device) -> Observation:

@@ -1,4 +1,4 @@
-"""First-order search for inputs whose gradient matches the observed one; keeps the best iterate that was measured."""
+"""First-order search for inputs whose gradient matches the observed one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Descent:
             candidate goes on with the next fall of the learning rate at once, and is finished when there is none
             left. 0 waits for ever.
         halving: How often the worse half of each victim's restarts is dropped, by distance; see `halving_rungs`.
-        iterate: What a candidate that was not finished early gives: the "best" measured iterate, or the "last".
+        iterate: What a candidate gives that came to the end of its schedule: the "last" iterate, as reference codes do,
+            or the one with the smallest loss that was measured, "best". Any other gives the best.
     """
 
     iterations: int
@@ -68,7 +69,7 @@ class Descent:
     stop_below: float = 0.0
     plateau: int = 0
     halving: int = 0
-    iterate: str = "best"
+    iterate: str = "last"
 
     def run(
         self,
@@ -91,7 +92,7 @@ class Descent:
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
         Returns:
-            The best measured iterates of all candidates, those that left included. The last iterate is measured too.
+            One iterate of each candidate, as `iterate` says, those that left included; it was measured.
 
         Raises:
             ValueError: If there is Langevin noise to draw and no ``draws``.
@@ -137,6 +138,7 @@ class _Search:
         self._finished = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
         self._diverged = self._finished
         self._clock = torch.zeros_like(self._finished, dtype=torch.long)
+        self._distances = self._losses = self._best.losses
         self._stage, self._steps = self._schedule.stage(self._clock), self._clock
         self._survivors = Survivors(*start.shape[:2])
         self._found = Matched(
@@ -153,7 +155,8 @@ class _Search:
         losses = distances + self._objective.priors(x)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
         self._x = x.detach()
-        self._best.consider(self._x, distances.detach(), losses.detach(), ~self._finished)
+        self._distances, self._losses = distances.detach(), losses.detach()
+        self._best.consider(self._x, self._distances, self._losses, ~self._finished)
         lost = ~gradient.isfinite().flatten(2).all(dim=2)  # the moments of Adam never come back from that
         self._diverged = self._diverged | (lost & ~self._finished)
         self._finish(lost, iteration + 1)
@@ -166,12 +169,20 @@ class _Search:
             flat = self._plateau.reached(self._best.losses, stage != self._stage)
             self._stage = stage
             self._clock = torch.where(flat, self._schedule.next_stage(self._clock), self._clock)
-            self._finish(self._clock >= self._settings.iterations, iteration)
+            self._end(self._clock >= self._settings.iterations, iteration)
         if self._settings.stop_below:
             solved = (self._best.distances < self._settings.stop_below).any(dim=1, keepdim=True)
             self._finish(solved.expand_as(self._finished), iteration)
         if iteration in self._rungs:
             self._finish(worse_half(self._best.distances, self._finished), iteration)
+
+    def _end(self, which: Tensor, steps: int) -> None:
+        """Candidates at the end of their schedule, whose iterate was just measured, are finished."""
+        if self._settings.iterate == "last":
+            ended = which & ~self._finished
+            self._best.forget(ended & self._distances.isfinite())
+            self._best.consider(self._x, self._distances, self._losses, ended)
+        self._finish(which, steps)
 
     def _finish(self, which: Tensor, steps: int) -> None:
         self._steps = torch.where(which & ~self._finished, steps, self._steps)
@@ -207,13 +218,11 @@ class _Search:
     def measure_last(self) -> None:
         """Measure the last iterate, without a gradient."""
         with torch.no_grad():
-            distances = self._objective.distances(self._x)
-            losses = distances + self._objective.priors(self._x)
-        if self._settings.iterate == "last":
-            self._best.forget(~self._finished & distances.isfinite())
-        self._best.consider(self._x, distances, losses, ~self._finished)
-        self._diverged = self._diverged | (~distances.isfinite() & ~self._finished)
-        self._finish(torch.ones_like(self._finished), self._settings.iterations)
+            self._distances = self._objective.distances(self._x)
+            self._losses = self._distances + self._objective.priors(self._x)
+        self._best.consider(self._x, self._distances, self._losses, ~self._finished)
+        self._diverged = self._diverged | (~self._distances.isfinite() & ~self._finished)
+        self._end(torch.ones_like(self._finished), self._settings.iterations)
 
     def shrink(self) -> bool:
         """Let finished candidates leave; whether any is left to work on."""

@@ -35,12 +35,13 @@ def start(victims: int = 2, restarts: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("learning_rate", [0.05, 1.0, 30.0])
 @pytest.mark.parametrize("signed", [True, False])
-def test_the_iterate_kept_is_the_one_that_was_measured_best(learning_rate, signed):
+@pytest.mark.parametrize("iterate", ["last", "best"])
+def test_the_iterate_kept_was_measured_and_is_the_last_or_the_best(learning_rate, signed, iterate):
     bowl = Bowl()
-    found = replace(PLAIN, learning_rate=learning_rate, signed=signed).run(bowl, start())
+    found = replace(PLAIN, learning_rate=learning_rate, signed=signed, iterate=iterate).run(bowl, start())
     recorded = torch.stack([values for _, values in bowl.seen])  # (calls, victims, restarts)
     assert len(bowl.seen) == PLAIN.iterations + 1  # the last iterate is measured too
-    assert torch.equal(found.distances, recorded.min(dim=0).values)
+    assert torch.equal(found.distances, recorded[-1] if iterate == "last" else recorded.min(dim=0).values)
     assert torch.equal(Bowl().distances(found.candidates), found.distances)
     assert not bool(found.diverged.any())
 

@@ -57,6 +57,19 @@ def test_leaving_changes_no_result(changed, monkeypatch):
         assert torch.equal(getattr(together, name), getattr(stayed, name)), name
 
 
+def test_a_candidate_that_left_on_its_last_plateau_gives_the_iterate_it_left_with():
+    """It bounces around the goal, so that its last iterate is not its best."""
+    settings = replace(DESCENT, signed=True, learning_rate=1.0, schedule="constant")
+    bowl = Bowl(goals=goals())
+    last = settings.run(bowl, start())
+    best = replace(settings, iterate="best").run(Bowl(goals=goals()), start())
+    assert bool((last.iterations < settings.iterations).all())
+    assert torch.equal(last.iterations, best.iterations)
+    assert bool((last.distances >= best.distances).all())
+    assert bool((last.distances > best.distances).any())
+    assert torch.equal(Bowl(goals=goals()).distances(last.candidates), last.distances)
+
+
 @pytest.mark.parametrize("changed", [{}, {"langevin": 0.3}, {"halving": 2}, {"plateau": 0, "stop_below": 0.5}], ids=str)
 def test_a_victim_goes_as_if_it_were_alone(changed):
     descent = replace(DESCENT, **changed)
