@@ -55,5 +55,5 @@ class Course:
         """
         moments = (_LATE * steps / self._every).long().clamp(max=self._seen.shape[2] - 1)
         before = self._seen.gather(2, moments.unsqueeze(2)).squeeze(2)
-        falls = torch.where(before > 0, (before - distances) / before, 0.0).clamp(max=1.0)  # rounding may end below zero
+        falls = torch.where(before > 0, (before - distances) / before, 0.0).clamp(max=1)  # rounding may end below zero
         return torch.where(before.isfinite(), falls, torch.nan)
