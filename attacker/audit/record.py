@@ -97,6 +97,11 @@ class AttackDescription(Entry):
         "in older records, where an adaptive attack counts for every defence",
     )
 
+    oblivious: bool = Field(
+        default=False,
+        description="true when it answers defences only because they cannot touch what it works with",
+    )
+
     def answers_to(self, defence: str) -> bool:
         """Whether the attack takes a part of this defence spec into account."""
         parts = {part.strip().partition(":")[0] for part in defence.split("+")}

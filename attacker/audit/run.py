@@ -185,9 +185,8 @@ def attack_seed(seed: int, spec: str) -> int:
 
 def _describe(spec: str) -> AttackDescription:
     entry = ATTACKS[spec.partition(":")[0]]
-    return AttackDescription(
-        spec=spec, description=entry.description, adaptive=entry.adaptive, answers=sorted(entry.answers)
-    )
+    same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
+    return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
 
 
 def _share(progress: AuditProgress | None, part: int, parts: int) -> AuditProgress:

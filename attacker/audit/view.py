@@ -37,9 +37,12 @@ def _work(one: FederationSummary) -> tuple[object, ...]:
 
 
 def knows(record: AuditRecord, federation: FederationSummary, spec: str) -> bool:
-    """Whether an attack takes this federation's defence into account, or a part of it: whether it is adaptive there."""
+    """Whether an attack takes this federation's defence into account, or a part of it: whether it is adaptive there.
+
+    One that the defence cannot touch, and that would do the same without it, is not: everybody could run it.
+    """
     return is_defended(federation) and any(
-        one.spec == spec and one.answers_to(federation.defence) for one in record.attacks
+        one.spec == spec and not one.oblivious and one.answers_to(federation.defence) for one in record.attacks
     )
 
 

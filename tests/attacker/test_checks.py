@@ -270,8 +270,8 @@ def test_what_is_known_of_the_updates():
 def test_what_was_left_out_for_lack_of_time():
     def planned(status, role="adaptive", identifier="f2"):
         return PlannedAttack(
-            federation=identifier, attack="noise-restoring", role=role, status=status, reason="it takes 3 h", updates=64,
-            iterations=100, expected_seconds=1e4,
+            federation=identifier, attack="noise-restoring", role=role, status=status, reason="it takes 3 h",
+            updates=64, iterations=100, expected_seconds=1e4,
         )  # fmt: skip
 
     assert ("f2", "attack-left-out", "noise-restoring") in raised(plan=[planned("over_budget")])
