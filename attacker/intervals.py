@@ -54,8 +54,8 @@ def paired_interval(
     correlation = 0.0
     if product > 0:
         cross = both * neither - first_only * second_only
-        cross = max(cross - victims / 2, 0.0) if cross > 0 else cross  # Newcombe's correction towards none
-        correlation = cross / math.sqrt(product)
+        corrected = max(cross - victims / 2, 0.0) if cross > 0 else cross  # Newcombe's correction towards none
+        correlation = corrected / math.sqrt(product)
     return _squared_and_added((rows[0], rows[2]), (victims, victims), correlation, confidence)
 
 
