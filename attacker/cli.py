@@ -1,7 +1,8 @@
 """The command line ``fl-precode``.
 
 Exit codes: 0 done, 1 the job failed (``check``: a demand is not met; ``compare``: something is worse), 2 bad usage (and
-records that cannot be used), 130 interrupted. Errors are one readable paragraph on stderr; ``--debug`` shows the traceback. Everything heavy is imported inside the commands, so that ``--help`` is quick.
+records that cannot be used), 130 interrupted. Errors are one readable paragraph on stderr; ``--debug`` shows the
+traceback. Everything heavy is imported inside the commands, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
