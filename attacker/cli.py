@@ -1,7 +1,8 @@
 """The command line ``fl-precode``.
 
-Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted. Errors are one readable paragraph on stderr;
-``--debug`` shows the traceback. Everything heavy is imported inside the commands, so that ``--help`` is quick.
+Exit codes: 0 done, 1 the job failed (``check``: a demand is not met; ``compare``: something is worse), 2 bad usage (and
+records that cannot be used), 130 interrupted. Errors are one readable paragraph on stderr; ``--debug`` shows the
+traceback. Everything heavy is imported inside the commands, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from attacker import cli_analyse, cli_audit, cli_bench, cli_lists, cli_recommend, cli_reproduce, cli_run
+from attacker import cli_analyse, cli_audit, cli_bench, cli_gate, cli_lists, cli_recommend, cli_reproduce, cli_run
 
 INTERRUPTED = 130
 
@@ -95,6 +96,7 @@ def _options(
 
 cli_run.register(app)
 cli_audit.register(app)
+cli_gate.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)

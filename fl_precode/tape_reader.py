@@ -123,6 +123,25 @@ class Tape:
                     self._note(str(error))
         return list(self.problems)
 
+    def fingerprint(self, manifest_bytes: int | None = None) -> tuple[str, int]:
+        """What tells this tape from any other: SHA-256 of its header and manifest, which lists the hash of every file.
+
+        Args:
+            manifest_bytes: How much of the manifest counts, because a tape may have grown since; None for all of it.
+
+        Returns:
+            The hash in hexadecimal digits, and the bytes of the manifest that it covers.
+
+        Raises:
+            TapeError: If header or manifest cannot be read.
+        """
+        try:
+            header, manifest = (_read_inside(self.path, name) for name in (HEADER, MANIFEST))
+        except OSError as error:
+            raise TapeError(f"{self.path} cannot be read: {error.strerror}") from error
+        counted = manifest if manifest_bytes is None else manifest[:manifest_bytes]
+        return hashlib.sha256(header + counted).hexdigest(), len(counted)
+
     def _note(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)

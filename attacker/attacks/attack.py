@@ -38,6 +38,10 @@ class Reconstruction:
         matching_loss: Gradient distance of ``inputs`` without priors, lower is better; None when not measured.
         seconds: Wall time, the share of this observation.
         iterations: Optimiser steps done; 0 for analytic attacks.
+        starting_loss: Distance at the start of the search that is kept, by the measure of ``matching_loss``; None when
+            not measured, and for attacks that do not search.
+        late_fall: Share by which the distance still fell over the last tenth of that search; None likewise.
+        starts: Starts that were compared; 0 for attacks that do not search.
         method: Spec of the member that found it, for attacks that are made of others; empty otherwise.
         noise: What the attack takes for the client's noise, (batch, ...) for each random layer in order of execution;
             empty when it has no opinion.
@@ -50,6 +54,9 @@ class Reconstruction:
     matching_loss: float | None = None
     seconds: float = 0.0
     iterations: int = 0
+    starting_loss: float | None = None
+    late_fall: float | None = None
+    starts: int = 0
     method: str = ""
     noise: tuple[Tensor, ...] = ()
 

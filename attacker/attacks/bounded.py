@@ -98,4 +98,5 @@ def better(one: Reconstruction | None, other: Reconstruction) -> Reconstruction:
         loss = result.matching_loss
         return result.outcome is Outcome.DIVERGED, loss is None, loss or 0.0
 
-    return replace(min(one, other, key=rank), seconds=one.seconds + other.seconds)
+    best = min(one, other, key=rank)
+    return replace(best, seconds=one.seconds + other.seconds, starts=one.starts + other.starts)

@@ -77,6 +77,7 @@ class Contest:
         self._refusals: list[str] = []
         self._seconds = 0.0
         self._iterations = 0
+        self._starts = 0
         self.decided = False
         self.distance: float | None = None
 
@@ -84,6 +85,7 @@ class Contest:
         """Take in what one attack found, or why it found nothing."""
         self._seconds += result.seconds
         self._iterations += result.iterations
+        self._starts += result.starts
         if result.inputs is None:
             kind = self._refusals if result.outcome is Outcome.NOT_APPLICABLE else self._failures
             kind.append(f"{method}: {result.reason}")
@@ -116,6 +118,8 @@ class Contest:
             reason="; ".join(reasons),
             seconds=self._seconds,
             iterations=self._iterations,
+            starts=self._starts,
+            starting_loss=None,  # the member measured it by another measure
         )
 
     def _measured(self, result: Reconstruction) -> float | None:

@@ -217,8 +217,15 @@ def _result(
         matching_loss=max(0.0, distance) if measured else None,  # rounding may end below zero
         seconds=seconds,
         iterations=int(matched.iterations[index].max()),
+        starting_loss=_measured(matched.starts[index, restart]),
+        late_fall=_measured(matched.late_falls[index, restart]) if measured else None,
+        starts=matched.distances.shape[1],
         noise=tuple(one[index, restart] for one in noise) if measured else (),
     )
+
+
+def _measured(value: Tensor) -> float | None:
+    return float(value) if bool(value.isfinite()) else None
 
 
 def _fields(victim: Victim) -> dict[str, Any]:

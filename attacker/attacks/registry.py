@@ -36,6 +36,7 @@ class AttackEntry:
         options: Names of the options that the spec may carry.
         answers: Names of the defences that it takes into account, or that cannot touch what it works with, where it is
             applicable; the verdict says so when no attack that answers the announced defence was run.
+        oblivious: Whether it answers them only because they cannot touch what it works with: it does the same without.
     """
 
     description: str
@@ -43,6 +44,7 @@ class AttackEntry:
     build: Callable[[Spec], Attack] = field(repr=False)
     options: tuple[str, ...] = ()
     answers: frozenset[str] = frozenset()
+    oblivious: bool = False
 
     @property
     def adaptive(self) -> bool:
@@ -122,6 +124,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=_first_layer,
             # All of them stand behind the first layer, or scale its gradient as a whole; Soteria may defend that one.
             answers=_BOTTLENECKS | {"dropout", "clip"},
+            oblivious=True,
         ),
         "layerwise-inversion": AttackEntry(
             description="one linear system for each layer: exact for one image where their equations suffice",
@@ -213,6 +216,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=_of_whole_numbers(Spear, _SPEAR),
             options=_SPEAR,
             answers=_BOTTLENECKS | {"dropout"},
+            oblivious=True,
         ),
         "portfolio": AttackEntry(
             description="first-layer, DLG, Inverting Gradients and what answers a bottleneck: the best match",

@@ -167,6 +167,9 @@ class UpdateEvaluation:
                 matching_loss=finite(reconstruction.matching_loss),
                 seconds=reconstruction.seconds / len(self._ids),
                 iterations=reconstruction.iterations,
+                starting_loss=finite(reconstruction.starting_loss),
+                late_fall=finite(reconstruction.late_fall),
+                starts=reconstruction.starts,
                 method=reconstruction.method,
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
@@ -191,9 +194,10 @@ class UpdateEvaluation:
 
     def _label_accuracy(self, run: AttackRun, reconstruction: Reconstruction) -> float | None:
         recovered = reconstruction.labels
-        if run.labels_granted or recovered is None or self._truth is None or len(recovered) != len(self._ids):
+        if recovered is None or self._truth is None or len(recovered) != len(self._ids):
             return None
-        return label_accuracy(recovered.detach().cpu().long(), self._truth.labels)
+        right = label_accuracy(recovered.detach().cpu().long(), self._truth.labels)
+        return None if run.labels_granted and right == 1 else right
 
 
 def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> AttackSummary:

@@ -7,41 +7,73 @@ are identical (an infinite PSNR).
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-SCHEMA_VERSION: Final = 2
+from attacker.audit.record_entry import (
+    Count,
+    Entry,
+    Identifier,
+    LabelKnowledge,
+    Number,
+    OutcomeName,
+    PicturePath,
+    PlanStatus,
+    Role,
+    Setting,
+    Share,
+    VerdictName,
+    finite,
+)
+from attacker.audit.record_evidence import (
+    Flag,
+    InfluenceGroup,
+    LayerLeakage,
+    LeakageSummary,
+    PlannedAttack,
+    TapeIdentity,
+    ThreatModel,
+    UpdateFacts,
+    VerdictEntry,
+)
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=80)]
-PicturePath = Annotated[str, Field(pattern=r"^images/[a-z0-9][a-z0-9.-]*\.png$", max_length=120)]
-Setting = str | int | float | bool | None
-OutcomeName = Literal["converged", "iteration_limit", "diverged", "not_applicable", "failed"]
-LabelKnowledge = Literal["granted", "recovered"]
-Role = Literal["plain", "adaptive"]
-PlanStatus = Literal["run", "not_applicable", "refused", "over_budget"]
-VerdictName = Literal[
-    "leaks", "leaks to an adaptive attacker", "not shown to leak", "held against everything tried", "not known"
+__all__ = [
+    "SCHEMA_VERSION",
+    "AttackDescription",
+    "AttackSummary",
+    "AuditRecord",
+    "Count",
+    "Entry",
+    "FederationSummary",
+    "Flag",
+    "Identifier",
+    "ImageResult",
+    "InfluenceGroup",
+    "LabelKnowledge",
+    "LayerLeakage",
+    "LeakageSummary",
+    "LeftOut",
+    "Machine",
+    "Number",
+    "OutcomeName",
+    "PicturePath",
+    "PlanStatus",
+    "PlannedAttack",
+    "Role",
+    "RoundResult",
+    "Setting",
+    "Share",
+    "TapeIdentity",
+    "ThreatModel",
+    "UpdateFacts",
+    "VerdictEntry",
+    "VerdictName",
+    "VictimImage",
+    "finite",
 ]
 
-
-def finite(value: float | None) -> float | None:
-    """The value as a JSON number, or None where it is None, NaN or infinite.
-
-    >>> finite(float("inf")) is None, finite(0.5)
-    (True, 0.5)
-    """
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-class Entry(BaseModel):
-    """A part of the record: immutable, and no unknown field is let in."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+SCHEMA_VERSION: Final = 2
 
 
 class Machine(Entry):
@@ -65,83 +97,15 @@ class AttackDescription(Entry):
         "in older records, where an adaptive attack counts for every defence",
     )
 
+    oblivious: bool = Field(
+        default=False,
+        description="true when it answers defences only because they cannot touch what it works with",
+    )
+
     def answers_to(self, defence: str) -> bool:
         """Whether the attack takes a part of this defence spec into account."""
         parts = {part.strip().partition(":")[0] for part in defence.split("+")}
         return self.adaptive and (not self.answers or bool(parts & set(self.answers)))
-
-
-class ThreatModel(Entry):
-    """What the attacker is taken to know."""
-
-    name: str = Field(description="of the attacker, in the words of the taxonomy")
-    granted: list[str] = Field(description="kinds of knowledge that the attacker has")
-    withheld: list[str] = Field(description="kinds that it has not; an attack that needs one is refused")
-
-
-class PlannedAttack(Entry):
-    """One attack that was considered for one federation, and why it was run or not."""
-
-    federation: Identifier
-    attack: str
-    role: Role = Field(description="adaptive when it answers a part of this federation's defence")
-    status: PlanStatus
-    reason: str
-    updates: Count = Field(description="updates it was planned for")
-    iterations: Count | None = Field(description="of one update, null when it does not search")
-    expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-
-
-class Flag(Entry):
-    """A reason to distrust a low score."""
-
-    federation: Identifier
-    name: Identifier = Field(description="as in docs/flags.md")
-    attack: str | None = Field(description="spec, when it is about one attack")
-    sentence: str
-
-
-class VerdictEntry(Entry):
-    """What the audit allows to be said about one federation, by written rules."""
-
-    federation: Identifier
-    verdict: VerdictName
-    sentence: str
-    cautions: list[str]
-
-
-class InfluenceGroup(Entry):
-    """I2F over the victims of one node or one class."""
-
-    group: Literal["node", "class"]
-    name: str
-    images: Count
-    mean: Number = Field(description="RMSE of pixels predicted from the defence's own change of the gradient")
-    largest: Number
-
-
-class LayerLeakage(Entry):
-    """Equations that a gradient gives for the input of one layer."""
-
-    name: str
-    kind: str
-    unknowns: Count
-    rank: Count = Field(description="independent equations, counted or computed")
-
-
-class LeakageSummary(Entry):
-    """Leakage indices of one federation's model, computed without reconstructing anything."""
-
-    federation: Identifier
-    unknowns: Count = Field(description="numbers in one image")
-    jacobian_rank: Count | None = Field(description="of them determined by the gradient, null when not computed")
-    unit_rmse: Number | None = Field(description="expected error of pixels for noise of deviation 1 on the gradient")
-    solubility: Number | None = Field(description="c(M) of Chen, Campbell; unsound, for comparison")
-    layers: list[LayerLeakage]
-    influence: list[InfluenceGroup]
-    correlation: Number | None = Field(description="Spearman's, of I2F and the measured error; null when not measured")
-    correlation_interval: tuple[Number, Number] | None
-    reason: str = Field(description="why something is missing; empty otherwise")
 
 
 class RoundResult(Entry):
@@ -202,6 +166,8 @@ class FederationSummary(Entry):
         default=None,
         description="set for an undefended control: the federation whose updates it repeats without the defence",
     )
+    tape_identity: TapeIdentity | None = Field(default=None, description="absent in older records and for controls")
+    facts: UpdateFacts | None = Field(default=None, description="absent in older records")
 
 
 class VictimImage(Entry):
@@ -235,7 +201,9 @@ class ImageResult(Entry):
     psnr: Number | None = Field(description="dB, data range 1; null with mse 0 means identical images")
     mse: Number | None
     baseline_ssim: Number | None = Field(description="SSIM of the mean training image against the truth")
-    label_accuracy: Share | None = Field(description="right labels in this batch; null when labels were granted")
+    label_accuracy: Share | None = Field(
+        description="right labels in this batch; null when the attack used labels that it was granted"
+    )
     matching_loss: Number | None = Field(description="gradient distance without priors; null when not measured")
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(description="this image's share of wall time")
     iterations: Count
@@ -249,6 +217,9 @@ class ImageResult(Entry):
     late_fall: Number | None = Field(
         default=None,
         description="share by which the distance still fell over the last tenth of the search; null when not measured",
+    )
+    starts: Count | None = Field(
+        default=None, description="starts that a search compared; 0 when it does not search, null in older records"
     )
 
 

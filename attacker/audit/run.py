@@ -16,7 +16,9 @@ from attacker.attacks.attack import Attack
 from attacker.attacks.registry import ATTACKS, build_attack
 from attacker.audit.announced import common_doubts, doubts
 from attacker.audit.evaluate import SUCCESS_THRESHOLD, AttackRun, UpdateEvaluation, summarise
+from attacker.audit.facts import update_facts
 from attacker.audit.files import Pictures, make_private_folder
+from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.placement import CPU, brought_back, placed
 from attacker.audit.record import (
@@ -27,7 +29,6 @@ from attacker.audit.record import (
     LabelKnowledge,
     VictimImage,
 )
-from attacker.audit.record_file import write_record
 from attacker.audit.selection import ordered_victims
 from attacker.audit.subject import Subject, TapeSource, open_subject, summarise_federation
 from attacker.audit.truth import Truth
@@ -121,8 +122,8 @@ def audit_tapes(
         _audit_subject(subject, f"f{number + 1}", plan, _share(progress, number, len(subjects)))
         for number, subject in enumerate(subjects)
     ]
-    record = _assemble(audited, plan, title)
-    write_record(record, folder)
+    record = finish_record(_assemble(audited, plan, title))
+    write_audit(record, folder)
     return record
 
 
@@ -184,9 +185,8 @@ def attack_seed(seed: int, spec: str) -> int:
 
 def _describe(spec: str) -> AttackDescription:
     entry = ATTACKS[spec.partition(":")[0]]
-    return AttackDescription(
-        spec=spec, description=entry.description, adaptive=entry.adaptive, answers=sorted(entry.answers)
-    )
+    same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
+    return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
 
 
 def _share(progress: AuditProgress | None, part: int, parts: int) -> AuditProgress:
@@ -214,7 +214,7 @@ def _audit_subject(subject: Subject, identifier: str, plan: _Plan, progress: Aud
     # Opening a tape compares sizes only; what was altered in place shows when everything is read.
     subject.tape.verify()
     found = common_doubts([doubts(subject.victim, one, subject.defence) for one in chosen])
-    federation = summarise_federation(subject, identifier, plan.labels, found)
+    federation = summarise_federation(subject, identifier, plan.labels, found, update_facts(subject.victim, chosen))
     images: list[VictimImage] = []
     rows: list[ImageResult] = []
     for number, (observation, truth) in enumerate(zip(chosen, truths, strict=True)):

@@ -11,12 +11,14 @@ from typing import Any
 
 from torch import nn
 
+from attacker.audit.facts import tape_identity
 from attacker.audit.record import (
     FederationSummary,
     LabelKnowledge,
     LeftOut,
     RoundResult,
     Setting,
+    UpdateFacts,
     finite,
 )
 from attacker.audit.truth import EVALUATION_NAME, TruthSource, differing_settings
@@ -148,7 +150,7 @@ def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
 
 
 def summarise_federation(
-    subject: Subject, identifier: str, labels: LabelKnowledge, doubts: list[str]
+    subject: Subject, identifier: str, labels: LabelKnowledge, doubts: list[str], facts: UpdateFacts | None = None
 ) -> FederationSummary:
     """The record's entry of one federation, after its attacks (which may have found problems of the tape)."""
     tape, inputs = subject.tape, subject.victim.inputs
@@ -189,6 +191,8 @@ def summarise_federation(
         truth_note=subject.truth_note,
         labels=labels,
         settings=settings,
+        tape_identity=tape_identity(tape),
+        facts=facts,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from attacker.engine.adam import Adam
+from attacker.engine.course import Course
 from attacker.engine.draws import Draws
 from attacker.engine.matched import Best, Matched
 from attacker.engine.objective import Objective
@@ -141,11 +142,14 @@ class _Search:
         self._distances = self._losses = self._best.losses
         self._stage, self._steps = self._schedule.stage(self._clock), self._clock
         self._survivors = Survivors(*start.shape[:2])
+        self._course = Course(self._best.distances, settings.iterations)
         self._found = Matched(
             candidates=start.detach().clone(),
             distances=self._best.distances.clone(),
             diverged=self._finished.clone(),
             iterations=self._steps.clone(),
+            starts=self._best.distances,
+            late_falls=self._best.distances,
         )
 
     def step(self, iteration: int) -> None:
@@ -157,6 +161,7 @@ class _Search:
         self._x = x.detach()
         self._distances, self._losses = distances.detach(), losses.detach()
         self._best.consider(self._x, self._distances, self._losses, ~self._finished)
+        self._course.note(iteration, self._best.distances, self._survivors)
         lost = ~gradient.isfinite().flatten(2).all(dim=2)  # the moments of Adam never come back from that
         self._diverged = self._diverged | (lost & ~self._finished)
         self._finish(lost, iteration + 1)
@@ -221,6 +226,7 @@ class _Search:
             self._distances = self._objective.distances(self._x)
             self._losses = self._distances + self._objective.priors(self._x)
         self._best.consider(self._x, self._distances, self._losses, ~self._finished)
+        self._course.note(self._settings.iterations, self._best.distances, self._survivors)
         self._diverged = self._diverged | (~self._distances.isfinite() & ~self._finished)
         self._end(torch.ones_like(self._finished), self._settings.iterations)
 
@@ -248,7 +254,8 @@ class _Search:
     def found(self) -> Matched:
         """What was found until now, in the original order."""
         self._store()
-        return self._found
+        late = self._course.late_falls(self._found.distances, self._found.iterations)
+        return replace(self._found, starts=self._course.starts, late_falls=late)
 
     def _store(self) -> None:
         for values, into in (

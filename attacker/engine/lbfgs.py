@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from attacker.engine.course import Course
 from attacker.engine.curvature import CurvaturePairs, row_products
 from attacker.engine.matched import Matched
 from attacker.engine.objective import Objective
@@ -96,11 +97,16 @@ class _Search:
         self._plateau = Plateau(nothing_yet, settings.plateau)
         self._steps = torch.ones(start.shape[:2], dtype=torch.long, device=start.device)
         self._survivors = Survivors(*start.shape[:2])
+        first = self._axes(self._lines.best_distances)
+        self._course = Course(first, settings.iterations)
+        self._course.note(0, first, self._survivors)
         self._found = Matched(
             candidates=start.detach().clone(),
-            distances=self._axes(self._lines.best_distances).clone(),
+            distances=first.clone(),
             diverged=self._axes(self._lines.diverged).clone(),
             iterations=self._steps.clone(),
+            starts=first,
+            late_falls=first,
         )
         self._stop()
 
@@ -109,6 +115,7 @@ class _Search:
         working = self._axes(self._lines.active)
         self._lines.learn(*self._measure(self._lines.trial()))
         self._steps = torch.where(working, done + 1, self._steps)
+        self._course.note(done + 1, self._axes(self._lines.best_distances), self._survivors)
         self._stop()
 
     def _stop(self) -> None:
@@ -143,7 +150,8 @@ class _Search:
     def found(self) -> Matched:
         """What was found until now, in the original order."""
         self._store()
-        return self._found
+        late = self._course.late_falls(self._found.distances, self._found.iterations)
+        return replace(self._found, starts=self._course.starts, late_falls=late)
 
     def _measure(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses and distances, (c,), and the gradient of the losses, (c, n)."""

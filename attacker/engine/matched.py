@@ -22,12 +22,17 @@ class Matched:
             no iterate had a finite one.
         diverged: (victims, restarts), whether the candidate ended at values that are not finite.
         iterations: (victims, restarts), optimiser steps done until the candidate was finished or given up.
+        starts: (victims, restarts), the distance at the start; NaN where it was not measured.
+        late_falls: (victims, restarts), share by which the distance fell over the last tenth of the candidate's own
+            search; NaN where it is not known.
     """
 
     candidates: Tensor
     distances: Tensor
     diverged: Tensor
     iterations: Tensor
+    starts: Tensor
+    late_falls: Tensor
 
     def best_restart(self) -> Tensor:
         """Each victim's restart with the smallest distance, (victims,); a diverged one wins only among its like."""

@@ -7,6 +7,7 @@ from attacker.audit.record import (
     AttackSummary,
     AuditRecord,
     FederationSummary,
+    ImageResult,
     LeftOut,
     Machine,
     RoundResult,
@@ -95,3 +96,42 @@ def record(federations: list[FederationSummary], summaries: list[AttackSummary],
 
 def left_out(node: str, reason: str) -> LeftOut:
     return LeftOut(round=1, node=node, reason=reason)
+
+
+def rows(identifier: str, attack: str, images: int = 4, **changes: object) -> list[ImageResult]:
+    """What one attack made of each image of one federation; a search that found its way, by default.
+
+    A list as a value gives each image its own.
+    """
+    content = {
+        "federation": identifier,
+        "attack": attack,
+        "model": "lenet",
+        "defence": "none",
+        "dataset": "faces",
+        "round": 1,
+        "node": "7",
+        "image": 0,
+        "outcome": "iteration_limit",
+        "reason": "",
+        "ssim": 0.2,
+        "psnr": 12.0,
+        "mse": 0.06,
+        "baseline_ssim": 0.1,
+        "label_accuracy": None,
+        "matching_loss": 0.1,
+        "seconds": 1.0,
+        "iterations": 100,
+        "reconstruction": None,
+        "starting_loss": 1.0,
+        "late_fall": 0.0,
+        "starts": 2,
+    }
+    return [
+        ImageResult.model_validate(
+            content
+            | {"victim_id": f"{identifier}-u{number}-i0"}
+            | {key: value[number] if isinstance(value, list) else value for key, value in changes.items()}
+        )
+        for number in range(images)
+    ]

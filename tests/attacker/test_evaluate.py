@@ -99,7 +99,9 @@ def test_granted_labels_have_no_accuracy_and_wrong_ones_a_low_one(evaluation):
     run = attacked(inputs, wrong)
     assert update.results(run, "a1")[0].label_accuracy == pytest.approx(expected)
     granted = AttackRun(spec=run.spec, reconstruction=run.reconstruction, labels_granted=True)
-    assert update.results(granted, "a1")[0].label_accuracy is None
+    assert update.results(granted, "a1")[0].label_accuracy == pytest.approx(expected)  # it did not use them
+    used = AttackRun(spec=run.spec, reconstruction=attacked(inputs, labels).reconstruction, labels_granted=True)
+    assert update.results(used, "a1")[0].label_accuracy is None
 
 
 def test_identical_images_have_a_null_psnr_beside_mse_zero():

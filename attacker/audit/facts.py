@@ -1,0 +1,90 @@
+"""What is measured about updates beside attacking them: is the model random, what is withheld, which tape is it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attacker.attacks.as_trained import as_trained
+from attacker.attacks.attack import check_observation
+from attacker.audit.record import TapeIdentity, UpdateFacts
+from attacker.engine import Replay, steps_behind
+from attacker.engine.batch_norm import batch_norms
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+from fl_precode.tape import Tape
+
+_logger = logging.getLogger(__name__)
+
+_ROUNDING = 1e-5
+"""Share by which two gradients of the same images may differ without the model being random."""
+
+
+def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateFacts:
+    """What a reader must know about the updates to judge what attacks made of them.
+
+    Args:
+        victim: Public knowledge about the model.
+        observations: The updates that were attacked.
+    """
+    steps = [steps_behind(one) for one in observations]
+    known = [one for one in steps if one is not None]
+    return UpdateFacts(
+        random=_is_random(victim, observations),
+        buffers_withheld=any(_buffers_withheld(victim, one) for one in observations),
+        steps=max(known) if known and len(known) == len(steps) else None,
+    )
+
+
+def tape_identity(tape: Tape) -> TapeIdentity:
+    """What tells this tape, as far as it is written, from any other.
+
+    Raises:
+        TapeError: If it cannot be read.
+    """
+    sha256, length = tape.fingerprint()
+    return TapeIdentity(sha256=sha256, manifest_bytes=length)
+
+
+def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | None:
+    """Whether the model, as clients train it, gives another gradient when it is asked again; None when it cannot be."""
+    fitting = next((one for one in observations if check_observation(victim, one) is None), None)
+    if fitting is None:
+        return None
+    try:
+        first, second = (_replayed(victim, fitting, seed) for seed in (1, 2))
+    except Exception:  # foreign models may raise anything
+        _logger.warning("whether the model is random could not be measured", exc_info=True)
+        return None
+    return bool((first - second).norm() > _ROUNDING * first.norm())
+
+
+def _replayed(victim: Victim, observation: Observation, seed: int) -> Tensor:
+    """The gradient of always the same images, the global generator seeded; one vector."""
+    (group,) = as_trained(victim, [observation])
+    model = copy.deepcopy(group.victim.model)
+    other = Victim(model=model, inputs=victim.inputs, name=victim.name)
+    model.train()
+    for name in batch_norms(model):  # those that are left normalise by buffers
+        model.get_submodule(name).eval()
+    images = torch.randn(2, *victim.inputs.shape, generator=torch.Generator().manual_seed(0))
+    like = next(iter(observation.parameters.values()))
+    labels = torch.arange(2, device=like.device) % victim.inputs.classes
+    weights = {name: value.detach().clone().requires_grad_(True) for name, value in observation.parameters.items()}
+    buffers = {name: value.clone() for name, value in group.observations[0].buffers.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loss = Replay(other, weights, buffers).loss(weights, images.to(like), labels, ())
+    found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    return torch.cat([one.flatten() for one in found])
+
+
+def _buffers_withheld(victim: Victim, observation: Observation) -> bool:
+    """Whether clients normalise by running statistics, for all that is known, and the tape has not all of them."""
+    if observation.protocol.batch_norm == "batch":
+        return False
+    return any(f"{name}.running_mean" not in observation.buffers for name in batch_norms(victim.model))

@@ -1,0 +1,102 @@
+"""Parts of the audit record that say what a result is worth: threat model, plan, flags, verdicts, leakage indices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from attacker.audit.record_entry import Count, Entry, Identifier, Number, PlanStatus, Role, VerdictName
+
+
+class ThreatModel(Entry):
+    """What the attacker is taken to know."""
+
+    name: str = Field(description="of the attacker, in the words of the taxonomy")
+    granted: list[str] = Field(description="kinds of knowledge that the attacker has")
+    withheld: list[str] = Field(description="kinds that it has not; an attack that needs one is refused")
+
+
+class PlannedAttack(Entry):
+    """One attack that was considered for one federation, and why it was run or not."""
+
+    federation: Identifier
+    attack: str
+    role: Role = Field(description="adaptive when it answers a part of this federation's defence")
+    status: PlanStatus
+    reason: str
+    updates: Count = Field(description="updates it was planned for")
+    iterations: Count | None = Field(description="of one update, null when it does not search")
+    expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+
+
+class Flag(Entry):
+    """A reason to distrust a low score."""
+
+    federation: Identifier
+    name: Identifier = Field(description="as in docs/flags.md")
+    attack: str | None = Field(description="spec, when it is about one attack")
+    sentence: str
+    weak: bool = Field(default=True, description="whether it alone forbids to say that the defence held")
+
+
+class VerdictEntry(Entry):
+    """What the audit allows to be said about one federation, by written rules."""
+
+    federation: Identifier
+    verdict: VerdictName
+    sentence: str
+    cautions: list[str]
+
+
+class InfluenceGroup(Entry):
+    """I2F over the victims of one node or one class."""
+
+    group: Literal["node", "class"]
+    name: str
+    images: Count
+    mean: Number = Field(description="RMSE of pixels predicted from the defence's own change of the gradient")
+    largest: Number
+
+
+class LayerLeakage(Entry):
+    """Equations that a gradient gives for the input of one layer."""
+
+    name: str
+    kind: str
+    unknowns: Count
+    rank: Count = Field(description="independent equations, counted or computed")
+
+
+class LeakageSummary(Entry):
+    """Leakage indices of one federation's model, computed without reconstructing anything."""
+
+    federation: Identifier
+    unknowns: Count = Field(description="numbers in one image")
+    jacobian_rank: Count | None = Field(description="of them determined by the gradient, null when not computed")
+    unit_rmse: Number | None = Field(description="expected error of pixels for noise of deviation 1 on the gradient")
+    solubility: Number | None = Field(description="c(M) of Chen, Campbell; unsound, for comparison")
+    layers: list[LayerLeakage]
+    influence: list[InfluenceGroup]
+    correlation: Number | None = Field(description="Spearman's, of I2F and the measured error; null when not measured")
+    correlation_interval: tuple[Number, Number] | None
+    reason: str = Field(description="why something is missing; empty otherwise")
+
+
+class UpdateFacts(Entry):
+    """What the audit measured about the updates that it attacked, beside attacking them."""
+
+    random: bool | None = Field(
+        description="whether the replayed gradient differs between calls on equal images; null when not replayed"
+    )
+    buffers_withheld: bool = Field(description="whether normalisation statistics of the model are not on the tape")
+    steps: Count | None = Field(description="most local steps behind one update; null when not announced")
+
+
+class TapeIdentity(Entry):
+    """What tells the audited tape from any other."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="of the header and the manifest, which lists the SHA-256 of every update"
+    )
+    manifest_bytes: Count = Field(description="length of the manifest when it was audited; a tape may grow")

@@ -1,0 +1,61 @@
+"""The page of a comparison of two audits: one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from attacker.audit.compare import Change, Comparison
+from attacker.report import words
+from fl_precode.private_file import write_private
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def headline(found: Sequence[Comparison]) -> str:
+    """The page's first sentence."""
+    every = [change for one in found for change in one.changes]
+    if not every:
+        return "The audits cannot be compared."
+    worse, better = (sum(one.judgement == kind for one in every) for kind in ("worse", "better"))
+    if worse:
+        return "More images come back than before."
+    return "Fewer images come back than before." if better else "No difference is shown."
+
+
+def place(change: Change) -> tuple[float, float, float]:
+    """Interval's ends and difference on an axis from 0 (fewer) to 100 (more), for drawing."""
+    low, high = change.interval
+    return 50 + 50 * low, 50 + 50 * high, 50 + 50 * change.difference
+
+
+def render_comparison(found: Sequence[Comparison], names: tuple[str, str]) -> str:
+    """The page as HTML text.
+
+    Args:
+        found: What changed.
+        names: Of the two records.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(words=words, place=place)
+    return environment.get_template("compare.html.j2").render(found=found, names=names, headline=headline(found))
+
+
+def write_comparison(found: Sequence[Comparison], names: tuple[str, str], path: Path) -> Path:
+    """Write the page, readable by its owner only; its absolute path.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = path.expanduser().absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_private(path, render_comparison(found, names).encode())
+    return path
