@@ -245,6 +245,15 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
 """Attacks by name."""
 
 
+def entry_of(attack: str) -> AttackEntry:
+    """The entry of an attack, by name or spec.
+
+    Raises:
+        KeyError: If there is none; see `build_attack` for an error that teaches.
+    """
+    return ATTACKS[attack.partition(":")[0]]
+
+
 def build_attack(spec: str) -> Attack:
     """The attack that a spec names, with its settings.
 
