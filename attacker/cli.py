@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from attacker import cli_analyse, cli_audit, cli_bench, cli_lists, cli_recommend, cli_reproduce, cli_run
+from attacker import cli_analyse, cli_audit, cli_bench, cli_lists, cli_plan, cli_recommend, cli_reproduce, cli_run
 
 INTERRUPTED = 130
 
@@ -94,6 +94,7 @@ def _options(
 
 
 cli_run.register(app)
+cli_plan.register(app)
 cli_audit.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)

@@ -187,7 +187,7 @@ def _run(spec: str, one: Reconstruction, granted: bool) -> AttackRun:
 
 
 def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:
-    """What stands for an attack that was planned and did not run; None where it is not of this federation."""
-    if planned is None or planned.status == "run":
+    """What stands for an attack that does not fit; None for one that was not tried, which only the plan names."""
+    if planned is None or planned.status in ("run", "over_budget"):
         return None
     return Reconstruction.not_applicable(planned.reason)

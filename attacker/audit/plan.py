@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,8 @@ def _fitting(
 ) -> list[PlannedAttack]:
     planned: list[PlannedAttack] = []
     for iterations in LADDER:
-        planned = [_planned(one, spec_with(one.name, iterations), units) for one in considered]
+        specs = [spec_with(one.name, iterations) if one.status == "run" else one.name for one in considered]
+        planned = [_planned(one, spec, units) for one, spec in zip(considered, specs, strict=True)]
         if budget is None or _total(planned) <= budget:
             break
     return planned
@@ -90,24 +92,26 @@ def spec_with(name: str, iterations: int) -> str:
 
 
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
-    """The same with what is over budget marked; the strongest of each federation come first, each gets its turn."""
-    places: dict[str, int] = {}
-    turns: list[tuple[int, int]] = []
+    """The same with what is over budget marked.
+
+    Gradient matching that ignores every defence comes first on each federation, because the others are compared with
+    it; then the strongest of each, and so on.
+    """
+    places: Counter[str] = Counter()
+    turns: list[tuple[bool, int, int]] = []
     for number, one in enumerate(planned):
-        turns.append((places.setdefault(one.federation, 0), number))
+        turns.append((one.attack.partition(":")[0] != PLAIN[0], places[one.federation], number))
         places[one.federation] += 1
     result, spent = list(planned), 0.0
-    for _, number in sorted(turns):
+    for _, _, number in sorted(turns):
         one = planned[number]
         if one.status != "run":
             continue
-        cost_of_one = one.expected_seconds or 0.0
-        if spent + cost_of_one <= budget:
-            spent += cost_of_one
+        expected = one.expected_seconds or 0.0
+        if spent + expected <= budget:
+            spent += expected
         else:
-            reason = (
-                f"expected to take {cost_of_one:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
-            )
+            reason = f"expected to take {expected:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
             result[number] = one.model_copy(update={"status": "over_budget", "reason": reason})
     return result
 
