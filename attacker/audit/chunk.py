@@ -20,7 +20,7 @@ import torch
 from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.knowledge import Knowledge
-from attacker.audit.placement import aligned, brought_back, placed
+from attacker.audit.placement import brought_back, placed
 from attacker.audit.subject import Subject, TapeSource, open_subject
 from attacker.victim import Victim
 from fl_precode.models.input_spec import InputSpec
@@ -161,7 +161,7 @@ def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> 
     if gone:
         raise ValueError(f"{gone[0]} is not on the tape {chunk.site.tape} any more")
     knowledge = Knowledge(frozenset(chunk.granted))
-    seen = [aligned(knowledge.of(subject.tape.load(entries[target.file]), subject.defence)) for target in chunk.targets]
+    seen = [knowledge.of(subject.tape.load(entries[target.file]), subject.defence) for target in chunk.targets]
     parts = min(chunk.pieces, len(seen))
     bounds = [len(seen) * number // parts for number in range(parts + 1)]
     work = _Work(chunk, subject.victim, build_attack(chunk.attack), seen, progress)

@@ -26,19 +26,6 @@ def placed(
     return moved, [_placed(one, device) for one in observations]
 
 
-def aligned(one: Observation) -> Observation:
-    """The observation with its tensors in memory of torch's own.
-
-    Tensors that were read from a file lie wherever its bytes do, and sums are rounded otherwise at other alignments: by
-    one digit, which is enough that two runs of the same attack are not the same.
-    """
-
-    def copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in values.items()}
-
-    return replace(one, parameters=copied(one.parameters), buffers=copied(one.buffers), update=copied(one.update))
-
-
 def brought_back(found: Reconstruction) -> Reconstruction:
     """The reconstruction with its tensors on the CPU, where it is compared with the truth."""
     inputs, labels = (None if value is None else value.detach().cpu() for value in (found.inputs, found.labels))
