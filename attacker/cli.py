@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from attacker import cli_analyse, cli_audit, cli_bench, cli_gate, cli_lists, cli_recommend, cli_reproduce, cli_run
+
+from attacker import (
+    cli_analyse,
+    cli_audit,
+    cli_bench,
+    cli_gate,
+    cli_lists,
+    cli_plan,
+    cli_recommend,
+    cli_reproduce,
+    cli_run,
+)
 
 INTERRUPTED = 130
 
@@ -95,6 +106,7 @@ def _options(
 
 
 cli_run.register(app)
+cli_plan.register(app)
 cli_audit.register(app)
 cli_gate.register(app)
 cli_analyse.register(app)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacker.cli_audit import parse_inputs, use_threads
+from attacker.cli_audit import use_threads
+from attacker.cli_options import parse_inputs
 
 if TYPE_CHECKING:
     from rich.console import Console

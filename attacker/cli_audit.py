@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacker.cli_device import AUTO, Device, find_device
+from attacker.cli_device import AUTO, Device
+from attacker.cli_options import (
+    Attacks,
+    Budget,
+    Classes,
+    Defence,
+    Evaluation,
+    Images,
+    Know,
+    LabelsOption,
+    Mean,
+    Model,
+    NoControl,
+    NoTruth,
+    Rounds,
+    Seed,
+    Std,
+    Tapes,
+    Threads,
+    Victims,
+    Withhold,
+    audit_settings,
+    find_own_models,
+    parse_inputs,
+)
+from attacker.cli_plan import duration
 
 if TYPE_CHECKING:
+    from attacker.audit.campaign import CampaignState, Watch
     from attacker.audit.record import AuditRecord
     from attacker.audit.run import AuditProgress
-    from fl_precode.models.input_spec import InputSpec
-
-
-class Labels(StrEnum):
-    """What the attacker knows of the labels."""
-
-    GRANTED = "granted"
-    RECOVERED = "recovered"
 
 
 def register(app: typer.Typer) -> None:
@@ -32,92 +48,66 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
 
 
-# What the options of `audit` mean.
-_Tape = Annotated[Path, typer.Argument(show_default=False)]
 _Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the report.")]
-_Attacks = Annotated[
-    list[str] | None,
+_Workers = Annotated[int, typer.Option(min=1, help="Processes that attack; what they find is the same for any number.")]
+_RayAddress = Annotated[
+    str,
     typer.Option(
-        help="Attacks, such as first-layer,inverting-gradients:iterations=600. Repeatable. Default: those two.",
-        show_default=False,
+        metavar="HOST:PORT", help="Attack on a Ray cluster that is there; auto finds one here.", show_default=False
     ),
 ]
-_Victims = Annotated[int, typer.Option(min=1, help="Updates to attack.")]
-_Seed = Annotated[int, typer.Option(min=0, help="Of the choice of updates and of the attacks.")]
-_Labels = Annotated[Labels, typer.Option(help="Tell the attacker the labels, or let it recover them.")]
-_Evaluation = Annotated[
-    Path | None, typer.Option(help="evaluation.json of the run. Default: the one beside the tape.", show_default=False)
-]
-_NoTruth = Annotated[bool, typer.Option("--no-truth", help="Do not compare with the true images.")]
-_Model = Annotated[
-    str | None, typer.Option(help="Model, where the tape does not say: package.module:factory.", show_default=False)
-]
-_Defence = Annotated[
-    str | None, typer.Option(help="Defence in the model, where the tape does not say.", show_default=False)
-]
-_Images = Annotated[
-    str | None,
-    typer.Option("--input", metavar="CxHxW", help="Image shape, such as 3x32x32. Needs --classes.", show_default=False),
-]
-_Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes, with --input.", show_default=False)]
-_Mean = Annotated[
-    str | None, typer.Option(help="Mean by channel, such as 0.5,0.5,0.5, with --input. Default: 0.", show_default=False)
-]
-_Std = Annotated[str | None, typer.Option(help="Deviation by channel, with --input. Default: 1.", show_default=False)]
-
-_Threads = Annotated[int, typer.Option(min=1, help="Processor threads for the attacks.")]
 
 
 def audit(
-    tape: _Tape,
+    tapes: Tapes,
     out: _Out = Path("audit"),
-    attacks: _Attacks = None,
-    victims: _Victims = 4,
-    seed: _Seed = 0,
-    labels: _Labels = Labels.RECOVERED,
-    evaluation: _Evaluation = None,
-    no_truth: _NoTruth = False,
-    model: _Model = None,
-    defence: _Defence = None,
-    images: _Images = None,
-    classes: _Classes = None,
-    mean: _Mean = None,
-    std: _Std = None,
-    threads: _Threads = 1,
+    attacks: Attacks = None,
+    victims: Victims = 4,
+    budget: Budget = None,
+    seed: Seed = 0,
+    labels: LabelsOption = None,
+    know: Know = None,
+    withhold: Withhold = None,
+    no_control: NoControl = False,
+    rounds: Rounds = None,
+    evaluation: Evaluation = None,
+    no_truth: NoTruth = False,
+    model: Model = None,
+    defence: Defence = None,
+    images: Images = None,
+    classes: Classes = None,
+    mean: Mean = None,
+    std: Std = None,
+    workers: _Workers = 1,
+    ray_address: _RayAddress = "",
+    threads: Threads = 1,
     device: Device = AUTO,
 ) -> None:
     """Attack the updates on a tape and write what came back: audit.json and a report.
 
     TAPE is the folder that the Interceptor wrote. Where its run left an
     evaluation.json beside it, the images are compared with the true ones.
+    Interrupted or killed, the same command goes on where it was.
 
-    Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 8
+    Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
     inputs = parse_inputs(images, classes, mean, std)
-    specs = _checked_attacks(attacks)
+    settings = audit_settings(
+        attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
+        control=not no_control, rounds=rounds, threads=threads, device=device,
+    )  # fmt: skip
     use_threads(threads)
-    where = find_device(device)
-    if model is not None:
-        # A console script does not look for modules where it is called, and people's own models are there.
-        sys.path.append(str(Path.cwd()))
+    find_own_models(model)
 
-    from attacker.audit.run import audit_tapes
+    from attacker.audit import run
     from attacker.audit.subject import TapeSource
 
-    source = TapeSource(
-        tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs
-    )
-    with audit_progress() as progress:
-        record = audit_tapes(
-            [source],
-            out=out,
-            attacks=specs,
-            victims=victims,
-            seed=seed,
-            labels="granted" if labels is Labels.GRANTED else "recovered",
-            device=where,
-            progress=progress,
-        )
+    sources = [
+        TapeSource(tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs)
+        for tape in tapes
+    ]
+    with campaign_progress() as watch:
+        record = run.audit(sources, settings, out=out, workers=workers, ray_address=ray_address, watch=watch)
     finish(record, out)
 
 
@@ -199,70 +189,31 @@ def audit_progress() -> Iterator[AuditProgress]:
         yield lambda text, done: bar.update(task, description=text, completed=done)
 
 
-def _checked_attacks(specs: Sequence[str] | None) -> list[str]:
-    """The attacks asked for, or the usual two; a wrong one is bad usage and stops before anything is opened."""
-    from attacker.audit.run import DEFAULT_ATTACKS, build_attacks
+@contextmanager
+def campaign_progress() -> Iterator[Watch]:
+    """A progress bar on stderr for a campaign; nothing is drawn where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    wanted = [spec for text in specs for spec in split_attacks(text)] if specs else list(DEFAULT_ATTACKS)
-    try:
-        build_attacks(wanted)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--attacks") from None
-    return wanted
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("audit", total=1.0)
 
+        def watch(state: CampaignState) -> None:
+            bar.update(task, description=state_line(state), completed=state.share)
 
-def split_attacks(text: str) -> list[str]:
-    """Attack specs from a list set apart by commas; an attack's own settings are, too, but have an equals sign.
-
-    >>> split_attacks("first-layer,inverting-gradients:iterations=9,restarts=2")
-    ['first-layer', 'inverting-gradients:iterations=9,restarts=2']
-    """
-    specs: list[str] = []
-    for part in text.split(","):
-        if specs and "=" in part and ":" not in part:
-            specs[-1] += f",{part}"
-        else:
-            specs.append(part.strip())
-    return specs
+        yield watch
 
 
-def parse_inputs(images: str | None, classes: int | None, mean: str | None, std: str | None) -> InputSpec | None:
-    """The input domain from command-line text; None when no shape is given.
-
-    Raises:
-        typer.BadParameter: If a part is missing or no number.
-    """
-    if images is None:
-        if classes is not None or mean is not None or std is not None:
-            raise typer.BadParameter("--classes, --mean and --std describe the images of --input", param_hint="--input")
-        return None
-    from fl_precode.models.input_spec import InputSpec
-
-    if classes is None:
-        raise typer.BadParameter("--input needs --classes, the number of classes", param_hint="--classes")
-    try:
-        channels, height, width = (int(part) for part in images.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected channels x height x width, such as 3x32x32, got {images!r}", param_hint="--input"
-        ) from None
-    try:
-        return InputSpec(
-            channels=channels,
-            height=height,
-            width=width,
-            classes=classes,
-            mean=_numbers(mean, channels, 0.0),
-            std=_numbers(std, channels, 1.0),
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--input") from None
-
-
-def _numbers(text: str | None, channels: int, default: float) -> tuple[float, ...]:
-    if text is None:
-        return (default,) * channels
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"expected numbers set apart by commas, such as 0.5,0.5,0.5, got {text!r}") from None
+def state_line(state: CampaignState) -> str:
+    """One line about how far a campaign is."""
+    parts = [f"{state.title.partition(':')[0]}: {state.title.partition(': ')[2].partition(':')[0]}"]
+    parts.append(f"{state.done} of {state.of} chunks")
+    if state.failing:
+        parts.append(f"{state.failing} failing")
+    if state.best_ssim is not None:
+        parts.append(f"best SSIM {state.best_ssim:.2f}")
+    if state.seconds_left is not None:
+        parts.append(f"{duration(state.seconds_left)} left")
+    return " · ".join(parts)

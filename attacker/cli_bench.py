@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from attacker.cli_audit import split_attacks, use_threads
+from attacker.cli_audit import use_threads
 from attacker.cli_device import AUTO, Device, find_device
+from attacker.cli_options import split_attacks
 
 MODELS = "lenet,mlp,resnet20:width=4"
 _WIDTH = 100

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacker.cli_audit import split_attacks, use_threads
+from attacker.cli_audit import use_threads
 from attacker.cli_device import AUTO, Device, find_device
+from attacker.cli_options import split_attacks
 
 if TYPE_CHECKING:
     from attacker.reproduce.experiment import Experiment

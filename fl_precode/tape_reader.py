@@ -199,7 +199,8 @@ class Tape:
             tensors: dict[str, Tensor] = load(content)
         except Exception as error:
             raise TapeError(f"{entry.file}: is no safetensors file ({error})") from error
-        return tensors
+        # Their order in the file is not kept and another in every process, and sums over them are rounded by it.
+        return dict(sorted(tensors.items()))
 
     def _sent(self, entry: TapeEntry) -> Mapping[str, Tensor]:
         if entry.sent is None:

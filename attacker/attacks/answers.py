@@ -93,21 +93,19 @@ def answers(attack: str, defence: str) -> tuple[str, ...]:
 
 def _candidates(defences: Collection[str]) -> list[str]:
     """Names of attacks that answer one of the defences, those that fit models without one, and the plain ones."""
-    analytic = [name for name in STRONGEST_FIRST if name in ATTACKS and name not in _NEEDS_DEFENCE]
+    analytic = [name for name in STRONGEST_FIRST if name in ATTACKS and not needs_defence(name)]
     answering = [name for name, entry in ATTACKS.items() if entry.answers & set(defences)]
     ranked = [name for name in STRONGEST_FIRST if name in answering or name in analytic]
     return [*dict.fromkeys([*ranked, *answering, *(name for name in PLAIN if name in ATTACKS)])]
 
 
-_NEEDS_DEFENCE = (
-    "through-bottleneck",
-    "noise-recovery",
-    "noise-restoring",
-    "ignore",
-    "dropout-inversion",
-    "defence-matched",
-    "portfolio",
-)
+def needs_defence(attack: str) -> bool:
+    """Whether an attack, by name or spec, is none without a defence to answer.
+
+    >>> needs_defence("ignore:iterations=10"), needs_defence("hybrid")
+    (True, False)
+    """
+    return "defence" in ATTACKS[attack.partition(":")[0]].needs
 
 
 def _choice(name: str, defences: Collection[str], victim: Victim, observation: Observation | None) -> Choice:

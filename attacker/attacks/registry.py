@@ -37,6 +37,8 @@ class AttackEntry:
         answers: Names of the defences that it takes into account, or that cannot touch what it works with, where it is
             applicable; the verdict says so when no attack that answers the announced defence was run.
         oblivious: Whether it answers them only because they cannot touch what it works with: it does the same without.
+        needs: Kinds of knowledge without which it is no attack: ``labels``, ``batch-size``, ``buffers``, ``defence``,
+            ``learning-rate``, ``auxiliary-data``. What it can recover, or do without, is not here.
     """
 
     description: str
@@ -45,6 +47,7 @@ class AttackEntry:
     options: tuple[str, ...] = ()
     answers: frozenset[str] = frozenset()
     oblivious: bool = False
+    needs: frozenset[str] = frozenset()
 
     @property
     def adaptive(self) -> bool:
@@ -113,6 +116,10 @@ _DLG_SETTINGS = (
 )
 _FIXED_BY_SEE_THROUGH = ("optimiser", "history", "labels")
 
+_SEARCHES = frozenset({"batch-size"})
+_ANSWERS = frozenset({"defence"})
+_ANSWERING_SEARCHES = _SEARCHES | _ANSWERS
+
 _PRECODE = frozenset({"precode", "precode-reference"})
 _BOTTLENECKS = _PRECODE | {"cvb", "cvb-reference"}
 
@@ -136,6 +143,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="this project; Zhu, Blaschko, ICLR 2021",
             build=lambda _spec: ThroughBottleneck(),
             answers=_PRECODE,
+            needs=_ANSWERS,
         ),
         "hybrid": AttackEntry(
             description="layer-wise inversion; where equations fall short, the smoothest image that gives the update",
@@ -156,24 +164,28 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="Geiping et al., NeurIPS 2020",
             build=_gradient_matching,
             options=("preset", *_SETTINGS),
+            needs=_SEARCHES,
         ),
         "see-through-gradients": AttackEntry(
             description="squared-distance matching with BatchNorm statistics and agreement of restarts as priors",
             source="Yin et al., CVPR 2021",
             build=lambda spec: matching_settings(PRESETS["see-through-gradients"], spec),
             options=tuple(name for name in _SETTINGS if name not in _FIXED_BY_SEE_THROUGH),
+            needs=_SEARCHES | {"buffers"},
         ),
         "dlg": AttackEntry(
             description="squared-distance gradient matching by L-BFGS, labels optimised with the images, smooth models",
             source="Zhu, Liu, Han, NeurIPS 2019",
             build=lambda spec: matching_settings(PRESETS["dlg"], spec),
             options=_DLG_SETTINGS,
+            needs=_SEARCHES,
         ),
         "idlg": AttackEntry(
             description="as DLG with labels granted or recovered first, smooth models",
             source="Zhao, Mopuri, Bilen, arXiv 2001.02610",
             build=lambda spec: matching_settings(PRESETS["idlg"], spec),
             options=_DLG_SETTINGS,
+            needs=_SEARCHES,
         ),
         "noise-recovery": AttackEntry(
             description="one image: the noise that PRECODE drew, in closed form; then matching as without PRECODE",
@@ -181,6 +193,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(NoiseRecovery),
             options=options_of(NoiseRecovery),
             answers=_PRECODE,
+            needs=_ANSWERING_SEARCHES,
         ),
         "noise-restoring": AttackEntry(
             description="gradient matching that optimises the noise of bottlenecks with the images",
@@ -188,6 +201,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(NoiseRestoring),
             options=options_of(NoiseRestoring),
             answers=_BOTTLENECKS,
+            needs=_ANSWERING_SEARCHES,
         ),
         "ignore": AttackEntry(
             description="gradient matching without the layers that a bottleneck's noise makes random",
@@ -195,6 +209,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(Ignore),
             options=options_of(Ignore, without=("layers",)),
             answers=_BOTTLENECKS,
+            needs=_ANSWERING_SEARCHES,
         ),
         "dropout-inversion": AttackEntry(
             description="gradient matching that optimises dropout masks with the images",
@@ -202,6 +217,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(DropoutInversion),
             options=options_of(DropoutInversion),
             answers=frozenset({"dropout"}),
+            needs=_ANSWERING_SEARCHES,
         ),
         "defence-matched": AttackEntry(
             description="gradient matching by the distance and the layers that fit the announced defence",
@@ -209,6 +225,7 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             build=builder(DefenceMatched),
             options=options_of(DefenceMatched, without=("layers", "distance")),
             answers=ANSWERED,
+            needs=_ANSWERING_SEARCHES,
         ),
         "spear": AttackEntry(
             description="exact images of a batch when the first layer is Linear with a bias and a ReLU",
@@ -225,10 +242,20 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             options=(*_PORTFOLIO_BUDGET, "total_variations"),
             # Only what its members answer on every model.
             answers=_BOTTLENECKS,
+            needs=_ANSWERING_SEARCHES,
         ),
     }
 )
 """Attacks by name."""
+
+
+def entry_of(attack: str) -> AttackEntry:
+    """The entry of an attack, by name or spec.
+
+    Raises:
+        KeyError: If there is none; see `build_attack` for an error that teaches.
+    """
+    return ATTACKS[attack.partition(":")[0]]
 
 
 def build_attack(spec: str) -> Attack:

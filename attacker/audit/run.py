@@ -1,64 +1,40 @@
-"""The audit: opens tapes, attacks a few updates of each, joins the results with the truth, assembles the record."""
+"""The audit: opens tapes, plans, attacks a few updates of each, joins the results with the truth, writes the record."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from attacker.attacks.attack import Attack
-from attacker.attacks.registry import ATTACKS, build_attack
-from attacker.audit.announced import common_doubts, doubts
-from attacker.audit.evaluate import SUCCESS_THRESHOLD, AttackRun, UpdateEvaluation, summarise
-from attacker.audit.facts import update_facts
+from attacker.attacks.attack import Reconstruction
+from attacker.audit.assemble import assemble, best_ssim, collect
+from attacker.audit.campaign import CampaignState, Score, Watch, cut, run_chunks
+from attacker.audit.campaign_folder import CampaignFolder
+from attacker.audit.chunk import Chunk, attack_seed
+from attacker.audit.chunk_store import ChunkFolder, ChunkStore, MemoryChunks
+from attacker.audit.crew import Crew, Event, OwnProcess, Processes
 from attacker.audit.files import Pictures, make_private_folder
 from attacker.audit.finish import finish_record, write_audit
-from attacker.audit.machine import this_machine, versions
-from attacker.audit.placement import CPU, brought_back, placed
-from attacker.audit.record import (
-    AttackDescription,
-    AuditRecord,
-    FederationSummary,
-    ImageResult,
-    LabelKnowledge,
-    VictimImage,
-)
-from attacker.audit.selection import ordered_victims
-from attacker.audit.subject import Subject, TapeSource, open_subject, summarise_federation
-from attacker.audit.truth import Truth
+from attacker.audit.knowledge import LABELS, Knowledge
+from attacker.audit.machine import versions
+from attacker.audit.placement import CPU
+from attacker.audit.plan import plan_audit
+from attacker.audit.ray_crew import RayCluster
+from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
+from attacker.audit.scope import Federation, open_federations
+from attacker.audit.settings import AuditSettings, build_attacks
+from attacker.audit.subject import TapeSource
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.observation import Observation
-from fl_precode.tape import TapeError
 
-_logger = logging.getLogger(__name__)
+__all__ = ["DEFAULT_ATTACKS", "attack_seed", "audit", "audit_tape", "audit_tapes", "build_attacks", "plan"]
 
 DEFAULT_ATTACKS = ("first-layer", "inverting-gradients")
 AuditProgress = Callable[[str, float], None]
 """Receives a line about the work at hand, and the share of the whole audit that is done, in [0, 1]."""
-
-# More images behind one update than this are not compared one by one.
-_MOST_IMAGES = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What is to be done with every tape."""
-
-    attacks: dict[str, Attack]
-    victims: int
-    seed: int
-    labels: LabelKnowledge
-    device: torch.device
-    pictures: Pictures
-
-
-_Audited = tuple[FederationSummary, list[VictimImage], list[ImageResult]]
 
 
 def audit_tape(
@@ -90,21 +66,23 @@ def audit_tapes(
     labels: LabelKnowledge = "recovered",
     title: str = "Audit of federated training",
     device: torch.device = CPU,
+    control: bool = False,
     progress: AuditProgress | None = None,
 ) -> AuditRecord:
-    """Audit one or more federations into one record, ``OUT/audit.json``, with pictures in ``OUT/images``.
+    """Audit one or more federations by named attacks, in this process; `audit` plans, goes on and has workers.
 
     An attack that raises is recorded as failed, with the reason, and the others go on.
 
     Args:
         sources: The tapes.
-        out: Folder of the audit; created, 0700.
+        out: Folder of the audit; created, 0700. It gets ``audit.json`` and ``images``.
         attacks: Specs, as in the registry.
         victims: Updates to attack on each tape, at least 1; fewer when the tape has fewer.
         seed: Of the choice of victims and of the attacks, each of which draws from its own generator.
         labels: ``granted`` gives the attacker the true labels, the stronger threat model; ``recovered`` does not.
         title: Of the report.
         device: Where the attacks run; results come back to the CPU.
+        control: Whether defended federations get an undefended control.
         progress: Told about the work now and then.
 
     Raises:
@@ -113,187 +91,137 @@ def audit_tapes(
         OSError: If the folder cannot be written.
         RuntimeError: If the truth needs a data set that is not on this machine.
     """
-    built = _check(sources, attacks, victims, labels)
-    subjects = [open_subject(source) for source in sources]
-    _check_labels(subjects, labels)
-    folder = make_private_folder(out)
-    plan = _Plan(attacks=built, victims=victims, seed=seed, labels=labels, device=device, pictures=Pictures(folder))
-    audited = [
-        _audit_subject(subject, f"f{number + 1}", plan, _share(progress, number, len(subjects)))
-        for number, subject in enumerate(subjects)
-    ]
-    record = finish_record(_assemble(audited, plan, title))
+    if labels not in ("granted", "recovered"):
+        raise ValueError(f"expected labels to be 'granted' or 'recovered', got {labels!r}")
+    settings = AuditSettings(
+        attacks=tuple(attacks),
+        victims=victims,
+        seed=seed,
+        knowledge=Knowledge.usual(know=[LABELS] if labels == "granted" else []),
+        control=control,
+        device=str(device),
+        threads=torch.get_num_threads(),
+    )
+
+    def watch(state: CampaignState) -> None:
+        if progress is not None:
+            progress(state.title, state.share)
+
+    with tempfile.TemporaryDirectory() as controls:
+        federations = open_federations(sources, settings, Path(controls))
+        folder = make_private_folder(out)
+        planned = _and_those_that_refuse(plan_audit(federations, settings, estimate=False))
+        store = MemoryChunks()
+        chunks = cut(federations, planned, settings)
+        run_chunks(chunks, store, lambda hear: OwnProcess(store, hear), watch=watch)
+        return _finish(federations, planned, chunks, store, settings, title, folder)
+
+
+def audit(
+    sources: Sequence[TapeSource],
+    settings: AuditSettings,
+    *,
+    out: Path,
+    workers: int = 1,
+    ray_address: str = "",
+    title: str = "Audit of federated training",
+    watch: Watch | None = None,
+) -> AuditRecord:
+    """Audit one or more federations as a campaign in ``OUT/campaign``: killed at any moment, the same call goes on.
+
+    What is found does not depend on who works, nor on how often the campaign was interrupted.
+
+    Args:
+        sources: The tapes.
+        settings: What is to be done.
+        out: Folder of the audit; created, 0700. It gets ``audit.json`` and ``images`` when everything is done.
+        workers: Processes on this machine, at least 1; one works in this process.
+        ray_address: Of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
+        title: Of the report.
+        watch: Told about the work now and then.
+
+    Raises:
+        ValueError: If a tape cannot be audited, another audit is at work in the folder, or it holds one of other
+            settings or of a tape that has changed since.
+        OSError: If the folder cannot be written.
+        RuntimeError: If the work cannot go on, as on a full disk or without the cluster.
+    """
+    if workers < 1:
+        raise ValueError(f"expected at least one worker, got {workers}")
+    with CampaignFolder(out) as campaign:
+        federations = open_federations(sources, settings, campaign.controls, fresh=not campaign.begun)
+        identity = _identity(federations, settings)
+        if campaign.begun:
+            planned = campaign.resume(identity)
+        else:
+            planned = _and_those_that_refuse(plan_audit(federations, settings))
+            campaign.begin(identity, planned)
+        chunks = cut(federations, planned, settings)
+        crew = _crew(campaign.chunks, workers, ray_address, settings)
+        run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch)
+        return _finish(federations, planned, chunks, campaign.chunks, settings, title, out.expanduser().absolute())
+
+
+def plan(sources: Sequence[TapeSource], settings: AuditSettings) -> tuple[list[Federation], list[PlannedAttack]]:
+    """What `audit` would do, without doing it; only the time of a few iterations is measured.
+
+    Raises:
+        ValueError: As `audit`.
+    """
+    with ExitStack() as stack:
+        controls = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        federations = open_federations(sources, settings, controls)
+        return federations, plan_audit(federations, settings)
+
+
+def _finish(
+    federations: Sequence[Federation],
+    planned: Sequence[PlannedAttack],
+    chunks: Sequence[Chunk],
+    store: ChunkStore,
+    settings: AuditSettings,
+    title: str,
+    folder: Path,
+) -> AuditRecord:
+    found = collect(chunks, store)
+    record = finish_record(assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder)))
     write_audit(record, folder)
     return record
 
 
-def _assemble(audited: Sequence[_Audited], plan: _Plan, title: str) -> AuditRecord:
-    rows = [row for _, _, own in audited for row in own]
-    return AuditRecord(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        title=title,
-        success_threshold=SUCCESS_THRESHOLD,
-        settings={
-            "victims": plan.victims,
-            "labels": plan.labels,
-            "attacks": " ".join(plan.attacks),
-            "device": str(plan.device),
-        },
-        seeds={"audit": plan.seed, **{spec: attack_seed(plan.seed, spec) for spec in plan.attacks}},
-        versions=versions(),
-        machine=this_machine(),
-        attacks=[_describe(spec) for spec in plan.attacks],
-        federations=[federation for federation, _, _ in audited],
-        victims=[image for _, images, _ in audited for image in images],
-        results=rows,
-        summaries=[summarise(federation.id, spec, rows) for federation, _, _ in audited for spec in plan.attacks],
-    )
-
-
-def _check(sources: Sequence[TapeSource], attacks: Sequence[str], victims: int, labels: str) -> dict[str, Attack]:
-    if not sources or victims < 1:
-        raise ValueError(f"expected at least one tape and one victim, got {len(sources)} tapes and {victims} victims")
-    if labels not in ("granted", "recovered"):
-        raise ValueError(f"expected labels to be 'granted' or 'recovered', got {labels!r}")
-    return build_attacks(attacks)
-
-
-def _check_labels(subjects: Sequence[Subject], labels: LabelKnowledge) -> None:
-    unknown = [str(subject.tape.path) for subject in subjects if subject.truth is None]
-    if labels == "granted" and unknown:
-        raise ValueError(
-            f"labels cannot be granted for {', '.join(unknown)}: without an evaluation.json the true labels are not "
-            "known. Let the attacks recover them (--labels recovered), or give the file (--evaluation FILE)"
-        )
-
-
-def build_attacks(specs: Sequence[str]) -> dict[str, Attack]:
-    """Attacks by spec, in order.
+def _and_those_that_refuse(planned: list[PlannedAttack]) -> list[PlannedAttack]:
+    """The plan, if anything runs.
 
     Raises:
-        ValueError: If there is none, one is unknown or one is named twice.
+        ValueError: If an attack is refused to which nothing else is left.
     """
-    if not specs or len(set(specs)) != len(specs):
-        raise ValueError(f"expected one or more different attacks, got {', '.join(specs) or 'none'}")
-    return {spec: build_attack(spec) for spec in specs}
+    if not any(one.status == "run" for one in planned) and all(one.status == "refused" for one in planned):
+        reasons = "; ".join(f"{one.attack}: {one.reason}" for one in planned)
+        raise ValueError(f"this threat model refuses every attack: {reasons}")
+    return planned
 
 
-def attack_seed(seed: int, spec: str) -> int:
-    """Seed of one attack's generator, a function of the audit's seed and the attack; the same on every tape."""
-    return int.from_bytes(hashlib.sha256(f"{seed}|{spec}".encode()).digest()[:8], "big") >> 1
+def _identity(federations: Sequence[Federation], settings: AuditSettings) -> dict[str, Any]:
+    tapes = {f"updates of {own.site.tape}": own.site.stamp for own in federations if own.control_of is None}
+    known = versions()
+    return {**settings.identity(), **tapes, **{name: known[name] for name in ("fl-precode", "torch") if name in known}}
 
 
-def _describe(spec: str) -> AttackDescription:
-    entry = ATTACKS[spec.partition(":")[0]]
-    same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
-    return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
+def _crew(
+    folder: ChunkFolder, workers: int, ray_address: str, settings: AuditSettings
+) -> Callable[[Callable[[Event], None]], Crew]:
+    if ray_address:
+        return lambda _hear: RayCluster(ray_address, folder.folder, gpu=settings.device.startswith("cuda"))
+    if workers > 1:
+        return lambda _hear: Processes(workers, folder.folder)
+    return lambda hear: OwnProcess(folder, hear)
 
 
-def _share(progress: AuditProgress | None, part: int, parts: int) -> AuditProgress:
-    def report(text: str, done: float) -> None:
-        if progress is not None:
-            progress(text, (part + min(max(done, 0.0), 1.0)) / parts)
+def _score(federations: Sequence[Federation]) -> Score:
+    by_id = {own.id: own for own in federations}
 
-    return report
+    def score(chunk: Chunk, found: Sequence[Reconstruction]) -> float | None:
+        own = by_id[chunk.federation]
+        return None if own.control_of is not None else best_ssim(own, chunk, found)
 
-
-def _stage(progress: AuditProgress, number: int, attacks: int, federation: str, spec: str) -> Callable[[float], None]:
-    report = _share(progress, number, attacks)
-    return lambda done: report(f"{federation}: {spec}", done)
-
-
-def _audit_subject(subject: Subject, identifier: str, plan: _Plan, progress: AuditProgress) -> _Audited:
-    chosen = choose_observations(subject, victims=plan.victims, seed=plan.seed)
-    truths = [_truth(subject, one) for one in chosen]
-    name = f"{subject.victim.name}, {subject.defence}"
-    runs = {
-        spec: _attack_all(spec, subject, chosen, truths, plan, _stage(progress, number, len(plan.attacks), name, spec))
-        for number, spec in enumerate(plan.attacks)
-    }
-    progress(name, 1.0)
-    # Opening a tape compares sizes only; what was altered in place shows when everything is read.
-    subject.tape.verify()
-    found = common_doubts([doubts(subject.victim, one, subject.defence) for one in chosen])
-    federation = summarise_federation(subject, identifier, plan.labels, found, update_facts(subject.victim, chosen))
-    images: list[VictimImage] = []
-    rows: list[ImageResult] = []
-    for number, (observation, truth) in enumerate(zip(chosen, truths, strict=True)):
-        evaluation = UpdateEvaluation(
-            federation=federation,
-            number=number + 1,
-            observation=observation,
-            inputs=subject.victim.inputs,
-            truth=truth,
-            mean_image=None if subject.truth is None else subject.truth.mean_image(),
-            class_names=() if subject.truth is None else subject.truth.class_names,
-            pictures=plan.pictures,
-        )
-        images += evaluation.victims()
-        for place, spec in enumerate(plan.attacks):
-            rows += evaluation.results(runs[spec][number], f"a{place + 1}")
-    return federation, images, rows
-
-
-def choose_observations(subject: Subject, *, victims: int, seed: int) -> list[Observation]:
-    """Load the updates to attack; those that the tape cannot give are passed over (the tape names them).
-
-    Nodes whose truth can be known come first: an update without truth shows nothing.
-    """
-    truth = subject.truth
-
-    def rank(node: str) -> str:
-        return f"{truth.partition_of(node):09}" if truth is not None and truth.knows(node) else f"unknown {node}"
-
-    order = ordered_victims(subject.tape.entries, seed=seed, rank=rank)
-    if truth is not None:
-        order.sort(key=lambda entry: not truth.knows(entry.node))
-    chosen: list[Observation] = []
-    for entry in order:
-        if len(chosen) == victims:
-            break
-        try:
-            chosen.append(subject.tape.load(entry))
-        except TapeError as error:
-            _logger.warning("passed over: %s", error)
-    if not chosen:
-        problems = "; ".join(subject.tape.problems[:3]) or "it lists no client update"
-        raise ValueError(f"the tape {subject.tape.path} has nothing to attack: {problems}")
-    return sorted(chosen, key=lambda one: (one.round, rank(one.node)))
-
-
-def _truth(subject: Subject, observation: Observation) -> Truth | None:
-    if subject.truth is None or not subject.truth.knows(observation.node):
-        return None
-    truth = subject.truth.truth(observation.node, observation.round)
-    return truth if len(truth.images) <= _MOST_IMAGES else None
-
-
-def _attack_all(
-    spec: str,
-    subject: Subject,
-    observations: Sequence[Observation],
-    truths: Sequence[Truth | None],
-    plan: _Plan,
-    progress: Callable[[float], None],
-) -> list[AttackRun]:
-    granted = plan.labels == "granted"
-    labels: list[Tensor | None] = [truth.labels if granted and truth is not None else None for truth in truths]
-    generator = torch.Generator().manual_seed(attack_seed(plan.seed, spec))
-    progress(0.0)
-    try:
-        victim, seen = placed(subject.victim, observations, plan.device)
-        done = plan.attacks[spec](
-            victim,
-            seen,
-            generator=generator,
-            labels=labels,
-            progress=lambda share, _best: progress(share),
-        )
-    except Exception as error:
-        # One attack's defect must not cost the results of the others; the record names it.
-        _logger.exception("the attack %s failed", spec)
-        return [AttackRun(spec=spec, reconstruction=None, error=f"{type(error).__name__}: {error}")] * len(observations)
-    return [
-        AttackRun(spec=spec, reconstruction=brought_back(one), labels_granted=label is not None)
-        for one, label in zip(done, labels, strict=True)
-    ]
+    return score

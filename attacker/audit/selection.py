@@ -1,11 +1,18 @@
-"""Which updates of a tape are attacked: few, chosen by seed, spread over rounds and nodes."""
+"""Which updates of a tape are attacked: few, chosen by seed, spread over rounds, nodes and classes."""
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
+
+from attacker.audit.subject import Subject
+from attacker.audit.truth import TruthSource
+from fl_precode.tape import TapeEntry, TapeError
+
+_logger = logging.getLogger(__name__)
 
 
 class Located(Protocol):
@@ -23,16 +30,24 @@ class Located(Protocol):
 E = TypeVar("E", bound=Located)
 
 
-def ordered_victims(entries: Iterable[E], *, seed: int, rank: Callable[[str], str]) -> list[E]:
-    """All entries, in the order in which they are to be attacked; the first n are spread over rounds and nodes.
+def ordered_victims(
+    entries: Iterable[E],
+    *,
+    seed: int,
+    rank: Callable[[str], str],
+    classes: Callable[[E], Hashable] = lambda _entry: None,
+) -> list[E]:
+    """All entries, in the order in which they are to be attacked; the first n are spread over rounds, nodes, classes.
 
-    The rounds take turns, and each gives the node that had the fewest turns so far; draws decide between equals.
+    The rounds take turns, and each gives the node that had the fewest turns so far, among those with equally few the
+    class that had the fewest; draws decide between equals.
 
     Args:
         entries: The candidates.
         seed: Of the draws; equal seeds give equal orders.
         rank: A key for a node. Equal keys in two federations get equal draws, so that the same client's images are
             attacked in both; node ids themselves are random.
+        classes: The class of an entry's images, where it is known.
     """
     rng = random.Random(seed)
     waiting: dict[int, list[E]] = {}
@@ -42,18 +57,81 @@ def ordered_victims(entries: Iterable[E], *, seed: int, rank: Callable[[str], st
         rng.shuffle(group)
     rounds = list(waiting)
     rng.shuffle(rounds)
-    return _take_turns(waiting, rounds)
+    return _take_turns(waiting, rounds, classes)
 
 
-def _take_turns(waiting: dict[int, list[E]], rounds: Sequence[int]) -> list[E]:
-    turns: Counter[str] = Counter()
+def _take_turns(waiting: dict[int, list[E]], rounds: Sequence[int], classes: Callable[[E], Hashable]) -> list[E]:
+    nodes: Counter[str] = Counter()
+    seen: Counter[Hashable] = Counter()
     order: list[E] = []
     while any(waiting.values()):
         for number in rounds:
             group = waiting[number]
             if group:
-                chosen = min(group, key=lambda one: turns[one.node])
+                chosen = min(group, key=lambda one: (nodes[one.node], seen[classes(one)]))
                 group.remove(chosen)
-                turns[chosen.node] += 1
+                nodes[chosen.node] += 1
+                seen[classes(chosen)] += 1
                 order.append(chosen)
     return order
+
+
+def node_rank(truth: TruthSource | None, node: str) -> str:
+    """A key for a node that is the same in every federation where it is known which client the node is."""
+    return f"{truth.partition_of(node):09}" if truth is not None and truth.knows(node) else f"unknown {node}"
+
+
+def choose_updates(
+    subject: Subject, *, victims: int, seed: int, rounds: tuple[int, int] | None = None
+) -> list[TapeEntry]:
+    """The updates to attack; those that the tape cannot give are passed over (the tape names them).
+
+    Nodes whose truth can be known come first: an update without truth shows nothing. Classes count where one update
+    is of one image, or of images of one class.
+
+    Args:
+        subject: The federation.
+        victims: Updates wanted; fewer when there are fewer.
+        seed: Of the draws.
+        rounds: First and last round to choose from; None for all.
+
+    Raises:
+        ValueError: If there is nothing to attack.
+    """
+    truth = subject.truth
+
+    def classes(entry: TapeEntry) -> Hashable:
+        if truth is None or not truth.knows(entry.node):
+            return None
+        return truth.classes(entry.node, entry.round)
+
+    first, last = rounds or (0, 2**62)
+    order = ordered_victims(
+        [entry for entry in subject.tape.entries if first <= entry.round <= last],
+        seed=seed,
+        rank=lambda node: node_rank(truth, node),
+        classes=classes,
+    )
+    if truth is not None:
+        order.sort(key=lambda entry: not truth.knows(entry.node))
+    chosen: list[TapeEntry] = []
+    for entry in order:
+        if len(chosen) == victims:
+            break
+        try:
+            subject.tape.load(entry)
+        except TapeError as error:
+            _logger.warning("passed over: %s", error)
+        else:
+            chosen.append(entry)
+    if not chosen:
+        problems = "; ".join(subject.tape.problems[:3]) or _why_none(subject, rounds)
+        raise ValueError(f"the tape {subject.tape.path} has nothing to attack: {problems}")
+    return sorted(chosen, key=lambda one: (one.round, node_rank(truth, one.node)))
+
+
+def _why_none(subject: Subject, rounds: tuple[int, int] | None) -> str:
+    if subject.tape.entries and rounds is not None:
+        return f"it has no client update in rounds {rounds[0]} to {rounds[1]}"
+    failures = len(subject.tape.failures)
+    return f"it lists {failures} failed replies and no client update" if failures else "it lists no client update"

@@ -134,14 +134,37 @@ class TruthSource:
         Raises:
             ValueError: If the run had no such node or round.
         """
+        used = np.concatenate(self._used(node, server_round))
+        _, first = np.unique(used, return_index=True)
+        images, labels = self._federation.data.train.batch(used[np.sort(first)])
+        return Truth(images=images, labels=labels)
+
+    def steps(self, node: str, server_round: int) -> list[Truth]:
+        """The batch of each local step of a node in a round, in order; one for FedSGD.
+
+        Raises:
+            ValueError: As `truth`.
+        """
+        return [
+            Truth(images=images, labels=labels)
+            for images, labels in map(self._federation.data.train.batch, self._used(node, server_round))
+        ]
+
+    def classes(self, node: str, server_round: int) -> tuple[int, ...]:
+        """Classes of the images that a node used in a round, each once, sorted.
+
+        Raises:
+            ValueError: As `truth`.
+        """
+        used = np.concatenate(self._used(node, server_round))
+        return tuple(sorted({int(label) for label in self._federation.data.train.labels[used]}))
+
+    def _used(self, node: str, server_round: int) -> list[np.ndarray]:
         partition_id = self.partition_of(node)
         rounds = self._federation.settings.num_server_rounds
         if not 1 <= server_round <= rounds:
             raise ValueError(f"round {server_round} is not in {self._path}: the run had rounds 1 to {rounds}")
-        used = np.concatenate(self._federation.batches(partition_id, server_round))
-        _, first = np.unique(used, return_index=True)
-        images, labels = self._federation.data.train.batch(used[np.sort(first)])
-        return Truth(images=images, labels=labels)
+        return self._federation.batches(partition_id, server_round)
 
     def mean_image(self) -> Tensor:
         """Mean of all training images, (channels, height, width) in [0, 1]: a guess that needs no update."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from attacker.attacks.registry import ATTACKS
 from attacker.cli import app
-from attacker.cli_audit import parse_inputs
+from attacker.cli_options import parse_inputs
 from fl_precode.data import DATASETS
 from fl_precode.defences import DEFENCES
 from fl_precode.models import MODELS
@@ -138,7 +138,7 @@ def test_interruption_is_130_with_one_line(taped, tmp_path, monkeypatch):
     def interrupt(*_arguments: object, **_settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("attacker.audit.run.audit_tapes", interrupt)
+    monkeypatch.setattr("attacker.audit.run.audit", interrupt)
     result = invoke("audit", taped.tape, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stderr.strip().splitlines()[-1] == "Interrupted; the job was not finished."
@@ -148,7 +148,7 @@ def test_defects_are_told_from_errors_of_the_user(taped, tmp_path, monkeypatch):
     def fail(*_arguments: object, **_settings: object) -> None:
         raise KeyError("round")
 
-    monkeypatch.setattr("attacker.audit.run.audit_tapes", fail)
+    monkeypatch.setattr("attacker.audit.run.audit", fail)
     result = invoke("audit", taped.tape, "--out", tmp_path)
     assert result.exit_code == 1
     assert "something unexpected happened (KeyError: 'round')" in paragraph(result)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import ATTACKS, AttackEntry
-from attacker.audit import run as run_module
 from attacker.audit.evaluate import AttackRun, UpdateEvaluation, score_images, summarise
 from attacker.audit.files import Pictures
 from attacker.audit.run import attack_seed, audit_tape, audit_tapes
@@ -194,7 +193,6 @@ def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path, m
     entry = AttackEntry(description="always raises", source="none", build=lambda spec: Raising())
     registry = {**ATTACKS, "raising": entry}
     monkeypatch.setattr("attacker.attacks.registry.ATTACKS", registry)
-    monkeypatch.setattr(run_module, "ATTACKS", registry)
     record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
     assert [row.outcome for row in record.results] == ["failed", "converged"]
     assert record.results[0].reason == "RuntimeError: no memory left"

@@ -8,7 +8,6 @@ import pytest
 
 from attacker.attacks import Member, Portfolio
 from attacker.attacks.registry import ATTACKS, AttackEntry
-from attacker.audit import run as run_module
 from attacker.audit.run import audit_tape
 from tests.attacker.members import Raises
 from tests.attacker.taped_federation import tape_federation
@@ -31,7 +30,6 @@ def test_a_portfolio_of_defects_has_failed(tape, tmp_path, monkeypatch):
     broken = Portfolio(members=(Member(method="a", attack=Raises()),))
     registry = {**ATTACKS, "broken": AttackEntry(description="raises", source="none", build=lambda spec: broken)}
     monkeypatch.setattr("attacker.attacks.registry.ATTACKS", registry)
-    monkeypatch.setattr(run_module, "ATTACKS", registry)
     (row,) = audit_tape(tape, out=tmp_path, attacks=["broken"], victims=1).results
     assert (row.outcome, row.reason) == ("failed", "a: RuntimeError: out of memory")
 
@@ -39,6 +37,6 @@ def test_a_portfolio_of_defects_has_failed(tape, tmp_path, monkeypatch):
 @pytest.mark.parametrize("answers", [frozenset(), frozenset({"precode", "clip"})])
 def test_the_registry_says_which_attacks_are_adaptive(tape, tmp_path, monkeypatch, answers):
     entry = replace(ATTACKS["first-layer"], answers=answers)
-    monkeypatch.setattr(run_module, "ATTACKS", {**ATTACKS, "first-layer": entry})
+    monkeypatch.setattr("attacker.attacks.registry.ATTACKS", {**ATTACKS, "first-layer": entry})
     record = audit_tape(tape, out=tmp_path, attacks=["first-layer"], victims=1)
     assert [(one.adaptive, one.answers) for one in record.attacks] == [(bool(answers), sorted(answers))]

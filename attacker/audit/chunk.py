@@ -1,0 +1,237 @@
+"""A chunk of an audit: one attack on a few updates of one tape. Plain data in, reconstructions out; no truth anywhere.
+
+What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before: it has its own seed, for torch's
+global generators too. Only where memory runs out it is attacked in halves, whose draws are those of their first update.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from attacker.attacks.attack import Attack, Outcome, Reconstruction
+from attacker.attacks.registry import build_attack
+from attacker.audit.knowledge import Knowledge
+from attacker.audit.placement import brought_back, placed
+from attacker.audit.subject import Subject, TapeSource, open_subject
+from attacker.victim import Victim
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Observation
+from fl_precode.seeding import seeded
+
+_logger = logging.getLogger(__name__)
+
+MOST_UPDATES: Final = 8
+"""Updates of one chunk. Measured on a CPU, more of them gain little; less is lost when a run is killed."""
+
+_MOST_IMAGES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One update to attack.
+
+    Attributes:
+        file: On the tape.
+        round: Of the federation.
+        node: Node id.
+        identity: Names the client's work in this round; equal in federations that are to be compared, so that attacks
+            draw the same there.
+        batch_size: Distinct images behind the update, where it was announced.
+        labels: True ones that the threat model grants, or None.
+    """
+
+    file: str
+    round: int
+    node: str
+    identity: str
+    batch_size: int | None = None
+    labels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where targets are: a tape, and what its header does not say. Plain data, so that it can be sent anywhere.
+
+    Attributes:
+        tape: Folder, absolute.
+        stamp: Of what the tape listed when the audit began; an opened tape with another stamp is opened anew.
+        model: Model spec in place of the header's.
+        defence: Defence spec in place of the header's.
+        inputs: Input domain in place of the header's.
+    """
+
+    tape: str
+    stamp: str = ""
+    model: str | None = None
+    defence: str | None = None
+    inputs: InputSpec | None = None
+
+    @classmethod
+    def of(cls, source: TapeSource, stamp: str) -> Site:
+        """What an attacker may know of a source; the truth stays behind."""
+        tape = str(source.tape.absolute())
+        return cls(tape=tape, stamp=stamp, model=source.model, defence=source.defence, inputs=source.inputs)
+
+    def open(self) -> Subject:
+        """The tape with its victim, without truth."""
+        return open_subject(
+            TapeSource(tape=Path(self.tape), truth=False, model=self.model, defence=self.defence, inputs=self.inputs)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """One attack on a few updates.
+
+    Attributes:
+        id: Unique in its audit; names its files.
+        federation: Identifier in the record.
+        attack: Spec.
+        site: The tape.
+        targets: What is attacked, in order.
+        seed: Of this attack in this audit.
+        granted: Kinds of knowledge that the attacker has.
+        device: As torch names it.
+        threads: Of the processor.
+        pieces: The targets are attacked in so many parts one after another; more than one only after a process died.
+    """
+
+    id: str
+    federation: str
+    attack: str
+    site: Site
+    targets: tuple[Target, ...]
+    seed: int
+    granted: tuple[str, ...]
+    device: str = "cpu"
+    threads: int = 1
+    pieces: int = 1
+
+    def to_json(self) -> str:
+        """Text from which `from_json` makes an equal chunk."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Chunk:
+        """The chunk that `to_json` wrote."""
+        content: dict[str, Any] = json.loads(text)
+        site = content.pop("site")
+        inputs = site.pop("inputs")
+        content["targets"] = tuple(_target(one) for one in content["targets"])
+        content["granted"] = tuple(content["granted"])
+        return cls(site=Site(**site, inputs=None if inputs is None else _inputs(inputs)), **content)
+
+
+def chunk_size(batch_size: int | None) -> int:
+    """Updates of one chunk, whoever runs it; fewer when each has many images.
+
+    >>> chunk_size(1), chunk_size(16), chunk_size(500)
+    (8, 4, 1)
+    """
+    return max(1, min(MOST_UPDATES, _MOST_IMAGES // (batch_size or 1)))
+
+
+def attack_seed(seed: int, spec: str) -> int:
+    """Seed of one attack, a function of the audit's seed and the attack; the same on every tape."""
+    return _digest(seed, spec)
+
+
+def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> list[Reconstruction]:
+    """Attack the targets of a chunk.
+
+    An attack that raises gives reconstructions that have failed, with the reason; its defect must not cost the results
+    of others. One that runs out of memory is tried again on halves.
+
+    Raises:
+        ValueError: If the tape, or an update on it, is not what it was.
+    """
+    torch.set_num_threads(chunk.threads)
+    subject = _subject(chunk.site)
+    entries = {entry.file: entry for entry in subject.tape.entries}
+    gone = [target.file for target in chunk.targets if target.file not in entries]
+    if gone:
+        raise ValueError(f"{gone[0]} is not on the tape {chunk.site.tape} any more")
+    knowledge = Knowledge(frozenset(chunk.granted))
+    seen = [knowledge.of(subject.tape.load(entries[target.file]), subject.defence) for target in chunk.targets]
+    parts = min(chunk.pieces, len(seen))
+    bounds = [len(seen) * number // parts for number in range(parts + 1)]
+    work = _Work(chunk, subject.victim, build_attack(chunk.attack), seen, progress)
+    return [one for start, end in zip(bounds, bounds[1:], strict=False) for one in work.attack(start, end)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    chunk: Chunk
+    victim: Victim
+    method: Attack
+    seen: Sequence[Observation]
+    progress: Callable[[float], None] | None
+
+    def attack(self, start: int, end: int) -> list[Reconstruction]:
+        """Results of a range of the targets."""
+        try:
+            return self._attack(start, end)
+        except Exception as error:
+            if _out_of_memory(error) and end - start > 1:
+                _logger.warning("%s: out of memory with %d updates; halved", self.chunk.id, end - start)
+                middle = (start + end) // 2
+                return [*self.attack(start, middle), *self.attack(middle, end)]
+            _logger.exception("the attack %s failed", self.chunk.attack)
+            return [failed(f"{type(error).__name__}: {error}")] * (end - start)
+
+    def _attack(self, start: int, end: int) -> list[Reconstruction]:
+        targets = self.chunk.targets[start:end]
+        seed = _digest(self.chunk.seed, targets[0].identity)
+        victim, seen = placed(self.victim, self.seen[start:end], torch.device(self.chunk.device))
+        with seeded(seed):
+            found = self.method(
+                victim,
+                seen,
+                generator=torch.Generator().manual_seed(seed),
+                labels=[None if one.labels is None else torch.tensor(one.labels) for one in targets],
+                progress=lambda share, _best: self._tell(start, end, share),
+            )
+        return [brought_back(one) for one in found]
+
+    def _tell(self, start: int, end: int, share: float) -> None:
+        if self.progress is not None:
+            self.progress((start + min(max(share, 0.0), 1.0) * (end - start)) / len(self.seen))
+
+
+def failed(reason: str) -> Reconstruction:
+    """The result of an attack that raised."""
+    return Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=reason)
+
+
+@lru_cache(maxsize=2)
+def _subject(site: Site) -> Subject:
+    return site.open()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _digest(*parts: object) -> int:
+    text = "|".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _target(content: Mapping[str, Any]) -> Target:
+    labels = content["labels"]
+    return Target(**{**content, "labels": None if labels is None else tuple(labels)})
+
+
+def _inputs(content: Mapping[str, Any]) -> InputSpec:
+    return InputSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})

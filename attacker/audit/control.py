@@ -1,0 +1,216 @@
+"""The undefended control: what the same clients would have sent without their defence, at the same weights.
+
+Evaluation only: it needs the true images. If attacks do not bring images back from the control either, their failure on
+the defended federation says nothing about the defence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacker.audit.subject import Subject
+from attacker.audit.truth import Truth, TruthSource
+from attacker.victim import Victim
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.objective import training_loss
+from fl_precode.observation import Observation
+from fl_precode.tape import Tape, TapeEntry, TapeWriter
+
+_GUARDS = ("bottleneck", "dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """How the federation's clients train, from its run configuration."""
+
+    kind: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    optimiser: str
+    batch_norm: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> _Training:
+        return cls(
+            kind="gradient" if settings["protocol"] == "fedsgd" else "weights",
+            learning_rate=settings["learning-rate"],
+            momentum=settings["momentum"],
+            weight_decay=settings["weight-decay"],
+            optimiser=settings["local-optimiser"],
+            batch_norm=settings["batch-norm"],
+        )
+
+
+def why_no_control(subject: Subject, entries: Sequence[TapeEntry]) -> str:
+    """Why these updates cannot have an undefended control, or need none; empty when they can.
+
+    Args:
+        subject: The defended federation.
+        entries: Updates that are attacked.
+    """
+    if subject.defence == "none":
+        return "there is no defence to leave out"
+    if subject.defence == "unknown":
+        return "the defence is not known, so it cannot be left out"
+    truth = subject.truth
+    if truth is None or not any(truth.knows(entry.node) for entry in entries):
+        return "the true images are not known, from which it would be computed"
+    names = base_names(subject.victim.model)
+    base = subject.undefended.state_dict()
+    if set(names.values()) != base.keys():
+        return "the weights of the defended model are not those of the undefended one and the defence's own"
+    return ""
+
+
+def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) -> None:
+    """Write the control as a tape: the same rounds and nodes, no defence.
+
+    Args:
+        subject: The defended federation; `why_no_control` has nothing against it.
+        entries: Updates to repeat; those whose images are not known are left out.
+        folder: Of the new tape; absent or empty.
+
+    Raises:
+        ValueError: If the folder is not empty, or an update cannot be read.
+        OSError: If the tape could not be written whole.
+    """
+    assert subject.truth is not None
+    header = subject.tape.header
+    training = _Training.of(subject.truth.settings)
+    writer = TapeWriter(
+        folder,
+        replace(
+            header,
+            model=subject.victim.name,
+            defence="none",
+            kind=training.kind,
+            inputs=subject.victim.inputs,
+            protocol=replace(header.protocol, defence="none"),
+            settings={**header.settings, "defence": "none"},
+        ),
+    )
+    names = base_names(subject.victim.model)
+    written: set[int] = set()
+    for entry in entries:
+        if not subject.truth.knows(entry.node):
+            continue
+        seen = subject.tape.load(entry)
+        model = undefended(subject.undefended, seen, names)
+        buffers = [name for name, _ in model.named_buffers() if name in {names.get(one) for one in seen.buffers}]
+        if entry.round not in written:
+            writer.write_round(entry.round, _arrays(model, buffers))
+            written.add(entry.round)
+        reply = _reply(model, subject.truth, entry, subject.victim.inputs, training)
+        arrays = {name: value.detach().numpy() for name, value in reply.items()}
+        arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
+        writer.write_observation(entry.round, entry.node, arrays, batch_size=entry.batch_size, buffers=buffers)
+    if writer.lost:
+        raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
+
+
+def open_control(subject: Subject, folder: Path) -> Subject:
+    """The control as a federation of its own, with the truth of the defended one."""
+    return Subject(
+        tape=Tape(folder),
+        victim=Victim(model=deepcopy(subject.undefended), inputs=subject.victim.inputs, name=subject.victim.name),
+        defence="none",
+        undefended=subject.undefended,
+        truth=subject.truth,
+        truth_note=subject.truth_note,
+        result={},
+    )
+
+
+def base_names(defended: nn.Module) -> dict[str, str]:
+    """Names of a defended model's state and the names without the defence; what belongs to the defence is left out.
+
+    `fl_precode.extend` puts a layer ``fc`` and its guard into a Sequential, as ``fc.layer`` and ``fc.bottleneck``.
+    """
+    guards = {name: kind for name, module in defended.named_modules() if (kind := _guard(module))}
+    found: dict[str, str] = {}
+    for name in defended.state_dict():
+        base: str | None = name
+        # The deepest first: a guard in front of a module lies outside of those within it.
+        for place in sorted(guards, key=len, reverse=True):
+            base = None if base is None else _without(base, place, guards[place])
+        if base is not None:
+            found[name] = base
+    return found
+
+
+def undefended(plain: nn.Module, seen: Observation, names: Mapping[str, str]) -> nn.Module:
+    """A copy of the undefended model with the weights and buffers that the server sent."""
+    model = deepcopy(plain)
+    sent = {**seen.parameters, **seen.buffers}
+    model.load_state_dict({names[name]: value for name, value in sent.items() if name in names}, strict=False)
+    return model
+
+
+def _guard(module: nn.Module) -> str:
+    """The kind of guard, where a Sequential was made by `fl_precode.extend`."""
+    children = list(dict(module.named_children()))
+    ours = isinstance(module, nn.Sequential) and len(children) == 2 and children[1] == "layer"
+    return children[0] if ours and children[0] in _GUARDS else ""
+
+
+def _without(name: str, place: str, guard: str) -> str | None:
+    prefix = f"{place}." if place else ""
+    if name.startswith(f"{prefix}{guard}."):
+        return None
+    inside = f"{prefix}layer."
+    return prefix + name[len(inside) :] if name.startswith(inside) else name
+
+
+def _arrays(model: nn.Module, buffers: Sequence[str]) -> dict[str, Any]:
+    kept = {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if n in buffers}}
+    return {name: value.detach().cpu().numpy() for name, value in kept.items()}
+
+
+def _reply(
+    model: nn.Module, truth: TruthSource, entry: TapeEntry, inputs: InputSpec, training: _Training
+) -> dict[str, Tensor]:
+    """What the client sends: its gradient, or its weights after local training. The model is left as it is."""
+    steps = truth.steps(entry.node, entry.round)
+    work = deepcopy(model)
+    _set_training(work, training.batch_norm)
+    if training.kind == "gradient":
+        named = dict(work.named_parameters())
+        found = torch.autograd.grad(_loss(work, inputs, steps[0]), list(named.values()), allow_unused=True)
+        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)}
+    optimiser = _optimiser(work, training)
+    for step in steps:
+        optimiser.zero_grad()
+        _loss(work, inputs, step).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return {name: value.detach() for name, value in work.named_parameters()}
+
+
+def _loss(model: nn.Module, inputs: InputSpec, step: Truth) -> Tensor:
+    return training_loss(model, inputs.normalise(step.images), step.labels)
+
+
+def _optimiser(model: nn.Module, training: _Training) -> torch.optim.Optimizer:
+    if training.optimiser == "adam":
+        return torch.optim.Adam(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+
+
+def _set_training(model: nn.Module, batch_norm: str) -> None:
+    model.train()
+    if batch_norm == "buffers":
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()

@@ -1,0 +1,220 @@
+"""The plan of an audit: every attack, whether it runs and why, with how many iterations and how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from attacker.attacks.answers import PLAIN, STRONGEST_FIRST
+from attacker.attacks.attack import check_observation
+from attacker.attacks.registry import ATTACKS, build_attack, entry_of
+from attacker.audit.costs import FIXED, cost, measure_unit, searches_for
+from attacker.audit.knowledge import DEFENCE, Knowledge
+from attacker.audit.record import PlannedAttack, PlanStatus, Role
+from attacker.audit.scope import Federation
+from attacker.audit.settings import AuditSettings
+from fl_precode.defences import defence_parts
+from fl_precode.observation import Observation
+
+LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300)
+"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's."""
+
+_PATH = 70.0
+_LARGEST_STEP = 0.1
+_LOOKED_AT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Considered:
+    """An attack on a federation before its budget is known."""
+
+    federation: Federation
+    name: str
+    role: Role
+    status: PlanStatus
+    reason: str
+
+
+def plan_audit(
+    federations: Sequence[Federation], settings: AuditSettings, *, estimate: bool = True
+) -> list[PlannedAttack]:
+    """Every attack on every federation, in the order in which they are to run.
+
+    Named attacks run as they are named. Otherwise all registered ones are considered, and searches get the largest
+    number of iterations of `LADDER` for which everything fits into the budget; where even the smallest does not, what
+    comes last is over budget. A control gets the attacks that need no defence.
+
+    Args:
+        federations: Controls behind the federations that they belong to.
+        settings: Of the audit.
+        estimate: Whether expected seconds are measured; without them there is no budget.
+    """
+    considered = [one for own in federations for one in _consider(own, settings)]
+    units = {own.id: measure_unit(own, settings) if estimate else None for own in federations}
+    if settings.attacks is not None:
+        planned = [_planned(one, one.name, units) for one in considered]
+    else:
+        planned = _fitting(considered, units, settings.budget)
+    return planned if settings.budget is None else _within(planned, settings.budget)
+
+
+def _fitting(
+    considered: Sequence[_Considered], units: Mapping[str, float | None], budget: float | None
+) -> list[PlannedAttack]:
+    planned: list[PlannedAttack] = []
+    for iterations in LADDER:
+        specs = [spec_with(one.name, iterations) if one.status == "run" else one.name for one in considered]
+        planned = [_planned(one, spec, units) for one, spec in zip(considered, specs, strict=True)]
+        if budget is None or _total(planned) <= budget:
+            break
+    return planned
+
+
+def spec_with(name: str, iterations: int) -> str:
+    """The spec of an attack with a number of iterations; formulas have none.
+
+    Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
+    where iterations are fewer, so that the same way can be gone.
+
+    >>> spec_with("inverting-gradients", 1000)
+    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07'
+    >>> spec_with("first-layer", 1000), spec_with("dlg", 500)
+    ('first-layer', 'dlg:iterations=500')
+    """
+    options = entry_of(name).options
+    if name in FIXED or "iterations" not in options:
+        return name
+    if "preset" not in options:
+        return f"{name}:iterations={iterations}"
+    step = min(_LARGEST_STEP, _PATH / iterations)
+    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g}"
+
+
+def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
+    """The same with what is over budget marked.
+
+    Gradient matching that ignores every defence comes first on each federation, because the others are compared with
+    it; then the strongest of each, and so on.
+    """
+    places: Counter[str] = Counter()
+    turns: list[tuple[bool, int, int]] = []
+    for number, one in enumerate(planned):
+        turns.append((one.attack.partition(":")[0] != PLAIN[0], places[one.federation], number))
+        places[one.federation] += 1
+    result, spent = list(planned), 0.0
+    for _, _, number in sorted(turns):
+        one = planned[number]
+        if one.status != "run":
+            continue
+        expected = one.expected_seconds or 0.0
+        if spent + expected <= budget:
+            spent += expected
+        else:
+            reason = f"expected to take {expected:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
+            result[number] = one.model_copy(update={"status": "over_budget", "reason": reason})
+    return result
+
+
+def _total(planned: Sequence[PlannedAttack]) -> float:
+    return sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
+
+
+def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> PlannedAttack:
+    updates = len(one.federation.targets)
+    unit = units[one.federation.id]
+    runs = one.status == "run"
+    return PlannedAttack(
+        federation=one.federation.id,
+        attack=spec,
+        role=one.role,
+        status=one.status,
+        reason=one.reason,
+        updates=updates if runs else 0,
+        iterations=searches_for(spec) if runs else None,
+        expected_seconds=unit * cost(spec) * updates if runs and unit is not None else None,
+    )
+
+
+def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
+    names = settings.attacks if settings.attacks is not None else _ranked(federation.subject.defence)
+    if federation.control_of is not None:
+        names = [name for name in names if not _needs_defence(name)]
+    seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
+    found = []
+    for name in names:
+        role: Role = "adaptive" if answered(name, federation.subject.defence) else "plain"
+        status, reason = _status(name, federation, seen, settings)
+        found.append(_Considered(federation=federation, name=name, role=role, status=status, reason=reason))
+    return found
+
+
+def answered(attack: str, defence: str) -> tuple[str, ...]:
+    """Parts of a defence that an attack answers; none of an unknown one."""
+    if defence == "unknown":
+        return ()
+    own = entry_of(attack).answers
+    return tuple(part.name for part in defence_parts(defence) if part.name in own)
+
+
+def _ranked(defence: str) -> list[str]:
+    """All registered attacks: those that answer the defence, then the others, each strongest first."""
+    order = [*STRONGEST_FIRST, *PLAIN, *ATTACKS]
+    names = [name for name in dict.fromkeys(order) if name in ATTACKS]
+    return sorted(names, key=lambda name: not answered(name, defence))
+
+
+def _status(
+    attack: str, federation: Federation, seen: Sequence[Observation], settings: AuditSettings
+) -> tuple[PlanStatus, str]:
+    knowledge, subject = settings.knowledge, federation.subject
+    missing = knowledge.missing(entry_of(attack).needs)
+    if missing and not (missing == [DEFENCE] and subject.defence == "none"):
+        return "refused", f"it needs {', '.join(missing)}, which this threat model withholds"
+    if settings.attacks is None and (reason := _superfluous(attack, subject.defence)):
+        return "not_applicable", reason
+    refusal = _refusal(attack, federation, [knowledge.of(one, subject.defence) for one in seen])
+    if refusal is None:
+        return "run", _why_run(attack, subject.defence)
+    if _refusal(attack, federation, [Knowledge().of(one, subject.defence) for one in seen]) is None:
+        return "refused", f"without what this threat model withholds: {refusal}"
+    return "not_applicable", refusal
+
+
+def _superfluous(attack: str, defence: str) -> str:
+    """Why an attack that was not named need not be tried; empty otherwise."""
+    if attack == "portfolio":
+        return "its members are planned one by one; name it with --attacks to run it"
+    if _needs_defence(attack) and not answered(attack, defence):
+        return f"it answers {', '.join(sorted(entry_of(attack).answers))}, and the defence is {defence}"
+    return ""
+
+
+def _needs_defence(attack: str) -> bool:
+    return DEFENCE in entry_of(attack).needs
+
+
+def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> str | None:
+    """Why an attack fits none of the updates, in its own words, or None when it fits one."""
+    method, victim = build_attack(attack), federation.subject.victim
+    reasons = []
+    for one in seen:
+        try:
+            reason = check_observation(victim, one) or method.refuses(victim, one)
+        except Exception:  # the record names it when it is run
+            return None
+        if reason is None:
+            return None
+        reasons.append(reason)
+    return reasons[0]
+
+
+def _why_run(attack: str, defence: str) -> str:
+    if defence == "unknown":
+        return "the defence is not known, and this attack does not ask for it"
+    parts = [part.name for part in defence_parts(defence) if part.name != "none"]
+    found = answered(attack, defence)
+    if not found:
+        return f"ignores {', '.join(parts)}: what the defence is compared with" if parts else "there is no defence"
+    left = [part for part in parts if part not in found]
+    return f"answers {', '.join(found)}" + (f"; ignores {', '.join(left)}" if left else "")

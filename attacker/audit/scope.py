@@ -1,0 +1,139 @@
+"""The federations of an audit: tapes, controls without their defence, and the updates that are attacked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attacker.audit.chunk import Site, Target
+from attacker.audit.control import open_control, why_no_control, write_control
+from attacker.audit.selection import choose_updates, node_rank
+from attacker.audit.settings import AuditSettings
+from attacker.audit.subject import Subject, TapeSource, open_subject
+from attacker.audit.truth import Truth
+from fl_precode.observation import Observation
+from fl_precode.tape import Tape, TapeEntry
+
+# More images behind one update than this are not compared one by one.
+_MOST_IMAGES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """One federation of an audit.
+
+    Attributes:
+        id: In the record.
+        subject: The opened tape.
+        site: The tape as attackers open it.
+        entries: Updates that are attacked.
+        targets: The same as attackers see them.
+        control_of: Identifier of the defended federation, for a control.
+        no_control: Why there is no control, where there should be one and none could be made; else empty.
+    """
+
+    id: str
+    subject: Subject
+    site: Site
+    entries: tuple[TapeEntry, ...]
+    targets: tuple[Target, ...]
+    control_of: str | None = None
+    no_control: str = ""
+
+    def observations(self) -> list[Observation]:
+        """Updates that are attacked, as the tape has them."""
+        return [self.subject.tape.load(entry) for entry in self.entries]
+
+    def truth(self, entry: TapeEntry) -> Truth | None:
+        """The truth of an update, where it is known and can be compared."""
+        source = self.subject.truth
+        if source is None or not source.knows(entry.node):
+            return None
+        truth = source.truth(entry.node, entry.round)
+        return truth if len(truth.images) <= _MOST_IMAGES else None
+
+
+def open_federations(
+    sources: Sequence[TapeSource], settings: AuditSettings, controls: Path, *, fresh: bool = True
+) -> list[Federation]:
+    """Open the tapes, choose the updates, and write or open the controls; each control follows its federation.
+
+    Args:
+        sources: The tapes.
+        settings: Of the audit.
+        controls: Folder for the tapes of controls.
+        fresh: Whether controls are written; otherwise those that an earlier run wrote are opened.
+
+    Raises:
+        ValueError: If there is no tape, one cannot be audited, or labels are to be granted and are not known.
+        OSError: If a control cannot be written.
+    """
+    if not sources:
+        raise ValueError("expected at least one tape and one victim, got 0 tapes")
+    subjects = [open_subject(source) for source in sources]
+    _check_labels(subjects, settings)
+    found: list[Federation] = []
+    for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):
+        entries = choose_updates(subject, victims=settings.victims, seed=settings.seed, rounds=settings.rounds)
+        own = _federation(f"f{number}", subject, source, entries, settings)
+        reason = why_no_control(subject, entries) if settings.control else "it was left out"
+        needed = settings.control and subject.defence != "none"
+        found.append(Federation(**{**vars(own), "no_control": reason if needed else ""}))
+        if needed and not reason:
+            found.append(_control(own, controls / own.id, settings, fresh=fresh))
+    return found
+
+
+def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fresh: bool) -> Federation:
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_control(defended.subject, defended.entries, folder)
+    subject = open_control(defended.subject, folder)
+    source = TapeSource(tape=folder)
+    own = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
+    return Federation(**{**vars(own), "control_of": defended.id})
+
+
+def _federation(
+    identifier: str, subject: Subject, source: TapeSource, entries: Sequence[TapeEntry], settings: AuditSettings
+) -> Federation:
+    bare = Federation(
+        id=identifier,
+        subject=subject,
+        site=Site.of(source, stamp(subject.tape, entries)),
+        entries=tuple(entries),
+        targets=(),
+    )
+    targets = tuple(_target(bare, entry, labels=settings.knowledge.labels == "granted") for entry in entries)
+    return Federation(**{**vars(bare), "targets": targets})
+
+
+def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target:
+    truth = federation.truth(entry) if labels else None
+    return Target(
+        file=entry.file,
+        round=entry.round,
+        node=entry.node,
+        identity=f"{entry.round}|{node_rank(federation.subject.truth, entry.node)}",
+        batch_size=entry.batch_size,
+        labels=None if truth is None else tuple(truth.labels.tolist()),
+    )
+
+
+def stamp(tape: Tape, entries: Sequence[TapeEntry]) -> str:
+    """Of a tape's header and the files of some updates: equal as long as the same would be attacked."""
+    files = [(one.file, one.sha256, one.sent.sha256 if one.sent else "") for one in entries]
+    return hashlib.sha256(json.dumps([repr(tape.header), files]).encode()).hexdigest()[:16]
+
+
+def _check_labels(subjects: Sequence[Subject], settings: AuditSettings) -> None:
+    unknown = [str(subject.tape.path) for subject in subjects if subject.truth is None]
+    if settings.knowledge.labels == "granted" and unknown:
+        raise ValueError(
+            f"labels cannot be granted for {', '.join(unknown)}: without an evaluation.json the true labels are not "
+            "known. Let the attacks recover them (--labels recovered), or give the file (--evaluation FILE)"
+        )

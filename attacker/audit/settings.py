@@ -1,0 +1,77 @@
+"""What an audit is asked to do, apart from the tapes and the place where it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attacker.attacks.attack import Attack
+from attacker.attacks.registry import build_attack
+from attacker.audit.knowledge import Knowledge
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What is to be done with every tape.
+
+    Attributes:
+        attacks: Specs, run as they are; None plans all that apply.
+        victims: Updates to attack on each tape, at least 1; fewer when the tape has fewer.
+        seed: Of the choice of victims and of the attacks, not negative.
+        knowledge: What the attacker knows.
+        budget: Seconds that one processor may take for all attacks, as estimated; None for as long as it takes.
+        control: Whether defended federations get an undefended control.
+        rounds: First and last round to choose victims from; None for all.
+        device: As torch names it.
+        threads: Of the processor, for each attack.
+
+    Raises:
+        ValueError: If an attack is unknown or named twice, or a number is out of its range.
+    """
+
+    attacks: tuple[str, ...] | None = None
+    victims: int = 4
+    seed: int = 0
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    budget: float | None = None
+    control: bool = True
+    rounds: tuple[int, int] | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.victims < 1:
+            raise ValueError(f"expected at least one tape and one victim, got {self.victims} victims")
+        if self.attacks is not None:
+            build_attacks(self.attacks)
+        elif self.budget is None:
+            raise ValueError("expected a budget for the plan, in seconds, or the attacks to run")
+        if self.budget is not None and not 0 < self.budget < float("inf"):
+            raise ValueError(f"expected a positive budget in seconds, got {self.budget:g}")
+        if self.rounds is not None and not 0 <= self.rounds[0] <= self.rounds[1]:
+            raise ValueError(f"expected rounds from a first to a last one, got {self.rounds[0]}:{self.rounds[1]}")
+
+    def identity(self) -> dict[str, Any]:
+        """Everything here that results depend on, in words of the command line."""
+        return {
+            "attacks": "planned" if self.attacks is None else " ".join(self.attacks),
+            "victims": self.victims,
+            "seed": self.seed,
+            "knowledge": " ".join(sorted(self.knowledge.granted)),
+            "budget": self.budget,
+            "control": self.control,
+            "rounds": "all" if self.rounds is None else f"{self.rounds[0]}:{self.rounds[1]}",
+            "device": self.device,
+            "threads": self.threads,
+        }
+
+
+def build_attacks(specs: tuple[str, ...] | list[str]) -> dict[str, Attack]:
+    """Attacks by spec, in order.
+
+    Raises:
+        ValueError: If there is none, one is unknown or one is named twice.
+    """
+    if not specs or len(set(specs)) != len(specs):
+        raise ValueError(f"expected one or more different attacks, got {', '.join(specs) or 'none'}")
+    return {spec: build_attack(spec) for spec in specs}
