@@ -42,6 +42,12 @@ _ATTACKS = {
     "defence-matched": "defence-matched gradients",
 }
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
+_STATUS = {
+    "run": "Ran",
+    "not_applicable": "Not applicable",
+    "refused": "Refused, it needs more than is granted",
+    "over_budget": "Left out, the budget was spent",
+}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -83,6 +89,15 @@ def protocol_name(name: str) -> str:
     ('FedSGD (gradient of one batch)', 'unknown')
     """
     return _PROTOCOLS.get(name, name)
+
+
+def plan_status(status: str) -> str:
+    """What became of a planned attack, for people.
+
+    >>> plan_status("not_applicable"), plan_status("run")
+    ('Not applicable', 'Ran')
+    """
+    return _STATUS.get(status, status)
 
 
 def number_word(value: int) -> str:
