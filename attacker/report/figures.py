@@ -13,7 +13,7 @@ from attacker.report import words
 WIDTH, HEIGHT = 440, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
 _MOST_TICKS = 8
-_TOPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_TOPS = (0.05, 0.1, 0.25, 0.5, 1.0)
 _BINS = 20
 
 
@@ -143,7 +143,9 @@ def trade_chart(federations: Sequence[tuple[int, str, FederationSummary, AttackS
 Errors = Mapping[str, Sequence[tuple[int, float]]]
 
 
-def smallest_errors(record: AuditRecord, place: Callable[[FederationSummary, int], int | None]) -> dict[str, list[tuple[int, float]]]:
+def smallest_errors(
+    record: AuditRecord, place: Callable[[FederationSummary, int], int | None]
+) -> dict[str, list[tuple[int, float]]]:
     """Federation to (place on the axis, RMSE of the attack with the smallest error) of every image with a truth.
 
     Args:

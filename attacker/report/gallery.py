@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
 from attacker.report import words
 from attacker.report.pictures import Album
-from attacker.report.verdict import knows, title_of
+from attacker.report.verdict import knows
 
 MOST_ROWS = 1000
 MOST_OTHERS = 6000
 # Characters of one tile's markup without its picture, from above; a test holds the page to its bound.
 _TILE_MARKUP = 480
-_Place = tuple[int, str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +91,16 @@ class Gallery:
     small_print: str
 
 
-def make_gallery(record: AuditRecord, album: Album, room: int) -> Gallery:
-    """The gallery, at most about ``room`` characters of HTML. An undefended control has no rows of its own."""
-    federations = {one.id: one for one in record.federations}
-    shown = [one for one in record.federations if one.control_of not in federations]
+def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, room: int) -> Gallery:
+    """The gallery.
+
+    Args:
+        record: The audit.
+        titles: Names of the federations to show, by identifier; controls appear beside what they are the control of.
+        album: Of the page; pictures are admitted to it.
+        room: Characters of HTML, about, pictures included.
+    """
+    shown = [one for one in record.federations if one.id in titles]
     rows_of: dict[str, list[ImageResult]] = {}
     for result in record.results:
         if result.outcome != "not_applicable":
@@ -108,7 +113,14 @@ def make_gallery(record: AuditRecord, album: Album, room: int) -> Gallery:
         own = [victim for victim in record.victims if victim.federation == federation.id]
         hidden += max(len(own) - most, 0)
         rows += [
-            _row(record, federation, victim, rows_of.get(victim.id, []), controls.get(federation.id, {}))
+            _row(
+                record,
+                federation,
+                titles[federation.id],
+                victim,
+                rows_of.get(victim.id, []),
+                controls.get((federation.id, victim.round, victim.node, victim.image)),
+            )
             for victim in own[:most]
         ]
     rows, small_print = _with_pictures(rows, album, room)
@@ -125,15 +137,14 @@ def make_gallery(record: AuditRecord, album: Album, room: int) -> Gallery:
 
 def _controls(
     record: AuditRecord, rows_of: Mapping[str, Sequence[ImageResult]]
-) -> dict[str, dict[_Place, ImageResult]]:
-    """For each defended federation the best result of its undefended control, by place of the image."""
+) -> dict[tuple[str, int, str, int], ImageResult]:
+    """The best result of the undefended control, by defended federation and place of the image."""
     parents = {one.id: one.control_of for one in record.federations if one.control_of is not None}
-    found: dict[str, dict[_Place, ImageResult]] = {}
+    found: dict[tuple[str, int, str, int], ImageResult] = {}
     for victim in record.victims:
         best = _closest(rows_of.get(victim.id, []))
         if victim.federation in parents and best is not None:
-            own = found.setdefault(parents[victim.federation], {})
-            own[victim.round, victim.node, victim.image] = best
+            found[parents[victim.federation], victim.round, victim.node, victim.image] = best
     return found
 
 
@@ -149,9 +160,10 @@ def _closest(rows: Iterable[ImageResult]) -> ImageResult | None:
 def _row(
     record: AuditRecord,
     federation: FederationSummary,
+    title: str,
     victim: VictimImage,
     results: Sequence[ImageResult],
-    controls: Mapping[_Place, ImageResult],
+    control: ImageResult | None,
 ) -> Row:
     where = f"round {victim.round}, client {words.short_node(victim.node)}"
     if federation.batch_size != 1:
@@ -162,7 +174,6 @@ def _row(
         if (one := _closest(row for row in results if knows(record, federation, row.attack) == adaptive)) is not None
     }
     picked = [one.attack for one in chosen.values()]
-    control = controls.get((victim.round, victim.node, victim.image))
     similarities = [row.ssim for row in results if row.ssim is not None]
     name = victim.label_name or (f"class {victim.label}" if victim.label is not None else "")
     truth = Tile(
@@ -171,7 +182,7 @@ def _row(
     baseline = _average(victim, results, where) if control is None else _control(control, where)
     return Row(
         federation=federation.id,
-        title=title_of(federation),
+        title=title,
         round=victim.round,
         node=victim.node,
         place=words.capitalised(where),

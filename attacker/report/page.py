@@ -48,15 +48,16 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
     environment.globals["words"] = words
     environment.globals["answered"] = _answered
     album = Album(folder, redact=redact)
-    gallery = make_gallery(record, album, LIMIT - _REST)
     groups = model_groups(record)
     panels = [panel for group in groups for panel in group.panels]
+    titles = {panel.federation.id: panel.title for panel in panels if not panel.control}
+    gallery = make_gallery(record, titles, album, LIMIT - _REST)
     style = environment.get_template("report.css.j2").render()
     script = (_TEMPLATES / "gallery.js").read_text()
     return environment.get_template("page.html.j2").render(
         record=record,
         redact=redact,
-        overall=overall(verdicts(record)),
+        overall=overall([one for one in verdicts(record) if one.federation in titles]),
         groups=groups,
         panels=panels,
         audited=[panel for panel in panels if not panel.control],
@@ -118,7 +119,7 @@ def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]
         for panel in audited
         if (one := most_successful([row.summary for row in panel.attacks])) is not None
     ]
-    steps = [f"{words.count(n)} local steps" for n in sorted({p.federation.local_steps or 0 for p in audited} - {0})]
+    steps = [words.count(n) for n in sorted({p.federation.local_steps or 0 for p in audited} - {0})]
     charts: dict[str, Chart | None] = {
         "rounds": error_chart(smallest_errors(record, lambda _, number: number), styles, "round"),
         "steps": error_chart(smallest_errors(record, lambda one, _: one.local_steps), styles, "local steps"),

@@ -33,6 +33,7 @@ class Panel:
         title: Model, images and defence, for people.
         control: Whether this is the undefended control of another federation.
         verdict: What was found; None for a control, which is no finding of its own.
+        cautions: Of the verdict, without those that are flags.
         flags: Reasons to distrust a low score: name, and its sentences.
         attacks: All that were asked for.
         best: The most successful attack of each kind, with the kind's name: plain, adaptive, undefended control.
@@ -44,6 +45,7 @@ class Panel:
     title: str
     control: bool
     verdict: Verdict | None
+    cautions: tuple[str, ...]
     flags: tuple[tuple[str, tuple[str, ...]], ...]
     attacks: tuple[AttackRow, ...]
     best: tuple[tuple[str, AttackSummary], ...]
@@ -117,10 +119,12 @@ def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict 
     for flag in record.flags:
         if flag.federation == federation.id:
             sentences.setdefault(flag.name, []).append(flag.sentence)
+    flagged = {sentence for own in sentences.values() for sentence in own}
     return Panel(
         federation=federation,
         name=name,
         title=f"{group}, {name[:1].lower() + name[1:] if control or not is_defended(federation) else name}",
+        cautions=tuple(one for one in verdict.cautions if one not in flagged) if verdict is not None else (),
         control=control,
         verdict=None if control else verdict,
         flags=tuple((one, tuple(dict.fromkeys(own))) for one, own in sentences.items()),
@@ -158,7 +162,10 @@ def _best(
     adaptive = [one for one in summaries if knows(record, federation, one.attack)]
     controls = {one.id for one in record.federations if one.control_of == federation.id}
     kinds = (
-        ("Best plain attack" if is_defended(federation) else "Best attack", [o for o in summaries if o not in adaptive]),
+        (
+            "Best plain attack" if is_defended(federation) else "Best attack",
+            [o for o in summaries if o not in adaptive],
+        ),
         ("Best adaptive attack", adaptive),
         ("Undefended control", [one for one in record.summaries if one.federation in controls]),
     )

@@ -74,7 +74,7 @@ class Album:
         wanted = list(paths)
         for encoding in ENCODINGS:
             self.encoding = encoding
-            found = {path: self._encode(path) for path in dict.fromkeys(wanted)}
+            found = {path: self._encode(path, encoding) for path in dict.fromkeys(wanted)}
             if sum(len(found[path] or "") for path in wanted) <= room:
                 break
         for path in wanted:
@@ -84,30 +84,32 @@ class Album:
         return max(room, 0)
 
     def admit_more(self, paths: Iterable[str], room: int) -> bool:
-        """Embed these too, in the encoding already chosen, if all of them fit; whether they did."""
-        found = {path: self._encode(path) for path in dict.fromkeys(paths)}
-        if sum(len(uri or "") for uri in found.values()) > room:
-            return False
-        self._encoded |= found
-        return True
+        """Embed these too, no more exactly than the first ones, if all of them fit; whether they did."""
+        wanted = list(dict.fromkeys(paths))
+        for encoding in ENCODINGS[ENCODINGS.index(self.encoding) :]:
+            found = {path: self._encode(path, encoding) for path in wanted}
+            if sum(len(uri or "") for uri in found.values()) <= room:
+                self._encoded |= found
+                return True
+        return False
 
     def uri(self, path: str | None) -> str | None:
         """An admitted picture as a ``data:`` URI; None when there is none, it cannot be read or has no room."""
         return None if path is None else self._encoded.get(path)
 
-    def _encode(self, path: str) -> str | None:
+    def _encode(self, path: str, encoding: Encoding) -> str | None:
         try:
             content = (self._folder / path).read_bytes()
             if not content.startswith(_PNG):
                 return self._problem(f"{path}: is no PNG file")
-            if self._redact or self.encoding.side is not None:
-                content = self._again(content)
+            if self._redact or encoding.side is not None:
+                content = self._again(content, encoding)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return self._problem(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
         kind = "png" if content.startswith(_PNG) else "webp"
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
-    def _again(self, content: bytes) -> bytes:
+    def _again(self, content: bytes, encoding: Encoding) -> bytes:
         with Image.open(io.BytesIO(content)) as file:
             file.load()
             # No metadata of the file is carried over.
@@ -115,17 +117,19 @@ class Album:
         if self._redact:
             image = blurred(image)
         buffer = io.BytesIO()
-        if self.encoding.side is None:
+        if encoding.side is None:
             image.save(buffer, format="PNG", optimize=True)
         else:
-            image.thumbnail((self.encoding.side, self.encoding.side))
-            image.save(buffer, format="WEBP", quality=self.encoding.quality, method=4)
+            image.thumbnail((encoding.side, encoding.side))
+            image.save(buffer, format="WEBP", quality=encoding.quality, method=4)
         return buffer.getvalue()
 
-    def _problem(self, text: str) -> None:
+    def _problem(self, text: str) -> str | None:
+        """Note a problem; there is no picture then."""
         if text not in self.problems:
             _logger.warning("picture %s", text)
             self.problems.append(text)
+        return None
 
 
 def blurred(image: Image.Image) -> Image.Image:
