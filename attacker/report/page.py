@@ -18,7 +18,7 @@ from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
 from attacker.report.panels import ModelGroup, Panel, model_groups, most_successful
 from attacker.report.pictures import Album
-from attacker.report.repeat import commands
+from attacker.report.repeat import command
 from attacker.report.verdict import overall, verdicts
 from fl_precode.private_file import write_private
 
@@ -65,7 +65,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         charts=_charts(record, groups),
         leakage=_leakage(record, panels),
         problems=_problems(record, panels, album),
-        commands=commands(record),
+        command=command(record),
         glossary=GLOSSARY,
         seconds=sum(one.seconds for one in record.summaries),
         # Both are files of this package; the policy names their digests, so that nothing else runs or styles the page.

@@ -42,6 +42,14 @@ _ATTACKS = {
     "defence-matched": "defence-matched gradients",
 }
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
+_KNOWLEDGE = {
+    "labels": "the true labels of each client's images",
+    "batch-size": "how many images are behind an update",
+    "buffers": "the running statistics of batch normalisation",
+    "defence": "the defence that was announced",
+    "learning-rate": "the learning rate of local training",
+    "auxiliary-data": "images like those of the clients",
+}
 _STATUS = {
     "run": "Ran",
     "not_applicable": "Not applicable",
@@ -89,6 +97,15 @@ def protocol_name(name: str) -> str:
     ('FedSGD (gradient of one batch)', 'unknown')
     """
     return _PROTOCOLS.get(name, name)
+
+
+def knowledge(kind: str) -> str:
+    """A kind of knowledge that the attacker has or has not, for people.
+
+    >>> knowledge("auxiliary-data"), knowledge("the weather")
+    ('images like those of the clients', 'the weather')
+    """
+    return _KNOWLEDGE.get(kind, kind)
 
 
 def plan_status(status: str) -> str:

@@ -131,9 +131,9 @@ def _assemble(images: list[VictimImage], rows: list[ImageResult], rounds: int) -
         attacks=[AttackDescription(spec=one, description="an attack", adaptive=False) for one in PLAIN]
         + [AttackDescription(spec=one, description="an attack", adaptive=True, answers=answers) for one in ADAPTIVE],
         threat_model=ThreatModel(
-            name="honest-but-curious server with knowledge of the labels",
-            granted=["labels of the images", "batch size", "the defence and its settings"],
-            withheld=["auxiliary images"],
+            name="Parameter-Aware Eavesdropper, labels granted",
+            granted=["labels", "batch-size", "defence"],
+            withheld=["buffers", "learning-rate", "auxiliary-data"],
         ),
         **_evidence(),
     )

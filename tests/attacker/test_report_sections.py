@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
 
@@ -9,7 +8,7 @@ from attacker.audit.record import AuditRecord
 from attacker.report.figures import accuracy_chart, error_chart, histogram, smallest_errors, trade_chart
 from attacker.report.page import render_page
 from attacker.report.panels import model_groups
-from attacker.report.repeat import commands
+from attacker.report.repeat import command
 from tests.attacker.html_page import HOSTILE, Page
 from tests.attacker.records import federation, record, summary
 from tests.attacker.rich_records import rich_record
@@ -53,8 +52,8 @@ def test_the_control_stands_in_its_federations_card_and_is_no_finding(made, page
 
 def test_the_threat_model_is_named_with_what_is_granted_and_withheld(page):
     section = between(page, "Threat model: what the attacker knows", "The images, and what came back")
-    assert "Honest-but-curious server with knowledge of the labels." in section
-    assert "Granted Labels of the images Batch size The defence and its settings Withheld Auxiliary images" in section
+    assert "Parameter-Aware Eavesdropper, labels granted (in the words of Carletti" in section
+    assert "The true labels of each client's images How many images are behind an update The defence that" in section
 
 
 def test_the_plan_says_what_ran_and_why_the_rest_did_not(page):
@@ -83,8 +82,9 @@ def test_hostile_names_are_text_everywhere(made, page):
 def test_an_older_record_has_no_empty_sections(tmp_path):
     old = record([federation("f1")], [summary("f1", "dlg", 1)])
     page = Page(render_page(old, tmp_path))
-    for absent in ("Reasons to distrust", "The plan: what ran", "Leakage by layer", "Granted", "Undefended control"):
+    for absent in ("Reasons to distrust", "The plan: what ran", "Leakage by layer", "Granted"):
         assert absent not in page.words
+    assert "Undefended control" not in page.words.split("Terms Federated")[0]
     assert "Here it was also told what each attacked image shows" in page.words
     assert "No image was attacked." in page.words
 
@@ -167,16 +167,16 @@ def test_the_chart_spans_its_frame():
     assert accuracy_chart([federation("f1", accuracy=[])]) is None
 
 
-def test_the_command_repeats_the_audit():
+def test_the_command_repeats_the_audit(tmp_path):
     settings = {"labels": "granted", "victims": 4, "attacks": "first-layer dlg:iterations=9,restarts=2"}
-    twin = [
-        federation("f1", tape="/a b/tape"),
-        federation("f2", "precode", tape="/c"),
-        federation("f3", tape="/d", control_of="f2"),
-    ]
-    found = commands(record(twin, [], settings=settings))
-    assert [shlex.split(one)[2] for one in found] == ["/a b/tape", "/c"]
-    options = " ".join(shlex.split(found[0])[3:])
+    tapes = [federation("f1", tape="/a b/tape"), federation("f2", "precode", tape="/c")]
+    controls = [federation("f3", tape="/d", control_of="f2")]
+    older = command(record(tapes + controls, [], settings=settings))
     attacks = "--attacks first-layer --attacks dlg:iterations=9,restarts=2"
-    assert options == f"--out audit {attacks} --victims 4 --labels granted --seed 0"
-    assert commands(record(twin, [], settings={"command": "fl-precode audit x"})) == ["fl-precode audit x"]
+    assert older == f"fl-precode audit '/a b/tape' /c --out audit {attacks} --victims 4 --labels granted --seed 0"
+    more = {"rounds": "2:3", "threads": 2, "device": "cpu", "budget": 90.0, "control": False}
+    found = rich_record(tmp_path).model_copy(update={"settings": more, "federations": tapes})
+    wanted = "--rounds 2:3 --threads 2 --device cpu --budget 90s --withhold buffers,learning-rate --no-control --seed 0"
+    assert command(found).endswith(f"/c --out audit {wanted}")
+    usual = found.model_copy(update={"settings": {"rounds": "all", "budget": None, "control": True}, "seeds": {}})
+    assert command(usual).endswith("--out audit --withhold buffers,learning-rate")
