@@ -23,6 +23,7 @@ from attacker import (
     cli_report,
     cli_reproduce,
     cli_run,
+    cli_watch,
 )
 
 INTERRUPTED = 130
@@ -105,6 +106,7 @@ def _options(
 cli_run.register(app)
 cli_audit.register(app)
 cli_report.register(app)
+cli_watch.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)
