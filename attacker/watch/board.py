@@ -10,7 +10,7 @@ from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.watch.events import Event
 
 SHOWN: Final = 24
-"""Newest reconstructions on the page."""
+"""Reconstructions on the page: those of the newest rounds."""
 _MOST_POINTS = 2000
 _MOST_PROBLEMS = 20
 
@@ -23,7 +23,7 @@ class Board:
         self._version = 0
         self._facts: dict[str, Any] = {"waiting": "The tape was not looked at yet.", "federation": None, "seen": None}
         self._facts |= {"attack": None, "alive": True}
-        self._results: deque[Event] = deque(maxlen=SHOWN)
+        self._results: list[Event] = []
         self._points: deque[dict[str, Any]] = deque(maxlen=_MOST_POINTS)
         self._problems: deque[str] = deque(maxlen=_MOST_PROBLEMS)
 
@@ -48,7 +48,7 @@ class Board:
                 "version": self._version,
                 "threshold": SUCCESS_THRESHOLD,
                 **self._facts,
-                "results": [dict(one) for one in reversed(self._results)],
+                "results": [dict(one) for one in self._results],
                 "points": [dict(one) for one in self._points if one["ssim"] is not None],
                 "problems": list(self._problems),
             }
@@ -60,7 +60,9 @@ class Board:
             self._facts["waiting"] = event["why"]
         elif kind == "result":
             self._facts["attack"] = None
-            self._results.append(content)
+            # Older rounds are attacked when nothing newer waits; they do not push newer ones off the page.
+            newest = sorted([content, *self._results], key=lambda one: (one["round"], one["id"]), reverse=True)
+            self._results = newest[:SHOWN]
             self._points.append({"id": event["id"], "round": event["round"], "ssim": event["ssim"]})
         elif kind == "scores":
             for one in (*self._results, *self._points):
