@@ -24,8 +24,10 @@ from attacker import (
     cli_lists,
     cli_plan,
     cli_recommend,
+    cli_report,
     cli_reproduce,
     cli_run,
+    cli_watch,
 )
 
 INTERRUPTED = 130
@@ -109,6 +111,8 @@ cli_run.register(app)
 cli_plan.register(app)
 cli_audit.register(app)
 cli_gate.register(app)
+cli_report.register(app)
+cli_watch.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)

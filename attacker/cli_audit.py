@@ -1,4 +1,4 @@
-"""The commands ``audit`` and ``report``, and what every audit prints at its end."""
+"""The command ``audit``, and what every audit prints at its end."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Add the command to the command line."""
     app.command("audit")(audit)
-    app.command("report")(report)
 
 
 _Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the report.")]
@@ -120,24 +119,6 @@ def use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def report(
-    record: Annotated[Path, typer.Argument(help="audit.json, or the folder it is in.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for index.html. Default: `report` beside the record.")
-    ] = None,
-) -> None:
-    """Write the report of an audit again, from its audit.json and pictures.
-
-    RECORD is the audit.json, or the folder that it is in.
-    """
-    from attacker.audit.record_file import read_record
-    from attacker.report.page import write_report
-
-    folder = record if record.is_dir() else record.absolute().parent
-    page = write_report(read_record(record), folder=folder, out=out or folder / "report")
-    typer.echo(f"report: {page}")
 
 
 def finish(record: AuditRecord, folder: Path) -> Path:

@@ -117,12 +117,15 @@ class UpdateEvaluation:
         if truth is not None and mean_image is not None:
             self._baseline = score_images(mean_image.expand_as(truth.images), truth.images)
         self._class_names = class_names
+        self._mean_image = mean_image
 
     def victims(self) -> list[VictimImage]:
         """The attacked images; keeps their pictures when the truth is known."""
-        return [self._victim(i, identifier) for i, identifier in enumerate(self._ids)]
+        # The same picture for every update of a federation, under the same name.
+        baseline = self._pictures.keep(f"{self._federation.id}-mean", None if self._truth is None else self._mean_image)
+        return [self._victim(i, identifier, baseline) for i, identifier in enumerate(self._ids)]
 
-    def _victim(self, i: int, identifier: str) -> VictimImage:
+    def _victim(self, i: int, identifier: str, baseline: str | None) -> VictimImage:
         label = None if self._truth is None else int(self._truth.labels[i])
         named = label is not None and label < len(self._class_names)
         return VictimImage(
@@ -134,6 +137,7 @@ class UpdateEvaluation:
             label=label,
             label_name=self._class_names[label] if named and label is not None else None,
             truth=self._pictures.keep(f"{identifier}-truth", None if self._truth is None else self._truth.images[i]),
+            baseline=baseline,
         )
 
     def results(self, run: AttackRun, tag: str) -> list[ImageResult]:

@@ -181,6 +181,9 @@ class VictimImage(Entry):
     label: int | None
     label_name: str | None
     truth: PicturePath | None
+    baseline: PicturePath | None = Field(
+        default=None, description="the mean training image, a guess that needs no update; absent in older records"
+    )
 
 
 class ImageResult(Entry):

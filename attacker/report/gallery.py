@@ -1,14 +1,19 @@
-"""True images beside what the attacks made of them, and the success of each attack, for one federation."""
+"""True images beside what the attacks made of them: one row for each attacked image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, VictimImage
+from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
 from attacker.report import words
-from attacker.report.pictures import Embedder
-from attacker.report.verdict import Verdict
+from attacker.report.pictures import Album
+from attacker.report.verdict import knows
+
+MOST_ROWS = 1000
+MOST_OTHERS = 6000
+# Characters of one tile's markup without its picture, from above; a test holds the page to its bound.
+_TILE_MARKUP = 480
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,132 +23,256 @@ class Tile:
     Attributes:
         title: Above it.
         alt: Text for those who do not see it.
+        path: Of the picture, or None.
         uri: The picture, or None.
         placeholder: In place of a picture.
         caption: Lines below it.
-        came_back: Whether the image counts as come back; None for a truth or when it is not known.
+        came_back: Whether the image counts as come back; None for a truth or baseline, or when it is not known.
+        attack: Spec of the attack; empty for truth and baseline.
+        ssim: Of this attack, or None.
     """
 
     title: str
     alt: str
-    uri: str | None
+    path: str | None
     placeholder: str
+    uri: str | None = None
     caption: tuple[str, ...] = ()
     came_back: bool | None = None
+    attack: str = ""
+    ssim: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One federation on the page.
+class Row:
+    """One attacked image.
 
     Attributes:
-        federation: Its figures.
-        name: Defence, for people.
-        verdict: What was found.
-        victims: For each attacked image where it came from, and its tiles, the truth first.
-        hidden: Attacked images that the page has no room for.
-        absent: Attacks that fit no update of this federation, with the reason; they have no tiles.
-        summaries: Success of each attack.
+        federation: Its identifier.
+        title: Model, defence and images of the federation.
+        round: When it was used.
+        node: By whom.
+        place: Where it came from, for people.
+        ssim: Of the attack that came closest, or None.
+        tiles: The truth, the plain and the adaptive attack that came closest, and a baseline, as far as there are any.
+        others: What the other attacks made of it.
     """
 
-    federation: FederationSummary
-    name: str
-    verdict: Verdict
-    victims: tuple[tuple[str, tuple[Tile, ...]], ...]
+    federation: str
+    title: str
+    round: int
+    node: str
+    place: str
+    ssim: float | None
+    tiles: tuple[Tile, ...]
+    others: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The rows that the page shows, and what can be chosen from.
+
+    Attributes:
+        rows: In the record's order.
+        titles: Federation to its title.
+        nodes: Of the rows.
+        rounds: Of the rows, ascending.
+        attacks: Spec and name of those with a tile.
+        hidden: Attacked images that the page has no room for.
+        small_print: How the pictures are embedded, and which are not.
+    """
+
+    rows: tuple[Row, ...]
+    titles: Mapping[str, str]
+    nodes: tuple[str, ...]
+    rounds: tuple[int, ...]
+    attacks: Mapping[str, str]
     hidden: int
-    absent: tuple[str, ...]
-    summaries: tuple[AttackSummary, ...]
+    small_print: str
 
 
-def panels(
-    record: AuditRecord,
-    federations: Sequence[FederationSummary],
-    verdicts: Mapping[str, Verdict],
-    embedder: Embedder,
-    budget: int,
-) -> list[Panel]:
-    """The panels of some federations; each embeds at most about ``budget`` bytes of pictures."""
-    fitting = {(one.federation, one.attack) for one in record.summaries if one.images}
-    rows: dict[str, list[ImageResult]] = {}
-    for row in record.results:
-        if (row.federation, row.attack) in fitting:
-            rows.setdefault(row.victim_id, []).append(row)
-    return [_panel(record, federation, verdicts[federation.id], rows, embedder, budget) for federation in federations]
+def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, room: int) -> Gallery:
+    """The gallery.
+
+    Args:
+        record: The audit.
+        titles: Names of the federations to show, by identifier; controls appear beside what they are the control of.
+        album: Of the page; pictures are admitted to it.
+        room: Characters of HTML, about, pictures included.
+    """
+    shown = [one for one in record.federations if one.id in titles]
+    rows_of: dict[str, list[ImageResult]] = {}
+    for result in record.results:
+        if result.outcome != "not_applicable":
+            rows_of.setdefault(result.victim_id, []).append(result)
+    controls = _controls(record, rows_of)
+    most = MOST_ROWS // max(len(shown), 1)
+    rows: list[Row] = []
+    hidden = 0
+    for federation in shown:
+        own = [victim for victim in record.victims if victim.federation == federation.id]
+        hidden += max(len(own) - most, 0)
+        rows += [
+            _row(
+                record,
+                federation,
+                titles[federation.id],
+                victim,
+                rows_of.get(victim.id, []),
+                controls.get((federation.id, victim.round, victim.node, victim.image)),
+            )
+            for victim in own[:most]
+        ]
+    rows, small_print = _with_pictures(rows, album, room)
+    return Gallery(
+        rows=tuple(rows),
+        titles={row.federation: row.title for row in rows},
+        nodes=tuple(dict.fromkeys(row.node for row in rows)),
+        rounds=tuple(sorted({row.round for row in rows})),
+        attacks=_attacks(rows),
+        hidden=hidden,
+        small_print=small_print,
+    )
 
 
-def _panel(
+def _controls(
+    record: AuditRecord, rows_of: Mapping[str, Sequence[ImageResult]]
+) -> dict[tuple[str, int, str, int], ImageResult]:
+    """The best result of the undefended control, by defended federation and place of the image."""
+    parents = {one.id: one.control_of for one in record.federations if one.control_of is not None}
+    found: dict[tuple[str, int, str, int], ImageResult] = {}
+    for victim in record.victims:
+        best = _closest(rows_of.get(victim.id, []))
+        if victim.federation in parents and best is not None:
+            found[parents[victim.federation], victim.round, victim.node, victim.image] = best
+    return found
+
+
+def _closest(rows: Iterable[ImageResult]) -> ImageResult | None:
+    """The result most like the truth; without one the first that has a picture, in the order of the attacks."""
+    return max(
+        rows,
+        key=lambda row: (row.ssim if row.ssim is not None else float("-inf"), row.reconstruction is not None),
+        default=None,
+    )
+
+
+def _row(
     record: AuditRecord,
     federation: FederationSummary,
-    verdict: Verdict,
-    rows: Mapping[str, Sequence[ImageResult]],
-    embedder: Embedder,
-    budget: int,
-) -> Panel:
-    own = [victim for victim in record.victims if victim.federation == federation.id]
-    summaries = tuple(one for one in record.summaries if one.federation == federation.id)
-    floor = embedder.budget - budget
-    shown = []
-    for victim in own:
-        if embedder.budget <= floor:
-            break
-        several = federation.batch_size != 1
-        shown.append(_victim_tiles(record, victim, rows.get(victim.id, []), embedder, several=several))
-    return Panel(
-        federation=federation,
-        name=words.capitalised(words.defence_name(federation.defence)),
-        verdict=verdict,
-        victims=tuple(shown),
-        hidden=len(own) - len(shown),
-        absent=tuple(_absence(one) for one in summaries if not one.images),
-        summaries=summaries,
-    )
-
-
-def _absence(summary: AttackSummary) -> str:
-    reasons = "; ".join(summary.reasons) or "there was no image to attack"
-    return f"{words.capitalised(words.attack_name(summary.attack))} does not apply: {reasons}"
-
-
-def _victim_tiles(
-    record: AuditRecord, victim: VictimImage, rows: Sequence[ImageResult], embedder: Embedder, *, several: bool
-) -> tuple[str, tuple[Tile, ...]]:
-    place = f"Round {victim.round}, client {words.short_node(victim.node)}"
-    if several:
-        place += f", image {victim.image + 1}"
+    title: str,
+    victim: VictimImage,
+    results: Sequence[ImageResult],
+    control: ImageResult | None,
+) -> Row:
+    where = f"round {victim.round}, client {words.short_node(victim.node)}"
+    if federation.batch_size != 1:
+        where += f", image {victim.image + 1}"
+    chosen = {
+        title: one
+        for title, adaptive in (("Plain attack", False), ("Adaptive attack", True))
+        if (one := _closest(row for row in results if knows(record, federation, row.attack) == adaptive)) is not None
+    }
+    picked = [one.attack for one in chosen.values()]
+    similarities = [row.ssim for row in results if row.ssim is not None]
+    name = victim.label_name or (f"class {victim.label}" if victim.label is not None else "")
     truth = Tile(
-        title="True image",
-        alt=f"True image: round {victim.round}, client {victim.node}, image {victim.image + 1}",
-        uri=embedder.data_uri(victim.truth),
-        placeholder="not known",
-        caption=(victim.label_name or (f"class {victim.label}" if victim.label is not None else ""),),
+        title="True image", alt=f"True image: {where}", path=victim.truth, placeholder="not known", caption=(name,)
     )
-    return place, (truth, *(_attack_tile(record, victim, row, embedder) for row in rows))
+    baseline = _average(victim, results, where) if control is None else _control(control, where)
+    return Row(
+        federation=federation.id,
+        title=title,
+        round=victim.round,
+        node=victim.node,
+        place=words.capitalised(where),
+        ssim=max(similarities, default=None),
+        tiles=(truth, *(_attack(record, title, one, where) for title, one in chosen.items()), *baseline),
+        others=tuple(_attack(record, "", row, where) for row in results if row.attack not in picked),
+    )
 
 
-def _attack_tile(record: AuditRecord, victim: VictimImage, row: ImageResult, embedder: Embedder) -> Tile:
-    name = words.attack_name(row.attack)
+def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Tile:
+    name = words.capitalised(words.attack_name(row.attack))
     came_back = None
-    if row.baseline_ssim is not None and row.outcome != "not_applicable":
+    if row.baseline_ssim is not None:
         came_back = row.ssim is not None and row.ssim >= record.success_threshold
+    by = (f"by {words.attack_name(row.method)}",) if row.method else ()
     return Tile(
-        title=words.capitalised(name),
-        alt=f"Reconstruction by {name}: round {victim.round}, client {victim.node}, image {victim.image + 1}",
-        uri=embedder.data_uri(row.reconstruction),
-        placeholder=_why_no_picture(row),
-        caption=_caption(row),
+        title=title or name,
+        alt=f"Reconstruction by {name}: {where}",
+        path=row.reconstruction,
+        placeholder="the attack failed" if row.outcome in ("failed", "diverged") else "no picture",
+        caption=(*((name,) if title else ()), *by, *_scores(row)),
         came_back=came_back,
+        attack=row.attack,
+        ssim=row.ssim,
     )
 
 
-def _why_no_picture(row: ImageResult) -> str:
-    if row.outcome == "not_applicable":
-        return "does not apply"
-    return "the attack failed" if row.outcome in ("failed", "diverged") else "no picture"
+def _control(row: ImageResult, where: str) -> tuple[Tile, ...]:
+    return (
+        Tile(
+            title="Without defence",
+            alt=f"Reconstruction without the defence: {where}",
+            path=row.reconstruction,
+            placeholder="no picture",
+            caption=(words.capitalised(words.attack_name(row.attack)), *_scores(row)),
+        ),
+    )
 
 
-def _caption(row: ImageResult) -> tuple[str, ...]:
+def _average(victim: VictimImage, results: Sequence[ImageResult], where: str) -> tuple[Tile, ...]:
+    similarity = next((row.baseline_ssim for row in results if row.baseline_ssim is not None), None)
+    if similarity is None and victim.baseline is None:
+        return ()
+    return (
+        Tile(
+            title="Average image",
+            alt=f"Average training image beside: {where}",
+            path=victim.baseline,
+            placeholder="no picture",
+            caption=("a guess without any update", f"SSIM {words.figure(similarity)}"),
+        ),
+    )
+
+
+def _scores(row: ImageResult) -> tuple[str, ...]:
     if row.mse is not None:
         return (f"SSIM {words.figure(row.ssim)}", f"PSNR {words.decibels(row.psnr, row.mse)}")
-    if row.outcome == "not_applicable" or row.matching_loss is None:
+    if row.matching_loss is None:
         return ()
     return (f"matching loss {words.figure(row.matching_loss, 3)}",)
+
+
+def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[Row], str]:
+    """The rows with their pictures, and how those are embedded."""
+    room -= _TILE_MARKUP * sum(len(row.tiles) for row in rows)
+    first = [tile.path for row in rows for tile in row.tiles if tile.path is not None]
+    room = album.admit(first, room)
+    sentences = [album.encoding.words] if first else []
+    others = sum(len(row.others) for row in rows)
+    if others > MOST_OTHERS or _TILE_MARKUP * others > room:
+        rows = [replace(row, others=()) for row in rows]
+        sentences.append("Only the attacks that came closest are shown; the record has all of them.")
+    else:
+        room -= _TILE_MARKUP * others
+        more = [tile.path for row in rows for tile in row.others if tile.path is not None]
+        if not album.admit_more(more, room):
+            sentences.append("There was no room for the pictures of the other attacks.")
+    with_uris = [
+        replace(
+            row,
+            tiles=tuple(replace(tile, uri=album.uri(tile.path)) for tile in row.tiles),
+            others=tuple(replace(tile, uri=album.uri(tile.path)) for tile in row.others),
+        )
+        for row in rows
+    ]
+    return with_uris, " ".join(sentences)
+
+
+def _attacks(rows: Iterable[Row]) -> dict[str, str]:
+    specs = {tile.attack for row in rows for tile in (*row.tiles, *row.others) if tile.attack}
+    names = {spec: words.capitalised(words.attack_name(spec)) for spec in sorted(specs)}
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {spec: f"{name} ({spec})" if name in twice else name for spec, name in names.items()}

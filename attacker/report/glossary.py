@@ -50,6 +50,31 @@ GLOSSARY = (
         "tested.",
     ),
     (
+        "Undefended control",
+        "The same updates computed again without the defence, and attacked in the same way. If images do not come back "
+        "from it either, the attacks were weak, and their failure says nothing about the defence.",
+    ),
+    (
+        "Flag",
+        "A reason to distrust a low score: something about the audit that would also be so if the attacks were merely "
+        "weak. docs/flags.md explains each.",
+    ),
+    (
+        "Threat model",
+        "What the attacker is taken to know and to be able to do. A finding holds for this attacker, not for a "
+        "stronger one.",
+    ),
+    (
+        "Matching loss",
+        "How far the update of a reconstruction is from the update that was received. Small is no success by itself: "
+        "different images can have nearly the same update.",
+    ),
+    (
+        "Rank, leakage indices",
+        "How many independent equations a gradient gives for an image. As many as the image has numbers: it is "
+        "determined, and only noise or rounding stand in the way. I2F predicts how large an error they lead to.",
+    ),
+    (
         "Labels granted or recovered",
         "Whether the attacker is told what each image shows, or has to find out from the update. Granting it is the "
         "more cautious assumption.",

@@ -1,48 +1,143 @@
-"""Pictures of the audit as data URIs, within a budget, so that the page stays one file of bounded size."""
+"""Pictures of the audit as data URIs, in the most exact form that the page has room for."""
 
 from __future__ import annotations
 
 import base64
+import io
 import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from PIL import Image
 
 _logger = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
-BUDGET_BYTES = 3_300_000
-"""Of PNG data in one page; base64 makes it a third more, and the page stays under 5 MB."""
+_BLURRED_SIDE: Final = 4
+"""Colours along the longer side of a redacted picture."""
 
 
-class Embedder:
-    """Reads pictures that the record names.
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures are embedded.
+
+    Attributes:
+        words: For the reader.
+        side: The longest side in pixels; larger pictures are reduced. None leaves the file as it is.
+        quality: Of WebP, up to 100.
+    """
+
+    words: str
+    side: int | None
+    quality: int = 0
+
+
+ENCODINGS: Final = (
+    Encoding("They are exact copies of the files.", None),
+    Encoding("To fit on one page they are WebP copies of quality 90, at most 128 pixels wide or high.", 128, 90),
+    Encoding("To fit on one page they are WebP copies of quality 75, at most 64 pixels wide or high.", 64, 75),
+    Encoding("To fit on one page they are coarse WebP copies (quality 40, at most 48 pixels).", 48, 40),
+)
+"""From the most exact to the smallest."""
+
+
+class Album:
+    """The pictures of one page.
 
     Args:
         folder: The folder of ``audit.json``.
-        budget: Bytes of PNG data that may still be embedded.
+        redact: Blur every picture before it is embedded.
 
     Attributes:
+        encoding: How they are embedded; `admit` chooses.
         problems: Pictures that are missing or no PNG, one sentence each.
     """
 
-    def __init__(self, folder: Path, budget: int = BUDGET_BYTES) -> None:
+    def __init__(self, folder: Path, *, redact: bool = False) -> None:
         self._folder = folder
-        self.budget = budget
+        self._redact = redact
+        self._encoded: dict[str, str | None] = {}
+        self.encoding = ENCODINGS[0]
         self.problems: list[str] = []
 
-    def data_uri(self, path: str | None) -> str | None:
-        """The picture as a ``data:`` URI, or None when there is none or it cannot be read."""
-        if path is None:
-            return None
+    def admit(self, paths: Iterable[str], room: int) -> int:
+        """Choose the most exact encoding in which all these uses of pictures fit, and embed those that do.
+
+        Args:
+            paths: One for each use.
+            room: Characters that their data URIs may take together.
+
+        Returns:
+            Characters left; pictures that do not even fit in the smallest encoding are not embedded.
+        """
+        wanted = list(paths)
+        for encoding in ENCODINGS:
+            self.encoding = encoding
+            found = {path: self._encode(path, encoding) for path in dict.fromkeys(wanted)}
+            if sum(len(found[path] or "") for path in wanted) <= room:
+                break
+        for path in wanted:
+            room -= len(found[path] or "")
+            if room >= 0:
+                self._encoded[path] = found[path]
+        return max(room, 0)
+
+    def admit_more(self, paths: Iterable[str], room: int) -> bool:
+        """Embed these too, no more exactly than the first ones, if all of them fit; whether they did."""
+        wanted = list(dict.fromkeys(paths))
+        for encoding in ENCODINGS[ENCODINGS.index(self.encoding) :]:
+            found = {path: self._encode(path, encoding) for path in wanted}
+            if sum(len(uri or "") for uri in found.values()) <= room:
+                self._encoded |= found
+                return True
+        return False
+
+    def uri(self, path: str | None) -> str | None:
+        """An admitted picture as a ``data:`` URI; None when there is none, it cannot be read or has no room."""
+        return None if path is None else self._encoded.get(path)
+
+    def _encode(self, path: str, encoding: Encoding) -> str | None:
         try:
             content = (self._folder / path).read_bytes()
-        except OSError as error:
-            self._problem(f"{path}: cannot be read ({error.strerror})")
-            return None
-        if not content.startswith(_PNG):
-            self._problem(f"{path}: is no PNG file")
-            return None
-        self.budget -= len(content)
-        return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            if not content.startswith(_PNG):
+                return self._problem(f"{path}: is no PNG file")
+            if self._redact or encoding.side is not None:
+                content = self._again(content, encoding)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return self._problem(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+        kind = "png" if content.startswith(_PNG) else "webp"
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
-    def _problem(self, text: str) -> None:
-        _logger.warning("picture %s", text)
-        self.problems.append(text)
+    def _again(self, content: bytes, encoding: Encoding) -> bytes:
+        with Image.open(io.BytesIO(content)) as file:
+            file.load()
+            # No metadata of the file is carried over.
+            image = file.convert("L" if file.mode in ("1", "L") else "RGB")
+        if self._redact:
+            image = blurred(image)
+        buffer = io.BytesIO()
+        if encoding.side is None:
+            image.save(buffer, format="PNG", optimize=True)
+        else:
+            image.thumbnail((encoding.side, encoding.side))
+            image.save(buffer, format="WEBP", quality=encoding.quality, method=4)
+        return buffer.getvalue()
+
+    def _problem(self, text: str) -> str | None:
+        """Note a problem; there is no picture then."""
+        if text not in self.problems:
+            _logger.warning("picture %s", text)
+            self.problems.append(text)
+        return None
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    """The picture made of no more than 4 x 4 averages of it, and no more than a quarter of its pixels each way.
+
+    Everything finer is gone from the result: it is computed from the averages alone.
+    """
+    longest = max(image.size)
+    side = max(1, min(_BLURRED_SIDE, longest // 4))
+    few = tuple(max(1, round(side * one / longest)) for one in image.size)
+    return image.resize((few[0], few[1]), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)

@@ -42,6 +42,20 @@ _ATTACKS = {
     "defence-matched": "defence-matched gradients",
 }
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
+_KNOWLEDGE = {
+    "labels": "the true labels of each client's images",
+    "batch-size": "how many images are behind an update",
+    "buffers": "the running statistics of batch normalisation",
+    "defence": "the defence that was announced",
+    "learning-rate": "the learning rate of local training",
+    "auxiliary-data": "images like those of the clients",
+}
+_STATUS = {
+    "run": "Ran",
+    "not_applicable": "Not applicable",
+    "refused": "Refused, it needs more than is granted",
+    "over_budget": "Left out, the budget was spent",
+}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -83,6 +97,24 @@ def protocol_name(name: str) -> str:
     ('FedSGD (gradient of one batch)', 'unknown')
     """
     return _PROTOCOLS.get(name, name)
+
+
+def knowledge(kind: str) -> str:
+    """A kind of knowledge that the attacker has or has not, for people.
+
+    >>> knowledge("auxiliary-data"), knowledge("the weather")
+    ('images like those of the clients', 'the weather')
+    """
+    return _KNOWLEDGE.get(kind, kind)
+
+
+def plan_status(status: str) -> str:
+    """What became of a planned attack, for people.
+
+    >>> plan_status("not_applicable"), plan_status("run")
+    ('Not applicable', 'Ran')
+    """
+    return _STATUS.get(status, status)
 
 
 def number_word(value: int) -> str:

@@ -1,0 +1,196 @@
+"""What the page says about one federation: its verdict, the flags beside it, and the success of each attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, PlannedAttack
+from attacker.report import words
+from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
+from attacker.report.verdict import Verdict, is_defended, knows, verdicts
+
+# Below this many uses of an image, an accuracy says more about the start of training than about a defence.
+_EARLY_IMAGES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRow:
+    """One attack on one federation: its success, plain or adaptive, and how similar its images are."""
+
+    summary: AttackSummary
+    kind: str
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One federation on the page.
+
+    Attributes:
+        federation: Its figures.
+        name: Defence, for people.
+        title: Model, images and defence, for people.
+        control: Whether this is the undefended control of another federation.
+        verdict: What was found; None for a control, which is no finding of its own.
+        cautions: Of the verdict, without those that are flags.
+        flags: Reasons to distrust a low score: name, and its sentences.
+        attacks: All that were asked for.
+        best: The most successful attack of each kind, with the kind's name: plain, adaptive, undefended control.
+        planned: What was planned for it, in the plan's order.
+    """
+
+    federation: FederationSummary
+    name: str
+    title: str
+    control: bool
+    verdict: Verdict | None
+    cautions: tuple[str, ...]
+    flags: tuple[tuple[str, tuple[str, ...]], ...]
+    attacks: tuple[AttackRow, ...]
+    best: tuple[tuple[str, AttackSummary], ...]
+    planned: tuple[PlannedAttack, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelGroup:
+    """All federations of one model on one data set, undefended first, each followed by its control.
+
+    Attributes:
+        title: For people.
+        panels: One for each federation.
+        chart: Accuracy by round, or None when it is not known.
+        note: What the accuracies are worth.
+    """
+
+    title: str
+    panels: tuple[Panel, ...]
+    chart: Chart | None
+    note: str
+
+    @property
+    def audited(self) -> tuple[Panel, ...]:
+        """Those that are no control."""
+        return tuple(one for one in self.panels if not one.control)
+
+
+def model_groups(record: AuditRecord) -> list[ModelGroup]:
+    """The whole page's federations, by model and images."""
+    found = {one.federation: one for one in verdicts(record)}
+    by_model: dict[tuple[str, str | None], list[FederationSummary]] = {}
+    for federation in record.federations:
+        by_model.setdefault((federation.model, federation.dataset), []).append(federation)
+    groups = []
+    for (model, dataset), own in by_model.items():
+        title = words.model_name(model) + (f" on {dataset}" if dataset else "")
+        shown = _ordered(record, own)
+        audited = [one for one in shown if not is_control(record, one)]
+        groups.append(
+            ModelGroup(
+                title=title,
+                panels=tuple(_panel(record, one, found.get(one.id), title) for one in shown),
+                chart=accuracy_chart(audited),
+                note=_accuracy_note(audited),
+            )
+        )
+    return groups
+
+
+def is_control(record: AuditRecord, federation: FederationSummary) -> bool:
+    """Whether it is the undefended control of a federation of this record."""
+    return federation.control_of is not None and any(one.id == federation.control_of for one in record.federations)
+
+
+def _ordered(record: AuditRecord, own: Sequence[FederationSummary]) -> list[FederationSummary]:
+    shown = []
+    for federation in sorted((one for one in own if not is_control(record, one)), key=is_defended):
+        shown += [federation, *(one for one in own if one.control_of == federation.id)]
+    return shown + [one for one in own if one not in shown]
+
+
+def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict | None, group: str) -> Panel:
+    control = is_control(record, federation)
+    name = words.capitalised(words.defence_name(federation.defence))
+    if control:
+        parent = next(one for one in record.federations if one.id == federation.control_of)
+        name = f"Undefended control of {words.defence_name(parent.defence)}"
+    summaries = [one for one in record.summaries if one.federation == federation.id]
+    sentences: dict[str, list[str]] = {}
+    for flag in record.flags:
+        if flag.federation == federation.id:
+            sentences.setdefault(flag.name, []).append(flag.sentence)
+    flagged = {sentence for own in sentences.values() for sentence in own}
+    return Panel(
+        federation=federation,
+        name=name,
+        title=f"{group}, {name[:1].lower() + name[1:] if control or not is_defended(federation) else name}",
+        cautions=tuple(one for one in verdict.cautions if one not in flagged) if verdict is not None else (),
+        control=control,
+        verdict=None if control else verdict,
+        flags=tuple((one, tuple(dict.fromkeys(own))) for one, own in sentences.items()),
+        attacks=tuple(_attack_row(record, federation, one) for one in summaries),
+        best=tuple(_best(record, federation, summaries)),
+        planned=tuple(one for one in record.plan if one.federation == federation.id),
+    )
+
+
+def _attack_row(record: AuditRecord, federation: FederationSummary, one: AttackSummary) -> AttackRow:
+    values = [
+        row.ssim
+        for row in record.results
+        if row.federation == federation.id and row.attack == one.attack and row.ssim is not None
+    ]
+    return AttackRow(summary=one, kind=_kind(record, federation, one.attack), histogram=histogram(values))
+
+
+def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
+    """Plain or adaptive; without a defence there is nothing to adapt to."""
+    if not is_defended(federation):
+        return "–"
+    return "adaptive" if knows(record, federation, spec) else "plain"
+
+
+def most_successful(summaries: Sequence[AttackSummary]) -> AttackSummary | None:
+    """The attack with the highest success rate; None when none is known."""
+    scored = [one for one in summaries if one.success_rate is not None]
+    return max(scored, key=lambda one: (one.success_rate or 0.0, one.images), default=None)
+
+
+def _best(
+    record: AuditRecord, federation: FederationSummary, summaries: Sequence[AttackSummary]
+) -> list[tuple[str, AttackSummary]]:
+    adaptive = [one for one in summaries if knows(record, federation, one.attack)]
+    controls = {one.id for one in record.federations if one.control_of == federation.id}
+    kinds = (
+        (
+            "Best plain attack" if is_defended(federation) else "Best attack",
+            [o for o in summaries if o not in adaptive],
+        ),
+        ("Best adaptive attack", adaptive),
+        ("Undefended control", [one for one in record.summaries if one.federation in controls]),
+    )
+    return [(name, best) for name, own in kinds if (best := most_successful(own)) is not None]
+
+
+def images_used(federation: FederationSummary) -> int | None:
+    """How often an image was used in training, over all clients and rounds; None when it is not known."""
+    usable = [one.usable for one in federation.accuracy if one.usable is not None]
+    if federation.protocol != "fedsgd" or federation.batch_size is None or not usable:
+        return None
+    return sum(usable) * federation.batch_size
+
+
+def _accuracy_note(federations: Sequence[FederationSummary]) -> str:
+    used = [images_used(one) for one in federations]
+    known = [one for one in used if one is not None]
+    if not known:
+        return (
+            "How many images the training has used is not known. Compare accuracies only once both have levelled off."
+        )
+    most = max(known)
+    if most < _EARLY_IMAGES:
+        return (
+            f"These are first steps of training: it has used {words.count(most)} images so far. Accuracy at this point "
+            "says nothing about what the defence costs in use."
+        )
+    return f"The training has used {words.count(most)} images. Compare accuracies only once both have levelled off."

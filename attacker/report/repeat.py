@@ -1,0 +1,35 @@
+"""The command that repeats an audit, put together from what its record says."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from attacker.audit.record import AuditRecord
+
+_OPTIONS: Final = ("victims", "labels", "rounds", "threads", "device")
+_WITHHELD: Final = ("batch-size", "buffers", "defence", "learning-rate")
+"""What a server usually knows; the command names what of it was withheld."""
+
+
+def command(record: AuditRecord) -> str:
+    """A shell command that audits the same tapes with the same attacks, settings and seed."""
+    tapes = dict.fromkeys(one.tape for one in record.federations if one.control_of is None)
+    options: list[str] = []
+    for spec in str(record.settings.get("attacks") or "").split():
+        options += ["--attacks", spec]
+    for name in _OPTIONS:
+        value = record.settings.get(name)
+        if value not in (None, "all"):
+            options += [f"--{name}", str(value)]
+    budget = record.settings.get("budget")
+    if isinstance(budget, int | float):
+        options += ["--budget", f"{budget:g}s"]
+    if record.threat_model is not None:
+        withheld = [kind for kind in record.threat_model.withheld if kind in _WITHHELD]
+        options += ["--withhold", ",".join(withheld)] if withheld else []
+    if record.settings.get("control") is False:
+        options.append("--no-control")
+    if "audit" in record.seeds:
+        options += ["--seed", str(record.seeds["audit"])]
+    return shlex.join(["fl-precode", "audit", *tapes, "--out", "audit", *options])

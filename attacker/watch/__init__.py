@@ -1,0 +1,1 @@
+"""Watch: what a curious server sees, shown round by round on a local page while the federation runs."""
