@@ -20,6 +20,7 @@ from attacker import (
     cli_analyse,
     cli_audit,
     cli_bench,
+    cli_comparisons,
     cli_gate,
     cli_lists,
     cli_plan,
@@ -116,6 +117,7 @@ cli_watch.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)
+cli_comparisons.register(app)
 cli_recommend.register(app)
 cli_lists.register(app)
 
