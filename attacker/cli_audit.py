@@ -97,9 +97,9 @@ def audit(
     specs = _checked_attacks(attacks)
     use_threads(threads)
     where = find_device(device)
-    if model is not None:
-        # A console script does not look for modules where it is called, and people's own models are there.
-        sys.path.append(str(Path.cwd()))
+    # A console script does not look for modules where it is called, and people's own models are there. The model may be
+    # named on the tape.
+    sys.path.append(str(Path.cwd()))
 
     from attacker.audit.run import audit_tapes
     from attacker.audit.subject import TapeSource

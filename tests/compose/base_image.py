@@ -51,7 +51,7 @@ def make_base_image(cache: Path) -> Path:
     (root / "etc/pip.conf").write_text(PIP)
     for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*"):
         for path in root.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for name in ("resolv.conf", "hostname"):
         (root / "etc" / name).write_text("")
     unfinished = archive.with_suffix(".part")

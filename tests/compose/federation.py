@@ -19,7 +19,6 @@ from tests.compose.engine import Engine, sh
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "fl-precode-test"
 PORT = 18099
-QUICK_ATTACKS = "first-layer,inverting-gradients:preset=precode-paper,iterations=300,restarts=1"
 RUN_SECONDS = 900.0
 
 
@@ -40,7 +39,6 @@ class Federation:
             **self.engine.build,
             "COMPOSE_PROJECT_NAME": PROJECT,
             "REPORT_PORT": str(PORT),
-            "ATTACKS": QUICK_ATTACKS,
             "VICTIMS": "2",
             **self.environment,
         }
