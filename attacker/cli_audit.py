@@ -150,20 +150,18 @@ def report(
     typer.echo(f"report: {page}")
 
 
-def finish(record: AuditRecord, folder: Path) -> Path:
+def finish(record: AuditRecord, folder: Path) -> Path | None:
     """Write the report of a fresh audit into ``folder/report``, print the table of results and where the report is.
 
     Returns:
-        Absolute path of the page.
+        Absolute path of the page; None where the extra ``report`` is not installed, which is said.
     """
     from rich.console import Console
     from rich.table import Table
 
     from attacker.report import words
-    from attacker.report.page import write_report
     from attacker.report.verdict import overall, verdicts
 
-    page = write_report(record, folder=folder, out=folder / "report")
     table = Table(title=None, header_style="bold")
     for heading in ("model", "defence", "attack"):
         table.add_column(heading, overflow="fold")
@@ -181,6 +179,14 @@ def finish(record: AuditRecord, folder: Path) -> Path:
     console.print(table)
     console.print(overall(verdicts(record)), markup=False, highlight=False)
     typer.echo(f"record: {folder.absolute() / 'audit.json'}")
+    try:
+        from attacker.report.page import write_report
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        typer.echo(f"no page: it needs pip install 'fl-precode[report]'; then: fl-precode report {folder}")
+        return None
+    page = write_report(record, folder=folder, out=folder / "report")
     typer.echo(f"report: {page}")
     return page
 

@@ -142,4 +142,6 @@ class Running:
             self.process.wait(timeout=60)
             code = 124
         self._reader.join(timeout=10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         return Finished(code, self.output)

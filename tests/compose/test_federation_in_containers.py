@@ -97,16 +97,16 @@ def test_the_attacker_reaches_no_address_and_cannot_write_on_the_tape(federation
 @pytest.mark.parametrize(
     ("key", "tls", "said"),
     [
-        ("", "--root-certificates=/keys/ca/ca.crt", "authenti"),
-        ("new", "--root-certificates=/keys/ca/ca.crt", "authenti"),
+        ("", "--root-certificates=/keys/ca/ca.crt", "failed to activate supernode"),
+        ("new", "--root-certificates=/keys/ca/ca.crt", "failed to activate supernode"),
         ("own", "--insecure", ""),
     ],
     ids=["without a key", "with a key that nobody registered", "without TLS"],
 )
 def test_nodes_that_do_not_belong_are_refused(federation, key, tls, said):
-    make = "ssh_key = __import__('deploy.keys', fromlist=['x'])\n"
     program = (
-        f"import subprocess, sys\n{make}from cryptography.hazmat.primitives.asymmetric import ec\n"
+        "import subprocess, sys, deploy.keys as ssh_key\n"
+        "from cryptography.hazmat.primitives.asymmetric import ec\n"
         "open('/tmp/new', 'wb').write(ssh_key._openssh_private(ec.generate_private_key(ec.SECP384R1())))\n"
         f"keys = {{'': [], 'new': ['/tmp/new'], 'own': ['/keys/node/node']}}[{key!r}]\n"
         f"command = ['flower-supernode', '--superlink=superlink:8000', {tls!r}]\n"
