@@ -13,6 +13,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl_precode.flower.senders import Senders
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.tape import TapeHeader, TapeWriter
@@ -66,6 +67,7 @@ class Interceptor(Strategy):
         self.strategy = strategy
         self.batch_size = batch_size
         self._buffers = buffers
+        self._senders = Senders()
         if isinstance(tape, TapeWriter):
             if (model, inputs, classes, run_config) != (None, None, None, None):
                 raise ValueError("model, inputs, classes and run_config are for a new tape; a writer's header has them")
@@ -82,7 +84,7 @@ class Interceptor(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the wrapped strategy configure the round, and record what it sends."""
-        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        messages = self._senders.remember(self.strategy.configure_train(server_round, arrays, config, grid))
         self._guarded(self._record_round, server_round, arrays, messages)
         return messages
 
@@ -123,7 +125,7 @@ class Interceptor(Strategy):
         self.tape.write_round(server_round, copies)
 
     def _record_reply(self, server_round: int, reply: Message) -> None:
-        node = str(reply.metadata.src_node_id)
+        node = self._senders.node_of(reply)
         if reply.has_error():
             self.tape.write_failure(server_round, node, reply.error.reason or f"error code {reply.error.code}")
             return

@@ -93,6 +93,18 @@ class Federation:
             )  # fmt: skip
         )
 
+    def wait_for_round(self, running: Running, run: str, *, finished: int, seconds: float = RUN_SECONDS) -> None:
+        """Wait until a run has finished so many rounds; its log arrives too late for that."""
+        deadline = time.monotonic() + seconds
+        command = ["docker", "exec", self.container("serverapp"), "cat", f"/results/{run}/result.json"]
+        while True:
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0 and len(json.loads(done.stdout)["rounds"]) > finished:
+                return
+            assert running.process.poll() is None, f"ended before round {finished}:\n{running.output[-3000:]}"
+            assert time.monotonic() < deadline, f"no round {finished} within {seconds:g} s"
+            time.sleep(0.2)
+
     def record(self, run: str) -> dict[str, Any]:
         """``audit.json`` of a run."""
         text = self.one_off("attacker", ["cat", f"/audit/{run}/audit.json"]).output
@@ -125,14 +137,6 @@ class Running:
     @property
     def output(self) -> str:
         return re.sub(r"\x1b\[[0-9;]*m", "", "".join(self.lines))
-
-    def wait_for(self, pattern: str, seconds: float) -> None:
-        """Wait until the output matches."""
-        deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.output):
-            assert self.process.poll() is None, f"ended before {pattern!r}:\n{self.output[-3000:]}"
-            assert time.monotonic() < deadline, f"no {pattern!r} within {seconds:g} s:\n{self.output[-3000:]}"
-            time.sleep(0.2)
 
     def wait(self, seconds: float = RUN_SECONDS) -> Finished:
         try:

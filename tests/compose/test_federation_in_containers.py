@@ -97,7 +97,7 @@ def test_the_attacker_reaches_no_address_and_cannot_write_on_the_tape(federation
 @pytest.mark.parametrize(
     ("key", "tls", "said"),
     [
-        ("", "--root-certificates=/keys/ca/ca.crt", "failed to activate supernode"),
+        ("", "--root-certificates=/keys/ca/ca.crt", "all supernodes must be registered"),
         ("new", "--root-certificates=/keys/ca/ca.crt", "failed to activate supernode"),
         ("own", "--insecure", ""),
     ],
@@ -137,7 +137,7 @@ def test_a_run_is_not_submitted_twice(federation):
 def test_a_client_that_dies_in_a_run_is_named_and_the_run_goes_on(federation):
     running = federation.start("submit", RUN="killed")
     with timed(federation.engine.seconds, "run whose client is killed"):
-        running.wait_for(r"\[ROUND 2/3\]", seconds=RUNS_MINUTES)
+        federation.wait_for_round(running, "killed", finished=1)
         sh("docker", "kill", federation.container("supernode-2"))
         done = running.wait(RUNS_MINUTES)
     assert done.code == 0, done.output[-4000:]
@@ -147,6 +147,8 @@ def test_a_client_that_dies_in_a_run_is_named_and_the_run_goes_on(federation):
     assert [one["usable"] for one in own["accuracy"]] == [0, 3, 2, 2]
     (left_out,) = own["left_out"]
     assert left_out["round"] == 2
+    assert "Unavailable" in left_out["reason"]
+    assert len(left_out["node"]) > 10, "the id of the node, not of the SuperLink that answered for it"
     page = federation.one_off("attacker", ["cat", "/audit/killed/report/index.html"]).output
     assert left_out["node"][:8] in page
     assert "left out" in page.lower()
@@ -164,7 +166,7 @@ def test_a_client_that_never_comes_ends_the_run_with_a_reason(federation):
 def test_a_superlink_that_is_restarted_keeps_its_runs_and_gets_its_nodes_back(federation):
     running = federation.start("submit", RUN="restarted")
     with timed(federation.engine.seconds, "run whose SuperLink is restarted"):
-        running.wait_for(r"\[ROUND 1/3\]", seconds=RUNS_MINUTES)
+        federation.wait_for_round(running, "restarted", finished=0)
         sh("docker", "restart", federation.container("superlink"))
         done = running.wait(RUNS_MINUTES)
     # Either outcome is sound; silence, or success without its rounds, is not.
