@@ -1,7 +1,7 @@
 """What wrapping each of flwr's strategies costs: CPU and wall seconds a round with and without, interleaved.
 
 Five clients in this process, a model of 270,000 weights (1.1 MB), so that the strategy's own work shows; the boosted
-trees of FedXgb* have some 100 bytes. Run from the repository: python -m benchmarks.strategies --out outputs/strategies.json
+trees of FedXgb* have some 100 bytes. From the repository: python -m benchmarks.strategies --out outputs/strategies.json
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def _inputs(notes: Mapping[str, Any]) -> InputSpec | None:
     if "classes" not in notes:
         raise ValueError("'input' needs 'classes', the number of classes")
     plain = input_spec(str(notes["input"]), int(notes["classes"]))
-    moments = {key: tuple(float(value) for value in notes[key]) for key in ("mean", "std") if key in notes}
-    return replace(plain, **moments)
+    mean, std = (tuple(map(float, notes.get(key, getattr(plain, key)))) for key in ("mean", "std"))
+    return replace(plain, mean=mean, std=std)
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str]) -> None:
