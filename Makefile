@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= outputs/demo
 
-.PHONY: demo test test-full bench lint format clean help
+.PHONY: demo test test-full compose-demo compose-down compose-test bench lint format clean help
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
 	@echo "make test       lint, types and the test suite with coverage"
 	@echo "make test-full  the same and the long proofs"
+	@echo "make compose-demo  a federation in containers, attacked, with its report; needs Docker (minutes)"
+	@echo "make compose-down  removes everything that compose-demo made, keys and tapes too"
+	@echo "make compose-test  the containers, really run and broken; installs Debian's Docker when there is none"
 	@echo "make bench      the reference figures, speeds and memory, and quality at smoke size;"
 	@echo "                INVERTINGGRADIENTS=PATH and BREACHING=PATH of checkouts compare with them"
 	@echo "make format     lay the code out as the linter wants it"
@@ -28,7 +31,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing fl-precode into $(VENV), once; PyTorch is several GB, this takes a few minutes."
-	$(PIP) install -e .
+	$(PIP) install -e '.[report,simulation]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
@@ -49,6 +52,16 @@ test: lint
 
 test-full: lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+
+# Needs Docker and Python, and installs nothing.
+compose-demo:
+	$(PYTHON) -m deploy.demo up
+
+compose-down:
+	$(PYTHON) -m deploy.demo down
+
+compose-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/compose -m compose --no-cov
 
 bench: $(VENV)/.installed-dev
 	mkdir -p outputs

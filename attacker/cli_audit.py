@@ -96,7 +96,7 @@ def audit(
         control=not no_control, rounds=rounds, threads=threads, device=device,
     )  # fmt: skip
     use_threads(threads)
-    find_own_models(model)
+    find_own_models()
 
     from attacker.audit import run
     from attacker.audit.subject import TapeSource
@@ -121,20 +121,18 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def finish(record: AuditRecord, folder: Path) -> Path:
+def finish(record: AuditRecord, folder: Path) -> Path | None:
     """Write the report of a fresh audit into ``folder/report``, print the table of results and where the report is.
 
     Returns:
-        Absolute path of the page.
+        Absolute path of the page; None where the extra ``report`` is not installed, which is said.
     """
     from rich.console import Console
     from rich.table import Table
 
     from attacker.report import words
-    from attacker.report.page import write_report
     from attacker.report.verdict import overall, verdicts
 
-    page = write_report(record, folder=folder, out=folder / "report")
     table = Table(title=None, header_style="bold")
     for heading in ("model", "defence", "attack"):
         table.add_column(heading, overflow="fold")
@@ -152,6 +150,14 @@ def finish(record: AuditRecord, folder: Path) -> Path:
     console.print(table)
     console.print(overall(verdicts(record)), markup=False, highlight=False)
     typer.echo(f"record: {folder.absolute() / 'audit.json'}")
+    try:
+        from attacker.report.page import write_report
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        typer.echo(f"no page: it needs pip install 'fl-precode[report]'; then: fl-precode report {folder}")
+        return None
+    page = write_report(record, folder=folder, out=folder / "report")
     typer.echo(f"report: {page}")
     return page
 

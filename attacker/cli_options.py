@@ -178,11 +178,10 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def find_own_models(model: str | None) -> None:
-    """Look for modules where the command is called, too: people's own models are there."""
-    if model is not None:
-        # A console script does not do so by itself.
-        sys.path.append(str(Path.cwd()))
+def find_own_models() -> None:
+    """Look for modules where the command is called, too: people's own models are there, and a tape may name one."""
+    # A console script does not do so by itself.
+    sys.path.append(str(Path.cwd()))
 
 
 def split_attacks(text: str) -> list[str]:

@@ -75,7 +75,7 @@ def plan(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
         control=not no_control, rounds=rounds, threads=threads, device=device,
     )  # fmt: skip
-    find_own_models(model)
+    find_own_models()
 
     from attacker.audit.run import plan as make_plan
     from attacker.audit.subject import TapeSource

@@ -12,7 +12,7 @@ from torch import Tensor
 from clients.train import defended_gradient, defended_training
 from fl_precode.config import Settings
 from fl_precode.defences import gradient_defence, perturbation_generator
-from fl_precode.federation import Federation, choose_device, prepare
+from fl_precode.federation import ClientPart, choose_device, client_part
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
 from fl_precode.perturb import Batch
 
@@ -25,14 +25,14 @@ def train(message: Message, context: Context) -> Message:
     settings = Settings.from_run_config(context.run_config)
     config = message.content.config_records["config"]
     fingerprint = _same_code(str(config[FINGERPRINT_KEY]))
-    federation = prepare(settings)
     partition_id = _partition_id(context, settings)
+    part = client_part(settings, partition_id, str(context.node_config.get("data-path", "")))
     server_round = int(cast(int, config["server-round"]))
     device = choose_device(settings.device)
 
-    model = federation.model().to(device)
+    model = part.model().to(device)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    batches = _batches(federation, partition_id, server_round, device)
+    batches = _batches(part, server_round, device)
     defence = gradient_defence(settings.defence)
     generator = perturbation_generator(settings.seed, partition_id, server_round)
     with torch.random.fork_rng():
@@ -54,7 +54,7 @@ def train(message: Message, context: Context) -> Message:
                 optimiser=settings.local_optimiser,
                 batch_norm=settings.batch_norm,
             )
-            examples = len(federation.partitions[partition_id])
+            examples = len(part.indices)
             sent = dict(model.state_dict())
     metrics: dict[str, int | float] = {"num-examples": examples}
     if defence is None or not defence.bounds_examples:  # the exact loss would undo what DP-SGD promises
@@ -93,11 +93,11 @@ def _partition_id(context: Context, settings: Settings) -> int:
     return partition_id
 
 
-def _batches(federation: Federation, partition_id: int, server_round: int, device: torch.device) -> list[Batch]:
+def _batches(part: ClientPart, server_round: int, device: torch.device) -> list[Batch]:
     batches = []
-    for indices in federation.batches(partition_id, server_round):
-        images, labels = federation.data.train.batch(indices)
-        batches.append((federation.data.inputs.normalise(images).to(device), labels.to(device)))
+    for indices in part.batches(server_round):
+        images, labels = part.train.batch(indices)
+        batches.append((part.inputs.normalise(images).to(device), labels.to(device)))
     return batches
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from fl_precode.config import Settings
-from fl_precode.data import ImageData, load_data
+from fl_precode.data import ImageData, ImageDataset, load_data, read_partition
 from fl_precode.data.partition import partition
 from fl_precode.data.schedule import local_batches
 from fl_precode.defences import apply_defence, check_gradient_defence
-from fl_precode.models import build_model
+from fl_precode.models import InputSpec, build_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +34,85 @@ class Federation:
 
     def model(self) -> nn.Module:
         """The freshly initialised model, defence included; equal for equal settings."""
-        plain = build_model(self.settings.model, self.data.inputs, seed=self.settings.seed)
-        return apply_defence(self.settings.defence, plain, self.data.inputs, seed=self.settings.seed)
+        return federation_model(self.settings, self.data.inputs)
 
     def batches(self, partition_id: int, server_round: int) -> list[np.ndarray]:
         """Indices of the training images that a client uses in a round, one array for each local step."""
-        s = self.settings
-        return local_batches(
-            self.partitions[partition_id],
-            seed=s.seed,
-            partition_id=partition_id,
-            round=server_round,
-            batch_size=s.batch_size,
-            local_steps=s.local_steps,
-            local_epochs=s.local_epochs,
+        return round_batches(self.settings, self.partitions[partition_id], partition_id, server_round)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPart:
+    """What one client knows: the settings and its own images.
+
+    Attributes:
+        settings: The run configuration.
+        train: Images from which the batches are drawn.
+        inputs: The input domain of the whole federation.
+        indices: Of this client's images in ``train``.
+        partition_id: Of this client.
+    """
+
+    settings: Settings
+    train: ImageDataset
+    inputs: InputSpec
+    indices: np.ndarray
+    partition_id: int
+
+    def model(self) -> nn.Module:
+        """The freshly initialised model, defence included; equal for equal settings."""
+        return federation_model(self.settings, self.inputs)
+
+    def batches(self, server_round: int) -> list[np.ndarray]:
+        """Indices into ``train`` that this client uses in a round, one array for each local step."""
+        return round_batches(self.settings, self.indices, self.partition_id, server_round)
+
+
+def federation_model(settings: Settings, inputs: InputSpec) -> nn.Module:
+    """The freshly initialised model, defence included; equal for equal settings and input domain."""
+    plain = build_model(settings.model, inputs, seed=settings.seed)
+    return apply_defence(settings.defence, plain, inputs, seed=settings.seed)
+
+
+def round_batches(settings: Settings, samples: np.ndarray, partition_id: int, server_round: int) -> list[np.ndarray]:
+    """The samples that a client uses in a round, one array for each local step."""
+    return local_batches(
+        samples,
+        seed=settings.seed,
+        partition_id=partition_id,
+        round=server_round,
+        batch_size=settings.batch_size,
+        local_steps=settings.local_steps,
+        local_epochs=settings.local_epochs,
+    )
+
+
+def client_part(settings: Settings, partition_id: int, data_path: str = "") -> ClientPart:
+    """What a client trains on: its own file, or its share of the whole set where every process has that.
+
+    Args:
+        settings: The run configuration.
+        partition_id: Of this client.
+        data_path: File that `write_partition` wrote; empty loads the data set of the settings and partitions it.
+
+    Raises:
+        ValueError: If the data cannot be partitioned as asked, or the file is no partition.
+        RuntimeError: If the data is not there.
+    """
+    if data_path:
+        own = read_partition(Path(data_path))
+        indices = np.arange(len(own.train))
+        return ClientPart(
+            settings=settings, train=own.train, inputs=own.inputs, indices=indices, partition_id=partition_id
         )
+    federation = prepare(settings)
+    return ClientPart(
+        settings=settings,
+        train=federation.data.train,
+        inputs=federation.data.inputs,
+        indices=federation.partitions[partition_id],
+        partition_id=partition_id,
+    )
 
 
 @lru_cache(maxsize=2)

@@ -34,6 +34,12 @@ def spoil(content: RecordDict, fault: str) -> RecordDict:
     first = next(iter(values))
     if fault == "nan":
         values[first] = np.full_like(values[first], np.nan)
+    elif fault == "huge-values":
+        values[first] = np.full_like(values[first], 1e30)
+    elif fault == "other-type":
+        values[first] = values[first].astype(np.float64)
+    elif fault == "ten-times-the-size":
+        values[first] = np.repeat(values[first], 10, axis=0)
     elif fault == "other-keys":
         values["invented"] = values.pop(first)
     elif fault == "other-shapes":

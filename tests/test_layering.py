@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fl_precode", "server", "clients", "attacker")
+PACKAGES = ("fl_precode", "server", "clients", "attacker", "deploy")
 SEARCHES = {"attacker/cli_reproduce.py", "attacker/cli_comparisons.py", "attacker/cli_recommend.py"}
 FRONT_END = {"attacker/cli_run.py", "attacker/cli_analyse.py", "attacker/cli_lists.py", "attacker/demo.py"} | SEARCHES
 """Commands, not attacks: they may start federations and list data sets."""
+
+HOST_SIDE = {"deploy/demo.py", "deploy/compose.py"}
+"""Run by whichever Python there is, before anything is installed."""
 
 INSIDE = (
     (("attacker/engine/", "attacker/metrics.py"), ("attacker.attacks", "attacker.audit", "attacker.report")),
@@ -52,6 +55,8 @@ def forbidden(file: str) -> list[str]:
         return ["clients", "ray"] + ([] if file == "server/app.py" else ["attacker"])
     if file.startswith("clients/"):
         return ["server", "attacker", "ray"]
+    if file.startswith("deploy/"):
+        return ["attacker", "server", "clients", "ray", *([] if file not in HOST_SIDE else ["fl_precode", "flwr"])]
     return forbidden_to_the_attacker(file)
 
 

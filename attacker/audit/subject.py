@@ -27,6 +27,7 @@ from fl_precode.defences import apply_defence
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import Tape
+from fl_precode.tape_notes import with_notes
 
 _logger = logging.getLogger(__name__)
 
@@ -83,12 +84,12 @@ def open_subject(source: TapeSource) -> Subject:
 
     Raises:
         ValueError: If it is no tape (`TapeError`), the model or the images' shape are neither in its header nor given,
-            model or defence are unknown or do not fit, or the evaluation file is of something else.
+            model or defence are unknown or do not fit, or the notes beside the tape or the evaluation file are wrong.
         OSError: If an evaluation file was named and cannot be read.
         RuntimeError: If the truth needs a data set that is not on this machine.
     """
     tape = Tape(source.tape)
-    header = tape.header
+    tape.header = header = with_notes(tape.header, source.tape.absolute())
     model, inputs = source.model or header.model, source.inputs or header.inputs
     if model in _UNKNOWN or inputs is None:
         missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []

@@ -40,8 +40,8 @@ def _file(package: str, relative: str) -> Path:
     if folder is None or not path.is_file():
         distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
         raise DataUnavailableError(
-            f"expected {relative} inside the installed {distribution}; reinstall it: pip install --force-reinstall "
-            f"{distribution}"
+            f"expected {relative} inside the installed {distribution}; (re)install it: pip install "
+            f"--force-reinstall {distribution}"
         )
     return path
 
@@ -59,6 +59,7 @@ def load_faces() -> ImageData:
 
 def load_digits() -> ImageData:
     """1,797 handwritten 8x8 digits (UCI Optical Recognition of Handwritten Digits), from scikit-learn."""
+    _file("sklearn", "datasets/data/digits.csv.gz")
     from sklearn.datasets import load_digits as load
 
     bunch = load()

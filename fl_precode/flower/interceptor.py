@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from logging import INFO
 from pathlib import Path
 
@@ -13,7 +13,11 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl_precode.flower.senders import Senders
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Protocol
 from fl_precode.tape import TapeHeader, TapeWriter
+from fl_precode.tape_notes import input_spec, notes_path, protocol_of, write_notes
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +37,19 @@ class Interceptor(Strategy):
             steps or epochs make of it (`Protocol.images_behind`).
         buffers: Names of arrays that are buffers, not parameters; by default those that the names of normalisation
             layers and integer types give away.
+        model: For a new tape: where an audit finds the model, ``package.module:factory``.
+        inputs: For a new tape: the images' domain, or their shape alone (``3x32x32``) when they are in [0, 1] and not
+            normalised; a shape needs ``classes``.
+        classes: Number of classes.
+        run_config: For a new tape: Flower's run configuration. What it says of local training under the usual keys
+            (`fl_precode.tape_notes.RUN_CONFIG_KEYS`) is announced on the tape; nothing else of it is kept.
+
+    With a new tape a file of the same name with ``.toml`` is written beside it, for what must be added by hand; with
+    model, images and run configuration given, ``fl-precode audit TAPE`` needs no further word.
+
+    Raises:
+        ValueError: If the tape's folder is not empty, the inputs are no shape, or a writer is given together with what
+            only a new tape takes.
     """
 
     def __init__(
@@ -42,11 +59,21 @@ class Interceptor(Strategy):
         *,
         batch_size: int | None = None,
         buffers: Collection[str] | None = None,
+        model: str | None = None,
+        inputs: InputSpec | str | None = None,
+        classes: int | None = None,
+        run_config: Mapping[str, object] | None = None,
     ) -> None:
         self.strategy = strategy
-        self.tape = tape if isinstance(tape, TapeWriter) else TapeWriter(tape, TapeHeader())
         self.batch_size = batch_size
         self._buffers = buffers
+        self._senders = Senders()
+        if isinstance(tape, TapeWriter):
+            if (model, inputs, classes, run_config) != (None, None, None, None):
+                raise ValueError("model, inputs, classes and run_config are for a new tape; a writer's header has them")
+            self.tape = tape
+        else:
+            self.tape = _new_tape(Path(tape), model, inputs, classes, run_config)
 
     def summary(self) -> None:
         """Log what is recorded, then the wrapped strategy's summary."""
@@ -57,7 +84,7 @@ class Interceptor(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the wrapped strategy configure the round, and record what it sends."""
-        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        messages = self._senders.remember(self.strategy.configure_train(server_round, arrays, config, grid))
         self._guarded(self._record_round, server_round, arrays, messages)
         return messages
 
@@ -98,7 +125,7 @@ class Interceptor(Strategy):
         self.tape.write_round(server_round, copies)
 
     def _record_reply(self, server_round: int, reply: Message) -> None:
-        node = str(reply.metadata.src_node_id)
+        node = self._senders.node_of(reply)
         if reply.has_error():
             self.tape.write_failure(server_round, node, reply.error.reason or f"error code {reply.error.code}")
             return
@@ -122,6 +149,29 @@ class Interceptor(Strategy):
                 images = examples if header.kind == "gradient" else header.protocol.images_behind(examples)
                 return self.batch_size if images is None else images
         return self.batch_size
+
+
+def _new_tape(
+    path: Path,
+    model: str | None,
+    inputs: InputSpec | str | None,
+    classes: int | None,
+    run_config: Mapping[str, object] | None,
+) -> TapeWriter:
+    if isinstance(inputs, str):
+        if classes is None:
+            raise ValueError(f"inputs={inputs!r} needs classes, the number of classes")
+        inputs = input_spec(inputs, classes)
+    elif classes is not None:
+        raise ValueError("classes belongs to a shape, such as inputs='3x32x32'; an InputSpec has its own")
+    protocol = Protocol() if run_config is None else protocol_of(run_config)
+    writer = TapeWriter(path, TapeHeader(model=model or "unknown", inputs=inputs, protocol=protocol))
+    try:
+        if not write_notes(writer.path, writer.header):
+            _logger.warning("%s is of an earlier tape and is left as it is", notes_path(writer.path))
+    except OSError as error:
+        _logger.warning("no notes beside the tape (%s); it is complete without them", error)
+    return writer
 
 
 def looks_like_buffer(name: str, value: np.ndarray) -> bool:

@@ -1,52 +1,30 @@
 """Runs the reference app on Flower's simulation runtime and returns its true outcome.
 
-``flwr run`` answers 0 for runs that failed, starts a SuperLink that stays behind, installs dependencies at run time and
-lets workers import from whichever folder it was first called in. The launcher owns a SuperLink instead.
+``flwr run`` starts a SuperLink that stays behind, installs dependencies at run time and lets workers import from
+whichever folder it was first called in. The launcher owns a SuperLink instead.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
-from fl_precode.config import Settings, Value
+from fl_precode.config import Settings
 from fl_precode.federation import choose_device, prepare
 from fl_precode.flower.fingerprint import FINGERPRINTED, folder_fingerprint
+from fl_precode.flower.submission import RunOutcome, Submission, failure_reason, to_toml
 from fl_precode.flower.superlink import CONNECTION, LaunchError, OwnedSuperLink
 
 APP_FILES = ("pyproject.toml", "LICENSE", "README.md", "fl_precode", "server", "clients")
-STATUS_SECONDS = 60.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class RunOutcome:
-    """How a run really ended.
-
-    Attributes:
-        completed: Whether every round was finished.
-        status: Flower's own word (``finished:completed``), for records.
-        reason: One readable line; empty when completed.
-        run_id: Flower's run id.
-        seconds: Wall time from submission to the end.
-        log: The whole log of server and clients.
-    """
-
-    completed: bool
-    status: str
-    reason: str
-    run_id: str
-    seconds: float
-    log: str
+__all__ = ["RunOutcome", "SimulationRuntime", "check_machine", "failure_reason", "launch", "to_toml"]
 
 
 class SimulationRuntime:
@@ -102,61 +80,14 @@ class SimulationRuntime:
         """
         check_machine(settings, client_resources_num_gpus)
         prepare(settings)
-        started = time.monotonic()
         config = self._superlink.folder / f"run-{uuid.uuid4().hex[:8]}.toml"
         config.write_text(to_toml(replace(settings, code_fingerprint=self._fingerprint).to_run_config()))
         federation = (
             f"num-supernodes={settings.num_clients} client-resources-num-cpus={client_resources_num_cpus:g} "
             f"client-resources-num-gpus={client_resources_num_gpus:g}"
         )
-        submit = ("run", str(self._app), CONNECTION, "--format", "json", "--run-config", str(config))
-        answer = self._answer(*submit, "--federation-config", federation)
-        run_id = str(answer.get("run-id", ""))
-        if not answer.get("success") or not run_id:
-            raise LaunchError(f"Flower did not accept the run: {answer.get('error-message', answer)}")
-        log = self._follow(run_id, on_line)
-        status, details = self._final_status(run_id)
-        completed = status == "finished:completed"
-        return RunOutcome(
-            completed=completed,
-            status=status,
-            reason="" if completed else failure_reason(log, details or status),
-            run_id=run_id,
-            seconds=time.monotonic() - started,
-            log=log,
-        )
-
-    def _answer(self, *arguments: str) -> dict[str, object]:
-        with self._superlink.flwr(*arguments) as process:
-            output = process.communicate()[0]
-        start = output.find("{")
-        try:
-            answer = json.loads(output[start:]) if start >= 0 else None
-        except json.JSONDecodeError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise LaunchError(f"`flwr {arguments[0]}` failed: {' '.join(output.split())[-600:]}")
-        return answer
-
-    def _follow(self, run_id: str, on_line: Callable[[str], None] | None) -> str:
-        lines = []
-        with self._superlink.flwr("log", run_id, CONNECTION, "--stream") as following:
-            assert following.stdout is not None
-            for line in following.stdout:
-                lines.append(line)
-                if on_line is not None:
-                    on_line(line.rstrip("\n"))
-        return "".join(lines)
-
-    def _final_status(self, run_id: str) -> tuple[str, str]:
-        status, details = "unknown", ""
-        deadline = time.monotonic() + STATUS_SECONDS
-        # The log ends a little before the status is final.
-        while not status.startswith("finished:") and time.monotonic() < deadline:
-            runs = self._answer("ls", CONNECTION, "--run-id", run_id, "--format", "json").get("runs")
-            if isinstance(runs, list) and runs:
-                status, details = str(runs[0]["status"]), str(runs[0].get("status-details") or "")
-        return status, details
+        submission = Submission(self._superlink.flwr, CONNECTION)
+        return submission.run(self._app, config, federation=federation, on_line=on_line)
 
 
 def launch(
@@ -195,18 +126,6 @@ def check_machine(settings: Settings, client_resources_num_gpus: float) -> None:
             f"each client asks for {client_resources_num_gpus:g} GPU(s), this machine has {torch.cuda.device_count()}; "
             "use client-resources-num-gpus = 0"
         )
-
-
-def to_toml(run_config: Mapping[str, Value]) -> str:
-    """The run configuration as a TOML file. JSON's strings, numbers and booleans are valid TOML."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items())
-
-
-def failure_reason(log: str, otherwise: str) -> str:
-    """The last exception line in a run's log, or ``otherwise`` when there is none."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
-    raised = re.findall(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Replies)\b: .*)$", plain, re.MULTILINE)
-    return str(raised[-1]) if raised else " ".join(otherwise.split())
 
 
 def _staged(source: Path, target: Path) -> Path:

@@ -15,6 +15,10 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_precode.flower.aggregate import in_sent_types
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD
+from fl_precode.flower.senders import Senders
+
+LARGEST = 1e10
+"""Of a weight or a gradient. Means of more would overflow float32 a few rounds later, and take the model with them."""
 
 
 class NoUsableReplies(RuntimeError):
@@ -55,6 +59,7 @@ class ScreenedReplies(Strategy):
         self.fingerprint = fingerprint
         self.rounds: dict[int, RoundReplies] = {}
         self._sent: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._senders = Senders()
 
     def summary(self) -> None:
         """Log the wrapped strategy's summary."""
@@ -65,7 +70,7 @@ class ScreenedReplies(Strategy):
     ) -> Iterable[Message]:
         """Remember names and shapes of what is sent; replies must have the same."""
         self._sent = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
-        return self.strategy.configure_train(server_round, arrays, config, grid)
+        return self._senders.remember(self.strategy.configure_train(server_round, arrays, config, grid))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -78,7 +83,7 @@ class ScreenedReplies(Strategy):
         outcome = RoundReplies()
         sound: list[tuple[int, str, Message]] = []
         for reply in replies:
-            node = str(reply.metadata.src_node_id)
+            node = self._senders.node_of(reply)
             reason = self._refusal(reply)
             if reason is None:
                 partition = _partition_id(reply)
@@ -140,8 +145,11 @@ class ScreenedReplies(Strategy):
             form = (tuple(array.shape), str(array.dtype))
             if form != self._sent[name]:
                 return f"{name}: expected shape and type {self._sent[name]}, got {form}"
-            if not bool(np.isfinite(array.numpy()).all()):
+            value = array.numpy()
+            if not bool(np.isfinite(value).all()):
                 return f"{name}: values are not finite"
+            if value.size and float(np.abs(value).max()) > LARGEST:
+                return f"{name}: a value beyond {LARGEST:g}, which no sound training reaches"
         return None
 
 

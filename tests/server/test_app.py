@@ -20,6 +20,9 @@ from tests.local_grid import LocalGrid
 WORDS = {
     "raises": "out of order",
     "nan": "not finite",
+    "huge-values": "beyond 1e+10",
+    "other-type": "float64",
+    "ten-times-the-size": "expected shape and type",
     "other-keys": "invented",
     "other-shapes": "shape",
     "nothing": "empty",

@@ -145,3 +145,48 @@ def test_an_evaluation_round_passes_through(tmp_path):
         LocalGrid(app, 3, {}), ArrayRecord({"w": Array(SENT["w"])}), num_rounds=1, evaluate_config=ConfigRecord()
     )
     assert result.evaluate_metrics_clientapp[1]["x"] == 2.0
+
+
+def test_a_new_tape_says_what_an_audit_needs(tmp_path):
+    config = {"learning-rate": 0.1, "local-epochs": 2, "batch-size": 4, "num-server-rounds": 3, "data-root": "/private"}
+    strategy = Interceptor(
+        FedAvg(fraction_evaluate=0.0), tmp_path / "tape", model="my_app.task:Net", inputs="1x2x3", classes=4,
+        run_config=config,
+    )  # fmt: skip
+    start(strategy, client(), rounds=1)
+    tape = Tape(tmp_path / "tape")
+    assert (tape.header.model, tape.header.inputs.shape, tape.header.inputs.classes) == (
+        "my_app.task:Net",
+        (1, 2, 3),
+        4,
+    )
+    assert tape.header.protocol == Protocol(learning_rate=0.1, local_epochs=2, batch_size=4)
+    assert {one.batch_size for one in tape.observations()} == {3}, "num-examples, because epochs were announced"
+    assert "private" not in (tmp_path / "tape" / "tape.json").read_text() + (tmp_path / "tape.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"inputs": "1x2x3"}, "needs classes"),
+        ({"inputs": "many", "classes": 2}, "expected channels x height x width"),
+        ({"classes": 2}, "belongs to a shape"),
+    ],
+)
+def test_wrong_descriptions_of_a_new_tape_are_refused(tmp_path, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        Interceptor(FedAvg(), tmp_path / "tape", **arguments)
+
+
+def test_a_writer_has_its_own_header(tmp_path):
+    with pytest.raises(ValueError, match="a writer's header"):
+        Interceptor(FedAvg(), TapeWriter(tmp_path / "tape", TapeHeader()), model="my_app.task:Net")
+    Interceptor(FedAvg(), TapeWriter(tmp_path / "other", TapeHeader()))
+    assert not (tmp_path / "other.toml").exists()
+
+
+def test_trouble_with_the_notes_does_not_stop_the_federation(tmp_path, caplog):
+    (tmp_path / "tape.toml").write_text('model = "earlier"')
+    start(Interceptor(FedAvg(fraction_evaluate=0.0), tmp_path / "tape", model="later"), client(), rounds=1)
+    assert (tmp_path / "tape.toml").read_text() == 'model = "earlier"'
+    assert "left as it is" in caplog.text

@@ -1,0 +1,164 @@
+"""A small TOML file beside a tape, for people: what an audit needs to know and a foreign app's tape may not say.
+
+The tape itself is never changed after it was written. What stands in ``TAPE.toml`` goes before the tape's header::
+
+    model = "my_app.task:Net"       # package.module:factory, importable where the audit runs
+    input = "3x32x32"               # channels x height x width
+    classes = 10
+    mean = [0.5, 0.5, 0.5]          # by channel, on the [0, 1] scale; 0 by default
+    std = [0.5, 0.5, 0.5]           # 1 by default
+    defence = "none"
+
+    [protocol]
+    local-epochs = 1
+    batch-size = 8
+    learning-rate = 0.1
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Protocol
+from fl_precode.private_file import write_private
+from fl_precode.tape_format import TapeHeader
+
+RUN_CONFIG_KEYS = {
+    "learning-rate": "learning_rate",
+    "lr": "learning_rate",
+    "local-epochs": "local_epochs",
+    "local-steps": "local_steps",
+    "batch-size": "batch_size",
+    "momentum": "momentum",
+    "weight-decay": "weight_decay",
+}
+"""What Flower's apps usually call the facts of local training in their run configuration."""
+
+_PROTOCOL = {item.name.replace("_", "-"): item.name for item in fields(Protocol)}
+_TOP = {"model", "defence", "input", "classes", "mean", "std", "protocol"}
+
+
+def notes_path(tape: Path) -> Path:
+    """Where the notes of a tape are: ``/runs/1/tape`` has ``/runs/1/tape.toml``."""
+    return tape.with_name(f"{tape.name}.toml")
+
+
+def input_spec(shape: str, classes: int) -> InputSpec:
+    """The input domain of images in [0, 1] that are not normalised.
+
+    Args:
+        shape: Channels x height x width, such as ``3x32x32``.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: If the shape is something else.
+
+    >>> input_spec("1x8x8", 10).shape
+    (1, 8, 8)
+    """
+    try:
+        channels, height, width = (int(part) for part in shape.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"expected channels x height x width, such as 3x32x32, got {shape!r}") from None
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    return InputSpec(channels=channels, height=height, width=width, classes=classes, mean=mean, std=std)
+
+
+def protocol_of(run_config: Mapping[str, Any]) -> Protocol:
+    """What a Flower app's run configuration says about local training, by the keys that are usual; zeros say nothing.
+
+    >>> protocol_of({"lr": 0.1, "local-epochs": 1, "num-server-rounds": 3})
+    ... # doctest: +NORMALIZE_WHITESPACE
+    Protocol(name='unknown', local_steps=None, local_epochs=1, learning_rate=0.1, defence=None, batch_size=None,
+             momentum=None, weight_decay=None, batch_norm=None, optimiser=None)
+    """
+    found = {name: run_config[key] for key, name in RUN_CONFIG_KEYS.items() if run_config.get(key)}
+    return Protocol(**found)
+
+
+def write_notes(tape: Path, header: TapeHeader) -> bool:
+    """Write what the header knows, and as comments what it does not; notes that are there already are left alone.
+
+    Returns:
+        Whether they were written.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    path = notes_path(tape)
+    if path.exists():
+        return False
+    inputs = header.inputs
+    known: dict[str, Any] = {
+        "model": None if header.model == "unknown" else header.model,
+        "input": None if inputs is None else "x".join(map(str, inputs.shape)),
+        "classes": None if inputs is None else inputs.classes,
+        "mean": None if inputs is None else list(inputs.mean),
+        "std": None if inputs is None else list(inputs.std),
+        "defence": None if header.defence == "unknown" else header.defence,
+    }
+    examples = {
+        "model": "package.module:factory",
+        "input": "3x32x32",
+        "classes": 10,
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+        "defence": "none",
+    }
+    lines = ["# What an audit of the tape beside this file needs to know; take the # away where something is missing."]
+    for key, value in known.items():
+        lines.append(f"# {key} = {json.dumps(examples[key])}" if value is None else f"{key} = {json.dumps(value)}")
+    protocol = {key: value for key, value in asdict(header.protocol).items() if value is not None and key != "name"}
+    lines += ["", "[protocol]", *(f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in protocol.items())]
+    write_private(path, ("\n".join(lines) + "\n").encode())
+    return True
+
+
+def with_notes(header: TapeHeader, tape: Path) -> TapeHeader:
+    """The header with what stands in the notes beside the tape put in; the header as it is without notes.
+
+    Raises:
+        ValueError: If the notes are no TOML, or have an unknown key or a value that cannot be.
+        OSError: If there are notes that cannot be read.
+    """
+    path = notes_path(tape)
+    if not path.exists():
+        return header
+    try:
+        notes = tomllib.loads(path.read_text())
+        _refuse_unknown(notes, _TOP)
+        _refuse_unknown(notes.get("protocol", {}), set(_PROTOCOL))
+        announced = {_PROTOCOL[key]: value for key, value in notes.get("protocol", {}).items()}
+        return replace(
+            header,
+            model=str(notes.get("model", header.model)),
+            defence=str(notes.get("defence", header.defence)),
+            inputs=_inputs(notes) or header.inputs,
+            protocol=replace(header.protocol, **announced),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _inputs(notes: Mapping[str, Any]) -> InputSpec | None:
+    if "input" not in notes:
+        if notes.keys() & {"classes", "mean", "std"}:
+            raise ValueError("classes, mean and std describe the images of 'input', which is missing")
+        return None
+    if "classes" not in notes:
+        raise ValueError("'input' needs 'classes', the number of classes")
+    plain = input_spec(str(notes["input"]), int(notes["classes"]))
+    mean, std = (tuple(map(float, notes.get(key, getattr(plain, key)))) for key in ("mean", "std"))
+    return replace(plain, mean=mean, std=std)
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str]) -> None:
+    odd = sorted(set(table) - known)
+    if odd:
+        raise ValueError(f"unknown key {odd[0]!r}; expected some of: {', '.join(sorted(known))}")
