@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-
 from attacker import (
     cli_analyse,
     cli_audit,
