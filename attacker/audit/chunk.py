@@ -234,4 +234,5 @@ def _target(content: Mapping[str, Any]) -> Target:
 
 
 def _inputs(content: Mapping[str, Any]) -> InputSpec:
-    return InputSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return InputSpec(**given)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ _GUARDS = ("bottleneck", "dropout")
 class _Training:
     """How the federation's clients train, from its run configuration."""
 
-    kind: str
+    kind: Literal["gradient", "weights"]
     learning_rate: float
     momentum: float
     weight_decay: float

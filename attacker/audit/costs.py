@@ -80,7 +80,7 @@ def measure_unit(federation: Federation, settings: AuditSettings) -> float | Non
     times = [[_seconds(probe, victim, seen, settings.seed) for probe in probes] for _ in range(3)]
     # What an attack does before its first iteration is in both; other processes only ever make it slower.
     short, long = (min(taken) for taken in zip(*times, strict=True))
-    return max(long - short, long / 10) / (_PROBES[1] - _PROBES[0]) / len(seen)
+    return float(max(long - short, long / 10) / (_PROBES[1] - _PROBES[0]) / len(seen))
 
 
 def _seconds(probe: GradientMatching, victim: Victim, seen: Sequence[Observation], seed: int) -> float:

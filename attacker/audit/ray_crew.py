@@ -44,9 +44,9 @@ class RayCluster:
                 f"there is no Ray cluster at {self._address!r} ({error}); start one with `ray start --head`, or leave "
                 "--ray-address out to work on this machine alone"
             ) from error
-        self._ray = ray
+        self._ray: Any = ray  # partly untyped
         # A task that died is begun again by the campaign, which counts how often.
-        options = {"max_retries": 0, **({"num_gpus": 1} if self._gpu else {"num_cpus": 1})}
+        options: dict[str, Any] = {"max_retries": 0, **({"num_gpus": 1} if self._gpu else {"num_cpus": 1})}
         self._task = ray.remote(**options)(run_text)
         return self
 
