@@ -56,6 +56,22 @@ class Cell:
             name += f", {self.attacks[0].partition(':')[0]}"
         return name
 
+    @property
+    def stem(self) -> str:
+        """Beginning of the name of its file."""
+        return f"{self.kind}-{self.setup.model}-{self.setup.defence}"
+
+    @property
+    def made(self) -> type[Made]:
+        """What its result is."""
+        return RESULTS[self.kind]
+
+
+class Made(Entry):
+    """The result of a cell."""
+
+    seconds: Number
+
 
 class Point(Entry):
     """Accuracy after an epoch or a round; 0 is the untrained model."""
@@ -72,7 +88,7 @@ class StoredFile(Entry):
     sha256: str
 
 
-class Training(Entry):
+class Training(Made):
     """A central training."""
 
     kind: Literal["training"] = "training"
@@ -83,10 +99,9 @@ class Training(Entry):
     payload_bytes_undefended: Count
     client_seconds: Number
     weights: dict[int, StoredFile]
-    seconds: Number
 
 
-class FederationRun(Entry):
+class FederationRun(Made):
     """A federation: what its server measured after every round."""
 
     kind: Literal["federation"] = "federation"
@@ -95,7 +110,6 @@ class FederationRun(Entry):
     reason: str
     curve: list[Point]
     epsilon: Number | None
-    seconds: Number
 
 
 class VictimScore(Entry):
@@ -112,21 +126,19 @@ class VictimScore(Entry):
     matching_loss: Number | None
 
 
-class AttackRun(Entry):
+class AttackRun(Made):
     """An attack on all victims."""
 
     kind: Literal["attack"] = "attack"
     victims: list[VictimScore]
     images: StoredFile | None
-    seconds: Number
 
 
-class Choice(Entry):
+class Choice(Made):
     """Which attack the attacker takes for each client, by its own measure; empty where none gave an image."""
 
     kind: Literal["choice"] = "choice"
     chosen: list[str]
-    seconds: Number
 
 
 Result = Training | FederationRun | AttackRun | Choice

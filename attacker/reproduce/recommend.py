@@ -14,7 +14,7 @@ from attacker.audit.record import Count, Entry, Number, Share
 from attacker.metrics import wilson_interval
 from attacker.report import words
 from attacker.reproduce.candidates import Candidate, candidates
-from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Result, Setup
+from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Made, Setup
 from attacker.reproduce.experiment import Experiment, images
 from attacker.reproduce.run import make_cell
 from attacker.reproduce.scales import Scale
@@ -233,7 +233,7 @@ class Search:
     def _setup(self, defence: str) -> Setup:
         return Setup(data=self._data, model=self._model, defence=defence)
 
-    def _made(self, cell: Cell) -> Result:
+    def _made(self, cell: Cell) -> Made:
         recipe = self._experiment.recipe(cell)
         found = self._store.read(cell, recipe)
         if found is None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from attacker.reproduce.cells import KINDS, Cell, Kind
+from attacker.reproduce.cells import KINDS, Cell, Kind, Made
 from attacker.reproduce.experiment import Experiment
-from attacker.reproduce.store import Store
+from attacker.reproduce.scales import Scale
+from attacker.reproduce.store import Storable, Store
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,76 @@ def run_cells(
     """
     store = Store(folder)
     open_cells = [cell for cell in cells if store.read(cell, experiment.recipe(cell)) is None]
-    watch = _Watch(cells, open_cells, watcher, experiment)
+    watch = _Watch(cells, open_cells, watcher, partial(_work, experiment.scale))
     with _pool(workers) as pool:
         for kind in KINDS:
             own = [cell for cell in open_cells if cell.kind == kind]
             if own and kind == "federation":
                 _federations(experiment, own, store, watch)
-            elif own and pool is not None:
-                _in_pool(pool, experiment, own, store, watch)
             else:
-                for cell in own:
-                    watch.begin(cell)
-                    make_cell(experiment, cell, store.folder)
-                    watch.end(cell)
+                _make_all(pool, partial(make_cell, experiment, folder=store.folder), own, watch)
     return len(open_cells)
+
+
+class Piece(Storable, Protocol):
+    """A piece of work with a name for people."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+
+
+C = TypeVar("C", bound=Piece)
+
+
+D_contra = TypeVar("D_contra", bound=Piece, contravariant=True)
+
+
+class Comparison(Protocol[D_contra]):
+    """An experiment whose pieces do not need each other; it must be one that pickle takes."""
+
+    def recipe(self, cell: D_contra) -> dict[str, Any]:
+        """What a piece's result depends on besides the piece."""
+
+    def make(self, cell: D_contra, store: Store) -> Made:
+        """The result of a piece."""
+
+    def cost(self, cell: D_contra) -> float:
+        """Expected seconds, roughly."""
+
+
+def run_pieces(
+    comparison: Comparison[C], pieces: Sequence[C], folder: Path, *, workers: int = 1, watcher: Watcher | None = None
+) -> int:
+    """As `run_cells`, for pieces that may be made in any order; returns how many were made now.
+
+    Raises:
+        ValueError: If the folder holds something else, or a finished piece was altered (all are checked first).
+        RuntimeError: If a worker process died.
+    """
+    store = Store(folder)
+    left = [one for one in pieces if store.read(one, comparison.recipe(one)) is None]
+    watch = _Watch(pieces, left, watcher, comparison.cost)
+    with _pool(workers) as pool:
+        _make_all(pool, partial(_make_piece, comparison, folder=store.folder), left, watch)
+    return len(left)
+
+
+def _make_piece(comparison: Comparison[C], piece: C, folder: Path) -> None:
+    store = Store(folder)
+    store.write(piece, comparison.recipe(piece), comparison.make(piece, store))
+
+
+def _make_all(
+    pool: ProcessPoolExecutor | None, make: Callable[[C], None], cells: Sequence[C], watch: _Watch[C]
+) -> None:
+    if cells and pool is not None:
+        _in_pool(pool, make, cells, watch)
+        return
+    for cell in cells:
+        watch.begin(cell)
+        make(cell)
+        watch.end(cell)
 
 
 def make_cell(experiment: Experiment, cell: Cell, folder: Path) -> None:
@@ -92,7 +149,7 @@ def make_cell(experiment: Experiment, cell: Cell, folder: Path) -> None:
     store.write(cell, experiment.recipe(cell), make(experiment, cell, store))
 
 
-def _federations(experiment: Experiment, cells: Sequence[Cell], store: Store, watch: _Watch) -> None:
+def _federations(experiment: Experiment, cells: Sequence[Cell], store: Store, watch: _Watch[Cell]) -> None:
     from attacker.reproduce.federations import FlowerRunner, federation_settings
 
     with FlowerRunner(store.folder / "federations") as runner:
@@ -103,10 +160,8 @@ def _federations(experiment: Experiment, cells: Sequence[Cell], store: Store, wa
             watch.end(cell)
 
 
-def _in_pool(
-    pool: ProcessPoolExecutor, experiment: Experiment, cells: Sequence[Cell], store: Store, watch: _Watch
-) -> None:
-    futures: dict[Future[None], Cell] = {pool.submit(make_cell, experiment, cell, store.folder): cell for cell in cells}
+def _in_pool(pool: ProcessPoolExecutor, make: Callable[[C], None], cells: Sequence[C], watch: _Watch[C]) -> None:
+    futures: dict[Future[None], C] = {pool.submit(make, cell): cell for cell in cells}
     watch.begin(cells[0])
     left: set[Future[Any]] = set(futures)
     try:
@@ -151,13 +206,13 @@ def _start_worker() -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-class _Watch:
+class _Watch(Generic[C]):
     """Turns cells begun and finished into shares and a guess of the time left."""
 
     def __init__(
-        self, cells: Sequence[Cell], open_cells: Sequence[Cell], watcher: Watcher | None, experiment: Experiment
+        self, cells: Sequence[C], open_cells: Sequence[C], watcher: Watcher | None, work: Callable[[C], float]
     ) -> None:
-        self._experiment = experiment
+        self._work = work
         self._watcher = watcher
         self._of = len(cells)
         self._finished = len(cells) - len(open_cells)
@@ -167,13 +222,13 @@ class _Watch:
         self._began = time.monotonic()
         self._tell("", 0.0)
 
-    def begin(self, cell: Cell) -> None:
+    def begin(self, cell: C) -> None:
         self._tell(cell.title, 0.0)
 
-    def within(self, cell: Cell, share: float) -> None:
+    def within(self, cell: C, share: float) -> None:
         self._tell(cell.title, share * self._work(cell))
 
-    def end(self, cell: Cell) -> None:
+    def end(self, cell: C) -> None:
         self._finished += 1
         self._done += self._work(cell)
         self._tell(cell.title, 0.0)
@@ -187,16 +242,16 @@ class _Watch:
         share = (self._done + extra) / self._total if self._total else 1.0
         self._watcher(Done(title, self._finished, self._of, min(1.0, share), left))
 
-    def _work(self, cell: Cell) -> float:
-        """Expected seconds, roughly: only their proportions matter."""
-        scale = self._experiment.scale
-        costs: dict[Kind, float] = {
-            "training": 2.0 + 1.5 * scale.epochs,
-            "federation": 15.0 + 2.0 * scale.rounds,
-            "attack": 1.0 + (0.0015 * scale.iterations * scale.victims if _searches(cell) else 0.0),
-            "choice": 1.0 + 0.3 * scale.victims,
-        }
-        return costs[cell.kind]
+
+def _work(scale: Scale, cell: Cell) -> float:
+    """Expected seconds, roughly: only their proportions matter."""
+    costs: dict[Kind, float] = {
+        "training": 2.0 + 1.5 * scale.epochs,
+        "federation": 15.0 + 2.0 * scale.rounds,
+        "attack": 1.0 + (0.0015 * scale.iterations * scale.victims if _searches(cell) else 0.0),
+        "choice": 1.0 + 0.3 * scale.victims,
+    }
+    return costs[cell.kind]
 
 
 def _searches(cell: Cell) -> bool:

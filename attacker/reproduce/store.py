@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
@@ -16,15 +16,29 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from attacker.audit.files import make_private_folder
-from attacker.reproduce.cells import RESULTS, Cell, Result, StoredFile
+from attacker.reproduce.cells import Made, StoredFile
 from fl_precode.private_file import write_private
 
 MARKER = ".fl-precode-reproduce"
 FORMAT, VERSION = "fl-precode-cell", 1
 
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound=Made)
 Recipe = Mapping[str, Any]
 """Everything besides the cell itself that its result depends on."""
+
+
+class Storable(Protocol):
+    """A frozen dataclass that says everything about one piece of work; its values are what it is found by."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def stem(self) -> str:
+        """Beginning of the file's name, for people."""
+
+    @property
+    def made(self) -> type[Made]:
+        """What its result is."""
 
 
 class Store:
@@ -48,12 +62,11 @@ class Store:
         self._cells = make_private_folder(self.folder / "cells")
         self._tensors = make_private_folder(self.folder / "tensors")
 
-    def path(self, cell: Cell, recipe: Recipe) -> Path:
+    def path(self, cell: Storable, recipe: Recipe) -> Path:
         """Where the cell's result is, or will be."""
-        name = f"{cell.kind}-{cell.setup.model}-{cell.setup.defence}"
-        return self._cells / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[:60]}-{identity(cell, recipe)}.json"
+        return self._cells / f"{re.sub(r'[^A-Za-z0-9.]+', '-', cell.stem)[:60]}-{identity(cell, recipe)}.json"
 
-    def write(self, cell: Cell, recipe: Recipe, result: Result) -> None:
+    def write(self, cell: Storable, recipe: Recipe, result: Made) -> None:
         """Keep a finished cell.
 
         Raises:
@@ -69,7 +82,7 @@ class Store:
         content["sha256"] = _digest(content)
         write_private(self.path(cell, recipe), (json.dumps(content, indent=1) + "\n").encode())
 
-    def read(self, cell: Cell, recipe: Recipe) -> Result | None:
+    def read(self, cell: Storable, recipe: Recipe) -> Made | None:
         """A cell's result, or None while it is not finished.
 
         Raises:
@@ -89,11 +102,11 @@ class Store:
         if content["cell"] != json.loads(json.dumps(asdict(cell))):
             raise _altered(path, "it is the result of another cell")
         try:
-            return RESULTS[cell.kind].model_validate(content["result"])
+            return cell.made.model_validate(content["result"])
         except ValidationError as error:
             raise _altered(path, str(error.errors()[0]["msg"])) from None
 
-    def result(self, cell: Cell, recipe: Recipe, kind: type[R]) -> R:
+    def result(self, cell: Storable, recipe: Recipe, kind: type[R]) -> R:
         """The result of a cell that others of its kind depend on.
 
         Raises:
@@ -132,7 +145,7 @@ class Store:
         return load_tensors(content)
 
 
-def identity(cell: Cell, recipe: Recipe) -> str:
+def identity(cell: Storable, recipe: Recipe) -> str:
     """Short name of a cell made by a recipe: other settings, another name."""
     return _digest({"cell": asdict(cell), "recipe": dict(recipe)})[:16]
 
