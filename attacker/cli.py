@@ -14,7 +14,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from attacker import cli_analyse, cli_audit, cli_bench, cli_lists, cli_recommend, cli_reproduce, cli_run
+from attacker import (
+    cli_analyse,
+    cli_audit,
+    cli_bench,
+    cli_comparisons,
+    cli_lists,
+    cli_recommend,
+    cli_reproduce,
+    cli_run,
+)
 
 INTERRUPTED = 130
 
@@ -98,6 +107,7 @@ cli_audit.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)
+cli_comparisons.register(app)
 cli_recommend.register(app)
 cli_lists.register(app)
 

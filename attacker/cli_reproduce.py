@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from attacker.reproduce.summary import Summary
 
 
+GROUP = typer.Typer(no_args_is_help=True, help="Re-run a published experiment, resumable, with a page of plots.")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    group = typer.Typer(no_args_is_help=True, help="Re-run a published experiment, resumable, with a page of plots.")
-    group.command("precode")(precode)
-    app.add_typer(group, name="reproduce")
+    GROUP.command("precode")(precode)
+    app.add_typer(GROUP, name="reproduce")
 
 
 # What the options mean.
@@ -47,7 +49,7 @@ AttacksOption = Annotated[
 ]
 RootOption = Annotated[str, typer.Option(help="Folder of downloaded image sets. Default: ~/.cache/fl-precode.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
-_Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor, on a GPU one.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor, on a GPU one.")]
 
 
 def precode(
@@ -59,7 +61,7 @@ def precode(
     attacks: AttacksOption = None,
     data_root: RootOption = "",
     seed: SeedOption = 0,
-    workers: _Workers = 0,
+    workers: WorkersOption = 0,
     device: Device = AUTO,
 ) -> None:
     """The PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
@@ -80,7 +82,7 @@ def precode(
     with cell_progress() as watcher:
         folder = out.expanduser().absolute()
         cells = experiment.cells(setups)
-        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment), watcher=watcher)
+        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watcher=watcher)
     summary, page = finish(experiment, setups, left_out, folder)
     _table(summary)
     typer.echo(f"{made} of {len(cells)} pieces were made now")
@@ -162,13 +164,13 @@ def image_set(text: str) -> str:
     return text
 
 
-def how_many(workers: int, experiment: Experiment) -> int:
+def how_many(workers: int, device: str) -> int:
     """Worker processes: as asked for, or one for each processor; a GPU serves one best."""
     from fl_precode.federation import choose_device
 
     if workers:
         return workers
-    return 1 if choose_device(experiment.device).type == "cuda" else os.cpu_count() or 1
+    return 1 if choose_device(device).type == "cuda" else os.cpu_count() or 1
 
 
 @contextmanager

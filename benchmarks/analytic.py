@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/analytic.py --out analytic.json --table analytic.md
 
-LeNet with 256 latent units in front of the classifier. One image for each update, gradients in float32, labels recovered
-by the attacks. PSNR in dB on clamped [0, 1] images, CPU seconds an image on one thread. What the JSON file already
-holds is not run again. The papers' own nets, and noise, are `fl-precode reproduce hybrid`.
+LeNet with 256 latent units in front of the classifier. One image for each update, gradients in float32, labels
+recovered by the attacks. PSNR in dB on clamped [0, 1] images, CPU seconds an image on one thread. What the JSON file
+already holds is not run again. The papers' own nets, and noise, are `fl-precode reproduce hybrid`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fl_precode", "server", "clients", "attacker")
-SEARCHES = {"attacker/cli_reproduce.py", "attacker/cli_recommend.py"}
+SEARCHES = {"attacker/cli_reproduce.py", "attacker/cli_comparisons.py", "attacker/cli_recommend.py"}
 FRONT_END = {"attacker/cli_run.py", "attacker/cli_analyse.py", "attacker/cli_lists.py", "attacker/demo.py"} | SEARCHES
 """Commands, not attacks: they may start federations and list data sets."""
 

@@ -53,7 +53,7 @@ def trade_off(setups: Sequence[SetupSummary]) -> str:
 
     A ring stands where the plain attack alone would have put the defence; a line leads from it to the point.
     """
-    figure, axes = _canvas(6.4, max(3.4, 0.3 * len(setups) + 1.2))
+    figure, axes = canvas(6.4, max(3.4, 0.3 * len(setups) + 1.2))
     points = []
     for setup in setups:
         best = worst(setup, lambda state: state.best_by_ssim)
@@ -72,7 +72,7 @@ def trade_off(setups: Sequence[SetupSummary]) -> str:
     _percent(axes, "x")
     _percent(axes, "y")
     _labels_at_the_side(axes, points)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _labels_at_the_side(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
@@ -99,7 +99,7 @@ def success(setups: Sequence[SetupSummary], place: int) -> str:
         ("best of all, by SSIM", "#b3261e", lambda one: one.states[place].best_by_ssim),
     ]
     shown = [row for row in rows if any((found := row[2](one)) is not None and found.victims for one in setups)]
-    figure, axes = _canvas(5.4, 0.75 + len(setups) * (0.16 * len(shown) + 0.14))
+    figure, axes = canvas(5.4, 0.75 + len(setups) * (0.16 * len(shown) + 0.14))
     for place_in_group, (name, shade, pick) in enumerate(shown):
         for number, setup in enumerate(setups):
             found = pick(setup)
@@ -118,7 +118,7 @@ def success(setups: Sequence[SetupSummary], place: int) -> str:
     _percent(axes, "x")
     handles = [Patch(color=shade, label=name) for name, shade, _ in shown]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def accuracy(setups: Sequence[SetupSummary], *, federated: bool) -> str | None:
@@ -126,7 +126,7 @@ def accuracy(setups: Sequence[SetupSummary], *, federated: bool) -> str | None:
     own = [(one, curve) for one in setups if (curve := _curve(one, federated)) is not None and curve.points]
     if not own:
         return None
-    figure, axes = _canvas(5.4, 3.0 + 0.19 * len(own))
+    figure, axes = canvas(5.4, 3.0 + 0.19 * len(own))
     seen: dict[str, int] = {}
     for setup, curve in own:
         shade = colour(setup.defence)
@@ -142,14 +142,15 @@ def accuracy(setups: Sequence[SetupSummary], *, federated: bool) -> str | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent(axes, "y")
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _curve(setup: SetupSummary, federated: bool) -> Curve | None:
     return setup.federated if federated else setup.central
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, in the style of the pages."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
@@ -169,7 +170,7 @@ def _percent(axes: Axes, which: str) -> None:
     axis.set_major_formatter(lambda value, _: f"{value * 100:.0f} %")
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
     """The picture without what changes from one drawing to the next."""
     target = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "fl-precode"}):

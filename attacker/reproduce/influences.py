@@ -50,7 +50,8 @@ class InfluenceScale:
         name: As on the command line.
         data: Image sets unless others are named. The first is used for everything, the others for the noise only.
         stds: Of Gaussian noise on the gradient of LeNet with weights from U(-0.5, 0.5).
-        images: The first training images.
+        images: The first training images of the first set.
+        others: The first training images of the other sets.
         shares: Of pruning.
         random_iterations: Of L-BFGS from random pixels, at noise of 0.001.
         random_images: The first training images.
@@ -64,6 +65,7 @@ class InfluenceScale:
     data: tuple[str, ...]
     stds: tuple[float, ...]
     images: int
+    others: int
     shares: tuple[float, ...]
     random_iterations: int
     random_images: int
@@ -76,17 +78,17 @@ class InfluenceScale:
 INFLUENCE_SCALES: Mapping[str, InfluenceScale] = MappingProxyType(
     {
         "smoke": InfluenceScale(
-            name="smoke", data=("digits", "photos"), stds=(1e-4, 1e-3, 1e-2), images=12, shares=(0.1, 0.5, 0.9),
-            random_iterations=300, random_images=3, few=2, models=("lenet:activation=relu",), large=("resnet20",),
+            name="smoke", data=("digits", "photos"), stds=(1e-4, 1e-3, 1e-2), images=12, others=1,
+            shares=(0.1, 0.5, 0.9), random_iterations=300, random_images=3, few=2, models=("lenet:activation=relu",), large=("resnet20",),
             iterations=100,
         ),
         "small": InfluenceScale(
-            name="small", data=("cifar10", "digits"), stds=(1e-5, 1e-4, 1e-3, 1e-2), images=32,
+            name="small", data=("cifar10", "digits"), stds=(1e-5, 1e-4, 1e-3, 1e-2), images=32, others=32,
             shares=(0.1, 0.3, 0.5, 0.7, 0.9), random_iterations=3_000, random_images=8, few=4,
             models=("lenet:activation=relu",), large=("resnet20", "resnet18"),
         ),
         "paper": InfluenceScale(
-            name="paper", data=("cifar10", "digits"), stds=(1e-5, 1e-4, 1e-3, 1e-2), images=256,
+            name="paper", data=("cifar10", "digits"), stds=(1e-5, 1e-4, 1e-3, 1e-2), images=256, others=256,
             shares=(0.1, 0.3, 0.5, 0.7, 0.9, 0.99), random_iterations=10_000, random_images=64, few=20,
             models=("lenet:activation=relu", "lenet:activation=tanh"), large=("convnet", "resnet20", "resnet18"),
         ),
@@ -155,6 +157,7 @@ class Influence(Made):
     label: Count
     gradient_norm: Number
     largest: Number
+    unknowns: Count
     rank: Count | None
     unit_rmse: Number  # E-I2F for noise of standard deviation 1
     changes: list[Measured]
@@ -196,7 +199,7 @@ class Influences:
         shares = tuple(f"prune:share={share:g}" for share in scale.shares)
         found = []
         for data in self.data:
-            count = scale.images if data == first else max(2, scale.images // 4)
+            count = scale.images if data == first else scale.others
             found += self._several(count, part="noise", data=data, changes=noises)
         found += self._several(scale.few, part="pruning", changes=shares)
         for start in INITIALISATIONS:
@@ -257,6 +260,7 @@ class Influences:
             label=int(label),
             gradient_norm=float(jacobian.gradient.norm()),
             largest=top,
+            unknowns=jacobian.rows,
             rank=None if seen is None else seen.rank,
             unit_rmse=unit,
             changes=rows,

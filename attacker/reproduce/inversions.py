@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -98,12 +98,14 @@ class Inversion:
         attack: Spec; empty for the ranks.
         std: Of Gaussian noise on every number of the update.
         images: How many, one in each update.
+        part: Of the page.
     """
 
     net: str
     attack: str = ""
     std: float = 0.0
     images: int = 1
+    part: Literal["nets", "noise"] = "nets"
 
     @property
     def stem(self) -> str:
@@ -192,7 +194,7 @@ class Inversions:
                 if net != ONE_LOGIT or attack == R_GAP or searches(attack)
             ]
         return found + [
-            Inversion(net=NOISY, attack=attack, std=std, images=scale.noise_images)
+            Inversion(net=NOISY, attack=attack, std=std, images=scale.noise_images, part="noise")
             for attack in scale.noise_attacks
             for std in scale.stds
         ]
@@ -291,8 +293,3 @@ def of_inversion_scale(name: str) -> InversionScale:
     if name not in INVERSION_SCALES:
         raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(INVERSION_SCALES)}")
     return INVERSION_SCALES[name]
-
-
-def shown_nets(pieces: Sequence[Inversion]) -> list[str]:
-    """Nets in the order of the page."""
-    return list(dict.fromkeys(one.net for one in pieces))

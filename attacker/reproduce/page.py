@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -61,6 +62,13 @@ class Group:
 
 def render(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> str:
     """The page as HTML text; galleries by image set and model."""
+    environment = templates(reading=reading, state_name=state_name, knowledge=knowledge, adaptive=reading.adaptive)
+    groups = _groups(summary, galleries)
+    return environment.get_template("reproduction.html.j2").render(s=summary, groups=groups, headline=headline(summary))
+
+
+def templates(**names: Any) -> Environment:
+    """What the pages of experiments are made with; templates know ``words``, ``png`` and these names."""
     environment = Environment(
         loader=FileSystemLoader([str(folder) for folder in _TEMPLATES]),
         autoescape=True,
@@ -68,11 +76,8 @@ def render(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        words=words, reading=reading, state_name=state_name, knowledge=knowledge, png=png_uri, adaptive=reading.adaptive
-    )
-    groups = _groups(summary, galleries)
-    return environment.get_template("reproduction.html.j2").render(s=summary, groups=groups, headline=headline(summary))
+    environment.globals.update(words=words, png=png_uri, **names)
+    return environment
 
 
 def write_page(summary: Summary, galleries: Mapping[tuple[str, str], Gallery], out: Path) -> Path:
@@ -132,7 +137,7 @@ def _group(summary: Summary, data: str, model: str, gallery: Gallery | None) -> 
         model=model,
         setups=setups,
         falls=[one for one in summary.falls if (one.data, one.model) == (data, model)],
-        pictures={name: (_svg_uri(svg), text) for name, (svg, text) in drawn.items() if svg is not None},
+        pictures={name: (svg_uri(svg), text) for name, (svg, text) in drawn.items() if svg is not None},
         gallery=gallery,
     )
 
@@ -144,7 +149,8 @@ def _point_words(setup: SetupSummary) -> str:
     return f"{words.defence_name(setup.defence)}: accuracy {accuracy}, success {rate}"
 
 
-def _svg_uri(svg: str) -> str:
+def svg_uri(svg: str) -> str:
+    """A figure as a ``data:`` URI."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 

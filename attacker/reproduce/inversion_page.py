@@ -1,0 +1,217 @@
+"""Figures and page of the comparison of analytic inversion with searches."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from attacker.audit.evaluate import SUCCESS_THRESHOLD
+from attacker.audit.files import png_bytes
+from attacker.audit.machine import this_machine, versions
+from attacker.audit.record import Count, Entry, Machine, Number, Setting
+from attacker.report import words
+from attacker.reproduce import comparison_figures as figures
+from attacker.reproduce.finish import RESULTS_NAME
+from attacker.reproduce.inversions import R_GAP, Inversion, Inversions, Inverted, Ranks, searches
+from attacker.reproduce.page import PAGE_NAME, svg_uri, templates
+from attacker.reproduce.store import Store
+from fl_precode.private_file import write_private
+
+SHOWN = 2
+"""Images of each net on the page."""
+
+Shot = tuple[bytes | None, float | None, bool]
+
+
+class AttackFigures(Entry):
+    """One attack on one net; PSNR in dB."""
+
+    attack: str
+    std: Number
+    images: Count = Field(description="that it gave; 0 where it does not apply")
+    psnr: Number | None
+    least: Number | None
+    most: Number | None
+    each: list[Number]
+    ssim: Number | None
+    cpu_seconds: Number
+    reason: str
+
+
+class NetFigures(Entry):
+    """One net."""
+
+    name: str
+    unknowns: Count
+    rank: Count
+    solubility: Number
+    missing: list[int]
+    attacks: list[AttackFigures]
+
+
+class InversionSummary(Entry):
+    """The whole comparison."""
+
+    format: Literal["fl-precode-inversions"] = "fl-precode-inversions"
+    version: Literal[1] = 1
+    created: str
+    scale: str
+    data: str
+    attacks: list[str]
+    nets: list[NetFigures]
+    noise: list[AttackFigures]
+    settings: dict[str, Setting]
+    versions: dict[str, str]
+    machine: Machine
+    seconds: Number
+
+
+def attack_name(spec: str) -> str:
+    """The name in the papers, or ours.
+
+    >>> attack_name("layerwise-inversion"), attack_name("then-refine:iterations=0")
+    ('R-GAP (matrix-free)', 'Layer-wise, refined')
+    """
+    name = spec.partition(":")[0]
+    own = {R_GAP: "R-GAP (matrix-free)", "then-refine": "Layer-wise, refined", "hybrid": "Hybrid (ours)"}
+    return own.get(name, words.capitalised(words.attack_name(spec)))
+
+
+def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSummary, Path]:
+    """Write ``results.json`` and the page.
+
+    Returns:
+        The figures, and where the page is.
+
+    Raises:
+        ValueError: If a piece is missing or was altered.
+        OSError: If something cannot be written.
+    """
+    store = Store(folder)
+    summary = summarise_inversions(comparison, store)
+    write_private(store.folder / RESULTS_NAME, (summary.model_dump_json(indent=1) + "\n").encode())
+    path = store.folder / PAGE_NAME
+    pictures = {
+        "nets": (svg_uri(figures.by_net(summary.nets, attack_name)), "PSNR by net and attack, as in the table below"),
+    }
+    if summary.noise:
+        curve = "PSNR by standard deviation: " + "; ".join(
+            f"{attack_name(one.attack)} at {one.std:g}: {words.figure(one.psnr, 1)}" for one in summary.noise
+        )
+        pictures["noise"] = (svg_uri(figures.by_noise(summary.noise, attack_name)), curve)
+    text = templates(attack_name=attack_name).get_template("inversions.html.j2")
+    shown = text.render(s=summary, headline=headline(summary), pictures=pictures, gallery=_gallery(comparison, store))
+    write_private(path, shown.encode())
+    return summary, path
+
+
+def summarise_inversions(comparison: Inversions, store: Store) -> InversionSummary:
+    """The figures of a comparison whose pieces are all finished.
+
+    Raises:
+        ValueError: If a piece is missing or was altered.
+    """
+    pieces, scale = comparison.pieces(), comparison.scale
+    made = {piece: store.result(piece, comparison.recipe(piece), piece.made) for piece in pieces}
+    nets, noise = [], []
+    for net in scale.nets:
+        ranks = made.get(Inversion(net=net))
+        known = ranks if isinstance(ranks, Ranks) else None
+        nets.append(
+            NetFigures(
+                name=net,
+                unknowns=known.unknowns if known else 0,
+                rank=known.rank if known else 0,
+                solubility=known.solubility if known else 0.0,
+                missing=known.missing if known else [],
+                attacks=[
+                    _figures(piece, run)
+                    for piece, run in made.items()
+                    if isinstance(run, Inverted) and (piece.net, piece.part) == (net, "nets")
+                ],
+            )
+        )
+    noise = [_figures(one, run) for one, run in made.items() if isinstance(run, Inverted) and one.part == "noise"]
+    counts = {one.partition(":")[0]: one.partition("iterations=")[2] for one in scale.attacks}
+    return InversionSummary(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        scale=scale.name,
+        data=comparison.data,
+        attacks=list(scale.attacks),
+        nets=nets,
+        noise=noise,
+        settings={
+            "seed": comparison.seed,
+            "images": scale.images,
+            "dlg_iterations": counts.get("dlg", ""),
+            "cosine_iterations": counts.get("inverting-gradients", ""),
+        },
+        versions=versions(),
+        machine=this_machine(),
+        seconds=sum(one.seconds for one in made.values()),
+    )
+
+
+def _figures(piece: Inversion, run: Inverted) -> AttackFigures:
+    values = [one.psnr for one in run.images if one.psnr is not None]
+    alike = [one.ssim for one in run.images if one.ssim is not None]
+    return AttackFigures(
+        attack=piece.attack,
+        std=piece.std,
+        images=len(values),
+        psnr=sum(values) / len(values) if values else None,
+        least=min(values, default=None),
+        most=max(values, default=None),
+        each=values,
+        ssim=sum(alike) / len(alike) if alike else None,
+        cpu_seconds=sum(one.cpu_seconds for one in run.images) / len(run.images),
+        reason=next((one.reason for one in run.images if one.psnr is None), ""),
+    )
+
+
+def headline(summary: InversionSummary) -> str:
+    """The page's first sentence, from the figures."""
+    ahead = exact = 0
+    for net in summary.nets:
+        best = {
+            kind: max(
+                (one.psnr for one in net.attacks if searches(one.attack) is kind and one.psnr is not None), default=0.0
+            )
+            for kind in (True, False)
+        }
+        ahead += best[False] > best[True]
+        exact += any(one.attack == R_GAP and (one.least or 0.0) > 60 for one in net.attacks)
+    count = words.number_word(len(summary.nets))
+    return (
+        f"On {words.number_word(ahead)} of {count} nets equations come closer than searches from random pixels; on "
+        f"{words.number_word(exact)} they alone give every image exactly."
+    )
+
+
+def _gallery(comparison: Inversions, store: Store) -> list[tuple[str, bytes, list[Shot]]]:
+    scale = comparison.scale
+    truth, _ = comparison.truth(min(SHOWN, scale.images))
+    rows = []
+    pieces = [one for one in comparison.pieces() if one.attack and one.part == "nets"]
+    for net in scale.nets:
+        found = {}
+        for piece in pieces:
+            if piece.net == net:
+                run = store.result(piece, comparison.recipe(piece), Inverted)
+                found[piece.attack] = run, store.load(run.pictures) if run.pictures else {}
+        for number, image in enumerate(truth):
+            shots = [_shot(found.get(attack), number) for attack in scale.attacks]
+            rows.append((net, png_bytes(image), shots))
+    return rows
+
+
+def _shot(found: tuple[Inverted, dict[str, Tensor]] | None, number: int) -> Shot:
+    if found is None or str(number) not in found[1]:
+        return None, None, False
+    score = found[0].images[number]
+    back = score.ssim is not None and score.ssim >= SUCCESS_THRESHOLD
+    return png_bytes(found[1][str(number)][0].nan_to_num(0.0)), score.psnr, back
