@@ -27,9 +27,9 @@ SHOWN = 3
 PREDICTORS: Mapping[str, Callable[[Influence, Measured], float | None]] = {
     "I2F": lambda image, one: one.i2f,
     "E-I2F": lambda image, one: image.unit_rmse,
-    "I2F, damped": lambda image, one: one.damped,
+    "damped": lambda image, one: one.damped,
     "I_lb": lambda image, one: one.bound,
-    "1 / gradient norm": lambda image, one: 1 / image.gradient_norm,
+    "1/norm": lambda image, one: 1 / image.gradient_norm,
 }
 """What may tell which image is at risk."""
 

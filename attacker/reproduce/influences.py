@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from attacker.audit.machine import versions
@@ -79,8 +78,8 @@ INFLUENCE_SCALES: Mapping[str, InfluenceScale] = MappingProxyType(
     {
         "smoke": InfluenceScale(
             name="smoke", data=("digits", "photos"), stds=(1e-4, 1e-3, 1e-2), images=12, others=1,
-            shares=(0.1, 0.5, 0.9), random_iterations=300, random_images=3, few=2, models=("lenet:activation=relu",), large=("resnet20",),
-            iterations=100,
+            shares=(0.1, 0.5, 0.9), random_iterations=300, random_images=5, few=2,
+            models=("lenet:activation=relu",), large=("resnet20",), iterations=100,
         ),
         "small": InfluenceScale(
             name="small", data=("cifar10", "digits"), stds=(1e-5, 1e-4, 1e-3, 1e-2), images=32, others=32,
@@ -243,10 +242,9 @@ class Influences:
         device = choose_device(self.device)
         inputs = images(cell.data, self.data_root).inputs
         model = model_of(cell.model, inputs, start=cell.start, seed=MODEL_SEED)
-        dtype = torch.float32 if cell.way == "products" else torch.float64
-        victim = Victim(model=model.to(device, dtype), inputs=inputs, name=cell.model)
+        victim = Victim(model=model.double().to(device), inputs=inputs, name=cell.model)
         pixels, label = self.truth(cell)
-        pixels, label = pixels.to(device, dtype), label.to(device)
+        pixels, label = pixels.double().to(device), label.to(device)
         of = released(victim, label)
         jacobian = Jacobian(of, pixels)
         seen = None if cell.way == "products" else spectrum(jacobian)
