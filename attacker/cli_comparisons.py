@@ -100,7 +100,8 @@ def i2f(
     """
     from attacker.reproduce.experiment import default_root
     from attacker.reproduce.influence_page import finish_influences
-    from attacker.reproduce.influences import Influences, of_influence_scale
+    from attacker.reproduce.influence_scales import of_influence_scale
+    from attacker.reproduce.influences import Influences
     from attacker.reproduce.run import run_pieces
 
     try:

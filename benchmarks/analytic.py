@@ -131,7 +131,7 @@ def main() -> None:
         if options.only not in name or not left:
             continue
         model = defended(activation, init)
-        weights = train(model, options.epochs)
+        weights = train(model, options.epochs) if any(options.epochs) else {0: model.state_dict()}
         for (epoch, attack), key in left.items():
             model.load_state_dict(weights[epoch])
             content["cells"][key] = found = attack_cell(model, attack, options.images)

@@ -15,7 +15,8 @@ from attacker.cli import app
 from attacker.report import words
 from attacker.reproduce.influence_page import Correlation, change_name, finish_influences, small
 from attacker.reproduce.influence_page import headline as influence_headline
-from attacker.reproduce.influences import INFLUENCE_SCALES, Influence, Influences
+from attacker.reproduce.influence_scales import INFLUENCE_SCALES
+from attacker.reproduce.influences import Influence, Influences
 from attacker.reproduce.inversion_page import attack_name, finish_inversions
 from attacker.reproduce.inversion_page import headline as inversion_headline
 from attacker.reproduce.inversions import INVERSION_SCALES, Inversion, Inversions, Inverted, Ranks
@@ -210,7 +211,7 @@ def test_bad_usage_begins_nothing(tmp_path, arguments, says):
 def test_the_commands_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr("attacker.reproduce.inversions.INVERSION_SCALES", {"smoke": replace(INVERSION, data="digits")})
     monkeypatch.setattr(
-        "attacker.reproduce.influences.INFLUENCE_SCALES",
+        "attacker.reproduce.influence_scales.INFLUENCE_SCALES",
         {"smoke": replace(INFLUENCE, images=2, few=1, models=(), random_images=0)},
     )
     for command in ("hybrid", "i2f"):
