@@ -130,6 +130,8 @@ def serve(
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, port))
+        # From here on a browser that is quicker than uvicorn waits instead of being refused.
+        listener.listen()
         bound = listener.getsockname()[1]
         app = make_app(board, token=token, port=bound)
         # No access log: addresses hold the token.
