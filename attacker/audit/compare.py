@@ -179,7 +179,7 @@ def _changes(
     sides = [{ANY: [row for own in side.values() for row in own], **side} for side in rows]
     changes = [_change(spec, (sides[0][spec], sides[1][spec]), identities, first.success_threshold) for spec in specs]
     alone = sorted({attack_name(spec) for spec in rows[0].keys() ^ rows[1].keys()})
-    note = f"Run in one of the audits only, which any-attack figures feel: {', '.join(alone)}." if alone else ""
+    note = f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}." if alone else ""
     return changes, note
 
 

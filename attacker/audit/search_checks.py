@@ -35,7 +35,7 @@ _BUDGET = ("iterations", "restarts")
 def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
     """Searches whose distance hardly fell on most images: no gradient, a wrong direction, steps too small or none."""
     for one in view.tried:
-        if not _stuck(view.searches(one.attack)) or _is_the_defences_doing(view, one):
+        if not _stuck(_judged_by(view, one)):
             continue
         yield (
             "loss-did-not-fall",
@@ -60,12 +60,16 @@ def _fell(row: ImageResult) -> bool | None:
     return row.matching_loss <= (1 - LEAST_FALL) * row.starting_loss
 
 
-def _is_the_defences_doing(view: FederationView, one: AttackSummary) -> bool:
-    """Whether a plain search found its way without the defence: then the defence stops it, and nothing is wrong."""
-    if not view.defended or view.adaptive(one.attack) or view.control is None:
-        return False
-    without = view.control.searches(one.attack)
-    return any(_fell(row) is not None for row in without) and not _stuck(without)
+def _judged_by(view: FederationView, one: AttackSummary) -> Sequence[ImageResult]:
+    """The searches that tell whether an attack works: for a plain one those without the defence, where there are any.
+
+    With the defence a plain search may fail by the defence alone, and lucky draws of a random model look like progress.
+    """
+    if view.defended and not view.adaptive(one.attack) and view.control is not None:
+        without = view.control.searches(one.attack)
+        if any(_fell(row) is not None for row in without):
+            return without
+    return view.searches(one.attack)
 
 
 def budget_edge(view: FederationView) -> Iterator[Found]:

@@ -104,7 +104,7 @@ def test_equal_pictures_of_the_truth_are_the_same_victim(tmp_path):
 def test_attacks_of_one_audit_only_are_named(tmp_path):
     (found,) = compare(audit(range(3), attacks=(PLAIN, ADAPTIVE)), audit(range(3)), folders(tmp_path))
     assert [one.attack for one in found.changes] == [ANY, PLAIN]
-    assert "Run in one of the audits only, which any-attack figures feel: Ignore." in found.note
+    assert "Run in one of the audits only, and counted under 'any attack' there: Ignore." in found.note
 
 
 def test_federations_belong_together_by_model_images_and_defence(tmp_path):
