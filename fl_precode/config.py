@@ -53,6 +53,8 @@ class Settings:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         tape: Absolute folder that receives every update; empty: nobody listens.
         output_dir: Absolute folder for ``result.json`` and the evaluation-only ``evaluation.json``; empty: none.
+        audit_every: Rounds after which the server audits the newest rounds of the tape, in a process of its own; 0 for
+            never. What it finds is in ``audits`` in the output folder.
         code_fingerprint: Hash of the code that the launcher submitted; empty: computed by the server.
     """
 
@@ -78,6 +80,7 @@ class Settings:
     device: str = "auto"
     tape: str = ""
     output_dir: str = ""
+    audit_every: int = 0
     code_fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -163,6 +166,7 @@ def _range_problems(s: Settings) -> list[str]:
     at_least = [("num-server-rounds", s.num_server_rounds, 1), ("num-clients", s.num_clients, 1)]
     at_least += [("batch-size", s.batch_size, 1), ("classes-per-client", s.classes_per_client, 1)]
     at_least += [("local-steps", s.local_steps, 0), ("local-epochs", s.local_epochs, 0), ("seed", s.seed, 0)]
+    at_least += [("audit-every", s.audit_every, 0)]
     problems = [f"{key}: expected at least {low}, got {value}" for key, value, low in at_least if value < low]
     for key, number in (("learning-rate", s.learning_rate), ("dirichlet-alpha", s.dirichlet_alpha)):
         if not 0 < number < float("inf"):
@@ -208,6 +212,8 @@ def _registry_problems(s: Settings) -> list[str]:
 
 
 def _contradictions(s: Settings) -> list[str]:
+    if s.audit_every > 0 and not s.tape:
+        return ["audit-every: nobody listens; expected a tape to audit, or 0"]
     if s.protocol == "fedsgd" and (s.local_steps or s.local_epochs):
         return ["local-steps, local-epochs: fedsgd sends one gradient; expected 0 for both, or protocol 'fedavg'"]
     if s.protocol == "fedsgd" and (s.momentum > 0 or s.weight_decay > 0):

@@ -16,6 +16,7 @@ from fl_precode.flower.fingerprint import FINGERPRINT_KEY, running_fingerprint
 from fl_precode.flower.interceptor import Interceptor
 from fl_precode.flower.screening import ScreenedReplies
 from fl_precode.tape import TapeHeader, TapeWriter
+from server.audits import AuditRuns
 from server.evaluate import accuracy_and_loss
 from server.results import RunResults
 
@@ -44,6 +45,7 @@ def main(grid: Grid, context: Context) -> None:
 
     arrays = ArrayRecord(model.state_dict())
     results = RunResults(settings, screened, arrays, parameters=sum(p.numel() for p in model.parameters()))
+    audits = AuditRuns(every=settings.audit_every, tape=settings.tape, output_dir=settings.output_dir)
     model.to(choose_device("cpu" if settings.device == "cpu" else "auto"))
 
     def evaluate(server_round: int, current: ArrayRecord) -> MetricRecord:
@@ -57,16 +59,18 @@ def main(grid: Grid, context: Context) -> None:
         results.tape_lost = None if tape is None else tape.lost
         results.privacy = privacy_spent(federation, server_round)
         results.add_round(server_round, current, accuracy, loss)
+        audits.after_round(server_round)
         return MetricRecord({"accuracy": accuracy, "loss": loss})
 
-    strategy.start(
-        grid=grid,
-        initial_arrays=arrays,
-        num_rounds=settings.num_server_rounds,
-        train_config=ConfigRecord({FINGERPRINT_KEY: fingerprint}),
-        evaluate_fn=evaluate,
-    )
-    results.finish()
+    with audits:
+        strategy.start(
+            grid=grid,
+            initial_arrays=arrays,
+            num_rounds=settings.num_server_rounds,
+            train_config=ConfigRecord({FINGERPRINT_KEY: fingerprint}),
+            evaluate_fn=evaluate,
+        )
+        results.finish()
 
 
 def _strategy(settings: Settings, buffers: list[str]) -> Strategy:
