@@ -43,17 +43,20 @@ class Course:
         return self._seen[:, :, 0].clone()
 
     def late_falls(self, distances: Tensor, steps: Tensor) -> Tensor:
-        """Share by which each distance still fell over the last tenth of its candidate's own search.
+        """Share by which each smallest distance still fell over the last tenth of its candidate's own search.
 
         Args:
             distances: (victims, restarts), at the end.
             steps: (victims, restarts), after which candidates were finished.
 
         Returns:
-            (victims, restarts), at most 1; negative where a prior won over the distance, 0 where nothing was left to
-            fall, NaN where it is not known.
+            (victims, restarts), from 0 to 1; 0 where nothing was left to fall, NaN where it is not known.
         """
         moments = (_LATE * steps / self._every).long().clamp(max=self._seen.shape[2] - 1)
-        before = self._seen.gather(2, moments.unsqueeze(2)).squeeze(2)
-        falls = torch.where(before > 0, (before - distances) / before, 0.0).clamp(max=1)  # rounding may end below zero
+        # The iterate that is given may be the last, or have a larger distance for a smaller prior: what counts is the
+        # smallest distance until then and after.
+        smallest = self._seen.nan_to_num(nan=torch.inf).cummin(dim=2).values
+        before = smallest.gather(2, moments.unsqueeze(2)).squeeze(2)
+        after = torch.fmin(smallest[:, :, -1], distances)
+        falls = torch.where(before > 0, (before - after) / before, 0.0).clamp(max=1)  # rounding may end below zero
         return torch.where(before.isfinite(), falls, torch.nan)
