@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,14 +93,15 @@ def following(tape: Path, board: Board, *, attacks: Sequence[str] = CHEAP, seed:
     """Run the process that attacks, and fill the board with what it says; gives its process id."""
     command = [sys.executable, "-m", "attacker.watch.worker", str(tape), str(seed), *attacks]
     # Its own session: an interrupt from the keyboard is for the server, which then ends it.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as worker:
-        reader = threading.Thread(target=_read, args=(worker.stdout, board), daemon=True)
-        reader.start()
-        try:
-            yield worker.pid
-        finally:
-            worker.terminate()
-            reader.join(timeout=5)
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    threading.Thread(target=_read, args=(worker.stdout, board), daemon=True).start()
+    try:
+        yield worker.pid
+    finally:
+        # It holds nothing that could be lost. On a busy machine its low priority lets it end late; nobody waits.
+        worker.kill()
+        with suppress(subprocess.TimeoutExpired):
+            worker.wait(timeout=5)
 
 
 def _read(lines: Any, board: Board) -> None:

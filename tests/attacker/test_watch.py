@@ -247,7 +247,7 @@ def test_the_program_serves_this_machine_only_at_the_lowest_priority_and_leaves_
     assert worker.nice() == 19
     assert worker.num_threads() <= 2
     os.kill(process.pid, signal.SIGKILL)
-    soon(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 20)
+    soon(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_an_interrupt_ends_it_without_a_word(watching):
@@ -255,8 +255,8 @@ def test_an_interrupt_ends_it_without_a_word(watching):
     soon(lambda: ask(address)[0] == 200)
     (worker,) = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
-    assert not worker.is_running()
+    assert process.wait(timeout=60) == 0
+    soon(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_bad_usage_is_named():
