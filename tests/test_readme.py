@@ -49,7 +49,9 @@ def test_links_lead_somewhere(document):
 def test_named_files_exist():
     text = "\n".join((ROOT / document).read_text() for document in DOCUMENTS)
     packages = "fl_precode|server|clients|attacker|tests|benchmarks|docs"
-    for name in sorted(set(re.findall(rf"`((?:{packages})/[\w/]+\.(?:py|md))`", text))):
+    # What the pages on extending tell the reader to write is not there yet.
+    to_write = set(re.findall(r"^`([\w/]+\.py)`:$", text, re.MULTILINE))
+    for name in sorted(set(re.findall(rf"`((?:{packages})/[\w/]+\.(?:py|md))`", text)) - to_write):
         # The trials name test files by their place below tests/.
         assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
 
