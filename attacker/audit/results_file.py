@@ -63,5 +63,5 @@ def _harmless(text: str) -> str:
     >>> _harmless("=cmd|' /C calc'!A0"), _harmless("node 7")
     ("'=cmd|' /C calc'!A0", 'node 7')
     """
-    clean = text.replace("\0", "")
+    clean = text.replace("\0", "").replace("\r", "\n")  # a bare return, unquoted, ends a line for some readers
     return f"'{clean}" if clean.lstrip(" ").startswith(_FORMULAS) else clean
