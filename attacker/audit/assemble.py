@@ -145,6 +145,7 @@ def _entry(own: Federation, federations: Sequence[Federation], settings: AuditSe
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
+            "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )
 

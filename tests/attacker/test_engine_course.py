@@ -40,7 +40,8 @@ def test_a_search_that_arrived_early_no_longer_falls():
 
 
 def test_candidates_that_leave_keep_their_own_clock():
-    goals = torch.tensor([[3.5, -1.0, 0.0], [3.0, 3.0, 3.0]], dtype=torch.float64)  # the first victim begins at its goals
+    # The first victim begins at its goals.
+    goals = torch.tensor([[3.5, -1.0, 0.0], [3.0, 3.0, 3.0]], dtype=torch.float64)
     search = replace(SLOW, stop_below=1e-9)
     together = search.run(Bowl(goals=goals), AT)
     alone = search.run(Bowl(goals=goals[1:]), AT[1:])
