@@ -104,7 +104,7 @@ def headline(summary: Summary) -> str:
     if by["plain"]:
         parts.append(f"{words.number_word(by['plain'])} fell to attacks that know nothing of the defence")
     if by["adaptive"]:
-        parts.append(f"{words.number_word(by['adaptive'])} fell to attacks made with it in mind")
+        parts.append(f"{words.number_word(by['adaptive'])} fell to attacks made with the defence in mind")
     if by["none tried"]:
         parts.append(f"{words.number_word(by['none tried'])} stood what was tried")
     if by["cannot tell"]:

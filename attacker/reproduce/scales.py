@@ -23,7 +23,7 @@ PAPER_DEFENCES = (
 
 PPP_ALONE = (
     "PPP alone is not in the grid: it adds noise where a bottleneck leaves gradients deterministic, and without a "
-    "bottleneck that is everywhere. PPP alone is therefore Gaussian noise on everything, the rows `noise`."
+    "bottleneck that is everywhere. PPP alone is therefore Gaussian noise on everything, the rows “noise”."
 )
 
 PATH_ITERATIONS = 7_000
