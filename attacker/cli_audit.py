@@ -55,6 +55,14 @@ _RayAddress = Annotated[
         metavar="HOST:PORT", help="Attack on a Ray cluster that is there; auto finds one here.", show_default=False
     ),
 ]
+_Leakage = Annotated[
+    bool,
+    typer.Option(
+        "--leakage/--no-leakage",
+        help="Compute what one update determines of an image, where the model is small enough; up to about two minutes "
+        "for each tape, beside the budget.",
+    ),
+]
 
 
 def audit(
@@ -81,6 +89,7 @@ def audit(
     ray_address: _RayAddress = "",
     threads: Threads = 1,
     device: Device = AUTO,
+    leakage: _Leakage = True,
 ) -> None:
     """Attack the updates on a tape and write what came back: audit.json and a report.
 
@@ -93,7 +102,7 @@ def audit(
     inputs = parse_inputs(images, classes, mean, std)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
-        control=not no_control, rounds=rounds, threads=threads, device=device,
+        control=not no_control, rounds=rounds, threads=threads, device=device, leakage=leakage,
     )  # fmt: skip
     use_threads(threads)
     find_own_models()

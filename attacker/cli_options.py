@@ -102,6 +102,7 @@ def audit_settings(
     rounds: str | None,
     threads: int,
     device: str,
+    leakage: bool = False,
 ) -> AuditSettings:
     """Settings of an audit from the command line; a wrong one is bad usage and stops before anything is opened."""
     where = find_device(device)
@@ -125,6 +126,7 @@ def audit_settings(
         rounds=parse_rounds(rounds),
         device=str(where),
         threads=threads,
+        leakage=leakage,
     )
 
 

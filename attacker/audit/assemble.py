@@ -81,6 +81,8 @@ def assemble(
             "budget": settings.budget,
             "rounds": settings.identity()["rounds"],
             "threads": settings.threads,
+            "control": settings.control,
+            "leakage": settings.leakage,
         },
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),

@@ -45,6 +45,11 @@ class CampaignState:
     seconds_left: float | None
     best_ssim: float | None
 
+    @classmethod
+    def after(cls, title: str, chunks: int) -> CampaignState:
+        """Of work that comes after all chunks."""
+        return cls(title=title, done=chunks, of=chunks, failing=0, share=1.0, seconds_left=None, best_ssim=None)
+
 
 Watch = Callable[[CampaignState], None]
 Score = Callable[[Chunk, Sequence[Reconstruction]], float | None]

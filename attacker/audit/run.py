@@ -20,6 +20,7 @@ from attacker.audit.crew import Crew, Event, OwnProcess, Processes
 from attacker.audit.files import Pictures, make_private_folder
 from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.knowledge import LABELS, Knowledge
+from attacker.audit.leakage_summary import leakage_of, needs_indices
 from attacker.audit.machine import versions
 from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
@@ -67,6 +68,7 @@ def audit_tapes(
     title: str = "Audit of federated training",
     device: torch.device = CPU,
     control: bool = False,
+    leakage: bool = False,
     progress: AuditProgress | None = None,
 ) -> AuditRecord:
     """Audit one or more federations by named attacks, in this process; `audit` plans, goes on and has workers.
@@ -83,6 +85,7 @@ def audit_tapes(
         title: Of the report.
         device: Where the attacks run; results come back to the CPU.
         control: Whether defended federations get an undefended control.
+        leakage: Whether leakage indices are computed, where the model is small enough.
         progress: Told about the work now and then.
 
     Raises:
@@ -101,6 +104,7 @@ def audit_tapes(
         control=control,
         device=str(device),
         threads=torch.get_num_threads(),
+        leakage=leakage,
     )
 
     def watch(state: CampaignState) -> None:
@@ -114,7 +118,7 @@ def audit_tapes(
         store = MemoryChunks()
         chunks = cut(federations, planned, settings)
         run_chunks(chunks, store, lambda hear: OwnProcess(store, hear), watch=watch)
-        return _finish(federations, planned, chunks, store, settings, title, folder)
+        return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
 def audit(
@@ -159,7 +163,8 @@ def audit(
         chunks = cut(federations, planned, settings)
         crew = _crew(campaign.chunks, workers, ray_address, settings)
         run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch)
-        return _finish(federations, planned, chunks, campaign.chunks, settings, title, out.expanduser().absolute())
+        folder = out.expanduser().absolute()
+        return _finish(federations, planned, chunks, campaign.chunks, settings, title, folder, watch)
 
 
 def plan(sources: Sequence[TapeSource], settings: AuditSettings) -> tuple[list[Federation], list[PlannedAttack]]:
@@ -182,9 +187,20 @@ def _finish(
     settings: AuditSettings,
     title: str,
     folder: Path,
+    watch: Watch | None,
 ) -> AuditRecord:
     found = collect(chunks, store)
     record = finish_record(assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder)))
+    write_audit(record, folder)
+    if not settings.leakage:
+        return record
+    # The audit is safe by now, even if this takes all memory and the process is killed.
+    summaries = []
+    for own in (one for one in federations if needs_indices(one, federations)):
+        if watch is not None:
+            watch(CampaignState.after(f"{own.id}: leakage indices", len(chunks)))
+        summaries.append(leakage_of(own, record, seed=settings.seed))
+    record = finish_record(record, summaries)
     write_audit(record, folder)
     return record
 

@@ -24,6 +24,8 @@ class AuditSettings:
         rounds: First and last round to choose victims from; None for all.
         device: As torch names it.
         threads: Of the processor, for each attack.
+        leakage: Whether leakage indices are computed at the end, where the model is small enough. No attack depends on
+            them, so that an audit may be gone on with by the other choice.
 
     Raises:
         ValueError: If an attack is unknown or named twice, or a number is out of its range.
@@ -38,6 +40,7 @@ class AuditSettings:
     rounds: tuple[int, int] | None = None
     device: str = "cpu"
     threads: int = 1
+    leakage: bool = False
 
     def __post_init__(self) -> None:
         if self.victims < 1:
@@ -52,7 +55,7 @@ class AuditSettings:
             raise ValueError(f"expected rounds from a first to a last one, got {self.rounds[0]}:{self.rounds[1]}")
 
     def identity(self) -> dict[str, Any]:
-        """Everything here that results depend on, in words of the command line."""
+        """Everything here that attacks depend on, in words of the command line."""
         return {
             "attacks": "planned" if self.attacks is None else " ".join(self.attacks),
             "victims": self.victims,

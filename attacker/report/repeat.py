@@ -30,6 +30,8 @@ def command(record: AuditRecord) -> str:
         options += ["--withhold", ",".join(withheld)] if withheld else []
     if record.settings.get("control") is False:
         options.append("--no-control")
+    if record.settings.get("leakage") is False:
+        options.append("--no-leakage")
     if "audit" in record.seeds:
         options += ["--seed", str(record.seeds["audit"])]
     return shlex.join(["fl-precode", "audit", *tapes, "--out", "audit", *options])

@@ -1,0 +1,255 @@
+"""Leakage indices of a federation's model, for its audit record: what an attacker without bad luck could know.
+
+Evaluation: I2F is a property of true images. They come from `attacker.audit.truth`, and no attack sees what is found.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from torch import Generator, Tensor
+
+from attacker.audit.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
+from attacker.audit.record import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
+from attacker.audit.scope import Federation
+from attacker.audit.truth import Truth
+from attacker.leakage.defended import defence_change, sampling_change, without_noise
+from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
+from attacker.leakage.rank import layer_ranks, solubility
+from attacker.leakage.released import Released, bottleneck_shapes, draw_noise, released
+from attacker.leakage.spectrum import Spectrum, spectrum
+from attacker.victim import Victim
+from fl_precode.defences import gradient_defence
+from fl_precode.observation import Observation
+from fl_precode.perturb import GradientDefence
+
+_logger = logging.getLogger(__name__)
+
+MOST_IMAGES: Final = 8
+"""Images at most whose Jacobian is computed."""
+
+MOST_WORK: Final = 2e11
+"""Unknowns squared times numbers of the gradient, of one image: up to 15 CPU-seconds were measured, and 1.8 GB."""
+
+MOST_WORK_IN_ALL: Final = 8e11
+"""The same for all images of a federation: about a CPU-minute; five images of 3x32x32 for the LeNet."""
+
+
+def needs_indices(own: Federation, federations: Sequence[Federation]) -> bool:
+    """Whether a federation gets indices: a control only where its model is another than that of its federation."""
+    parents = [one for one in federations if one.id == own.control_of]
+    return all(parameters(one.subject.victim) != parameters(own.subject.victim) for one in parents)
+
+
+def leakage_of(own: Federation, record: AuditRecord, *, seed: int) -> LeakageSummary:
+    """Leakage indices of one federation of an audit, for the images that were attacked.
+
+    Args:
+        own: The federation.
+        record: Says how well the attacks did.
+        seed: Of noise.
+    """
+    truth = own.subject.truth
+    return leakage_summary(
+        own.id,
+        own.subject.victim,
+        own.subject.defence,
+        own.observations(),
+        [own.truth(entry) for entry in own.entries],
+        [row for row in record.results if row.federation == own.id],
+        class_names=() if truth is None else truth.class_names,
+        seed=seed,
+    )
+
+
+def leakage_summary(
+    federation: str,
+    victim: Victim,
+    defence: str,
+    observations: Sequence[Observation],
+    truths: Sequence[Truth | None],
+    rows: Iterable[ImageResult],
+    *,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    most: int = MOST_IMAGES,
+) -> LeakageSummary:
+    """Rank, expected error and I2F for some of the attacked images, each by itself, at the weights that were sent.
+
+    Where the model draws noise, rank and expected error are those of an attacker who fits it along with the image.
+
+    Args:
+        federation: Its identifier.
+        victim: Model with the defence's bottlenecks in it.
+        defence: Spec, whose own perturbation of the gradient I2F is computed for.
+        observations: The updates that were attacked.
+        truths: What is behind each; None where it is not known.
+        rows: Results of the attacks on this federation, for the correlation of I2F with measured errors.
+        class_names: For people; without them classes are numbers.
+        seed: Of noise.
+        most: Images at most; they are taken evenly from all.
+
+    Returns:
+        The summary; ``reason`` says what is missing and why, and nothing is raised for models that cannot be analysed.
+    """
+    unknowns = math.prod(victim.inputs.shape)
+    blank = LeakageSummary(
+        federation=federation,
+        unknowns=unknowns,
+        jacobian_rank=None,
+        unit_rmse=None,
+        solubility=None,
+        layers=[],
+        influence=[],
+        correlation=None,
+        correlation_interval=None,
+        reason="",
+    )
+    if reason := why_too_large(victim):
+        return blank.model_copy(update={"reason": reason})
+    known = [
+        (seen, truth, place)
+        for seen, truth in zip(observations, truths, strict=True)
+        if truth is not None
+        for place in range(len(truth.images))
+    ]
+    if not known:
+        return blank.model_copy(update={"reason": "the true images are not known, and the indices are about them"})
+    some = _evenly(known, min(most, max(1, int(MOST_WORK_IN_ALL / work(victim)))))
+    try:
+        found = _Analysis(victim, defence, seed)
+        layers = found.layers(some[0])
+        leaks = [one for image in some if (one := found.leak(image)) is not None]
+        figures = _figures(leaks, list(rows), class_names)
+        reason = _reason(len(known), some, leaks, compared=figures["correlation"] is not None)
+        return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
+    except Exception as error:  # of a model that autograd does not differentiate twice, of foreign code, of memory
+        _logger.warning("leakage of %s could not be analysed", federation, exc_info=True)
+        return blank.model_copy(update={"reason": f"it could not be analysed: {type(error).__name__}: {error}"})
+
+
+def work(victim: Victim) -> float:
+    """What the analysis of one image costs: unknowns squared times numbers of the gradient."""
+    return math.prod(victim.inputs.shape) ** 2 * parameters(victim)
+
+
+def parameters(victim: Victim) -> int:
+    """Numbers in an update of the model, buffers left out."""
+    return sum(value.numel() for value in victim.model.parameters())
+
+
+def why_too_large(victim: Victim) -> str:
+    """Why a model is not analysed in an audit; empty where it is."""
+    unknowns = math.prod(victim.inputs.shape)
+    if unknowns <= EXACT_NUMBERS and work(victim) <= MOST_WORK:
+        return ""
+    size = f"{unknowns:,} numbers in an image and {parameters(victim):,} in an update"
+    return f"too large for an audit, with {size}; fl-precode analyse takes more time for it"
+
+
+_Image = tuple[Observation, Truth, int]
+"""An update, the truth behind it, and the place of one image there."""
+
+
+class _Analysis:
+    """Analyses images one after another with one generator."""
+
+    def __init__(self, victim: Victim, defence: str, seed: int) -> None:
+        self._victim = victim
+        self._generator = Generator().manual_seed(seed)
+        self._change: GradientDefence | None = None if defence == "unknown" else gradient_defence(defence)
+        self._bottlenecks = bool(bottleneck_shapes(victim))
+
+    def layers(self, image: _Image) -> dict[str, object]:
+        """Fields of the summary that are about single layers."""
+        counted = layer_ranks(*self._released(image))
+        return {
+            "solubility": finite(solubility(counted)),
+            "layers": [
+                LayerLeakage(
+                    name=one.name,
+                    kind=one.kind,
+                    unknowns=one.unknowns,
+                    rank=one.predicted if one.rank is None else one.rank,
+                )
+                for one in counted
+            ],
+        }
+
+    def leak(self, image: _Image) -> Leak | None:
+        """What the gradient of one image says about it; None where that gradient is zero or not finite."""
+        of, pixels = self._released(image)
+        try:
+            at = Jacobian(of, pixels, noise_unknown=self._bottlenecks)
+        except ValueError:
+            return None
+        whole = spectrum(at)
+        seen, truth, place = image
+        return Leak(
+            seen=seen,
+            place=place,
+            label=int(truth.labels[place]),
+            rank=whole.rank,
+            unit_rmse=whole.expected_rmse(1.0),
+            influence=self._influence(of, pixels, whole),
+        )
+
+    def _released(self, image: _Image) -> tuple[Released, Tensor]:
+        seen, truth, place = image
+        noise = draw_noise(self._victim, 1, generator=self._generator)
+        label = truth.labels[place : place + 1]
+        of = released(self._victim, label, noise=noise, parameters=seen.parameters, buffers=seen.buffers)
+        return of, truth.images[place : place + 1].to(next(iter(seen.parameters.values())))
+
+    def _influence(self, of: Released, pixels: Tensor, whole: Spectrum) -> float | None:
+        """I2F, as RMSE, of the defence's own change of the gradient: noise in the model, then what is done to it."""
+        change: Tensor | None = None
+        at = of
+        if self._bottlenecks:  # an attacker who ignores it replays without the noise that the client drew
+            at = without_noise(of)
+            change = sampling_change(at, pixels, of.noise)
+            whole = spectrum(Jacobian(at, pixels))
+        if self._change is not None:
+            added = defence_change(of, pixels, self._change, generator=self._generator)
+            change = added if change is None else change + added
+        if change is None:
+            return None
+        moved = Jacobian(at, pixels).to_image(change.to(pixels))
+        return finite(float(whole.influence(moved)) / math.sqrt(pixels.numel()))
+
+
+def _evenly(images: Sequence[_Image], most: int) -> list[_Image]:
+    count = min(most, len(images))
+    return [images[number * len(images) // count] for number in range(count)]
+
+
+def _figures(leaks: Sequence[Leak], rows: Sequence[ImageResult], class_names: Sequence[str]) -> dict[str, object]:
+    measured = correlation(leaks, rows)
+    return {
+        "jacobian_rank": round(statistics.median(one.rank for one in leaks)) if leaks else None,
+        "unit_rmse": finite(statistics.median(one.unit_rmse for one in leaks)) if leaks else None,
+        "influence": groups(leaks, class_names),
+        "correlation": measured[0] if measured else None,
+        "correlation_interval": measured[1] if measured else None,
+    }
+
+
+def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], *, compared: bool) -> str:
+    """What the figures are of, and what they leave out."""
+    count = len(some)
+    parts = [f"Computed for {count} of {images} attacked images" if count < images else f"Computed for {images} images"]
+    if len(leaks) < count:
+        parts.append(f"{count - len(leaks)} of them have a gradient of zero or infinity and are left out")
+    if any(len(truth.images) > 1 for _, truth, _ in some):
+        parts.append("each image by itself, as if nothing else were in its update")
+    if any(seen.kind == "weights" for seen, _, _ in some):
+        parts.append("one gradient at the weights that were sent, whatever steps followed")
+    if not any(one.influence is not None for one in leaks):
+        parts.append("the defence changes no gradient, or is not known, so that no error is predicted from it")
+    elif not compared:
+        parts.append(f"fewer than {LEAST_FOR_CORRELATION} different errors were predicted and measured to be compared")
+    return f"{'; '.join(parts)}."
