@@ -125,7 +125,7 @@ def leakage_summary(
         layers = found.layers(some[0])
         leaks = [one for image in some if (one := found.leak(image)) is not None]
         figures = _figures(leaks, list(rows), class_names)
-        reason = _reason(len(known), some, leaks, compared=figures["correlation"] is not None)
+        reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=found.bottlenecks)
         return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
     except Exception as error:  # of a model that autograd does not differentiate twice, of foreign code, of memory
         _logger.warning("leakage of %s could not be analysed", federation, exc_info=True)
@@ -162,7 +162,7 @@ class _Analysis:
         self._victim = victim
         self._generator = Generator().manual_seed(seed)
         self._change: GradientDefence | None = None if defence == "unknown" else gradient_defence(defence)
-        self._bottlenecks = bool(bottleneck_shapes(victim))
+        self.bottlenecks = bool(bottleneck_shapes(victim))
 
     def layers(self, image: _Image) -> dict[str, object]:
         """Fields of the summary that are about single layers."""
@@ -184,7 +184,7 @@ class _Analysis:
         """What the gradient of one image says about it; None where that gradient is zero or not finite."""
         of, pixels = self._released(image)
         try:
-            at = Jacobian(of, pixels, noise_unknown=self._bottlenecks)
+            at = Jacobian(of, pixels, noise_unknown=self.bottlenecks)
         except ValueError:
             return None
         whole = spectrum(at)
@@ -209,7 +209,7 @@ class _Analysis:
         """I2F, as RMSE, of the defence's own change of the gradient: noise in the model, then what is done to it."""
         change: Tensor | None = None
         at = of
-        if self._bottlenecks:  # an attacker who ignores it replays without the noise that the client drew
+        if self.bottlenecks:  # an attacker who ignores it replays without the noise that the client drew
             at = without_noise(of)
             change = sampling_change(at, pixels, of.noise)
             whole = spectrum(Jacobian(at, pixels))
@@ -238,12 +238,14 @@ def _figures(leaks: Sequence[Leak], rows: Sequence[ImageResult], class_names: Se
     }
 
 
-def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], *, compared: bool) -> str:
+def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared: bool, *, noisy: bool) -> str:
     """What the figures are of, and what they leave out."""
     count = len(some)
     parts = [f"Computed for {count} of {images} attacked images" if count < images else f"Computed for {images} images"]
     if len(leaks) < count:
         parts.append(f"{count - len(leaks)} of them have a gradient of zero or infinity and are left out")
+    if noisy:
+        parts.append("for an attacker who fits the noise that the model draws along with the image")
     if any(len(truth.images) > 1 for _, truth, _ in some):
         parts.append("each image by itself, as if nothing else were in its update")
     if any(seen.kind == "weights" for seen, _, _ in some):

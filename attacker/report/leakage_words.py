@@ -41,7 +41,7 @@ def advice(found: Leakage) -> list[str]:
     if found.defence != "none" and image.influence is not None:
         told.append(
             "What the defence does to the finished gradient moves the image that fits it by an RMSE of "
-            f"{_size(image.influence)}: {_seen(image.influence)}."
+            f"{rmse_size(image.influence)}: {seen_at(image.influence)}."
         )
     told += _samples(found)
     told.append(
@@ -93,7 +93,8 @@ def _noise(found: Leakage) -> list[str]:
         f"One who fits them along with the image keeps {count(ranks.fitted)}, with errors "
         f"{ranks.fitted_rmse / ranks.known_rmse:.2g} times as large under noise on the gradient.",
         "An attacker who ignores the noise, and replays with zeros, fits an image that is off by an RMSE of "
-        f"{_size(ranks.sampling)}: {_seen(ranks.sampling)}. That stops naive attacks and is no protection by itself.",
+        f"{rmse_size(ranks.sampling)}: {seen_at(ranks.sampling)}. That stops naive attacks and is no "
+        "protection by itself.",
     ]
 
 
@@ -105,19 +106,43 @@ def _error(found: Leakage, image: ImageLeak) -> str:
     rmse = found.std * image.unit_rmse
     return (
         f"Gaussian noise of standard deviation {found.std:g} on each number of the gradient leaves an RMSE of "
-        f"{_size(rmse)}{parts}{known}, on the scale from 0 to 1: {_seen(rmse)}. For an RMSE of {_PLAIN}, at which "
-        "an image is still plain to see, it takes "
+        f"{rmse_size(rmse)}{parts}{known}, on the scale from 0 to 1: {seen_at(rmse)}. For an RMSE of {_PLAIN}, at "
+        "which an image is still plain to see, it takes "
         f"{_PLAIN / image.unit_rmse:.2g}; for {_NOTHING}, "
         f"{_NOTHING / image.unit_rmse:.2g}. The gradient itself has a norm of {image.gradient_norm:.3g} over "
         f"{count(found.parameters)} numbers."
     )
 
 
-def _size(rmse: float) -> str:
+def noise_needed(unit_rmse: float) -> str:
+    """How much noise hides an image, from its error for noise of standard deviation 1.
+
+    >>> noise_needed(50.0)
+    'On average over noise, a standard deviation of 0.002 on each number of the update leaves an image plain to see \
+(an RMSE of 0.1 on the scale from 0 to 1); to hide it (0.25) takes 0.005.'
+    """
+    return (
+        f"On average over noise, a standard deviation of {_PLAIN / unit_rmse:.2g} on each number of the update leaves "
+        f"an image plain to see (an RMSE of {_PLAIN} on the scale from 0 to 1); to hide it ({_NOTHING}) takes "
+        f"{_NOTHING / unit_rmse:.2g}."
+    )
+
+
+def rmse_size(rmse: float) -> str:
+    """An error that linear theory predicts.
+
+    >>> rmse_size(0.0123), rmse_size(7.0)
+    ('about 0.012', 'more than 1')
+    """
     return f"about {rmse:.2g}" if rmse < 1 else "more than 1"
 
 
-def _seen(rmse: float) -> str:
+def seen_at(rmse: float) -> str:
+    """What is to be seen of an image with such an error.
+
+    >>> seen_at(0.01), seen_at(0.3)
+    ('hardly to be told from the original', 'nothing to be seen')
+    """
     if rmse < _SAME:
         return "hardly to be told from the original"
     if rmse < _PLAIN:

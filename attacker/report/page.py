@@ -11,11 +11,12 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord, LeakageSummary
+from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord
 from attacker.report import words
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
+from attacker.report.indices import determined
 from attacker.report.panels import ModelGroup, Panel, model_groups, most_successful
 from attacker.report.pictures import Album
 from attacker.report.repeat import command
@@ -63,7 +64,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         audited=[panel for panel in panels if not panel.control],
         gallery=gallery,
         charts=_charts(record, groups),
-        leakage=_leakage(record, panels),
+        leakage=determined(record, panels),
         problems=_problems(record, panels, album),
         command=command(record),
         glossary=GLOSSARY,
@@ -126,11 +127,6 @@ def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]
         "trade": trade_chart(best),
     }
     return {**charts, "known_steps": words.joined(steps)}
-
-
-def _leakage(record: AuditRecord, panels: Sequence[Panel]) -> list[tuple[str, LeakageSummary]]:
-    titles = {panel.federation.id: panel.title for panel in panels}
-    return [(titles[one.federation], one) for one in record.leakage if one.federation in titles]
 
 
 def _problems(record: AuditRecord, panels: Sequence[Panel], album: Album) -> list[tuple[str, list[str]]]:

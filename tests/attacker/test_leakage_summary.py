@@ -23,6 +23,7 @@ from attacker.audit.subject import TapeSource
 from attacker.audit.truth import Truth
 from attacker.leakage.analyse import image_leak, noise_ranks
 from attacker.leakage.released import draw_noise, released
+from attacker.report.repeat import command
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence
 from tests.attacker import tiny
@@ -194,6 +195,8 @@ def test_an_audit_has_them_when_they_are_asked_for(tmp_path, leakage):
         [TapeSource(tape=taped.tape)], out=tmp_path / "a", attacks=["first-layer"], victims=1, leakage=leakage
     )
     assert [one.federation for one in record.leakage] == (["f1"] if leakage else [])
+    assert record.settings["leakage"] is leakage
+    assert ("--no-leakage" in command(record), "--no-control" in command(record)) == (not leakage, True)
     assert read_record(tmp_path / "a" / "audit.json") == record
     if leakage:
         assert record.leakage[0].jacobian_rank == 64

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from attacker.audit.record import AuditRecord
+from attacker.audit.record import AuditRecord, LeakageSummary
 from attacker.report.figures import accuracy_chart, error_chart, histogram, smallest_errors, trade_chart
+from attacker.report.indices import Determined
 from attacker.report.page import render_page
 from attacker.report.panels import model_groups
 from attacker.report.repeat import command
@@ -64,9 +65,16 @@ def test_the_plan_says_what_ran_and_why_the_rest_did_not(page):
     assert "Layer-wise inversion plain Ran 12 600 40.0 s 1.0 s" in section
 
 
-def test_leakage_is_given_layer_by_layer(page):
-    section = between(page, "Leakage by layer Computed", "The plan: what ran")
-    for wanted in ("2,900 of 3,072 numbers", "conv1 Conv2d 3,072 900", "Client 7 3 0.2 0.4", "Class <i>face</i>"):
+def test_what_one_update_determines_is_said_in_words_and_layer_by_layer(page):
+    section = between(page, "What one update determines Computed", "The plan: what ran")
+    for wanted in (
+        "One update of one image determines 2,900 of 3,072 numbers of the image (94 %); the other 172 leave no trace",
+        "a standard deviation of 0.024 on each number of the update leaves an image plain to see",
+        "to hide it (0.25) takes 0.06.",
+        "conv1 Conv2d 3,072 900",
+        "Client 7 3 about 0.2 about 0.4 hard to recognise",
+        "Class <i>face</i> 6 about 0.1",
+    ):
         assert wanted in section
     assert "0.40 (95 % interval 0.10 to 0.60)" in section
 
@@ -82,7 +90,7 @@ def test_hostile_names_are_text_everywhere(made, page):
 def test_an_older_record_has_no_empty_sections(tmp_path):
     old = record([federation("f1")], [summary("f1", "dlg", 1)])
     page = Page(render_page(old, tmp_path))
-    for absent in ("Reasons to distrust", "The plan: what ran", "Leakage by layer", "Granted"):
+    for absent in ("Reasons to distrust", "The plan: what ran", "What one update determines", "Granted"):
         assert absent not in page.words
     assert "Undefended control" not in page.words.split("Terms Federated")[0]
     assert "Here it was also told what each attacked image shows" in page.words
@@ -174,9 +182,36 @@ def test_the_command_repeats_the_audit(tmp_path):
     older = command(record(tapes + controls, [], settings=settings))
     attacks = "--attacks first-layer --attacks dlg:iterations=9,restarts=2"
     assert older == f"fl-precode audit '/a b/tape' /c --out audit {attacks} --victims 4 --labels granted --seed 0"
-    more = {"rounds": "2:3", "threads": 2, "device": "cpu", "budget": 90.0, "control": False}
+    more = {"rounds": "2:3", "threads": 2, "device": "cpu", "budget": 90.0, "control": False, "leakage": False}
     found = rich_record(tmp_path).model_copy(update={"settings": more, "federations": tapes})
-    wanted = "--rounds 2:3 --threads 2 --device cpu --budget 90s --withhold buffers,learning-rate --no-control --seed 0"
+    wanted = "--rounds 2:3 --threads 2 --device cpu --budget 90s --withhold buffers,learning-rate --no-control --no-leakage --seed 0"
     assert command(found).endswith(f"/c --out audit {wanted}")
     usual = found.model_copy(update={"settings": {"rounds": "all", "budget": None, "control": True}, "seeds": {}})
     assert command(usual).endswith("--out audit --withhold buffers,learning-rate")
+
+
+def test_a_model_that_determines_everything_and_one_that_was_too_large(tmp_path):
+    blank = LeakageSummary(
+        federation="f1",
+        unknowns=3072,
+        jacobian_rank=3072,
+        unit_rmse=50.0,
+        solubility=0.0,
+        layers=[],
+        influence=[],
+        correlation=None,
+        correlation_interval=None,
+        reason="Computed for 5 of 64 attacked images.",
+    )
+    large = blank.model_copy(
+        update={"federation": "f2", "jacobian_rank": None, "unit_rmse": None, "reason": "too large for an audit"}
+    )
+    two = [federation("f1"), federation("f2", "precode")]
+    page = Page(render_page(record(two, [], leakage=[large, blank]), tmp_path))
+    section = between(page, "What one update determines Computed", "Failures and gaps")
+    assert "determines all 3,072 numbers of the image. On average over noise" in section
+    assert "Not computed: too large for an audit." in section
+    assert section.count("too large for an audit") == 1
+    assert "Computed for 5 of 64 attacked images." in section
+    nearly = Determined(title="", found=blank.model_copy(update={"jacobian_rank": 3071}))
+    assert "(99 %); the other one leaves no trace" in nearly.headline
