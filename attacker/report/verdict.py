@@ -79,8 +79,7 @@ def overall(found: Sequence[Verdict]) -> str:
     held = sum(one.finding is Finding.HELD for one in counted)
     if total == 1:
         return _single(counted[0].finding)
-    start = "all" if leaks == total else f"{'none' if not leaks else number_word(leaks)} of the"
-    parts = [f"Training images came back from {start} {number_word(total)} federations audited"]
+    parts = [f"Training images came back from {_of_all(leaks, total)} federations audited"]
     if held:
         parts.append(f"{number_word(held)} held against everything tried, which is no proof of protection")
     if open_ := sum(one.finding is Finding.NOT_SHOWN for one in counted):
@@ -88,6 +87,19 @@ def overall(found: Sequence[Verdict]) -> str:
     if rest := total - leaks - held - open_:
         parts.append(f"about {number_word(rest)} nothing can be concluded")
     return f"{'; '.join(parts)}."
+
+
+def _of_all(some: int, total: int) -> str:
+    """So many of two or more, as it is spoken.
+
+    >>> _of_all(2, 2), _of_all(0, 2), _of_all(0, 3), _of_all(3, 3), _of_all(1, 3)
+    ('both', 'neither of the two', 'none of the three', 'all three', 'one of the three')
+    """
+    if total == 2 and some != 1:
+        return "both" if some else "neither of the two"
+    if some == total:
+        return f"all {number_word(total)}"
+    return f"{number_word(some) if some else 'none'} of the {number_word(total)}"
 
 
 def _single(finding: Finding) -> str:

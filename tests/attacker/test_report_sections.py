@@ -184,8 +184,8 @@ def test_the_command_repeats_the_audit(tmp_path):
     assert older == f"fl-precode audit '/a b/tape' /c --out audit {attacks} --victims 4 --labels granted --seed 0"
     more = {"rounds": "2:3", "threads": 2, "device": "cpu", "budget": 90.0, "control": False, "leakage": False}
     found = rich_record(tmp_path).model_copy(update={"settings": more, "federations": tapes})
-    wanted = "--rounds 2:3 --threads 2 --device cpu --budget 90s --withhold buffers,learning-rate --no-control --no-leakage --seed 0"
-    assert command(found).endswith(f"/c --out audit {wanted}")
+    wanted = "--rounds 2:3 --threads 2 --device cpu --budget 90s --withhold buffers,learning-rate"
+    assert command(found).endswith(f"/c --out audit {wanted} --no-control --no-leakage --seed 0")
     usual = found.model_copy(update={"settings": {"rounds": "all", "budget": None, "control": True}, "seeds": {}})
     assert command(usual).endswith("--out audit --withhold buffers,learning-rate")
 

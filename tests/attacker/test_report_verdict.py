@@ -49,9 +49,9 @@ def test_the_first_sentence_of_the_page():
         "Training images came back from three of the four federations audited; one held against everything tried, "
         "which is no proof of protection."
     )
-    assert overall([leak, adaptive]) == "Training images came back from all two federations audited."
+    assert overall([leak, adaptive]) == "Training images came back from both federations audited."
     assert overall([weak, unknown]) == (
-        "Training images came back from none of the two federations audited; one is not shown to leak, on weak "
+        "Training images came back from neither of the two federations audited; one is not shown to leak, on weak "
         "evidence; about one nothing can be concluded."
     )
 
