@@ -43,7 +43,8 @@ def plan_audit(
 
     Named attacks run as they are named. Otherwise all registered ones are considered, and searches get the largest
     number of iterations of `LADDER` for which everything fits into the budget; where even the smallest does not, what
-    comes last is over budget. A control gets the attacks that need no defence.
+    comes last is over budget. The first search of each kind, adaptive and plain, gets a second start, unless there is
+    no time for it: one start alone is weak evidence. A control gets the attacks that need no defence.
 
     Args:
         federations: Controls behind the federations that they belong to.
@@ -63,32 +64,50 @@ def _fitting(
     considered: Sequence[_Considered], units: Mapping[str, float | None], budget: float | None
 ) -> list[PlannedAttack]:
     planned: list[PlannedAttack] = []
-    for iterations in LADDER:
-        specs = [spec_with(one.name, iterations) if one.status == "run" else one.name for one in considered]
+    twice = _first_searches(considered)
+    for iterations, again in [*((own, twice) for own in LADDER), (LADDER[-1], set())]:
+        specs = [
+            spec_with(one.name, iterations, starts=2 if number in again else 1) if one.status == "run" else one.name
+            for number, one in enumerate(considered)
+        ]
         planned = [_planned(one, spec, units) for one, spec in zip(considered, specs, strict=True)]
         if budget is None or _total(planned) <= budget:
             break
     return planned
 
 
-def spec_with(name: str, iterations: int) -> str:
-    """The spec of an attack with a number of iterations; formulas have none.
+def _first_searches(considered: Sequence[_Considered]) -> set[int]:
+    """Places of the first search of each kind on each federation that can have more than one start."""
+    found: dict[tuple[str, Role], int] = {}
+    for number, one in enumerate(considered):
+        if (
+            one.status == "run"
+            and one.name not in FIXED
+            and {"iterations", "restarts"} <= {*entry_of(one.name).options}
+        ):
+            found.setdefault((one.federation.id, one.role), number)
+    return set(found.values())
+
+
+def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
+    """The spec of an attack with a number of iterations and of starts; formulas have none.
 
     Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
     where iterations are fewer, so that the same way can be gone.
 
     >>> spec_with("inverting-gradients", 1000)
     'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07'
-    >>> spec_with("first-layer", 1000), spec_with("dlg", 500)
-    ('first-layer', 'dlg:iterations=500')
+    >>> spec_with("first-layer", 1000), spec_with("dlg", 500, starts=2)
+    ('first-layer', 'dlg:iterations=500,restarts=2')
     """
+    more = f",restarts={starts}" if starts > 1 else ""
     options = entry_of(name).options
     if name in FIXED or "iterations" not in options:
         return name
     if "preset" not in options:
-        return f"{name}:iterations={iterations}"
+        return f"{name}:iterations={iterations}{more}"
     step = min(_LARGEST_STEP, _PATH / iterations)
-    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g}"
+    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g}{more}"
 
 
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
