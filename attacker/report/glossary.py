@@ -35,6 +35,11 @@ GLOSSARY = (
         "Another measure of similarity, in decibels. Above about 30 dB, two pictures are hard to tell apart.",
     ),
     (
+        "RMSE",
+        "Root mean squared error of pixels, on the scale from 0 (black) to 1 (white). Two pictures with 0.02 look the "
+        "same, one with 0.1 is noisy and plain to see, and from about 0.25 on nothing is to be seen.",
+    ),
+    (
         "Attack success rate and 95 % interval",
         "The share of attacked images that came back. Few images were attacked, so the true share may differ; with "
         "95 % confidence (Wilson's method) it lies in the interval. 0 of 4 still allows for almost half.",
