@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from attacker.audit.checks import FLAGS, flags
 from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, Flag, VerdictEntry, VerdictName
 from attacker.audit.view import FederationView, views
-from attacker.report.words import attack_name, capitalised, defence_name, interval, joined, model_name
+from attacker.report.words import attack_name, capitalised, dataset_name, defence_name, interval, joined, model_name
 
 _UNDEFENDED = FLAGS["control-not-reconstructed"].phrase
 
@@ -42,7 +42,7 @@ def title_of(federation: FederationSummary) -> str:
 
     Two federations of one page can differ in any of the three.
     """
-    images = f" on {federation.dataset}" if federation.dataset else ""
+    images = f" on {dataset_name(federation.dataset)}" if federation.dataset else ""
     control = ", the control" if federation.control_of else ""
     return f"{model_name(federation.model)} with {defence_name(federation.defence)}{images}{control}"
 

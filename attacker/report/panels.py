@@ -82,7 +82,7 @@ def model_groups(record: AuditRecord) -> list[ModelGroup]:
         by_model.setdefault((federation.model, federation.dataset), []).append(federation)
     groups = []
     for (model, dataset), own in by_model.items():
-        title = words.model_name(model) + (f" on {dataset}" if dataset else "")
+        title = words.model_name(model) + (f" on {words.dataset_name(dataset)}" if dataset else "")
         shown = _ordered(record, own)
         audited = [one for one in shown if not is_control(record, one)]
         groups.append(

@@ -90,6 +90,16 @@ def attack_name(spec: str) -> str:
     return _ATTACKS.get(name, name)
 
 
+def dataset_name(spec: str) -> str:
+    """An image set's name for people: of own files the last part of the path.
+
+    >>> dataset_name("faces"), dataset_name("npz:/data/ward 3/scans.npz"), dataset_name("folder:/data/scans/")
+    ('faces', 'scans.npz', 'scans')
+    """
+    kind, colon, path = spec.partition(":")
+    return path.rstrip("/").rpartition("/")[2] or spec if colon and kind in ("npz", "folder") else spec
+
+
 def protocol_name(name: str) -> str:
     """What the clients send, for people.
 
