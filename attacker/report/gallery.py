@@ -175,7 +175,9 @@ def _row(
     }
     picked = [one.attack for one in chosen.values()]
     similarities = [row.ssim for row in results if row.ssim is not None]
-    name = victim.label_name or (f"class {victim.label}" if victim.label is not None else "")
+    # Own files name their classes by number, which says nothing by itself.
+    known = victim.label_name if victim.label_name and not victim.label_name.isdigit() else ""
+    name = known or (f"class {victim.label}" if victim.label is not None else "")
     truth = Tile(
         title="True image", alt=f"True image: {where}", path=victim.truth, placeholder="not known", caption=(name,)
     )

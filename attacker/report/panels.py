@@ -51,6 +51,11 @@ class Panel:
     best: tuple[tuple[str, AttackSummary], ...]
     planned: tuple[PlannedAttack, ...]
 
+    @property
+    def all_came_back(self) -> bool:
+        """Whether one attack brought back every image, so that no low score is there to be distrusted."""
+        return any(row.summary.success_rate == 1 for row in self.attacks)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelGroup:

@@ -144,8 +144,12 @@ def _named(spec: str, names: dict[str, str]) -> str:
 
 
 def capitalised(text: str) -> str:
-    """The text with a capital first letter; the others stay as they are."""
-    return text[:1].upper() + text[1:]
+    """The text with a capital first letter; the others stay as they are, and so does a name such as iDLG.
+
+    >>> capitalised("first-layer inversion"), capitalised("iDLG")
+    ('First-layer inversion', 'iDLG')
+    """
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def unbroken(text: str) -> str:

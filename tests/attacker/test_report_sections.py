@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from attacker.audit.record import AuditRecord, LeakageSummary
+from attacker.audit.record import AuditRecord, Flag, LeakageSummary
 from attacker.report.figures import accuracy_chart, error_chart, histogram, smallest_errors, trade_chart
 from attacker.report.indices import Determined
 from attacker.report.page import render_page
@@ -215,3 +215,13 @@ def test_a_model_that_determines_everything_and_one_that_was_too_large(tmp_path)
     assert "Computed for 5 of 64 attacked images." in section
     nearly = Determined(title="", found=blank.model_copy(update={"jacobian_rank": 3071}))
     assert "(99 %); the other one leaves no trace" in nearly.headline
+
+
+@pytest.mark.parametrize(
+    ("successes", "heading"), [(11, "Reasons to distrust a low score"), (12, "Flags, which would")]
+)
+def test_flags_are_no_reason_to_doubt_that_everything_came_back(tmp_path, successes, heading):
+    flag = Flag(federation="f1", name="attack-left-out", attack="dlg", sentence="iDLG was left out.")
+    found = record([federation("f1")], [summary("f1", "idlg", successes, 12)], flags=[flag])
+    words = Page(render_page(found, tmp_path)).words
+    assert [one for one in ("Reasons to distrust a low score", "Flags, which would") if one in words] == [heading]
