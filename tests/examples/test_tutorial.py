@@ -35,7 +35,7 @@ def test_its_links_and_attacks_exist():
             for target in re.findall(r"\]\((?!https?:)([^)#]+)", source(cell)):
                 assert (NOTEBOOK.parent / target).exists(), target
     code = "\n".join(source(cell) for cell in CELLS if cell["cell_type"] == "code")
-    for spec in set(re.findall(r'"([a-z-]+:iterations=\d+)"', code)):
+    for spec in set(re.findall(r'"([a-z-]+:iterations=[^"]+)"', code)):
         build_attack(spec)
 
 
