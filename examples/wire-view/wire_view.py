@@ -20,12 +20,13 @@ from fl_precode.tape import Tape
 from fl_precode.tape_notes import input_spec
 
 ATTACK = "inverting-gradients:iterations=600"
+OF_A_BATCH = f"{ATTACK},total_variation=1e-2"  # several images behind one update need more smoothing
 
 
-def attack(observations: list[Observation]) -> Tensor:
+def attack(spec: str, observations: list[Observation]) -> Tensor:
     """Images found in updates, (3, 3, 32, 32) in [0, 1], in the order of the clients' true ones."""
     victim = Victim(model=Net(), inputs=input_spec("3x32x32", CLIENTS))
-    found = build_attack(ATTACK)(victim, observations, generator=torch.Generator().manual_seed(0))
+    found = build_attack(spec)(victim, observations, generator=torch.Generator().manual_seed(0))
     images = torch.cat([one.inputs for one in found if one.inputs is not None]).clamp(0, 1)
     return images[match_batch(images, truth())]
 
@@ -58,18 +59,18 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         run_settings(Path(folder))
         for name in SETTINGS:
-            pictures[name] = attack(list(Tape(Path(folder, name)).observations()))
+            pictures[name] = attack(ATTACK, list(Tape(Path(folder, name)).observations()))
         tape = Path(folder, "secure-aggregation")
         before, after = run_secure_aggregation(tape)
         on_tape = Tape(tape)
         print(f"secure aggregation: {len(on_tape.entries)} updates on the wire; {on_tape.failures[0].reason}")
-        pictures["secure aggregation (sum)"] = attack([of_the_sum(before, after)])
+        pictures["secure aggregation (sum)"] = attack(OF_A_BATCH, [of_the_sum(before, after)])
     figure, axes = plt.subplots(len(pictures), CLIENTS, figsize=(5.5, 1.3 * len(pictures)), dpi=80)
     for row, (name, images) in zip(axes, pictures.items(), strict=True):
         values = ssim(images, truth())
         print(f"{name:26}" + "  ".join(f"SSIM {value:5.2f}" for value in values))
         for axis, image in zip(row, images, strict=True):
-            axis.imshow(image.permute(1, 2, 0))
+            axis.imshow(image.permute(1, 2, 0).numpy())
             axis.set_xticks([])
             axis.set_yticks([])
         row[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center")
