@@ -131,8 +131,10 @@ def run_compose(
 ) -> int:
     """Run a Compose command in the foreground and return its exit code; 124 when the time is over."""
     command = [*compose.command, "-p", project, *arguments]
+    # Compose 1.29 gives up on the daemon after 60 s, which removing an image can take on a busy disk.
+    patient = {"COMPOSE_HTTP_TIMEOUT": "600", **os.environ, **(environment or {})}
     try:
-        return subprocess.run(command, env={**os.environ, **(environment or {})}, timeout=seconds).returncode
+        return subprocess.run(command, env=patient, timeout=seconds).returncode
     except subprocess.TimeoutExpired:
         return 124
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 FIRST_NODE = 7_000_000_000_000_000_000
@@ -39,7 +40,7 @@ class LocalGrid(Grid):
 
     @property
     def run(self):
-        return None
+        return Run.create_empty(run_id=1)
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

@@ -12,7 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from torch import Generator, Tensor
 
 from fl_precode.defences import Chain, changes_model, gradient_defence, perturbation_generator
-from fl_precode.flower.interceptor import looks_like_buffer
+from fl_precode.flower.recorder import looks_like_buffer
 
 
 def gradient_defence_mod(

@@ -29,6 +29,10 @@ class LaunchError(RuntimeError):
     """The federation could not be started at all."""
 
 
+_COLOUR = ("FORCE_COLOR", "CLICOLOR_FORCE")
+"""Notebooks and CI set these; Flower's answers in JSON would then hold escape sequences."""
+
+
 class OwnedSuperLink:
     """Flower's simulation SuperLink as a context manager.
 
@@ -114,7 +118,7 @@ class OwnedSuperLink:
     def _environment(self) -> dict[str, str]:
         scripts = str(Path(sys.executable).parent)
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in _COLOUR},
             "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
             "FLWR_HOME": str(self._home),
             "FLWR_TELEMETRY_ENABLED": "0",

@@ -38,6 +38,7 @@ class Federation:
         self.environment = {
             **self.engine.build,
             "COMPOSE_PROJECT_NAME": PROJECT,
+            "COMPOSE_HTTP_TIMEOUT": "600",
             "REPORT_PORT": str(PORT),
             "VICTIMS": "2",
             **self.environment,

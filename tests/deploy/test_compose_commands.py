@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.compose import NotPossible, check_disk, check_port, find_compose
+from deploy.compose import Compose, NotPossible, check_disk, check_port, find_compose, run_compose
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,3 +98,13 @@ def test_the_command_ends_with_one_line_and_a_code(tmp_path):
     usage = subprocess.run([*command, "sideways"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert usage.returncode == 2
     assert "up|down" in usage.stderr
+
+
+@pytest.mark.parametrize(("own", "seconds"), [(None, 600), ("90", 90)])
+def test_compose_is_patient_with_a_busy_daemon_unless_told_otherwise(monkeypatch, own, seconds):
+    monkeypatch.delenv("COMPOSE_HTTP_TIMEOUT", raising=False)
+    if own is not None:
+        monkeypatch.setenv("COMPOSE_HTTP_TIMEOUT", own)
+    program = f"import os, sys; sys.exit(os.environ['COMPOSE_HTTP_TIMEOUT'] != '{seconds}')"
+    compose = Compose(command=(sys.executable, "-c", program), version=(1, 29, 2), engine=(20, 10))
+    assert run_compose(compose, "p", ["down"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime, check_machine, failure_reason, launch, to_toml
 from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, launched_processes
-from fl_precode.flower.superlink import LaunchError, OwnedSuperLink, script
+from fl_precode.flower.superlink import CONNECTION, LaunchError, OwnedSuperLink, script
 
 
 def test_a_taken_port_is_refused():
@@ -24,6 +25,14 @@ def test_a_taken_port_is_refused():
         holder.listen()
         with pytest.raises(LaunchError, match="is taken"), OwnedSuperLink(port=holder.getsockname()[1]):
             pass
+
+
+def test_colours_that_a_notebook_wants_do_not_get_into_flowers_answers(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("CLICOLOR_FORCE", "1")
+    with OwnedSuperLink() as superlink:
+        said, _ = superlink.flwr("ls", CONNECTION, "--format", "json").communicate(timeout=120)
+    assert json.loads(said)["runs"] == []
 
 
 def test_an_incomplete_app_is_refused(tmp_path):
