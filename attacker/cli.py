@@ -31,6 +31,16 @@ from attacker import (
 )
 
 INTERRUPTED = 130
+_EXTRAS = {
+    "jinja2": "report",
+    "matplotlib": "report",
+    "ray": "simulation",
+    "sklearn": "simulation",
+    "torchvision": "datasets",
+    "medmnist": "datasets",
+    "opacus": "dp",
+}
+"""Extras of the package by the module that they bring."""
 
 
 class TeachingGroup(TyperGroup):
@@ -65,8 +75,12 @@ def error_paragraph(error: Exception) -> str:
     'Error: expected 1, got 2'
     >>> error_paragraph(KeyError("round"))
     "Error: something unexpected happened (KeyError: 'round'). `fl-precode --debug ...` shows where."
+    >>> error_paragraph(ModuleNotFoundError("No module named 'jinja2'", name="jinja2"))
+    "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'"
     """
     text = str(error).strip()
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
+        return f"Error: this needs {error.name}, which is not installed: pip install 'fl-precode[{extra}]'"
     if isinstance(error, ValueError | OSError | RuntimeError | ImportError) and text:
         return f"Error: {text}"
     return (
