@@ -29,18 +29,9 @@ from attacker import (
     cli_run,
     cli_watch,
 )
+from attacker.cli_errors import error_paragraph
 
 INTERRUPTED = 130
-_EXTRAS = {
-    "jinja2": "report",
-    "matplotlib": "report",
-    "ray": "simulation",
-    "sklearn": "simulation",
-    "torchvision": "datasets",
-    "medmnist": "datasets",
-    "opacus": "dp",
-}
-"""Extras of the package by the module that they bring."""
 
 
 class TeachingGroup(TyperGroup):
@@ -66,26 +57,6 @@ class TeachingGroup(TyperGroup):
 def _is_of_the_command_line(error: Exception) -> bool:
     """Whether typer itself reports this error: an exit, or bad usage (which becomes exit code 2)."""
     return isinstance(error, typer.Exit) or hasattr(error, "format_message")
-
-
-def error_paragraph(error: Exception) -> str:
-    """What a person reads instead of a traceback.
-
-    >>> error_paragraph(ValueError("expected 1, got 2"))
-    'Error: expected 1, got 2'
-    >>> error_paragraph(KeyError("round"))
-    "Error: something unexpected happened (KeyError: 'round'). `fl-precode --debug ...` shows where."
-    >>> error_paragraph(ModuleNotFoundError("No module named 'jinja2'", name="jinja2"))
-    "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'"
-    """
-    text = str(error).strip()
-    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        return f"Error: this needs {error.name}, which is not installed: pip install 'fl-precode[{extra}]'"
-    if isinstance(error, ValueError | OSError | RuntimeError | ImportError) and text:
-        return f"Error: {text}"
-    return (
-        f"Error: something unexpected happened ({type(error).__name__}: {text}). `fl-precode --debug ...` shows where."
-    )
 
 
 app = typer.Typer(

@@ -191,10 +191,12 @@ def finish(record: AuditRecord, folder: Path) -> Path | None:
 
 def without_result(record: AuditRecord) -> list[str]:
     """Why attacks gave nothing, a line for each reason."""
+    found = [(one.attack, "; ".join(one.reasons)) for one in record.summaries if not one.images]
+    if not record.summaries:
+        found = [(one.attack, one.reason) for one in record.plan]
     names: dict[str, list[str]] = {}
-    for one in record.summaries:
-        if not one.images:
-            names.setdefault("; ".join(one.reasons), []).append(one.attack)
+    for attack, reason in found:
+        names.setdefault(reason, []).append(attack)
     return [f"{', '.join(dict.fromkeys(attacks))}: {reason}" for reason, attacks in names.items()]
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import socket
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +16,7 @@ from attacker.audit.campaign_folder import CampaignFolder
 from attacker.audit.chunk import Chunk, Site
 from attacker.audit.ray_crew import RayCluster, run_text
 from attacker.cli import app
+from tests.attacker.campaigns import finished
 from tests.attacker.taped_federation import tape_federation
 
 
@@ -119,3 +125,34 @@ def test_what_ray_finds_wrong_is_not_counted_as_a_failed_attack(tmp_path):
     assert crew._was_lost(ray.exceptions.OutOfMemoryError("memory"))
     assert not crew._was_lost(ray.exceptions.RuntimeEnvSetupError("no such folder"))
     assert not crew._was_lost(ray.exceptions.RayTaskError("run_text", "ModuleNotFoundError", ImportError("attacker")))
+
+
+def test_a_full_disk_names_the_file_and_what_was_finished_is_kept(taped, tmp_path, monkeypatch):
+    out = tmp_path / "audit"
+    common = ("audit", taped.tape, "--out", out, "--attacks", "first-layer", "--device", "cpu")
+
+    def full(_descriptor: int) -> None:
+        if list(out.rglob("images")):  # the attack's results fit, the pictures do not
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        result = invoke(*common)
+    assert result.exit_code == 1
+    assert re.search(r"Error: \S*images/\S+\.png: no space left on the disk; make room", said(result))
+    assert not list(out.rglob("*.part"))
+    kept = finished(out)
+    assert kept
+    assert invoke(*common).exit_code == 0
+    assert finished(out) == kept
+
+
+def test_without_jinja_the_extra_is_named(tmp_path):
+    """As in a base install: the module is not there at all."""
+    (tmp_path / "audit.json").write_text("{}")
+    code = "import sys; sys.modules['jinja2'] = None; from attacker.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'\n"
