@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,14 @@ from typing import Any
 from attacker.audit.chunk import Chunk
 from attacker.audit.chunk_store import ChunkFolder
 from attacker.audit.crew import Event, work
+
+# Ray ends its driver from C++, where no Python hears of it, when the node that it is connected to is lost.
+_LAST_WORDS = """
+import sys
+if not sys.stdin.buffer.read():
+    print("Error: this audit was ended before its time, as Ray does when it loses its cluster. What was finished is "
+          "kept; the same command goes on from there, without --ray-address on this machine alone", file=sys.stderr)
+"""
 
 
 class RayCluster:
@@ -31,6 +41,7 @@ class RayCluster:
         self._folder = folder
         self._gpu = gpu
         self._running: dict[Any, str] = {}
+        self._last_words: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RayCluster:
         try:
@@ -47,6 +58,10 @@ class RayCluster:
             ray.init(address=self._address, runtime_env=environment, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RuntimeError(_unusable(self._address, str(error))) from error
+        self._last_words = subprocess.Popen(
+            [sys.executable, "-c", _LAST_WORDS],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         self._ray: Any = ray  # partly untyped
         self._head = str(ray.get_runtime_context().gcs_address)
         # A task that died is begun again by the campaign, which counts how often.
@@ -57,6 +72,8 @@ class RayCluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._running = {}
         self._ray.shutdown()
+        if self._last_words is not None:
+            self._last_words.communicate(b"done")
 
     def free(self) -> bool:
         """Whether another chunk can be begun: twice the cluster's slots are, so that none waits for this process."""

@@ -156,3 +156,14 @@ def test_without_jinja_the_extra_is_named(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'\n"
+
+
+@pytest.mark.parametrize(("ends", "words"), [("os._exit(1)", 1), ("words.communicate(b'done')", 0)])
+def test_an_audit_that_ray_ends_has_last_words(ends, words):
+    """Ray ends its driver from C++ when its node is lost: no exception, no `finally`."""
+    code = (
+        "import os, subprocess, sys; from attacker.audit.ray_crew import _LAST_WORDS\n"
+        f"words = subprocess.Popen([sys.executable, '-c', _LAST_WORDS], stdin=subprocess.PIPE); {ends}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr.count("What was finished is kept") == words
