@@ -29,6 +29,7 @@ from attacker import (
     cli_run,
     cli_watch,
 )
+from attacker.cli_errors import error_paragraph
 
 INTERRUPTED = 130
 
@@ -56,22 +57,6 @@ class TeachingGroup(TyperGroup):
 def _is_of_the_command_line(error: Exception) -> bool:
     """Whether typer itself reports this error: an exit, or bad usage (which becomes exit code 2)."""
     return isinstance(error, typer.Exit) or hasattr(error, "format_message")
-
-
-def error_paragraph(error: Exception) -> str:
-    """What a person reads instead of a traceback.
-
-    >>> error_paragraph(ValueError("expected 1, got 2"))
-    'Error: expected 1, got 2'
-    >>> error_paragraph(KeyError("round"))
-    "Error: something unexpected happened (KeyError: 'round'). `fl-precode --debug ...` shows where."
-    """
-    text = str(error).strip()
-    if isinstance(error, ValueError | OSError | RuntimeError | ImportError) and text:
-        return f"Error: {text}"
-    return (
-        f"Error: something unexpected happened ({type(error).__name__}: {text}). `fl-precode --debug ...` shows where."
-    )
 
 
 app = typer.Typer(

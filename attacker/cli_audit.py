@@ -31,6 +31,7 @@ from attacker.cli_options import (
     Victims,
     Withhold,
     audit_settings,
+    check_truth,
     find_own_models,
     parse_inputs,
 )
@@ -100,6 +101,8 @@ def audit(
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
     inputs = parse_inputs(images, classes, mean, std)
+    check_truth(no_truth, evaluation)
+    _check_crew(workers, ray_address)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
         control=not no_control, rounds=rounds, threads=threads, device=device, leakage=leakage,
@@ -114,9 +117,31 @@ def audit(
         TapeSource(tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs)
         for tape in tapes
     ]
-    with campaign_progress() as watch:
-        record = run.audit(sources, settings, out=out, workers=workers, ray_address=ray_address, watch=watch)
+    try:
+        with campaign_progress() as watch:
+            record = run.audit(sources, settings, out=out, workers=workers, ray_address=ray_address, watch=watch)
+    except KeyboardInterrupt:
+        if (out / "campaign").is_dir():
+            typer.echo(f"What was finished is kept in {out}; the same command goes on from there.", err=True)
+        raise
     finish(record, out)
+
+
+def _check_crew(workers: int, ray_address: str) -> None:
+    if not ray_address:
+        return
+    from attacker.audit.ray_crew import is_address
+
+    if workers > 1:
+        raise typer.BadParameter(
+            "either --workers, which work on this machine, or --ray-address, whose cluster works instead",
+            param_hint="--workers, --ray-address",
+        )
+    if not is_address(ray_address):
+        raise typer.BadParameter(
+            f"expected HOST:PORT of a Ray cluster that is there, or auto for one on this machine, got {ray_address!r}",
+            param_hint="--ray-address",
+        )
 
 
 def use_threads(threads: int) -> None:
@@ -157,6 +182,8 @@ def finish(record: AuditRecord, folder: Path) -> Path | None:
         table.add_row(*(cell.replace("[", r"\[") for cell in cells))
     console = Console()
     console.print(table)
+    for line in without_result(record):
+        console.print(line, markup=False, highlight=False)
     console.print(overall(verdicts(record)), markup=False, highlight=False)
     typer.echo(f"record: {folder.absolute() / 'audit.json'}")
     try:
@@ -169,6 +196,17 @@ def finish(record: AuditRecord, folder: Path) -> Path | None:
     page = write_report(record, folder=folder, out=folder / "report")
     typer.echo(f"report: {page}")
     return page
+
+
+def without_result(record: AuditRecord) -> list[str]:
+    """Why attacks gave nothing, a line for each reason."""
+    found = [(one.attack, "; ".join(one.reasons)) for one in record.summaries if not one.images]
+    if not record.summaries:
+        found = [(one.attack, one.reason) for one in record.plan]
+    names: dict[str, list[str]] = {}
+    for attack, reason in found:
+        names.setdefault(reason, []).append(attack)
+    return [f"{', '.join(dict.fromkeys(attacks))}: {reason}" for reason, attacks in names.items()]
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attacker.cli_errors import error_text
+
 if TYPE_CHECKING:
     from attacker.audit.compare import Comparison
     from attacker.audit.gate import Answer
@@ -130,7 +132,7 @@ def _usable(path: Path, tape: Path | None) -> AuditRecord:
 
 
 def _unusable(error: Exception) -> typer.Exit:
-    print(_plain(f"Error: {error}"), file=sys.stderr)  # noqa: T201
+    print(_plain(f"Error: {error_text(error)}"), file=sys.stderr)  # noqa: T201
     return typer.Exit(UNUSABLE)
 
 

@@ -180,6 +180,18 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
+def check_truth(no_truth: bool, evaluation: Path | None) -> None:
+    """Refuse a truth that is given and not wanted.
+
+    Raises:
+        typer.BadParameter: If so.
+    """
+    if no_truth and evaluation is not None:
+        raise typer.BadParameter(
+            "either a file of the truth or --no-truth, not both", param_hint="--no-truth, --evaluation"
+        )
+
+
 def find_own_models() -> None:
     """Look for modules where the command is called, too: people's own models are there, and a tape may name one."""
     # A console script does not do so by itself.

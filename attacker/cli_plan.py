@@ -29,6 +29,7 @@ from attacker.cli_options import (
     Victims,
     Withhold,
     audit_settings,
+    check_truth,
     find_own_models,
     parse_inputs,
 )
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from attacker.audit.record import PlannedAttack
     from attacker.audit.scope import Federation
     from attacker.audit.settings import AuditSettings
+
+
+_WIDTH = 120
+"""Columns where the output is no terminal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +76,7 @@ def plan(
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """
     inputs = parse_inputs(images, classes, mean, std)
+    check_truth(no_truth, evaluation)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
         control=not no_control, rounds=rounds, threads=threads, device=device,
@@ -94,6 +100,8 @@ def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH
     threat = settings.knowledge.record()
     console.print(f"Attacker: {threat.name}; knows {', '.join(threat.granted) or 'nothing more'}; "
                   f"does not know {', '.join(threat.withheld)}.", markup=False, highlight=False)  # fmt: skip

@@ -29,7 +29,7 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="A run-config key, as in pyproject.toml. Repeatable."),
     ] = None,
     tape: Annotated[bool, typer.Option(help="Record every update that the server receives.")] = True,
-    client_cpus: Annotated[float, typer.Option(help="CPUs that Ray reserves for each client.")] = 1.0,
+    client_cpus: Annotated[int, typer.Option(min=1, help="CPUs that Ray reserves for each client.")] = 1,
     client_gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, for each client.")] = 0.0,
     port: Annotated[int, typer.Option(help="Of the SuperLink on this machine; 0 picks a free one.")] = 0,
 ) -> None:

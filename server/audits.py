@@ -40,12 +40,17 @@ class AuditRuns:
         self._command = tuple(command)
         self._running: tuple[int, subprocess.Popen[bytes]] | None = None
         self._next = 1
+        self._missed: int | None = None
 
     def __enter__(self) -> AuditRuns:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.finish(PATIENCE_SECONDS if kind is None else 0.0)
+        if kind is None and self._missed is not None:
+            # The last rounds came while another audit was at work; nothing is left that waits for this one.
+            self.after_round(self._missed)
+            self.finish(PATIENCE_SECONDS)
 
     def after_round(self, server_round: int) -> None:
         """Start an audit of the rounds since the last one, when it is time and none is at work."""
@@ -80,6 +85,7 @@ class AuditRuns:
         if self._running is not None:
             if self._running[1].poll() is None:
                 _log.warning("no audit after round %d: that of round %d is at work", server_round, self._running[0])
+                self._missed = server_round
                 return
             self._ended()
         out = self._folder / f"round-{server_round:04d}"
@@ -95,7 +101,7 @@ class AuditRuns:
             process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         psutil.Process(process.pid).nice(_NICENESS)
         self._running = server_round, process
-        self._next = server_round + 1
+        self._next, self._missed = server_round + 1, None
         _log.info("audit of round %d began; it writes to %s", server_round, out)
 
     def _ended(self) -> None:

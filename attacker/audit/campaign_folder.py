@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -32,6 +34,7 @@ class CampaignFolder:
     """
 
     def __init__(self, out: Path) -> None:
+        self._new = not out.expanduser().absolute().exists()
         self.folder = make_private_folder(make_private_folder(out) / NAME)
         self.controls = self.folder / "controls"
         self._lock: int | None = None
@@ -52,9 +55,20 @@ class CampaignFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._lock is None:
+            return
+        if not self.begun:
+            self._leave_nothing()
+        os.close(self._lock)
+        self._lock = None
+
+    def _leave_nothing(self) -> None:
+        """Remove what was made here, since nothing was begun: a mistyped tape is no reason for a folder."""
+        shutil.rmtree(self.controls, ignore_errors=True)
+        (self.folder / "lock").unlink(missing_ok=True)
+        for folder in (self.chunks.folder, self.folder, *([self.folder.parent] if self._new else [])):
+            with suppress(OSError):  # there is something in it that is not ours
+                folder.rmdir()
 
     @property
     def _file(self) -> Path:

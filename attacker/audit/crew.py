@@ -174,11 +174,11 @@ def _serve(line: Any, folder: str, number: int) -> None:
     while True:
         try:
             chunk = Chunk.from_json(line.recv_bytes().decode())
-        except EOFError:
+            send = _Sender(line, chunk.id)
+            event = work(chunk, store, send.progress)
+            line.send_bytes(json.dumps(vars(event)).encode())
+        except (EOFError, ConnectionError):  # the parent ended, and hears nothing any more
             return
-        send = _Sender(line, chunk.id)
-        event = work(chunk, store, send.progress)
-        line.send_bytes(json.dumps(vars(event)).encode())
 
 
 def work(chunk: Chunk, store: ChunkStore, progress: Callable[[float], None] | None = None) -> Event:

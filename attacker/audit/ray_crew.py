@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,17 +15,25 @@ from attacker.audit.chunk import Chunk
 from attacker.audit.chunk_store import ChunkFolder
 from attacker.audit.crew import Event, work
 
+# Ray ends its driver from C++, where no Python hears of it, when the node that it is connected to is lost.
+_LAST_WORDS = """
+import sys
+if not sys.stdin.buffer.read():
+    print("Error: this audit was ended before its time, as Ray does when it loses its cluster. What was finished is "
+          "kept; the same command goes on from there, without --ray-address on this machine alone", file=sys.stderr)
+"""
+
 
 class RayCluster:
     """A cluster that is running already; each chunk is a task on one of its processors, or on a GPU.
 
     Args:
-        address: ``auto`` or ``host:port``, as `ray.init` takes it.
+        address: ``auto`` or ``host:port``.
         folder: Of finished chunks, on storage that all nodes share.
         gpu: Whether tasks ask for a GPU.
 
     Raises:
-        RuntimeError: On entering, if there is no Ray here, or no such cluster.
+        RuntimeError: On entering, if there is no Ray here, or no such cluster; later, if it went away.
     """
 
     def __init__(self, address: str, folder: Path, *, gpu: bool = False) -> None:
@@ -29,22 +41,29 @@ class RayCluster:
         self._folder = folder
         self._gpu = gpu
         self._running: dict[Any, str] = {}
+        self._last_words: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RayCluster:
         try:
             import ray
         except ImportError as error:
-            raise RuntimeError(f"--ray-address needs Ray on this machine: {error}") from None
+            raise RuntimeError(
+                f"--ray-address needs Ray on this machine ({error}): pip install 'fl-precode[simulation]'"
+            ) from None
+        if self._address != "auto":
+            _reach(self._address)
         root = str(Path(__file__).resolve().parents[2])
         environment = {"env_vars": {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}}
         try:
             ray.init(address=self._address, runtime_env=environment, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RuntimeError(
-                f"there is no Ray cluster at {self._address!r} ({error}); start one with `ray start --head`, or leave "
-                "--ray-address out to work on this machine alone"
-            ) from error
+            raise RuntimeError(_unusable(self._address, str(error))) from error
+        self._last_words = subprocess.Popen(
+            [sys.executable, "-c", _LAST_WORDS],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         self._ray: Any = ray  # partly untyped
+        self._head = str(ray.get_runtime_context().gcs_address)
         # A task that died is begun again by the campaign, which counts how often.
         options: dict[str, Any] = {"max_retries": 0, **({"num_gpus": 1} if self._gpu else {"num_cpus": 1})}
         self._task = ray.remote(**options)(run_text)
@@ -53,11 +72,12 @@ class RayCluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._running = {}
         self._ray.shutdown()
+        if self._last_words is not None:
+            self._last_words.communicate(b"done")
 
     def free(self) -> bool:
         """Whether another chunk can be begun: twice the cluster's slots are, so that none waits for this process."""
-        slots = self._ray.cluster_resources().get("GPU" if self._gpu else "CPU", 1)
-        return len(self._running) < 2 * max(1, int(slots))
+        return len(self._running) < 2 * self._slots()
 
     def begin(self, chunk: Chunk) -> None:
         """See `Crew`."""
@@ -66,15 +86,66 @@ class RayCluster:
     def wait(self) -> Sequence[Event]:
         """See `Crew`; also returns, with nothing, after a few seconds."""
         ready, _ = self._ray.wait(list(self._running), timeout=5.0)
+        if not ready:
+            # Ray itself would wait for a minute for a cluster that is gone, and then end this process.
+            _reach(self._head)
+            self._slots()
         return [self._event(one) for one in ready]
+
+    def _slots(self) -> int:
+        """Chunks that the cluster can work on at a time."""
+        kind = "GPU" if self._gpu else "CPU"
+        slots = int(self._ray.cluster_resources().get(kind, 0))
+        if slots < 1:
+            raise RuntimeError(
+                f"the Ray cluster at {self._head} has no {kind} (any more); start a node that has one. What was "
+                "finished is kept; the same command goes on from there"
+            )
+        return slots
 
     def _event(self, reference: Any) -> Event:
         chunk = self._running.pop(reference)
         try:
             problem = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return Event("died", chunk, text=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return Event("died" if self._was_lost(error) else "raised", chunk, text=text)
         return Event("raised", chunk, text=problem) if problem else Event("done", chunk)
+
+    def _was_lost(self, error: Exception) -> bool:
+        """Whether it can go better elsewhere or in smaller pieces; a node that cannot import this package cannot."""
+        known = self._ray.exceptions
+        return isinstance(error, known.WorkerCrashedError | known.NodeDiedError | known.OutOfMemoryError)
+
+
+def _reach(address: str) -> None:
+    """Whether anything answers there; Ray takes minutes to find that nothing does.
+
+    Raises:
+        RuntimeError: If not.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except OSError as error:
+        raise RuntimeError(_unusable(address, str(error))) from None
+
+
+def is_address(text: str) -> bool:
+    """Whether the text can name an existing cluster.
+
+    >>> [is_address(text) for text in ("auto", "10.0.0.1:6379", "local", "ray://head:10001", "head:99999")]
+    [True, True, False, False, False]
+    """
+    found = re.fullmatch(r"([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", text)
+    return text == "auto" or (found is not None and 0 < int(found[2]) < 65536)
+
+
+def _unusable(address: str, why: str) -> str:
+    return (
+        f"there is no Ray cluster to work with at {address!r} ({why}); start one with `ray start --head`, which prints "
+        "its address, or leave --ray-address out to work on this machine alone. What was finished is kept"
+    )
 
 
 def run_text(chunk: str, folder: str) -> str:

@@ -158,7 +158,7 @@ def audit(
         if campaign.begun:
             planned = campaign.resume(identity)
         else:
-            planned = _and_those_that_refuse(plan_audit(federations, settings))
+            planned = _if_any_fits(_and_those_that_refuse(plan_audit(federations, settings)), settings)
             campaign.begin(identity, planned)
         chunks = cut(federations, planned, settings)
         crew = _crew(campaign.chunks, workers, ray_address, settings)
@@ -214,6 +214,23 @@ def _and_those_that_refuse(planned: list[PlannedAttack]) -> list[PlannedAttack]:
     if not any(one.status == "run" for one in planned) and all(one.status == "refused" for one in planned):
         reasons = "; ".join(f"{one.attack}: {one.reason}" for one in planned)
         raise ValueError(f"this threat model refuses every attack: {reasons}")
+    return planned
+
+
+def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings) -> list[PlannedAttack]:
+    """The plan, unless its budget has no room for anything.
+
+    Raises:
+        ValueError: If so; the shortest attack is named.
+    """
+    left_out = [one for one in planned if one.status == "over_budget"]
+    if left_out and not any(one.status == "run" for one in planned):
+        shortest = min(left_out, key=lambda one: one.expected_seconds or 0.0)
+        raise ValueError(
+            f"a budget of {settings.budget:g} s has no room for any attack: the shortest, {shortest.attack}, is "
+            f"expected to take {shortest.expected_seconds or 0.0:.2g} s; give a larger --budget, or name attacks with "
+            "--attacks"
+        )
     return planned
 
 

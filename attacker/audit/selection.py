@@ -126,7 +126,8 @@ def choose_updates(
             chosen.append(entry)
     if not chosen:
         problems = "; ".join(subject.tape.problems[:3]) or _why_none(subject, rounds)
-        raise ValueError(f"the tape {subject.tape.path} has nothing to attack: {problems}")
+        advice = "" if subject.tape.entries else "; expected one of a run that finished a round, whole and as written"
+        raise ValueError(f"the tape {subject.tape.path} has nothing to attack: {problems}{advice}")
     return sorted(chosen, key=lambda one: (one.round, node_rank(truth, one.node)))
 
 

@@ -1,4 +1,7 @@
-"""A SuperLink of our own on 127.0.0.1: free port, own FLWR_HOME, empty working folder, ended whatever happens."""
+"""A SuperLink of our own on 127.0.0.1: free port, own FLWR_HOME, empty working folder, ended whatever happens.
+
+Where this process is killed itself, a `Guard` ends what it started.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from fl_precode.flower.guard import Guard
 from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes
 
 CONNECTION = "launch"
@@ -52,11 +56,13 @@ class OwnedSuperLink:
         self._extra = dict(environment or {})
         self._token = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
 
     def __enter__(self) -> OwnedSuperLink:
         # A short path: Ray puts Unix sockets, limited to 107 characters, below it.
         self.folder = Path(tempfile.mkdtemp(prefix="flp-"))
         try:
+            self._guard = Guard(self._token, self.folder)
             self._start(self._port or _free_port())
         except BaseException:
             self.close()
@@ -81,6 +87,9 @@ class OwnedSuperLink:
                 self._process.wait()
                 self._process = None
             shutil.rmtree(self.folder, ignore_errors=True)
+            if self._guard is not None:
+                self._guard.dismiss()
+                self._guard = None
 
     def _start(self, port: int) -> None:
         if _taken(port):

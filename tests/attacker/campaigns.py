@@ -37,7 +37,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
-def start(tape: Path, out: Path, workers: int = 1, victims: int = 20) -> subprocess.Popen[bytes]:
+def start(tape: Path, out: Path, workers: int = 1, victims: int = 20, ray_address: str = "") -> subprocess.Popen[bytes]:
     """The campaign of `settings` in a process that can be killed; what it says is in a file beside its folder."""
     code = (
         "import sys; from pathlib import Path\n"
@@ -45,15 +45,16 @@ def start(tape: Path, out: Path, workers: int = 1, victims: int = 20) -> subproc
         "from attacker.audit.subject import TapeSource\n"
         "from tests.attacker.campaigns import settings\n"
         "if __name__ == '__main__':\n"
-        "    tape, out, workers, victims = sys.argv[1:]\n"
+        "    tape, out, workers, victims, address = sys.argv[1:]\n"
         "    chosen = settings(victims=int(victims))\n"
-        "    audit([TapeSource(tape=Path(tape))], chosen, out=Path(out), workers=int(workers))\n"
+        "    more = {'workers': int(workers), 'ray_address': address}\n"
+        "    audit([TapeSource(tape=Path(tape))], chosen, out=Path(out), **more)\n"
     )
     script = out.parent / "campaign.py"
     script.write_text(code)
     with log_of(out).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, str(script), str(tape), str(out), str(workers), str(victims)],
+            [sys.executable, str(script), str(tape), str(out), str(workers), str(victims), ray_address],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,

@@ -41,7 +41,7 @@ def kill_and_go_on(tape, out, kills, rng, takes, workers, victims):
 @pytest.mark.timeout(6000)
 @pytest.mark.parametrize(
     ("kills", "workers", "victims"),
-    [(2, 1, 20), pytest.param(20, 1, 64, marks=pytest.mark.slow), pytest.param(20, 2, 64, marks=pytest.mark.slow)],
+    [(2, 1, 10), pytest.param(20, 1, 64, marks=pytest.mark.slow), pytest.param(20, 2, 64, marks=pytest.mark.slow)],
 )
 def test_killed_at_random_moments_nothing_is_lost_or_done_twice(tape, tmp_path, kills, workers, victims):
     undisturbed, out, began = tmp_path / "whole", tmp_path / "audit", time.monotonic()

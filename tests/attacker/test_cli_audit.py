@@ -91,7 +91,7 @@ def test_a_tape_of_another_run_is_refused(taped, tmp_path):
     assert "is from another run than the tape: batch-size is 1 on the tape and 2 in the file" in paragraph(result)
     result = invoke("audit", taped.tape, "--evaluation", tmp_path / "absent.json")
     assert result.exit_code == 1
-    assert "No such file" in paragraph(result)
+    assert "absent.json: there is no such file or folder" in paragraph(result)
 
 
 @pytest.mark.parametrize(

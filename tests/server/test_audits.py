@@ -78,6 +78,20 @@ def test_an_audit_takes_up_the_rounds_since_the_last_one(tmp_path):
     assert ["--rounds 1:1" in logs[0], "--rounds 2:2" in logs[1]] == [True, True]
 
 
+def test_rounds_that_were_passed_over_are_audited_at_the_end(tmp_path):
+    waiting = (
+        sys.executable,
+        "-c",
+        f"import time, os\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(.1)",
+    )
+    with AuditRuns(every=1, tape=str(tmp_path / "tape"), command=waiting) as runs:
+        for number in (1, 2, 3):
+            runs.after_round(number)
+        (tmp_path / "go").touch()
+    assert sorted(one.name for one in (tmp_path / "audits").iterdir()) == ["round-0001", "round-0003"]
+    assert "--rounds 2:3" in (tmp_path / "audits" / "round-0003" / "audit.log").read_text()
+
+
 def test_without_a_tape_there_is_nothing_to_audit():
     with pytest.raises(SettingsError, match="audit-every: nobody listens"):
         Settings(audit_every=1)

@@ -1,0 +1,169 @@
+"""Campaigns that cannot begin or go on: what is said, and what is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from attacker.audit.campaign_folder import CampaignFolder
+from attacker.audit.chunk import Chunk, Site
+from attacker.audit.ray_crew import RayCluster, run_text
+from attacker.cli import app
+from tests.attacker.campaigns import finished
+from tests.attacker.taped_federation import tape_federation
+
+
+@pytest.fixture(scope="module")
+def taped(tmp_path_factory):
+    return tape_federation(tmp_path_factory.mktemp("run"), rounds=1)
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200"})
+
+
+def said(result) -> str:
+    assert "Traceback" not in result.stderr
+    return " ".join((result.stdout + result.stderr).split())
+
+
+def test_an_audit_that_does_not_begin_leaves_no_folder(tmp_path):
+    assert invoke("audit", tmp_path / "nowhere", "--out", tmp_path / "audit").exit_code == 1
+    assert not (tmp_path / "audit").exists()
+
+
+def test_files_that_were_there_stay(tmp_path):
+    (tmp_path / "audit" / "campaign").mkdir(parents=True)
+    (tmp_path / "audit" / "campaign" / "own.txt").write_text("mine")
+    assert invoke("audit", tmp_path / "nowhere", "--out", tmp_path / "audit").exit_code == 1
+    assert [one.name for one in (tmp_path / "audit").rglob("*")] == ["campaign", "own.txt"]
+
+
+def test_a_budget_without_room_names_the_shortest_attack(taped, tmp_path):
+    result = invoke("audit", taped.tape, "--out", tmp_path / "audit", "--budget", "0.000001s", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "a budget of 1e-06 s has no room for any attack: the shortest, first-layer, is expected" in said(result)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_why_an_attack_gave_nothing_is_said(taped, tmp_path):
+    result = invoke("audit", taped.tape, "--out", tmp_path / "audit", "--model", "lenet", "--attacks", "first-layer",
+                    "--victims", 1, "--device", "cpu")  # fmt: skip
+    assert result.exit_code == 0
+    assert "first-layer: " in said(result)
+    assert "belongs to another model" in said(result)
+
+
+def test_a_second_audit_in_the_same_folder_is_refused_and_disturbs_nothing(taped, tmp_path):
+    with CampaignFolder(tmp_path / "audit"):
+        result = invoke("audit", taped.tape, "--out", tmp_path / "audit", "--attacks", "first-layer", "--device", "cpu")
+        assert result.exit_code == 1
+        assert "another audit is at work in" in said(result)
+        assert (tmp_path / "audit" / "campaign" / "lock").exists()
+
+
+def test_the_folder_of_another_campaign_is_refused_with_what_differs(taped, tmp_path):
+    common = ("audit", taped.tape, "--out", tmp_path / "audit", "--attacks", "first-layer", "--device", "cpu")
+    assert invoke(*common).exit_code == 0
+    result = invoke(*common, "--seed", 3)
+    assert result.exit_code == 1
+    assert "holds an audit that was begun otherwise: seed was 0 and is 3" in said(result)
+    assert "name another folder with --out" in said(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "2", "--ray-address", "auto"], "either --workers"),
+        (["--ray-address", "local"], "expected HOST:PORT of a Ray cluster"),
+        (["--ray-address", "ray://somewhere:1"], "expected HOST:PORT of a Ray cluster"),
+        (["--no-truth", "--evaluation", "evaluation.json"], "either a file of the truth or --no-truth"),
+    ],
+)
+def test_contradictory_options_are_bad_usage(taped, tmp_path, arguments, message):
+    result = invoke("audit", taped.tape, "--out", tmp_path / "audit", *arguments)
+    assert result.exit_code == 2
+    assert message in said(result)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_no_cluster_is_said_at_once(taped, tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as probe:  # bound and not listening: nobody else takes the port, and nobody answers
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        result = invoke("audit", taped.tape, "--out", tmp_path / "audit", "--attacks", "first-layer", "--device", "cpu",
+                        "--ray-address", address)  # fmt: skip
+    assert result.exit_code == 1
+    assert f"there is no Ray cluster to work with at '{address}'" in said(result)
+    assert "ray start --head" in said(result)
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path):
+    chunk = Chunk(
+        id="c", federation="f1", attack="first-layer", site=Site(tape="t"), targets=(), seed=0, granted=()
+    )  # fmt: skip
+    text = run_text(chunk.to_json(), str(tmp_path / "elsewhere"))
+    assert "is not there on this node of the Ray cluster" in text
+    assert "storage that all nodes share" in text
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_ray_finds_wrong_is_not_counted_as_a_failed_attack(tmp_path):
+    """Only a task that was lost is begun again; one that cannot even be started ends the campaign, with the reason."""
+    ray = pytest.importorskip("ray")
+    crew = RayCluster("auto", tmp_path)
+    crew._ray = ray
+    assert crew._was_lost(ray.exceptions.WorkerCrashedError())
+    assert crew._was_lost(ray.exceptions.OutOfMemoryError("memory"))
+    assert not crew._was_lost(ray.exceptions.RuntimeEnvSetupError("no such folder"))
+    assert not crew._was_lost(ray.exceptions.RayTaskError("run_text", "ModuleNotFoundError", ImportError("attacker")))
+
+
+def test_a_full_disk_names_the_file_and_what_was_finished_is_kept(taped, tmp_path, monkeypatch):
+    out = tmp_path / "audit"
+    common = ("audit", taped.tape, "--out", out, "--attacks", "first-layer", "--device", "cpu")
+
+    def full(_descriptor: int) -> None:
+        if list(out.rglob("images")):  # the attack's results fit, the pictures do not
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        result = invoke(*common)
+    assert result.exit_code == 1
+    assert re.search(r"Error: \S*images/\S+\.png: no space left on the disk; make room", said(result))
+    assert not list(out.rglob("*.part"))
+    kept = finished(out)
+    assert kept
+    assert invoke(*common).exit_code == 0
+    assert finished(out) == kept
+
+
+def test_without_jinja_the_extra_is_named(tmp_path):
+    """As in a base install: the module is not there at all."""
+    (tmp_path / "audit.json").write_text("{}")
+    code = "import sys; sys.modules['jinja2'] = None; from attacker.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'\n"
+
+
+@pytest.mark.parametrize(("ends", "words"), [("os._exit(1)", 1), ("words.communicate(b'done')", 0)])
+def test_an_audit_that_ray_ends_has_last_words(ends, words):
+    """Ray ends its driver from C++ when its node is lost: no exception, no `finally`."""
+    code = (
+        "import os, subprocess, sys; from attacker.audit.ray_crew import _LAST_WORDS\n"
+        f"words = subprocess.Popen([sys.executable, '-c', _LAST_WORDS], stdin=subprocess.PIPE); {ends}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr.count("What was finished is kept") == words
