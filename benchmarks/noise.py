@@ -44,8 +44,8 @@ def attacked(net: str, attack: str, std: float, count: int, seed: int) -> dict[s
     found = build_attack(attack)(victim, seen, generator=torch.Generator().manual_seed(seed))
     seconds = (time.process_time() - began) / count
     values = []
-    for one, image in zip(found, torch.split(images, 1), strict=True):
-        made = torch.zeros_like(image) if one.inputs is None else victim.inputs.denormalise(one.inputs).float()
+    for result, image in zip(found, torch.split(images, 1), strict=True):
+        made = torch.zeros_like(image) if result.inputs is None else victim.inputs.denormalise(result.inputs).float()
         values.append(round(min(float(psnr(made.clamp(0, 1), image)), 999.0), 2))
     losses, reasons = [one.matching_loss for one in found], [one.reason for one in found]
     return {"psnr": values, "matching_loss": losses, "reason": reasons, "cpu_seconds": seconds}
