@@ -14,6 +14,7 @@ from attacker.attacks.contest import EXACT_BELOW
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.hybrid import check_positive
 from attacker.attacks.refined import Candidate, run_from_estimates, valid_start
+from attacker.engine.distance import total_variation
 from attacker.engine.gauss_newton import refine
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -36,6 +37,9 @@ class ThenRefine(Attack):
     minimise, whether the image gets better or not: where no image gives the update (ReLU, whose kinks stop them),
     slightly smaller residuals were measured to cost up to 7 dB. Of two searches the later one must halve the residual
     again; least squares comes first where every layer is determined, plain matching with its prior where not.
+
+    An estimate that fits worse than a grey image is worth no protection: noise has decided it, and what starts from it.
+    Of all candidates whose residual is at most twice the smallest the smoothest is then taken, as a prior would.
 
     Fits what `LayerwiseInversion` and `ThroughBottleneck` fit.
 
@@ -99,7 +103,13 @@ class ThenRefine(Attack):
         if self.iterations and bool((torch.minimum(given.distances, refined.distances) > EXACT_BELOW).any()):
             searched.append(self._plain(victim, estimate, own, granted, generator))
         determined = [estimate.determined(place) for place in range(len(own))]
-        return [given, start, *_decisive(given, start, searched, determined)]
+        grey = victim.inputs.normalise(torch.full_like(estimate.inputs, 0.5))
+        worthless = torch.minimum(given.distances, start.distances) > replay.distances(grey)
+        kept = [given, start, *_decisive(given, start, searched, determined)]
+        return [
+            _chosen(one, smooth, worthless)
+            for one, smooth in zip(kept, _smoothest([given, start, *searched], victim), strict=True)
+        ]
 
     def _plain(
         self,
@@ -147,3 +157,21 @@ def _decisive(
         if taken is not None:
             kept[taken, victim] = least
     return [replace(one, distances=row) for one, row in zip(searched, kept, strict=True)]
+
+
+def _smoothest(candidates: Sequence[Candidate], victim: Victim) -> list[Candidate]:
+    """For each victim the smoothest of those that fit nearly as well as the best; infinite distances for the others."""
+    distances = torch.stack([one.distances for one in candidates]).nan_to_num(torch.inf)
+    fits = distances <= distances.amin(dim=0) / _DECISIVE
+    images = [victim.inputs.clamp(one.inputs.nan_to_num(0.0, 0.0, 0.0)) for one in candidates]
+    rough = total_variation(torch.stack(images).unsqueeze(2)).to(distances)
+    taken = torch.where(fits, rough, torch.inf).argmin(dim=0)
+    left = torch.full_like(distances, torch.inf)
+    places = torch.arange(distances.shape[1], device=distances.device)
+    left[taken, places] = distances[taken, places]
+    return [replace(one, distances=row) for one, row in zip(candidates, left, strict=True)]
+
+
+def _chosen(usual: Candidate, smooth: Candidate, worthless: Tensor) -> Candidate:
+    """The distances of the second where the estimate was worth nothing, else those of the first."""
+    return replace(usual, distances=torch.where(worthless, smooth.distances, usual.distances))

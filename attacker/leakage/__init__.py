@@ -2,6 +2,7 @@
 
 from attacker.leakage.analyse import analyse, by_layer, image_leak, noise_ranks
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
+from attacker.leakage.glance import Glance, glance
 from attacker.leakage.influence import ExpectedError, Influence, expected_error, influence, largest, lower_bound
 from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
 from attacker.leakage.rank import layer_ranks, solubility
@@ -12,6 +13,7 @@ from attacker.leakage.spectrum import Spectrum, spectrum
 __all__ = [
     "EXACT_NUMBERS",
     "ExpectedError",
+    "Glance",
     "ImageLeak",
     "Influence",
     "Jacobian",
@@ -25,6 +27,7 @@ __all__ = [
     "defence_change",
     "draw_noise",
     "expected_error",
+    "glance",
     "image_leak",
     "influence",
     "largest",

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
-from attacker.leakage.influence import DAMPING, expected_error, influence, largest, lower_bound
+from attacker.leakage.glance import glance
+from attacker.leakage.influence import DAMPING, influence, lower_bound
 from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.record import ImageLeak, Leakage, NoiseRanks
@@ -127,12 +128,12 @@ def image_leak(
     change = None if defence is None else defence_change(of, pixels, defence, generator=generator)
     if exact:
         return _exactly(jacobian, change, known)
-    top = largest(jacobian, generator=generator)
-    expected = expected_error(jacobian, top.value, generator=generator)
+    seen = glance(jacobian, generator=generator)
+    top = seen.largest
     leak = replace(
         known,
         largest=top.value,
-        unit_rmse=expected.rmse,
+        unit_rmse=seen.at_least,
         influence=None if change is None else influence(jacobian, change, top.value, damping=DAMPING).rmse,
         lower_bound=_bound(jacobian, change, top.upper),
     )

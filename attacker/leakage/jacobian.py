@@ -69,13 +69,11 @@ class Jacobian:
 
     def to_gradient(self, change: Tensor) -> Tensor:
         """J^T u: what a change of the unknowns (rows,) does to the gradient, (columns,)."""
-        sizes = [value.numel() for value in self._x]
-        parts = [u.reshape(x.shape) for u, x in zip(torch.split(change, sizes), self._x, strict=True)]
-        return self._backward(self._by_x, list(self._weights.values()), parts)
+        return torch.cat([value.flatten() for value in self._moved(change)])
 
     def gram_product(self, change: Tensor) -> Tensor:
         """J J^T u, (rows,) to (rows,)."""
-        return self.to_image(self.to_gradient(change))
+        return self._backward(self._by_weights, self._x, self._moved(change))  # one vector would cost two copies
 
     def matrix(self) -> Tensor:
         """J, (rows, columns), in the dtype of the weights.
@@ -147,16 +145,25 @@ class Jacobian:
         parts: Sequence[Tensor] = torch.split(flat, [value.numel() for value in self._weights.values()])
         return parts
 
+    def _moved(self, change: Tensor) -> Sequence[Tensor]:
+        """J^T u, a tensor for each parameter."""
+        sizes = [value.numel() for value in self._x]
+        parts = [u.reshape(x.shape) for u, x in zip(torch.split(change, sizes), self._x, strict=True)]
+        return self._parts(self._by_x, list(self._weights.values()), parts)
+
+    @classmethod
+    def _backward(cls, outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        return torch.cat([value.flatten() for value in cls._parts(outputs, inputs, weights)])
+
     @staticmethod
-    def _backward(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    def _parts(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """Derivative of <outputs, weights>; outputs that are constant do not count."""
         live = [(out, weight) for out, weight in zip(outputs, weights, strict=True) if out.requires_grad]
         if not live:
-            return torch.cat([torch.zeros_like(value).flatten() for value in inputs])
-        found = torch.autograd.grad(
+            return [torch.zeros_like(value) for value in inputs]
+        return torch.autograd.grad(
             [out for out, _ in live], inputs, [one for _, one in live], retain_graph=True, materialize_grads=True
         )
-        return torch.cat([value.flatten() for value in found])
 
     def _row_blocks(self) -> Iterator[Tensor]:
         per_row = self.columns * self.gradient.element_size() * _WORKING_COPIES

@@ -134,7 +134,15 @@ def largest_eigenvalue(product: Product, start: Tensor, *, tolerance: float = 1e
         values, vectors = state.eigh()
         return bool(state.beside[-1] * vectors[-1, -1].abs() <= tolerance * values[-1])
 
-    state = lanczos(product, start, steps, stop=good_enough)
+    return top_of(lanczos(product, start, steps, stop=good_enough))
+
+
+def top_of(state: Tridiagonal) -> Largest:
+    """The largest eigenvalue as a Lanczos run left it.
+
+    Raises:
+        ValueError: If the matrix is zero.
+    """
     values, vectors = state.eigh()
     if float(values[-1]) <= 0:
         raise ValueError("the matrix has no positive eigenvalue: nothing of the image reaches the gradient")

@@ -51,7 +51,7 @@ class ImageLeak:
         gradient_norm: Euclidean norm of the gradient.
         unknowns: Pixels times channels.
         exact: Whether all eigenvalues of J J^T were computed; if not, ``rank`` and ``smallest`` are None and
-            ``unit_rmse`` is an estimate from below (weak directions are damped).
+            ``unit_rmse`` is a bound from below, and may be over ten times too small (`glance`).
         rank: Of J, how many of the unknowns the gradient determines.
         largest: Eigenvalue of J J^T.
         smallest: Eigenvalue of J J^T that counts.

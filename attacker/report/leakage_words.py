@@ -16,7 +16,7 @@ def headline(found: Leakage) -> str:
     if image is None:
         return "Nothing can be said: the gradients of these images are zero."
     if image.rank is None:
-        return "Too large for exact ranks: errors are estimated, and may be larger than stated."
+        return "Too large for exact ranks: errors are bounds from below, true ones may be over ten times larger."
     if found.noise is not None:
         if found.noise.fitted == image.unknowns:
             return (
@@ -70,8 +70,8 @@ def _usable(found: Leakage) -> ImageLeak | None:
 def _rank(image: ImageLeak) -> str:
     if image.rank is None:
         return (
-            "The Jacobian was used by products only. Directions with eigenvalues far below the largest are damped, so "
-            "that true errors may be larger than the estimates here."
+            "The Jacobian was used by a few products only. Errors are bounds from below: true ones may be over ten "
+            "times larger. They order images by risk, roughly; for exact values take a smaller model or smaller images."
         )
     if image.rank == image.unknowns:
         return f"Recoverable exactly from a noise-free gradient: the Jacobian has full rank, {count(image.rank)}."

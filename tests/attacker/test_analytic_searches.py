@@ -131,7 +131,7 @@ def faces(count):
     return data.inputs, images, labels
 
 
-@pytest.mark.parametrize("std", [1e-5, 1e-3])
+@pytest.mark.parametrize("std", [1e-5, 1e-3, 0.1])  # by the last the estimate fits worse than a grey image
 def test_refining_takes_back_what_noise_does_to_the_inverse(std):
     spec = tiny.inputs(channels=1, side=10)
     victim = blurring(spec)
