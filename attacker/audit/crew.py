@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -154,7 +155,12 @@ class Processes:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._fresh.Pipe()
         process = self._fresh.Process(target=_serve, args=(theirs, str(self._folder), number), daemon=True)
-        process.start()
+        # Ctrl-C goes to the whole group, and this process ends its workers; new ones inherit what is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return _Worker(number, process, ours)
 

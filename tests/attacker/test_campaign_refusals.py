@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from attacker.audit.campaign_folder import CampaignFolder
 from attacker.audit.chunk import Chunk, Site
+from attacker.audit.crew import Processes
 from attacker.audit.ray_crew import RayCluster, run_text
 from attacker.cli import app
 from tests.attacker.campaigns import finished
@@ -156,6 +159,15 @@ def test_without_jinja_the_extra_is_named(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'\n"
+
+
+def test_ctrl_c_is_for_the_campaign_and_not_for_its_workers(tmp_path):
+    """A terminal sends it to all; workers would each print where they were."""
+    with Processes(1, tmp_path) as crew:
+        status = Path(f"/proc/{crew.pids[0]}/status").read_text()
+    blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
+    assert blocked >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize(("ends", "words"), [("os._exit(1)", 1), ("words.communicate(b'done')", 0)])
