@@ -135,7 +135,7 @@ def _would_have_suggested(view: FederationView) -> str:
     failed = [one for one in view.scored if one.successes == 0]
     if not failed or not view.defended:
         return ""
-    names = joined([attack_name(one.attack) for one in failed])
+    names = capitalised(joined([attack_name(one.attack) for one in failed]))
     return f" {names} alone brought back {_share(failed[0])} and would have suggested that the defence works."
 
 
@@ -150,7 +150,7 @@ def _nothing(view: FederationView) -> str:
 
 
 def _held(view: FederationView, informed: Sequence[AttackSummary]) -> str:
-    names = joined([attack_name(one.attack) for one in informed])
+    names = capitalised(joined([attack_name(one.attack) for one in informed]))
     know = "knows" if len(informed) == 1 else "know"
     return (
         f"{capitalised(defence_name(view.federation.defence))} held against everything tried on "

@@ -108,7 +108,10 @@ def _answered(attack: AttackDescription) -> str:
         return "It takes no account of a defence."
     if not attack.answers:
         return "It takes the defence into account."
-    return f"It takes into account: {words.joined([words.defence_name(one) for one in attack.answers])}."
+    # A defence by its reference's settings is the same defence.
+    same = {f"{one}-reference" for one in attack.answers}
+    names = [one for one in attack.answers if one not in same]
+    return f"It takes into account: {words.joined([words.defence_name(one) for one in names])}."
 
 
 def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]:
