@@ -65,7 +65,7 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
         record = audit_tapes(
             [TapeSource(tape=Path(one.tape)) for one in settings.values()],
             out=out,
-            # The PRECODE paper's attack, with fewer steps, between two that need no search, of which one knows of PRECODE.
+            # The PRECODE paper's attack, with fewer steps, between two that need no search; the last knows of PRECODE.
             attacks=(
                 "first-layer",
                 f"inverting-gradients:preset=precode-paper,iterations={iterations}",
