@@ -153,7 +153,7 @@ def test_the_demo_shows_its_three_findings(tmp_path):
     page.feed((tmp_path / "demo" / "report" / "index.html").read_text())
     text = " ".join(" ".join(page.text).split())
     assert "Undefended LeNet leaks" in text
-    assert "PRECODE does not stop the leak on LeNet" in text
+    assert "LeNet with PRECODE leaks to an adaptive attacker: 8 of 8 images came back" in text
     assert "PRECODE does not stop the leak on MLP" in text
     assert len(page.images) >= 8 * (2 + 2 + 3 + 3)
     assert all(image["alt"] for image in page.images)
