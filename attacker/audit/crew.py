@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -155,7 +155,9 @@ class Processes:
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._fresh.Pipe()
         process = self._fresh.Process(target=_serve, args=(theirs, str(self._folder), number), daemon=True)
-        # Ctrl-C goes to the whole group, and this process ends its workers; new ones inherit what is blocked.
+        # Ctrl-C goes to the whole group, and this process ends its workers; new ones inherit what is blocked. Python's
+        # own tracker, which the first start would start, lets the signal through again.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
