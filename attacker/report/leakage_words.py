@@ -124,8 +124,8 @@ def noise_needed(unit_rmse: float) -> str:
 (an RMSE of 0.1 on the scale from 0 to 1); to hide it (0.25) takes 0.005.'
     """
     return (
-        f"On average over noise, a standard deviation of {_plainly(_PLAIN / unit_rmse)} on each number of the update leaves "
-        f"an image plain to see (an RMSE of {_PLAIN} on the scale from 0 to 1); to hide it ({_NOTHING}) takes "
+        f"On average over noise, a standard deviation of {_plainly(_PLAIN / unit_rmse)} on each number of the update "
+        f"leaves an image plain to see (an RMSE of {_PLAIN} on the scale from 0 to 1); to hide it ({_NOTHING}) takes "
         f"{_plainly(_NOTHING / unit_rmse)}."
     )
 
