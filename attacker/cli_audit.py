@@ -178,7 +178,8 @@ def finish(record: AuditRecord, folder: Path) -> Path | None:
         back = "does not apply" if not one.images else "not known"
         back = f"{one.successes} of {one.images}" if one.successes is not None else back
         between = words.interval(*one.interval) if one.interval else "–"
-        cells = (own.model, own.defence, one.attack, back, between, words.figure(one.mean_ssim))
+        defence = f"{own.defence}, control" if own.control_of else own.defence
+        cells = (own.model, defence, one.attack, back, between, words.figure(one.mean_ssim))
         table.add_row(*(cell.replace("[", r"\[") for cell in cells))
     console = Console()
     console.print(table)

@@ -251,7 +251,7 @@ def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared
     if any(seen.kind == "weights" for seen, _, _ in some):
         parts.append("one gradient at the weights that were sent, whatever steps followed")
     if not any(one.influence is not None for one in leaks):
-        parts.append("the defence changes no gradient, or is not known, so that no error is predicted from it")
+        parts.append("no known defence changes the gradient, so that no error is predicted from one")
     elif not compared:
         parts.append(f"fewer than {LEAST_FOR_CORRELATION} different errors were predicted and measured to be compared")
     return f"{'; '.join(parts)}."

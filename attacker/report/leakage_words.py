@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from attacker.leakage.record import ImageLeak, Leakage, outliers
 from attacker.report.words import count
 
@@ -122,10 +124,19 @@ def noise_needed(unit_rmse: float) -> str:
 (an RMSE of 0.1 on the scale from 0 to 1); to hide it (0.25) takes 0.005.'
     """
     return (
-        f"On average over noise, a standard deviation of {_PLAIN / unit_rmse:.2g} on each number of the update leaves "
-        f"an image plain to see (an RMSE of {_PLAIN} on the scale from 0 to 1); to hide it ({_NOTHING}) takes "
-        f"{_NOTHING / unit_rmse:.2g}."
+        f"On average over noise, a standard deviation of {_plainly(_PLAIN / unit_rmse)} on each number of the update "
+        f"leaves an image plain to see (an RMSE of {_PLAIN} on the scale from 0 to 1); to hide it ({_NOTHING}) takes "
+        f"{_plainly(_NOTHING / unit_rmse)}."
     )
+
+
+def _plainly(value: float) -> str:
+    """Two digits without an exponent.
+
+    >>> _plainly(4.27e-05), _plainly(12.0)
+    ('0.000043', '12')
+    """
+    return format(Decimal(f"{value:.2g}"), "f")
 
 
 def rmse_size(rmse: float) -> str:
