@@ -43,7 +43,7 @@ def open_page(browser: Any, address: str, *, width: int = 1440, dark: bool = Fal
     """A page in its own context, and what it does from the first moment on."""
     scheme = "dark" if dark else "light"
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-    page.set_default_timeout(5000)
+    page.set_default_timeout(60_000)
     seen = Watched()
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("console", lambda message: seen.messages.append(f"{message.type}: {message.text}"))
