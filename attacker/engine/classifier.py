@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 _SCALES = 400
@@ -69,19 +70,37 @@ def enter_without_bias(weight: Tensor, weight_gradient: Tensor) -> tuple[int, li
 
     # 1 - p_y lies between 0 and 1: no root below sigma |d_y|.
     least = math.log(max(sigma * share, 1e-300))
-    grid = [least - 1e-3 + 16 * step / _SCALES for step in range(_SCALES + 1)]
-    found = [surplus(one) for one in grid]
-    lengths = [
-        math.exp(brentq(surplus, low, high, xtol=1e-15, rtol=1e-15))
-        for low, high, before, after in zip(grid, grid[1:], found, found[1:], strict=False)
-        if (before < 0) != (after < 0)
-    ]
+    lengths = [math.exp(one) for one in _roots(surplus, least - 1e-3, least - 1e-3 + 16)]
     entries = []
     for length in lengths:
         d = torch.softmax(length * reach, dim=0)
         d[label] -= 1
         entries.append((float((d * length / sigma - delta).norm()), Entry(length * direction, weight.T @ d, d)))
     return label, [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
+
+
+def _roots(function: Callable[[float], float], low: float, high: float) -> list[float]:
+    """Roots between two ends, two that lie close together included: extrema between grid points are looked for."""
+    step = (high - low) / _SCALES
+    grid = [low + step * place for place in range(_SCALES + 1)]
+    found = [function(one) for one in grid]
+    turns = []
+    for place in range(1, _SCALES):
+        before, here, after = found[place - 1 : place + 2]
+        sign = -1.0 if here < 0 else 1.0
+        if sign * here <= min(sign * before, sign * after):  # nearest to zero between its neighbours, on one side of it
+            best = minimize_scalar(
+                lambda x, sign=sign: sign * function(x), bounds=(grid[place - 1], grid[place + 1]), method="bounded",
+                options={"xatol": 1e-12},
+            )  # fmt: skip
+            turns.append(float(best.x))
+    grid = sorted([*grid, *turns])
+    found = [function(one) for one in grid]
+    return [
+        float(brentq(function, left, right, xtol=1e-15, rtol=1e-15))
+        for left, right, before, after in zip(grid, grid[1:], found, found[1:], strict=False)
+        if (before < 0) != (after < 0)
+    ]
 
 
 def one_logit_margins(inner: float) -> list[float]:
