@@ -24,6 +24,7 @@ from attacker.cli_reproduce import (
 if TYPE_CHECKING:
     from attacker.reproduce.influence_page import InfluenceSummary
     from attacker.reproduce.inversion_page import InversionSummary
+    from attacker.reproduce.run import C, Comparison
 
 _Data = Annotated[
     str, typer.Option(help="Image set: a name, npz:PATH, folder:PATH, or a file or folder. Default: the scale's.")
@@ -61,7 +62,6 @@ def hybrid(
     from attacker.reproduce.experiment import default_root
     from attacker.reproduce.inversion_page import finish_inversions
     from attacker.reproduce.inversions import Inversions, of_inversion_scale
-    from attacker.reproduce.run import run_pieces
 
     try:
         sizes = of_inversion_scale(scale)
@@ -72,10 +72,8 @@ def hybrid(
         comparison.check()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    use_threads(1)
-    folder, pieces = out.expanduser().absolute(), comparison.pieces()
-    with cell_progress() as watcher:
-        made = run_pieces(comparison, pieces, folder, workers=how_many(workers, comparison.device), watcher=watcher)
+    pieces = comparison.pieces()
+    folder, made = _work(comparison, pieces, out, workers, comparison.device)
     summary, page = finish_inversions(comparison, folder)
     _inversion_table(summary)
     _end(made, len(pieces), page)
@@ -102,7 +100,6 @@ def i2f(
     from attacker.reproduce.influence_page import finish_influences
     from attacker.reproduce.influence_scales import of_influence_scale
     from attacker.reproduce.influences import Influences
-    from attacker.reproduce.run import run_pieces
 
     try:
         sizes = of_influence_scale(scale)
@@ -113,13 +110,21 @@ def i2f(
         comparison.check()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    use_threads(1)
-    folder, pieces = out.expanduser().absolute(), comparison.pieces()
-    with cell_progress() as watcher:
-        made = run_pieces(comparison, pieces, folder, workers=how_many(workers, comparison.device), watcher=watcher)
+    pieces = comparison.pieces()
+    folder, made = _work(comparison, pieces, out, workers, comparison.device)
     summary, page = finish_influences(comparison, folder)
     _influence_table(summary)
     _end(made, len(pieces), page)
+
+
+def _work(comparison: Comparison[C], pieces: Sequence[C], out: Path, workers: int, device: str) -> tuple[Path, int]:
+    """Make the pieces that are missing; the folder, and how many there were."""
+    from attacker.reproduce.run import run_pieces
+
+    use_threads(1)
+    folder = out.expanduser().absolute()
+    with cell_progress() as watcher:
+        return folder, run_pieces(comparison, pieces, folder, workers=how_many(workers, device), watcher=watcher)
 
 
 def _end(made: int, pieces: int, page: Path) -> None:

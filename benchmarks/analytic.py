@@ -26,9 +26,9 @@ from attacker.attacks import build_attack
 from attacker.metrics import psnr, ssim
 from attacker.reproduce.nets import LENET, Net, convolutions
 from attacker.victim import Victim
-from clients.train import training_loss
 from fl_precode.defences import apply_defence
 from fl_precode.models.lenet import init_uniform
+from fl_precode.objective import training_loss
 from images import CIFAR10, INPUTS, first_images
 from portfolio import observe
 

@@ -43,7 +43,7 @@ from attacker.engine import (
 )
 from attacker.metrics import match_batch, psnr, ssim
 from attacker.victim import Victim
-from clients.train import local_training
+from fl_precode.local_training import local_training
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation, Protocol

@@ -24,10 +24,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clients.train import training_loss
 from fl_precode.data.dataset import ImageData, ImageDataset
 from fl_precode.defences import apply_defence
 from fl_precode.models import InputSpec, build_model
+from fl_precode.objective import training_loss
 from fl_precode.seeding import seeded
 from server.evaluate import accuracy_and_loss
 

@@ -1,4 +1,4 @@
-"""A client's local work: the one place where a defence meets a gradient."""
+"""A client's defended work: the one place where a defence meets a gradient."""
 
 from __future__ import annotations
 
@@ -9,31 +9,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fl_precode.defences import Chain
-from fl_precode.objective import training_loss
+from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.perturb import Batch
-
-
-def set_training(model: nn.Module, batch_norm: str) -> None:
-    """Training mode, in which batch normalisation goes by the batch ("batch") or by its buffers ("buffers")."""
-    model.train()
-    if batch_norm == "buffers":
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-
-
-def batch_gradient(model: nn.Module, batch: Batch, *, batch_norm: str = "batch") -> tuple[dict[str, Tensor], float]:
-    """FedSGD: the gradient of one batch; ``batch_norm`` as in `set_training`.
-
-    Returns:
-        Parameter name to gradient (zeros where the loss does not depend on the parameter), and the loss in nats.
-    """
-    set_training(model, batch_norm)
-    named = dict(model.named_parameters())
-    loss = training_loss(model, *batch)
-    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    filled = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), gradients, strict=True)}
-    return filled, float(loss.detach())
 
 
 def defended_gradient(
@@ -103,39 +80,3 @@ class _StepDefence:
         gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
         for name, value in self._defence(gradients, model=model, batch=batch, generator=self._generator).items():
             named[name].grad = value
-
-
-def local_training(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    *,
-    learning_rate: float,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    optimiser: str = "sgd",
-    batch_norm: str = "batch",
-    defend: _StepDefence | None = None,
-) -> float:
-    """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay. Or ``adam``, without momentum.
-
-    ``defend`` changes each step's gradients before the optimiser sees them.
-
-    Returns:
-        Mean loss over the steps, in nats.
-    """
-    set_training(model, batch_norm)
-    steps: torch.optim.Optimizer
-    if optimiser == "adam":
-        steps = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    else:
-        steps = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-    total = 0.0
-    for inputs, labels in batches:
-        steps.zero_grad()
-        loss = training_loss(model, inputs, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if defend is not None:
-            defend(model, (inputs, labels))
-        steps.step()
-        total += float(loss.detach())
-    return total / len(batches)

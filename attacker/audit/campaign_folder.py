@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from attacker.audit.checksum import checksum
 from attacker.audit.chunk_store import ChunkFolder
 from attacker.audit.files import make_private_folder
 from attacker.audit.record import PlannedAttack
@@ -91,7 +91,7 @@ class CampaignFolder:
             "identity": dict(identity),
             "plan": [one.model_dump(mode="json") for one in plan],
         }
-        write_private(self._file, json.dumps(content | {"sha256": _digest(content)}, indent=1).encode())
+        write_private(self._file, json.dumps(content | {"sha256": checksum(content)}, indent=1).encode())
 
     def resume(self, identity: Mapping[str, Any]) -> list[PlannedAttack]:
         """The plan that was made here.
@@ -101,7 +101,7 @@ class CampaignFolder:
         """
         try:
             content = json.loads(self._file.read_bytes())
-            altered = content.pop("sha256", None) != _digest(content)
+            altered = content.pop("sha256", None) != checksum(content)
         except (OSError, ValueError, AttributeError):
             altered = True
         if altered or (content["format"], content["version"]) != (FORMAT, VERSION):
@@ -119,7 +119,3 @@ class CampaignFolder:
                 f"settings to go on with it, name another folder with --out, or remove {self.folder} to begin anew"
             )
         return [PlannedAttack.model_validate(one) for one in content["plan"]]
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.audit.checksum import checksum
 from attacker.audit.files import make_private_folder
 from fl_precode.private_file import write_private
 
@@ -78,7 +79,7 @@ class ChunkFolder:
         content = save_tensors(tensors)
         write_private(self.folder / f"{name}.safetensors", content)
         about = {"format": FORMAT, "version": VERSION, "tensors": hashlib.sha256(content).hexdigest(), "results": rows}
-        write_private(self.folder / f"{name}.json", json.dumps(about | {"sha256": _digest(about)}).encode())
+        write_private(self.folder / f"{name}.json", json.dumps(about | {"sha256": checksum(about)}).encode())
 
     def load(self, name: str) -> list[Reconstruction]:
         """Results of a finished chunk, tensors on the CPU.
@@ -92,7 +93,7 @@ class ChunkFolder:
             content = (self.folder / f"{name}.safetensors").read_bytes()
         except (OSError, ValueError) as error:
             raise _altered(path, str(error)) from None
-        if not isinstance(about, dict) or about.pop("sha256", None) != _digest(about):
+        if not isinstance(about, dict) or about.pop("sha256", None) != checksum(about):
             raise _altered(path, "its checksum does not fit its content")
         if (about["format"], about["version"]) != (FORMAT, VERSION):
             raise _altered(path, "it is of another format or version")
@@ -128,10 +129,6 @@ def _reconstruction(row: dict[str, Any], place: str, tensors: dict[str, Tensor])
     values["noise"] = tuple(tensors[f"{place}.noise.{number}"] for number in range(row["noise"]))
     values |= {name: tensors.get(f"{place}.{name}") for name in ("inputs", "labels")}
     return Reconstruction(**values)
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _altered(path: Path, why: str) -> ValueError:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from attacker.audit.subject import Subject
-from attacker.audit.truth import Truth, TruthSource
+from attacker.audit.truth import TruthSource
 from attacker.victim import Victim
+from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.objective import training_loss
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry, TapeWriter
 
@@ -178,39 +177,17 @@ def _reply(
     model: nn.Module, truth: TruthSource, entry: TapeEntry, inputs: InputSpec, training: _Training
 ) -> dict[str, Tensor]:
     """What the client sends: its gradient, or its weights after local training. The model is left as it is."""
-    steps = truth.steps(entry.node, entry.round)
+    batches = [(inputs.normalise(step.images), step.labels) for step in truth.steps(entry.node, entry.round)]
     work = deepcopy(model)
-    _set_training(work, training.batch_norm)
     if training.kind == "gradient":
-        named = dict(work.named_parameters())
-        found = torch.autograd.grad(_loss(work, inputs, steps[0]), list(named.values()), allow_unused=True)
-        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)}
-    optimiser = _optimiser(work, training)
-    for step in steps:
-        optimiser.zero_grad()
-        _loss(work, inputs, step).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return {name: value.detach() for name, value in work.named_parameters()}
-
-
-def _loss(model: nn.Module, inputs: InputSpec, step: Truth) -> Tensor:
-    return training_loss(model, inputs.normalise(step.images), step.labels)
-
-
-def _optimiser(model: nn.Module, training: _Training) -> torch.optim.Optimizer:
-    if training.optimiser == "adam":
-        return torch.optim.Adam(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=training.learning_rate,
+        return batch_gradient(work, batches[0], batch_norm=training.batch_norm)[0]
+    local_training(
+        work,
+        batches,
+        learning_rate=training.learning_rate,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
+        optimiser=training.optimiser,
+        batch_norm=training.batch_norm,
     )
-
-
-def _set_training(model: nn.Module, batch_norm: str) -> None:
-    model.train()
-    if batch_norm == "buffers":
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+    return {name: value.detach() for name, value in work.named_parameters()}

@@ -15,6 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from attacker.audit.checksum import checksum
 from attacker.audit.files import make_private_folder
 from attacker.reproduce.cells import Made, StoredFile
 from fl_precode.private_file import write_private
@@ -79,7 +80,7 @@ class Store:
             "recipe": dict(recipe),
             "result": result.model_dump(mode="json"),
         }
-        content["sha256"] = _digest(content)
+        content["sha256"] = checksum(content)
         write_private(self.path(cell, recipe), (json.dumps(content, indent=1) + "\n").encode())
 
     def read(self, cell: Storable, recipe: Recipe) -> Made | None:
@@ -95,7 +96,7 @@ class Store:
             return None
         except ValueError as error:
             raise _altered(path, f"it is no JSON ({error})") from None
-        if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
+        if not isinstance(content, dict) or content.pop("sha256", None) != checksum(content):
             raise _altered(path, "its checksum does not fit its content")
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise _altered(path, "it is of another format or version")
@@ -147,11 +148,7 @@ class Store:
 
 def identity(cell: Storable, recipe: Recipe) -> str:
     """Short name of a cell made by a recipe: other settings, another name."""
-    return _digest({"cell": asdict(cell), "recipe": dict(recipe)})[:16]
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return checksum({"cell": asdict(cell), "recipe": dict(recipe)})[:16]
 
 
 def _altered(path: Path, why: str, *, also: Path | None = None) -> ValueError:

@@ -13,8 +13,8 @@ from attacker.attacks.as_trained import as_trained, uses_batch_statistics
 from attacker.attacks.contest import Contest
 from attacker.engine import trace
 from attacker.victim import Victim
-from clients.train import batch_gradient, set_training
 from fl_precode import Observation, Protocol
+from fl_precode.local_training import batch_gradient, set_training
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()

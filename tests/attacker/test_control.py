@@ -11,8 +11,8 @@ from torch import nn
 from attacker.audit.control import base_names, open_control, why_no_control, write_control
 from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource, open_subject
-from clients.train import batch_gradient, local_training
 from fl_precode.defences import apply_defence
+from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeHeader
 from tests.attacker.taped_federation import tape_federation

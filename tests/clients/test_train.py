@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 import fl_precode
 from clients.app import _noise_seed
-from clients.train import batch_gradient, defended_gradient, defended_training, local_training
+from clients.train import defended_gradient, defended_training
 from fl_precode.defences import gradient_defence
+from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.objective import training_loss
 
 
