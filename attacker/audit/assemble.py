@@ -171,7 +171,7 @@ def _evaluations(
             observation=own.subject.tape.load(update),
             inputs=own.subject.victim.inputs,
             truth=truth,
-            mean_image=None if source is None else source.mean_image(),
+            mean_image=None if source is None else source.mean_image,
             class_names=() if source is None else source.class_names,
             pictures=pictures,
         )

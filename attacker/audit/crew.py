@@ -176,7 +176,7 @@ class _Worker:
 
 def _serve(line: Any, folder: str, number: int) -> None:
     """The life of a worker: chunks in, events out, until the line is closed."""
-    _leave_with_parent()
+    leave_with_parent()
     _choose_gpu(number)
     store = ChunkFolder(Path(folder))
     while True:
@@ -219,7 +219,7 @@ def _choose_gpu(number: int) -> None:
         torch.cuda.set_device(number % torch.cuda.device_count())
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """A worker whose parent was killed ends at once, whatever it is doing."""
     parent = multiprocessing.parent_process()
 

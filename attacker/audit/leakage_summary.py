@@ -11,21 +11,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from torch import Generator, Tensor
-
 from attacker.audit.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
+from attacker.audit.leakage_images import ImageLeak, LeakingImage, leaks_of
 from attacker.audit.record import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
 from attacker.audit.scope import Federation
 from attacker.audit.truth import Truth
-from attacker.leakage.defended import defence_change, sampling_change, without_noise
-from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
+from attacker.leakage.jacobian import EXACT_NUMBERS
 from attacker.leakage.rank import layer_ranks, solubility
-from attacker.leakage.released import Released, bottleneck_shapes, draw_noise, released
-from attacker.leakage.spectrum import Spectrum, spectrum
+from attacker.leakage.released import bottleneck_shapes
 from attacker.victim import Victim
-from fl_precode.defences import gradient_defence
 from fl_precode.observation import Observation
-from fl_precode.perturb import GradientDefence
 
 _logger = logging.getLogger(__name__)
 
@@ -39,19 +34,24 @@ MOST_WORK_IN_ALL: Final = 8e11
 """The same for all images of a federation: about a CPU-minute; five images of 3x32x32 for the LeNet."""
 
 
+LITTLE_WORK: Final = 5e10
+"""The same below which no other process is started: a few seconds, and a process takes as long to import torch."""
+
+
 def needs_indices(own: Federation, federations: Sequence[Federation]) -> bool:
     """Whether a federation gets indices: a control only where its model is another than that of its federation."""
     parents = [one for one in federations if one.id == own.control_of]
     return all(parameters(one.subject.victim) != parameters(own.subject.victim) for one in parents)
 
 
-def leakage_of(own: Federation, record: AuditRecord, *, seed: int) -> LeakageSummary:
+def leakage_of(own: Federation, record: AuditRecord, *, seed: int, processes: int = 1) -> LeakageSummary:
     """Leakage indices of one federation of an audit, for the images that were attacked.
 
     Args:
         own: The federation.
         record: Says how well the attacks did.
         seed: Of noise.
+        processes: That work at a time.
     """
     truth = own.subject.truth
     return leakage_summary(
@@ -63,6 +63,7 @@ def leakage_of(own: Federation, record: AuditRecord, *, seed: int) -> LeakageSum
         [row for row in record.results if row.federation == own.id],
         class_names=() if truth is None else truth.class_names,
         seed=seed,
+        processes=processes,
     )
 
 
@@ -77,6 +78,7 @@ def leakage_summary(
     class_names: Sequence[str] = (),
     seed: int = 0,
     most: int = MOST_IMAGES,
+    processes: int = 1,
 ) -> LeakageSummary:
     """Rank, expected error and I2F for some of the attacked images, each by itself, at the weights that were sent.
 
@@ -92,6 +94,7 @@ def leakage_summary(
         class_names: For people; without them classes are numbers.
         seed: Of noise.
         most: Images at most; they are taken evenly from all.
+        processes: That work at a time, where it is worth starting them.
 
     Returns:
         The summary; ``reason`` says what is missing and why, and nothing is raised for models that cannot be analysed.
@@ -121,11 +124,13 @@ def leakage_summary(
         return blank.model_copy(update={"reason": "the true images are not known, and the indices are about them"})
     some = _evenly(known, min(most, max(1, int(MOST_WORK_IN_ALL / work(victim)))))
     try:
-        found = _Analysis(victim, defence, seed)
-        layers = found.layers(some[0])
-        leaks = [one for image in some if (one := found.leak(image)) is not None]
+        tasks = [_task(victim, defence, image, seed + number) for number, image in enumerate(some)]
+        layers = _layers(tasks[0])
+        found = leaks_of(tasks, processes=processes if work(victim) * len(some) > LITTLE_WORK else 1)
+        leaks = [_leak(image, one) for image, one in zip(some, found, strict=True) if one is not None]
         figures = _figures(leaks, list(rows), class_names)
-        reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=found.bottlenecks)
+        noisy = bool(bottleneck_shapes(victim))
+        reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=noisy)
         return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
     except Exception as error:  # of a model that autograd does not differentiate twice, of foreign code, of memory
         _logger.warning("leakage of %s could not be analysed", federation, exc_info=True)
@@ -155,71 +160,39 @@ _Image = tuple[Observation, Truth, int]
 """An update, the truth behind it, and the place of one image there."""
 
 
-class _Analysis:
-    """Analyses images one after another with one generator."""
+def _layers(image: LeakingImage) -> dict[str, object]:
+    """Fields of the summary that are about single layers."""
+    counted = layer_ranks(*image.released(image.generator()))
+    return {
+        "solubility": finite(solubility(counted)),
+        "layers": [
+            LayerLeakage(
+                name=one.name,
+                kind=one.kind,
+                unknowns=one.unknowns,
+                rank=one.predicted if one.rank is None else one.rank,
+            )
+            for one in counted
+        ],
+    }
 
-    def __init__(self, victim: Victim, defence: str, seed: int) -> None:
-        self._victim = victim
-        self._generator = Generator().manual_seed(seed)
-        self._change: GradientDefence | None = None if defence == "unknown" else gradient_defence(defence)
-        self.bottlenecks = bool(bottleneck_shapes(victim))
 
-    def layers(self, image: _Image) -> dict[str, object]:
-        """Fields of the summary that are about single layers."""
-        counted = layer_ranks(*self._released(image))
-        return {
-            "solubility": finite(solubility(counted)),
-            "layers": [
-                LayerLeakage(
-                    name=one.name,
-                    kind=one.kind,
-                    unknowns=one.unknowns,
-                    rank=one.predicted if one.rank is None else one.rank,
-                )
-                for one in counted
-            ],
-        }
+def _task(victim: Victim, defence: str, image: _Image, seed: int) -> LeakingImage:
+    seen, truth, place = image
+    return LeakingImage(
+        victim=victim,
+        defence=defence,
+        parameters=dict(seen.parameters),
+        buffers=dict(seen.buffers),
+        image=truth.images[place : place + 1].clone(),
+        label=truth.labels[place : place + 1].clone(),
+        seed=seed,
+    )
 
-    def leak(self, image: _Image) -> Leak | None:
-        """What the gradient of one image says about it; None where that gradient is zero or not finite."""
-        of, pixels = self._released(image)
-        try:
-            at = Jacobian(of, pixels, noise_unknown=self.bottlenecks)
-        except ValueError:
-            return None
-        whole = spectrum(at)
-        seen, truth, place = image
-        return Leak(
-            seen=seen,
-            place=place,
-            label=int(truth.labels[place]),
-            rank=whole.rank,
-            unit_rmse=whole.expected_rmse(1.0),
-            influence=self._influence(of, pixels, whole),
-        )
 
-    def _released(self, image: _Image) -> tuple[Released, Tensor]:
-        seen, truth, place = image
-        noise = draw_noise(self._victim, 1, generator=self._generator)
-        label = truth.labels[place : place + 1]
-        of = released(self._victim, label, noise=noise, parameters=seen.parameters, buffers=seen.buffers)
-        return of, truth.images[place : place + 1].to(next(iter(seen.parameters.values())))
-
-    def _influence(self, of: Released, pixels: Tensor, whole: Spectrum) -> float | None:
-        """I2F, as RMSE, of the defence's own change of the gradient: noise in the model, then what is done to it."""
-        change: Tensor | None = None
-        at = of
-        if self.bottlenecks:  # an attacker who ignores it replays without the noise that the client drew
-            at = without_noise(of)
-            change = sampling_change(at, pixels, of.noise)
-            whole = spectrum(Jacobian(at, pixels))
-        if self._change is not None:
-            added = defence_change(of, pixels, self._change, generator=self._generator)
-            change = added if change is None else change + added
-        if change is None:
-            return None
-        moved = Jacobian(at, pixels).to_image(change.to(pixels))
-        return finite(float(whole.influence(moved)) / math.sqrt(pixels.numel()))
+def _leak(image: _Image, found: ImageLeak) -> Leak:
+    seen, truth, place = image
+    return Leak(seen=seen, place=place, label=int(truth.labels[place]), **vars(found))
 
 
 def _evenly(images: Sequence[_Image], most: int) -> list[_Image]:

@@ -164,7 +164,7 @@ def audit(
         crew = _crew(campaign.chunks, workers, ray_address, settings)
         run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch)
         folder = out.expanduser().absolute()
-        return _finish(federations, planned, chunks, campaign.chunks, settings, title, folder, watch)
+        return _finish(federations, planned, chunks, campaign.chunks, settings, title, folder, watch, workers)
 
 
 def plan(sources: Sequence[TapeSource], settings: AuditSettings) -> tuple[list[Federation], list[PlannedAttack]]:
@@ -188,6 +188,7 @@ def _finish(
     title: str,
     folder: Path,
     watch: Watch | None,
+    processes: int = 1,
 ) -> AuditRecord:
     found = collect(chunks, store)
     record = finish_record(assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder)))
@@ -199,7 +200,7 @@ def _finish(
     for own in (one for one in federations if needs_indices(one, federations)):
         if watch is not None:
             watch(CampaignState.after(f"{own.id}: leakage indices", len(chunks)))
-        summaries.append(leakage_of(own, record, seed=settings.seed))
+        summaries.append(leakage_of(own, record, seed=settings.seed, processes=processes))
     record = finish_record(record, summaries)
     write_audit(record, folder)
     return record

@@ -122,7 +122,7 @@ def _open_truth(source: TapeSource, tape: Tape, inputs: InputSpec) -> tuple[Trut
         )
     truth = TruthSource.read(path)
     truth.check_tape(tape.header.settings, {entry.node for entry in tape.entries})
-    shape = tuple(truth.mean_image().shape)
+    shape = tuple(truth.mean_image.shape)
     if shape != inputs.shape:
         raise ValueError(
             f"{path} speaks of images of shape {shape}, but the audit is of images of shape {inputs.shape}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ class TruthSource:
             raise ValueError(f"round {server_round} is not in {self._path}: the run had rounds 1 to {rounds}")
         return self._federation.batches(partition_id, server_round)
 
+    @cached_property
     def mean_image(self) -> Tensor:
         """Mean of all training images, (channels, height, width) in [0, 1]: a guess that needs no update."""
         mean: Tensor = self._federation.data.train.images.to(torch.float32).mean(dim=0) / 255

@@ -71,9 +71,9 @@ def test_rank_and_error_are_those_of_the_analysis():
 def test_influence_is_that_of_the_defences_own_change():
     victim, seen, truths = problem()
     found = leakage_summary("f1", victim, "noise:std=0.001", seen, truths, [])
-    generator = torch.Generator().manual_seed(0)
     expected = []
-    for one, truth in zip(seen, truths, strict=True):
+    for number, (one, truth) in enumerate(zip(seen, truths, strict=True)):
+        generator = torch.Generator().manual_seed(number)  # each image has its own noise, whoever analyses it
         of = released(victim, truth.labels, parameters=one.parameters)
         leak, _ = image_leak(
             of, truth.images, defence=gradient_defence("noise:std=0.001"), generator=generator, exact=True
@@ -93,11 +93,9 @@ def test_influence_is_that_of_the_defences_own_change():
 def test_a_bottlenecks_noise_is_a_change_too_and_is_fitted_along():
     victim, seen, truths = problem(build=lambda spec: tiny.mlp(spec, bottleneck=True))
     found = leakage_summary("f1", victim, "precode", seen, truths, [])
-    generator = torch.Generator().manual_seed(0)
-    draw_noise(victim, 1, generator=generator)  # of the layers
     expected = []
-    for one, truth in zip(seen, truths, strict=True):
-        noise = draw_noise(victim, 1, generator=generator)
+    for number, (one, truth) in enumerate(zip(seen, truths, strict=True)):
+        noise = draw_noise(victim, 1, generator=torch.Generator().manual_seed(number))
         of = released(victim, truth.labels, noise=noise, parameters=one.parameters)
         expected.append(noise_ranks(of, truth.images).fitted_rmse)
     assert found.unit_rmse == pytest.approx(statistics.median(expected), rel=1e-6)

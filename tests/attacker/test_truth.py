@@ -30,7 +30,7 @@ def test_recomputes_exactly_the_batches_that_the_clients_used(taped, source):
 
 
 def test_the_mean_image_is_that_of_the_training_images(source):
-    mean = source.mean_image()
+    mean = source.mean_image
     assert mean.shape == (1, 8, 8)
     assert 0 <= float(mean.min()) < float(mean.max()) <= 1
 
