@@ -26,6 +26,7 @@ from attacker.reproduce.run import run_pieces
 from attacker.reproduce.store import Store
 from fl_precode.data import load_data
 from fl_precode.models import build_model
+from tests.browser import chromium, open_page
 
 INVERSION = replace(
     INVERSION_SCALES["smoke"], nets=("dlg-lenet", "cnn2_c2", ONE_LOGIT), images=2,
@@ -130,6 +131,18 @@ def test_pages_are_one_file_without_network_and_their_pictures_have_words(which,
     assert not re.search(r"(src|href)=\"(?!data:)", content)
     assert "<script" not in content
     assert page.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("which", ["inversions", "influences"])
+def test_a_long_path_of_the_images_does_not_widen_a_narrow_page(which, request):
+    _, _, path = request.getfixturevalue(which)
+    with chromium() as browser:
+        page, _ = open_page(browser, f"file://{path}", width=390, dark=False)
+        name = "npz:/" + "images/" * 20 + "cifar10.npz"
+        page.evaluate("name => document.querySelector('header p:last-child, p.soft').append(' ' + name)", name)
+        assert name in page.inner_text("body")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_influence_predicts_the_error_of_the_fit_and_damping_and_the_bound_do_not(influences):
