@@ -57,7 +57,7 @@ class Group:
     @property
     def title(self) -> str:
         """For people."""
-        return f"{words.model_name(self.model)} on {self.data}"
+        return f"{words.model_name(self.model)} on {words.dataset_name(self.data)}"
 
 
 def render(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> str:
@@ -120,7 +120,7 @@ def _groups(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> l
 
 def _group(summary: Summary, data: str, model: str, gallery: Gallery | None) -> Group:
     setups = [one for one in summary.setups if (one.data, one.model) == (data, model)]
-    title = f"{words.model_name(model)} on {data}"
+    title = f"{words.model_name(model)} on {words.dataset_name(data)}"
     drawn: dict[str, tuple[str | None, str]] = {
         "trade-off": (
             figures.trade_off(setups),

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -131,6 +132,24 @@ def test_pages_are_one_file_without_network_and_their_pictures_have_words(which,
     assert not re.search(r"(src|href)=\"(?!data:)", content)
     assert "<script" not in content
     assert page.stat().st_mode & 0o777 == 0o600
+
+
+def test_pages_name_the_file_of_the_images_and_not_its_folders(tmp_path):
+    data = load_data("digits")
+    file = tmp_path / "ward.npz"
+    some = data.train.images[:60, 0].numpy(), data.train.labels[:60].numpy()
+    np.savez(file, images=some[0], labels=some[1], class_names=np.array(data.train.class_names))
+    spec = f"npz:{file}"
+    few = {"images": 1, "noise_images": 1, "nets": ("cnn2_c2",), "attacks": ("layerwise-inversion",), "stds": ()}
+    inversions = Inversions(scale=replace(INVERSION, **few), data=spec)
+    few = {"images": 1, "others": 0, "stds": (1e-3,), "shares": (), "random_images": 0, "few": 0, "models": ()}
+    influences = Influences(scale=replace(INFLUENCE, **few), data=(spec,))
+    for number, (one, finish) in enumerate([(inversions, finish_inversions), (influences, finish_influences)]):
+        folder = tmp_path / str(number)
+        run_pieces(one, one.pieces(), folder)
+        text = text_of(finish(one, folder)[1])
+        assert "of ward.npz" in text
+        assert str(tmp_path) not in text
 
 
 @pytest.mark.browser
