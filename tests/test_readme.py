@@ -9,7 +9,7 @@ import pytest
 import torch
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
-from typer.testing import CliRunner
+from typer.main import get_command
 
 from attacker.cli import app
 from fl_precode.flower.interceptor import Interceptor
@@ -56,11 +56,17 @@ def test_named_files_exist():
         assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
 
 
-def test_options_in_the_readme_exist():
-    commands = re.findall(
-        r"fl-precode ((?:reproduce )?\w+)([^\n`]*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-    )
-    assert {name for name, _ in commands} >= {"run", "audit"}
-    for name, rest in commands:
-        shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
-        assert all(option in shown for option in re.findall(r"--[a-z-]+", rest)), name
+def options_of(name):
+    command = get_command(app)
+    for part in name.split():
+        command = command.commands[part]
+    return {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_and_options_exist(document):
+    text = (ROOT / document).read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join([*blocks, *re.findall(r"`(fl-precode [^`]*)`", text)])
+    for name, rest in re.findall(r"fl-precode ((?:reproduce )?[a-z]\w+)([^\n]*)", lines):
+        assert set(re.findall(r"(?<=\s)--[a-z0-9-]+", rest)) <= options_of(name), (name, rest)
