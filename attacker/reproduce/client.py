@@ -24,7 +24,15 @@ from fl_precode.observation import Observation
 from fl_precode.perturb import Batch
 from server.evaluate import accuracy_and_loss
 
-__all__ = ["accuracy_and_loss", "central_epochs", "client_seconds", "client_update", "defended_model", "observe"]
+__all__ = [
+    "accuracy_and_loss",
+    "central_epochs",
+    "client_reply",
+    "client_seconds",
+    "client_update",
+    "defended_model",
+    "observe",
+]
 
 
 def defended_model(settings: Settings, data: ImageData) -> nn.Module:
@@ -127,13 +135,26 @@ def client_update(
         who: The client and the round, for its noise.
         device: Where the client computes.
     """
+    return client_reply(model, data, settings, batches, who, device)[0]
+
+
+def client_reply(
+    model: nn.Module,
+    data: ImageData,
+    settings: Settings,
+    batches: Sequence[Sequence[int] | np.ndarray],
+    who: tuple[str | int, int],
+    device: torch.device,
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The update as by `client_update`, and the client's buffers after its work, by name."""
     work = copy.deepcopy(model)
     chain = gradient_defence(settings.defence)
     perturbing = perturbation_generator(settings.seed, *who)
     own = [_batch(data, chosen, device) for chosen in batches]
     with _noise(whole_seed("client noise", settings.seed, *who)):
         if settings.protocol == "fedsgd":
-            return defended_gradient(work, own[0], chain, perturbing, batch_norm=settings.batch_norm)[0]
+            gradient, _ = defended_gradient(work, own[0], chain, perturbing, batch_norm=settings.batch_norm)
+            return gradient, _buffers(work)
         defended_training(
             work,
             own,
@@ -144,7 +165,14 @@ def client_update(
             batch_norm=settings.batch_norm,
         )
     before = dict(model.named_parameters())
-    return {name: (trained - before[name]).detach() for name, trained in work.named_parameters()}
+    update = {name: (trained - before[name]).detach() for name, trained in work.named_parameters()}
+    return update, _buffers(work)
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Those that travel with the model."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return {name: value for name, value in model.state_dict().items() if name not in parameters}
 
 
 def _batch(data: ImageData, indices: Sequence[int] | np.ndarray, device: torch.device) -> Batch:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from attacker.audit.record import finite
 from attacker.cli_run import write_log
 from attacker.reproduce.cells import Cell, FederationRun, Point
-from attacker.reproduce.client import accuracy_and_loss, client_update
+from attacker.reproduce.client import accuracy_and_loss, client_reply
 from attacker.reproduce.experiment import Experiment
 from fl_precode.config import Settings
 from fl_precode.federation import Federation, choose_device, prepare
@@ -142,20 +142,28 @@ def run_in_process(settings: Settings) -> FederationRun:
 
 
 def _round(model: nn.Module, federation: Federation, number: int, device: torch.device) -> dict[str, Tensor]:
-    """The model's state after one round, by the weighted mean of the clients' updates."""
-    settings, state = federation.settings, {name: value.clone() for name, value in model.state_dict().items()}
-    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in model.named_parameters()}
+    """The model's state after one round: a step by the weighted mean of the updates, the weighted mean of the buffers.
+
+    Without the buffers a model with batch normalisation would be evaluated by the statistics that it began with.
+    """
+    settings, state = federation.settings, dict(model.state_dict())
+    parameters = dict(model.named_parameters())
+    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in state.items()}
     total = 0
     for client, own in enumerate(federation.partitions):
         batches = federation.batches(client, number)
-        update = client_update(model, federation.data, settings, batches, (client, number), device)
+        update, buffers = client_reply(model, federation.data, settings, batches, (client, number), device)
         weight = len(batches[0]) if settings.protocol == "fedsgd" else len(own)
         total += weight
-        for name, value in update.items():
+        for name, value in {**buffers, **update}.items():
             sums[name] += weight * value.double()
     step = -settings.learning_rate if settings.protocol == "fedsgd" else 1.0
-    for name, value in sums.items():
-        state[name] += (step * value / total).to(state[name])
+    for name, value in state.items():
+        mean = sums[name] / total
+        if name in parameters:
+            state[name] = value + (step * mean).to(value)
+        else:
+            state[name] = (mean if value.is_floating_point() else mean.round()).to(value)
     return state
 
 

@@ -92,7 +92,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             clients=2,
             local_epochs=1,
             federations=1,
-            search_rounds=60,
+            search_rounds=250,
         ),
         "small": Scale(
             name="small",
@@ -106,7 +106,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             rounds=4,
             clients=4,
             local_epochs=1,
-            search_rounds=200,
+            search_rounds=500,
         ),
         "paper": Scale(
             name="paper",
