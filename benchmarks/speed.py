@@ -6,7 +6,8 @@
 Every contender attacks with n and with 2n iterations. The difference is the steady state, the rest set-up; both are
 written, as medians, least and most, by elapsed and by CPU time, with the quality that was reached. The engine runs
 candidates together, as restarts of one victim or as different victims; the others run them one after another, so that
-their time for one is their time for each.
+their time for one is their time for each. With ``--processes`` victims are also divided among so many processes of one
+thread each, as ``fl-precode audit --workers`` does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from attacker.bench.problem import make_problem
 from attacker.bench.record import record, table
 from images import first_images
 from peers import Breaching, InvertingGradients, Peer, load
+from processes import divided
 
 
 def peers(options: argparse.Namespace) -> list[Peer]:
@@ -44,13 +47,17 @@ def measure_model(model: str, options: argparse.Namespace, rivals: Sequence[Peer
     problem = make_problem(model, images, labels, inputs, device=torch.device(options.device))
     plain, *ours = contenders(problem, options.candidates)
     runners = [plain, *(peer.contender(problem) for peer in rivals), *ours]
-    rows = measure(
-        runners,
-        iterations=options.iterations or enough_iterations(plain),
-        repeats=options.repeats,
-        limit=options.limit,
-        progress=lambda who: print(f"{model}: {who}", file=sys.stderr),
-    )
+    with ExitStack() as pools:
+        if options.processes:
+            fit = [count for count in options.candidates if count >= options.processes]
+            runners += [pools.enter_context(divided(model, count, options.processes)) for count in fit]
+        rows = measure(
+            runners,
+            iterations=options.iterations or enough_iterations(plain),
+            repeats=options.repeats,
+            limit=options.limit,
+            progress=lambda who: print(f"{model}: {who}", file=sys.stderr),
+        )
     return name, rows
 
 
@@ -62,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=300, help="seconds that one pair of attacks may take")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0, help="also with the victims in so many processes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--invertinggradients", type=Path, help="a checkout of that repository")
     parser.add_argument("--breaching", type=Path, help="a checkout of that repository")
@@ -77,7 +85,7 @@ def main() -> None:
     base = InvertingGradients.name if options.invertinggradients else PLAIN
     models: dict[str, list[Row]] = {}
     settings: dict[str, Any] = {
-        key: getattr(options, key) for key in ("candidates", "repeats", "limit", "threads", "device")
+        key: getattr(options, key) for key in ("candidates", "repeats", "limit", "threads", "processes", "device")
     }
     console = Console()
     console.width = max(console.width, 110)

@@ -23,13 +23,16 @@ def run(program, *arguments, out):
 def test_speed(tmp_path):
     report = run(
         "speed.py", "--models", "lenet", "--candidates", "1", "2", "--iterations", "4", "--repeats", "1",
-        out=tmp_path / "speed.json",
+        "--processes", "2", out=tmp_path / "speed.json",
     )  # fmt: skip
     rows = {row["name"]: row for row in report["models"]["lenet"]}
-    assert set(rows) == {"plain loop", "1 candidate", "2 restarts", "2 victims"}
+    assert set(rows) == {"plain loop", "1 candidate", "2 restarts", "2 victims", "2 victims, 2 processes"}
     assert report["base"] == "plain loop"
     # The same start, the same steps: our engine takes the path of the plain loop.
     assert rows["1 candidate"]["psnr"] == pytest.approx(rows["plain loop"]["psnr"], abs=0.05)
+    # The same victims from other starts, one in each process.
+    alone, divided = (rows[f"2 victims{ending}"] for ending in ("", ", 2 processes"))
+    assert divided["psnr"] == pytest.approx(alone["psnr"], abs=3)
     assert all(row["whole"]["median"] > 0 and row["whole_cpu"]["median"] > 0 for row in rows.values())
 
     pytest.importorskip("matplotlib", reason="the picture of the speeds needs matplotlib, a development dependency")
