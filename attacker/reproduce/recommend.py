@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from attacker.attacks.registry import ATTACKS
-from attacker.audit.evaluate import SUCCESS_THRESHOLD
-from attacker.audit.record import Count, Entry, Number, Share
 from attacker.metrics import wilson_interval
 from attacker.report import words
 from attacker.reproduce.candidates import Candidate, candidates
-from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Made, Setup
+from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Made, Setup, VictimScore
 from attacker.reproduce.experiment import Experiment, images
+from attacker.reproduce.recommendation import Recommendation, Trial, sentence
 from attacker.reproduce.run import make_cell
-from attacker.reproduce.scales import Scale
 from attacker.reproduce.store import Store
 from attacker.reproduce.summarise import score
-from attacker.reproduce.worst_case import attacks_on
+from attacker.reproduce.worst_case import every_attack_on, is_quick
 from fl_precode.private_file import write_private
 
 RECOMMENDATION_NAME = "recommendation.json"
@@ -38,42 +34,33 @@ _TOO_WEAK = (
 Teller = Callable[[str, float], None]
 
 
-class Trial(Entry):
-    """What became of one candidate."""
-
-    defence: str
-    batch_size: Count
-    local_steps: Count
-    payload_bytes: Count
-    gradients: Count
-    verdict: Literal["recommended", "falls", "falls when judged", "costs accuracy", "cannot be judged"]
-    reason: str
-    accuracy: dict[str, Share | None]
-    undefended: dict[str, Share | None]
-
-
-class Recommendation(Entry):
-    """The result of a search."""
-
-    format: Literal["fl-precode-recommendation"] = "fl-precode-recommendation"
-    version: Literal[1] = 1
-    data: str
-    model: str
-    scale: str
-    seed: int
-    found: bool
-    sentence: str
-    recommended: Trial | None
-    trials: list[Trial]
-    victims: Count
-    upper_bound: Share | None
-    seconds_of_attacks: Number
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Rejection:
     verdict: Literal["falls", "falls when judged", "costs accuracy", "cannot be judged"]
     reason: str
+
+
+@dataclass(kw_only=True)
+class _Closest:
+    """What came nearest to an image in one trial."""
+
+    ssim: float | None = None
+    attack: str = ""
+
+    def see(self, attack: str, victims: Sequence[VictimScore]) -> None:
+        for one in victims:
+            if one.ssim is not None and (self.ssim is None or one.ssim > self.ssim):
+                self.ssim, self.attack = one.ssim, attack
+
+
+@dataclass(kw_only=True)
+class _Course:
+    """One trial while it is made."""
+
+    candidate: Candidate
+    closest: _Closest = field(default_factory=_Closest)
+    accuracy: dict[str, float | None] = field(default_factory=dict)
+    undefended: dict[str, float | None] = field(default_factory=dict)
 
 
 class Search:
@@ -104,7 +91,7 @@ class Search:
         tried = candidates(self._experiment, self._data, self._model, at_most=at_most)
         trials: list[Trial] = []
         self._tell("without a defence", 0.0)
-        without = self._attacked(UNDEFENDED, "validation", (0,))
+        without = self._attacked(_Course(candidate=UNDEFENDED), "validation", (0,))
         if without is None or without.verdict != "falls":
             result = self._result(trials, f"{words.model_name(self._model)}: {_TOO_WEAK}")
             return self._kept(result)
@@ -121,7 +108,7 @@ class Search:
         write_private(self._store.folder / RECOMMENDATION_NAME, (result.model_dump_json(indent=1) + "\n").encode())
         return result
 
-    def _result(self, trials: Sequence[Trial], sentence: str = "") -> Recommendation:
+    def _result(self, trials: Sequence[Trial], text: str = "") -> Recommendation:
         found = next((one for one in trials if one.verdict == "recommended"), None)
         victims = self._experiment.scale.victims
         bound = wilson_interval(0, victims)[1]
@@ -131,7 +118,7 @@ class Search:
             scale=self._experiment.scale.name,
             seed=self._experiment.seed,
             found=found is not None,
-            sentence=sentence or _sentence(self._model, trials, found, self._experiment.scale, bound),
+            sentence=text or sentence(self._model, trials, found, self._experiment.scale, bound),
             recommended=found,
             trials=list(trials),
             victims=victims,
@@ -140,12 +127,13 @@ class Search:
         )
 
     def _trial(self, candidate: Candidate) -> Trial:
-        accuracy: dict[str, float | None] = {}
-        undefended: dict[str, float | None] = {}
+        """Formulas first, which take seconds, then accuracy, then searches, which take minutes."""
+        course = _Course(candidate=candidate)
         rejected = (
-            self._attacked(candidate, "validation", (0,))
-            or self._accuracy(candidate, accuracy, undefended)
-            or self._attacked(candidate, "judged", self._experiment.scale.attacked)
+            self._attacked(course, "validation", (0,), quick=True)
+            or self._accuracy(course)
+            or self._attacked(course, "validation", (0,))
+            or self._attacked(course, "judged", self._experiment.scale.attacked)
         )
         return Trial(
             defence=candidate.defence,
@@ -155,40 +143,45 @@ class Search:
             gradients=candidate.gradients,
             verdict=rejected.verdict if rejected else "recommended",
             reason=rejected.reason if rejected else "",
-            accuracy=accuracy,
-            undefended=undefended,
+            closest_ssim=course.closest.ssim,
+            closest_attack=course.closest.attack,
+            accuracy=course.accuracy,
+            undefended=course.undefended,
         )
 
     def _attacked(
-        self, candidate: Candidate, part: Literal["validation", "judged"], epochs: Sequence[int]
+        self, course: _Course, part: Literal["validation", "judged"], epochs: Sequence[int], *, quick: bool = False
     ) -> _Rejection | None:
-        """The first attack that brings an image back, if there is one; analytic attacks come first."""
-        setup = self._setup(candidate.defence)
-        tried = 0
+        """The first attack that brings an image back, if there is one; formulas come first, ``quick`` only those."""
+        setup = self._setup(course.candidate.defence)
+        fits = False
         for epoch in epochs:
             if epoch:
                 self._made(Cell(kind="training", setup=setup))
-            for cell in self._attack_cells(candidate, setup, part, epoch):
+            for cell in self._attack_cells(course.candidate, setup, part, epoch, quick=quick):
                 run = self._made(cell)
                 assert isinstance(run, AttackRun)
                 self._seconds += run.seconds
                 found = score(run.victims)
-                tried += found.victims
+                fits = fits or found.victims > 0
+                course.closest.see(cell.attacks[0], run.victims)
                 if found.successes:
                     return _Rejection(
                         verdict="falls" if part == "validation" else "falls when judged",
                         reason=f"{words.attack_name(cell.attacks[0])} brings back {found.successes} of {found.victims} "
                         f"images under {words.protocol_name(cell.protocol).partition(' ')[0]}",
                     )
-        if not tried:
+        if not fits and not quick:
             return _Rejection(verdict="cannot be judged", reason="no attack fits these updates")
         return None
 
     def _attack_cells(
-        self, candidate: Candidate, setup: Setup, part: Literal["validation", "judged"], epoch: int
+        self, candidate: Candidate, setup: Setup, part: Literal["validation", "judged"], epoch: int, *, quick: bool
     ) -> Iterator[Cell]:
-        own = self._experiment.attacks or attacks_on(candidate.defence, self._experiment.scale)
-        for spec in sorted(own, key=lambda one: "iterations" in ATTACKS[one.partition(":")[0]].options):
+        own = self._experiment.attacks or every_attack_on(candidate.defence, self._experiment.scale)
+        for spec in sorted(own, key=is_quick, reverse=True):
+            if quick and not is_quick(spec):
+                return
             for protocol in PROTOCOLS:
                 yield Cell(
                     kind="attack", setup=setup, protocol=protocol, batch_size=candidate.batch_size,
@@ -196,13 +189,12 @@ class Search:
                     part=part,
                 )  # fmt: skip
 
-    def _accuracy(
-        self, candidate: Candidate, accuracy: dict[str, float | None], undefended: dict[str, float | None]
-    ) -> _Rejection | None:
+    def _accuracy(self, course: _Course) -> _Rejection | None:
+        candidate = course.candidate
         loaded = images(self._data, self._experiment.data_root)
         blind = int(loaded.test.labels.bincount().max()) / len(loaded.test)
         for protocol in PROTOCOLS:
-            without = undefended[protocol] = self._final(candidate, "none", protocol)
+            without = course.undefended[protocol] = self._final(candidate, "none", protocol)
             if without is None or without < blind + LEARNT:
                 rounds = self._experiment.scale.search_rounds
                 return _Rejection(
@@ -212,7 +204,7 @@ class Search:
                     + ("it diverges" if without is None else f"accuracy {words.percent(without)}")
                     + f", the most frequent class {words.percent(blind)}",
                 )
-            own = accuracy[protocol] = self._final(candidate, candidate.defence, protocol)
+            own = course.accuracy[protocol] = self._final(candidate, candidate.defence, protocol)
             if own is None or own < without - TOLERANCE:
                 reached = "it does not finish" if own is None else f"accuracy {own * 100:.1f} %"
                 return _Rejection(
@@ -241,31 +233,3 @@ class Search:
             found = self._store.read(cell, recipe)
         assert found is not None
         return found
-
-
-def _sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: Scale, bound: float) -> str:
-    name = words.model_name(model)
-    if found is None:
-        counts = Counter(one.verdict for one in trials)
-        parts = [f"{count} {_PHRASES[verdict][count > 1]}" for verdict, count in counts.items()]
-        return f"{name}: no defence that was tried holds and keeps the accuracy. Of {len(trials)}, {'; '.join(parts)}."
-    text = (
-        f"{name}: {words.defence_name(found.defence)} with {found.batch_size} image(s) a step and {found.local_steps} "
-        f"local step(s) is the cheapest of what was tried that holds. No attack reached SSIM >= {SUCCESS_THRESHOLD:g} "
-        f"on any of {scale.victims} images that the search had not seen: with 95 % confidence, at most "
-        f"{words.percent(bound)} of all come back to these attacks."
-    )
-    if found.batch_size * found.local_steps > 1:
-        text += (
-            f" Several images in one update are harder for searches of {scale.iterations} iterations; a patient "
-            "attacker may do better."
-        )
-    return text
-
-
-_PHRASES = {
-    "falls": ("falls to an attack", "fall to an attack"),
-    "falls when judged": ("falls on unseen images", "fall on unseen images"),
-    "costs accuracy": ("costs too much accuracy", "cost too much accuracy"),
-    "cannot be judged": ("cannot be judged", "cannot be judged"),
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacker.attacks.answers import answers
+from attacker.attacks.answers import answers, needs_defence
 from attacker.attacks.registry import ATTACKS
 from attacker.reproduce.scales import Scale
 
@@ -12,6 +12,10 @@ are whether there is a defence or not, so none of them needs to know it. Names t
 """
 
 _CONTAINS_OTHERS = "portfolio"
+_SAME_WITH_LABELS = ("idlg", "dlg")
+"""Labels are granted, so that there is nothing left in which these two differ."""
+
+_FORMULAS = ("first-layer", "spear", "layerwise-inversion", "through-bottleneck")
 
 
 def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
@@ -23,6 +27,27 @@ def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
     adaptive = (name for name in ATTACKS if is_adaptive(name) and answers(name, defence))
     plain = (name for name in WITHOUT_KNOWLEDGE if name in ATTACKS)
     return tuple(_spec(name, scale) for name in (*plain, *adaptive))
+
+
+def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
+    """Specs of all registered attacks that could work: those of `attacks_on`, then every other that needs no defence.
+
+    To recommend a defence takes more than to compare some: noise that stops one search may not stop the next.
+    """
+    known = attacks_on(defence, scale)
+    names = {spec.partition(":")[0] for spec in known}
+    passed = {*names, _CONTAINS_OTHERS, _SAME_WITH_LABELS[0]}
+    others = [name for name in ATTACKS if name not in passed and not needs_defence(name)]
+    # With settings of their own: the paper's step is for signed Adam.
+    return (
+        *known,
+        *(f"{n}:iterations={scale.iterations}" if "iterations" in ATTACKS[n].options else n for n in others),
+    )
+
+
+def is_quick(spec: str) -> bool:
+    """Whether an attack is a formula: seconds at most."""
+    return spec.partition(":")[0] in _FORMULAS
 
 
 def is_adaptive(spec: str) -> bool:

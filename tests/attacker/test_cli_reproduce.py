@@ -15,7 +15,7 @@ from attacker.reproduce import scales
 from attacker.reproduce.candidates import candidates
 from attacker.reproduce.experiment import Experiment
 from attacker.reproduce.recommend import Search
-from attacker.reproduce.worst_case import WITHOUT_KNOWLEDGE, attacks_on
+from attacker.reproduce.worst_case import WITHOUT_KNOWLEDGE, attacks_on, every_attack_on
 from fl_precode.data import load_data
 from tests.attacker.reproductions import TINY, tiny
 
@@ -80,6 +80,16 @@ def test_adaptive_attacks_of_the_registry_are_run_on_defences_only(monkeypatch):
     assert not any("mine" in spec for other in ("none", "cvb") for spec in attacks_on(other, TINY))
 
 
+def test_a_recommendation_faces_every_attack_that_could_work():
+    """Noise of 1e-3 on a LeNet was once recommended without the searches that come closest to its images."""
+    names = [spec.partition(":")[0] for spec in every_attack_on("noise:std=0.001", TINY)]
+    assert len(names) == len(set(names))
+    assert {"hybrid", "then-refine", "dlg", "see-through-gradients", "defence-matched"} <= set(names)
+    assert not {"ignore", "dropout-inversion", "portfolio"} & set(names)
+    assert "ignore" in {spec.partition(":")[0] for spec in every_attack_on("precode", TINY)}
+    assert "dlg:iterations=4" in every_attack_on("none", TINY)
+
+
 def test_images_named_as_medmnist_names_them(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
     labels = (np.arange(10) % 2)[:, None]
@@ -126,6 +136,21 @@ def test_the_search_recommends_what_holds_and_says_why_the_others_do_not(tmp_pat
             assert accuracy >= found.recommended.undefended[protocol] - 0.01
     else:
         assert all(one.reason for one in found.trials)
+    for one in found.trials:
+        assert (one.closest_ssim >= 0.6) == one.verdict.startswith("falls"), one
+        assert one.closest_attack == "first-layer"
+
+
+def test_searches_wait_until_accuracy_is_known(tmp_path, monkeypatch):
+    experiment = tiny(models=("mlp",), defences=("none",), attacks=("first-layer", "inverting-gradients:iterations=3"))
+    monkeypatch.setattr("attacker.reproduce.recommend.TOLERANCE", -1.0)  # nothing is that much better
+    search = Search(replace(experiment, scale=replace(TINY, search_rounds=60, clients=4)), tmp_path)
+    verdicts = {one.defence: one.verdict for one in search.run(at_most=3).trials}
+    assert set(verdicts.values()) <= {"falls", "costs accuracy"}
+    costly = {defence for defence, verdict in verdicts.items() if verdict == "costs accuracy"}
+    attacked = [json.loads(path.read_text())["cell"] for path in (tmp_path / "cells").glob("attack-*")]
+    ran = {one["attacks"][0] for one in attacked if one["setup"]["defence"] in costly}
+    assert ran == {"first-layer"}
 
 
 def test_exit_code_1_when_the_attacks_cannot_tell(tmp_path):
