@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attacker.allocator import keep_freed_memory
 from attacker.cli_device import AUTO, Device
 from attacker.cli_options import (
     Attacks,
@@ -145,7 +146,7 @@ def _check_crew(workers: int, ray_address: str) -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Limit PyTorch's threads in this process.
+    """Limit PyTorch's threads in this process, and let it keep the memory that it frees.
 
     One is the default: beside other busy processes, several threads that wait for each other were measured to be 20 to
     50 times slower than one.
@@ -153,6 +154,7 @@ def use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def finish(record: AuditRecord, folder: Path) -> Path | None:

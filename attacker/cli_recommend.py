@@ -21,7 +21,7 @@ from attacker.cli_reproduce import (
 )
 
 if TYPE_CHECKING:
-    from attacker.reproduce.recommend import Recommendation
+    from attacker.reproduce.recommendation import Recommendation
 
 
 def register(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
+from attacker.allocator import keep_freed_memory
 from attacker.bench.contenders import VICTIMS, Contender, Run, engine
 from attacker.bench.problem import make_problem
 from images import first_images
@@ -61,6 +62,7 @@ def divided(model: str, victims: int, processes: int) -> Iterator[Contender]:
 def _prepare(model: str, victims: int, processes: int, places: Queue[int], together: Barrier) -> None:
     global _own
     torch.set_num_threads(1)
+    keep_freed_memory()
     place = places.get()
     _, images, labels, inputs = first_images(victims)
     own = slice(place, None, processes)

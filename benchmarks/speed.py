@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from attacker.allocator import keep_freed_memory
 from attacker.bench.contenders import PLAIN, contenders
 from attacker.bench.measure import Row, enough_iterations, measure
 from attacker.bench.problem import make_problem
@@ -81,6 +82,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does; for everybody here
     rivals = peers(options)
     base = InvertingGradients.name if options.invertinggradients else PLAIN
     models: dict[str, list[Row]] = {}

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
+from attacker.allocator import keep_freed_memory
 from attacker.audit.chunk import Chunk, run_chunk
 from attacker.audit.chunk_store import ChunkFolder, ChunkStore
 
@@ -177,6 +178,7 @@ class _Worker:
 def _serve(line: Any, folder: str, number: int) -> None:
     """The life of a worker: chunks in, events out, until the line is closed."""
     leave_with_parent()
+    keep_freed_memory()
     _choose_gpu(number)
     store = ChunkFolder(Path(folder))
     while True:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from attacker.allocator import keep_freed_memory
 from attacker.audit.crew import leave_with_parent
 from attacker.audit.record import finite
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
@@ -131,3 +132,4 @@ def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     leave_with_parent()
     torch.set_num_threads(threads)
+    keep_freed_memory()

@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from attacker.allocator import keep_freed_memory
 from attacker.reproduce.cells import KINDS, Cell, Kind, Made
 from attacker.reproduce.experiment import Experiment
 from attacker.reproduce.scales import Scale
@@ -195,6 +196,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:
