@@ -77,7 +77,7 @@ class Search:
         self._store = Store(folder)
         self._tell = tell or (lambda text, share: None)
         (self._data,), (self._model,) = experiment.data, experiment.models
-        self._seconds = 0.0
+        self._seconds: dict[Cell, float] = {}
 
     def run(self, *, at_most: int) -> Recommendation:
         """Search, and keep the result as ``recommendation.json``.
@@ -123,7 +123,7 @@ class Search:
             trials=list(trials),
             victims=victims,
             upper_bound=bound if found else None,
-            seconds_of_attacks=self._seconds,
+            seconds_of_attacks=sum(self._seconds.values()),
         )
 
     def _trial(self, candidate: Candidate) -> Trial:
@@ -161,7 +161,7 @@ class Search:
             for cell in self._attack_cells(course.candidate, setup, part, epoch, quick=quick):
                 run = self._made(cell)
                 assert isinstance(run, AttackRun)
-                self._seconds += run.seconds
+                self._seconds[cell] = run.seconds
                 found = score(run.victims)
                 fits = fits or found.victims > 0
                 course.closest.see(cell.attacks[0], run.victims)

@@ -136,6 +136,8 @@ def test_the_search_recommends_what_holds_and_says_why_the_others_do_not(tmp_pat
             assert accuracy >= found.recommended.undefended[protocol] - 0.01
     else:
         assert all(one.reason for one in found.trials)
+    cells = [json.loads(path.read_text())["result"] for path in (tmp_path / "out" / "cells").glob("attack-*")]
+    assert found.seconds_of_attacks == pytest.approx(sum(one["seconds"] for one in cells))
     for one in found.trials:
         assert (one.closest_ssim >= 0.6) == one.verdict.startswith("falls"), one
         assert one.closest_attack == "first-layer"
