@@ -7,7 +7,8 @@ Every contender attacks with n and with 2n iterations. The difference is the ste
 written, as medians, least and most, by elapsed and by CPU time, with the quality that was reached. The engine runs
 candidates together, as restarts of one victim or as different victims; the others run them one after another, so that
 their time for one is their time for each. With ``--processes`` victims are also divided among so many processes of one
-thread each, as ``fl-precode audit --workers`` does.
+thread each, as ``fl-precode audit --workers`` does; those alone keep the memory they free, as it does too, because that
+setting is the whole process's and would serve the others as well.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from attacker.allocator import keep_freed_memory
 from attacker.bench.contenders import PLAIN, contenders
 from attacker.bench.measure import Row, enough_iterations, measure
 from attacker.bench.problem import make_problem
@@ -82,7 +82,6 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as the command line does; for everybody here
     rivals = peers(options)
     base = InvertingGradients.name if options.invertinggradients else PLAIN
     models: dict[str, list[Row]] = {}
