@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep blocks of up to 32 MiB, and 2 GiB of them, for the next tensor instead of returning each at once.
 
     Every evaluation allocates what the last one freed. Pages that were returned in between are zeroed and mapped anew:
-    measured on ResNet20-4, up to 15 % of the time in the kernel, and 8 % of all when two processes searched.
+    measured on ResNet20-4, up to 14 % of the time in the kernel, and 8 % of all when two processes searched.
 
     Returns:
         Whether this process has such an allocator.

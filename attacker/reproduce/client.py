@@ -29,7 +29,6 @@ __all__ = [
     "central_epochs",
     "client_reply",
     "client_seconds",
-    "client_update",
     "defended_model",
     "observe",
 ]
@@ -99,14 +98,14 @@ def observe(
         Observation(
             parameters=received,
             buffers=buffers,
-            update=client_update(
+            update=client_reply(
                 model,
                 data,
                 settings,
                 [indices[start : start + settings.batch_size] for start in range(0, len(indices), settings.batch_size)],
                 ("victim", node),
                 device,
-            ),
+            )[0],
             kind=settings.kind,
             batch_size=len(indices),
             protocol=settings.announced,
@@ -117,27 +116,6 @@ def observe(
     ]
 
 
-def client_update(
-    model: nn.Module,
-    data: ImageData,
-    settings: Settings,
-    batches: Sequence[Sequence[int] | np.ndarray],
-    who: tuple[str | int, int],
-    device: torch.device,
-) -> Mapping[str, Tensor]:
-    """What one client sends for these batches, by parameter name: its gradient, or trained minus received weights.
-
-    Args:
-        model: The model that the client received; it is left as it is.
-        data: Image set.
-        settings: Of the federation.
-        batches: Indices of training images, one batch for each local step; of ``fedsgd`` the first counts.
-        who: The client and the round, for its noise.
-        device: Where the client computes.
-    """
-    return client_reply(model, data, settings, batches, who, device)[0]
-
-
 def client_reply(
     model: nn.Module,
     data: ImageData,
@@ -146,7 +124,19 @@ def client_reply(
     who: tuple[str | int, int],
     device: torch.device,
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """The update as by `client_update`, and the client's buffers after its work, by name."""
+    """What one client sends for these batches.
+
+    Args:
+        model: The model that the client received; it is left as it is.
+        data: Image set.
+        settings: Of the federation.
+        batches: Indices of training images, one batch for each local step; of ``fedsgd`` the first counts.
+        who: The client and the round, for its noise.
+        device: Where the client computes.
+
+    Returns:
+        By parameter name its gradient, or trained minus received weights; and by name its buffers after the work.
+    """
     work = copy.deepcopy(model)
     chain = gradient_defence(settings.defence)
     perturbing = perturbation_generator(settings.seed, *who)

@@ -12,8 +12,8 @@ are whether there is a defence or not, so none of them needs to know it. Names t
 """
 
 _CONTAINS_OTHERS = "portfolio"
-_SAME_WITH_LABELS = ("idlg", "dlg")
-"""Labels are granted, so that there is nothing left in which these two differ."""
+_DLG_WITHOUT_LABELS = "idlg"
+"""Labels are granted, so that nothing is left in which it differs from "dlg"."""
 
 _FORMULAS = ("first-layer", "spear", "layerwise-inversion", "through-bottleneck")
 
@@ -36,7 +36,7 @@ def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
     """
     known = attacks_on(defence, scale)
     names = {spec.partition(":")[0] for spec in known}
-    passed = {*names, _CONTAINS_OTHERS, _SAME_WITH_LABELS[0]}
+    passed = {*names, _CONTAINS_OTHERS, _DLG_WITHOUT_LABELS}
     others = [name for name in ATTACKS if name not in passed and not needs_defence(name)]
     # With settings of their own: the paper's step is for signed Adam.
     return (
