@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attacker.engine.convolve import Convolve, Geometry, pads_first
 from attacker.engine.factors import PlainLayer, padded
+from attacker.engine.matmul import MatrixProduct, worth_it
 from attacker.engine.norms import (
     NORM_LAYERS,
     NormLayer,
@@ -58,8 +59,9 @@ class VictimLayers:
     """Exchanges the forward pass of layers for one that gives each victim its own weights.
 
     The flat batch of `attacker.engine.factored.FactoredProducts` holds the victims one after another, so that a Linear
-    layer is a batched matrix product. Convolutions and batch norm on running statistics are exchanged for shared
-    weights too: their second derivatives are cheaper here than in torch.
+    layer is a batched matrix product. For shared weights convolutions and batch norm on running statistics are
+    exchanged too, whose second derivatives are cheaper here than in torch, and Linear layers where `MatrixProduct` is
+    faster.
 
     Args:
         weights: For each layer to exchange, what it needs.
@@ -114,11 +116,21 @@ def _forward(layer: PlainLayer | NormLayer, own: LayerWeights, *, together: bool
     assert own.weights is not None
     if isinstance(layer, nn.Conv2d):
         return _convolution(layer, own, together=together)
+    if len(own.weights) == 1 and worth_it(own.weights):
+        return _shared_linear(own.weights[0], None if own.biases is None else own.biases[0])
     transposed = own.weights.mT
 
     def linear(received: Tensor) -> Tensor:
         rows = received.reshape(len(transposed), -1, received.shape[-1])
         out = rows @ transposed if own.biases is None else torch.baddbmm(own.biases.unsqueeze(1), rows, transposed)
+        return out.reshape(*received.shape[:-1], -1)
+
+    return linear
+
+
+def _shared_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def linear(received: Tensor) -> Tensor:
+        out: Tensor = MatrixProduct.apply(received.reshape(-1, received.shape[-1]), weight, bias)
         return out.reshape(*received.shape[:-1], -1)
 
     return linear
@@ -160,7 +172,7 @@ def _exchanged(
                 continue
             raise ValueError(f"{run.name} ({type(run.module).__name__}) cannot be given weights of each victim")
         statistics |= {join(run.name, name) for name, _ in run.module.named_buffers(recurse=False)}
-        if shared and not (isinstance(run.module, nn.Conv2d) or runs_on_statistics(run.module)):
+        if shared and not _gets_cheaper(run.module):
             continue
         weights, biases = (
             _stacked(run, kind, replays[:1] if shared else replays, layout) for kind in ("weight", "bias")
@@ -175,6 +187,13 @@ def _exchanged(
                 "expected victims with equal buffers: all of them pass the model together; use the dense products"
             )
     return exchanged
+
+
+def _gets_cheaper(layer: nn.Module) -> bool:
+    """Whether the layer is worth exchanging where victims share its weights."""
+    if isinstance(layer, nn.Linear):
+        return worth_it(layer.weight)
+    return isinstance(layer, nn.Conv2d) or runs_on_statistics(layer)
 
 
 def _is_plain(module: nn.Module) -> bool:

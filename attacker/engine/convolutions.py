@@ -107,7 +107,8 @@ class Costs(NamedTuple):
         rows = batch_size
         for length, kernel, stride, dilation in zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True):
             rows *= (length - dilation * (kernel - 1) - 1) // stride + 1
-        gram = (batch_size * size.numel()) ** 2 * layer.in_channels + rows**2 * layer.out_channels
+        pixels = size.numel() if pads_first(layer) else received.shape[2:].numel()
+        gram = (batch_size * pixels) ** 2 * layer.in_channels + rows**2 * layer.out_channels
         return cls(rows, rows * layer.weight.numel(), gram)
 
     @property

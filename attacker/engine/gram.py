@@ -70,10 +70,9 @@ class GramSquare(torch.autograd.Function):
         ctx: Any, received: Tensor, delta: Tensor, kernel: tuple[int, ...], geometry: Geometry, count: int
     ) -> Tensor:
         """See the class."""
-        pixels = precise(_rows(_padded(received, geometry), geometry.groups, count))
+        pixels = precise(_rows(received, geometry.groups, count))
         rows = precise(_rows(delta, geometry.groups, count))
-        size = _padded_size(received, geometry)
-        near = _patches(pixels @ pixels.mT, size, delta.shape[2:], kernel, geometry)
+        near = _patches(pixels @ pixels.mT, received.shape[2:], delta.shape[2:], kernel, geometry)
         of_deltas = rows @ rows.mT  # (count, groups, n, n), as is `near`
         ctx.save_for_backward(received, delta, near, of_deltas)
         ctx.kernel, ctx.geometry = kernel, geometry
@@ -89,25 +88,13 @@ class GramSquare(torch.autograd.Function):
         near, of_deltas = (near * scale).to(delta.dtype), (of_deltas * scale).to(delta.dtype)
         to_received = to_delta = None
         if ctx.needs_input_grad[0]:
-            size = _padded_size(received, ctx.geometry)
-            spread = _spread(of_deltas, size, delta.shape[2:], ctx.kernel, ctx.geometry)
-            pixels = _rows(_padded(received, ctx.geometry), groups, count)
-            (height, width), whole = ctx.geometry.padding, _images(spread @ pixels, size)
-            inside = whole[:, :, height : size[0] - height, width : size[1] - width]
-            to_received = inside.contiguous(memory_format=torch.channels_last)
+            spread = _spread(of_deltas, received.shape[2:], delta.shape[2:], ctx.kernel, ctx.geometry)
+            found = _images(spread @ _rows(received, groups, count), received.shape[2:])
+            to_received = found.contiguous(memory_format=torch.channels_last)
         if ctx.needs_input_grad[1]:
-            found = _images(near @ _rows(delta, groups, count), tuple(delta.shape[2:]))
+            found = _images(near @ _rows(delta, groups, count), delta.shape[2:])
             to_delta = found.contiguous(memory_format=torch.channels_last)
         return to_received, to_delta, None, None, None
-
-
-def _padded(images: Tensor, geometry: Geometry) -> Tensor:
-    height, width = geometry.padding
-    return F.pad(images, [width, width, height, height]) if height or width else images
-
-
-def _padded_size(images: Tensor, geometry: Geometry) -> tuple[int, int]:
-    return images.shape[2] + 2 * geometry.padding[0], images.shape[3] + 2 * geometry.padding[1]
 
 
 def _rows(images: Tensor, groups: int, count: int) -> Tensor:
@@ -116,18 +103,21 @@ def _rows(images: Tensor, groups: int, count: int) -> Tensor:
     return split.permute(0, 2, 1, 4, 5, 3).flatten(2, 4)
 
 
-def _images(rows: Tensor, size: tuple[int, int]) -> Tensor:
+def _images(rows: Tensor, size: torch.Size) -> Tensor:
     """Back from `_rows`."""
     split = rows.reshape(*rows.shape[:2], -1, *size, rows.shape[3])  # (count, groups, batch, h, w, channels)
     return split.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)
 
 
-def _patches(
-    gram: Tensor, size: tuple[int, int], places: torch.Size, kernel: tuple[int, ...], geometry: Geometry
-) -> Tensor:
-    """Inner products of patches from those of pixels: a sum over the places of the kernel."""
-    batch = gram.shape[2] // (size[0] * size[1])
-    pixels = gram.reshape(*gram.shape[:2], batch, *size, batch, *size)
+def _patches(gram: Tensor, size: torch.Size, places: torch.Size, kernel: tuple[int, ...], geometry: Geometry) -> Tensor:
+    """Inner products of patches from those of pixels: a sum over the places of the kernel.
+
+    Pixels of the padding are zero, so that only their products are written, not computed.
+    """
+    batch = gram.shape[2] // size.numel()
+    height, width = geometry.padding
+    sides = [width, width, height, height]
+    pixels = F.pad(gram.reshape(*gram.shape[:2], batch, *size, batch, *size), [*sides, 0, 0, *sides])
     first, *others = (pixels[index] for index in _offsets(places, kernel, geometry))
     total = first.clone(memory_format=torch.contiguous_format)
     for one in others:
@@ -136,15 +126,18 @@ def _patches(
 
 
 def _spread(
-    weights: Tensor, size: tuple[int, int], places: torch.Size, kernel: tuple[int, ...], geometry: Geometry
+    weights: Tensor, size: torch.Size, places: torch.Size, kernel: tuple[int, ...], geometry: Geometry
 ) -> Tensor:
     """The adjoint of `_patches`."""
-    batch = weights.shape[2] // (places[0] * places[1])
+    batch = weights.shape[2] // places.numel()
     split = weights.reshape(*weights.shape[:2], batch, *places, batch, *places)
-    pixels = weights.new_zeros(*weights.shape[:2], batch, *size, batch, *size)
+    height, width = geometry.padding
+    whole = (batch, size[0] + 2 * height, size[1] + 2 * width)
+    pixels = weights.new_zeros(*weights.shape[:2], *whole, *whole)
     for index in _offsets(places, kernel, geometry):
         pixels[index] += split
-    return pixels.flatten(2, 4).flatten(3, 5)
+    down, across = slice(height, height + size[0]), slice(width, width + size[1])
+    return pixels[..., down, across, :, down, across].flatten(2, 4).flatten(3, 5)
 
 
 def _offsets(places: torch.Size, kernel: tuple[int, ...], geometry: Geometry) -> Iterator[tuple[slice, ...]]:
