@@ -16,7 +16,9 @@ from attacker.cli_reproduce import (
     RootOption,
     ScaleOption,
     SeedOption,
+    WorkersOption,
     chosen_experiment,
+    how_many,
     needs_repository,
 )
 
@@ -40,6 +42,7 @@ def recommend(
     attacks: AttacksOption = None,
     data_root: RootOption = "",
     seed: SeedOption = 0,
+    workers: WorkersOption = 0,
     device: Device = AUTO,
 ) -> None:
     """Search the cheapest defence that no attack breaks and that costs at most one point of accuracy.
@@ -61,7 +64,8 @@ def recommend(
     use_threads(1)
     folder = out.expanduser().absolute()
     with _search_progress() as tell:
-        found = Search(experiment, folder, tell).run(at_most=candidates)
+        search = Search(experiment, folder, tell, workers=how_many(workers, experiment.device))
+        found = search.run(at_most=candidates)
     _trials(found)
     typer.echo(found.sentence)
     typer.echo(f"record: {folder / RECOMMENDATION_NAME}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -55,7 +57,8 @@ def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -
     found = []
     for defence in _defences(plain):
         try:
-            defended = apply_defence(defence, plain, loaded.inputs, seed=experiment.seed)
+            with _no_warnings():
+                defended = apply_defence(defence, plain, loaded.inputs, seed=experiment.seed)
         except ValueError:  # this model has no such place
             continue
         sent = sum(value.numel() * value.element_size() for value in defended.state_dict().values())
@@ -72,6 +75,18 @@ def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -
         found = sorted(found, key=lambda one: _draw(experiment.seed, one))[:at_most]
         found.sort(key=lambda one: list(_defences(plain)).index(one.defence))
     return sorted(found, key=lambda one: one.cost)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """What there is to warn of is said when a candidate is tried, not of all that could be."""
+    logger = logging.getLogger("fl_precode")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _draw(seed: int, one: Candidate) -> bytes:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from attacker.metrics import wilson_interval
 from attacker.report import words
+from attacker.reproduce.ahead import Ahead
 from attacker.reproduce.candidates import Candidate, candidates
 from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Made, Setup, VictimScore
 from attacker.reproduce.experiment import Experiment, images
 from attacker.reproduce.recommendation import Recommendation, Trial, sentence
-from attacker.reproduce.run import make_cell
-from attacker.reproduce.store import Store
 from attacker.reproduce.summarise import score
 from attacker.reproduce.worst_case import every_attack_on, is_quick
 from fl_precode.private_file import write_private
@@ -70,11 +70,13 @@ class Search:
         experiment: One image set and one model; its scale says how many victims and iterations.
         folder: Of finished cells; a search that was stopped goes on where it was.
         tell: Hears of the work at hand and the share of the candidates that are done.
+        workers: Processes, one thread each. What is found does not depend on them.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, tell: Teller | None = None) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, tell: Teller | None = None, *, workers: int = 1) -> None:
         self._experiment = experiment
-        self._store = Store(folder)
+        self._folder = folder
+        self._ahead = Ahead(experiment, folder, workers=workers)
         self._tell = tell or (lambda text, share: None)
         (self._data,), (self._model,) = experiment.data, experiment.models
         self._seconds: dict[Cell, float] = {}
@@ -87,7 +89,12 @@ class Search:
 
         Raises:
             ValueError: If model and images do not fit, or a finished cell was altered.
+            RuntimeError: If a worker process died.
         """
+        with self._ahead:
+            return self._run(at_most)
+
+    def _run(self, at_most: int) -> Recommendation:
         tried = candidates(self._experiment, self._data, self._model, at_most=at_most)
         trials: list[Trial] = []
         self._tell("without a defence", 0.0)
@@ -105,7 +112,7 @@ class Search:
         return self._kept(self._result(trials))
 
     def _kept(self, result: Recommendation) -> Recommendation:
-        write_private(self._store.folder / RECOMMENDATION_NAME, (result.model_dump_json(indent=1) + "\n").encode())
+        write_private(self._folder / RECOMMENDATION_NAME, (result.model_dump_json(indent=1) + "\n").encode())
         return result
 
     def _result(self, trials: Sequence[Trial], text: str = "") -> Recommendation:
@@ -157,20 +164,21 @@ class Search:
         fits = False
         for epoch in epochs:
             if epoch:
-                self._made(Cell(kind="training", setup=setup))
-            for cell in self._attack_cells(course.candidate, setup, part, epoch, quick=quick):
-                run = self._made(cell)
-                assert isinstance(run, AttackRun)
-                self._seconds[cell] = run.seconds
-                found = score(run.victims)
-                fits = fits or found.victims > 0
-                course.closest.see(cell.attacks[0], run.victims)
-                if found.successes:
-                    return _Rejection(
-                        verdict="falls" if part == "validation" else "falls when judged",
-                        reason=f"{words.attack_name(cell.attacks[0])} brings back {found.successes} of {found.victims} "
-                        f"images under {words.protocol_name(cell.protocol).partition(' ')[0]}",
-                    )
+                self._ahead.result(Cell(kind="training", setup=setup))
+            cells = self._attack_cells(course.candidate, setup, part, epoch, quick=quick)
+            with closing(self._ahead.results(cells)) as results:
+                for cell, run in results:
+                    assert isinstance(run, AttackRun)
+                    self._seconds[cell] = run.seconds
+                    found = score(run.victims)
+                    fits = fits or found.victims > 0
+                    course.closest.see(cell.attacks[0], run.victims)
+                    if found.successes:
+                        return _Rejection(
+                            verdict="falls" if part == "validation" else "falls when judged",
+                            reason=f"{words.attack_name(cell.attacks[0])} brings back {found.successes} of "
+                            f"{found.victims} images under {words.protocol_name(cell.protocol).partition(' ')[0]}",
+                        )
         if not fits and not quick:
             return _Rejection(verdict="cannot be judged", reason="no attack fits these updates")
         return None
@@ -193,43 +201,38 @@ class Search:
         candidate = course.candidate
         loaded = images(self._data, self._experiment.data_root)
         blind = int(loaded.test.labels.bincount().max()) / len(loaded.test)
-        for protocol in PROTOCOLS:
-            without = course.undefended[protocol] = self._final(candidate, "none", protocol)
-            if without is None or without < blind + LEARNT:
-                rounds = self._experiment.scale.search_rounds
-                return _Rejection(
-                    verdict="cannot be judged",
-                    reason=f"the undefended model does not learn under {protocol} in {rounds} rounds of "
-                    f"{candidate.batch_size} x {candidate.local_steps} images a client: "
-                    + ("it diverges" if without is None else f"accuracy {words.percent(without)}")
-                    + f", the most frequent class {words.percent(blind)}",
-                )
-            own = course.accuracy[protocol] = self._final(candidate, candidate.defence, protocol)
-            if own is None or own < without - TOLERANCE:
-                reached = "it does not finish" if own is None else f"accuracy {own * 100:.1f} %"
-                return _Rejection(
-                    verdict="costs accuracy", reason=f"{protocol}: {reached}, undefended {without * 100:.1f} %"
-                )
+        cells = (self._federation(candidate, spec, one) for one in PROTOCOLS for spec in ("none", candidate.defence))
+        with closing(self._ahead.results(cells)) as results:
+            for protocol in PROTOCOLS:
+                without = course.undefended[protocol] = _final(next(results)[1])
+                if without is None or without < blind + LEARNT:
+                    rounds = self._experiment.scale.search_rounds
+                    return _Rejection(
+                        verdict="cannot be judged",
+                        reason=f"the undefended model does not learn under {protocol} in {rounds} rounds of "
+                        f"{candidate.batch_size} x {candidate.local_steps} images a client: "
+                        + ("it diverges" if without is None else f"accuracy {words.percent(without)}")
+                        + f", the most frequent class {words.percent(blind)}",
+                    )
+                own = course.accuracy[protocol] = _final(next(results)[1])
+                if own is None or own < without - TOLERANCE:
+                    reached = "it does not finish" if own is None else f"accuracy {own * 100:.1f} %"
+                    return _Rejection(
+                        verdict="costs accuracy", reason=f"{protocol}: {reached}, undefended {without * 100:.1f} %"
+                    )
         return None
 
-    def _final(self, candidate: Candidate, defence: str, protocol: str) -> float | None:
-        """Accuracy after the last round; None when the federation did not finish."""
-        cell = Cell(
+    def _federation(self, candidate: Candidate, defence: str, protocol: Literal["fedsgd", "fedavg"]) -> Cell:
+        return Cell(
             kind="federation", setup=self._setup(defence), protocol=protocol, batch_size=candidate.batch_size,
             local_steps=candidate.local_steps if protocol == "fedavg" else 0, runtime="process",
         )  # fmt: skip
-        run = self._made(cell)
-        assert isinstance(run, FederationRun)
-        return run.curve[-1].accuracy if run.completed else None
 
     def _setup(self, defence: str) -> Setup:
         return Setup(data=self._data, model=self._model, defence=defence)
 
-    def _made(self, cell: Cell) -> Made:
-        recipe = self._experiment.recipe(cell)
-        found = self._store.read(cell, recipe)
-        if found is None:
-            make_cell(self._experiment, cell, self._store.folder)
-            found = self._store.read(cell, recipe)
-        assert found is not None
-        return found
+
+def _final(run: Made) -> float | None:
+    """Accuracy after the last round; None when the federation did not finish."""
+    assert isinstance(run, FederationRun)
+    return run.curve[-1].accuracy if run.completed else None

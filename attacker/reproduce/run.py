@@ -46,6 +46,8 @@ class Done:
 
 Watcher = Callable[[Done], None]
 
+WORKER_DIED = "a worker process died, perhaps for want of memory; run the same command again, with fewer --workers"
+
 
 def run_cells(
     experiment: Experiment, cells: Sequence[Cell], folder: Path, *, workers: int = 1, watcher: Watcher | None = None
@@ -71,7 +73,7 @@ def run_cells(
     store = Store(folder)
     open_cells = [cell for cell in cells if store.read(cell, experiment.recipe(cell)) is None]
     watch = _Watch(cells, open_cells, watcher, partial(_work, experiment.scale))
-    with _pool(workers) as pool:
+    with worker_pool(workers) as pool:
         for kind in KINDS:
             own = [cell for cell in open_cells if cell.kind == kind]
             if own and kind == "federation":
@@ -120,7 +122,7 @@ def run_pieces(
     store = Store(folder)
     left = [one for one in pieces if store.read(one, comparison.recipe(one)) is None]
     watch = _Watch(pieces, left, watcher, comparison.cost)
-    with _pool(workers) as pool:
+    with worker_pool(workers) as pool:
         _make_all(pool, partial(_make_piece, comparison, folder=store.folder), left, watch)
     return len(left)
 
@@ -172,16 +174,15 @@ def _in_pool(pool: ProcessPoolExecutor, make: Callable[[C], None], cells: Sequen
                 future.result()
                 watch.end(futures[future])
     except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a worker process died, perhaps for want of memory; run the same command again, with fewer --workers"
-        ) from error
+        raise RuntimeError(WORKER_DIED) from error
     finally:
         for future in left:
             future.cancel()
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes of one thread each, which leave with this one; None instead of a single one: this process does it."""
     if workers <= 1:
         yield None
         return

@@ -100,9 +100,9 @@ def test_images_named_as_medmnist_names_them(tmp_path):
     assert (len(data.train), len(data.test)) == (10, 4)
 
 
-def searched(folder, **changes):
+def searched(folder, *, workers=1, **changes):
     experiment = tiny(models=("mlp",), defences=("none",), attacks=("first-layer",), **changes)
-    return Search(experiment, folder)
+    return Search(experiment, folder, workers=workers)
 
 
 def test_candidates_rise_in_cost_and_are_bounded():
@@ -141,6 +141,22 @@ def test_the_search_recommends_what_holds_and_says_why_the_others_do_not(tmp_pat
     for one in found.trials:
         assert (one.closest_ssim >= 0.6) == one.verdict.startswith("falls"), one
         assert one.closest_attack == "first-layer"
+
+
+def test_processes_change_neither_the_recommendation_nor_what_it_cost_to_know(tmp_path):
+    scale = replace(TINY, search_rounds=5, clients=2)
+    alone, crew = (searched(tmp_path / str(n), workers=n, scale=scale).run(at_most=4) for n in (1, 2))
+    assert crew.model_copy(update={"seconds_of_attacks": alone.seconds_of_attacks}) == alone
+    assert {one.verdict for one in alone.trials} >= {"falls", "cannot be judged"}  # by attacks, and by what comes later
+    # Work ahead that was not wanted any more may be there, but nothing that was read is missing.
+    made = [{path.name for path in (tmp_path / str(n) / "cells").iterdir()} for n in (1, 2)]
+    assert made[0] <= made[1]
+
+
+def test_places_that_are_only_considered_are_not_warned_of(caplog):
+    found = candidates(tiny(models=("resnet20",), defences=("none",)), "digits", "resnet20", at_most=1000)
+    assert any("before=stage1" in one.defence for one in found)
+    assert not caplog.records
 
 
 def test_searches_wait_until_accuracy_is_known(tmp_path, monkeypatch):
