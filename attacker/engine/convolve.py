@@ -17,6 +17,10 @@ from torch.nn import functional as F
 
 from attacker.engine.products import precise, squares
 
+# Multiplications up to which one image goes through a convolution faster without oneDNN, whose calls cost 30 to 100
+# microseconds here whatever they compute; torch makes the same choice by itself for kernels of 3x3 and less.
+_TINY = 1 << 18
+
 
 class Geometry(NamedTuple):
     """What a convolution does besides its kernel. Images are padded before where ``padding`` cannot say how."""
@@ -34,6 +38,11 @@ class Geometry(NamedTuple):
 
     def forward(self, images: Tensor, kernels: Tensor, sets: int = 1, biases: Tensor | None = None) -> Tensor:
         """Convolve; with ``sets`` of kernels side by side, each sees its share of the channels."""
+        if sets == 1 and self._is_tiny(images, kernels):
+            found: Tensor = torch.ops.aten._slow_conv2d_forward(
+                images, kernels, kernels.shape[2:], biases, self.stride, self.padding
+            )
+            return found
         return F.conv2d(images, kernels, biases, self.stride, self.padding, self.dilation, sets * self.groups)
 
     def towards_images(self, deltas: Tensor, images: Tensor, kernels: Tensor, sets: int = 1) -> Tensor:
@@ -47,10 +56,27 @@ class Geometry(NamedTuple):
         return gradient
 
     def _backward(self, deltas: Tensor, images: Tensor, kernels: Tensor, sets: int, wanted: list[bool]) -> Any:
+        if sets == 1 and self._is_tiny(images, kernels):
+            if images.is_contiguous(memory_format=torch.channels_last):  # it wants all in one order, and says so late
+                kernels = kernels.contiguous(memory_format=torch.channels_last)
+            return torch.ops.aten._slow_conv2d_backward.output_mask(
+                deltas, images, kernels, kernels.shape[2:], self.stride, self.padding, wanted
+            )
         return torch.ops.aten.convolution_backward(
             deltas, images, kernels, None, self.stride, self.padding, self.dilation, False, [0, 0],
             sets * self.groups, wanted,
         )  # fmt: skip
+
+    def _is_tiny(self, images: Tensor, kernels: Tensor) -> bool:
+        plain = len(images) == 1 and self.groups == 1 and self.dilation == (1, 1)
+        if not (plain and images.device.type == "cpu" and images.dtype == torch.float32):
+            return False
+        places = 1
+        for length, kernel, stride, padding in zip(
+            images.shape[2:], kernels.shape[2:], self.stride, self.padding, strict=True
+        ):
+            places *= (length + 2 * padding - kernel) // stride + 1
+        return places * kernels.numel() <= _TINY
 
 
 def pads_first(layer: nn.Conv2d) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attacker.engine import FactoredProducts, Replay, convolutions, cosine_distance
+from attacker.engine.convolve import Geometry
 from tests.attacker import tiny
 from tests.attacker.replay_models import FACTORED, Residual
 from tests.attacker.test_engine_by_victim import check
@@ -74,3 +75,42 @@ def test_float32_resolves_small_distances_near_the_solution(build):
         distance = cosine_distance(products(x, labels))
     assert distance.dtype == torch.float64
     assert float(distance.abs().max()) < 1e-8
+
+
+def _geometry(**settings):
+    return Geometry.of(torch.nn.Conv2d(6, 12, 5, **settings))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("settings", [{}, {"padding": 2}, {"stride": 2, "padding": 1}])
+def test_one_small_image_goes_round_onednn_and_gets_the_same(settings, layout):
+    geometry, generator = _geometry(**settings), torch.Generator().manual_seed(0)
+    images = torch.randn(1, 6, 11, 11, generator=generator).contiguous(memory_format=layout)
+    kernels, biases = torch.randn(12, 6, 5, 5, generator=generator), torch.randn(12, generator=generator)
+    assert geometry._is_tiny(images, kernels)
+    exact = [value.double().requires_grad_(True) for value in (images, kernels, biases)]
+    expected = geometry.forward(exact[0], exact[1], biases=exact[2])
+    deltas = torch.randn(expected.shape, generator=generator).contiguous(memory_format=layout)
+    found = [
+        geometry.forward(images, kernels, biases=biases),
+        geometry.towards_images(deltas, images, kernels),
+        geometry.towards_kernels(deltas, images, kernels),
+    ]
+    whole = [expected.detach(), *torch.autograd.grad(expected, exact[:2], deltas.double())]
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "dtype"),
+    [
+        ({"dilation": 2}, 1, torch.float32),
+        ({"groups": 2}, 1, torch.float32),
+        ({}, 2, torch.float32),
+        ({}, 1, torch.float64),
+    ],
+)
+def test_what_does_not_go_round_onednn(settings, images, dtype):
+    geometry, kernels = _geometry(**settings), torch.zeros(12, 6, 5, 5)
+    assert not geometry._is_tiny(torch.zeros(images, 6, 11, 11, dtype=dtype), kernels)
+    assert not _geometry()._is_tiny(torch.zeros(1, 6, 64, 64), kernels)
