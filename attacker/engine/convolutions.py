@@ -41,19 +41,27 @@ class ConvolutionProducts(LayerProducts):
         biases: Observed bias gradients, one for each victim; none when they do not count.
         costs: What the layer costs.
         large: Whether candidates are served by library calls of their own, however many they are.
+        kept: Whether only weights count whose observed gradient is not zero.
     """
 
     def __init__(
-        self, layer: nn.Conv2d, weights: Sequence[Tensor], biases: Sequence[Tensor], costs: Costs, *, large: bool
+        self,
+        layer: nn.Conv2d,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        costs: Costs,
+        *,
+        large: bool,
+        kept: bool,
     ) -> None:
         self._layer = layer
         self._geometry = Geometry.of(layer)
-        self._large = large
+        self._large, self._kept = large, kept
         self.vectors = (torch.stack(list(biases)),) if biases else ()
         self._target: Tensor | None = None
         self._exact: dict[bool, Tensor] = {}
         self._kernels: tuple[Kernels, ...] = ()
-        if weights and costs.gram_pays:
+        if weights and costs.gram_pays and not kept:  # Gram matrices know no single weight
             self._kernels = tuple(_kernels(layer, one, costs.rows) for one in weights)
         elif weights:
             layout = torch.channels_last if self._large else torch.contiguous_format
@@ -70,7 +78,8 @@ class ConvolutionProducts(LayerProducts):
         if self._target is not None:
             alone = one_by_one(self._large, victims * restarts)
             form = Formed if alone else FormedTogether
-            products = form.apply(whole, delta, self._target, self._exact[alone], self._geometry, restarts)
+            exact = self._exact[alone]
+            products = form.apply(whole, delta, self._target, exact, self._geometry, restarts, self._kept)
         elif self._kernels:
             inner = Inner.apply(whole, delta, self._kernels, self._geometry, restarts)
             square = GramSquare.apply(whole, delta, self._layer.kernel_size, self._geometry, victims * restarts)

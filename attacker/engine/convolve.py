@@ -154,14 +154,21 @@ def _convolve(images: Tensor, kernels: Tensor, biases: Tensor | None, geometry: 
 class Formed(torch.autograd.Function):
     """<g, G> and |g|^2 for the weight gradients g of all candidates, each by a library call of its own.
 
-    ``Formed.apply(received, delta, target, exact, geometry, restarts)`` takes layer inputs and output gradients of the
-    flat batch, observed gradients G (v, out, in / groups, height, width), the same in float64 by `channels_last`,
-    and returns (v, r) twice, in float64.
+    ``Formed.apply(received, delta, target, exact, geometry, restarts, kept)`` takes layer inputs and output gradients
+    of the flat batch, observed gradients G (v, out, in / groups, height, width), the same in float64 by
+    `channels_last`, and returns (v, r) twice, in float64. With ``kept``, g is zero wherever G is.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, received: Tensor, delta: Tensor, target: Tensor, exact: Tensor, geometry: Geometry, restarts: int
+        ctx: Any,
+        received: Tensor,
+        delta: Tensor,
+        target: Tensor,
+        exact: Tensor,
+        geometry: Geometry,
+        restarts: int,
+        kept: bool,
     ) -> tuple[Tensor, Tensor]:
         """See the class."""
         count = len(target) * restarts
@@ -169,6 +176,8 @@ class Formed(torch.autograd.Function):
         gradients, inner, square = [], [], []
         for k, (images, deltas) in enumerate(zip(_pieces(received, count), _pieces(delta, count), strict=True)):
             gradient = geometry.towards_kernels(deltas, images, like)
+            if kept:
+                gradient = torch.where(target[k // restarts] == 0, 0, gradient)
             flat = precise(channels_last(gradient))
             inner.append(torch.dot(flat, exact[k // restarts]))
             square.append(torch.dot(flat, flat))
@@ -193,7 +202,7 @@ class Formed(torch.autograd.Function):
                 to_received.append(ctx.geometry.towards_images(deltas, images, kernels))
             if ctx.needs_input_grad[1]:
                 to_delta.append(ctx.geometry.forward(images, kernels))
-        return (*(_together(one) for one in (to_received, to_delta)), None, None, None, None)
+        return (*(_together(one) for one in (to_received, to_delta)), None, None, None, None, None)
 
 
 def _pieces(images: Tensor, count: int) -> Sequence[Tensor]:
@@ -216,13 +225,23 @@ class FormedTogether(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, received: Tensor, delta: Tensor, target: Tensor, exact: Tensor, geometry: Geometry, restarts: int
+        ctx: Any,
+        received: Tensor,
+        delta: Tensor,
+        target: Tensor,
+        exact: Tensor,
+        geometry: Geometry,
+        restarts: int,
+        kept: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `Formed`."""
         victims, count = len(target), len(target) * restarts
         images, deltas = side_by_side(received, count), side_by_side(delta, count)
         like = target.new_empty(count * target.shape[1], *target.shape[2:])
         gradients = geometry.towards_kernels(deltas, images, like, count)
+        if kept:
+            by_victim = gradients.reshape(victims, restarts, *target.shape[1:])
+            gradients = torch.where(target.unsqueeze(1) == 0, 0, by_victim).reshape(gradients.shape)
         ctx.save_for_backward(images, deltas, target, gradients)
         ctx.geometry = geometry
         flat = precise(gradients).reshape(victims, restarts, -1)
@@ -242,7 +261,7 @@ class FormedTogether(torch.autograd.Function):
             to_received = in_a_row(ctx.geometry.towards_images(deltas, images, kernels, count), count)
         if ctx.needs_input_grad[1]:
             to_delta = in_a_row(ctx.geometry.forward(images, kernels, count), count)
-        return to_received, to_delta, None, None, None, None
+        return to_received, to_delta, None, None, None, None, None
 
 
 def side_by_side(images: Tensor, count: int) -> Tensor:

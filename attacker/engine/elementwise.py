@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from attacker.engine.distance import Differences
+from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.probe import gradient_reference
 from attacker.engine.products import GradientProducts, Products, Replay, by_victim, matched_names, precise
 from attacker.engine.trace import Trace
@@ -51,27 +53,46 @@ def elementwise_products(
     batch_size: int,
     kept: bool,
     matched: Collection[str] | None = None,
-) -> ElementwiseProducts:
-    """Products from gradients that are formed, by ``vmap`` where it is seen to agree with plain double backward.
+) -> GradientProducts:
+    """The fastest products that are seen to agree with plain double backward.
+
+    Those over kept elements follow from factors where the model's gradient does; absolute differences need the
+    gradient itself, by ``vmap`` where its rules are right.
 
     Args:
         replay: The victim's loss at the weights that all observed gradients belong to.
         targets: Observed gradients, one for each victim.
         seen: A trace of the victim's model.
         batch_size: Images of one candidate.
-        kept: Whether only elements count in which the observed gradient is not zero.
+        kept: Whether only elements count in which the observed gradient is not zero; else absolute differences do.
         matched: Names of the parameters that count; None for all.
+
+    Returns:
+        `FactoredProducts`, only for kept elements, or `ElementwiseProducts`.
 
     Raises:
         ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
     """
-    reference = gradient_reference([replay] * len(targets), targets, seen, batch_size=batch_size, matched=matched)
-    reason = reference.disagreement(
-        lambda cast, observed: ElementwiseProducts(cast, observed, kept=False, at_once=True, matched=matched)
+
+    def factored(replays: Sequence[Replay], targets: Sequence[Gradients]) -> GradientProducts:
+        return FactoredProducts(replays, targets, seen, batch_size=batch_size, matched=matched, kept=True)
+
+    def formed(replays: Sequence[Replay], targets: Sequence[Gradients], *, at_once: bool) -> GradientProducts:
+        return ElementwiseProducts(replays, targets, kept=kept, at_once=at_once, matched=matched)
+
+    replays = [replay] * len(targets)
+    reference = gradient_reference(
+        replays, targets, seen, batch_size=batch_size, matched=matched, build=partial(formed, at_once=False)
     )
+    if kept:
+        reason = why_not_factored(replay.victim.model, seen, matched) or reference.disagreement(factored)
+        if reason is None:
+            return factored(replays, targets)
+        logger.debug("no factored gradients: %s", reason)
+    reason = reference.disagreement(partial(formed, at_once=True))
     if reason is not None:
         logger.debug("no vmap over candidates: %s", reason)
-    return ElementwiseProducts(replay, targets, kept=kept, at_once=reason is None, matched=matched)
+    return formed(replays, targets, at_once=reason is None)
 
 
 class ElementwiseProducts(GradientProducts):

@@ -20,7 +20,7 @@ from attacker.engine.batch_norm import batches_of
 from attacker.engine.by_victim import LAYERS, VictimLayers, join, running_statistics
 from attacker.engine.convolutions import ConvolutionProducts, Costs, one_by_one
 from attacker.engine.factors import vector_products
-from attacker.engine.layers import LayerProducts, LinearProducts
+from attacker.engine.layers import KeptLinearProducts, LayerProducts, LinearProducts
 from attacker.engine.norms import NORM_LAYERS, NormProducts, Statistics, mixes_images
 from attacker.engine.products import (
     GradientProducts,
@@ -78,6 +78,7 @@ class FactoredProducts(GradientProducts):
         seen: A trace of the model for which `why_not_factored` gives no reason.
         batch_size: Images of one candidate.
         matched: Names of the parameters that count in the products; None for all.
+        kept: Whether only elements count in which the observed gradient is not zero; see `elementwise_differences`.
 
     Attributes:
         large: Whether convolutions are large, so that candidates are served one by one.
@@ -91,7 +92,9 @@ class FactoredProducts(GradientProducts):
         *,
         batch_size: int,
         matched: Collection[str] | None = None,
+        kept: bool = False,
     ) -> None:
+        self._kept = kept
         replays = by_victim(replay, len(targets))
         names = matched_names(targets[0], matched)
         self._target_square = squared_norms(targets, names)
@@ -112,7 +115,7 @@ class FactoredProducts(GradientProducts):
             if weights or biases:
                 statistics = running_statistics(run, replays)
                 self._products[run.name] = _layer_products(
-                    run, weights, biases, statistics, costs=costs, large=large, batch_size=batch_size
+                    run, weights, biases, statistics, costs=costs, large=large, batch_size=batch_size, kept=kept
                 )
         self._inplace = [m for m in self._replay.victim.model.modules() if getattr(m, "inplace", False) is True]
         if any(run.overwritten for run in seen.layers):
@@ -154,7 +157,8 @@ class FactoredProducts(GradientProducts):
         vectors = [vector for share in shares.values() for vector in share.vectors]
         if vectors:
             observed = torch.cat([target for name in shares for target in self._products[name].vectors], dim=1)
-            pairs.append(vector_products(torch.cat(vectors, dim=2), observed))
+            formed = torch.cat(vectors, dim=2)
+            pairs.append(vector_products(formed * (observed != 0).unsqueeze(1) if self._kept else formed, observed))
         if not pairs:
             zero = precise(candidates.new_zeros(victims, restarts))
             return Products(inner=zero, square=zero, target=self._target_square)
@@ -208,11 +212,14 @@ def _layer_products(
     costs: Mapping[str, Costs],
     large: bool,
     batch_size: int,
+    kept: bool,
 ) -> LayerProducts:
     if isinstance(run.module, nn.Conv2d):
-        return ConvolutionProducts(run.module, weights, biases, costs[run.name], large=large)
+        return ConvolutionProducts(run.module, weights, biases, costs[run.name], large=large, kept=kept)
     if isinstance(run.module, NORM_LAYERS):
         return NormProducts(run.module, statistics, weights, biases)
+    if kept and weights:
+        return KeptLinearProducts(weights, biases)
     assert run.inputs is not None  # `why_not_factored` lets nothing but Linear layers pass
     images = len(run.inputs)
     return LinearProducts(weights, biases, batch_size * run.inputs[..., 0].numel() // images)

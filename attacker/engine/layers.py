@@ -10,7 +10,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from attacker.engine.factors import LayerRows, WeightTarget
+from attacker.engine.factors import LayerRows, WeightTarget, vector_products
+from attacker.engine.products import precise
 
 
 class LayerShare(NamedTuple):
@@ -78,4 +79,39 @@ class LinearProducts(LayerProducts):
         """Some of the victims; see `LayerProducts.keep`."""
         kept = super().keep(victims)
         kept._weight = None if self._weight is None else self._weight.keep(victims)
+        return kept
+
+
+class KeptLinearProducts(LayerProducts):
+    """A Linear layer's share over the weights alone whose observed gradient G is not zero, by the mask M of these.
+
+    One row is enough for ``|(d a^T) o M|^2 = (d o d)^T M (a o a)``; of several the gradient is formed.
+
+    Args:
+        weights: Observed weight gradients (out, in), one for each victim.
+        biases: Observed bias gradients (out,), one for each victim; none when they do not count.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        self._target = torch.stack(list(weights))
+        self._mask = (self._target != 0).to(self._target.dtype)
+        self.vectors = (torch.stack(list(biases)),) if biases else ()
+
+    def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
+        """Weight and bias; see `LayerProducts.__call__`."""
+        a = received.reshape(victims, restarts, -1, received.shape[-1])
+        d = delta.reshape(victims, restarts, -1, delta.shape[-1])
+        vectors = [d.sum(2) for _ in self.vectors]
+        if a.shape[2] > 1:
+            gradient = (d.mT @ a) * self._mask.unsqueeze(1)
+            return LayerShare(vectors, vector_products(gradient.flatten(2), self._target.flatten(1)))
+        a, d = a.squeeze(2), d.squeeze(2)  # (v, r, in or out)
+        inner = torch.linalg.vecdot(precise(d @ self._target), precise(a))
+        square = torch.linalg.vecdot(precise(d.square() @ self._mask), precise(a).square())
+        return LayerShare(vectors, (inner, square))
+
+    def keep(self, victims: Sequence[int]) -> Self:
+        """Some of the victims; see `LayerProducts.keep`."""
+        kept, chosen = super().keep(victims), list(victims)
+        kept._target, kept._mask = self._target[chosen], self._mask[chosen]
         return kept

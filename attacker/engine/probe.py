@@ -123,6 +123,7 @@ def gradient_reference(
     *,
     batch_size: int,
     matched: Collection[str] | None,
+    build: Builder | None = None,
 ) -> Reference[Sequence[Replay], Sequence[Gradients]]:
     """Plain double backward on two random candidates, of two victims if weights differ.
 
@@ -132,6 +133,7 @@ def gradient_reference(
         seen: A trace of the model.
         batch_size: Images of one candidate.
         matched: Names of the parameters that count; None for all.
+        build: Makes the slow products; None for `LoopProducts`.
 
     Raises:
         ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
@@ -145,7 +147,7 @@ def gradient_reference(
 
     candidates = RandomCandidates(replays[0].victim, seen, (len(chosen), 2 // len(chosen), batch_size))
     return Reference(
-        lambda replays, targets: LoopProducts(replays, targets, matched=matched),
+        build or (lambda replays, targets: LoopProducts(replays, targets, matched=matched)),
         problem,
         candidates,
         next(iter(targets[0].values())),

@@ -12,9 +12,13 @@ from attacker.engine import (
     DISTANCES,
     ELEMENTWISE,
     ElementwiseProducts,
+    FactoredProducts,
+    GradientProducts,
     LoopProducts,
     Replay,
     absolute_distance,
+    convolutions,
+    cosine_distance,
     elementwise_products,
 )
 from tests.attacker.replay_models import DENSE, FACTORED, LOOP
@@ -68,7 +72,7 @@ def oracle(problem: Problem, name: str, matched: list[str]) -> Tensor:
     return torch.stack(rows).reshape(problem.candidates.shape[:2])
 
 
-def check(problem: Problem, name: str, products: ElementwiseProducts, matched: list[str] | None = None) -> None:
+def check(problem: Problem, name: str, products: GradientProducts, matched: list[str] | None = None) -> None:
     slow = oracle(problem, name, matched or list(problem.parameters))
     weights = torch.rand_like(slow)
     (slow_gradient,) = torch.autograd.grad((weights * slow).sum(), problem.candidates)
@@ -78,7 +82,7 @@ def check(problem: Problem, name: str, products: ElementwiseProducts, matched: l
     torch.testing.assert_close(fast_gradient, slow_gradient, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def choose(problem: Problem, name: str, matched: list[str] | None = None) -> ElementwiseProducts:
+def choose(problem: Problem, name: str, matched: list[str] | None = None) -> GradientProducts:
     return elementwise_products(
         problem.replay,
         problem.targets,
@@ -89,12 +93,58 @@ def choose(problem: Problem, name: str, matched: list[str] | None = None) -> Ele
     )
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("model", MODELS)
-def test_the_chosen_path_equals_the_formula(model, name):
-    problem = Problem(MODELS[model], victims=2, restarts=2, batch=2)
+def test_the_chosen_path_equals_the_formula(model, name, batch):
+    problem = Problem(MODELS[model], victims=2, restarts=2, batch=batch)
     pruned(problem)
-    check(problem, name, choose(problem, name))
+    products = choose(problem, name)
+    assert isinstance(products, FactoredProducts) == (model in FACTORED and ELEMENTWISE[name])
+    check(problem, name, products)
+
+
+@pytest.mark.parametrize("constant", ["_LARGE", "_GRAM_COST"])
+@pytest.mark.parametrize("model", ["convnet", "conv groups", "conv few places", "residual with batch norm"])
+def test_kept_elements_of_large_convolutions(model, constant, monkeypatch):
+    monkeypatch.setattr(convolutions, constant, 0)
+    problem = Problem(FACTORED[model], victims=2, restarts=2, batch=1)
+    pruned(problem)
+    products = FactoredProducts(
+        problem.replay, problem.targets, problem.seen, batch_size=1, matched=list(problem.parameters), kept=True
+    )
+    check(problem, "cosine-kept", products)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("model", ["mlp", "convnet with bottleneck"])
+def test_factored_kept_elements_of_victims_that_leave(model, batch):
+    problem = Problem(FACTORED[model], victims=3, restarts=2, batch=batch)
+    pruned(problem)
+    order, whole = [2, 0], choose(problem, "cosine-kept")
+    noise = [value[order] for value in problem.noise]
+    some = whole.keep(order)(problem.candidates[order], problem.labels[order], noise)
+    for value, wanted in zip(some, whole(problem.candidates, problem.labels, problem.noise), strict=True):
+        torch.testing.assert_close(value, wanted[order], atol=1e-10, rtol=1e-10)
+
+
+def test_float32_resolves_the_distance_of_kept_elements_near_the_solution():
+    problem = Problem(FACTORED["mlp"], victims=4, restarts=1, batch=1)
+    problem.victim.model.float()
+    weights = {name: value.float() for name, value in problem.parameters.items()}
+    x = problem.candidates.detach().float()
+    problem.targets = [
+        {name: g.detach() for name, g in loop_gradient(problem.victim, weights, x[v, 0], labels[0]).items()}
+        for v, labels in enumerate(problem.labels)
+    ]
+    pruned(problem)
+    products = FactoredProducts(
+        Replay(problem.victim, weights, {}), problem.targets, problem.seen, batch_size=1, kept=True
+    )
+    with torch.no_grad():
+        distance = cosine_distance(products(x, problem.labels))
+    assert distance.dtype == torch.float64
+    assert float(distance.abs().max()) < 1e-7
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
