@@ -12,6 +12,7 @@ from attacker.attacks.as_trained import as_trained
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.recovered_noise import recover_noise
 from attacker.engine import (
+    ElementwiseProducts,
     GradientProducts,
     LocalTrainingProducts,
     LoopProducts,
@@ -24,6 +25,8 @@ from attacker.engine import (
 )
 from attacker.engine.noise_free import before_noise
 from attacker.victim import Victim
+from fl_precode.defences import DEFENCES, defence_parts
+from fl_precode.model_defences import ModelDefence
 from fl_precode.observation import Observation
 
 EXACT_BELOW = 1e-6
@@ -36,6 +39,13 @@ a sigmoid LeNet with PyTorch's initialisation images of 15 dB were measured to m
 
 NOISE_DRAWS = 16
 """Draws of a bottleneck's noise that a distance is averaged over, the same ones for all results."""
+
+
+_ZEROES = frozenset({"prune", "soteria"})
+"""Defences that replace parts of a gradient by zeros."""
+
+_SCALES = frozenset({"clip"})
+"""Defences that leave the gradient's direction as it is."""
 
 
 class Contest:
@@ -55,7 +65,10 @@ class Contest:
     distance is the mean over the same `NOISE_DRAWS` draws for every result; over all parameters attacks that average
     over the noise were measured to beat the true image (docs/attacks.md). It orders results, but is not small even for
     the true image and cannot confirm an analytic one; such an image is taken unconfirmed, because its formula holds
-    whatever the noise was, and so is one whose labels are unknown.
+    whatever the noise was, and so is one whose labels are unknown. Formulas do not hold for gradients that were changed
+    themselves: where a defence was announced that does so, their images compete with the others.
+
+    Where the announced defence puts zeros in place of parts of one gradient, only what it kept is compared.
 
     Args:
         victim: Public knowledge about the model.
@@ -71,6 +84,9 @@ class Contest:
         known = recover_noise(self._victim, self._observation, seen)
         self._noise = [one for one in known.noise if one is not None] if known.complete else None
         self._matched = before_noise(seen, encoder=False) or None
+        announced = {part.name for part in defence_parts(observation.protocol.defence or "none")}
+        self._zeroed = bool(announced & _ZEROES)
+        self._intact = all(_leaves_direction(name) for name in announced)
         self._best: Reconstruction | None = None
         self._score = float("inf")
         self._failures: list[str] = []
@@ -93,11 +109,11 @@ class Contest:
         analytic = result.iterations == 0 and result.outcome is Outcome.CONVERGED
         try:
             unknown = self._latents and self._noise is None
-            distance = None if analytic and unknown else self._measured(result)
+            distance = None if analytic and unknown and self._intact else self._measured(result)
         except Exception as error:  # results of foreign attacks may be anything
             self._failures.append(f"{method}: its result cannot be replayed: {type(error).__name__}: {error}")
             return
-        trusted = analytic and distance is None
+        trusted = analytic and distance is None and self._intact
         score = -float("inf") if trusted else float("inf") if distance is None else distance
         if self._best is None or score < self._score:
             self._best, self._score, self.distance = replace(result, method=method), score, distance
@@ -162,4 +178,13 @@ class Contest:
         several = why_not_one_step(observation) is not None and why_not_unrolled(observation) is None
         if several and not self._latents:
             return LocalTrainingProducts(replay, [observation], vmapped=False)
-        return LoopProducts(replay, [observed_gradient(observation)], matched=self._matched)
+        target = observed_gradient(observation)
+        if self._zeroed:
+            return ElementwiseProducts(replay, [target], kept=True, at_once=False, matched=self._matched)
+        return LoopProducts(replay, [target], matched=self._matched)
+
+
+def _leaves_direction(defence: str) -> bool:
+    """Whether a gradient under this defence is, but for a factor, that of some image."""
+    known = DEFENCES.get(defence)
+    return defence in _SCALES or known is None or issubclass(known.settings, ModelDefence)

@@ -11,6 +11,7 @@ from torch import nn
 from attacker.attacks import Member, Outcome, Portfolio
 from attacker.attacks.attack import Reconstruction
 from fl_precode import Protocol, VariationalBottleneck
+from fl_precode.perturb import Prune
 from tests.attacker import tiny
 from tests.attacker.local_clients import train
 from tests.attacker.members import SPEC, Answers, error, measured, members, observations, portfolio, run, victim_of
@@ -104,6 +105,34 @@ def test_behind_a_bottleneck_of_unknown_noise_all_results_are_averaged_over_the_
     early = ["0.weight", "0.bias"]  # what is behind the bottleneck carries its noise
     every = [measured(victim, observation, one, [noise[0][:, r : r + 1]], early) for r in range(16)]
     assert one.matching_loss == pytest.approx(sum(every) / 16, rel=1e-9)
+
+
+def test_of_a_pruned_update_only_what_was_kept_is_compared():
+    victim = victim_of(tiny.convnet)
+    (x,), (observation,) = observations(victim)
+    pruned = Prune(share=0.8)(observation.update, generator=torch.Generator())
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    member = Portfolio(members=(Member(method="t", attack=Answers(result=truth)),))
+    for defence, least, most in ((None, 1e-4, 1.0), ("prune:share=0.8", 0.0, 1e-12), ("soteria", 0.0, 1e-12)):
+        protocol = replace(observation.protocol, defence=defence)
+        (one,) = run(member, victim, [replace(observation, update=pruned, protocol=protocol)])
+        assert least <= one.matching_loss <= most
+
+
+@pytest.mark.parametrize(
+    ("defence", "trusted"),
+    [(None, True), ("precode", True), ("precode+clip:max_norm=1", True), ("precode+ppp:std=0.1", False)],
+)
+def test_a_formula_is_not_trusted_where_the_gradient_itself_was_changed(defence, trusted):
+    victim = victim_of(bottleneck=True)
+    x = tiny.images(SPEC, 2)
+    observation = tiny.observe(victim, x, [0, 1])  # of several images the noise is not recovered
+    protocol = replace(observation.protocol, defence=defence)
+    truth = Reconstruction(inputs=x, labels=torch.tensor([0, 1]), outcome=Outcome.ITERATION_LIMIT, iterations=1)
+    wrong = replace(truth, inputs=tiny.images(SPEC, 2, seed=9), outcome=Outcome.CONVERGED, iterations=0)
+    both = (Member(method="formula", attack=Answers(result=wrong)), Member(method="t", attack=Answers(result=truth)))
+    (one,) = run(Portfolio(members=both), victim, [replace(observation, protocol=protocol)])
+    assert one.method == ("formula" if trusted else "t")
 
 
 class Single(nn.Module):
