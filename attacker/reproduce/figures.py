@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -29,6 +30,9 @@ _STYLE: dict[Any, Any] = {
     "text.color": "#16202c",
     "grid.color": "#d9dee5",
 }
+_LEGEND = 30
+"""Characters of a name that fit into half of a figure's width."""
+
 _FAMILIES = (
     ("precode+ppp", "#0f766e"),
     ("precode", "#1d63b8"),
@@ -135,7 +139,7 @@ def accuracy(setups: Sequence[SetupSummary], *, federated: bool) -> str | None:
         axes.plot(
             [point.number for point in curve.points], [point.accuracy for point in curve.points], color=shade,
             linestyle=_DASHES[dash % len(_DASHES)], marker="o" if len(curve.points) < 20 else "", markersize=3.5,
-            label=words.capitalised(words.defence_name(setup.defence)),
+            label=fill(words.capitalised(words.defence_name(setup.defence)), _LEGEND),
         )  # fmt: skip
     axes.set(xlabel="round" if federated else "epoch", ylabel="accuracy on test images")
     axes.set_ylim(bottom=0)
