@@ -84,7 +84,7 @@ class Contest:
         known = recover_noise(self._victim, self._observation, seen)
         self._noise = [one for one in known.noise if one is not None] if known.complete else None
         self._matched = before_noise(seen, encoder=False) or None
-        announced = {part.name for part in defence_parts(observation.protocol.defence or "none")}
+        announced = _announced(observation)
         self._zeroed = bool(announced & _ZEROES)
         self._intact = all(_leaves_direction(name) for name in announced)
         self._best: Reconstruction | None = None
@@ -182,6 +182,14 @@ class Contest:
         if self._zeroed:
             return ElementwiseProducts(replay, [target], kept=True, at_once=False, matched=self._matched)
         return LoopProducts(replay, [target], matched=self._matched)
+
+
+def _announced(observation: Observation) -> set[str]:
+    """Names of the announced defence's parts; none where the announcement is in nobody's terms but the client's."""
+    try:
+        return {part.name for part in defence_parts(observation.protocol.defence or "none")}
+    except ValueError:
+        return set()
 
 
 def _leaves_direction(defence: str) -> bool:

@@ -121,7 +121,13 @@ def test_of_a_pruned_update_only_what_was_kept_is_compared():
 
 @pytest.mark.parametrize(
     ("defence", "trusted"),
-    [(None, True), ("precode", True), ("precode+clip:max_norm=1", True), ("precode+ppp:std=0.1", False)],
+    [
+        (None, True),
+        ("precode", True),
+        ("precode+clip:max_norm=1", True),
+        ("precode+ppp:std=0.1", False),
+        ("a defence of our own: a strong one", True),
+    ],
 )
 def test_a_formula_is_not_trusted_where_the_gradient_itself_was_changed(defence, trusted):
     victim = victim_of(bottleneck=True)
