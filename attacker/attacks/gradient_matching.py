@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from attacker.allocator import freed_memory_kept
 from attacker.attacks.adaptation import PLAIN, Knowledge, NoiseSearch
 from attacker.attacks.as_trained import AsTrained, as_trained
 from attacker.attacks.attack import Attack, Progress, Reconstruction
@@ -212,9 +213,10 @@ class GradientMatching(Attack):
         )
         parts = [part for group in groups for part in pieces_within_budget(self, group)]
         results: list[Reconstruction | None] = [None] * len(observations)
-        for number, part in enumerate(parts):
-            for index, found in attack_bounded(self, part, share(progress, number, len(parts))):
-                results[index] = better(results[index], found)
+        with freed_memory_kept():
+            for number, part in enumerate(parts):
+                for index, found in attack_bounded(self, part, share(progress, number, len(parts))):
+                    results[index] = better(results[index], found)
         return [
             one or Reconstruction.not_applicable(f"the labels are unknown: none were granted, and {reason}")
             for one, (_, reason) in zip(results, recovered, strict=True)

@@ -11,11 +11,10 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.convolve import Formed, FormedTogether, Geometry, channels_last, pads_first
+from attacker.engine.convolve import Formed, FormedTogether, Geometry, pads_first
 from attacker.engine.factors import WeightTarget, padded, weight_by_group
 from attacker.engine.gram import GramSquare, Inner, Kernels
 from attacker.engine.layers import LayerProducts, LayerShare
-from attacker.engine.products import precise
 
 # Multiplications for one candidate from which a library call of its own is faster than its share of a joint call, and
 # a layout with channels last faster than with channels first (measured with oneDNN on AVX-512).
@@ -59,27 +58,20 @@ class ConvolutionProducts(LayerProducts):
         self._large, self._kept = large, kept
         self.vectors = (torch.stack(list(biases)),) if biases else ()
         self._target: Tensor | None = None
-        self._exact: dict[bool, Tensor] = {}
         self._kernels: tuple[Kernels, ...] = ()
         if weights and costs.gram_pays and not kept:  # Gram matrices know no single weight
             self._kernels = tuple(_kernels(layer, one, costs.rows) for one in weights)
         elif weights:
             layout = torch.channels_last if self._large else torch.contiguous_format
-            target = torch.stack([one.contiguous(memory_format=layout) for one in weights])
-            self._target = target
-            self._exact[True] = precise(torch.stack([channels_last(one) for one in target]))
-            if not large:
-                self._exact[False] = precise(target.flatten(1))
+            self._target = torch.stack([one.contiguous(memory_format=layout) for one in weights])
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Weight and bias; see `LayerProducts.__call__`."""
         products: tuple[Tensor, Tensor] | None = None
         whole = padded(self._layer, received) if pads_first(self._layer) else received
         if self._target is not None:
-            alone = one_by_one(self._large, victims * restarts)
-            form = Formed if alone else FormedTogether
-            exact = self._exact[alone]
-            products = form.apply(whole, delta, self._target, exact, self._geometry, restarts, self._kept)
+            form = Formed if one_by_one(self._large, victims * restarts) else FormedTogether
+            products = form.apply(whole, delta, self._target, self._geometry, restarts, self._kept)
         elif self._kernels:
             inner = Inner.apply(whole, delta, self._kernels, self._geometry, restarts)
             square = GramSquare.apply(whole, delta, self._layer.kernel_size, self._geometry, victims * restarts)
@@ -91,7 +83,6 @@ class ConvolutionProducts(LayerProducts):
         """Some of the victims; see `LayerProducts.keep`."""
         kept, chosen = super().keep(victims), list(victims)
         kept._target = None if self._target is None else self._target[chosen]
-        kept._exact = {alone: rows[chosen] for alone, rows in self._exact.items()}
         kept._kernels = tuple(self._kernels[index] for index in chosen) if self._kernels else ()
         return kept
 

@@ -154,9 +154,9 @@ def _convolve(images: Tensor, kernels: Tensor, biases: Tensor | None, geometry: 
 class Formed(torch.autograd.Function):
     """<g, G> and |g|^2 for the weight gradients g of all candidates, each by a library call of its own.
 
-    ``Formed.apply(received, delta, target, exact, geometry, restarts, kept)`` takes layer inputs and output gradients
-    of the flat batch, observed gradients G (v, out, in / groups, height, width), the same in float64 by
-    `channels_last`, and returns (v, r) twice, in float64. With ``kept``, g is zero wherever G is.
+    ``Formed.apply(received, delta, target, geometry, restarts, kept)`` takes layer inputs and output gradients of the
+    flat batch, observed gradients G (v, out, in / groups, height, width), and returns (v, r) twice, in float64. With
+    ``kept``, g is zero wherever G is.
     """
 
     @staticmethod
@@ -165,7 +165,6 @@ class Formed(torch.autograd.Function):
         received: Tensor,
         delta: Tensor,
         target: Tensor,
-        exact: Tensor,
         geometry: Geometry,
         restarts: int,
         kept: bool,
@@ -175,11 +174,14 @@ class Formed(torch.autograd.Function):
         like = torch.empty_like(target[0])
         gradients, inner, square = [], [], []
         for k, (images, deltas) in enumerate(zip(_pieces(received, count), _pieces(delta, count), strict=True)):
+            observed = target[k // restarts]
+            if k % restarts == 0:  # not held in float64: of many victims that would be most of the memory
+                exact = precise(_channels_last(observed))
             gradient = geometry.towards_kernels(deltas, images, like)
             if kept:
-                gradient = torch.where(target[k // restarts] == 0, 0, gradient)
-            flat = precise(channels_last(gradient))
-            inner.append(torch.dot(flat, exact[k // restarts]))
+                gradient = torch.where(observed == 0, 0, gradient)
+            flat = precise(_channels_last(gradient))
+            inner.append(torch.dot(flat, exact))
             square.append(torch.dot(flat, flat))
             gradients.append(gradient)
         ctx.save_for_backward(received, delta, target, *gradients)
@@ -202,7 +204,7 @@ class Formed(torch.autograd.Function):
                 to_received.append(ctx.geometry.towards_images(deltas, images, kernels))
             if ctx.needs_input_grad[1]:
                 to_delta.append(ctx.geometry.forward(images, kernels))
-        return (*(_together(one) for one in (to_received, to_delta)), None, None, None, None, None)
+        return (*(_together(one) for one in (to_received, to_delta)), None, None, None, None)
 
 
 def _pieces(images: Tensor, count: int) -> Sequence[Tensor]:
@@ -215,7 +217,7 @@ def _together(pieces: Sequence[Tensor]) -> Tensor | None:
     return torch.cat(list(pieces))
 
 
-def channels_last(kernels: Tensor) -> Tensor:
+def _channels_last(kernels: Tensor) -> Tensor:
     """All numbers of (out, in, height, width) in one row, in the order in which memory holds channels last."""
     return kernels.permute(0, 2, 3, 1).flatten()
 
@@ -229,7 +231,6 @@ class FormedTogether(torch.autograd.Function):
         received: Tensor,
         delta: Tensor,
         target: Tensor,
-        exact: Tensor,
         geometry: Geometry,
         restarts: int,
         kept: bool,
@@ -245,7 +246,7 @@ class FormedTogether(torch.autograd.Function):
         ctx.save_for_backward(images, deltas, target, gradients)
         ctx.geometry = geometry
         flat = precise(gradients).reshape(victims, restarts, -1)
-        return (flat @ exact.unsqueeze(2)).squeeze(2), squares(flat)
+        return (flat @ precise(target.flatten(1)).unsqueeze(2)).squeeze(2), squares(flat)
 
     @staticmethod
     @once_differentiable
@@ -261,7 +262,7 @@ class FormedTogether(torch.autograd.Function):
             to_received = in_a_row(ctx.geometry.towards_images(deltas, images, kernels, count), count)
         if ctx.needs_input_grad[1]:
             to_delta = in_a_row(ctx.geometry.forward(images, kernels, count), count)
-        return to_received, to_delta, None, None, None, None, None
+        return to_received, to_delta, None, None, None, None
 
 
 def side_by_side(images: Tensor, count: int) -> Tensor:
