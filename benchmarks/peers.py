@@ -46,6 +46,7 @@ class Peer:
     library: Any
 
     name = "peer"
+    package = ""
 
     def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
         """Images (batch, C, H, W), normalised, from a gradient and its labels (batch,), with settings of ours."""
@@ -66,6 +67,23 @@ class Peer:
         return Contender(name=self.name, kind=self.name, candidates=1, run=run)
 
 
+@dataclass(frozen=True)
+class FromCheckout:
+    """Builds a peer's contender, in whatever process.
+
+    Attributes:
+        peer: Which.
+        checkout: Of its repository.
+    """
+
+    peer: type[Peer]
+    checkout: Path
+
+    def __call__(self, problem: Problem) -> Contender:
+        """Import the package and build."""
+        return self.peer(load(self.checkout, self.peer.package)).contender(problem)
+
+
 def distance(problem: Problem, found: Tensor) -> float:
     """Cosine distance of the gradient at one image from the first observed one, measured alike for every contender."""
     named = dict(problem.victim.model.named_parameters())
@@ -81,6 +99,7 @@ class InvertingGradients(Peer):
     """The reference code of Inverting Gradients; ``idlg`` settings run its option ``--optim zhu``."""
 
     name = "invertinggradients"
+    package = "inversefed"
 
     def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
         inputs = victim.inputs
@@ -112,6 +131,7 @@ class Breaching(Peer):
     """The framework of the same authors, its attack "invertinggradients" with our numbers."""
 
     name = "breaching"
+    package = "breaching"
 
     @cached_property
     def _config(self) -> Any:

@@ -1,12 +1,17 @@
-"""The engine as audits run it: victims divided among processes with one thread each (``--workers``)."""
+"""Contenders in processes of their own: the engine as audits run it, and others untouched by what the engine sets.
+
+Audits divide victims among processes with one thread each (``--workers``). The engine also tells a process's allocator
+to keep what it frees, which would serve others in that process as well.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 
@@ -14,10 +19,11 @@ import torch
 
 from attacker.allocator import keep_freed_memory
 from attacker.bench.contenders import VICTIMS, Contender, Run, engine
-from attacker.bench.problem import make_problem
+from attacker.bench.problem import Problem, make_problem
 from images import first_images
 
 _own: tuple[Contender, Barrier] | None = None
+_alone: Contender | None = None
 
 
 @contextmanager
@@ -75,3 +81,50 @@ def _attack(iterations: int) -> Run:
     contender, together = _own
     together.wait()  # or else a process could take two parts before another has started
     return contender.run(iterations)
+
+
+@contextmanager
+def apart(
+    model: str, images: int, build: Callable[[Problem], Contender], *, threads: int, device: str
+) -> Iterator[Contender]:
+    """A contender in a process of its own, which lives inside the block.
+
+    Args:
+        model: A model spec.
+        images: Of the problem, as many as for the other contenders.
+        build: Makes the contender there; it is pickled.
+        threads: Of torch.
+        device: Where it computes.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, _prepare_alone, (model, images, build, threads, device)) as pool:
+        like = pool.submit(_described).result()
+        yield replace(
+            like,
+            run=lambda iterations: pool.submit(_attack_alone, iterations).result(),
+            peak=None if like.peak is None else lambda: pool.submit(_peak_alone).result(),
+        )
+
+
+def _prepare_alone(model: str, images: int, build: Callable[[Problem], Contender], threads: int, device: str) -> None:
+    global _alone
+    torch.set_num_threads(threads)
+    _, pictures, labels, inputs = first_images(images)
+    _alone = build(make_problem(model, pictures, labels, inputs, device=torch.device(device)))
+
+
+def _described() -> Contender:
+    """The contender without what cannot be sent."""
+    assert _alone is not None
+    return replace(_alone, run=_attack_alone, peak=None if _alone.peak is None else _peak_alone)
+
+
+def _attack_alone(iterations: int) -> Run:
+    assert _alone is not None
+    return _alone.run(iterations)
+
+
+def _peak_alone() -> int:
+    assert _alone is not None
+    assert _alone.peak is not None
+    return _alone.peak()

@@ -201,7 +201,11 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    peer = InvertingGradients(load(options.invertinggradients, "inversefed")) if options.invertinggradients else None
+    peer = (
+        InvertingGradients(load(options.invertinggradients, InvertingGradients.package))
+        if options.invertinggradients
+        else None
+    )
     content: dict[str, Any] = {"data": first_images(1)[0], "torch": torch.__version__, "cells": {}}
     if options.out.exists():
         content = json.loads(options.out.read_text())

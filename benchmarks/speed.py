@@ -1,4 +1,4 @@
-"""Speed against research code: the same model, images, settings, iterations and threads, interleaved in one process.
+"""Speed against research code: the same model, images, settings, iterations and threads, interleaved.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/speed.py --out speed.json --plot speed.png \
         --invertinggradients CHECKOUT --breaching CHECKOUT
@@ -6,9 +6,9 @@
 Every contender attacks with n and with 2n iterations. The difference is the steady state, the rest set-up; both are
 written, as medians, least and most, by elapsed and by CPU time, with the quality that was reached. The engine runs
 candidates together, as restarts of one victim or as different victims; the others run them one after another, so that
-their time for one is their time for each. With ``--processes`` victims are also divided among so many processes of one
-thread each, as ``fl-precode audit --workers`` does; those alone keep the memory they free, as it does too, because that
-setting is the whole process's and would serve the others as well.
+their time for one is their time for each. They run in processes of their own, because the engine's searches set how
+their process keeps memory. With ``--processes`` victims are also divided among so many processes of one thread each,
+as ``fl-precode audit --workers`` does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,32 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from attacker.bench.contenders import PLAIN, contenders
+from attacker.bench.contenders import PLAIN, Contender, contenders, plain_loop
 from attacker.bench.measure import Row, enough_iterations, measure
-from attacker.bench.problem import make_problem
+from attacker.bench.problem import Problem, make_problem
 from attacker.bench.record import record, table
 from images import first_images
-from peers import Breaching, InvertingGradients, Peer, load
-from processes import divided
+from peers import Breaching, FromCheckout, InvertingGradients
+from processes import apart, divided
 
 
-def peers(options: argparse.Namespace) -> list[Peer]:
-    found: list[Peer] = []
-    if options.invertinggradients is not None:
-        found.append(InvertingGradients(load(options.invertinggradients, "inversefed")))
-    if options.breaching is not None:
-        found.append(Breaching(load(options.breaching, "breaching")))
-    return found
+def others(options: argparse.Namespace) -> list[Callable[[Problem], Contender]]:
+    """What the engine is compared with."""
+    checkouts = {InvertingGradients: options.invertinggradients, Breaching: options.breaching}
+    return [plain_loop, *(FromCheckout(peer, path) for peer, path in checkouts.items() if path is not None)]
 
 
-def measure_model(model: str, options: argparse.Namespace, rivals: Sequence[Peer]) -> tuple[str, list[Row]]:
+def measure_model(model: str, options: argparse.Namespace) -> tuple[str, list[Row]]:
     """Name of the data, and one row for each contender."""
-    name, images, labels, inputs = first_images(max(options.candidates))
+    most = max(options.candidates)
+    name, images, labels, inputs = first_images(most)
     problem = make_problem(model, images, labels, inputs, device=torch.device(options.device))
-    plain, *ours = contenders(problem, options.candidates)
-    runners = [plain, *(peer.contender(problem) for peer in rivals), *ours]
     with ExitStack() as pools:
+        rivals = [
+            pools.enter_context(apart(model, most, build, threads=options.threads, device=options.device))
+            for build in others(options)
+        ]
+        plain, runners = rivals[0], [*rivals, *contenders(problem, options.candidates)[1:]]
         if options.processes:
             fit = [count for count in options.candidates if count >= options.processes]
             runners += [pools.enter_context(divided(model, count, options.processes)) for count in fit]
@@ -82,7 +83,6 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    rivals = peers(options)
     base = InvertingGradients.name if options.invertinggradients else PLAIN
     models: dict[str, list[Row]] = {}
     settings: dict[str, Any] = {
@@ -91,7 +91,7 @@ def main() -> None:
     console = Console()
     console.width = max(console.width, 110)
     for model in options.models:
-        settings["data"], models[model] = measure_model(model, options, rivals)
+        settings["data"], models[model] = measure_model(model, options)
         console.print(table(model, models[model], base=base))
         # After each model, so that a long run that is stopped leaves what it has.
         content = record(models, settings, base=base)
