@@ -16,7 +16,7 @@ from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Made, Setup
 from attacker.reproduce.experiment import Experiment, images
 from attacker.reproduce.recommendation import Recommendation, Trial, sentence
 from attacker.reproduce.summarise import score
-from attacker.reproduce.worst_case import every_attack_on, is_quick
+from attacker.reproduce.worst_case import every_attack_on, is_quick, patient_attacks_on
 from fl_precode.private_file import write_private
 
 RECOMMENDATION_NAME = "recommendation.json"
@@ -30,6 +30,9 @@ _TOO_WEAK = (
     "the attacks bring nothing back without any defence either, so they cannot tell defences apart. Take more "
     "iterations (--scale), other attacks (--attacks) or another model."
 )
+
+Which = Literal["quick", "all", "patient"]
+"""Attacks: formulas, all at the scale's budget, or those that search, with more of everything."""
 
 Teller = Callable[[str, float], None]
 
@@ -134,13 +137,14 @@ class Search:
         )
 
     def _trial(self, candidate: Candidate) -> Trial:
-        """Formulas first, which take seconds, then accuracy, then searches, which take minutes."""
+        """Formulas first, which take seconds, then accuracy, then searches, which take minutes, then patient ones."""
         course = _Course(candidate=candidate)
         rejected = (
-            self._attacked(course, "validation", (0,), quick=True)
+            self._attacked(course, "validation", (0,), which="quick")
             or self._accuracy(course)
             or self._attacked(course, "validation", (0,))
             or self._attacked(course, "judged", self._experiment.scale.attacked)
+            or self._attacked(course, "judged", self._experiment.scale.attacked, which="patient")
         )
         return Trial(
             defence=candidate.defence,
@@ -157,15 +161,15 @@ class Search:
         )
 
     def _attacked(
-        self, course: _Course, part: Literal["validation", "judged"], epochs: Sequence[int], *, quick: bool = False
+        self, course: _Course, part: Literal["validation", "judged"], epochs: Sequence[int], *, which: Which = "all"
     ) -> _Rejection | None:
-        """The first attack that brings an image back, if there is one; formulas come first, ``quick`` only those."""
+        """The first attack that brings an image back, if there is one; formulas come first."""
         setup = self._setup(course.candidate.defence)
         fits = False
         for epoch in epochs:
             if epoch:
                 self._ahead.result(Cell(kind="training", setup=setup))
-            cells = self._attack_cells(course.candidate, setup, part, epoch, quick=quick)
+            cells = self._attack_cells(course.candidate, setup, part, epoch, which)
             with closing(self._ahead.results(cells)) as results:
                 for cell, run in results:
                     assert isinstance(run, AttackRun)
@@ -174,28 +178,33 @@ class Search:
                     fits = fits or found.victims > 0
                     course.closest.see(cell.attacks[0], run.victims)
                     if found.successes:
+                        name = words.attack_name(cell.attacks[0])
                         return _Rejection(
                             verdict="falls" if part == "validation" else "falls when judged",
-                            reason=f"{words.attack_name(cell.attacks[0])} brings back {found.successes} of "
-                            f"{found.victims} images under {words.protocol_name(cell.protocol).partition(' ')[0]}",
+                            reason=f"{f'patient {name}' if which == 'patient' else name} brings back {found.successes} "
+                            f"of {found.victims} images under {words.protocol_name(cell.protocol).partition(' ')[0]}",
                         )
-        if not fits and not quick:
+        if not fits and which == "all":
             return _Rejection(verdict="cannot be judged", reason="no attack fits these updates")
         return None
 
     def _attack_cells(
-        self, candidate: Candidate, setup: Setup, part: Literal["validation", "judged"], epoch: int, *, quick: bool
+        self, candidate: Candidate, setup: Setup, part: Literal["validation", "judged"], epoch: int, which: Which
     ) -> Iterator[Cell]:
-        own = self._experiment.attacks or every_attack_on(candidate.defence, self._experiment.scale)
-        for spec in sorted(own, key=is_quick, reverse=True):
-            if quick and not is_quick(spec):
-                return
+        for spec in sorted(self._specs(candidate.defence, which), key=is_quick, reverse=True):
             for protocol in PROTOCOLS:
                 yield Cell(
                     kind="attack", setup=setup, protocol=protocol, batch_size=candidate.batch_size,
                     local_steps=candidate.local_steps if protocol == "fedavg" else 0, epoch=epoch, attacks=(spec,),
                     part=part,
                 )  # fmt: skip
+
+    def _specs(self, defence: str, which: Which) -> Sequence[str]:
+        scale, own = self._experiment.scale, self._experiment.attacks
+        if which == "patient":
+            return () if own else patient_attacks_on(defence, scale)
+        every = own or every_attack_on(defence, scale)
+        return [spec for spec in every if which == "all" or is_quick(spec)]
 
     def _accuracy(self, course: _Course) -> _Rejection | None:
         candidate = course.candidate

@@ -74,11 +74,7 @@ def sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: Sc
     )
     if found.closest_ssim is not None:
         text += f" Closest came {words.attack_name(found.closest_attack)}, with SSIM {found.closest_ssim:.2f}."
-    if found.batch_size * found.local_steps > 1:
-        text += (
-            f" Several images in one update are harder for searches of {scale.iterations} iterations; a patient "
-            "attacker may do better."
-        )
+    text += " No search has an end at which it is proved to fail: a more patient attacker may do better."
     return text
 
 

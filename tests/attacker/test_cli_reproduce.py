@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from attacker.attacks import GradientMatching, build_attack
 from attacker.cli import app
 from attacker.reproduce import scales
 from attacker.reproduce.candidates import candidates
 from attacker.reproduce.experiment import Experiment
 from attacker.reproduce.recommend import Search
-from attacker.reproduce.worst_case import WITHOUT_KNOWLEDGE, attacks_on, every_attack_on
+from attacker.reproduce.worst_case import WITHOUT_KNOWLEDGE, attacks_on, every_attack_on, patient_attacks_on
 from fl_precode.data import load_data
 from tests.attacker.reproductions import TINY, tiny
 
@@ -88,6 +89,18 @@ def test_a_recommendation_faces_every_attack_that_could_work():
     assert not {"ignore", "dropout-inversion", "portfolio"} & set(names)
     assert "ignore" in {spec.partition(":")[0] for spec in every_attack_on("precode", TINY)}
     assert "dlg:iterations=4" in every_attack_on("none", TINY)
+
+
+def test_patient_attackers_have_more_of_everything():
+    for defence in ("none", "prune:share=0.9", "noise:std=0.01", "precode", "cvb", "dropout:rate=0.3"):
+        usual = {spec.partition(":")[0] for spec in attacks_on(defence, TINY)}
+        patient = [build_attack(spec) for spec in patient_attacks_on(defence, TINY)]
+        assert {one.name for one in patient} <= usual
+        for one in patient:
+            settings = one if isinstance(one, GradientMatching) else one.matching
+            assert (settings.iterations, settings.restarts, settings.total_variation) == (16, 4, 0.01)
+    names = {spec.partition(":")[0] for spec in patient_attacks_on("prune:share=0.9", TINY)}
+    assert names == {"inverting-gradients", "defence-matched"}
 
 
 def test_images_named_as_medmnist_names_them(tmp_path):
@@ -169,6 +182,23 @@ def test_searches_wait_until_accuracy_is_known(tmp_path, monkeypatch):
     attacked = [json.loads(path.read_text())["cell"] for path in (tmp_path / "cells").glob("attack-*")]
     ran = {one["attacks"][0] for one in attacked if one["setup"]["defence"] in costly}
     assert ran == {"first-layer"}
+
+
+def test_what_stands_every_attack_may_fall_to_a_patient_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("attacker.reproduce.recommend.every_attack_on", lambda *_: ("layerwise-inversion",))
+    monkeypatch.setattr("attacker.reproduce.recommend.patient_attacks_on", lambda *_: ("first-layer",))
+    monkeypatch.setattr("attacker.reproduce.recommend.TOLERANCE", 1.0)
+    monkeypatch.setattr("attacker.reproduce.recommend.LEARNT", -1.0)
+    found = Search(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=4)
+    fell = [one for one in found.trials if one.reason.startswith("patient first-layer inversion brings back")]
+    assert fell
+    assert all(one.verdict == "falls when judged" and one.closest_attack == "first-layer" for one in fell)
+    made = [json.loads(path.read_text())["cell"] for path in (tmp_path / "cells").glob("attack-*")]
+    patient = [one for one in made if one["attacks"] == ["first-layer"]]
+    assert {one["setup"]["defence"] for one in patient} == {
+        one.defence for one in found.trials if one in fell or one.verdict == "recommended"
+    }
+    assert {one["part"] for one in patient} == {"judged"}
 
 
 def test_exit_code_1_when_the_attacks_cannot_tell(tmp_path):
