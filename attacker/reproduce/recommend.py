@@ -27,7 +27,7 @@ PROTOCOLS: tuple[Literal["fedsgd", "fedavg"], ...] = ("fedsgd", "fedavg")
 
 UNDEFENDED = Candidate(defence="none", batch_size=1, local_steps=1, payload_bytes=0, gradients=1)
 _TOO_WEAK = (
-    "the attacks bring nothing back without any defence either, so they cannot tell defences apart. Take more "
+    "the attacks bring nothing back without any defence either{reached}, so they cannot tell defences apart. Take more "
     "iterations (--scale), other attacks (--attacks) or another model."
 )
 
@@ -101,9 +101,13 @@ class Search:
         tried = candidates(self._experiment, self._data, self._model, at_most=at_most)
         trials: list[Trial] = []
         self._tell("without a defence", 0.0)
-        without = self._attacked(_Course(candidate=UNDEFENDED), "validation", (0,))
+        bare = _Course(candidate=UNDEFENDED)
+        without = self._attacked(bare, "validation", (0,)) or self._attacked(
+            bare, "validation", self._experiment.scale.attacked, which="patient"
+        )
         if without is None or without.verdict != "falls":
-            result = self._result(trials, f"{words.model_name(self._model)}: {_TOO_WEAK}")
+            reached = "" if bare.closest.ssim is None else f" (SSIM {bare.closest.ssim:.2f} at most)"
+            result = self._result(trials, f"{words.model_name(self._model)}: {_TOO_WEAK.format(reached=reached)}")
             return self._kept(result)
         for number, candidate in enumerate(tried):
             self._tell(

@@ -209,6 +209,17 @@ def test_exit_code_1_when_the_attacks_cannot_tell(tmp_path):
     assert "without any defence either" in " ".join(result.stdout.split())
 
 
+@pytest.mark.parametrize("patient", [(), ("first-layer",)], ids=["neither", "the patient one does"])
+def test_whether_attacks_can_tell_is_asked_of_patient_ones_too(tmp_path, monkeypatch, patient):
+    monkeypatch.setattr(
+        "attacker.reproduce.recommend.every_attack_on", lambda *_: ("inverting-gradients:iterations=1",)
+    )
+    monkeypatch.setattr("attacker.reproduce.recommend.patient_attacks_on", lambda *_: patient)
+    found = Search(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=1)
+    assert bool(found.trials) is bool(patient)
+    assert bool(re.search(r"any defence either \(SSIM -?0\.\d\d at most\)", found.sentence)) is not bool(patient)
+
+
 def test_an_experiment_needs_a_selection():
     with pytest.raises(ValueError, match="one or more different data"):
         Experiment(scale=TINY, data=(), models=("mlp",), defences=("none",))
