@@ -20,7 +20,7 @@ class _Searches:
 
     Attributes:
         running: Searches in all threads.
-        for_good: Whether `keep_freed_memory` was called.
+        for_good: Whether `keep_freed_memory` was called where that can be done.
     """
 
     def __init__(self) -> None:
@@ -42,8 +42,9 @@ def keep_freed_memory() -> bool:
         Whether this process has such an allocator.
     """
     with _SEARCHES.lock:
-        _SEARCHES.for_good = True
-    return _keep(_KEEP)
+        kept = _keep(_KEEP)
+        _SEARCHES.for_good = _SEARCHES.for_good or kept
+    return kept
 
 
 @contextmanager
