@@ -195,8 +195,10 @@ class Search:
     def _attack_cells(
         self, candidate: Candidate, setup: Setup, part: Literal["validation", "judged"], epoch: int, which: Which
     ) -> Iterator[Cell]:
+        # One undefended local step sends the same gradient under either protocol.
+        protocols = PROTOCOLS[:1] if candidate == UNDEFENDED else PROTOCOLS
         for spec in sorted(self._specs(candidate.defence, which), key=is_quick, reverse=True):
-            for protocol in PROTOCOLS:
+            for protocol in protocols:
                 yield Cell(
                     kind="attack", setup=setup, protocol=protocol, batch_size=candidate.batch_size,
                     local_steps=candidate.local_steps if protocol == "fedavg" else 0, epoch=epoch, attacks=(spec,),

@@ -19,7 +19,7 @@ PATIENCE = 4
 """Times the scale's iterations, and restarts, of a patient attacker."""
 
 _PATIENT_PRIOR = "0.01"
-"""Weight of total variation, as Geiping et al. take it for batches: 1e-6, as in PRECODE's paper, leaves noise as it is."""
+"""Weight of total variation, as Geiping et al. take it for batches; 1e-6, as in PRECODE's paper, leaves noise."""
 
 _FORMULAS = ("first-layer", "spear", "layerwise-inversion", "through-bottleneck")
 

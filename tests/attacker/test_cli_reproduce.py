@@ -218,6 +218,8 @@ def test_whether_attacks_can_tell_is_asked_of_patient_ones_too(tmp_path, monkeyp
     found = Search(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=1)
     assert bool(found.trials) is bool(patient)
     assert bool(re.search(r"any defence either \(SSIM -?0\.\d\d at most\)", found.sentence)) is not bool(patient)
+    made = [json.loads(path.read_text())["cell"] for path in (tmp_path / "cells").glob("attack-*none*")]
+    assert {one["protocol"] for one in made} == {"fedsgd"}, "one undefended step is the same gradient under both"
 
 
 def test_an_experiment_needs_a_selection():
