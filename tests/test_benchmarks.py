@@ -146,9 +146,12 @@ def test_accuracy_counts_runs_that_diverged():
 
 def test_cvb_figures(tmp_path):
     report = run(
-        "cvb_figures.py", "--images", "1", "--seeds", "1", "--iterations", "2", "--total-variation", "1e-4",
-        out=tmp_path / "cvb.json",
+        "cvb_figures.py", "--images", "1", "--seeds", "1", "--iterations", "3", "--learning-rate", "1", "0.1",
+        "--total-variation", "0.1", "1e-4", out=tmp_path / "cvb.json",
     )  # fmt: skip
-    assert len(report["rows"]) == 2 * 7
-    assert {row["attack"] for row in report["rows"]} == {"inverting-gradients", "ignore", "noise-restoring"}
-    assert all(-1 < value < 1 for row in report["rows"] for value in row["ssim"])
+    rows = {(row["defence"], row["attack"]): row for row in report["rows"]}
+    assert len(rows) == 2 * 2 * 7
+    assert {attack.partition(":")[0] for _, attack in rows} == {"inverting-gradients", "ignore", "noise-restoring"}
+    assert all(-1 < value < 1 for row in rows.values() for value in row["ssim"] + row["ssim_stretched"])
+    plain = [row["ssim"][0] for (defence, _), row in rows.items() if defence == "none"]
+    assert len(set(plain)) == 4, "step and prior change the image"
