@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,19 @@ EVALUATIONS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Model, steps of its training (0: untrained), attack and images of one client."""
+    """Model, steps of its training (0: untrained), attack, images of one client and which random start."""
 
     group: str
     model: str
     steps: int
     attack: str
     batch: int
+    start: int = 0
 
     def __str__(self) -> str:
         state = f"trained {self.steps} steps" if self.steps else "untrained"
-        return f"{self.model} | {state} | {self.attack} | batch {self.batch}"
+        start = f" | start {self.start}" if self.start else ""
+        return f"{self.model} | {state} | {self.attack} | batch {self.batch}{start}"
 
 
 def settings(options: argparse.Namespace) -> list[Setting]:
@@ -62,7 +64,8 @@ def settings(options: argparse.Namespace) -> list[Setting]:
     for model in ("lenet", "mlp"):
         for batch in (4, 8):
             found.append(Setting(group="batches", model=model, steps=0, attack=adam, batch=batch))
-    return [one for one in found if one.group in options.groups]
+    chosen = [one for one in found if one.group in options.groups]
+    return [replace(one, start=start) for one in chosen for start in range(options.starts)]
 
 
 def build_victim(setting: Setting, options: argparse.Namespace) -> Victim:
@@ -117,7 +120,8 @@ def ours(setting: Setting, victim: Victim, images: Tensor, labels: Tensor) -> li
     seen = observe(victim, images, labels, batch_size=setting.batch)
     granted, truth = labels.split(setting.batch), images.split(setting.batch)
     attack = build_attack(setting.attack)
-    found = attack(victim, seen, generator=torch.Generator().manual_seed(0), labels=granted, progress=show(setting))
+    generator = torch.Generator().manual_seed(setting.start)
+    found = attack(victim, seen, generator=generator, labels=granted, progress=show(setting))
     return [
         {"matching_loss": one.matching_loss, "outcome": str(one.outcome), "reason": one.reason}
         | ({} if one.inputs is None else figures(victim, one.inputs, true))
@@ -132,7 +136,7 @@ def theirs(
     (seen,) = observe(victim, images, labels, batch_size=setting.batch)
     attack = build_attack(setting.attack)
     assert isinstance(attack, GradientMatching)
-    torch.manual_seed(client)
+    torch.manual_seed(client + 1000 * setting.start)
     found = peer.reconstruct(victim, seen.update, labels, attack)
     if not bool(found.isfinite().all()):
         return [{"outcome": "diverged"}]
@@ -187,6 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peer-images", type=int, default=2, help="clients that the research code attacks, as it is slow"
     )
+    parser.add_argument("--starts", type=int, default=1, help="random starts, each attacked by itself")
     parser.add_argument("--iterations", type=int, default=4800, help="of signed Adam")
     parser.add_argument("--steps", type=int, default=300, help=f"of L-BFGS, {EVALUATIONS} evaluations each")
     parser.add_argument("--training-steps", type=int, default=1500)

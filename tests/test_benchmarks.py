@@ -66,6 +66,10 @@ def test_quality_is_taken_up_where_it_ended(tmp_path):
     again = run(*command, "--table", str(tmp_path / "table.md"), out=out)
     assert again["cells"] == first["cells"], "what is there is not run again"
     assert "7.0 dB / 0.50" in (tmp_path / "table.md").read_text()
+    more = run(*command, "--starts", "2", out=out)["cells"]
+    assert len(more) == 10
+    other = key.replace("batch 4", "batch 4 | start 1")
+    assert more[other]["clients"][0]["psnr"] != client["psnr"]
 
 
 def test_analytic_is_taken_up_where_it_ended(tmp_path):
