@@ -66,7 +66,8 @@ def recommend(
     with _search_progress() as tell:
         search = Search(experiment, folder, tell, workers=how_many(workers, experiment.device))
         found = search.run(at_most=candidates)
-    _trials(found)
+    if found.trials:
+        _trials(found)
     typer.echo(found.sentence)
     typer.echo(f"record: {folder / RECOMMENDATION_NAME}")
     if not found.found:

@@ -70,6 +70,9 @@ def test_quality_is_taken_up_where_it_ended(tmp_path):
     assert len(more) == 10
     other = key.replace("batch 4", "batch 4 | start 1")
     assert more[other]["clients"][0]["psnr"] != client["psnr"]
+    alone = run(*command, "--models", "lenet", out=tmp_path / "alone.json")["cells"]
+    assert {name.split(" | ")[0] for name in alone} == {"lenet"}
+    assert len(alone) == 2
 
 
 def test_analytic_is_taken_up_where_it_ended(tmp_path):

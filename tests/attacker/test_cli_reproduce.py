@@ -207,6 +207,7 @@ def test_exit_code_1_when_the_attacks_cannot_tell(tmp_path):
     )
     assert result.exit_code == 1
     assert "without any defence either" in " ".join(result.stdout.split())
+    assert "verdict" not in result.stdout, "nothing was tried: no empty table"
 
 
 @pytest.mark.parametrize("patient", [(), ("first-layer",)], ids=["neither", "the patient one does"])
