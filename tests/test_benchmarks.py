@@ -162,3 +162,17 @@ def test_cvb_figures(tmp_path):
     assert all(-1 < value < 1 for row in rows.values() for value in row["ssim"] + row["ssim_stretched"])
     plain = [row["ssim"][0] for (defence, _), row in rows.items() if defence == "none"]
     assert len(set(plain)) == 4, "step and prior change the image"
+
+
+def test_adaptive_says_how_far_the_noise_was_found(tmp_path):
+    text = tmp_path / "adaptive.md"
+    cases = [("lenet", "none", "first-layer"), ("mlp", "precode", "noise-restoring:iterations=1")]
+    cases += [("mlp", "precode", name) for name in ("first-layer", "noise-recovery:iterations=1")]
+    chosen = [word for case in cases for word in ("--case", *case)]
+    report = run("adaptive.py", "--images", "2", "--table", str(text), *chosen, out=tmp_path / "adaptive.json")
+    assert len(report["rows"]) == 4
+    restored, recovered = (report["rows"][place]["noise_mse"] for place in (1, 3))
+    assert max(recovered) < 1e-10 < 0.1 < min(restored), "one step of a search finds nothing, the closed form all"
+    lines = text.read_text().splitlines()[2:]
+    assert lines[0].startswith("| lenet | none | `first-layer` | does not apply | 0 of 2 | – | – |")
+    assert lines[2].startswith("| mlp | precode | `first-layer` | 1.00 | 2 of 2 |")
