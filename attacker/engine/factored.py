@@ -8,7 +8,7 @@ the output gradients of every layer for every image.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import Self
@@ -31,7 +31,7 @@ from attacker.engine.products import (
     precise,
     squared_norms,
 )
-from attacker.engine.trace import LayerRun, Trace, trace
+from attacker.engine.trace import LayerRun, Trace, Views, trace
 from fl_precode.observation import Gradients
 
 
@@ -121,6 +121,8 @@ class FactoredProducts(GradientProducts):
         if any(run.overwritten for run in seen.layers):
             with _out_of_place(self._inplace):
                 seen = trace(self._replay.victim)
+        # Only where they are needed: every operation of the model passes them.
+        self._reshaped = Views if seen.views else nullcontext
         self._overwritten = {run.name for run in seen.layers if run.overwritten}
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
@@ -134,6 +136,7 @@ class FactoredProducts(GradientProducts):
             torch.enable_grad(),
             batches_of(self._replay.victim.model, batch),
             self._victim_layers.installed(),
+            self._reshaped(),
             self._record() as passes,
         ):
             inputs = flat if differentiable else flat.detach().requires_grad_(True)

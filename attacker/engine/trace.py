@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from attacker.victim import Victim
 from fl_precode.sampling import Bottleneck, RandomLayer, sample_noise
@@ -40,11 +41,13 @@ class Trace:
         probe: (batch, channels, height, width), what the model was given.
         layers: Layers that own parameters, in order of execution.
         random: Layers that draw noise, in order of execution.
+        views: Whether `torch.Tensor.view` was called, which refuses images that are stored with channels last.
     """
 
     probe: Tensor
     layers: tuple[LayerRun, ...]
     random: tuple[LayerRun, ...]
+    views: bool = False
 
     @property
     def bottlenecks(self) -> tuple[LayerRun, ...]:
@@ -87,7 +90,7 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
         if isinstance(module, RandomLayer) or any(True for _ in module.parameters(recurse=False))
     ]
     try:
-        with torch.no_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(0)):
+        with torch.no_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(0)), Views() as views:
             victim.model(probe.clone())
     finally:
         for hook in hooks:
@@ -97,7 +100,28 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
         probe=probe,
         layers=tuple(run for run in runs if not isinstance(run.module, RandomLayer)),
         random=tuple(run for run in runs if isinstance(run.module, RandomLayer)),
+        views=views.any,
     )
+
+
+class Views(TorchFunctionMode):
+    """Inside the block a model's ``x.view(shape)`` is ``x.reshape(shape)``: the same values, in any memory layout.
+
+    Attributes:
+        any: Whether there was one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.Tensor.view or kwargs or any(isinstance(one, torch.dtype) for one in args):
+            return func(*args, **(kwargs or {}))
+        self.any = True
+        return args[0].reshape(*args[1:])
 
 
 def _recorder(name: str, finished: list[Callable[[], LayerRun]]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:

@@ -133,6 +133,35 @@ class Norms(nn.Module):
         return self.head(self.plain(torch.tanh(x)).flatten(1))
 
 
+class Viewing(nn.Module):
+    """`torch.Tensor.view` twice, which only channels first allow: between the halves of a shuffle, and to flatten."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(spec.channels, 4, 3, padding=1), nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6 * (spec.height - 2) * (spec.width - 2), spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        x = x.view(len(x), 2, 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        x = torch.relu(self.second(x))
+        return self.head(x.view(x.size(0), -1))
+
+
+class ThroughView(nn.Module):
+    """Writes through a view, which another memory layout would make a copy."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(spec.channels, 4, 3)
+        self.head = nn.Linear(4 * (spec.height - 2) * (spec.width - 2), spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x.view(len(x), -1).mul_(3)
+        return self.head(x.flatten(1).sin())
+
+
 def settle(norm: nn.Module) -> nn.Module:
     """Running statistics and scales that are not the identity."""
     for name, value in (*norm.named_buffers(), *norm.named_parameters()):
@@ -191,11 +220,13 @@ FACTORED = {
     "instance norm": lambda spec: nn.Sequential(nn.InstanceNorm2d(spec.channels, affine=True), tiny.mlp(spec)),
     "tokens": TokenModel,
     "constant and unused layers": Aside,
+    "views": Viewing,
 }
 DENSE = {
     "mixing": Mixing,
     "reusing": Reusing,
     "twice": Twice,
+    "writing through a view": ThroughView,
 }
 LOOP = {
     "shared layer norm": Shared,

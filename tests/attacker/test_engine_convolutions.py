@@ -7,13 +7,14 @@ import torch
 
 from attacker.engine import FactoredProducts, Replay, convolutions, cosine_distance
 from attacker.engine.convolve import Geometry
+from attacker.engine.trace import Views
 from tests.attacker import tiny
 from tests.attacker.replay_models import FACTORED, Residual
 from tests.attacker.test_engine_by_victim import check
 from tests.attacker.test_engine_products import Problem
 from tests.oracles import loop_gradient
 
-MODELS = ["convnet", "conv groups", "conv dilated, reflected", "depthwise", "residual with batch norm"]
+MODELS = ["convnet", "conv groups", "conv dilated, reflected", "depthwise", "residual with batch norm", "views"]
 
 
 WAYS = {"one by one": ("_LARGE", 0), "never formed": ("_GRAM_COST", 0)}
@@ -114,3 +115,19 @@ def test_what_does_not_go_round_onednn(settings, images, dtype):
     geometry, kernels = _geometry(**settings), torch.zeros(12, 6, 5, 5)
     assert not geometry._is_tiny(torch.zeros(images, 6, 11, 11, dtype=dtype), kernels)
     assert not _geometry()._is_tiny(torch.zeros(1, 6, 64, 64), kernels)
+
+
+def test_a_view_of_channels_last_is_a_reshape_inside_the_block_alone():
+    images = torch.arange(48.0).reshape(2, 3, 2, 4).contiguous(memory_format=torch.channels_last)
+    with Views() as views:
+        assert images.view(torch.int32).dtype is torch.int32
+        assert not views.any, "another dtype is no other shape"
+        assert torch.equal(images.view(2, -1), images.flatten(1))
+    assert views.any
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        images.view(2, -1)
+
+
+@pytest.mark.parametrize(("name", "views"), [("views", True), ("convnet", False)])
+def test_only_models_that_view_pay_for_it(name, views):
+    assert Problem(FACTORED[name], victims=1, restarts=1, batch=1).seen.views is views
