@@ -11,8 +11,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attacker.engine.second_derivatives import twice_differentiable
 from attacker.victim import Victim
 from fl_precode.bottleneck import sample_noise
 from fl_precode.observation import Gradients
@@ -91,8 +91,7 @@ class Replay:
         """Training loss of one batch at ``parameters``, a scalar; shapes (batch, ...) as for the model."""
         state = {f"model.{name}": value for name, value in (*self.buffers.items(), *parameters.items())}
         source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
-        # Fused attention kernels have no second derivative.
-        with source, sdpa_kernel(SDPBackend.MATH):
+        with source, twice_differentiable(self.victim.model):
             value: Tensor = functional_call(_VictimLoss(self.victim), state, (inputs, labels))
         return value
 
