@@ -32,8 +32,8 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.seeding import seeded
 from label_recovery import load
 
-# Of total variation: it has to suit the model (at 1e-6 a search does not bring back even the undefended ReLU LeNet).
-WEIGHTS = {"lenet:init=uniform": 1e-6, "lenet": 1e-6, "lenet:activation=relu": 0.1, "mlp": 1e-6}
+# Its weight has to suit the model (at 1e-6 a search does not bring back even the undefended ReLU LeNet).
+TOTAL_VARIATION = {"lenet:init=uniform": 1e-6, "lenet": 1e-6, "lenet:activation=relu": 0.1, "mlp": 1e-6}
 SEARCHES = ("inverting-gradients", "ignore", "noise-restoring", "noise-recovery")
 logger = logging.getLogger("adaptive")
 
@@ -100,7 +100,7 @@ def noise_error(found: Reconstruction, node: int) -> float | None:
 def cases(iterations: int) -> list[tuple[str, str, str]]:
     """Model, defence and attack of each row."""
     rows = []
-    for model, weight in WEIGHTS.items():
+    for model, weight in TOTAL_VARIATION.items():
         search = f"iterations={iterations},total_variation={weight:g}"
         rows.append((model, "none", f"inverting-gradients:{search}"))
         rows += [(model, "precode", f"{name}:{search}") for name in SEARCHES]

@@ -32,8 +32,8 @@ from peers import InvertingGradients, load
 
 OURS = "ours"
 PEER = InvertingGradients.name
-DEEP = ("convnet", "resnet20:width=4")
-MODELS = ("lenet:init=uniform", *DEEP, "lenet", "mlp")
+DLG, DEEP, BATCHES = "lenet:init=uniform", ("convnet", "resnet20:width=4"), ("lenet", "mlp")
+MODELS = (DLG, *DEEP, *BATCHES)
 # One step of the research code's L-BFGS is up to so many evaluations; ours counts evaluations.
 EVALUATIONS = 20
 
@@ -59,16 +59,16 @@ def settings(options: argparse.Namespace) -> list[Setting]:
     """Everything that is compared, of the groups asked for."""
     adam = f"inverting-gradients:iterations={options.iterations}"
     lbfgs = f"idlg:iterations={EVALUATIONS * options.steps}"
-    found = [Setting(group="dlg", model="lenet:init=uniform", steps=0, attack=lbfgs, batch=1)]
+    found = [Setting(group="dlg", model=DLG, steps=0, attack=lbfgs, batch=1)]
     for model in DEEP:
         for steps in (0, options.training_steps):
             found.append(Setting(group="deep", model=model, steps=steps, attack=adam, batch=1))
-    for model in ("lenet", "mlp"):
+    for model in BATCHES:
         for batch in (4, 8):
             found.append(Setting(group="batches", model=model, steps=0, attack=adam, batch=batch))
-    chosen = [one for one in found if one.group in options.groups]
-    if options.models:
-        chosen = [one for one in chosen if one.model in options.models]
+    chosen = [one for one in found if one.group in options.groups and one.model in options.models]
+    if not chosen:
+        sys.exit(f"--models {' '.join(options.models)}: none of these is in --groups {' '.join(options.groups)}")
     return [replace(one, start=start) for one in chosen for start in range(options.starts)]
 
 
@@ -191,7 +191,7 @@ def mean(clients: list[dict[str, Any]]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=["dlg", "deep", "batches"], default=["dlg", "deep", "batches"])
-    parser.add_argument("--models", nargs="+", choices=MODELS, help="of these groups (default: all)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="of these groups")
     parser.add_argument("--images", type=int, default=8, help="for each setting")
     parser.add_argument(
         "--peer-images", type=int, default=2, help="clients that the research code attacks, as it is slow"

@@ -73,6 +73,8 @@ def test_quality_is_taken_up_where_it_ended(tmp_path):
     alone = run(*command, "--models", "lenet", out=tmp_path / "alone.json")["cells"]
     assert {name.split(" | ")[0] for name in alone} == {"lenet"}
     assert len(alone) == 2
+    with pytest.raises(AssertionError, match="--models mlp: none of these is in --groups deep"):
+        run("quality.py", "--groups", "deep", "--models", "mlp", out=tmp_path / "none.json")
 
 
 def test_analytic_is_taken_up_where_it_ended(tmp_path):

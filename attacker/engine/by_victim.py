@@ -23,6 +23,7 @@ from attacker.engine.norms import (
     scaled,
 )
 from attacker.engine.products import Replay
+from attacker.engine.shadowed import shadowed
 from attacker.engine.trace import LayerRun, Trace
 
 LAYERS = (nn.Linear, nn.Conv2d, *NORM_LAYERS)
@@ -98,15 +99,11 @@ class VictimLayers:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the layers run with the victims' weights inside the block; layers exchanged before stay as they are."""
-        free = {layer: weights for layer, weights in self._weights.items() if "forward" not in layer.__dict__}
-        try:
-            for layer, weights in free.items():
-                # Shadows the method of the class.
-                layer.__dict__["forward"] = _forward(layer, weights, together=self._together)
+        forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {
+            layer: _forward(layer, weights, together=self._together) for layer, weights in self._weights.items()
+        }
+        with shadowed(forwards):
             yield
-        finally:
-            for layer in free:
-                layer.__dict__.pop("forward", None)
 
 
 def _forward(layer: PlainLayer | NormLayer, own: LayerWeights, *, together: bool) -> Callable[[Tensor], Tensor]:

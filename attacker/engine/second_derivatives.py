@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from attacker.engine.shadowed import shadowed
 
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Inside the block attention is plain matrix products, and every ``torch.nn.Hardsigmoid`` is made of `relu6`.
 
-    The values are the same up to rounding, and no method stays behind on the model. Nothing else is changed: a kernel
-    without a second derivative that the model calls in another way fails as torch has it fail.
+    The values are the same up to rounding. Nothing else is changed: a kernel without a second derivative that the model
+    calls in another way fails as torch has it fail.
 
     Args:
         model: Runs in the block.
     """
-    layers = [one for one in model.modules() if type(one) is nn.Hardsigmoid and "forward" not in one.__dict__]
-    for layer in layers:
-        # Shadows the method of the class.
-        layer.__dict__["forward"] = _hard_sigmoid
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward")
+    layers = [one for one in model.modules() if type(one) is nn.Hardsigmoid]
+    with shadowed({one: partial(_hard_sigmoid, one) for one in layers}), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
-def _hard_sigmoid(values: Tensor) -> Tensor:
-    return F.relu6(values + 3) / 6
+def _hard_sigmoid(layer: nn.Hardsigmoid, values: Tensor) -> Tensor:
+    found = F.relu6(values + 3) / 6
+    return values.copy_(found) if layer.inplace else found

@@ -14,8 +14,13 @@ from tests.attacker import tiny
 
 
 class WrittenOut(nn.Module):
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.overwrites = inplace
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu6(x + 3) / 6
+        found = F.relu6(x + 3) / 6
+        return x.copy_(found) if self.overwrites else found
 
 
 class Gated(nn.Module):
@@ -28,8 +33,10 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.conv(x))
-        weight = self.gate(self.squeeze(x.mean((2, 3))))
-        return self.head((x * weight[:, :, None, None]).amax((2, 3)))
+        squeezed = self.squeeze(x.mean((2, 3)))
+        weight = self.gate(squeezed)
+        # A gate in place changes what it was given, too.
+        return self.head((x * weight[:, :, None, None]).amax((2, 3)) + squeezed)
 
 
 def gated(gate: nn.Module) -> Victim:
@@ -49,9 +56,10 @@ def distance(victim: Victim) -> tuple[Tensor, Tensor, type]:
     return found.detach(), gradient, type(products)
 
 
-def test_a_hard_sigmoid_is_matched_like_the_same_written_out():
-    own, other = distance(gated(nn.Hardsigmoid())), distance(gated(WrittenOut()))
-    assert own[2] is other[2] is FactoredProducts
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_hard_sigmoid_is_matched_like_the_same_written_out(inplace):
+    own, other = distance(gated(nn.Hardsigmoid(inplace))), distance(gated(WrittenOut(inplace)))
+    assert inplace or own[2] is other[2] is FactoredProducts
     for value, wanted in zip(own[:2], other[:2], strict=True):
         torch.testing.assert_close(value, wanted, atol=1e-12, rtol=1e-12)
 
