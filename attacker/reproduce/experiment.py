@@ -102,10 +102,11 @@ class Experiment:
         """The setups that there are, and why there are not the others.
 
         Raises:
-            ValueError: If a name does not exist, or a defence fits none of the models.
+            ValueError: If a name does not exist, or a defence chosen by the user fits none of the models.
         """
         reasons = {setup: self.why_not(setup) for setup in self.setups()}
-        for defence in self.defences:
+        # The scale's own list is for any models: who names only an MLP did not ask for the convolutional bottleneck.
+        for defence in () if self.defences == self.scale.defences else self.defences:
             own = [reason for setup, reason in reasons.items() if setup.defence == defence]
             if all(own):
                 raise ValueError(f"the defence {defence!r} fits none of the models: {own[0]}")

@@ -47,6 +47,16 @@ def test_bad_input_is_bad_usage_and_begins_nothing(tmp_path, options, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_scales_own_defence_that_fits_no_model_is_left_out():
+    scale = replace(TINY, defences=("none", "cvb"))
+    with pytest.raises(ValueError, match="'cvb' fits none of the models"):
+        tiny(scale=scale, models=("mlp",), defences=("cvb",)).split()
+    setups, left_out = tiny(scale=scale, models=("mlp",), defences=scale.defences).split()
+    assert [one.defence for one in setups] == ["none"]
+    assert [one.defence for one in left_out] == ["cvb"]
+    assert "needs feature maps" in " ".join(left_out.values())
+
+
 def test_images_that_are_not_there_fail(tmp_path):
     result = invoke("reproduce", "precode", "--out", tmp_path / "out", "--data", f"folder:{tmp_path / 'none'}")
     assert result.exit_code == 1
