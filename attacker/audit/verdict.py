@@ -4,7 +4,8 @@ One rule decides for each federation, the first that fits:
 
 1. No attack gave a result: *not known*.
 2. No similarity could be measured, because the truth is not there: *not known*.
-3. The average training image alone counts as come back on every victim, so that the measure cannot tell: *not known*.
+3. The average training image alone counts as come back on every victim, and no attack brought one back nearer
+   to the truth, so that the measure cannot tell: *not known*.
 4. Images came back without a defence, or by an attack that ignores the defence: *leaks*.
 5. Images came back, but only by attacks that know the defence: *leaks to an adaptive attacker*.
 6. Nothing came back, with a defence; a plain attack that was stopped here brings images back from the undefended
@@ -165,5 +166,6 @@ def _average_image(view: FederationView) -> list[str]:
         return []
     return [
         f"The average training image alone reaches SSIM >= {view.record.success_threshold:g} on {flat} of these "
-        "images, so reaching it there does not show that an update leaked."
+        "images, so reaching it there does not show that an update leaked. Images that an attack brought back nearer "
+        f"to the truth than that average: {view.nearer}."
     ]

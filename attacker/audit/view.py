@@ -94,10 +94,26 @@ class FederationView:
         """Whether similarity was measured, and no attack brought an image back."""
         return bool(self.scored) and not any(one.successes for one in self.scored)
 
+    @cached_property
+    def nearer(self) -> int:
+        """Images that an attack brought back nearer to the truth than the average training image is."""
+        return len(
+            {
+                row.victim_id
+                for row in self.record.results
+                if row.federation == self.federation.id
+                and row.ssim is not None
+                and row.baseline_ssim is not None
+                and row.ssim >= self.record.success_threshold
+                and row.ssim > row.baseline_ssim
+            }
+        )
+
     @property
     def cannot_be_told(self) -> bool:
-        """Whether the average training image alone counts as come back on every victim."""
-        return bool(self.scored) and all(one.baseline_successes == one.images for one in self.scored)
+        """Whether the average training image alone counts as come back on every victim, and no attack did better."""
+        alike = bool(self.scored) and all(one.baseline_successes == one.images for one in self.scored)
+        return alike and not self.nearer
 
     def adaptive(self, spec: str) -> bool:
         """Whether an attack answers this federation's defence, or a part of it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attacker.attacks.registry import ATTACKS
 from attacker.report import words
-from attacker.reproduce.summary import Assumption, AttackScore, Fall, SetupSummary, State
+from attacker.reproduce.summary import Assumption, AttackScore, Fall, Score, SetupSummary, State
 
 Tried = tuple[State, AttackScore]
 
@@ -14,22 +14,24 @@ Tried = tuple[State, AttackScore]
 def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
     """One entry for each defended model, undefended ones included.
 
-    A defence falls to an attack when more images come back than the mean training image alone gives. A plain attack
-    does not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where nothing comes
-    back although the undefended model is reconstructed, the attacks tried were stopped, which proves nothing more.
+    A defence falls to an attack when an image comes back that is nearer to the truth than the mean training image,
+    which needs no update. Counts would not do: where the mean image resembles 13 of 16, four exact ones are fewer.
+    A plain attack does not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where
+    nothing comes back although the undefended model is reconstructed, the attacks tried were stopped, which proves
+    nothing more.
     """
     return [_fall(setup, setups) for setup in setups]
 
 
-def broken(state: State, one: AttackScore) -> bool:
-    """Whether more images came back than by guessing."""
-    return one.score.successes > state.baseline.successes
+def broken(one: AttackScore) -> bool:
+    """Whether an image came back for which guessing would not have done as well."""
+    return one.score.nearer > 0
 
 
 def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
     tried = [(state, one) for state in setup.states for one in state.attacks if one.score.victims]
     for assumption, adaptive in (("plain", False), ("adaptive", True)):
-        won = [(state, one) for state, one in tried if one.adaptive is adaptive and broken(state, one)]
+        won = [(state, one) for state, one in tried if one.adaptive is adaptive and broken(one)]
         if won:
             return _entry(setup, "plain" if assumption == "plain" else "adaptive", max(won, key=_strength))
     if setup.defence == "none" or not _undefended_falls(setup, setups):
@@ -37,14 +39,14 @@ def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
     return _entry(setup, "none tried", max(tried, key=_strength) if tried else None)
 
 
-def _strength(tried: Tried) -> tuple[float, float]:
-    _, one = tried
-    return one.score.rate or 0.0, one.score.ssim or 0.0
+def _strength(tried: Tried) -> tuple[int, int, float]:
+    score = tried[1].score
+    return score.nearer, score.successes, score.ssim or 0.0
 
 
 def _undefended_falls(setup: SetupSummary, setups: Sequence[SetupSummary]) -> bool:
     return any(
-        broken(state, one)
+        broken(one)
         for other in setups
         if (other.data, other.model, other.defence) == (setup.data, setup.model, "none")
         for state in other.states
@@ -71,8 +73,7 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, 
     if state is None or one is None:
         return f"{defence}: no attack fits these updates, so nothing is known."
     score = one.score
-    low, high = score.interval or (0.0, 1.0)
-    back = f"{score.successes} of {score.victims} images came back (95 % interval {words.interval(low, high)})"
+    back = _came_back(score, resembled=state.baseline.successes > 0)
     when = state_name(state.epoch)
     name = words.attack_name(one.attack)
     if assumption == "plain":
@@ -87,6 +88,16 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, 
     if setup.defence == "none":
         return f"The attacks are too weak: without any defence {back}, {when}."
     return f"Cannot tell: the attacks bring nothing back from the undefended model either; {back}, {when}."
+
+
+def _came_back(score: Score, *, resembled: bool) -> str:
+    low, high = score.interval or (0.0, 1.0)
+    found = f"{score.successes} of {score.victims} images came back (95 % interval {words.interval(low, high)})"
+    if resembled and score.successes:
+        found += f", {score.nearer} of them nearer than the mean training image"
+    if score.not_applicable:
+        found += f", {score.not_applicable} not attacked because it does not fit them"
+    return found
 
 
 def knowledge(spec: str) -> str:

@@ -171,7 +171,7 @@ def _whiskers(value: float, interval: tuple[float, float] | None) -> list[list[f
 
 def _percent(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(lambda value, _: f"{value * 100:.0f} %")
+    axis.set_major_formatter(lambda value, _: f"{value * 100:.3g} %")
 
 
 def svg_text(figure: Figure) -> str:

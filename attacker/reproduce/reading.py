@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable
 from attacker.reproduce.summary import AttackScore, Score, SetupSummary, State
 
 NOTHING = Score(
-    victims=0, not_applicable=0, failed=0, successes=0, rate=None, interval=None, ssim=None, psnr=None, mse=None
+    victims=0,
+    not_applicable=0,
+    failed=0,
+    successes=0,
+    nearer=0,
+    rate=None,
+    interval=None,
+    ssim=None,
+    psnr=None,
+    mse=None,
 )
 """Where no attack was tried."""
 

@@ -176,14 +176,15 @@ def score(rows: Iterable[VictimScore]) -> Score:
     """Success of one attack, or of a choice between several. An image without SSIM counts as not come back."""
     own = list(rows)
     tried = [one for one in own if one.outcome != "not_applicable"]
-    successes = sum(one.ssim is not None and one.ssim >= SUCCESS_THRESHOLD for one in tried)
+    back = [one for one in tried if one.ssim is not None and one.ssim >= SUCCESS_THRESHOLD]
     return Score(
         victims=len(tried),
         not_applicable=len(own) - len(tried),
         failed=sum(one.outcome in ("failed", "diverged") for one in tried),
-        successes=successes,
-        rate=successes / len(tried) if tried else None,
-        interval=wilson_interval(successes, len(tried)) if tried else None,
+        successes=len(back),
+        nearer=sum(one.baseline_ssim is None or _similarity(one) > one.baseline_ssim for one in back),
+        rate=len(back) / len(tried) if tried else None,
+        interval=wilson_interval(len(back), len(tried)) if tried else None,
         ssim=_mean(one.ssim for one in tried),
         psnr=_mean(_decibels(one) for one in tried),
         mse=_mean(one.mse for one in tried),

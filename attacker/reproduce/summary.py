@@ -16,7 +16,8 @@ class Score(Entry):
     victims: Count = Field(description="images attacked, without those that the attack does not fit")
     not_applicable: Count
     failed: Count = Field(description="raised or diverged; they count as not come back")
-    successes: Count
+    successes: Count = Field(description="images that came back")
+    nearer: Count = Field(description="of them, those that are nearer to the truth than the mean training image")
     rate: Share | None = Field(description="null when the attack fits no victim")
     interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval of the rate")
     ssim: Number | None = Field(description="mean")

@@ -11,8 +11,9 @@ import pytest
 from attacker.report import words
 from attacker.reproduce.cells import Point, VictimScore
 from attacker.reproduce.falls import falls
+from attacker.reproduce.figures import trade_off
 from attacker.reproduce.finish import finish
-from attacker.reproduce.page import headline
+from attacker.reproduce.page import headline, render
 from attacker.reproduce.run import run_cells
 from attacker.reproduce.summarise import curve, score
 from attacker.reproduce.summary import AttackScore, SetupSummary, State
@@ -29,19 +30,22 @@ def victim(ssim, *, outcome="iteration_limit", baseline=0.1):
     )  # fmt: skip
 
 
-def setup(defence, *, successes, adaptive=None, baseline=0):
-    """Four victims: so many came back by the plain attack, and by an adaptive one where it was run."""
+def setup(defence, *, successes, adaptive=None, baseline=0, ssim=0.9, unfit=0):
+    """Victims: so many came back by the plain attack, and by an adaptive one where it was run; the first of four
+    resemble the mean image, SSIM 0.7. Some more do not fit.
+    """
+    flat_rows = [victim(0.7 if place < baseline else 0.1) for place in range(4)]
 
     def attacked(spec, count, *, is_adaptive):
-        rows = [victim(0.9 if place < count else 0.1) for place in range(4)]
+        rows = [victim(ssim if place < count else 0.1, baseline=flat_rows[place].ssim) for place in range(4)]
+        rows += [victim(None, outcome="not_applicable") for _ in range(unfit)]
         return AttackScore(attack=spec, adaptive=is_adaptive, score=score(rows), seconds=1.0, reasons=[])
 
     attacks = [attacked(MATCHING, successes, is_adaptive=False)]
     if adaptive is not None:
         attacks.append(attacked("first-layer", adaptive, is_adaptive=True))
     best = score([victim(0.9 if place < max(successes, adaptive or 0) else 0.1) for place in range(4)])
-    flat = score([victim(0.7 if place < baseline else 0.1) for place in range(4)])
-    state = State(epoch=0, baseline=flat, attacks=attacks, best_by_own_measure=best, best_by_ssim=best)
+    state = State(epoch=0, baseline=score(flat_rows), attacks=attacks, best_by_own_measure=best, best_by_ssim=best)
     points = curve([Point(number=0, accuracy=0.5, loss=1.0)], 100, 1.0, "")
     return SetupSummary(
         data="digits", model="lenet", defence=defence, parameters=10, parameters_undefended=10, payload_bytes=40,
@@ -54,6 +58,8 @@ def test_a_score_counts_what_was_tried():
     rows = [victim(0.6), victim(0.59), victim(None, outcome="failed"), victim(0.9, outcome="not_applicable")]
     found = score(rows)
     assert (found.victims, found.not_applicable, found.failed, found.successes) == (3, 1, 1, 1)
+    assert found.nearer == 1
+    assert score([victim(0.6, baseline=0.6), victim(0.7, baseline=0.8)]).nearer == 0
     assert found.rate == pytest.approx(1 / 3)
     assert found.interval == pytest.approx((0.0615, 0.7923), abs=1e-3)
     assert found.ssim == pytest.approx(0.595)
@@ -67,7 +73,9 @@ def test_a_score_counts_what_was_tried():
         ({"successes": 0, "adaptive": 3}, "adaptive", "Stops the plain attacks and falls to"),
         ({"successes": 0, "adaptive": 0}, "none tried", "plain and adaptive attacks"),
         ({"successes": 0}, "none tried", "no adaptive one was run"),
-        ({"successes": 1, "baseline": 1}, "none tried", "1 of 4"),
+        ({"successes": 1, "baseline": 4, "ssim": 0.65}, "none tried", "0 of them nearer than the mean training image"),
+        ({"successes": 1, "baseline": 4}, "plain", ", 1 of them nearer than the mean training image, untrained."),
+        ({"successes": 2, "unfit": 12}, "plain", ", 12 not attacked because it does not fit them, untrained."),
     ],
 )
 def test_what_protects_follows_from_the_figures(own, assumption, says):
@@ -94,13 +102,13 @@ def made(tmp_path_factory):
 
 
 def text_of(page):
-    plain = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page.read_text(), flags=re.DOTALL)
+    plain = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
     return " ".join(html.unescape(plain).replace("\u00a0", " ").split())
 
 
 def test_the_page_says_what_the_json_says(made):
     summary, page = made
-    text = text_of(page)
+    text = text_of(page.read_text())
     content = json.loads((page.parent / "results.json").read_text())
     assert content["scale"] == "smoke"
     assert headline(summary) in text
@@ -123,6 +131,27 @@ def test_the_page_says_what_the_json_says(made):
                 assert row in text, name
 
 
+def test_the_page_counts_what_is_nearer_than_a_mean_image_that_resembles_the_victims(made):
+    flat = score([victim(0.7, baseline=0.7), victim(0.1)])
+    attacked = score([victim(0.9, baseline=0.7), victim(0.65, baseline=0.7)])
+    setups = [
+        one.model_copy(update={"states": [
+            state.model_copy(update={"baseline": flat, "best_by_ssim": attacked}) for state in one.states
+        ]})
+        for one in made[0].setups
+    ]  # fmt: skip
+    text = text_of(render(made[0].model_copy(update={"setups": setups}), {}))
+    assert "Best of all, by SSIM 2 of 2 (1) " in text
+    assert "Mean training image 1 of 2 9" in text
+    assert " of 2 (" not in text_of(made[1].read_text())
+
+
+def test_ticks_are_not_rounded_to_another_place():
+    narrow = setup("none", successes=1)
+    figure = trade_off([narrow.model_copy(update={"central": curve([narrow.central.points[0]], 4000, 1.0, "")})])
+    assert "48.5 %" in figure
+
+
 def test_the_page_is_one_file_without_network_and_its_pictures_have_words(made):
     _, page = made
     content = page.read_text()
@@ -137,7 +166,7 @@ def test_the_page_is_one_file_without_network_and_its_pictures_have_words(made):
 def test_combinations_that_do_not_exist_are_named(made):
     summary, page = made
     assert [(one.model, one.defence) for one in summary.left_out] == [("mlp", "cvb")]
-    assert "CVB for MLP is left out: found no torch.nn.Conv2d layer" in text_of(page)
+    assert "CVB for MLP is left out: found no torch.nn.Conv2d layer" in text_of(page.read_text())
 
 
 def test_an_mlp_falls_to_one_division_whatever_precode_does(made):

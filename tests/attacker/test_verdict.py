@@ -48,6 +48,15 @@ def test_rule_3_images_that_are_all_alike():
     assert "their average, which needs no update" in found.sentence
 
 
+def test_rule_3_images_that_are_all_alike_and_yet_came_back():
+    own = rows("f2", PLAIN, ssim=[0.99, 0.65, 0.7, 0.2], baseline_ssim=0.7)
+    found = last(PAIR, [summary("f2", PLAIN, 3, baseline_successes=4)], results=own)
+    assert found.verdict == "leaks"
+    assert found.cautions[-1].endswith("nearer to the truth than that average: 1.")
+    dull = [one.model_copy(update={"ssim": 0.7}) for one in own]
+    assert last(PAIR, [summary("f2", PLAIN, 4, baseline_successes=4)], results=dull).verdict == "not known"
+
+
 def test_rule_4_undefended_leak():
     found = last([PAIR[0]], [summary("f1", PLAIN, 3)], results=rows("f1", PLAIN))
     assert found.verdict == "leaks"
