@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from fl_precode.assumption import Assumption
+
 Gradients = Mapping[str, Tensor]
 """Parameter name to a tensor of the parameter's shape; gradients are addressed by name, never by position."""
 
@@ -88,8 +90,8 @@ class Observation:
     """One client update as the server legitimately holds it.
 
     Attributes:
-        parameters: Trainable tensors that the server sent in this round, by name.
-        buffers: Buffers that the server sent, by name.
+        parameters: Tensors that the server sent in this round and whose change is known, by name.
+        buffers: What else of the model the server sent, by name: its buffers, and the parameters in ``frozen``.
         update: The client's gradient (kind ``gradient``), or sent-by-client minus received (kind ``weights``), by
             parameter name.
         kind: What ``update`` is.
@@ -98,6 +100,9 @@ class Observation:
         protocol: What the server knows of the client's work.
         round: Of the federation, from 1.
         node: Flower's node id as text. It is random and says nothing about the data.
+        frozen: Names among ``buffers`` of parameters of the model whose change is not known or is none: layers that the
+            client does not train, and those that it does not send. They are constants, never equations.
+        assumptions: What was guessed to make this of the client's reply.
     """
 
     parameters: Mapping[str, Tensor]
@@ -108,6 +113,8 @@ class Observation:
     protocol: Protocol
     round: int
     node: str
+    frozen: frozenset[str] = frozenset()
+    assumptions: tuple[Assumption, ...] = ()
 
     def __post_init__(self) -> None:
         if self.update.keys() != self.parameters.keys():
@@ -119,5 +126,7 @@ class Observation:
                     f"expected the update of {name!r} to have its parameter's shape "
                     f"{tuple(self.parameters[name].shape)}, got {tuple(value.shape)}"
                 )
+        if absent := sorted(self.frozen - self.buffers.keys()):
+            raise ValueError(f"expected the values of frozen parameters among the buffers; absent: {absent}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"expected a positive batch size or None, got {self.batch_size}")

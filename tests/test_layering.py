@@ -123,8 +123,8 @@ def test_the_libraries_import_without_flower_and_ray(package):
 
 
 @pytest.mark.parametrize("file", [*FILES, *(p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("*.py"))])
-def test_files_stay_below_300_lines(file):
-    assert len((ROOT / file).read_text().splitlines()) <= 300, file
+def test_files_stay_below_500_lines(file):
+    assert len((ROOT / file).read_text().splitlines()) <= 500, file
 
 
 @pytest.mark.parametrize("file", FILES)

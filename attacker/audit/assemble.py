@@ -18,7 +18,7 @@ from attacker.audit.evaluate import (
     score_images,
     summarise,
 )
-from attacker.audit.facts import update_facts
+from attacker.audit.facts import common_assumptions, update_facts
 from attacker.audit.files import Pictures
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import (
@@ -138,6 +138,7 @@ def _entry(own: Federation, federations: Sequence[Federation], settings: AuditSe
     found = common_doubts([doubts(victim, one, defence) for one in seen])
     facts = update_facts(victim, seen)
     entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts)
+    entry = entry.model_copy(update={"assumptions": common_assumptions(seen)})
     if own.control_of is None:
         return entry
     defended = next(one for one in federations if one.id == own.control_of)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from attacker.attacks.as_trained import as_trained
 from attacker.attacks.attack import check_observation
-from attacker.audit.record import TapeIdentity, UpdateFacts
+from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
 from attacker.victim import Victim
@@ -38,6 +40,12 @@ def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateF
         buffers_withheld=any(_buffers_withheld(victim, one) for one in observations),
         steps=max(known) if known and len(known) == len(steps) else None,
     )
+
+
+def common_assumptions(observations: Sequence[Observation]) -> list[AssumptionEntry]:
+    """What was assumed about updates, each once, with the number of updates that it is assumed about."""
+    counts = Counter(one for observation in observations for one in observation.assumptions)
+    return [AssumptionEntry(**asdict(one), updates=number) for one, number in counts.items()]
 
 
 def tape_identity(tape: Tape) -> TapeIdentity:

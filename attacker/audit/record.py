@@ -27,6 +27,7 @@ from attacker.audit.record_entry import (
     finite,
 )
 from attacker.audit.record_evidence import (
+    AssumptionEntry,
     Flag,
     InfluenceGroup,
     LayerLeakage,
@@ -40,6 +41,7 @@ from attacker.audit.record_evidence import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AssumptionEntry",
     "AttackDescription",
     "AttackSummary",
     "AuditRecord",
@@ -168,6 +170,9 @@ class FederationSummary(Entry):
     )
     tape_identity: TapeIdentity | None = Field(default=None, description="absent in older records and for controls")
     facts: UpdateFacts | None = Field(default=None, description="absent in older records")
+    assumptions: list[AssumptionEntry] = Field(
+        default=[], description="what was guessed about the updates; absent in older records"
+    )
 
 
 class VictimImage(Entry):

@@ -30,6 +30,16 @@ class PlannedAttack(Entry):
     expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
+class AssumptionEntry(Entry):
+    """What was taken to be so about a federation's updates because nobody said it."""
+
+    code: Identifier = Field(description="as in docs/assumptions.md")
+    sentence: str
+    doubt: str = Field(description="what would show it wrong")
+    line: str = Field(default="", description="the line for the notes beside the tape that settles it; may be empty")
+    updates: Count = Field(description="attacked updates about which it is assumed")
+
+
 class Flag(Entry):
     """A reason to distrust a low score."""
 

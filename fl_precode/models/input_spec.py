@@ -19,6 +19,8 @@ class InputSpec:
         classes: Number of classes, at least 2.
         mean: Per-channel mean on the [0, 1] scale, length ``channels``.
         std: Per-channel standard deviation on the [0, 1] scale, positive, length ``channels``.
+        scale_known: Whether ``mean`` and ``std`` are known. Otherwise they are placeholders, and no value of an input
+            is impossible: nothing may be cut to [0, 1].
 
     Raises:
         ValueError: If a size is not positive, or mean and std do not fit the channels.
@@ -30,6 +32,7 @@ class InputSpec:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale_known: bool = True
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1 or self.classes < 2:
@@ -61,7 +64,9 @@ class InputSpec:
         return inputs * self._per_channel(self.std, inputs) + self._per_channel(self.mean, inputs)
 
     def clamp(self, inputs: Tensor) -> Tensor:
-        """Model inputs projected on the box of valid images."""
+        """Model inputs projected on the box of valid images; as they are where the scale is not known."""
+        if not self.scale_known:
+            return inputs
         low = self.normalise(torch.zeros((), dtype=inputs.dtype, device=inputs.device))
         high = self.normalise(torch.ones((), dtype=inputs.dtype, device=inputs.device))
         return torch.maximum(torch.minimum(inputs, high), low)
