@@ -249,7 +249,8 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
     told = (weights > 0).sum(dim=1)
     most = patches.independent_rows if moved else patches.independent_weight_rows
     rows = (told + patches.gradient_rows * moved).clamp(max=min(most, patches.unknowns - patches.untouched))
-    if pools or not moved or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
+    bounded = not moved and most >= patches.unknowns - patches.untouched  # the bound alone says determined
+    if pools or bounded or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
         rows = torch.minimum(rows, measured_rank(equations, found.x))
     report = LayerReport(
         name=step.name,
