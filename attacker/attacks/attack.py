@@ -12,7 +12,7 @@ from typing import final
 from torch import Generator, Tensor
 
 from attacker.attacks.precision import in_single_precision
-from attacker.engine.constants import only_moving, with_constants
+from attacker.engine.constants import by_first_name, only_moving, settled, with_constants
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -130,7 +130,7 @@ class Attack(ABC):
         victim, observations = in_single_precision(victim, observations)
         reasons = [self.why_not(victim, one) for one in observations]
         results = [Reconstruction.not_applicable(reason or "") for reason in reasons]
-        moving = [only_moving(one) for one in observations]
+        moving = [only_moving(by_first_name(victim.model, one)) for one in observations]
         groups: dict[frozenset[str], list[int]] = {}  # with the same constants: one model
         for i in (i for i, reason in enumerate(reasons) if reason is None):
             groups.setdefault(moving[i].frozen, []).append(i)
@@ -148,10 +148,8 @@ class Attack(ABC):
         reason = check_observation(victim, observation)
         if reason is not None:
             return reason
-        own = only_moving(observation)
-        if not own.parameters:
-            return why_nothing_to_match(observation)
-        return self.refuses(with_constants(victim, own.frozen), own)
+        fixed, own = settled(victim, observation)
+        return self.refuses(fixed, own) if own.parameters else why_nothing_to_match(observation)
 
 
 def check_observation(victim: Victim, observation: Observation) -> str | None:
@@ -160,11 +158,10 @@ def check_observation(victim: Victim, observation: Observation) -> str | None:
     A tape of another model, or an update that is not finite, must be named instead of attacked. Frozen parameters
     belong to the model as those do that moved; a victim that has them as buffers already has them all the same.
     """
+    observation = by_first_name(victim.model, observation)
     own = dict(victim.model.named_parameters())
     frozen = {name: observation.buffers[name] for name in observation.frozen}
     constants = {name: value for name, value in victim.model.named_buffers() if name in frozen}
-    tied = dict(victim.model.named_parameters(remove_duplicate=False))
-    constants |= {name: value for name, value in tied.items() if name in frozen and name not in own}
     expected = {name: tuple(p.shape) for name, p in {**own, **constants}.items()}
     seen = {name: tuple(p.shape) for name, p in {**frozen, **observation.parameters}.items()}
     if expected != seen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import replace
 
 import torch
@@ -43,6 +43,41 @@ def only_moving(observation: Observation) -> Observation:
         buffers={**observation.buffers, **{name: observation.parameters[name] for name in still}},
         frozen=observation.frozen | still,
     )
+
+
+def by_first_name(model: nn.Module, observation: Observation) -> Observation:
+    """The observation with every tied tensor under one name, the first by which the model lists it.
+
+    State dicts have a tied weight under each of its names, and a model has it once.
+    """
+    first: dict[int, str] = {}
+    other: dict[str, str] = {}
+    for listed in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, value in listed:
+            if first.setdefault(id(value), name) != name:
+                other[name] = first[id(value)]
+    if not other or not other.keys() & {*observation.parameters, *observation.buffers}:
+        return observation
+    parameters = _renamed(observation.parameters, other)
+    buffers = {name: value for name, value in _renamed(observation.buffers, other).items() if name not in parameters}
+    return replace(
+        observation,
+        parameters=parameters,
+        update=_renamed(observation.update, other),
+        buffers=buffers,
+        frozen=frozenset(other.get(name, name) for name in observation.frozen) & buffers.keys(),
+    )
+
+
+def settled(victim: Victim, observation: Observation) -> tuple[Victim, Observation]:
+    """The victim and the update as attacks take them: tied weights once, and what does not move as constants.
+
+    Args:
+        victim: Stays as it is.
+        observation: One that belongs to it.
+    """
+    own = only_moving(by_first_name(victim.model, observation))
+    return with_constants(victim, own.frozen), own
 
 
 def with_constants(victim: Victim, names: Collection[str]) -> Victim:
@@ -97,6 +132,13 @@ def copied(model: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+def _renamed(values: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Values by other names; where a value has its new name already, that one stays."""
+    return {names.get(name, name): value for name, value in values.items() if names.get(name, name) not in values} | {
+        name: value for name, value in values.items() if name not in names
+    }
 
 
 def _fixed(model: nn.Module, names: frozenset[str]) -> nn.Module:
