@@ -137,7 +137,7 @@ def _entry(own: Federation, federations: Sequence[Federation], settings: AuditSe
     seen = own.observations()
     found = common_doubts([doubts(victim, one, defence) for one in seen])
     facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts)
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts, seen[0].protocol)
     entry = entry.model_copy(update={"assumptions": common_assumptions(seen)})
     if own.control_of is None:
         return entry

@@ -110,7 +110,7 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
         reply = _reply(model, subject.truth, entry, subject.victim.inputs, training)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
-        writer.write_observation(entry.round, entry.node, arrays, batch_size=entry.batch_size, buffers=buffers)
+        writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
     if writer.lost:
         raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
 

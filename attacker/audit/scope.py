@@ -119,7 +119,7 @@ def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target
         round=entry.round,
         node=entry.node,
         identity=f"{entry.round}|{node_rank(federation.subject.truth, entry.node)}",
-        batch_size=entry.batch_size,
+        batch_size=federation.subject.tape.batch_size(entry),
         labels=None if truth is None else tuple(truth.labels.tolist()),
     )
 

@@ -24,8 +24,11 @@ from attacker.audit.record import (
 from attacker.audit.truth import EVALUATION_NAME, TruthSource, differing_settings
 from attacker.victim import Victim
 from fl_precode.defences import apply_defence
+from fl_precode.model_layout import ModelLayout
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Protocol
+from fl_precode.recognised_defence import contained_defence, recognised, recognised_defence
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import with_notes
 
@@ -95,10 +98,9 @@ def open_subject(source: TapeSource) -> Subject:
         missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []
         missing += ["the images (--input 3x32x32 --classes 10)"] if inputs is None else []
         raise ValueError(f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing")
-    defence = source.defence or header.defence
-    defence = "unknown" if defence in _UNKNOWN else defence
     plain = build_model(model, inputs, seed=0)  # weights come with each update
-    defended = apply_defence("none" if defence == "unknown" else defence, plain, inputs)
+    defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
+    tape.layout = ModelLayout.of(defended)
     truth, note = _open_truth(source, tape, inputs)
     return Subject(
         tape=tape,
@@ -109,6 +111,23 @@ def open_subject(source: TapeSource) -> Subject:
         truth_note=note,
         result=_read_result(source, tape),
     )
+
+
+def _defended(announced: str, plain: nn.Module, inputs: InputSpec, tape: Tape) -> tuple[str, nn.Module]:
+    """The defence and the defended model; a bottleneck of ours that nobody announced is recognised."""
+    if announced not in _UNKNOWN:
+        return announced, apply_defence(announced, plain, inputs)
+    contained = contained_defence(plain)
+    found = contained or recognised_defence(tape.sent_shapes())
+    if found is None:
+        return "unknown", apply_defence("none", plain, inputs)
+    try:
+        defended = apply_defence("none" if contained else found, plain, inputs)
+    except ValueError as error:
+        _logger.warning("%s: a bottleneck is on the tape that the model cannot have: %s", tape.path, error)
+        return "unknown", apply_defence("none", plain, inputs)
+    tape.assumptions += (recognised(found),)
+    return found, defended
 
 
 def _open_truth(source: TapeSource, tape: Tape, inputs: InputSpec) -> tuple[TruthSource | None, str]:
@@ -151,16 +170,24 @@ def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
 
 
 def summarise_federation(
-    subject: Subject, identifier: str, labels: LabelKnowledge, doubts: list[str], facts: UpdateFacts | None = None
+    subject: Subject,
+    identifier: str,
+    labels: LabelKnowledge,
+    doubts: list[str],
+    facts: UpdateFacts | None = None,
+    protocol: Protocol | None = None,
 ) -> FederationSummary:
-    """The record's entry of one federation, after its attacks (which may have found problems of the tape)."""
+    """The record's entry of one federation, after its attacks (which may have found problems of the tape).
+
+    ``protocol`` is what was found out about the attacked updates; without it the tape's header has it.
+    """
     tape, inputs = subject.tape, subject.victim.inputs
     rounds = [_round_result(one) for one in subject.result.get("rounds", [])]
-    sizes = {entry.batch_size for entry in tape.entries}
+    sizes = {tape.batch_size(entry) for entry in tape.entries}
     left_out = _left_out(subject)
     settings = _settings(subject)
     dataset = settings.get("dataset")
-    protocol = tape.header.protocol
+    protocol = protocol or tape.header.protocol
     return FederationSummary(
         id=identifier,
         tape=str(tape.path.absolute()),
