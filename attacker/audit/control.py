@@ -146,10 +146,14 @@ def base_names(defended: nn.Module) -> dict[str, str]:
 
 
 def undefended(plain: nn.Module, seen: Observation, names: Mapping[str, str]) -> nn.Module:
-    """A copy of the undefended model with the weights and buffers that the server sent."""
+    """A copy of the undefended model with the weights and buffers that the server sent; what was frozen stays so."""
     model = deepcopy(plain)
     sent = {**seen.parameters, **seen.buffers}
     model.load_state_dict({names[name]: value for name, value in sent.items() if name in names}, strict=False)
+    frozen = {names[name] for name in seen.frozen if name in names}
+    for name, value in model.named_parameters():
+        if name in frozen:
+            value.requires_grad_(False)
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from attacker.audit.subject import Subject, TapeSource, open_subject
 from attacker.audit.truth import Truth
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry
+
+_logger = logging.getLogger(__name__)
 
 # More images behind one update than this are not compared one by one.
 _MOST_IMAGES = 64
@@ -82,9 +85,16 @@ def open_federations(
         own = _federation(f"f{number}", subject, source, entries, settings)
         reason = why_no_control(subject, entries) if settings.control else "it was left out"
         needed = settings.control and subject.defence != "none"
-        found.append(Federation(**{**vars(own), "no_control": reason if needed else ""}))
+        control: list[Federation] = []
         if needed and not reason:
-            found.append(_control(own, controls / own.id, settings, fresh=fresh))
+            try:
+                control = [_control(own, controls / own.id, settings, fresh=fresh)]
+            except (ValueError, OSError):
+                raise
+            except Exception as error:  # the clients' model is foreign code, and is trained here
+                _logger.warning("there is no undefended control of %s", own.id, exc_info=True)
+                reason = f"computing it failed: {type(error).__name__}: {error}"
+        found += [Federation(**{**vars(own), "no_control": reason if needed else ""}), *control]
     return found
 
 

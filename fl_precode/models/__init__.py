@@ -156,11 +156,12 @@ def _builder(text: str) -> Callable[[InputSpec], nn.Module]:
 def _try(spec: str, model: nn.Module, inputs: InputSpec) -> None:
     """Run two empty images through the model in evaluation mode; modes are restored, lazy layers get their sizes."""
     modes = {module: module.training for module in model.modules()}
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    # The images' own type and place: a model may be in double precision, and whole numbers may be its first parameter.
+    like = next((one for one in model.parameters() if one.is_floating_point()), torch.zeros(()))
     model.eval()
     try:
         with torch.no_grad():
-            out = model(torch.zeros(2, *inputs.shape, device=device))
+            out = model(torch.zeros(2, *inputs.shape, dtype=like.dtype, device=like.device))
     except Exception as error:
         sizes = "x".join(map(str, inputs.shape))
         raise ValueError(
