@@ -60,6 +60,8 @@ def tape_identity(tape: Tape) -> TapeIdentity:
 
 def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | None:
     """Whether the model, as clients train it, gives another gradient when it is asked again; None when it cannot be."""
+    if victim.why_no_loss is not None:
+        return None
     fitting = next((one for one in observations if check_observation(victim, one) is None), None)
     if fitting is None:
         return None
