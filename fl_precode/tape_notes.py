@@ -5,8 +5,8 @@ The tape itself is never changed after it was written. What stands in ``TAPE.tom
     model = "my_app.task:Net"       # package.module:factory, importable where the audit runs
     input = "3x32x32"               # channels x height x width
     classes = 10
-    mean = [0.5, 0.5, 0.5]          # by channel, on the [0, 1] scale; 0 by default
-    std = [0.5, 0.5, 0.5]           # 1 by default
+    mean = [0.5, 0.5, 0.5]          # by channel, on the [0, 1] scale; 0 where only std is given
+    std = [0.5, 0.5, 0.5]           # 1 where only mean is given; without both the scale is estimated
     defence = "none"
     reply = "weights"               # weights | difference (trained minus sent) | gradient
     examples = "images"             # what num-examples counts: images | batches
@@ -42,7 +42,7 @@ def notes_path(tape: Path) -> Path:
 
 
 def input_spec(shape: str, classes: int) -> InputSpec:
-    """The input domain of images in [0, 1] that are not normalised.
+    """The input domain of images of which only the shape is known: how they are normalised is not (`scale_known`).
 
     Args:
         shape: Channels x height x width, such as ``3x32x32``.
@@ -59,7 +59,9 @@ def input_spec(shape: str, classes: int) -> InputSpec:
     except ValueError:
         raise ValueError(f"expected channels x height x width, such as 3x32x32, got {shape!r}") from None
     mean, std = (0.0,) * channels, (1.0,) * channels
-    return InputSpec(channels=channels, height=height, width=width, classes=classes, mean=mean, std=std)
+    return InputSpec(
+        channels=channels, height=height, width=width, classes=classes, mean=mean, std=std, scale_known=False
+    )
 
 
 def protocol_of(run_config: Mapping[str, Any]) -> Protocol:
@@ -90,8 +92,8 @@ def write_notes(tape: Path, header: TapeHeader) -> bool:
         "model": None if header.model == "unknown" else header.model,
         "input": None if inputs is None else "x".join(map(str, inputs.shape)),
         "classes": None if inputs is None else inputs.classes,
-        "mean": None if inputs is None else list(inputs.mean),
-        "std": None if inputs is None else list(inputs.std),
+        "mean": None if inputs is None or not inputs.scale_known else list(inputs.mean),
+        "std": None if inputs is None or not inputs.scale_known else list(inputs.std),
         "defence": None if header.defence == "unknown" else header.defence,
     }
     examples = {
@@ -148,7 +150,7 @@ def _inputs(notes: Mapping[str, Any]) -> InputSpec | None:
         raise ValueError("'input' needs 'classes', the number of classes")
     plain = input_spec(str(notes["input"]), int(notes["classes"]))
     mean, std = (tuple(map(float, notes.get(key, getattr(plain, key)))) for key in ("mean", "std"))
-    return replace(plain, mean=mean, std=std)
+    return replace(plain, mean=mean, std=std, scale_known="mean" in notes or "std" in notes)
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str]) -> None:

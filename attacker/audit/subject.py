@@ -98,7 +98,7 @@ def open_subject(source: TapeSource) -> Subject:
         missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []
         missing += ["the images (--input 3x32x32 --classes 10)"] if inputs is None else []
         raise ValueError(f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing")
-    plain = build_model(model, inputs, seed=0)  # weights come with each update
+    plain = build_model(model, inputs, seed=0, strict=False)  # weights come with each update
     defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
     tape.layout = ModelLayout.of(defended)
     truth, note = _open_truth(source, tape, inputs)
