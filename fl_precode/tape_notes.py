@@ -15,6 +15,9 @@ The tape itself is never changed after it was written. What stands in ``TAPE.tom
     local-epochs = 1
     batch-size = 8
     learning-rate = 0.1
+
+    [clients]                       # names that you have for Flower's node ids
+    7318349394477056000 = "hospital-a"
 """
 
 from __future__ import annotations
@@ -157,3 +160,22 @@ def _refuse_unknown(table: Mapping[str, Any], known: set[str]) -> None:
     odd = sorted(set(table) - known)
     if odd:
         raise ValueError(f"unknown key {odd[0]!r}; expected some of: {', '.join(sorted(known))}")
+
+
+def client_names(tape: Path) -> dict[str, str]:
+    """Names that people gave to clients, by node id: the table ``clients`` of the notes beside a tape.
+
+    Raises:
+        ValueError: If the notes are no TOML, or a name is no text.
+        OSError: If there are notes that cannot be read.
+    """
+    path = notes_path(tape)
+    if not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text()).get("clients", {})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise ValueError(f'{path}: expected [clients] to be a table of names, node id = "name", got {table!r}')
+    return dict(table)

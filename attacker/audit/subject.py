@@ -21,7 +21,9 @@ from attacker.audit.record import (
     UpdateFacts,
     finite,
 )
-from attacker.audit.truth import EVALUATION_NAME, TruthSource, differing_settings
+from attacker.audit.truth import TruthSource
+from attacker.audit.truth_federation import differing_settings
+from attacker.audit.truth_open import TruthWish, open_truth
 from attacker.victim import Victim
 from fl_precode.defences import apply_defence
 from fl_precode.model_layout import ModelLayout
@@ -45,7 +47,8 @@ class TapeSource:
     Attributes:
         tape: Folder of the tape.
         evaluation: ``evaluation.json`` of the run; None looks for it beside the tape.
-        truth: False leaves the truth out even when it could be known.
+        truth: Where the true images are known from, as ``--truth`` takes it, or a function of node id and round; True
+            looks beside the tape, False leaves the truth out even when it could be known.
         model: Model spec in place of the header's.
         defence: Defence spec in place of the header's.
         inputs: Input domain in place of the header's.
@@ -53,7 +56,7 @@ class TapeSource:
 
     tape: Path
     evaluation: Path | None = None
-    truth: bool = True
+    truth: TruthWish = True
     model: str | None = None
     defence: str | None = None
     inputs: InputSpec | None = None
@@ -68,8 +71,8 @@ class Subject:
         victim: Public knowledge for the attacks.
         defence: Defence spec, ``unknown`` where neither tape nor auditor say.
         undefended: The same model without the defence, for comparing costs.
-        truth: Recomputes true images, or None.
-        truth_note: Why there is no truth; empty when there is.
+        truth: Knows true images, or None.
+        truth_note: Why there is no truth, or none of some updates; empty when there is.
         result: Content of the run's ``result.json``, empty without one.
     """
 
@@ -101,7 +104,7 @@ def open_subject(source: TapeSource) -> Subject:
     plain = build_model(model, inputs, seed=0, strict=False)  # weights come with each update
     defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
     tape.layout = ModelLayout.of(defended)
-    truth, note = _open_truth(source, tape, inputs)
+    truth, note = open_truth(tape, inputs, source.truth, source.evaluation)
     return Subject(
         tape=tape,
         victim=Victim(model=defended, inputs=inputs, name=model),
@@ -128,25 +131,6 @@ def _defended(announced: str, plain: nn.Module, inputs: InputSpec, tape: Tape) -
         return "unknown", apply_defence("none", plain, inputs)
     tape.assumptions += (recognised(found),)
     return found, defended
-
-
-def _open_truth(source: TapeSource, tape: Tape, inputs: InputSpec) -> tuple[TruthSource | None, str]:
-    if not source.truth:
-        return None, "The audit was asked to leave the truth out."
-    path = source.evaluation or source.tape.absolute().parent / EVALUATION_NAME
-    if source.evaluation is None and not path.exists():
-        return None, (
-            f"There is no {EVALUATION_NAME} beside the tape, so the true images are not known. "
-            "The reference federation writes one; a real server never has it."
-        )
-    truth = TruthSource.read(path)
-    truth.check_tape(tape.header.settings, {entry.node for entry in tape.entries})
-    shape = tuple(truth.mean_image.shape)
-    if shape != inputs.shape:
-        raise ValueError(
-            f"{path} speaks of images of shape {shape}, but the audit is of images of shape {inputs.shape}"
-        )
-    return truth, ""
 
 
 def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:

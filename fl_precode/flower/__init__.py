@@ -6,16 +6,23 @@ What an app imports is here: ``from fl_precode.flower import Interceptor``.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fl_precode.flower.interceptor import Interceptor
+    from fl_precode.flower.mods import gradient_defence_mod
+    from fl_precode.flower.truth import record_truth
+    from fl_precode.flower.wire import ListeningGrid, listening
 
 _PLACES = {
     "Interceptor": "fl_precode.flower.interceptor",
     "ListeningGrid": "fl_precode.flower.wire",
     "listening": "fl_precode.flower.wire",
     "gradient_defence_mod": "fl_precode.flower.mods",
+    "record_truth": "fl_precode.flower.truth",
 }
 
-__all__ = list(_PLACES)  # noqa: PLE0605 - one table for both
+__all__ = ["Interceptor", "ListeningGrid", "gradient_defence_mod", "listening", "record_truth"]
 
 
 def __getattr__(name: str) -> Any:
