@@ -109,6 +109,11 @@ class Tape:
             self._note(str(error))
             raise
 
+    @property
+    def rounds(self) -> set[int]:
+        """Rounds in which the server sent something to train on."""
+        return {entry.round for entry in self._rounds}
+
     def verify(self) -> list[str]:
         """Load everything listed once, one update at a time, and return all `problems`."""
         for entry in self.entries:
