@@ -23,6 +23,7 @@ from attacker import (
     cli_comparisons,
     cli_gate,
     cli_lists,
+    cli_notes,
     cli_plan,
     cli_recommend,
     cli_report,
@@ -97,6 +98,7 @@ def _options(
 
 
 cli_run.register(app)
+cli_notes.register(app)
 cli_plan.register(app)
 cli_audit.register(app)
 cli_gate.register(app)

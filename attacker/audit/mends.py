@@ -73,7 +73,7 @@ MENDS: Mapping[str, Mend] = MappingProxyType(
         ),
         "budget": Mend(lacking="the time for it", option="a longer --budget"),
         "defence": Mend(
-            lacking="the defence that the clients apply, if any, for which each of these is made",
+            lacking="the defence that the clients apply, if any",
             line='defence = "none"',
             remark="none, or the defence as `fl-precode defences` lists it",
             option="--defence none",
