@@ -145,6 +145,11 @@ class Tape:
                 return {name: tuple(value.shape) for name, value in self._record(entry).items()}
         return {}
 
+    @property
+    def rounds(self) -> set[int]:
+        """Rounds in which the server sent something to train on."""
+        return {entry.round for entry in self._rounds}
+
     def verify(self) -> list[str]:
         """Load everything listed once, one update at a time, and return all `problems`."""
         for entry in self.entries:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from attacker.audit.facts import tape_identity
+from attacker.audit.nothing import NothingToAttack
 from attacker.audit.record import (
     FederationSummary,
     LabelKnowledge,
@@ -89,8 +90,9 @@ def open_subject(source: TapeSource) -> Subject:
     """Open a tape and build the model that its clients trained.
 
     Raises:
-        ValueError: If it is no tape (`TapeError`), the model or the images' shape are neither in its header nor given,
-            model or defence are unknown or do not fit, or the notes beside the tape or the evaluation file are wrong.
+        NothingToAttack: If the model or the images' shape are neither in its header nor given.
+        ValueError: If it is no tape (`TapeError`), model or defence do not exist or do not fit, or the notes beside the
+            tape or the evaluation file are wrong.
         OSError: If an evaluation file was named and cannot be read.
         RuntimeError: If the truth needs a data set that is not on this machine.
     """
@@ -100,7 +102,11 @@ def open_subject(source: TapeSource) -> Subject:
     if model in _UNKNOWN or inputs is None:
         missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []
         missing += ["the images (--input 3x32x32 --classes 10)"] if inputs is None else []
-        raise ValueError(f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing")
+        raise NothingToAttack(
+            f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing",
+            tape=source.tape,
+            mends=[*(["model"] if model in _UNKNOWN else []), *(["input"] if inputs is None else [])],
+        )
     plain = build_model(model, inputs, seed=0, strict=False)  # weights come with each update
     defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
     tape.layout = ModelLayout.of(defended)
