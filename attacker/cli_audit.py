@@ -30,6 +30,7 @@ from attacker.cli_options import (
     Std,
     Tapes,
     Threads,
+    Truth,
     Victims,
     Withhold,
     audit_settings,
@@ -93,6 +94,7 @@ def audit(
     no_control: NoControl = False,
     rounds: Rounds = None,
     evaluation: Evaluation = None,
+    truth: Truth = None,
     no_truth: NoTruth = False,
     model: Model = None,
     defence: Defence = None,
@@ -109,7 +111,8 @@ def audit(
     """Attack the updates on a tape and write what came back: audit.json and a report.
 
     TAPE is the folder that the Interceptor wrote. Where its run left an
-    evaluation.json beside it, the images are compared with the true ones.
+    evaluation.json beside it, or the clients a TAPE.truth (record_truth), the
+    images are compared with the true ones.
     Interrupted or killed, the same command goes on where it was; other
     settings set the earlier audit aside, in a folder of its own.
     Exit code 3: nothing could be attacked; why, and what mends it, is said.
@@ -117,7 +120,7 @@ def audit(
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
     inputs = parse_inputs(images, classes, mean, std)
-    check_truth(no_truth, evaluation)
+    wish = check_truth(no_truth, evaluation, truth)
     _check_crew(workers, ray_address)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
@@ -133,7 +136,7 @@ def audit(
     from attacker.audit.subject import TapeSource
 
     sources = [
-        TapeSource(tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs)
+        TapeSource(tape=tape, evaluation=evaluation, truth=wish, model=model, defence=defence, inputs=inputs)
         for tape in tapes
     ]
     try:

@@ -26,6 +26,7 @@ from attacker.cli_options import (
     Std,
     Tapes,
     Threads,
+    Truth,
     Victims,
     Withhold,
     audit_settings,
@@ -59,6 +60,7 @@ def plan(
     no_control: NoControl = False,
     rounds: Rounds = None,
     evaluation: Evaluation = None,
+    truth: Truth = None,
     no_truth: NoTruth = False,
     model: Model = None,
     defence: Defence = None,
@@ -76,7 +78,7 @@ def plan(
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """
     inputs = parse_inputs(images, classes, mean, std)
-    check_truth(no_truth, evaluation)
+    wish = check_truth(no_truth, evaluation, truth)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
         control=not no_control, rounds=rounds, threads=threads, device=device,
@@ -88,7 +90,7 @@ def plan(
     from attacker.audit.subject import TapeSource
 
     sources = [
-        TapeSource(tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs)
+        TapeSource(tape=tape, evaluation=evaluation, truth=wish, model=model, defence=defence, inputs=inputs)
         for tape in tapes
     ]
     try:

@@ -74,7 +74,12 @@ def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
 
 
 def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | None:
-    """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none."""
+    """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none.
+
+    Args:
+        reconstruction: In the model's scale.
+        inputs: Says the scale; one that is not known is estimated first, see `attacker.audit.image_scale`.
+    """
     if reconstruction.inputs is None:
         return None
     return inputs.denormalise(reconstruction.inputs.detach().cpu().float()).clamp(0, 1)
@@ -87,7 +92,7 @@ class UpdateEvaluation:
         federation: The federation that the update belongs to.
         number: Of the update among those attacked, for identifiers.
         observation: The update.
-        inputs: Input domain.
+        inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.
         mean_image: (channels, height, width) in [0, 1], the guess without any update; None without truth.
         class_names: By class index; empty without truth.

@@ -31,6 +31,7 @@ from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.subject import TapeSource
+from attacker.audit.truth_open import TruthWish
 from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
 
@@ -52,13 +53,14 @@ def audit_tape(
     seed: int = 0,
     labels: LabelKnowledge = "recovered",
     evaluation: Path | None = None,
+    truth: TruthWish = True,
     model: str | None = None,
     defence: str | None = None,
     inputs: InputSpec | None = None,
     progress: AuditProgress | None = None,
 ) -> AuditRecord:
-    """Audit one tape; see `audit_tapes`."""
-    source = TapeSource(tape=tape, evaluation=evaluation, model=model, defence=defence, inputs=inputs)
+    """Audit one tape; see `audit_tapes` and `TapeSource`."""
+    source = TapeSource(tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs)
     return audit_tapes([source], out=out, attacks=attacks, victims=victims, seed=seed, labels=labels, progress=progress)
 
 
@@ -134,6 +136,7 @@ def audit(
     workers: int = 1,
     ray_address: str = "",
     title: str = "Audit of federated training",
+    truth: TruthWish = True,
     watch: Watch | None = None,
     say: Say | None = None,
 ) -> AuditRecord:
@@ -150,6 +153,8 @@ def audit(
         workers: Processes on this machine, at least 1; one works in this process.
         ray_address: Of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
         title: Of the report.
+        truth: Where the true images of all tapes are known from, as ``--truth`` takes it, or a function of node id and
+            round; True leaves it to each source.
         watch: Told about the work now and then.
         say: Told, in a sentence each, what a reader should know before the work begins.
 
@@ -161,6 +166,8 @@ def audit(
     """
     if workers < 1:
         raise ValueError(f"expected at least one worker, got {workers}")
+    if truth is not True:
+        sources = [replace(one, truth=truth) for one in sources]
     with CampaignFolder(out) as campaign:
         planned = _begun(campaign, sources, settings, say)
         federations = open_federations(sources, settings, campaign.controls, fresh=planned is None)

@@ -6,26 +6,14 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from attacker.audit.nothing import NothingToAttack, no_update
 from attacker.audit.subject import Subject
-from attacker.audit.truth import TruthSource
+from attacker.audit.truth import Located, TruthSource
 from fl_precode.tape import TapeEntry, TapeError
 
 _logger = logging.getLogger(__name__)
-
-
-class Located(Protocol):
-    """Anything that has a round and a node, such as a tape's entry."""
-
-    @property
-    def round(self) -> int:
-        """Of the federation, from 1."""
-
-    @property
-    def node(self) -> str:
-        """Node id as text."""
 
 
 E = TypeVar("E", bound=Located)
@@ -79,7 +67,7 @@ def _take_turns(waiting: dict[int, list[E]], rounds: Sequence[int], classes: Cal
 
 def node_rank(truth: TruthSource | None, node: str) -> str:
     """A key for a node that is the same in every federation where it is known which client the node is."""
-    return f"{truth.partition_of(node):09}" if truth is not None and truth.knows(node) else f"unknown {node}"
+    return f"unknown {node}" if truth is None else truth.rank(node)
 
 
 def choose_updates(
@@ -102,9 +90,7 @@ def choose_updates(
     truth = subject.truth
 
     def classes(entry: TapeEntry) -> Hashable:
-        if truth is None or not truth.knows(entry.node):
-            return None
-        return truth.classes(entry.node, entry.round)
+        return truth.classes(entry) if truth is not None and truth.knows(entry) else None
 
     first, last = rounds or (0, 2**62)
     order = ordered_victims(
@@ -114,7 +100,7 @@ def choose_updates(
         classes=classes,
     )
     if truth is not None:
-        order.sort(key=lambda entry: not truth.knows(entry.node))
+        order.sort(key=lambda entry: not truth.knows(entry))
     chosen: list[TapeEntry] = []
     for entry in order:
         if len(chosen) == victims:
