@@ -23,7 +23,7 @@ from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.knowledge import LABELS, Knowledge
 from attacker.audit.leakage_summary import leakage_of, needs_indices
 from attacker.audit.machine import versions
-from attacker.audit.mends import with_mends
+from attacker.audit.mending import with_mends
 from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
 from attacker.audit.ray_crew import RayCluster

@@ -213,10 +213,12 @@ def figure(value: float | None, digits: int = 2) -> str:
 def distance(value: float | None) -> str:
     """A matching loss, which may be tiny: with two digits that count.
 
-    >>> distance(0.0271), distance(1.1e-14), distance(39.8), distance(0.0), distance(None)
-    ('0.027', '1.1e-14', '40', '0', '–')
+    >>> distance(0.0271), distance(1.1e-14), distance(39.8), distance(151.2), distance(0.0), distance(None)
+    ('0.027', '1.1e-14', '40', '151', '0', '–')
     """
-    return "–" if value is None else f"{value:.2g}".replace("e-0", "e-")
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}".replace("e-0", "e-")
 
 
 def middle(values: Iterable[float | None]) -> float | None:

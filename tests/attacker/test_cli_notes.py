@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.attacks.registry import ATTACKS
+from attacker.audit.mending import TRIALS
 from attacker.audit.mends import MENDS
 from attacker.audit.record import AssumptionEntry
 from attacker.audit.run import plan
@@ -188,9 +189,7 @@ def test_nothing_is_wider_than_80_columns_and_no_name_is_broken(tmp_path):
 
 
 def test_codes_of_mends_that_are_told_change_the_protocol():
-    from attacker.audit.mends import _TRIALS
-
-    for code, trial in _TRIALS.items():
+    for code, trial in TRIALS.items():
         told = {key: value for key, value in vars(trial.told(Protocol())).items() if value is not None}
         key = code.replace("-", "_")
         assert told == {"name": "unknown", key: getattr(replace(Protocol(), **{key: told[key]}), key)}
