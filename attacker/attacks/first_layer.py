@@ -88,11 +88,11 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
     assert not isinstance(layer, str)
     gradient = observed_gradient(observation)
     classes = victim.inputs.classes
-    labels = (
-        idlg_label(seen.last_linear(), gradient, classes=classes)
-        if granted is None
-        else check_labels(granted, batch_size=1, classes=classes)
-    )
+    labels: Tensor | None = None
+    if granted is not None:
+        labels = check_labels(granted, batch_size=1, classes=classes)
+    elif victim.why_no_loss is None:
+        labels = idlg_label(seen.last_linear(), gradient, classes=classes)
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     row = int(bias.abs().argmax())
     inputs = (weight[row] / bias[row]).reshape(1, *victim.inputs.shape).to(gradient[layer.weight].dtype)

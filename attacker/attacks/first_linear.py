@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.engine import Replay, Trace
+from attacker.engine.constants import constants_of, moves
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.sampling import sample_noise
@@ -30,13 +31,20 @@ class FirstLinear:
 
 def first_linear(seen: Trace) -> FirstLinear | str:
     """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer."""
-    if not seen.layers:
+    first = seen.first
+    if first is None:
         return "the model has no layer with parameters"
-    first = seen.layers[0]
     kind = type(first.module).__name__
     if not isinstance(first.module, nn.Linear):
         return f"the first layer {first.name!r} is a {kind}, the attack needs a Linear layer"
-    if "bias" not in dict(first.module.named_parameters(recurse=False)):
+    still = [name for name in ("weight", "bias") if name in constants_of(first.module)]
+    if still:
+        return (
+            f"the {' and the '.join(still)} of the first layer {first.name!r} did not move: no gradient of it was sent"
+        )
+    if not moves(first.module, "weight"):
+        return f"the first layer {first.name!r} computes its weight anew from other parameters"
+    if not moves(first.module, "bias"):
         return (
             f"the first layer {first.name!r} has no bias: its gradient shows each image up to a factor, which the "
             "bias gradient tells"

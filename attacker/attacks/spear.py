@@ -65,6 +65,8 @@ class Spear(Attack):
 
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
+        if victim.why_no_loss is not None:
+            return victim.why_no_loss
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return "weight decay over several local steps adds weights to the update that nobody sends"
         seen = trace(victim)
