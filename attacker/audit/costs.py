@@ -73,7 +73,7 @@ def measure_unit(federation: Federation, settings: AuditSettings) -> float | Non
         Measured by a few iterations more and less; None where gradient matching does not fit, or fails.
     """
     subject = federation.subject
-    entries = federation.entries[: chunk_size(federation.entries[0].batch_size)]
+    entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
     seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
     probes = [GradientMatching(iterations=count) for count in _PROBES]
     try:

@@ -19,8 +19,8 @@ _TOLERANCE = 1e-3
 def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str | None:
     """Why gradients of the chain's layers are more than what flows back through it, or None when they are just that.
 
-    The true gradient of the victim's loss on one random image is compared with what the chain alone makes of the
-    gradient with respect to the outputs of ``layer``, pulled back from there.
+    The true gradient of the victim's loss on one random image (of any scalar, where its loss is not known) is compared
+    with what the chain alone makes of the gradient with respect to the outputs of ``layer``, pulled back from there.
 
     Args:
         victim: Public knowledge about the model.
@@ -43,7 +43,8 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
     handle = layer.register_forward_hook(lambda _module, _arguments, output: outputs.append(output))
     try:
         with torch.enable_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(1)):
-            loss = victim.loss(probe, torch.zeros(1, dtype=torch.long, device=like.device))
+            label = torch.zeros(1, dtype=torch.long, device=like.device)
+            loss = victim.loss(probe, label) if victim.why_no_loss is None else victim.outcome(probe)
     finally:
         handle.remove()
     if len(outputs) != 1:

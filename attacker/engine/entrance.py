@@ -100,7 +100,8 @@ def _linear(victim: Victim, seen: Chain) -> Entrance | str:
             continue
         if step.shared:
             return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
-        if has_bias or (last and step.module.out_features == victim.inputs.classes):
+        scores = last and victim.why_no_loss is None and step.module.out_features == victim.inputs.classes
+        if has_bias or scores:
             return Entrance(
                 steps=seen.steps[:place],
                 layer=step.module,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attacker.engine.constants import reference
 from attacker.victim import Victim
+from fl_precode.models.outputs import class_scores
 from fl_precode.sampling import Bottleneck, sample_noise
 
 # What models call as a function instead of a layer; recognised by its values on the probe.
@@ -163,7 +164,9 @@ def _watched(victim: Victim) -> tuple[Tensor, Tensor | None, list[_Run]]:
     finally:
         for handle in handles:
             handle.remove()
-    return probe, output if isinstance(output, Tensor) else None, runs
+    if isinstance(output, Tensor):
+        return probe, output, runs
+    return probe, class_scores(output, victim.inputs.classes), runs
 
 
 def _keeper(received: list[Tensor | None]) -> Callable[[nn.Module, tuple[Any, ...]], None]:

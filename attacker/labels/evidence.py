@@ -89,12 +89,15 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
             number of steps cannot be, or weight decay is mixed in by an unknown share.
     """
     _check_protocol(observation)
+    if victim.why_no_loss is not None:
+        raise ValueError(f"there are no labels in the update: {victim.why_no_loss}")
     layer = trace(victim).last_linear()
-    if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != victim.inputs.classes:
+    wanted = 1 if victim.form.one_logit else victim.inputs.classes
+    if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != wanted:
         found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
         raise ValueError(
             "labels are read from the gradient of a last Linear layer with one output for each of "
-            f"{victim.inputs.classes} classes; in {victim.name!r} {found}"
+            f"{victim.inputs.classes} classes{' (or one logit)' if wanted == 1 else ''}; in {victim.name!r} {found}"
         )
     prefix = f"{layer.name}." if layer.name else ""
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
@@ -112,11 +115,26 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     return ClassifierGradient(
         layer=layer,
         gradient=gradient,
-        own_weight=gradient.get(f"{prefix}weight"),
-        bias=gradient.get(f"{prefix}bias"),
+        own_weight=None if f"{prefix}weight" not in gradient else by_class(gradient[f"{prefix}weight"]),
+        bias=None if f"{prefix}bias" not in gradient else by_class(gradient[f"{prefix}bias"]),
         why_unscaled=why_scale_unknown(observation),
         steps=steps_behind(observation),
     )
+
+
+def by_class(gradient: Tensor) -> Tensor:
+    """The gradient of a classifier with one row for each class: of one logit f, that of the logits (0, f).
+
+    ``softmax((0, f))`` is ``(1 - sigmoid(f), sigmoid(f))``, so that the row of the first class is minus that of the
+    second, and all that holds for softmax holds for one logit under binary cross-entropy.
+
+    Args:
+        gradient: Of a weight, (classes, features), or of a bias, (classes,); of one logit with a single row.
+
+    >>> by_class(torch.tensor([0.25])).tolist()
+    [-0.25, 0.25]
+    """
+    return torch.cat([-gradient, gradient]) if len(gradient) == 1 else gradient
 
 
 def known_batch_size(observation: Observation, *, method: str) -> int:
