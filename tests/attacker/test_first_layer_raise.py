@@ -42,7 +42,7 @@ def test_first_layer_needs_parameters():
         parameters={}, buffers={}, update={}, kind="gradient", batch_size=1, protocol=Protocol(), round=1, node="1"
     )
     check_refused(run(FirstLayerInversion(), victim, nothing), "no layer with parameters")
-    check_refused(run(MATCHING, victim, nothing), "zero everywhere")
+    check_refused(run(MATCHING, victim, nothing), "no layer with parameters")
 
 
 def test_first_layer_refuses_batches_and_names_the_rank():
