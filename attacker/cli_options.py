@@ -69,6 +69,15 @@ Rounds = Annotated[
 Evaluation = Annotated[
     Path | None, typer.Option(help="evaluation.json of the run. Default: the one beside the tape.", show_default=False)
 ]
+Truth = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND:PATH",
+        help="True images of an own app: recorded:PATH (by record_truth), folder:PATH, npz:PATH, or module:function; "
+        "docs/truth.md says more. Default: TAPE.truth beside the tape.",
+        show_default=False,
+    ),
+]
 NoTruth = Annotated[bool, typer.Option("--no-truth", help="Do not compare with the true images.")]
 NoControl = Annotated[bool, typer.Option("--no-control", help="Leave out the control without the defence.")]
 Model = Annotated[
@@ -187,16 +196,22 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def check_truth(no_truth: bool, evaluation: Path | None) -> None:
-    """Refuse a truth that is given and not wanted.
+def check_truth(no_truth: bool, evaluation: Path | None, truth: str | None = None) -> bool | str:
+    """Where the truth comes from: a name, True for what lies beside the tape, False for none.
 
     Raises:
-        typer.BadParameter: If so.
+        typer.BadParameter: If more than one is asked for.
     """
-    if no_truth and evaluation is not None:
+    if no_truth and (evaluation is not None or truth is not None):
         raise typer.BadParameter(
-            "either a file of the truth or --no-truth, not both", param_hint="--no-truth, --evaluation"
+            "either a truth or --no-truth, not both", param_hint="--no-truth, --truth, --evaluation"
         )
+    if evaluation is not None and truth is not None:
+        raise typer.BadParameter(
+            "either --evaluation, of a reference federation, or --truth, of any other app, not both",
+            param_hint="--truth, --evaluation",
+        )
+    return not no_truth if truth is None else truth
 
 
 def find_own_models() -> None:

@@ -151,7 +151,7 @@ def _entry(
     seen = own.observations()
     found = common_doubts([doubts(victim, one, defence) for one in seen])
     facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts)
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts, seen[0].protocol)
     of_all = [*assumptions_of(victim), *([] if scale.assumption is None else [scale.assumption])]
     entry = entry.model_copy(update={"assumptions": common_assumptions(seen, of_all)})
     if own.control_of is None:

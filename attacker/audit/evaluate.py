@@ -180,6 +180,7 @@ class UpdateEvaluation:
                 late_fall=finite(reconstruction.late_fall),
                 starts=reconstruction.starts,
                 method=reconstruction.method,
+                recovered_label=self._recovered_label(reconstruction, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
             for i, identifier in enumerate(self._ids)
@@ -200,6 +201,14 @@ class UpdateEvaluation:
         if images is None or self._truth is None:
             return [Scores()] * len(self._ids)
         return score_images(images, self._truth.images)
+
+    def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
+        """The class that the attack used for an image; None where its order is not that of the images any more."""
+        labels = reconstruction.labels
+        reordered = self._truth is not None and len(self._ids) > 1
+        if labels is None or reordered or tuple(labels.shape) != (len(self._ids),):
+            return None
+        return int(labels[place])
 
     def _label_accuracy(self, run: AttackRun, reconstruction: Reconstruction) -> float | None:
         recovered = reconstruction.labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from attacker.attacks.attack import check_observation
 from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
+from attacker.engine.constants import copied, settled
 from attacker.victim import Victim
 from fl_precode.assumption import Assumption
 from fl_precode.observation import Observation
@@ -74,6 +74,7 @@ def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | No
     if fitting is None:
         return None
     try:
+        victim, fitting = settled(victim, fitting)
         first, second = (_replayed(victim, fitting, seed) for seed in (1, 2))
     except Exception:  # foreign models may raise anything
         _logger.warning("whether the model is random could not be measured", exc_info=True)
@@ -84,7 +85,7 @@ def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | No
 def _replayed(victim: Victim, observation: Observation, seed: int) -> Tensor:
     """The gradient of always the same images, the global generator seeded; one vector."""
     (group,) = as_trained(victim, [observation])
-    model = copy.deepcopy(group.victim.model)
+    model = copied(group.victim.model)
     other = Victim(model=model, inputs=victim.inputs, name=victim.name)
     model.train()
     for name in batch_norms(model):  # those that are left normalise by buffers

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attacker.attacks.answers import PLAIN, STRONGEST_FIRST
-from attacker.attacks.attack import check_observation
 from attacker.attacks.registry import ATTACKS, build_attack, entry_of
 from attacker.audit.costs import FIXED, cost, measure_unit, searches_for
 from attacker.audit.knowledge import DEFENCE, Knowledge
@@ -232,7 +231,7 @@ def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -
     reasons = []
     for one in seen:
         try:
-            reason = check_observation(victim, one) or method.refuses(victim, one)
+            reason = method.why_not(victim, one)
         except Exception:  # the record names it when it is run
             return None
         if reason is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import reference
 from attacker.engine.sequential import Step
 from attacker.victim import Victim
 from fl_precode.sampling import sample_noise
@@ -26,7 +27,7 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
         steps: The chain from the image up to what enters ``layer``.
         layer: A Linear layer that is fed by the last step, inside of a bottleneck perhaps.
     """
-    like = next(victim.model.parameters())
+    like = reference(victim.model)
     generator = torch.Generator().manual_seed(1)
     probe = torch.randn((1, *victim.inputs.shape), generator=generator, dtype=like.dtype).to(like.device)
     trained = [

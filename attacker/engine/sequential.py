@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import reference
 from attacker.victim import Victim
 from fl_precode.models.outputs import class_scores
 from fl_precode.sampling import Bottleneck, sample_noise
@@ -142,7 +143,7 @@ def _broken(before: str, after: str) -> str:
 
 def _watched(victim: Victim) -> tuple[Tensor, Tensor | None, list[_Run]]:
     """The probe, the output, and the runs of the innermost modules and of bottlenecks."""
-    like = next(victim.model.parameters(), torch.zeros(()))
+    like = reference(victim.model)
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn((2, *victim.inputs.shape), generator=generator, dtype=like.dtype).to(like.device)
     runs: list[_Run] = []

@@ -24,7 +24,8 @@ def idlg_label(classifier: LayerRun | None, gradient: Gradients, *, classes: int
         classes: Number of classes.
 
     Returns:
-        (1,) label, or None when there is no Linear layer with one output for each class, or when its gradient is zero.
+        (1,) label, or None when there is no Linear layer with one output for each class, or when its gradient is zero
+        or is not in the update.
     """
     if classifier is None or not isinstance(classifier.module, nn.Linear):
         return None
@@ -32,8 +33,11 @@ def idlg_label(classifier: LayerRun | None, gradient: Gradients, *, classes: int
     if rows != classes and (rows, classes) != (1, 2):
         return None
     prefix = f"{classifier.name}." if classifier.name else ""
-    bias = gradient.get(f"{prefix}bias")
-    per_class = gradient[f"{prefix}weight"].sum(dim=1) if bias is None else bias
+    bias, weight = gradient.get(f"{prefix}bias"), gradient.get(f"{prefix}weight")
+    if bias is None and weight is None:  # it did not move
+        return None
+    per_class = bias if weight is None or bias is not None else weight.sum(dim=1)
+    assert per_class is not None
     if not bool((per_class != 0).any()):
         return None
     return torch.argmin(per_class if rows > 1 else torch.cat([-per_class, per_class])).reshape(1)

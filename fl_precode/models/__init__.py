@@ -169,11 +169,12 @@ def _teach_settings(text: str) -> None:
 def _try(spec: str, model: nn.Module, inputs: InputSpec) -> object:
     """What the model makes of two empty images in evaluation mode; modes are restored, lazy layers get their sizes."""
     modes = {module: module.training for module in model.modules()}
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    # The images' own type and place: a model may be in double precision, and whole numbers may be its first parameter.
+    like = next((one for one in model.parameters() if one.is_floating_point()), torch.zeros(()))
     model.eval()
     try:
         with torch.no_grad():
-            out: object = model(torch.zeros(2, *inputs.shape, device=device))
+            out: object = model(torch.zeros(2, *inputs.shape, dtype=like.dtype, device=like.device))
     except Exception as error:
         sizes = "x".join(map(str, inputs.shape))
         raise ValueError(
