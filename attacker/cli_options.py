@@ -92,9 +92,16 @@ Images = Annotated[
 ]
 Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes, with --input.", show_default=False)]
 Mean = Annotated[
-    str | None, typer.Option(help="Mean by channel, such as 0.5,0.5,0.5, with --input. Default: 0.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Mean by channel, such as 0.5,0.5,0.5, with --input. Default: 0 with --std; without both the scale is "
+        "estimated.",
+        show_default=False,
+    ),
 ]
-Std = Annotated[str | None, typer.Option(help="Deviation by channel, with --input. Default: 1.", show_default=False)]
+Std = Annotated[
+    str | None, typer.Option(help="Deviation by channel, with --input. Default: 1 with --mean.", show_default=False)
+]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads for the attacks of one process.")]
 
 
@@ -256,6 +263,7 @@ def parse_inputs(images: str | None, classes: int | None, mean: str | None, std:
             classes=classes,
             mean=_numbers(mean, channels, 0.0),
             std=_numbers(std, channels, 1.0),
+            scale_known=mean is not None or std is not None,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--input") from None

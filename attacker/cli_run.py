@@ -1,4 +1,4 @@
-"""The commands that start federations: ``run`` and ``demo``. They need the repository, and Flower."""
+"""The commands that start federations: ``run`` and ``demo``. They need Flower's simulation runtime."""
 
 from __future__ import annotations
 

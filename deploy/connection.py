@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
-
-from fl_precode.flower.superlink import script
 
 CONNECTION = "federation"
 
@@ -23,8 +22,8 @@ def write_connection(home: Path, *, address: str, certificate: Path) -> None:
 def flwr(*arguments: str) -> subprocess.Popen[str]:
     """Start Flower's command line, its output in a pipe; it reads ``FLWR_HOME`` from the environment."""
     return subprocess.Popen(
-        [script("flwr"), *arguments], env=dict(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace",
+        [str(Path(sys.executable).with_name("flwr")), *arguments], env=dict(os.environ),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
         reply = _reply(model, subject.truth, entry, subject.victim.inputs, training)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
-        writer.write_observation(entry.round, entry.node, arrays, batch_size=entry.batch_size, buffers=buffers)
+        writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
     if writer.lost:
         raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
 
@@ -189,10 +189,14 @@ def base_names(defended: nn.Module) -> dict[str, str]:
 
 
 def undefended(plain: nn.Module, seen: Observation, names: Mapping[str, str]) -> nn.Module:
-    """A copy of the undefended model with the weights and buffers that the server sent."""
+    """A copy of the undefended model with the weights and buffers that the server sent; what was frozen stays so."""
     model = deepcopy(plain)
     sent = {**seen.parameters, **seen.buffers}
     model.load_state_dict({names[name]: value for name, value in sent.items() if name in names}, strict=False)
+    frozen = {names[name] for name in seen.frozen if name in names}
+    for name, value in model.named_parameters():
+        if name in frozen:
+            value.requires_grad_(False)
     return model
 
 

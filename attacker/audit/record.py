@@ -229,6 +229,11 @@ class ImageResult(Entry):
     starts: Count | None = Field(
         default=None, description="starts that a search compared; 0 when it does not search, null in older records"
     )
+    recovered_label: Count | None = Field(
+        default=None,
+        description="class that the attack used for this image; null when it used none, when images were put in the "
+        "order of the truth, and in older records",
+    )
 
 
 class AttackSummary(Entry):

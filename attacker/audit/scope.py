@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from attacker.audit.truth import Truth
 from attacker.audit.truth_check import MOST_IMAGES, check_truth
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +88,16 @@ def open_federations(
         repeated = [entry for entry in entries if entry.file not in checked.refused]
         reason = why_no_control(subject, repeated) if settings.control else "it was left out"
         needed = settings.control and subject.defence != "none"
-        found.append(Federation(**{**vars(own), "no_control": reason if needed else ""}))
+        control: list[Federation] = []
         if needed and not reason:
-            found.append(_control(own, controls / own.id, settings, fresh=fresh))
+            try:
+                control = [_control(own, controls / own.id, settings, fresh=fresh)]
+            except (ValueError, OSError):
+                raise
+            except Exception as error:  # the clients' model is foreign code, and is trained here
+                _logger.warning("there is no undefended control of %s", own.id, exc_info=True)
+                reason = f"computing it failed: {type(error).__name__}: {error}"
+        found += [Federation(**{**vars(own), "no_control": reason if needed else ""}), *control]
     return found
 
 
@@ -129,7 +139,7 @@ def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target
         round=entry.round,
         node=entry.node,
         identity=f"{entry.round}|{node_rank(federation.subject.truth, entry.node)}",
-        batch_size=entry.batch_size,
+        batch_size=federation.subject.tape.batch_size(entry),
         labels=None if truth is None else tuple(truth.labels.tolist()),
     )
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
+from attacker.audit.nothing import NothingToAttack, no_update
 from attacker.audit.subject import Subject
 from attacker.audit.truth import Located, TruthSource
 from fl_precode.tape import TapeEntry, TapeError
@@ -84,7 +85,7 @@ def choose_updates(
         rounds: First and last round to choose from; None for all.
 
     Raises:
-        ValueError: If there is nothing to attack.
+        NothingToAttack: If the tape has no update, none in these rounds, or none that can be read.
     """
     truth = subject.truth
 
@@ -111,14 +112,16 @@ def choose_updates(
         else:
             chosen.append(entry)
     if not chosen:
-        problems = "; ".join(subject.tape.problems[:3]) or _why_none(subject, rounds)
-        advice = "" if subject.tape.entries else "; expected one of a run that finished a round, whole and as written"
-        raise ValueError(f"the tape {subject.tape.path} has nothing to attack: {problems}{advice}")
+        raise _nothing(subject, rounds)
     return sorted(chosen, key=lambda one: (one.round, node_rank(truth, one.node)))
 
 
-def _why_none(subject: Subject, rounds: tuple[int, int] | None) -> str:
-    if subject.tape.entries and rounds is not None:
-        return f"it has no client update in rounds {rounds[0]} to {rounds[1]}"
-    failures = len(subject.tape.failures)
-    return f"it lists {failures} failed replies and no client update" if failures else "it lists no client update"
+def _nothing(subject: Subject, rounds: tuple[int, int] | None) -> NothingToAttack:
+    tape = subject.tape
+    if tape.problems:
+        why = "; ".join(tape.problems[:3])
+    elif tape.entries and rounds is not None:
+        why = f"it has no client update in rounds {rounds[0]} to {rounds[1]}"
+    else:
+        return no_update(tape)
+    return NothingToAttack(f"the tape {tape.path} has nothing to attack: {why}", tape=tape.path)

@@ -1,6 +1,6 @@
 """What the clients of the reference app compute, by their own code: gradients, local training, central training.
 
-The only file of the attacker that reaches ``clients`` and ``server``; it needs the repository.
+The only file of the attacker that reaches ``clients`` and ``server``.
 """
 
 from __future__ import annotations

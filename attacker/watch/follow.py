@@ -17,6 +17,7 @@ from attacker.attacks.attack import Attack, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.evaluate import as_images, score_images
 from attacker.audit.files import png_bytes
+from attacker.audit.image_scale import estimate_scale
 from attacker.audit.subject import Subject, TapeSource, open_subject
 from attacker.audit.truth_open import truth_path
 from attacker.metrics import match_batch
@@ -178,7 +179,8 @@ class Follower:
         return tell
 
     def _report(self, subject: Subject, entry: TapeEntry, spec: str, done: Reconstruction | None, reason: str) -> None:
-        images = None if done is None else as_images(done, subject.victim.inputs)
+        scale = estimate_scale(subject.victim.inputs, [] if done is None else [done])
+        images = None if done is None else as_images(done, scale.inputs)
         number = next(self._numbers)
         event: Event = {"kind": "result", "id": number, "round": entry.round, "node": entry.node, "attack": spec}
         event |= {"seconds": 0.0 if done is None else done.seconds, "reason": reason if images is None else ""}

@@ -7,7 +7,6 @@ whichever folder it was first called in. The launcher owns a SuperLink instead.
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,10 +18,9 @@ import torch
 from fl_precode.config import Settings
 from fl_precode.federation import choose_device, prepare
 from fl_precode.flower.fingerprint import FINGERPRINTED, folder_fingerprint
+from fl_precode.flower.reference_app import stage_app
 from fl_precode.flower.submission import RunOutcome, Submission, failure_reason, to_toml
 from fl_precode.flower.superlink import CONNECTION, LaunchError, OwnedSuperLink
-
-APP_FILES = ("pyproject.toml", "LICENSE", "README.md", "fl_precode", "server", "clients")
 
 __all__ = ["RunOutcome", "SimulationRuntime", "check_machine", "failure_reason", "launch", "to_toml"]
 
@@ -31,7 +29,7 @@ class SimulationRuntime:
     """An own SuperLink with the reference app ready to run; each run inside is a real Flower run on Ray.
 
     Args:
-        app: Folder of the reference app; by default the checkout this package was imported from.
+        app: Folder of the reference app; by default the one that this package belongs to, installed or a checkout.
         port: Of the SuperLink on 127.0.0.1; 0 picks a free one.
         environment: Extra variables for the started processes.
 
@@ -40,18 +38,16 @@ class SimulationRuntime:
     """
 
     def __init__(self, *, app: Path | None = None, port: int = 0, environment: Mapping[str, str] | None = None) -> None:
-        self._source = app or Path(__file__).resolve().parents[2]
+        self._source = app
         self._superlink = OwnedSuperLink(port=port, environment=environment)
 
     def __enter__(self) -> SimulationRuntime:
-        missing = [name for name in APP_FILES if not (self._source / name).exists()]
-        if missing:
-            raise LaunchError(
-                f"the reference app is not complete in {self._source}: {', '.join(missing)} missing. It is part of the "
-                "repository, not of the installed package; run from a checkout"
-            )
         self._superlink.__enter__()
-        self._app = _staged(self._source, self._superlink.folder / "fl-precode")
+        try:
+            self._app = stage_app(self._superlink.folder / "fl-precode", folder=self._source)
+        except OSError as error:
+            self._superlink.close()
+            raise LaunchError(str(error)) from error
         self._fingerprint = folder_fingerprint(self._app / package for package in FINGERPRINTED)
         return self
 
@@ -126,14 +122,3 @@ def check_machine(settings: Settings, client_resources_num_gpus: float) -> None:
             f"each client asks for {client_resources_num_gpus:g} GPU(s), this machine has {torch.cuda.device_count()}; "
             "use client-resources-num-gpus = 0"
         )
-
-
-def _staged(source: Path, target: Path) -> Path:
-    """A copy of the app: edits during the run, and other files beside it, cannot get into what is submitted."""
-    target.mkdir()
-    for name in APP_FILES:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source / name, target / name)
-    return target

@@ -24,6 +24,7 @@ from types import TracebackType
 
 from fl_precode.flower.guard import Guard
 from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes
+from fl_precode.flower.programs import write_programs
 
 CONNECTION = "launch"
 START_SECONDS = 90.0
@@ -75,8 +76,9 @@ class OwnedSuperLink:
     def flwr(self, *arguments: str) -> subprocess.Popen[str]:
         """Start Flower's command line against this SuperLink, its output in a pipe."""
         return subprocess.Popen(
-            [script("flwr"), *arguments], cwd=self._cwd, env=self._environment(), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+            [str(self._programs / "flwr"), *arguments], cwd=self._cwd, env=self._environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -98,14 +100,19 @@ class OwnedSuperLink:
         self._home.mkdir()
         # Ray's workers import from the SuperLink's working folder first: it must be empty.
         self._cwd.mkdir()
+        try:
+            self._programs = write_programs(self.folder / "bin")
+        except FileNotFoundError as error:
+            raise LaunchError(str(error)) from None
         (self._home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "127.0.0.1:{port}"\ninsecure = true\n'
         )
         with (self.folder / "superlink.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [script("flower-superlink"), "--insecure", "--simulation", "--disable-runtime-dependency-installation",
-                 "--host", "127.0.0.1", "--port", str(port), "--database", str(self._home / "state.db")],
+                [str(self._programs / "flower-superlink"), "--insecure", "--simulation",
+                 "--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(port),
+                 "--database", str(self._home / "state.db")],
                 cwd=self._cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
@@ -125,10 +132,11 @@ class OwnedSuperLink:
         raise LaunchError(f"Flower's SuperLink did not come up on port {port}. Its last words:\n{tail}")
 
     def _environment(self) -> dict[str, str]:
-        scripts = str(Path(sys.executable).parent)
+        # Ray's programs lie beside Python, Flower's in a folder of ours.
+        programs = (str(self._programs), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
         return {
             **{name: value for name, value in os.environ.items() if name not in _COLOUR},
-            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PATH": os.pathsep.join(programs),
             "FLWR_HOME": str(self._home),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -141,18 +149,6 @@ class OwnedSuperLink:
             TOKEN_VARIABLE: self._token,
             **self._extra,
         }
-
-
-def script(name: str) -> str:
-    """Path of a console script of this Python environment.
-
-    Raises:
-        LaunchError: If it is not installed there.
-    """
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        raise LaunchError(f"expected the program {name!r} of the flwr package beside {sys.executable}; install flwr")
-    return found
 
 
 def _with_this_machine(no_proxy: str) -> str:

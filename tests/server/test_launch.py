@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import uuid
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ import torch
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime, check_machine, failure_reason, launch, to_toml
 from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, launched_processes
-from fl_precode.flower.superlink import CONNECTION, LaunchError, OwnedSuperLink, script
+from fl_precode.flower.programs import write_programs
+from fl_precode.flower.superlink import CONNECTION, LaunchError, OwnedSuperLink
 
 
 def test_a_taken_port_is_refused():
@@ -112,6 +114,15 @@ def test_processes_of_a_launch_are_found_and_ended_and_no_others(tmp_path):
     first.stdout.close()
 
 
-def test_a_missing_program_is_named():
-    with pytest.raises(LaunchError, match="flower-nonsense"):
-        script("flower-nonsense")
+def test_flowers_programs_are_those_of_this_python(tmp_path):
+    folder = write_programs(tmp_path / "a folder")
+    assert {"flwr", "flower-superlink", "flower-superexec", "flwr-simulation"} <= {one.name for one in folder.iterdir()}
+    bare = {"PATH": "/nowhere", "HOME": str(tmp_path)}
+    said = subprocess.run([folder / "flwr", "--version"], env=bare, capture_output=True, text=True, timeout=120)
+    assert said.stdout.split()[-1] == version("flwr"), said.stderr
+
+
+def test_without_flwr_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(FileNotFoundError, match=r"fl-precode\[simulation\]"):
+        write_programs(tmp_path / "programs")
