@@ -95,6 +95,20 @@ def estimate_scale(inputs: InputSpec, found: Iterable[Reconstruction]) -> ImageS
     return ImageScale(inputs=scaled, assumption=_guessed(name, scaled, images))
 
 
+def usual_scales(inputs: InputSpec) -> list[InputSpec]:
+    """The input domain on each of the scales that apps usually have."""
+    return [
+        replace(
+            inputs,
+            mean=mean * (inputs.channels // len(mean)),
+            std=std * (inputs.channels // len(std)),
+            scale_known=True,
+        )
+        for _, mean, std in _USUAL
+        if len(mean) in (1, inputs.channels)
+    ]
+
+
 def _most_trusted(found: Iterable[Reconstruction]) -> tuple[Trust, Tensor | None]:
     """Images (n, channels, height, width) of the highest trust that there is; of those without, the best ones."""
     usable = [(one, images) for one in found if (images := _finite(one)) is not None]
