@@ -1,8 +1,9 @@
 """The command line ``fl-precode``.
 
 Exit codes: 0 done, 1 the job failed (``check``: a demand is not met; ``compare``: something is worse), 2 bad usage (and
-records that cannot be used), 130 interrupted. Errors are one readable paragraph on stderr; ``--debug`` shows the
-traceback. Everything heavy is imported inside the commands, so that ``--help`` is quick.
+records that cannot be used), 3 nothing could be attacked (``audit``, ``plan``, ``notes``), 130 interrupted. Errors are
+one readable paragraph on stderr; ``--debug`` shows the traceback. Everything heavy is imported inside the
+commands, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from attacker import (
     cli_comparisons,
     cli_gate,
     cli_lists,
+    cli_notes,
     cli_plan,
     cli_recommend,
     cli_report,
@@ -88,11 +90,15 @@ def _options(
     Start with `fl-precode demo`. To audit your own Flower app, wrap its strategy
 
     in the Interceptor and run `fl-precode audit` on the tape.
+
+    Exit codes: 0 done, 1 the job failed, 2 bad usage,
+    3 nothing could be attacked, 130 interrupted.
     """
     del debug, version
 
 
 cli_run.register(app)
+cli_notes.register(app)
 cli_plan.register(app)
 cli_audit.register(app)
 cli_gate.register(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from attacker.cli_options import (
     Std,
     Tapes,
     Threads,
+    Truth,
     Victims,
     Withhold,
     audit_settings,
@@ -37,10 +39,22 @@ from attacker.cli_options import (
     parse_inputs,
 )
 from attacker.cli_plan import duration
+from attacker.cli_reasons import (
+    NOTHING_ATTACKED,
+    attacked,
+    columns,
+    end_of_nothing,
+    not_run_of_record,
+    reason_lines,
+    wrapped,
+)
+from attacker.cli_tables import add_attack, attack_table, show_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from attacker.audit.campaign import CampaignState, Watch
-    from attacker.audit.record import AuditRecord
+    from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary
     from attacker.audit.run import AuditProgress
 
 
@@ -80,6 +94,7 @@ def audit(
     no_control: NoControl = False,
     rounds: Rounds = None,
     evaluation: Evaluation = None,
+    truth: Truth = None,
     no_truth: NoTruth = False,
     model: Model = None,
     defence: Defence = None,
@@ -96,36 +111,48 @@ def audit(
     """Attack the updates on a tape and write what came back: audit.json and a report.
 
     TAPE is the folder that the Interceptor wrote. Where its run left an
-    evaluation.json beside it, the images are compared with the true ones.
-    Interrupted or killed, the same command goes on where it was.
+    evaluation.json beside it, or the clients a TAPE.truth (record_truth), the
+    images are compared with the true ones.
+    Interrupted or killed, the same command goes on where it was; other
+    settings set the earlier audit aside, in a folder of its own.
+    Exit code 3: nothing could be attacked; why, and what mends it, is said.
 
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
     inputs = parse_inputs(images, classes, mean, std)
-    check_truth(no_truth, evaluation)
+    wish = check_truth(no_truth, evaluation, truth)
     _check_crew(workers, ray_address)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
         control=not no_control, rounds=rounds, threads=threads, device=device, leakage=leakage,
     )  # fmt: skip
+    if all(map(_looks_like_a_tape, tapes)):  # what comes next takes seconds on a slow disk
+        say(f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.")
     use_threads(threads)
     find_own_models()
 
     from attacker.audit import run
+    from attacker.audit.nothing import NothingToAttack
     from attacker.audit.subject import TapeSource
 
     sources = [
-        TapeSource(tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs)
+        TapeSource(tape=tape, evaluation=evaluation, truth=wish, model=model, defence=defence, inputs=inputs)
         for tape in tapes
     ]
     try:
         with campaign_progress() as watch:
-            record = run.audit(sources, settings, out=out, workers=workers, ray_address=ray_address, watch=watch)
+            record = run.audit(
+                sources, settings, out=out, workers=workers, ray_address=ray_address, watch=watch, say=say
+            )
+    except NothingToAttack as error:
+        raise end_of_nothing(error) from None
     except KeyboardInterrupt:
         if (out / "campaign").is_dir():
             typer.echo(f"What was finished is kept in {out}; the same command goes on from there.", err=True)
         raise
     finish(record, out)
+    if not attacked(record):
+        raise typer.Exit(NOTHING_ATTACKED)
 
 
 def _check_crew(workers: int, ray_address: str) -> None:
@@ -145,6 +172,18 @@ def _check_crew(workers: int, ray_address: str) -> None:
         )
 
 
+def _looks_like_a_tape(folder: Path) -> bool:
+    try:
+        return isinstance(json.loads((folder / "tape.json").read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def say(sentence: str) -> None:
+    """Print a sentence on stderr, which leaves stdout to the results."""
+    typer.echo("\n".join(wrapped(sentence, columns())), err=True)
+
+
 def use_threads(threads: int) -> None:
     """Limit PyTorch's threads in this process, and let it keep the memory that it frees.
 
@@ -158,36 +197,12 @@ def use_threads(threads: int) -> None:
 
 
 def finish(record: AuditRecord, folder: Path) -> Path | None:
-    """Write the report of a fresh audit into ``folder/report``, print the table of results and where the report is.
+    """Write the report of a fresh audit into ``folder/report``, print the results and where the report is.
 
     Returns:
         Absolute path of the page; None where the extra ``report`` is not installed, which is said.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from attacker.report import words
-    from attacker.report.verdict import overall, verdicts
-
-    table = Table(title=None, header_style="bold")
-    for heading in ("model", "defence", "attack"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("came back", "95 %", "SSIM"):
-        table.add_column(heading, justify="right")
-    names = {one.id: one for one in record.federations}
-    for one in record.summaries:
-        own = names[one.federation]
-        back = "does not apply" if not one.images else "not known"
-        back = f"{one.successes} of {one.images}" if one.successes is not None else back
-        between = words.interval(*one.interval) if one.interval else "–"
-        defence = f"{own.defence}, control" if own.control_of else own.defence
-        cells = (own.model, defence, one.attack, back, between, words.figure(one.mean_ssim))
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
-    console = Console()
-    console.print(table)
-    for line in without_result(record):
-        console.print(line, markup=False, highlight=False)
-    console.print(overall(verdicts(record)), markup=False, highlight=False)
+    show_results(record)
     typer.echo(f"record: {folder.absolute() / 'audit.json'}")
     try:
         from attacker.report.page import write_report
@@ -201,15 +216,67 @@ def finish(record: AuditRecord, folder: Path) -> Path | None:
     return page
 
 
-def without_result(record: AuditRecord) -> list[str]:
-    """Why attacks gave nothing, a line for each reason."""
-    found = [(one.attack, "; ".join(one.reasons)) for one in record.summaries if not one.images]
-    if not record.summaries:
-        found = [(one.attack, one.reason) for one in record.plan]
-    names: dict[str, list[str]] = {}
-    for attack, reason in found:
-        names.setdefault(reason, []).append(attack)
-    return [f"{', '.join(dict.fromkeys(attacks))}: {reason}" for reason, attacks in names.items()]
+def show_results(record: AuditRecord) -> None:
+    """Print what each attack brought back, which attacks gave nothing and why, and the verdict."""
+    from attacker.report.verdict import overall, verdicts
+    from fl_precode.tape_notes import notes_path
+
+    width = columns()
+    for own in record.federations:
+        _show_federation(record, own)
+    missing = not_run_of_record(record)
+    if attacked(record) or missing:
+        typer.echo(f"attacks: {attacked(record)} run; {len(missing)} not")
+    tapes = {own.tape for own in record.federations}
+    notes = notes_path(Path(tapes.pop())) if len(tapes) == 1 else None
+    if missing:
+        typer.echo("Why not, the most important reason first:")
+        typer.echo("\n".join(reason_lines(missing, notes, width=width)))
+    found = [one for one in verdicts(record) if not one.control]
+    typer.echo("\n".join(wrapped(overall(found), width)))
+    for one in found:
+        typer.echo("\n".join(wrapped(one.sentence, width)))
+
+
+def _show_federation(record: AuditRecord, own: FederationSummary) -> None:
+    from attacker.report import words
+
+    rows = [one for one in record.summaries if one.federation == own.id and one.images]
+    if not rows:
+        return
+    control = ", the undefended control" if own.control_of else ""
+    title = (
+        f"{own.model}, {words.defence_text(own.defence)}{control}: {words.counted(rows[0].images, 'image')} attacked"
+    )
+    typer.echo("\n".join(wrapped(title, columns())))
+    compared = any(one.successes is not None for one in rows)
+    show = _similarities if compared else _distances
+    show_table(show(record, rows))
+
+
+def _similarities(_record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+    from attacker.report import words
+
+    table = attack_table("came back", "95 %", "SSIM")
+    for one in rows:
+        back = "not known" if one.successes is None else f"{one.successes} of {one.images}"
+        between = words.interval(*one.interval) if one.interval else "–"
+        add_attack(table, one.attack, back, between, words.figure(one.mean_ssim))
+    return table
+
+
+def _distances(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+    """Where no true image is known: how near each attack came to the updates."""
+    from attacker.audit.confirmed import confirms
+    from attacker.report.words import distance, middle
+
+    table = attack_table("matching loss", "at its start", "confirmed")
+    for one in rows:
+        own = [row for row in record.results if (row.federation, row.attack) == (one.federation, one.attack)]
+        loss, start = (middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
+        sure = sum(map(confirms, own))
+        add_attack(table, one.attack, distance(loss), distance(start), f"{sure} of {one.images}" if sure else "–")
+    return table
 
 
 @contextmanager

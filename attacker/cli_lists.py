@@ -18,7 +18,9 @@ def models() -> None:
     from fl_precode.models import MODELS
 
     entries = {name: entry.description for name, entry in MODELS.items()}
-    _print_entries({**entries, "package.module:factory": "your own, importable in every process"})
+    own = "your own, importable in every process; what it needs is filled in by name (num_classes, in_channels, ...)"
+    settings = "the same with settings: literals by keyword, in quotes for the shell"
+    _print_entries({**entries, "package.module:factory": own, "package.module:Net(depth=3)": settings})
 
 
 def datasets() -> None:

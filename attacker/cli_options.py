@@ -69,6 +69,15 @@ Rounds = Annotated[
 Evaluation = Annotated[
     Path | None, typer.Option(help="evaluation.json of the run. Default: the one beside the tape.", show_default=False)
 ]
+Truth = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND:PATH",
+        help="True images of an own app: recorded:PATH (by record_truth), folder:PATH, npz:PATH, or module:function; "
+        "docs/truth.md says more. Default: TAPE.truth beside the tape.",
+        show_default=False,
+    ),
+]
 NoTruth = Annotated[bool, typer.Option("--no-truth", help="Do not compare with the true images.")]
 NoControl = Annotated[bool, typer.Option("--no-control", help="Leave out the control without the defence.")]
 Model = Annotated[
@@ -83,9 +92,16 @@ Images = Annotated[
 ]
 Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes, with --input.", show_default=False)]
 Mean = Annotated[
-    str | None, typer.Option(help="Mean by channel, such as 0.5,0.5,0.5, with --input. Default: 0.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Mean by channel, such as 0.5,0.5,0.5, with --input. Default: 0 with --std; without both the scale is "
+        "estimated.",
+        show_default=False,
+    ),
 ]
-Std = Annotated[str | None, typer.Option(help="Deviation by channel, with --input. Default: 1.", show_default=False)]
+Std = Annotated[
+    str | None, typer.Option(help="Deviation by channel, with --input. Default: 1 with --mean.", show_default=False)
+]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads for the attacks of one process.")]
 
 
@@ -180,16 +196,22 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def check_truth(no_truth: bool, evaluation: Path | None) -> None:
-    """Refuse a truth that is given and not wanted.
+def check_truth(no_truth: bool, evaluation: Path | None, truth: str | None = None) -> bool | str:
+    """Where the truth comes from: a name, True for what lies beside the tape, False for none.
 
     Raises:
-        typer.BadParameter: If so.
+        typer.BadParameter: If more than one is asked for.
     """
-    if no_truth and evaluation is not None:
+    if no_truth and (evaluation is not None or truth is not None):
         raise typer.BadParameter(
-            "either a file of the truth or --no-truth, not both", param_hint="--no-truth, --evaluation"
+            "either a truth or --no-truth, not both", param_hint="--no-truth, --truth, --evaluation"
         )
+    if evaluation is not None and truth is not None:
+        raise typer.BadParameter(
+            "either --evaluation, of a reference federation, or --truth, of any other app, not both",
+            param_hint="--truth, --evaluation",
+        )
+    return not no_truth if truth is None else truth
 
 
 def find_own_models() -> None:
@@ -241,6 +263,7 @@ def parse_inputs(images: str | None, classes: int | None, mean: str | None, std:
             classes=classes,
             mean=_numbers(mean, channels, 0.0),
             std=_numbers(std, channels, 1.0),
+            scale_known=mean is not None or std is not None,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--input") from None

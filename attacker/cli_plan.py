@@ -26,6 +26,7 @@ from attacker.cli_options import (
     Std,
     Tapes,
     Threads,
+    Truth,
     Victims,
     Withhold,
     audit_settings,
@@ -33,15 +34,13 @@ from attacker.cli_options import (
     find_own_models,
     parse_inputs,
 )
+from attacker.cli_reasons import NOTHING_ATTACKED, columns, end_of_nothing, not_run, reason_lines, wrapped
+from attacker.cli_tables import add_attack, attack_table, show_table
 
 if TYPE_CHECKING:
     from attacker.audit.record import PlannedAttack
     from attacker.audit.scope import Federation
     from attacker.audit.settings import AuditSettings
-
-
-_WIDTH = 120
-"""Columns where the output is no terminal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +60,7 @@ def plan(
     no_control: NoControl = False,
     rounds: Rounds = None,
     evaluation: Evaluation = None,
+    truth: Truth = None,
     no_truth: NoTruth = False,
     model: Model = None,
     defence: Defence = None,
@@ -73,59 +73,72 @@ def plan(
 ) -> None:
     """Show which attacks `audit` would run on a tape, which not and why, and how long it would take.
 
+    Exit code 3: nothing could be attacked; why, and what mends it, is said.
+
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """
     inputs = parse_inputs(images, classes, mean, std)
-    check_truth(no_truth, evaluation)
+    wish = check_truth(no_truth, evaluation, truth)
     settings = audit_settings(
         attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
         control=not no_control, rounds=rounds, threads=threads, device=device,
     )  # fmt: skip
     find_own_models()
 
+    from attacker.audit.nothing import NothingToAttack
     from attacker.audit.run import plan as make_plan
     from attacker.audit.subject import TapeSource
 
     sources = [
-        TapeSource(tape=tape, evaluation=evaluation, truth=not no_truth, model=model, defence=defence, inputs=inputs)
+        TapeSource(tape=tape, evaluation=evaluation, truth=wish, model=model, defence=defence, inputs=inputs)
         for tape in tapes
     ]
-    federations, planned = make_plan(sources, settings)
+    try:
+        federations, planned = make_plan(sources, settings)
+    except NothingToAttack as error:
+        raise end_of_nothing(error) from None
     show_plan(federations, planned, settings)
+    if not any(one.status == "run" for one in planned):
+        raise typer.Exit(NOTHING_ATTACKED)
 
 
 def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack], settings: AuditSettings) -> None:
-    """Print the threat model and a table for each federation."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print the threat model, a table of what would run on each federation, and why the rest would not."""
+    from attacker.report.words import counted, defence_text
+    from fl_precode.tape_notes import notes_path
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH
+    width = columns()
     threat = settings.knowledge.record()
-    console.print(f"Attacker: {threat.name}; knows {', '.join(threat.granted) or 'nothing more'}; "
-                  f"does not know {', '.join(threat.withheld)}.", markup=False, highlight=False)  # fmt: skip
+    say = [f"Attacker: {threat.name}; knows {', '.join(threat.granted) or 'nothing more'}; "
+           f"does not know {', '.join(threat.withheld)}."]  # fmt: skip
     for own in federations:
-        title = f"{own.subject.victim.name}, {own.subject.defence}, {len(own.targets)} updates"
-        console.print()
-        console.print(title + (", undefended control" if own.control_of else ""), markup=False, style="bold")
-        if own.no_control:
-            console.print(f"No undefended control: {own.no_control}.", markup=False, highlight=False)
-        table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-        for heading in ("attack", "role", ""):
-            table.add_column(heading, overflow="fold")
-        table.add_column("iterations", justify="right")
-        table.add_column("time", justify="right")
-        table.add_column("why", overflow="fold")
-        for one in planned:
-            if one.federation == own.id:
-                time = "" if one.expected_seconds is None else duration(one.expected_seconds)
-                count = "" if one.iterations is None else str(one.iterations)
-                cells = (one.attack, one.role, one.status.replace("_", " "), count, time, one.reason)
-                table.add_row(*(cell.replace("[", r"\[") for cell in cells))
-        console.print(table)
+        control = ", the undefended control" if own.control_of else ""
+        title = f"{own.subject.victim.name}, {defence_text(own.subject.defence)}{control}"
+        say += ["", f"{title}: {counted(len(own.targets), 'update')}"]
+        say += [f"No undefended control: {own.no_control}."] if own.no_control else []
+        typer.echo("\n".join(line for one in say for line in wrapped(one, width)))
+        say = []
+        _show_what_runs([one for one in planned if one.federation == own.id and one.status == "run"])
+        missing = not_run([one for one in planned if one.federation == own.id])
+        if not own.control_of:
+            runs = sum(one.federation == own.id and one.status == "run" for one in planned)
+            typer.echo(f"attacks: {runs} would run; {len(missing)} not")
+        if missing:
+            typer.echo("Why not, the most important reason first:")
+            typer.echo("\n".join(reason_lines(missing, notes_path(own.subject.tape.path.absolute()), width=width)))
     total = sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
-    console.print(f"\nExpected: {duration(total)} of one processor.", markup=False, highlight=False)
+    typer.echo(f"\nExpected: {duration(total)} of one processor.")
+
+
+def _show_what_runs(planned: Sequence[PlannedAttack]) -> None:
+    if not planned:
+        return
+    table = attack_table("role", "iterations", "time", last="why")
+    for one in planned:
+        time = "" if one.expected_seconds is None else duration(one.expected_seconds)
+        count = "" if one.iterations is None else str(one.iterations)
+        add_attack(table, one.attack.partition(":")[0], one.role, count, time, one.reason)
+    show_table(table)
 
 
 def duration(seconds: float) -> str:

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fl_precode.assumption import Assumption
 from fl_precode.bottleneck import track_kl
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.models.outputs import class_scores, describe_output, is_plain, output_tensors
+from fl_precode.sampling import sample_noise
+
+_DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
+_SHAPES = ("View", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Alias", "Expand", "Select")
+"""Steps of autograd that change the shape of a value alone, as the names of their nodes begin."""
+
+
+class NoLossError(ValueError):
+    """The model returns no class scores, so that there is no loss to replay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputForm:
+    """What a model returns.
+
+    Attributes:
+        why_no_loss: Why there is no loss to replay; None where there are class scores.
+        one_logit: Whether one number decides between two classes.
+        is_probability: Whether that number went through a sigmoid already.
+        several: What is returned, in words, where it is more than the class scores.
+    """
+
+    why_no_loss: str | None = None
+    one_logit: bool = False
+    is_probability: bool = False
+    several: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +60,137 @@ class Victim:
 
     def __post_init__(self) -> None:
         self.model.eval()
+        # At once: later it may be asked for inside of a transformation, or under hooks that count what runs.
+        _ = self.form
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The clients' training loss: mean cross-entropy plus the penalty of every bottleneck in the model.
+        """The clients' training loss, a mean over the batch, plus the penalty of every bottleneck in the model.
+
+        Cross-entropy; for one logit of a binary task, binary cross-entropy of its sigmoid (which the model may take
+        itself). Where class scores stand in what the model returns: `fl_precode.models.outputs.class_scores`.
 
         Args:
             inputs: (batch, channels, height, width), normalised.
-            labels: (batch,) class indices.
+            labels: (batch,) class indices, or (batch, classes) probabilities.
 
         Returns:
             Scalar, in nats.
+
+        Raises:
+            NoLossError: If the model returns no class scores.
         """
         with track_kl() as kl:
-            logits = self.model(inputs)
-        return F.cross_entropy(logits, labels) + kl.penalty(logits)
+            output = self.model(inputs)
+        scores = class_scores(output, self.inputs.classes)
+        if scores is None:
+            raise NoLossError(_no_scores(output, self.inputs))
+        if scores.shape[1] == self.inputs.classes:
+            return F.cross_entropy(scores, labels) + kl.penalty(scores)
+        target = (labels if labels.dim() == 1 else labels[:, 1]).to(scores.dtype)
+        binary = F.binary_cross_entropy if self.form.is_probability else F.binary_cross_entropy_with_logits
+        return binary(scores[:, 0], target) + kl.penalty(scores)
+
+    def outcome(self, inputs: Tensor) -> Tensor:
+        """A scalar that depends on everything that the model returns, for questions in which the loss is of no matter.
+
+        Args:
+            inputs: (batch, channels, height, width), normalised.
+        """
+        total = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
+        for place, one in enumerate(output_tensors(self.model(inputs))):
+            if one.is_floating_point():
+                flat = one.flatten()
+                # Weights without a pattern, so that nothing cancels: a sum of softmax values would be constant.
+                weights = torch.sin(torch.arange(1, len(flat) + 1, device=flat.device) * (1.0 + place)).to(flat.dtype)
+                total = total + (flat * weights).sum()
+        return total
+
+    @property
+    def why_no_loss(self) -> str | None:
+        """Why the clients' loss cannot be replayed, as attacks that search must, or None when it can."""
+        return self.form.why_no_loss
+
+    @cached_property
+    def form(self) -> OutputForm:
+        """What the model returns, found out by two random images; as if it were class scores where it cannot be run."""
+        like = next(self.model.parameters(), torch.zeros(()))
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like.device)
+        probe = probe.to(like.dtype) if like.is_floating_point() else probe
+        noise = torch.Generator(like.device).manual_seed(0)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad(), sample_noise(generator=noise):
+                output: object = self.model(probe)
+        except Exception:  # a foreign model may raise anything; whoever runs it says what
+            return OutputForm()
+        scores = class_scores(output, self.inputs.classes)
+        if scores is None:
+            return OutputForm(why_no_loss=_no_scores(output, self.inputs))
+        one = scores.shape[1] == 1
+        several = None if is_plain(output) else describe_output(output)
+        return OutputForm(one_logit=one, is_probability=one and _went_through_sigmoid(scores), several=several)
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What is taken to be so about the clients' training, because the model's form suggests it."""
+        return assumptions_of(self)
+
+
+def assumptions_of(victim: Victim) -> tuple[Assumption, ...]:
+    """What is taken to be so about the clients' training, because the model's form suggests it.
+
+    Args:
+        victim: Its model is run once, on random images.
+    """
+    return tuple(_assumed(victim))
+
+
+def _assumed(victim: Victim) -> Iterator[Assumption]:
+    form = victim.form
+    if form.one_logit:
+        end = "a probability (its sigmoid is in the model)" if form.is_probability else "one logit"
+        yield Assumption(
+            code="loss-assumed-bce",
+            sentence=f"The clients' loss is binary cross-entropy, because the model returns {end} for each image.",
+            doubt="Clients that minimise another loss, such as a squared error, give gradients that no image matches.",
+        )
+    elif form.several is not None:
+        yield Assumption(
+            code="loss-on-logits-alone",
+            sentence=f"The clients' loss is cross-entropy of the class scores alone in {form.several}.",
+            doubt="A loss that looks at the other values as well gives gradients that no image matches.",
+        )
+    dropping = dropout_in(victim.model)
+    if dropping:
+        yield Assumption(
+            code="dropout-active",
+            sentence=f"Dropout was active while clients trained ({', '.join(dropping[:3])}), as model.train() has it; "
+            "dropout-inversion searches the masks, the other attacks replay without them.",
+            doubt="Clients that train in evaluation mode drop nothing: then the other attacks match better.",
+        )
+
+
+def dropout_in(model: nn.Module) -> list[str]:
+    """Names of the layers that drop a part of their input while clients train, but not all of it."""
+    return [name or "the model" for name, one in model.named_modules() if isinstance(one, _DROPOUT) and 0 < one.p < 1]
+
+
+def _went_through_sigmoid(scores: Tensor) -> bool:
+    node: Any = scores.grad_fn
+    while node is not None and node.name().startswith(_SHAPES):
+        node = node.next_functions[0][0] if node.next_functions else None
+    return node is not None and node.name().startswith("SigmoidBackward")
+
+
+def _no_scores(output: object, inputs: InputSpec) -> str:
+    """Why there is no loss, in one sentence."""
+    first = next(output_tensors(output), None)
+    shape = None if first is None else tuple(first.shape[1:])
+    pixels = inputs.channels * inputs.height * inputs.width
+    what = describe_output(output)
+    if first is not None and (shape == inputs.shape or (first.dim() > 1 and first[0].numel() == pixels)):
+        what = "images"
+    return (
+        f"the model returns {what}, not class scores: its loss is not known, and no gradient of a candidate can be "
+        "compared. first-layer and layerwise-inversion need no loss"
+    )

@@ -24,13 +24,15 @@ def batch_gradient(model: nn.Module, batch: Batch, *, batch_norm: str = "batch")
     """FedSGD: the gradient of one batch; ``batch_norm`` as in `set_training`.
 
     Returns:
-        Parameter name to gradient (zeros where the loss does not depend on the parameter), and the loss in nats.
+        Parameter name to gradient, and the loss in nats. Gradients are zero where the parameter is frozen, or the loss
+        does not depend on it.
     """
     set_training(model, batch_norm)
     named = dict(model.named_parameters())
+    trained = {name: value for name, value in named.items() if value.requires_grad}
     loss = training_loss(model, *batch)
-    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    filled = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), gradients, strict=True)}
+    gradients = dict(zip(trained, torch.autograd.grad(loss, list(trained.values()), allow_unused=True), strict=True))
+    filled = {n: torch.zeros_like(p) if (g := gradients.get(n)) is None else g for n, p in named.items()}
     return filled, float(loss.detach())
 
 

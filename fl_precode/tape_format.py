@@ -12,7 +12,8 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol, UpdateKind
 
 FORMAT = "fl-precode-tape"
-VERSION = 1
+VERSION = 2
+"""Version 1 held one array record a message and what an update meant; version 2 holds what was said, as it was said."""
 HEADER = "tape.json"
 MANIFEST = "manifest.jsonl"
 PARAMETERS = "parameters"
@@ -38,9 +39,12 @@ class TapeHeader:
         protocol: What the server knows of a client's work.
         inputs: Input domain; None when not known.
         settings: Further settings that every party knows.
+        reply: What the arrays of a reply are, where that was said: ``weights``, ``difference`` (trained minus sent) or
+            ``gradient``; ``unknown`` looks at them.
+        examples: What the clients' number of examples counts: ``images``, ``batches``, or ``unknown``.
 
     Raises:
-        ValueError: If ``kind`` is another word.
+        ValueError: If ``kind``, ``reply`` or ``examples`` is another word.
     """
 
     model: str = "unknown"
@@ -49,37 +53,80 @@ class TapeHeader:
     protocol: Protocol = field(default_factory=Protocol)
     inputs: InputSpec | None = None
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    reply: str = "unknown"
+    examples: str = "unknown"
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"expected the kind to be one of {', '.join(_KINDS)}, got {self.kind!r}")
+        for what, value, words in (
+            ("kind", self.kind, _KINDS),
+            ("reply", self.reply, ("unknown", "weights", "difference", "gradient")),
+            ("examples", self.examples, ("unknown", "images", "batches")),
+        ):
+            if value not in words:
+                raise ValueError(f"expected the {what} to be one of {', '.join(words)}, got {value!r}")
+
+
+Scalar = str | int | float | bool
+Records = Mapping[str, Mapping[str, Scalar]]
+"""Name of a MetricRecord or ConfigRecord to its single values."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TapeEntry:
-    """One line of the manifest about a tensor file.
+class StoredRecord:
+    """One ArrayRecord of a message, in a file of its own.
+
+    Attributes:
+        file: Path inside the tape.
+        sha256: Of the file.
+        bytes: Length of the file.
+        record: Its name in the message; "" where the tape does not say.
+        complex: Names of complex arrays, which are stored as pairs of real numbers.
+        skipped: Names of arrays that could not be stored, and why.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    record: str = ""
+    complex: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapeEntry(StoredRecord):
+    """One line of the manifest about what was sent or replied; its own file holds the record that counts as weights.
 
     Attributes:
         round: Of the federation.
         node: Who replied; "" for what the server sent.
         kind: What the reply is.
-        batch_size: Distinct images behind the update; None when the protocol does not reveal it.
-        file: Path inside the tape.
-        sha256: Of the file.
-        bytes: Length of the file.
+        batch_size: Distinct images behind the update where that was announced; None leaves it to the reader.
         buffers: Names of the arrays that are no parameters.
-        sent: File with what the server had sent in this round; None when it is not on the tape.
+        buffers_given: Whether somebody named them; otherwise they were guessed from names and types.
+        sent: What the server had sent to this client; None when it is not on the tape.
+        extras: Further ArrayRecords of the message, such as control variates.
+        message: Identifier of the server's message that is answered; "" where the tape does not say.
+        message_type: Flower's type of that message.
+        metrics: What the reply's MetricRecords say.
+        configs: What the reply's ConfigRecords say, as far as it is single values.
+        asked: What the ConfigRecords of the server's message said.
+        weighted_by: Key of the number that the strategy weights this reply by.
     """
 
     round: int
     node: str
     kind: UpdateKind
     batch_size: int | None
-    file: str
-    sha256: str
-    bytes: int
     buffers: tuple[str, ...] = ()
+    buffers_given: bool = field(default=False, hash=False, compare=False)
     sent: TapeEntry | None = field(default=None, repr=False)
+    extras: tuple[StoredRecord, ...] = ()
+    message: str = ""
+    message_type: str = ""
+    metrics: Records = field(default_factory=dict, hash=False, compare=False, repr=False)
+    configs: Records = field(default_factory=dict, hash=False, compare=False, repr=False)
+    asked: Records = field(default_factory=dict, hash=False, compare=False, repr=False)
+    weighted_by: str = "num-examples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +136,21 @@ class TapeFailure:
     round: int
     node: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapeEvaluation:
+    """A round in which clients only evaluated; there is nothing in it to attack.
+
+    Attributes:
+        round: Of the federation.
+        replies: Clients that answered.
+        failed: Those of them that could not.
+    """
+
+    round: int
+    replies: int
+    failed: int
 
 
 def header_to_json(header: TapeHeader) -> bytes:
@@ -126,6 +188,8 @@ def header_from_json(text: bytes, file: str) -> TapeHeader:
             protocol=Protocol(**_known(Protocol, content["protocol"])),
             inputs=None if content["inputs"] is None else _inputs(content["inputs"]),
             settings=dict(content["settings"]),
+            reply=_text(content.get("reply", "unknown")),
+            examples=_text(content.get("examples", "unknown")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TapeError(f"{file}: damaged header ({type(error).__name__}: {error})") from error
@@ -151,15 +215,36 @@ def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def line_from_json(text: bytes, sent: Mapping[int, TapeEntry]) -> tuple[str, TapeEntry | TapeFailure]:
+class SentIndex:
+    """What the server sent, by file and by round, from the lines read so far."""
+
+    def __init__(self) -> None:
+        self._by_file: dict[str, TapeEntry] = {}
+        self._by_round: dict[int, TapeEntry] = {}
+
+    def add(self, entry: TapeEntry) -> None:
+        """Note a line about what was sent."""
+        self._by_file[entry.file] = entry
+        self._by_round[entry.round] = entry
+
+    def answered_by(self, content: Mapping[str, Any]) -> TapeEntry | None:
+        """What a reply's line answers; tapes of version 1 have one set of weights a round."""
+        file = content.get("sent")
+        return self._by_round.get(content["round"]) if file is None else self._by_file.get(str(file))
+
+
+Line = TapeEntry | TapeFailure | TapeEvaluation
+
+
+def line_from_json(text: bytes, sent: SentIndex) -> tuple[str, Line]:
     """Read one line of the manifest.
 
     Args:
         text: The line.
-        sent: Round number to the entry of what the server sent, from the lines before.
+        sent: What the server sent, from the lines before.
 
     Returns:
-        The type of the line (``round``, ``observation``, ``failure``) and its content.
+        The type of the line (``round``, ``observation``, ``failure``, ``evaluation``) and its content.
 
     Raises:
         ValueError: If a field is missing or has a value that the writer never writes.
@@ -172,33 +257,74 @@ def line_from_json(text: bytes, sent: Mapping[int, TapeEntry]) -> tuple[str, Tap
         raise ValueError(f"expected a round number, got {number!r}")
     if kind == "failure":
         return kind, TapeFailure(round=number, node=str(content.get("node")), reason=str(content.get("reason")))
+    if kind == "evaluation":
+        replies, failed = content.get("replies"), content.get("failed")
+        if not _is_count(replies) or not _is_count(failed):
+            raise ValueError(f"expected numbers of replies and failures, got {replies!r} and {failed!r}")
+        return kind, TapeEvaluation(round=number, replies=replies, failed=failed)
     if kind not in ("round", "observation"):
         raise ValueError(f"unknown type {kind!r}")
-    entry = _entry(content, sent.get(number) if kind == "observation" else None)
-    return kind, entry
+    return kind, _entry(content, sent.answered_by(content) if kind == "observation" else None)
 
 
 def _entry(content: Mapping[str, Any], sent: TapeEntry | None) -> TapeEntry:
-    file, sha256, size = content.get("file"), content.get("sha256"), content.get("bytes")
     batch_size, buffers = content.get("batch_size"), content.get("buffers", [])
-    if not isinstance(file, str) or not _FILE.fullmatch(file):
-        raise ValueError(f"expected a file inside the tape, got {file!r}")
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256) or not _is_count(size):
-        raise ValueError(f"expected the SHA-256 and the length of {file}")
     if batch_size is not None and not (_is_count(batch_size) and batch_size > 0):
         raise ValueError(f"expected a positive batch size or null, got {batch_size!r}")
-    if not isinstance(buffers, list) or not all(isinstance(name, str) for name in buffers):
-        raise ValueError("expected a list of buffer names")
     if content.get("kind") not in _KINDS:
         raise ValueError(f"expected the kind to be one of {', '.join(_KINDS)}, got {content.get('kind')!r}")
+    extras = content.get("extras", [])
+    if not isinstance(extras, list):
+        raise ValueError("expected a list of further records")
     return TapeEntry(
+        **_stored(content),
         round=content["round"],
         node=str(content.get("node", "")),
         kind=content["kind"],
         batch_size=batch_size,
-        file=file,
-        sha256=sha256,
-        bytes=size,
-        buffers=tuple(buffers),
+        buffers=_names(buffers, "buffer names"),
+        buffers_given=content.get("buffers_given") is True,
         sent=sent,
+        extras=tuple(StoredRecord(**_stored(one)) for one in extras),
+        message=str(content.get("message", "")),
+        message_type=str(content.get("message_type", "")),
+        metrics=_records(content.get("metrics", {})),
+        configs=_records(content.get("configs", {})),
+        asked=_records(content.get("asked", {})),
+        weighted_by=str(content.get("weighted_by", "num-examples")),
     )
+
+
+def _stored(content: object) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError("expected a JSON object about a file")
+    file, sha256, size = content.get("file"), content.get("sha256"), content.get("bytes")
+    if not isinstance(file, str) or not _FILE.fullmatch(file):
+        raise ValueError(f"expected a file inside the tape, got {file!r}")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256) or not _is_count(size):
+        raise ValueError(f"expected the SHA-256 and the length of {file}")
+    skipped = content.get("skipped", {})
+    if not isinstance(skipped, dict):
+        raise ValueError("expected a table of arrays that were not stored")
+    return {
+        "file": file,
+        "sha256": sha256,
+        "bytes": size,
+        "record": str(content.get("record", "")),
+        "complex": _names(content.get("complex", []), "names of complex arrays"),
+        "skipped": {str(name): str(why) for name, why in skipped.items()},
+    }
+
+
+def _names(value: object, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"expected a list of {what}")
+    return tuple(value)
+
+
+def _records(content: object) -> Records:
+    if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):
+        raise ValueError("expected tables of single values")
+    return {
+        name: {key: value for key, value in one.items() if isinstance(value, Scalar)} for name, one in content.items()
+    }

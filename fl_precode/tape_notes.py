@@ -5,14 +5,19 @@ The tape itself is never changed after it was written. What stands in ``TAPE.tom
     model = "my_app.task:Net"       # package.module:factory, importable where the audit runs
     input = "3x32x32"               # channels x height x width
     classes = 10
-    mean = [0.5, 0.5, 0.5]          # by channel, on the [0, 1] scale; 0 by default
-    std = [0.5, 0.5, 0.5]           # 1 by default
+    mean = [0.5, 0.5, 0.5]          # by channel, on the [0, 1] scale; 0 where only std is given
+    std = [0.5, 0.5, 0.5]           # 1 where only mean is given; without both the scale is estimated
     defence = "none"
+    reply = "weights"               # weights | difference (trained minus sent) | gradient
+    examples = "images"             # what num-examples counts: images | batches
 
     [protocol]
     local-epochs = 1
     batch-size = 8
     learning-rate = 0.1
+
+    [clients]                       # names that you have for Flower's node ids
+    7318349394477056000 = "hospital-a"
 """
 
 from __future__ import annotations
@@ -24,24 +29,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fl_precode.announced_settings import announced_settings
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.private_file import write_private
 from fl_precode.tape_format import TapeHeader
 
-RUN_CONFIG_KEYS = {
-    "learning-rate": "learning_rate",
-    "lr": "learning_rate",
-    "local-epochs": "local_epochs",
-    "local-steps": "local_steps",
-    "batch-size": "batch_size",
-    "momentum": "momentum",
-    "weight-decay": "weight_decay",
-}
-"""What Flower's apps usually call the facts of local training in their run configuration."""
-
 _PROTOCOL = {item.name.replace("_", "-"): item.name for item in fields(Protocol)}
-_TOP = {"model", "defence", "input", "classes", "mean", "std", "protocol"}
+_TOP = {"model", "defence", "input", "classes", "mean", "std", "reply", "examples", "clients", "protocol"}
 
 
 def notes_path(tape: Path) -> Path:
@@ -50,7 +45,7 @@ def notes_path(tape: Path) -> Path:
 
 
 def input_spec(shape: str, classes: int) -> InputSpec:
-    """The input domain of images in [0, 1] that are not normalised.
+    """The input domain of images of which only the shape is known: how they are normalised is not (`scale_known`).
 
     Args:
         shape: Channels x height x width, such as ``3x32x32``.
@@ -67,7 +62,9 @@ def input_spec(shape: str, classes: int) -> InputSpec:
     except ValueError:
         raise ValueError(f"expected channels x height x width, such as 3x32x32, got {shape!r}") from None
     mean, std = (0.0,) * channels, (1.0,) * channels
-    return InputSpec(channels=channels, height=height, width=width, classes=classes, mean=mean, std=std)
+    return InputSpec(
+        channels=channels, height=height, width=width, classes=classes, mean=mean, std=std, scale_known=False
+    )
 
 
 def protocol_of(run_config: Mapping[str, Any]) -> Protocol:
@@ -78,8 +75,7 @@ def protocol_of(run_config: Mapping[str, Any]) -> Protocol:
     Protocol(name='unknown', local_steps=None, local_epochs=1, learning_rate=0.1, defence=None, batch_size=None,
              momentum=None, weight_decay=None, batch_norm=None, optimiser=None)
     """
-    found = {name: run_config[key] for key, name in RUN_CONFIG_KEYS.items() if run_config.get(key)}
-    return Protocol(**found)
+    return Protocol(**announced_settings(run_config).fields)
 
 
 def write_notes(tape: Path, header: TapeHeader) -> bool:
@@ -99,8 +95,8 @@ def write_notes(tape: Path, header: TapeHeader) -> bool:
         "model": None if header.model == "unknown" else header.model,
         "input": None if inputs is None else "x".join(map(str, inputs.shape)),
         "classes": None if inputs is None else inputs.classes,
-        "mean": None if inputs is None else list(inputs.mean),
-        "std": None if inputs is None else list(inputs.std),
+        "mean": None if inputs is None or not inputs.scale_known else list(inputs.mean),
+        "std": None if inputs is None or not inputs.scale_known else list(inputs.std),
         "defence": None if header.defence == "unknown" else header.defence,
     }
     examples = {
@@ -140,6 +136,8 @@ def with_notes(header: TapeHeader, tape: Path) -> TapeHeader:
             model=str(notes.get("model", header.model)),
             defence=str(notes.get("defence", header.defence)),
             inputs=_inputs(notes) or header.inputs,
+            reply=str(notes.get("reply", header.reply)),
+            examples=str(notes.get("examples", header.examples)),
             protocol=replace(header.protocol, **announced),
         )
     except (ValueError, TypeError, AttributeError) as error:
@@ -155,10 +153,29 @@ def _inputs(notes: Mapping[str, Any]) -> InputSpec | None:
         raise ValueError("'input' needs 'classes', the number of classes")
     plain = input_spec(str(notes["input"]), int(notes["classes"]))
     mean, std = (tuple(map(float, notes.get(key, getattr(plain, key)))) for key in ("mean", "std"))
-    return replace(plain, mean=mean, std=std)
+    return replace(plain, mean=mean, std=std, scale_known="mean" in notes or "std" in notes)
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str]) -> None:
     odd = sorted(set(table) - known)
     if odd:
         raise ValueError(f"unknown key {odd[0]!r}; expected some of: {', '.join(sorted(known))}")
+
+
+def client_names(tape: Path) -> dict[str, str]:
+    """Names that people gave to clients, by node id: the table ``clients`` of the notes beside a tape.
+
+    Raises:
+        ValueError: If the notes are no TOML, or a name is no text.
+        OSError: If there are notes that cannot be read.
+    """
+    path = notes_path(tape)
+    if not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text()).get("clients", {})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise ValueError(f'{path}: expected [clients] to be a table of names, node id = "name", got {table!r}')
+    return dict(table)

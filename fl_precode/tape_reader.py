@@ -10,20 +10,28 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from fl_precode.assumption import Assumption
+from fl_precode.model_layout import ModelLayout
 from fl_precode.observation import Observation
 from fl_precode.tape_format import (
     HEADER,
     MANIFEST,
+    PARAMETERS,
+    SentIndex,
+    StoredRecord,
     TapeEntry,
     TapeError,
+    TapeEvaluation,
     TapeFailure,
     TapeHeader,
     header_from_json,
     line_from_json,
 )
+from fl_precode.tape_interpretation import Interpretation
 
 _HEADER_LIMIT = 1 << 20  # bytes; a header is a few hundred
 
@@ -42,6 +50,9 @@ class Tape:
         header: Public knowledge about the federation.
         entries: Every observation listed, in the order of arrival; nothing is loaded yet.
         failures: Clients without a usable reply.
+        evaluations: Rounds in which clients evaluated.
+        layout: The model's tensors, where the model is known: decides which arrays are which of them.
+        assumptions: What was guessed about the whole tape; becomes part of every observation.
         problems: What is damaged, one sentence each, beginning with the file. Lengths are checked at once, contents
             when they are loaded or by `verify`.
 
@@ -54,9 +65,13 @@ class Tape:
         self.header: TapeHeader = self._read_header()
         self.entries: list[TapeEntry] = []
         self.failures: list[TapeFailure] = []
+        self.evaluations: list[TapeEvaluation] = []
+        self.layout: ModelLayout | None = None
+        self.assumptions: tuple[Assumption, ...] = ()
+        self._sizes: dict[str, int | None] = {}
         self.problems: list[str] = []
         self._rounds: list[TapeEntry] = []
-        self._loaded: tuple[TapeEntry, Mapping[str, Tensor]] | None = None
+        self._loaded: tuple[StoredRecord, Mapping[str, Tensor]] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -64,7 +79,8 @@ class Tape:
         entries: list[TapeEntry] = []
         rounds: list[TapeEntry] = []
         failures: list[TapeFailure] = []
-        sent: dict[int, TapeEntry] = {}
+        evaluations: list[TapeEvaluation] = []
+        sent = SentIndex()
         self.problems = []
         for number, line in self._lines():
             try:
@@ -74,14 +90,17 @@ class Tape:
                 continue
             if isinstance(content, TapeFailure):
                 failures.append(content)
-                continue
-            if kind == "round":
-                sent[content.round] = content
+            elif isinstance(content, TapeEvaluation):
+                evaluations.append(content)
+            elif kind == "round":
+                sent.add(content)
                 rounds.append(content)
             else:
                 entries.append(content)
-            self._check_length(content)
-        self.entries, self._rounds, self.failures = entries, rounds, failures
+            if isinstance(content, TapeEntry):
+                for one in (content, *content.extras):
+                    self._check_length(one)
+        self.entries, self._rounds, self.failures, self.evaluations = entries, rounds, failures, evaluations
 
     def observations(
         self, rounds: Collection[int] | None = None, nodes: Collection[str] | None = None
@@ -103,11 +122,33 @@ class Tape:
             TapeError: If a file is missing, altered or no safetensors, or the reply does not fit what was sent; the
                 same sentence is in `problems` then.
         """
+        read = Interpretation(header=self.header, layout=self.layout, assumptions=self.assumptions)
         try:
-            return self._observation(entry)
+            found = read.observation(entry, self._record)
+            self._sizes[entry.file] = found.batch_size
+            return found
         except TapeError as error:
             self._note(str(error))
             raise
+
+    def batch_size(self, entry: TapeEntry) -> int | None:
+        """Distinct images behind an update, as `load` finds; None where that is not known or it cannot be read."""
+        if entry.file not in self._sizes:
+            with suppress(TapeError):
+                self.load(entry)
+        return self._sizes.get(entry.file)
+
+    def first_sent(self) -> Mapping[str, Tensor]:
+        """The weights that were sent first, as they were recorded; empty where there are none to read."""
+        for entry in self._rounds:
+            with suppress(TapeError):
+                return self._record(entry)
+        return {}
+
+    @property
+    def rounds(self) -> set[int]:
+        """Rounds in which the server sent something to train on."""
+        return {entry.round for entry in self._rounds}
 
     def verify(self) -> list[str]:
         """Load everything listed once, one update at a time, and return all `problems`."""
@@ -115,12 +156,13 @@ class Tape:
             with suppress(TapeError):
                 self.load(entry)
         used = {entry.sent.file for entry in self.entries if entry.sent is not None}
-        for entry in self._rounds:
-            if entry.file not in used:
-                try:
-                    self._tensors(entry)
-                except TapeError as error:
-                    self._note(str(error))
+        unread = [entry for entry in self._rounds if entry.file not in used]
+        extras = [one for entry in (*self.entries, *self._rounds) for one in entry.extras]
+        for one in (*unread, *extras):
+            try:
+                self._tensors(one)
+            except TapeError as error:
+                self._note(str(error))
         return list(self.problems)
 
     def fingerprint(self, manifest_bytes: int | None = None) -> tuple[str, int]:
@@ -175,7 +217,7 @@ class Tape:
             self._note(f"{MANIFEST}: the last line is torn; it is still being written, or its writer was stopped")
         return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
-    def _check_length(self, entry: TapeEntry) -> None:
+    def _check_length(self, entry: StoredRecord) -> None:
         try:
             found = os.lstat(self.path / entry.file)
         except OSError as error:
@@ -186,7 +228,7 @@ class Tape:
         elif found.st_size != entry.bytes:
             self._note(_wrong_length(entry, found.st_size))
 
-    def _tensors(self, entry: TapeEntry) -> Mapping[str, Tensor]:
+    def _tensors(self, entry: StoredRecord) -> Mapping[str, Tensor]:
         try:
             content = _read_inside(self.path, entry.file, limit=entry.bytes)
         except OSError as error:
@@ -197,58 +239,22 @@ class Tape:
             raise TapeError(f"{entry.file}: was altered, its SHA-256 is not the one that the manifest lists")
         try:
             tensors: dict[str, Tensor] = load(content)
+            tensors |= {name: torch.view_as_complex(tensors[name]) for name in entry.complex}
         except Exception as error:
             raise TapeError(f"{entry.file}: is no safetensors file ({error})") from error
         # Their order in the file is not kept and another in every process, and sums over them are rounded by it.
         return dict(sorted(tensors.items()))
 
-    def _sent(self, entry: TapeEntry) -> Mapping[str, Tensor]:
-        if entry.sent is None:
-            raise TapeError(f"{entry.file}: what the server sent in round {entry.round} is not on the tape")
-        if self._loaded is None or self._loaded[0] != entry.sent:  # every client of a round was sent the same
-            self._loaded = (entry.sent, self._tensors(entry.sent))
+    def _record(self, entry: StoredRecord) -> Mapping[str, Tensor]:
+        """A stored record; what was sent is read once for all clients that got it."""
+        if not entry.file.startswith(f"{PARAMETERS}/"):
+            return self._tensors(entry)
+        if self._loaded is None or self._loaded[0] != entry:
+            self._loaded = (entry, self._tensors(entry))
         return self._loaded[1]
 
-    def _observation(self, entry: TapeEntry) -> Observation:
-        sent, received = self._sent(entry), self._tensors(entry)
-        buffers = {name: value for name, value in sent.items() if name in entry.buffers}
-        parameters = {name: value for name, value in sent.items() if name not in entry.buffers}
-        _check_reply(entry, sent, parameters, received)
-        if entry.kind == "weights":
-            update = {name: received[name] - value for name, value in parameters.items()}
-        else:
-            update = {name: received[name] for name in parameters}
-        return Observation(
-            parameters=parameters,
-            buffers=buffers,
-            update=update,
-            kind=entry.kind,
-            batch_size=entry.batch_size,
-            protocol=self.header.protocol,
-            round=entry.round,
-            node=entry.node,
-        )
 
-
-def _check_reply(
-    entry: TapeEntry, sent: Mapping[str, Tensor], parameters: Mapping[str, Tensor], received: Mapping[str, Tensor]
-) -> None:
-    absent, extra = sorted(parameters.keys() - received.keys()), sorted(received.keys() - sent.keys())
-    if absent or extra:
-        raise TapeError(f"{entry.file}: other arrays than the server sent; absent: {absent}, not sent: {extra}")
-    for name, value in parameters.items():
-        if received[name].shape != value.shape:
-            raise TapeError(
-                f"{entry.file}: expected {name!r} of shape {tuple(value.shape)}, as it was sent, "
-                f"got {tuple(received[name].shape)}"
-            )
-        if not (value.is_floating_point() and received[name].is_floating_point()):
-            raise TapeError(
-                f"{entry.file}: expected floating-point {name!r}; name arrays that are no parameters as buffers"
-            )
-
-
-def _wrong_length(entry: TapeEntry, found: int) -> str:
+def _wrong_length(entry: StoredRecord, found: int) -> str:
     return f"{entry.file}: has {found} bytes where the manifest lists {entry.bytes}; it was cut off or altered"
 
 

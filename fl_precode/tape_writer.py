@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,19 @@ class TapeWriter:
         Returns:
             Whether it is safely on the tape.
         """
-        return self._store("round", PARAMETERS, f"round-{round:04d}", arrays, {"round": round})
+        return self.write_sent(round, {"": arrays}) is not None
+
+    def write_sent(self, round: int, records: Mapping[str, Mapping[str, np.ndarray]]) -> str | None:
+        """Store what the server sends to some or all clients in a round, before their observations.
+
+        Args:
+            round: Of the federation.
+            records: Name of each ArrayRecord to its arrays; the weights first.
+
+        Returns:
+            The file that stands for it in `write_observation`; None when it is not safely on the tape.
+        """
+        return self._store("round", PARAMETERS, f"round-{round:04d}", records, {"round": round})
 
     def write_observation(
         self,
@@ -73,6 +86,7 @@ class TapeWriter:
         *,
         batch_size: int | None,
         buffers: Collection[str],
+        **more: Any,
     ) -> bool:
         """Store what a client replied: its gradient or its weights, as the header says.
 
@@ -80,14 +94,38 @@ class TapeWriter:
             round: Of the federation.
             node: Flower's node id; any text is safe.
             arrays: By name.
-            batch_size: Distinct images behind the update; None when the protocol does not reveal it.
+            batch_size: Distinct images behind the update, where that was announced; None leaves it to the reader.
             buffers: Names of the arrays that are no parameters.
+            more: As for `write_reply`.
 
         Returns:
             Whether it is safely on the tape.
         """
-        about = {"round": round, "node": node, "batch_size": batch_size, "buffers": sorted(buffers)}
-        return self._store("observation", OBSERVATIONS, f"round-{round:04d}-node-{_file_part(node)}", arrays, about)
+        return self.write_reply(round, node, {"": arrays}, batch_size=batch_size, buffers=sorted(buffers), **more)
+
+    def write_reply(self, round: int, node: str, records: Mapping[str, Mapping[str, np.ndarray]], **about: Any) -> bool:
+        """Store what a client replied, as it was said.
+
+        Args:
+            round: Of the federation.
+            node: Flower's node id; any text is safe.
+            records: Name of each ArrayRecord to its arrays; the weights first.
+            about: Other fields of `fl_precode.tape_format.TapeEntry`; ``sent`` is what `write_sent` returned.
+
+        Returns:
+            Whether it is safely on the tape.
+        """
+        line = {"round": round, "node": node, "batch_size": None, "buffers": [], **about}
+        stem = f"round-{round:04d}-node-{_file_part(node)}"
+        return self._store("observation", OBSERVATIONS, stem, records, line) is not None
+
+    def write_evaluation(self, round: int, *, replies: int, failed: int) -> bool:
+        """Note a round's evaluation by clients; returns whether the note is safely on the tape."""
+        try:
+            self._append({"type": "evaluation", "round": round, "replies": replies, "failed": failed})
+        except OSError as error:
+            return self._lose(error)
+        return True
 
     def write_failure(self, round: int, node: str, reason: str) -> bool:
         """Note a client without a usable reply; returns whether the note is safely on the tape."""
@@ -127,34 +165,36 @@ class TapeWriter:
             os.close(descriptor)
 
     def _store(
-        self, kind: str, folder: str, stem: str, arrays: Mapping[str, np.ndarray], about: dict[str, Any]
-    ) -> bool:
+        self,
+        kind: str,
+        folder: str,
+        stem: str,
+        records: Mapping[str, Mapping[str, np.ndarray]],
+        about: dict[str, Any],
+    ) -> str | None:
         try:
-            content = _serialise(arrays)
+            contents = {name: _serialise(arrays) for name, arrays in records.items()}
         except (TypeError, ValueError, SafetensorError) as error:
             with suppress(OSError):
                 self._append_failure(about["round"], about.get("node", ""), f"not recorded: {error}")
-            return self._lose(error)
-        file = f"{folder}/{self._unused(f'{folder}/{stem}')}.safetensors"
+            self._lose(error)
+            return None
+        stored: list[dict[str, Any]] = []
         try:
-            write_private(self._folder() / file, content)
+            for name, content in contents.items():
+                file = f"{folder}/{self._unused(f'{folder}/{stem}')}.safetensors"
+                stored.append(content.line(file, name))
+                write_private(self._folder() / file, content.bytes)
+            first, *extras = stored
+            line = {"type": kind, **about, "kind": self.header.kind, **first}
+            self._append({**line, "extras": extras} if extras else line)
         except OSError as error:
-            return self._lose(error)
-        line = {
-            "type": kind,
-            **about,
-            "kind": self.header.kind,
-            "file": file,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-        }
-        try:
-            self._append(line)
-        except OSError as error:
-            with suppress(OSError):  # an unlisted file only fills the disk further
-                (self.path / file).unlink()
-            return self._lose(error)
-        return True
+            for one in stored:
+                with suppress(OSError):  # an unlisted file only fills the disk further
+                    (self.path / one["file"]).unlink()
+            self._lose(error)
+            return None
+        return str(stored[0]["file"])
 
     def _folder(self) -> Path:
         if not self._open:
@@ -224,17 +264,44 @@ def _file_part(node: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]', '', node)[:20]}_{digest}"
 
 
-def _serialise(arrays: Mapping[str, np.ndarray]) -> bytes:
-    dense = {}
+@dataclass(frozen=True)
+class _Serialised:
+    """The content of a tensor file, and what its line says of arrays that safetensors has no type for."""
+
+    bytes: bytes
+    complex: list[str]
+    skipped: dict[str, str]
+
+    def line(self, file: str, record: str) -> dict[str, Any]:
+        """Fields of `StoredRecord`; those that say nothing are left out."""
+        found: dict[str, Any] = {
+            "file": file,
+            "sha256": hashlib.sha256(self.bytes).hexdigest(),
+            "bytes": len(self.bytes),
+        }
+        more = {"record": record, "complex": self.complex, "skipped": self.skipped}
+        return {**found, **{key: value for key, value in more.items() if value}}
+
+
+def _serialise(arrays: Mapping[str, np.ndarray]) -> _Serialised:
+    """The arrays as a safetensors file; one that cannot be stored costs itself only, unless nothing else is there."""
+    dense: dict[str, np.ndarray] = {}
+    pairs: list[str] = []
+    skipped: dict[str, str] = {}
     for name, value in arrays.items():
         # Arithmetic on 0-d arrays leaves NumPy scalars.
         array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
+        if array is not None and array.dtype.kind == "c":
+            array = np.stack([array.real, array.imag], axis=-1)
+            pairs.append(name)
         if array is None or array.dtype.name not in _DTYPES:
             kind = type(value).__name__ if array is None else array.dtype
-            raise ValueError(f"expected an array of real numbers or booleans for {name!r}, got {kind}")
-        if name == "__metadata__":
-            raise ValueError("the array name '__metadata__' is reserved in safetensors files")
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        dense[name] = np.asarray(native, order="C")  # ascontiguousarray would turn 0-d into 1-d
-    content: bytes = save(dense)
-    return content
+            skipped[name] = f"expected an array of numbers or booleans for {name!r}, got {kind}"
+        elif name == "__metadata__":
+            skipped[name] = "the array name '__metadata__' is reserved in safetensors files"
+        else:
+            native = array.astype(array.dtype.newbyteorder("="), copy=False)
+            dense[name] = np.asarray(native, order="C")  # ascontiguousarray would turn 0-d into 1-d
+    if skipped and not dense:
+        raise ValueError(next(iter(skipped.values())))
+    return _Serialised(save(dense), pairs, skipped)

@@ -69,7 +69,7 @@ def forbidden_to_the_attacker(file: str) -> list[str]:
         banned.append("attacker.reproduce")
     if file not in FRONT_END:
         banned.append("fl_precode.flower")
-        if file != "attacker/audit/truth.py":
+        if file != "attacker/audit/truth_federation.py":
             banned += ["fl_precode.data", "fl_precode.federation", "fl_precode.config"]
     banned += [package for folders, packages in INSIDE for package in packages if file.startswith(folders)]
     return banned

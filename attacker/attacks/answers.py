@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from attacker.attacks.attack import check_observation
 from attacker.attacks.registry import ATTACKS, build_attack
 from attacker.victim import Victim
 from fl_precode.defences import defence_parts
@@ -113,7 +112,7 @@ def _choice(name: str, defences: Collection[str], victim: Victim, observation: O
     role: Role = "adaptive" if answered else "plain"
     refusal = None
     if observation is not None:
-        refusal = check_observation(victim, observation) or build_attack(name).refuses(victim, observation)
+        refusal = build_attack(name).why_not(victim, observation)
     if refusal is not None:
         return Choice(spec=name, role=role, applies=False, reason=f"not applicable: {refusal}")
     if answered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol as TypingProtocol
 from typing import final
@@ -12,6 +12,7 @@ from typing import final
 from torch import Generator, Tensor
 
 from attacker.attacks.precision import in_single_precision
+from attacker.engine.constants import by_first_name, only_moving, settled, with_constants
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -106,7 +107,7 @@ class Attack(ABC):
         labels: Sequence[Tensor | None] | None = None,
         progress: Progress | None = None,
     ) -> list[Reconstruction]:
-        """Attack many observations at once, those in half precision as float32.
+        """Attack many observations at once, those in half precision as float32, frozen parameters as constants.
 
         Args:
             victim: Public knowledge about the model.
@@ -127,24 +128,73 @@ class Attack(ABC):
         if len(granted) != len(observations):
             raise ValueError(f"expected labels for {len(observations)} observations, got {len(granted)}")
         victim, observations = in_single_precision(victim, observations)
-        reasons = [check_observation(victim, one) or self.refuses(victim, one) for one in observations]
-        fits = [i for i, reason in enumerate(reasons) if reason is None]
-        done = self.run(victim, [observations[i] for i in fits], [granted[i] for i in fits], generator, progress)
+        reasons = [self.why_not(victim, one) for one in observations]
         results = [Reconstruction.not_applicable(reason or "") for reason in reasons]
-        for i, result in zip(fits, done, strict=True):
-            results[i] = result
+        moving = [only_moving(by_first_name(victim.model, one)) for one in observations]
+        groups: dict[frozenset[str], list[int]] = {}  # with the same constants: one model
+        for i in (i for i, reason in enumerate(reasons) if reason is None):
+            groups.setdefault(moving[i].frozen, []).append(i)
+        for number, (constants, fits) in enumerate(groups.items()):
+            own = [moving[i] for i in fits]
+            told = _share(progress, number, len(groups))
+            done = self.run(with_constants(victim, constants), own, [granted[i] for i in fits], generator, told)
+            for i, result in zip(fits, done, strict=True):
+                results[i] = _with_what_was_left_out(result, observations[i])
         return results
+
+    @final
+    def why_not(self, victim: Victim, observation: Observation) -> str | None:
+        """Why the attack cannot be made on an observation as it was recorded, or None when it can."""
+        reason = check_observation(victim, observation)
+        if reason is not None:
+            return reason
+        fixed, own = settled(victim, observation)
+        return self.refuses(fixed, own) if own.parameters else why_nothing_to_match(observation)
 
 
 def check_observation(victim: Victim, observation: Observation) -> str | None:
     """Why the observation cannot belong to this victim's model, or None.
 
-    A tape of another model, or an update that is not finite, must be named instead of attacked.
+    A tape of another model, or an update that is not finite, must be named instead of attacked. Frozen parameters
+    belong to the model as those do that moved; a victim that has them as buffers already has them all the same.
     """
-    expected = {name: tuple(p.shape) for name, p in victim.model.named_parameters()}
-    seen = {name: tuple(p.shape) for name, p in observation.parameters.items()}
+    observation = by_first_name(victim.model, observation)
+    own = dict(victim.model.named_parameters())
+    frozen = {name: observation.buffers[name] for name in observation.frozen}
+    constants = {name: value for name, value in victim.model.named_buffers() if name in frozen}
+    expected = {name: tuple(p.shape) for name, p in {**own, **constants}.items()}
+    seen = {name: tuple(p.shape) for name, p in {**frozen, **observation.parameters}.items()}
     if expected != seen:
         odd = sorted(name for name in expected.keys() | seen.keys() if expected.get(name) != seen.get(name))
         return f"the update belongs to another model: parameters {odd[:4]} differ in name or shape"
     broken = [name for name, value in observation.update.items() if not bool(value.isfinite().all())]
     return f"the update is not finite in {broken[:4]}" if broken else None
+
+
+def why_nothing_to_match(observation: Observation) -> str:
+    """Why an update has no gradient that attacks could use, when none of its parameters gives equations."""
+    if unlike := _complex(observation):
+        return f"only complex parameters moved ({', '.join(unlike[:4])}), and attacks compare real gradients"
+    if not observation.parameters and not observation.frozen:
+        return "the model has no layer with parameters"
+    return "the update is zero everywhere, no parameter moved: every layer is frozen, or was not sent"
+
+
+def _complex(observation: Observation) -> list[str]:
+    return [name for name, value in observation.update.items() if value.is_complex()]
+
+
+def _with_what_was_left_out(found: Reconstruction, observation: Observation) -> Reconstruction:
+    """The result, saying which parameters could not be compared because they are complex."""
+    unlike = _complex(observation)
+    if not unlike:
+        return found
+    words = f"the change of complex parameters was left out ({', '.join(unlike[:4])})"
+    return replace(found, reason="; ".join(part for part in (found.reason, words) if part))
+
+
+def _share(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Progress of one of several parts of equal length."""
+    if progress is None or count == 1:
+        return progress
+    return lambda done, best: progress((number + done) / count, best)

@@ -103,6 +103,9 @@ def bottleneck_gradient(seen: Trace, observation: Observation) -> BottleneckGrad
     prefix = f"{run.name}." if run.name else ""
     if [layer.name for layer in seen.layers[-3:]] != [f"{prefix}encoder", f"{prefix}decoder", last.name]:
         return f"the bottleneck {run.name!r} is not right before the classifier {last.name!r}"
+    needed = {f"{prefix}{one}" for one in ("encoder.weight", "encoder.bias", "decoder.weight")}
+    if still := sorted(needed - observation.update.keys()):
+        return f"the gradient of {still[0]} is not in the update: it did not move"
     why_not = why_not_one_step(observation) or why_scale_unknown(observation)
     if why_not is not None:
         return f"the equations are those of one gradient of known scale: {why_not}"
@@ -117,12 +120,12 @@ def bottleneck_gradient(seen: Trace, observation: Observation) -> BottleneckGrad
     classes = last.module.out_features
     if factors.rank >= classes:
         return f"needs fewer images than classes: {factors.rank} images, {classes} classes"
-    weights = {name: value.double() for name, value in observation.parameters.items()}
+    weights = {**observation.buffers, **observation.parameters}
     return BottleneckGradient(
-        encoder=weights[f"{prefix}encoder.weight"],
-        encoder_bias=weights[f"{prefix}encoder.bias"],
-        decoder=weights[f"{prefix}decoder.weight"],
-        classifier=weights[f"{last.name}.weight"],
+        encoder=weights[f"{prefix}encoder.weight"].double(),
+        encoder_bias=weights[f"{prefix}encoder.bias"].double(),
+        decoder=weights[f"{prefix}decoder.weight"].double(),
+        classifier=weights[f"{last.name}.weight"].double(),
         beta=module.beta,
         batch=factors.rank,
         factors=factors,

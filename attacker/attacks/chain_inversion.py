@@ -84,7 +84,7 @@ def why_not_invertible(victim: Victim, observation: Observation, *, through_bott
     if isinstance(found, str):
         return found
     if found.bias is None and (unknown := why_scale_unknown(observation)) is not None:
-        return f"{unknown}: a classifier without a bias needs the gradient's scale"
+        return f"{unknown}: a classifier without a bias that moves needs the gradient's scale"
     missing = [name for name in found.buffers if name not in clients.observations[0].buffers]
     if missing:
         return f"the buffers {missing[:4]} were not sent, and the layers before {found.weight} need them"
@@ -149,12 +149,14 @@ def _estimate(victim: Victim, place: Entrance, indices: Sequence[int], observati
         weight = precise(observation.parameters[place.weight])
         seen = precise(gradient[place.weight])
         if place.bias is None:
-            label, candidates = enter_without_bias(weight, seen)
+            constant = None if place.constant is None else precise(observation.buffers[place.constant])
+            label, candidates = enter_without_bias(weight, seen, constant)
             entries.append(candidates[0] if candidates else enter(weight, seen, torch.linalg.svd(seen)[0][:, 0]))
             labels.append(torch.tensor([label], device=seen.device))
         else:
             entries.append(enter(weight, seen, precise(gradient[place.bias])))
-            labels.append(idlg_label(classifier, gradient, classes=victim.inputs.classes))
+            known = victim.why_no_loss is None
+            labels.append(idlg_label(classifier, gradient, classes=victim.inputs.classes) if known else None)
     leaked = _leaked(place, observations, gradients, entries)
     solved = invert_chain(place.steps, leaked)
     steepness = torch.stack([entry.delta.norm() for entry in entries])

@@ -126,6 +126,8 @@ class GradientMatching(Attack):
 
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
+        if victim.why_no_loss is not None:
+            return victim.why_no_loss
         if self.batch_norm:
             reason = why_no_batch_statistics(victim.model, observation.buffers)
             if reason is not None:

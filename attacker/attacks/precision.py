@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
 
 import torch
 from torch import Tensor
 
+from attacker.engine.constants import copied
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -27,7 +27,7 @@ def in_single_precision(victim: Victim, observations: Sequence[Observation]) -> 
     """
     model = victim.model
     if _has_half([*model.parameters(), *model.buffers()]):
-        model = deepcopy(model)
+        model = copied(model)
         for tensor in chain(model.parameters(), model.buffers()):
             tensor.data = _single(tensor.data)
         victim = replace(victim, model=model)

@@ -104,6 +104,8 @@ def _recovered(
     found = []
     for part in ("encoder", "decoder"):
         prefix = f"{run.name}.{part}" if run.name else part
+        if f"{prefix}.weight" not in gradient:
+            return f"the weight of {prefix} did not move: no gradient tells what entered it"
         weight = gradient[f"{prefix}.weight"].double()
         slope = _output_gradient(model, prefix, run.name, gradient, observation)
         if isinstance(slope, str):
@@ -114,7 +116,8 @@ def _recovered(
         found.append(entered)
     (features, first), (latent, second) = found
     prefix = f"{run.name}.encoder" if run.name else "encoder"
-    bias = observation.parameters.get(f"{prefix}.bias")
+    values = {**observation.buffers, **observation.parameters}  # a bias that did not move is a constant
+    bias = values.get(f"{prefix}.bias")
     stats = F.linear(
         features, observation.parameters[f"{prefix}.weight"].double(), None if bias is None else bias.double()
     )
@@ -139,7 +142,8 @@ def _output_gradient(
     if follower is None or f"{follower}.bias" not in gradient:
         return f"{prefix} has no bias, and no Linear layer with a bias stands directly behind the bottleneck"
     # For a classifier this is W^T (p - y), with the gradient of its bias for p - y.
-    return observation.parameters[f"{follower}.weight"].double().T @ gradient[f"{follower}.bias"].double()
+    values = {**observation.buffers, **observation.parameters}
+    return values[f"{follower}.weight"].double().T @ gradient[f"{follower}.bias"].double()
 
 
 def _layer_behind(model: nn.Module, bottleneck: str) -> str | None:

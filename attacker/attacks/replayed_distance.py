@@ -25,7 +25,8 @@ def replayed_distance(
 ) -> float | None:
     """``1 - cos(g(x), g*)`` over all parameters, or None where the client's work cannot be replayed.
 
-    That is behind a bottleneck, whose noise is unknown, and where too little was announced of several local steps.
+    That is behind a bottleneck, whose noise is unknown, where too little was announced of several local steps, and
+    where the model returns no class scores.
 
     Args:
         victim: Public knowledge about the model.
@@ -34,7 +35,7 @@ def replayed_distance(
         inputs: (batch, channels, height, width), normalised.
         labels: (batch,), in the order of the images.
     """
-    if seen.bottlenecks:
+    if seen.bottlenecks or victim.why_no_loss is not None:
         return None
     replay = Replay(victim, observation.parameters, observation.buffers)
     products: GradientProducts

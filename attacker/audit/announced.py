@@ -10,15 +10,18 @@ What follows later in the chain of defences may hide what an earlier part did; t
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from attacker.attacks.attack import check_observation
 from attacker.engine import steps_behind, trace
+from attacker.engine.constants import settled
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence
 from fl_precode.observation import Observation
@@ -26,6 +29,8 @@ from fl_precode.perturb import Clip, GaussianNoise, GradientDefence, LaplaceNois
 from fl_precode.perturb_partly import PartialNoise
 from fl_precode.private_sgd import DpSgd
 from fl_precode.soteria import Soteria
+
+_logger = logging.getLogger(__name__)
 
 _NOISES = (GaussianNoise, LaplaceNoise, PartialNoise, DpSgd)
 _BREAKS_RANK = (Prune, Quantise, Sign)
@@ -59,13 +64,30 @@ def doubts(victim: Victim, observation: Observation, defence: str) -> tuple[str,
     """
     if check_observation(victim, observation) is not None:  # attacks say so themselves
         return ()
+    victim, observation = settled(victim, observation)
+    if not observation.parameters:
+        return ()
     chain = None if defence == "unknown" else gradient_defence(defence)
     parts = () if chain is None else chain.parts
-    found = [_not_applied(part, parts[place + 1 :], observation) for place, part in enumerate(parts)]
-    cut = "" if any(isinstance(part, (*_BREAKS_RANK, Soteria)) for part in parts) else _unannounced_cut(observation)
+    found = []
+    for place, part in enumerate(parts):
+        check = partial(_not_applied, part, parts[place + 1 :], observation)
+        found.append(_checked(type(part).__name__, check))
+    cut = ""
+    if not any(isinstance(part, (*_BREAKS_RANK, Soteria)) for part in parts):
+        cut = _checked("a cut", lambda: _unannounced_cut(observation))
     # What is pruned or rounded has any rank, as if noise were in it.
-    found.append(cut or _noise_doubt(victim, observation, parts))
+    found.append(cut or _checked("noise", lambda: _noise_doubt(victim, observation, parts)))
     return tuple(sentence for sentence in found if sentence)
+
+
+def _checked(what: str, check: Callable[[], str]) -> str:
+    """What a check finds, or that it could not be made: one check must not cost the others."""
+    try:
+        return check()
+    except Exception as error:  # models are foreign code, and updates are whatever clients sent
+        _logger.warning("whether %s shows in an update could not be checked", what, exc_info=True)
+        return f"whether {what} shows in the update could not be checked: {type(error).__name__}: {error}"
 
 
 def common_doubts(each: Sequence[Iterable[str]]) -> list[str]:
@@ -178,9 +200,9 @@ def _announced_std(part: GradientDefence, observation: Observation) -> float | N
 
 def _rounding(observation: Observation) -> float:
     """Noise up to here may be the rounding of gradients, or of weights that were added and subtracted."""
-    largest = max(float(value.abs().max()) for value in observation.update.values() if value.numel())
+    largest = max((float(value.abs().max()) for value in observation.update.values() if value.numel()), default=0.0)
     if observation.kind == "weights":
-        largest += max(float(value.abs().max()) for value in observation.parameters.values() if value.numel())
+        largest += max((float(one.abs().max()) for one in observation.parameters.values() if one.numel()), default=0.0)
     kinds = [value.dtype for value in observation.update.values() if value.is_floating_point()]
     return _OUTSTANDING * largest * max(torch.finfo(kind).eps for kind in kinds)
 

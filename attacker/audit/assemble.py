@@ -20,6 +20,7 @@ from attacker.audit.evaluate import (
 )
 from attacker.audit.facts import common_assumptions, update_facts
 from attacker.audit.files import Pictures
+from attacker.audit.image_scale import ImageScale, estimate_scale
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import (
     AttackDescription,
@@ -33,6 +34,8 @@ from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
 from attacker.metrics import match_batch
+from attacker.victim import assumptions_of
+from fl_precode.models.input_spec import InputSpec
 
 _Found = Mapping[tuple[str, str, str], Reconstruction]
 """By federation, attack and file of the update."""
@@ -62,9 +65,10 @@ def assemble(
     rows: list[ImageResult] = []
     entries: list[FederationSummary] = []
     for own in federations:
-        entry = _entry(own, federations, settings)
+        scale = estimate_scale(own.subject.victim.inputs, _alike(own, federations, found))
+        entry = _entry(own, federations, settings, scale)
         entries.append(entry)
-        for evaluation, runs in _evaluations(own, entry, specs, plan, found, pictures):
+        for evaluation, runs in _evaluations(own, entry, specs, plan, found, pictures, scale.inputs):
             images += evaluation.victims()
             for place, run in runs:
                 rows += evaluation.results(run, f"a{place}")
@@ -114,8 +118,9 @@ def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstructi
     """Best SSIM of a finished chunk; None where nothing can be compared."""
     entries = {entry.file: entry for entry in federation.entries}
     best: list[float] = []
+    inputs = estimate_scale(federation.subject.victim.inputs, found).inputs
     for target, one in zip(chunk.targets, found, strict=True):
-        images = as_images(one, federation.subject.victim.inputs)
+        images = as_images(one, inputs)
         truth = federation.truth(entries[target.file])
         if images is None or truth is None or len(images) != len(truth.images):
             continue
@@ -124,21 +129,31 @@ def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstructi
     return max(best, default=None)
 
 
+def _alike(own: Federation, federations: Sequence[Federation], found: _Found) -> list[Reconstruction]:
+    """What came back of the same clients' images: from a federation and its control."""
+    origin = own.control_of or own.id
+    same = {one.id for one in federations if origin in (one.id, one.control_of)}
+    return [one for (federation, _, _), one in found.items() if federation in same]
+
+
 def _describe(spec: str) -> AttackDescription:
     entry = entry_of(spec)
     same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
     return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
 
 
-def _entry(own: Federation, federations: Sequence[Federation], settings: AuditSettings) -> FederationSummary:
+def _entry(
+    own: Federation, federations: Sequence[Federation], settings: AuditSettings, scale: ImageScale
+) -> FederationSummary:
     # Opening a tape compares sizes only; what was altered in place shows when everything is read.
     own.subject.tape.verify()
     victim, defence = own.subject.victim, own.subject.defence
     seen = own.observations()
     found = common_doubts([doubts(victim, one, defence) for one in seen])
     facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts)
-    entry = entry.model_copy(update={"assumptions": common_assumptions(seen)})
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts, seen[0].protocol)
+    of_all = [*assumptions_of(victim), *([] if scale.assumption is None else [scale.assumption])]
+    entry = entry.model_copy(update={"assumptions": common_assumptions(seen, of_all)})
     if own.control_of is None:
         return entry
     defended = next(one for one in federations if one.id == own.control_of)
@@ -160,6 +175,7 @@ def _evaluations(
     plan: Sequence[PlannedAttack],
     found: _Found,
     pictures: Pictures,
+    inputs: InputSpec,
 ) -> list[tuple[UpdateEvaluation, list[tuple[int, AttackRun]]]]:
     planned = {one.attack: one for one in plan if one.federation == own.id}
     source = own.subject.truth
@@ -170,7 +186,7 @@ def _evaluations(
             federation=entry,
             number=number,
             observation=own.subject.tape.load(update),
-            inputs=own.subject.victim.inputs,
+            inputs=inputs,
             truth=truth,
             mean_image=None if source is None else source.mean_image,
             class_names=() if source is None else source.class_names,

@@ -1,7 +1,11 @@
-"""The folder of a campaign: one process at a time, one set of settings, and the plan that was made at its beginning."""
+"""The folder of a campaign: one process at a time, one set of settings, and the plan that was made at its beginning.
+
+A campaign of other settings is never mixed with this one: it is set aside, with everything that it left.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +25,13 @@ from fl_precode.private_file import write_private
 NAME: Final = "campaign"
 FORMAT: Final = "fl-precode-campaign"
 VERSION: Final = 1
+EARLIER: Final = "earlier"
+_OF_AN_AUDIT: Final = ("audit.json", "results.csv", "images", "report", "report-redacted")
+"""What an audit leaves beside its campaign; anything else in the folder is not ours and stays where it is."""
+
+
+class OtherSettings(ValueError):
+    """The folder holds a campaign that was begun for other settings or another tape."""
 
 
 class CampaignFolder:
@@ -37,30 +48,35 @@ class CampaignFolder:
         self._new = not out.expanduser().absolute().exists()
         self.folder = make_private_folder(make_private_folder(out) / NAME)
         self.controls = self.folder / "controls"
-        self._lock: int | None = None
+        self._locks: list[int] = []
 
     def __enter__(self) -> CampaignFolder:
-        # The kernel lets go of the lock when the process ends, however it ends.
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            self._lock = None
-            raise ValueError(
-                f"another audit is at work in {self.folder.parent}; wait for its end, or name another folder with --out"
-            ) from None
+        self._take()
         self.chunks = ChunkFolder(self.folder / "chunks")
         self.chunks.sweep()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._lock is None:
-            return
-        if not self.begun:
+        if self._locks and not self.begun:
             self._leave_nothing()
-        os.close(self._lock)
-        self._lock = None
+        for lock in self._locks:
+            os.close(lock)
+        self._locks = []
+
+    def _take(self) -> None:
+        """Hold the folder against other processes. The kernel lets go when the process ends, however it ends."""
+        path = self.folder / "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_ino != os.stat(path).st_ino:
+                raise BlockingIOError(errno.EAGAIN, "the campaign was set aside between opening its lock and taking it")
+        except OSError:
+            os.close(lock)
+            raise ValueError(
+                f"another audit is at work in {self.folder.parent}; wait for its end, or name another folder with --out"
+            ) from None
+        self._locks.append(lock)
 
     def _leave_nothing(self) -> None:
         """Remove what was made here, since nothing was begun: a mistyped tape is no reason for a folder."""
@@ -80,7 +96,7 @@ class CampaignFolder:
         return self._file.exists()
 
     def begin(self, identity: Mapping[str, Any], plan: Sequence[PlannedAttack]) -> None:
-        """Keep the plan; from here on only the same settings are let in.
+        """Keep the plan; from here on only the same settings go on with it.
 
         Raises:
             OSError: If it cannot be written.
@@ -93,11 +109,38 @@ class CampaignFolder:
         }
         write_private(self._file, json.dumps(content | {"sha256": checksum(content)}, indent=1).encode())
 
+    def set_aside(self) -> Path:
+        """Move the audit that is here, with all that it left, into ``OUT/earlier-1`` or the next free number.
+
+        Its lock stays held, so that no process can go on with it while this one works beside it.
+
+        Returns:
+            The new folder, 0700. An audit with ``--out`` of that folder and the old settings goes on there.
+
+        Raises:
+            ValueError: If another process takes the emptied place first.
+            OSError: If something cannot be moved.
+        """
+        out = self.folder.parent
+        number = 1
+        while (aside := out / f"{EARLIER}-{number}").exists():
+            number += 1
+        make_private_folder(aside)
+        # The campaign goes last: killed in between, it is still found here, and set aside again.
+        for name in (*_OF_AN_AUDIT, NAME):
+            if (out / name).exists():
+                (out / name).rename(aside / name)
+        make_private_folder(self.folder)
+        self._take()
+        self.chunks = ChunkFolder(self.folder / "chunks")
+        return aside
+
     def resume(self, identity: Mapping[str, Any]) -> list[PlannedAttack]:
         """The plan that was made here.
 
         Raises:
-            ValueError: If it was made for other settings or another tape, or was altered.
+            OtherSettings: If it was made for other settings or another tape; what differs is the message.
+            ValueError: If it was altered.
         """
         try:
             content = json.loads(self._file.read_bytes())
@@ -114,8 +157,5 @@ class CampaignFolder:
             if begun.get(name) != now.get(name)
         ]
         if differ:
-            raise ValueError(
-                f"{self.folder.parent} holds an audit that was begun otherwise: {'; '.join(differ)}. Give the same "
-                f"settings to go on with it, name another folder with --out, or remove {self.folder} to begin anew"
-            )
+            raise OtherSettings("; ".join(differ))
         return [PlannedAttack.model_validate(one) for one in content["plan"]]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attacker.audit.subject import Subject
 from attacker.audit.truth import TruthSource
+from attacker.engine import steps_behind
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
@@ -27,7 +28,7 @@ _GUARDS = ("bottleneck", "dropout")
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """How the federation's clients train, from its run configuration."""
+    """How the federation's clients train, from its run configuration or from what they announce."""
 
     kind: Literal["gradient", "weights"]
     learning_rate: float
@@ -37,7 +38,25 @@ class _Training:
     batch_norm: str
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> _Training:
+    def of(cls, subject: Subject, seen: Observation) -> _Training:
+        assert subject.truth is not None
+        settings = subject.truth.settings
+        return cls._configured(settings) if settings else cls._announced(seen)
+
+    @classmethod
+    def _announced(cls, seen: Observation) -> _Training:
+        """What was not announced is taken as plain SGD has it, as attacks take it."""
+        return cls(
+            kind=seen.kind,
+            learning_rate=seen.protocol.learning_rate or 0.0,
+            momentum=seen.protocol.momentum or 0.0,
+            weight_decay=seen.protocol.weight_decay or 0.0,
+            optimiser=seen.protocol.optimiser or "sgd",
+            batch_norm=seen.protocol.batch_norm or "batch",
+        )
+
+    @classmethod
+    def _configured(cls, settings: Mapping[str, Any]) -> _Training:
         return cls(
             kind="gradient" if settings["protocol"] == "fedsgd" else "weights",
             learning_rate=settings["learning-rate"],
@@ -60,12 +79,37 @@ def why_no_control(subject: Subject, entries: Sequence[TapeEntry]) -> str:
     if subject.defence == "unknown":
         return "the defence is not known, so it cannot be left out"
     truth = subject.truth
-    if truth is None or not any(truth.knows(entry.node) for entry in entries):
+    if truth is None or not any(map(truth.knows, entries)):
         return "the true images are not known, from which it would be computed"
     names = base_names(subject.victim.model)
     base = subject.undefended.state_dict()
     if set(names.values()) != base.keys():
         return "the weights of the defended model are not those of the undefended one and the defence's own"
+    if truth.settings:
+        return ""
+    reasons = (_why_not_repeated(subject, truth, entry) for entry in entries if truth.knows(entry))
+    return next(filter(None, reasons), "")
+
+
+def _why_not_repeated(subject: Subject, truth: TruthSource, entry: TapeEntry) -> str:
+    """Why a foreign client's training cannot be repeated on its images; empty when it can."""
+    seen = subject.tape.load(entry)
+    if not subject.victim.inputs.scale_known:
+        return "the normalisation of the images is not known, so the clients' training cannot be repeated"
+    if seen.frozen:
+        return "a part of the model is not trained or not sent, and what the clients do with it is not known"
+    if seen.kind == "gradient":
+        return ""
+    if seen.protocol.learning_rate is None:
+        return "the clients' learning rate is not announced, so their training cannot be repeated"
+    steps, recorded = steps_behind(seen), len(truth.steps(entry))
+    if steps is None:
+        return "the number of the clients' local steps is not announced, so their training cannot be repeated"
+    if steps != recorded:
+        return (
+            f"the clients make {steps} local steps and the truth tells the batch of {recorded}, so their training "
+            "cannot be repeated; record_truth called with every batch tells them all"
+        )
     return ""
 
 
@@ -83,7 +127,8 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
     """
     assert subject.truth is not None
     header = subject.tape.header
-    training = _Training.of(subject.truth.settings)
+    known = [entry for entry in entries if subject.truth.knows(entry)]
+    training = _Training.of(subject, subject.tape.load(known[0]))
     writer = TapeWriter(
         folder,
         replace(
@@ -98,9 +143,7 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
     )
     names = base_names(subject.victim.model)
     written: set[int] = set()
-    for entry in entries:
-        if not subject.truth.knows(entry.node):
-            continue
+    for entry in known:
         seen = subject.tape.load(entry)
         model = undefended(subject.undefended, seen, names)
         buffers = [name for name, _ in model.named_buffers() if name in {names.get(one) for one in seen.buffers}]
@@ -110,7 +153,7 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
         reply = _reply(model, subject.truth, entry, subject.victim.inputs, training)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
-        writer.write_observation(entry.round, entry.node, arrays, batch_size=entry.batch_size, buffers=buffers)
+        writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
     if writer.lost:
         raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
 
@@ -146,10 +189,14 @@ def base_names(defended: nn.Module) -> dict[str, str]:
 
 
 def undefended(plain: nn.Module, seen: Observation, names: Mapping[str, str]) -> nn.Module:
-    """A copy of the undefended model with the weights and buffers that the server sent."""
+    """A copy of the undefended model with the weights and buffers that the server sent; what was frozen stays so."""
     model = deepcopy(plain)
     sent = {**seen.parameters, **seen.buffers}
     model.load_state_dict({names[name]: value for name, value in sent.items() if name in names}, strict=False)
+    frozen = {names[name] for name in seen.frozen if name in names}
+    for name, value in model.named_parameters():
+        if name in frozen:
+            value.requires_grad_(False)
     return model
 
 
@@ -177,10 +224,12 @@ def _reply(
     model: nn.Module, truth: TruthSource, entry: TapeEntry, inputs: InputSpec, training: _Training
 ) -> dict[str, Tensor]:
     """What the client sends: its gradient, or its weights after local training. The model is left as it is."""
-    batches = [(inputs.normalise(step.images), step.labels) for step in truth.steps(entry.node, entry.round)]
     work = deepcopy(model)
     if training.kind == "gradient":
-        return batch_gradient(work, batches[0], batch_norm=training.batch_norm)[0]
+        whole = truth.truth(entry)
+        assert whole is not None
+        return batch_gradient(work, (inputs.normalise(whole.images), whole.labels), batch_norm=training.batch_norm)[0]
+    batches = [(inputs.normalise(step.images), step.labels) for step in truth.steps(entry)]
     local_training(
         work,
         batches,

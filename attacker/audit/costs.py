@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from attacker.audit.settings import AuditSettings
     from attacker.victim import Victim
     from fl_precode.observation import Observation
+
+_logger = logging.getLogger(__name__)
 
 FIXED: Final[Mapping[str, float]] = MappingProxyType(
     {
@@ -67,16 +70,26 @@ def measure_unit(federation: Federation, settings: AuditSettings) -> float | Non
     """Seconds of one iteration of gradient matching for one update, in a chunk as the audit cuts them.
 
     Returns:
-        Measured by a few iterations more and less; None where gradient matching does not fit.
+        Measured by a few iterations more and less; None where gradient matching does not fit, or fails.
     """
     subject = federation.subject
-    entries = federation.entries[: chunk_size(federation.entries[0].batch_size)]
+    entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
     seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
     probes = [GradientMatching(iterations=count) for count in _PROBES]
-    if any(probes[0].refuses(subject.victim, one) is not None for one in seen):
+    try:
+        return _measured(subject.victim, seen, probes, settings)
+    except Exception:  # models are foreign code; an attack that cannot run says so when it is run
+        _logger.warning("what an iteration costs could not be measured", exc_info=True)
+        return None
+
+
+def _measured(
+    victim: Victim, seen: Sequence[Observation], probes: Sequence[GradientMatching], settings: AuditSettings
+) -> float | None:
+    if any(probes[0].why_not(victim, one) is not None for one in seen):
         return None
     torch.set_num_threads(settings.threads)
-    victim, seen = placed(subject.victim, seen, torch.device(settings.device))
+    victim, seen = placed(victim, seen, torch.device(settings.device))
     times = [[_seconds(probe, victim, seen, settings.seed) for probe in probes] for _ in range(3)]
     # What an attack does before its first iteration is in both; other processes only ever make it slower.
     short, long = (min(taken) for taken in zip(*times, strict=True))

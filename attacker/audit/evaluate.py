@@ -74,7 +74,12 @@ def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
 
 
 def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | None:
-    """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none."""
+    """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none.
+
+    Args:
+        reconstruction: In the model's scale.
+        inputs: Says the scale; one that is not known is estimated first, see `attacker.audit.image_scale`.
+    """
     if reconstruction.inputs is None:
         return None
     return inputs.denormalise(reconstruction.inputs.detach().cpu().float()).clamp(0, 1)
@@ -87,7 +92,7 @@ class UpdateEvaluation:
         federation: The federation that the update belongs to.
         number: Of the update among those attacked, for identifiers.
         observation: The update.
-        inputs: Input domain.
+        inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.
         mean_image: (channels, height, width) in [0, 1], the guess without any update; None without truth.
         class_names: By class index; empty without truth.
@@ -175,6 +180,7 @@ class UpdateEvaluation:
                 late_fall=finite(reconstruction.late_fall),
                 starts=reconstruction.starts,
                 method=reconstruction.method,
+                recovered_label=self._recovered_label(reconstruction, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
             for i, identifier in enumerate(self._ids)
@@ -195,6 +201,14 @@ class UpdateEvaluation:
         if images is None or self._truth is None:
             return [Scores()] * len(self._ids)
         return score_images(images, self._truth.images)
+
+    def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
+        """The class that the attack used for an image; None where its order is not that of the images any more."""
+        labels = reconstruction.labels
+        reordered = self._truth is not None and len(self._ids) > 1
+        if labels is None or reordered or tuple(labels.shape) != (len(self._ids),):
+            return None
+        return int(labels[place])
 
     def _label_accuracy(self, run: AttackRun, reconstruction: Reconstruction) -> float | None:
         recovered = reconstruction.labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,9 @@ from attacker.attacks.attack import check_observation
 from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
+from attacker.engine.constants import copied, settled
 from attacker.victim import Victim
+from fl_precode.assumption import Assumption
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape
 
@@ -42,9 +43,16 @@ def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateF
     )
 
 
-def common_assumptions(observations: Sequence[Observation]) -> list[AssumptionEntry]:
-    """What was assumed about updates, each once, with the number of updates that it is assumed about."""
+def common_assumptions(observations: Sequence[Observation], of_all: Sequence[Assumption] = ()) -> list[AssumptionEntry]:
+    """What was assumed about updates, each once, with the number of updates that it is assumed about.
+
+    Args:
+        observations: The updates, each with what was assumed about it.
+        of_all: What is assumed about all of them; not said again where the updates say it.
+    """
     counts = Counter(one for observation in observations for one in observation.assumptions)
+    said = {one.code for one in counts}
+    counts.update({one: len(observations) for one in of_all if one.code not in said})
     return [AssumptionEntry(**asdict(one), updates=number) for one, number in counts.items()]
 
 
@@ -60,10 +68,13 @@ def tape_identity(tape: Tape) -> TapeIdentity:
 
 def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | None:
     """Whether the model, as clients train it, gives another gradient when it is asked again; None when it cannot be."""
+    if victim.why_no_loss is not None:
+        return None
     fitting = next((one for one in observations if check_observation(victim, one) is None), None)
     if fitting is None:
         return None
     try:
+        victim, fitting = settled(victim, fitting)
         first, second = (_replayed(victim, fitting, seed) for seed in (1, 2))
     except Exception:  # foreign models may raise anything
         _logger.warning("whether the model is random could not be measured", exc_info=True)
@@ -74,7 +85,7 @@ def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | No
 def _replayed(victim: Victim, observation: Observation, seed: int) -> Tensor:
     """The gradient of always the same images, the global generator seeded; one vector."""
     (group,) = as_trained(victim, [observation])
-    model = copy.deepcopy(group.victim.model)
+    model = copied(group.victim.model)
     other = Victim(model=model, inputs=victim.inputs, name=victim.name)
     model.train()
     for name in batch_norms(model):  # those that are left normalise by buffers

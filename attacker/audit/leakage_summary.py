@@ -16,6 +16,7 @@ from attacker.audit.leakage_images import ImageLeak, LeakingImage, leaks_of
 from attacker.audit.record import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
 from attacker.audit.scope import Federation
 from attacker.audit.truth import Truth
+from attacker.engine.constants import settled
 from attacker.leakage.jacobian import EXACT_NUMBERS
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.released import bottleneck_shapes
@@ -123,18 +124,34 @@ def leakage_summary(
     if not known:
         return blank.model_copy(update={"reason": "the true images are not known, and the indices are about them"})
     some = _evenly(known, min(most, max(1, int(MOST_WORK_IN_ALL / work(victim)))))
+    together = processes if work(victim) * len(some) > LITTLE_WORK else 1
     try:
         tasks = [_task(victim, defence, image, seed + number) for number, image in enumerate(some)]
+    except Exception as error:
+        return blank.model_copy(update={"reason": _failure(federation, "it", error)})
+    failures: list[str] = []
+    layers: dict[str, object] = {}
+    leaks: list[Leak] = []
+    try:
         layers = _layers(tasks[0])
-        found = leaks_of(tasks, processes=processes if work(victim) * len(some) > LITTLE_WORK else 1)
+    except Exception as error:
+        failures.append(_failure(federation, "the ranks of its layers", error))
+    try:
+        found = leaks_of(tasks, processes=together)
         leaks = [_leak(image, one) for image, one in zip(some, found, strict=True) if one is not None]
         figures = _figures(leaks, list(rows), class_names)
         noisy = bool(bottleneck_shapes(victim))
         reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=noisy)
-        return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
-    except Exception as error:  # of a model that autograd does not differentiate twice, of foreign code, of memory
-        _logger.warning("leakage of %s could not be analysed", federation, exc_info=True)
-        return blank.model_copy(update={"reason": f"it could not be analysed: {type(error).__name__}: {error}"})
+    except Exception as error:
+        figures, reason = {}, _failure(federation, "what its gradient says of single images", error)
+    reason = " ".join([reason, *failures])
+    return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
+
+
+def _failure(federation: str, what: str, error: Exception) -> str:
+    """A sentence for what could not be analysed: of a model that is not differentiated twice, foreign code, memory."""
+    _logger.warning("leakage of %s: %s could not be analysed", federation, what, exc_info=True)
+    return f"{what} could not be analysed: {type(error).__name__}: {error}"
 
 
 def work(victim: Victim) -> float:
@@ -179,6 +196,9 @@ def _layers(image: LeakingImage) -> dict[str, object]:
 
 def _task(victim: Victim, defence: str, image: _Image, seed: int) -> LeakingImage:
     seen, truth, place = image
+    victim, seen = settled(victim, seen)
+    if not seen.parameters:
+        raise ValueError("no parameter of the model moved, so that there is no gradient")
     return LeakingImage(
         victim=victim,
         defence=defence,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Reconstruction
+from attacker.engine.constants import copied
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -22,7 +22,7 @@ def placed(
     """The same problem with its tensors on ``device``; what is given stays where it is."""
     if device == CPU:
         return victim, list(observations)
-    moved = replace(victim, model=deepcopy(victim.model).to(device))
+    moved = replace(victim, model=copied(victim.model).to(device))
     return moved, [_placed(one, device) for one in observations]
 
 

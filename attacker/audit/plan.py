@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attacker.attacks.answers import PLAIN, STRONGEST_FIRST
-from attacker.attacks.attack import check_observation
 from attacker.attacks.registry import ATTACKS, build_attack, entry_of
 from attacker.audit.costs import FIXED, cost, measure_unit, searches_for
 from attacker.audit.knowledge import DEFENCE, Knowledge
 from attacker.audit.record import PlannedAttack, PlanStatus, Role
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
+from attacker.engine.dropout import dropout_layers
 from fl_precode.defences import defence_parts
 from fl_precode.observation import Observation
 
@@ -23,6 +23,7 @@ LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300)
 _PATH = 70.0
 _LARGEST_STEP = 0.1
 _LOOKED_AT = 4
+_DROPOUT = "dropout"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
 def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
     names = settings.attacks if settings.attacks is not None else _ranked(federation.subject.defence)
     if federation.control_of is not None:
-        names = [name for name in names if not _needs_defence(name)]
+        names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
     found = []
     for name in names:
@@ -177,10 +178,15 @@ def answered(attack: str, defence: str) -> tuple[str, ...]:
 
 
 def _ranked(defence: str) -> list[str]:
-    """All registered attacks: those that answer the defence, then the others, each strongest first."""
+    """All registered attacks: those that answer the defence, then the others, each strongest first.
+
+    Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
+    answer: the plain ones are what everything is compared with.
+    """
     order = [*STRONGEST_FIRST, *PLAIN, *ATTACKS]
     names = [name for name in dict.fromkeys(order) if name in ATTACKS]
-    return sorted(names, key=lambda name: not answered(name, defence))
+    last = {name for name in names if _needs_defence(name) and not answered(name, defence)}
+    return sorted(names, key=lambda name: (not answered(name, defence), name in last))
 
 
 def _status(
@@ -190,21 +196,22 @@ def _status(
     missing = knowledge.missing(entry_of(attack).needs)
     if missing and not (missing == [DEFENCE] and subject.defence == "none"):
         return "refused", f"it needs {', '.join(missing)}, which this threat model withholds"
-    if settings.attacks is None and (reason := _superfluous(attack, subject.defence)):
+    if settings.attacks is None and (reason := _superfluous(attack, federation)):
         return "not_applicable", reason
     refusal = _refusal(attack, federation, [knowledge.of(one, subject.defence) for one in seen])
     if refusal is None:
-        return "run", _why_run(attack, subject.defence)
+        return "run", _why_run(attack, federation)
     if _refusal(attack, federation, [Knowledge().of(one, subject.defence) for one in seen]) is None:
         return "refused", f"without what this threat model withholds: {refusal}"
     return "not_applicable", refusal
 
 
-def _superfluous(attack: str, defence: str) -> str:
+def _superfluous(attack: str, federation: Federation) -> str:
     """Why an attack that was not named need not be tried; empty otherwise."""
+    defence = federation.subject.defence
     if attack == "portfolio":
         return "its members are planned one by one; name it with --attacks to run it"
-    if _needs_defence(attack) and not answered(attack, defence):
+    if _needs_defence(attack) and not answered(attack, defence) and not _answers_model(attack, federation):
         return f"it answers {', '.join(sorted(entry_of(attack).answers))}, and the defence is {defence}"
     return ""
 
@@ -213,13 +220,18 @@ def _needs_defence(attack: str) -> bool:
     return DEFENCE in entry_of(attack).needs
 
 
+def _answers_model(attack: str, federation: Federation) -> bool:
+    """Whether an attack answers dropout that the model itself has, whatever was announced as its defence."""
+    return _DROPOUT in entry_of(attack).answers and bool(dropout_layers(federation.subject.victim.model))
+
+
 def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> str | None:
     """Why an attack fits none of the updates, in its own words, or None when it fits one."""
     method, victim = build_attack(attack), federation.subject.victim
     reasons = []
     for one in seen:
         try:
-            reason = check_observation(victim, one) or method.refuses(victim, one)
+            reason = method.why_not(victim, one)
         except Exception:  # the record names it when it is run
             return None
         if reason is None:
@@ -228,7 +240,11 @@ def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -
     return reasons[0]
 
 
-def _why_run(attack: str, defence: str) -> str:
+def _why_run(attack: str, federation: Federation) -> str:
+    defence = federation.subject.defence
+    if _needs_defence(attack) and not answered(attack, defence):
+        names = dropout_layers(federation.subject.victim.model)
+        return f"the model itself has dropout ({', '.join(names[:3])}), whose masks it searches with the images"
     if defence == "unknown":
         return "the defence is not known, and this attack does not ask for it"
     parts = [part.name for part in defence_parts(defence) if part.name != "none"]

@@ -161,7 +161,7 @@ class FederationSummary(Entry):
     )
     lost: Count | None = Field(description="tape entries that could not be written, null when not known")
     truth_known: bool
-    truth_note: str = Field(description="why there is no truth; empty when there is")
+    truth_note: str = Field(description="why there is no truth, or none of some updates; empty when there is")
     labels: LabelKnowledge = Field(description="whether the attacker was given the labels")
     settings: dict[str, Setting] = Field(description="run-config of the federation, as far as it is known")
     control_of: Identifier | None = Field(
@@ -228,6 +228,11 @@ class ImageResult(Entry):
     )
     starts: Count | None = Field(
         default=None, description="starts that a search compared; 0 when it does not search, null in older records"
+    )
+    recovered_label: Count | None = Field(
+        default=None,
+        description="class that the attack used for this image; null when it used none, when images were put in the "
+        "order of the truth, and in older records",
     )
 
 

@@ -28,6 +28,9 @@ class PlannedAttack(Entry):
     updates: Count = Field(description="updates it was planned for")
     iterations: Count | None = Field(description="of one update, null when it does not search")
     expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    mends: list[Identifier] = Field(
+        default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
+    )
 
 
 class AssumptionEntry(Entry):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from attacker.attacks.attack import Reconstruction
 from attacker.audit.assemble import assemble, best_ssim, collect
 from attacker.audit.campaign import CampaignState, Score, Watch, cut, run_chunks
-from attacker.audit.campaign_folder import CampaignFolder
+from attacker.audit.campaign_folder import CampaignFolder, OtherSettings
 from attacker.audit.chunk import Chunk, attack_seed
 from attacker.audit.chunk_store import ChunkFolder, ChunkStore, MemoryChunks
 from attacker.audit.crew import Crew, Event, OwnProcess, Processes
@@ -22,6 +23,7 @@ from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.knowledge import LABELS, Knowledge
 from attacker.audit.leakage_summary import leakage_of, needs_indices
 from attacker.audit.machine import versions
+from attacker.audit.mending import with_mends
 from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
 from attacker.audit.ray_crew import RayCluster
@@ -29,6 +31,8 @@ from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.subject import TapeSource
+from attacker.audit.truth_open import TruthWish
+from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
 
 __all__ = ["DEFAULT_ATTACKS", "attack_seed", "audit", "audit_tape", "audit_tapes", "build_attacks", "plan"]
@@ -36,6 +40,8 @@ __all__ = ["DEFAULT_ATTACKS", "attack_seed", "audit", "audit_tape", "audit_tapes
 DEFAULT_ATTACKS = ("first-layer", "inverting-gradients")
 AuditProgress = Callable[[str, float], None]
 """Receives a line about the work at hand, and the share of the whole audit that is done, in [0, 1]."""
+Say = Callable[[str], None]
+"""Receives a sentence for the reader."""
 
 
 def audit_tape(
@@ -47,13 +53,14 @@ def audit_tape(
     seed: int = 0,
     labels: LabelKnowledge = "recovered",
     evaluation: Path | None = None,
+    truth: TruthWish = True,
     model: str | None = None,
     defence: str | None = None,
     inputs: InputSpec | None = None,
     progress: AuditProgress | None = None,
 ) -> AuditRecord:
-    """Audit one tape; see `audit_tapes`."""
-    source = TapeSource(tape=tape, evaluation=evaluation, model=model, defence=defence, inputs=inputs)
+    """Audit one tape; see `audit_tapes` and `TapeSource`."""
+    source = TapeSource(tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs)
     return audit_tapes([source], out=out, attacks=attacks, victims=victims, seed=seed, labels=labels, progress=progress)
 
 
@@ -129,11 +136,15 @@ def audit(
     workers: int = 1,
     ray_address: str = "",
     title: str = "Audit of federated training",
+    truth: TruthWish = True,
     watch: Watch | None = None,
+    say: Say | None = None,
 ) -> AuditRecord:
     """Audit one or more federations as a campaign in ``OUT/campaign``: killed at any moment, the same call goes on.
 
-    What is found does not depend on who works, nor on how often the campaign was interrupted.
+    What is found does not depend on who works, nor on how often the campaign was interrupted. An audit of other
+    settings that is in the folder, finished or not, is set aside into ``OUT/earlier-1`` (or the next number), which is
+    said.
 
     Args:
         sources: The tapes.
@@ -142,41 +153,88 @@ def audit(
         workers: Processes on this machine, at least 1; one works in this process.
         ray_address: Of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
         title: Of the report.
+        truth: Where the true images of all tapes are known from, as ``--truth`` takes it, or a function of node id and
+            round; True leaves it to each source.
         watch: Told about the work now and then.
+        say: Told, in a sentence each, what a reader should know before the work begins.
 
     Raises:
-        ValueError: If a tape cannot be audited, another audit is at work in the folder, or it holds one of other
-            settings or of a tape that has changed since.
+        NothingToAttack: If a tape's model or images are not known, or it holds no update.
+        ValueError: If a tape cannot be audited otherwise, or another audit is at work in the folder.
         OSError: If the folder cannot be written.
         RuntimeError: If the work cannot go on, as on a full disk or without the cluster.
     """
     if workers < 1:
         raise ValueError(f"expected at least one worker, got {workers}")
+    if truth is not True:
+        sources = [replace(one, truth=truth) for one in sources]
     with CampaignFolder(out) as campaign:
-        federations = open_federations(sources, settings, campaign.controls, fresh=not campaign.begun)
-        identity = _identity(federations, settings)
-        if campaign.begun:
-            planned = campaign.resume(identity)
-        else:
+        planned = _begun(campaign, sources, settings, say)
+        federations = open_federations(sources, settings, campaign.controls, fresh=planned is None)
+        if planned is None:
             planned = _if_any_fits(_and_those_that_refuse(plan_audit(federations, settings)), settings)
-            campaign.begin(identity, planned)
+            planned = with_mends(federations, planned, settings)
+            campaign.begin(_identity(federations, settings), planned)
         chunks = cut(federations, planned, settings)
+        if say is not None:
+            say(_ahead(federations, planned))
         crew = _crew(campaign.chunks, workers, ray_address, settings)
         run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch)
         folder = out.expanduser().absolute()
         return _finish(federations, planned, chunks, campaign.chunks, settings, title, folder, watch, workers)
 
 
-def plan(sources: Sequence[TapeSource], settings: AuditSettings) -> tuple[list[Federation], list[PlannedAttack]]:
+def plan(
+    sources: Sequence[TapeSource], settings: AuditSettings, *, estimate: bool = True
+) -> tuple[list[Federation], list[PlannedAttack]]:
     """What `audit` would do, without doing it; only the time of a few iterations is measured.
 
+    Args:
+        sources: The tapes.
+        settings: What is to be done.
+        estimate: Whether that time is measured.
+
     Raises:
+        NothingToAttack: As `audit`.
         ValueError: As `audit`.
     """
     with ExitStack() as stack:
         controls = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         federations = open_federations(sources, settings, controls)
-        return federations, plan_audit(federations, settings)
+        return federations, with_mends(federations, plan_audit(federations, settings, estimate=estimate), settings)
+
+
+def _begun(
+    campaign: CampaignFolder, sources: Sequence[TapeSource], settings: AuditSettings, say: Say | None
+) -> list[PlannedAttack] | None:
+    """The plan of the audit that is in the folder; None where there is none, or it was another one and is set aside."""
+    if not campaign.begun:
+        return None
+    # Without controls: those of the earlier audit may be of another defence, and are not there for this one.
+    bare = open_federations(sources, replace(settings, control=False), campaign.controls)
+    try:
+        return campaign.resume(_identity(bare, settings))
+    except OtherSettings as differ:
+        aside = campaign.set_aside()
+        if say is not None:
+            say(
+                f"This folder held an audit that was begun otherwise: {differ}. It is kept in {aside}, and this one "
+                "begins anew. With that folder as --out, the command of then goes on with it."
+            )
+        return None
+
+
+def _ahead(federations: Sequence[Federation], planned: Sequence[PlannedAttack]) -> str:
+    """What is going to be done, in a line."""
+    own = [one for one in federations if one.control_of is None]
+    updates = sum(len(one.targets) for one in own)
+    attacks = sum(one.status == "run" for one in planned)
+    expected = sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
+    controls = ", the undefended control included" if len(own) < len(federations) else ""
+    return (
+        f"Audit of {counted(updates, 'update')}: {counted(attacks, 'attack')}{controls}; "
+        f"expected: {duration(expected)} of one processor."
+    )
 
 
 def _finish(
@@ -236,9 +294,24 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings) -> list[
 
 
 def _identity(federations: Sequence[Federation], settings: AuditSettings) -> dict[str, Any]:
-    tapes = {f"updates of {own.site.tape}": own.site.stamp for own in federations if own.control_of is None}
     known = versions()
+    tapes: dict[str, Any] = {}
+    for own in federations:
+        if own.control_of is None:
+            subject, tape = own.subject, own.site.tape
+            tapes |= {
+                f"updates of {tape}": own.site.stamp,
+                # The stamp is of what the tape and its notes say; these may come from the command line.
+                f"model of {tape}": subject.victim.name,
+                f"defence of {tape}": subject.defence,
+                f"images of {tape}": _words(subject.victim.inputs),
+            }
     return {**settings.identity(), **tapes, **{name: known[name] for name in ("fl-precode", "torch") if name in known}}
+
+
+def _words(inputs: InputSpec) -> str:
+    shape = "x".join(map(str, inputs.shape))
+    return f"{shape}, {inputs.classes} classes, mean {inputs.mean}, deviation {inputs.std}"
 
 
 def _crew(

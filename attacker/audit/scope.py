@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from attacker.audit.chunk import Site, Target
@@ -15,11 +16,11 @@ from attacker.audit.selection import choose_updates, node_rank
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import Subject, TapeSource, open_subject
 from attacker.audit.truth import Truth
+from attacker.audit.truth_check import MOST_IMAGES, check_truth
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry
 
-# More images behind one update than this are not compared one by one.
-_MOST_IMAGES = 64
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Federation:
         targets: The same as attackers see them.
         control_of: Identifier of the defended federation, for a control.
         no_control: Why there is no control, where there should be one and none could be made; else empty.
+        refused: File of an update to the reason why its truth is not scored.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Federation:
     targets: tuple[Target, ...]
     control_of: str | None = None
     no_control: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def observations(self) -> list[Observation]:
         """Updates that are attacked, as the tape has them."""
@@ -51,10 +54,10 @@ class Federation:
     def truth(self, entry: TapeEntry) -> Truth | None:
         """The truth of an update, where it is known and can be compared."""
         source = self.subject.truth
-        if source is None or not source.knows(entry.node):
+        if source is None or entry.file in self.refused or not source.knows(entry):
             return None
-        truth = source.truth(entry.node, entry.round)
-        return truth if len(truth.images) <= _MOST_IMAGES else None
+        truth = source.truth(entry)
+        return truth if truth is not None and len(truth.images) <= MOST_IMAGES else None
 
 
 def open_federations(
@@ -79,19 +82,30 @@ def open_federations(
     found: list[Federation] = []
     for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):
         entries = choose_updates(subject, victims=settings.victims, seed=settings.seed, rounds=settings.rounds)
-        own = _federation(f"f{number}", subject, source, entries, settings)
-        reason = why_no_control(subject, entries) if settings.control else "it was left out"
+        checked = check_truth(subject, entries)
+        subject = replace(subject, truth=subject.truth if checked.scored else None, truth_note=checked.note)
+        own = _federation(f"f{number}", subject, source, entries, settings, checked.refused)
+        repeated = [entry for entry in entries if entry.file not in checked.refused]
+        reason = why_no_control(subject, repeated) if settings.control else "it was left out"
         needed = settings.control and subject.defence != "none"
-        found.append(Federation(**{**vars(own), "no_control": reason if needed else ""}))
+        control: list[Federation] = []
         if needed and not reason:
-            found.append(_control(own, controls / own.id, settings, fresh=fresh))
+            try:
+                control = [_control(own, controls / own.id, settings, fresh=fresh)]
+            except (ValueError, OSError):
+                raise
+            except Exception as error:  # the clients' model is foreign code, and is trained here
+                _logger.warning("there is no undefended control of %s", own.id, exc_info=True)
+                reason = f"computing it failed: {type(error).__name__}: {error}"
+        found += [Federation(**{**vars(own), "no_control": reason if needed else ""}), *control]
     return found
 
 
 def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fresh: bool) -> Federation:
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-        write_control(defended.subject, defended.entries, folder)
+        repeated = [entry for entry in defended.entries if entry.file not in defended.refused]
+        write_control(defended.subject, repeated, folder)
     subject = open_control(defended.subject, folder)
     source = TapeSource(tape=folder)
     own = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
@@ -99,7 +113,12 @@ def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fre
 
 
 def _federation(
-    identifier: str, subject: Subject, source: TapeSource, entries: Sequence[TapeEntry], settings: AuditSettings
+    identifier: str,
+    subject: Subject,
+    source: TapeSource,
+    entries: Sequence[TapeEntry],
+    settings: AuditSettings,
+    refused: Mapping[str, str] | None = None,
 ) -> Federation:
     bare = Federation(
         id=identifier,
@@ -107,6 +126,7 @@ def _federation(
         site=Site.of(source, stamp(subject.tape, entries)),
         entries=tuple(entries),
         targets=(),
+        refused=refused or {},
     )
     targets = tuple(_target(bare, entry, labels=settings.knowledge.labels == "granted") for entry in entries)
     return Federation(**{**vars(bare), "targets": targets})
@@ -119,7 +139,7 @@ def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target
         round=entry.round,
         node=entry.node,
         identity=f"{entry.round}|{node_rank(federation.subject.truth, entry.node)}",
-        batch_size=entry.batch_size,
+        batch_size=federation.subject.tape.batch_size(entry),
         labels=None if truth is None else tuple(truth.labels.tolist()),
     )
 
@@ -134,6 +154,7 @@ def _check_labels(subjects: Sequence[Subject], settings: AuditSettings) -> None:
     unknown = [str(subject.tape.path) for subject in subjects if subject.truth is None]
     if settings.knowledge.labels == "granted" and unknown:
         raise ValueError(
-            f"labels cannot be granted for {', '.join(unknown)}: without an evaluation.json the true labels are not "
-            "known. Let the attacks recover them (--labels recovered), or give the file (--evaluation FILE)"
+            f"labels cannot be granted for {', '.join(unknown)}: without an evaluation.json or a recorded truth the "
+            "true labels are not known. Let the attacks recover them (--labels recovered), or give the file "
+            "(--evaluation FILE) or the truth (--truth)"
         )

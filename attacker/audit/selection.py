@@ -6,25 +6,14 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from attacker.audit.nothing import NothingToAttack, no_update
 from attacker.audit.subject import Subject
-from attacker.audit.truth import TruthSource
+from attacker.audit.truth import Located, TruthSource
 from fl_precode.tape import TapeEntry, TapeError
 
 _logger = logging.getLogger(__name__)
-
-
-class Located(Protocol):
-    """Anything that has a round and a node, such as a tape's entry."""
-
-    @property
-    def round(self) -> int:
-        """Of the federation, from 1."""
-
-    @property
-    def node(self) -> str:
-        """Node id as text."""
 
 
 E = TypeVar("E", bound=Located)
@@ -78,7 +67,7 @@ def _take_turns(waiting: dict[int, list[E]], rounds: Sequence[int], classes: Cal
 
 def node_rank(truth: TruthSource | None, node: str) -> str:
     """A key for a node that is the same in every federation where it is known which client the node is."""
-    return f"{truth.partition_of(node):09}" if truth is not None and truth.knows(node) else f"unknown {node}"
+    return f"unknown {node}" if truth is None else truth.rank(node)
 
 
 def choose_updates(
@@ -96,14 +85,12 @@ def choose_updates(
         rounds: First and last round to choose from; None for all.
 
     Raises:
-        ValueError: If there is nothing to attack.
+        NothingToAttack: If the tape has no update, none in these rounds, or none that can be read.
     """
     truth = subject.truth
 
     def classes(entry: TapeEntry) -> Hashable:
-        if truth is None or not truth.knows(entry.node):
-            return None
-        return truth.classes(entry.node, entry.round)
+        return truth.classes(entry) if truth is not None and truth.knows(entry) else None
 
     first, last = rounds or (0, 2**62)
     order = ordered_victims(
@@ -113,7 +100,7 @@ def choose_updates(
         classes=classes,
     )
     if truth is not None:
-        order.sort(key=lambda entry: not truth.knows(entry.node))
+        order.sort(key=lambda entry: not truth.knows(entry))
     chosen: list[TapeEntry] = []
     for entry in order:
         if len(chosen) == victims:
@@ -125,14 +112,16 @@ def choose_updates(
         else:
             chosen.append(entry)
     if not chosen:
-        problems = "; ".join(subject.tape.problems[:3]) or _why_none(subject, rounds)
-        advice = "" if subject.tape.entries else "; expected one of a run that finished a round, whole and as written"
-        raise ValueError(f"the tape {subject.tape.path} has nothing to attack: {problems}{advice}")
+        raise _nothing(subject, rounds)
     return sorted(chosen, key=lambda one: (one.round, node_rank(truth, one.node)))
 
 
-def _why_none(subject: Subject, rounds: tuple[int, int] | None) -> str:
-    if subject.tape.entries and rounds is not None:
-        return f"it has no client update in rounds {rounds[0]} to {rounds[1]}"
-    failures = len(subject.tape.failures)
-    return f"it lists {failures} failed replies and no client update" if failures else "it lists no client update"
+def _nothing(subject: Subject, rounds: tuple[int, int] | None) -> NothingToAttack:
+    tape = subject.tape
+    if tape.problems:
+        why = "; ".join(tape.problems[:3])
+    elif tape.entries and rounds is not None:
+        why = f"it has no client update in rounds {rounds[0]} to {rounds[1]}"
+    else:
+        return no_update(tape)
+    return NothingToAttack(f"the tape {tape.path} has nothing to attack: {why}", tape=tape.path)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from attacker.audit.facts import tape_identity
+from attacker.audit.nothing import NothingToAttack
 from attacker.audit.record import (
     FederationSummary,
     LabelKnowledge,
@@ -21,11 +22,16 @@ from attacker.audit.record import (
     UpdateFacts,
     finite,
 )
-from attacker.audit.truth import EVALUATION_NAME, TruthSource, differing_settings
+from attacker.audit.truth import TruthSource
+from attacker.audit.truth_federation import differing_settings
+from attacker.audit.truth_open import TruthWish, open_truth
 from attacker.victim import Victim
 from fl_precode.defences import apply_defence
+from fl_precode.model_layout import ModelLayout
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Protocol
+from fl_precode.recognised_defence import contained_defence, recognised, recognised_defence
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import with_notes
 
@@ -33,6 +39,7 @@ _logger = logging.getLogger(__name__)
 
 RESULT_NAME = "result.json"
 _UNKNOWN = ("", "unknown")
+_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,8 @@ class TapeSource:
     Attributes:
         tape: Folder of the tape.
         evaluation: ``evaluation.json`` of the run; None looks for it beside the tape.
-        truth: False leaves the truth out even when it could be known.
+        truth: Where the true images are known from, as ``--truth`` takes it, or a function of node id and round; True
+            looks beside the tape, False leaves the truth out even when it could be known.
         model: Model spec in place of the header's.
         defence: Defence spec in place of the header's.
         inputs: Input domain in place of the header's.
@@ -50,7 +58,7 @@ class TapeSource:
 
     tape: Path
     evaluation: Path | None = None
-    truth: bool = True
+    truth: TruthWish = True
     model: str | None = None
     defence: str | None = None
     inputs: InputSpec | None = None
@@ -65,8 +73,8 @@ class Subject:
         victim: Public knowledge for the attacks.
         defence: Defence spec, ``unknown`` where neither tape nor auditor say.
         undefended: The same model without the defence, for comparing costs.
-        truth: Recomputes true images, or None.
-        truth_note: Why there is no truth; empty when there is.
+        truth: Knows true images, or None.
+        truth_note: Why there is no truth, or none of some updates; empty when there is.
         result: Content of the run's ``result.json``, empty without one.
     """
 
@@ -83,8 +91,9 @@ def open_subject(source: TapeSource) -> Subject:
     """Open a tape and build the model that its clients trained.
 
     Raises:
-        ValueError: If it is no tape (`TapeError`), the model or the images' shape are neither in its header nor given,
-            model or defence are unknown or do not fit, or the notes beside the tape or the evaluation file are wrong.
+        NothingToAttack: If the model or the images' shape are neither in its header nor given.
+        ValueError: If it is no tape (`TapeError`), model or defence do not exist or do not fit, or the notes beside the
+            tape or the evaluation file are wrong.
         OSError: If an evaluation file was named and cannot be read.
         RuntimeError: If the truth needs a data set that is not on this machine.
     """
@@ -94,12 +103,16 @@ def open_subject(source: TapeSource) -> Subject:
     if model in _UNKNOWN or inputs is None:
         missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []
         missing += ["the images (--input 3x32x32 --classes 10)"] if inputs is None else []
-        raise ValueError(f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing")
-    defence = source.defence or header.defence
-    defence = "unknown" if defence in _UNKNOWN else defence
-    plain = build_model(model, inputs, seed=0)  # weights come with each update
-    defended = apply_defence("none" if defence == "unknown" else defence, plain, inputs)
-    truth, note = _open_truth(source, tape, inputs)
+        raise NothingToAttack(
+            f"the tape {source.tape} does not say {' and '.join(missing)}; give what is missing",
+            tape=source.tape,
+            mends=[*(["model"] if model in _UNKNOWN else []), *(["input"] if inputs is None else [])],
+        )
+    plain = build_model(model, inputs, seed=0, strict=False)  # weights come with each update
+    defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
+    tape.layout = ModelLayout.of(defended)
+    _take_constants(defended, tape)
+    truth, note = open_truth(tape, inputs, source.truth, source.evaluation)
     return Subject(
         tape=tape,
         victim=Victim(model=defended, inputs=inputs, name=model),
@@ -111,23 +124,38 @@ def open_subject(source: TapeSource) -> Subject:
     )
 
 
-def _open_truth(source: TapeSource, tape: Tape, inputs: InputSpec) -> tuple[TruthSource | None, str]:
-    if not source.truth:
-        return None, "The audit was asked to leave the truth out."
-    path = source.evaluation or source.tape.absolute().parent / EVALUATION_NAME
-    if source.evaluation is None and not path.exists():
-        return None, (
-            f"There is no {EVALUATION_NAME} beside the tape, so the true images are not known. "
-            "The reference federation writes one; a real server never has it."
-        )
-    truth = TruthSource.read(path)
-    truth.check_tape(tape.header.settings, {entry.node for entry in tape.entries})
-    shape = tuple(truth.mean_image.shape)
-    if shape != inputs.shape:
-        raise ValueError(
-            f"{path} speaks of images of shape {shape}, but the audit is of images of shape {inputs.shape}"
-        )
-    return truth, ""
+def _take_constants(model: nn.Module, tape: Tape) -> None:
+    """Give the model the floating-point buffers that were sent first, such as what it normalises its input by.
+
+    Traces of the model run with its own; running statistics, which training changes, come with each update.
+    """
+    sent = tape.first_sent()
+    assert tape.layout is not None
+    found = tape.layout.match({name: tuple(value.shape) for name, value in sent.items()})
+    if found is None:
+        return
+    own = dict(model.named_buffers())
+    for name, mine in found.names.items():
+        buffer = own.get(mine)
+        if buffer is not None and buffer.is_floating_point() and mine.rpartition(".")[2] not in _STATISTICS:
+            buffer.copy_(sent[name])
+
+
+def _defended(announced: str, plain: nn.Module, inputs: InputSpec, tape: Tape) -> tuple[str, nn.Module]:
+    """The defence and the defended model; a bottleneck of ours that nobody announced is recognised."""
+    if announced not in _UNKNOWN:
+        return announced, apply_defence(announced, plain, inputs)
+    contained = contained_defence(plain)
+    found = contained or recognised_defence({name: tuple(value.shape) for name, value in tape.first_sent().items()})
+    if found is None:
+        return "unknown", apply_defence("none", plain, inputs)
+    try:
+        defended = apply_defence("none" if contained else found, plain, inputs)
+    except ValueError as error:
+        _logger.warning("%s: a bottleneck is on the tape that the model cannot have: %s", tape.path, error)
+        return "unknown", apply_defence("none", plain, inputs)
+    tape.assumptions += (recognised(found),)
+    return found, defended
 
 
 def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
@@ -151,16 +179,24 @@ def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
 
 
 def summarise_federation(
-    subject: Subject, identifier: str, labels: LabelKnowledge, doubts: list[str], facts: UpdateFacts | None = None
+    subject: Subject,
+    identifier: str,
+    labels: LabelKnowledge,
+    doubts: list[str],
+    facts: UpdateFacts | None = None,
+    protocol: Protocol | None = None,
 ) -> FederationSummary:
-    """The record's entry of one federation, after its attacks (which may have found problems of the tape)."""
+    """The record's entry of one federation, after its attacks (which may have found problems of the tape).
+
+    ``protocol`` is what was found out about the attacked updates; without it the tape's header has it.
+    """
     tape, inputs = subject.tape, subject.victim.inputs
     rounds = [_round_result(one) for one in subject.result.get("rounds", [])]
-    sizes = {entry.batch_size for entry in tape.entries}
+    sizes = {tape.batch_size(entry) for entry in tape.entries}
     left_out = _left_out(subject)
     settings = _settings(subject)
     dataset = settings.get("dataset")
-    protocol = tape.header.protocol
+    protocol = protocol or tape.header.protocol
     return FederationSummary(
         id=identifier,
         tape=str(tape.path.absolute()),

@@ -1,27 +1,25 @@
-"""The true images behind an update, recomputed from seeds. For evaluation only: no attack ever sees this.
+"""The true images behind an update, wherever they are known from. For evaluation only: no attack ever sees this.
 
-The only file of the attacker that may reach the data. It needs ``evaluation.json``, which the reference federation
-writes beside its tape and which no server of a real deployment would have.
+Every source answers by the tape's entry: `attacker.audit.truth_federation` recomputes the reference federation's,
+`truth_recorded`, `truth_files` and `truth_function` give those of any other app, and `truth_open` chooses.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Final, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fl_precode.config import Settings
-from fl_precode.federation import Federation, prepare
+_MOST_AVERAGED: Final = 4_096
+"""Images at most that the mean image is the mean of."""
 
-EVALUATION_NAME = "evaluation.json"
-_NOT_COMPARED = ("seed", "data-root", "tape", "output-dir", "code-fingerprint")
+_FEWEST_AVERAGED: Final = 16
+"""Different images below which a mean shows each of them, and is no guess that one could make without the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,162 +35,116 @@ class Truth:
     labels: Tensor
 
 
-class TruthSource:
-    """Recomputes the true batch of every (node, round) of one federation.
-
-    Args:
-        federation: Data and partitions, from the settings of the run.
-        nodes: Flower's node id to the partition that this node held.
-        path: Of the file that it was read from, for messages.
-    """
-
-    def __init__(self, federation: Federation, nodes: Mapping[str, int], path: Path) -> None:
-        self._federation = federation
-        self._nodes = dict(nodes)
-        self._path = path
-
-    @classmethod
-    def read(cls, path: Path) -> TruthSource:
-        """Read an ``evaluation.json`` and load the data it speaks of.
-
-        Raises:
-            OSError: If there is no such file.
-            ValueError: If it is damaged or something else, or its settings are not valid here.
-            RuntimeError: If the data set is not on this machine.
-        """
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is not complete JSON ({error}); expected the evaluation.json of a fl-precode run"
-            ) from error
-        if not isinstance(content, dict) or content.get("format") != "fl-precode-evaluation":
-            raise ValueError(f"{path} is not an evaluation file; expected the evaluation.json of a fl-precode run")
-        if content.get("version") != 1:
-            raise ValueError(
-                f"{path} has version {content.get('version')!r}, and this fl-precode reads version 1; "
-                "use the fl-precode version that ran the federation"
-            )
-        settings, nodes = content.get("settings"), content.get("nodes")
-        if not isinstance(settings, dict) or not isinstance(nodes, dict):
-            raise ValueError(f"{path} was altered: expected 'settings' and 'nodes', both tables")
-        try:
-            federation = prepare(Settings.from_run_config(settings))
-        except ValueError as error:
-            raise ValueError(f"{path}: the truth cannot be recomputed from its settings: {error}") from error
-        return cls(federation, _partitions(nodes, federation, path), path)
+class Located(Protocol):
+    """Anything that has a round and a node, such as a tape's entry; it may have a ``message`` as well."""
 
     @property
-    def settings(self) -> dict[str, str | int | float | bool]:
-        """Run-config of the federation, kebab-case keys."""
-        return self._federation.settings.to_run_config()
+    def round(self) -> int:
+        """Of the federation, from 1."""
+
+    @property
+    def node(self) -> str:
+        """Node id as text."""
+
+
+class TruthSource(ABC):
+    """Where the truth of a tape's updates comes from.
+
+    Attributes:
+        origin: For messages: what it was read from.
+        exact: Whether it is known to be what the clients used; otherwise it is compared with the updates first.
+    """
+
+    origin: str
+    exact: bool = False
+
+    @abstractmethod
+    def knows(self, entry: Located) -> bool:
+        """Whether there is a truth of this update; nothing is loaded for it where that can be avoided."""
+
+    @abstractmethod
+    def truth(self, entry: Located) -> Truth | None:
+        """What is behind an update, or None.
+
+        Raises:
+            ValueError: If there should be one and it cannot be read; the text says why.
+        """
+
+    @abstractmethod
+    def classes(self, entry: Located) -> tuple[int, ...] | None:
+        """Classes of the images behind an update, each once, sorted; None where they are not known."""
+
+    @property
+    @abstractmethod
+    def mean_image(self) -> Tensor | None:
+        """(channels, height, width) in [0, 1]: a guess that needs no update; None where no image is known."""
+
+    def steps(self, entry: Located) -> list[Truth]:
+        """The batch of each local step in order, where that is known, else all images as one."""
+        found = self.truth(entry)
+        return [] if found is None else [found]
+
+    def rank(self, node: str) -> str:
+        """A key for a node that is the same in every federation where it is known which client the node is."""
+        return f"unknown {node}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, by index."""
-        names: tuple[str, ...] = self._federation.data.train.class_names
-        return names
+        """Names of the classes by index; empty where they have none."""
+        return ()
 
-    def knows(self, node: str) -> bool:
-        """Whether the partition of this node is known."""
-        return node in self._nodes
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool]:
+        """Run-config of the federation, kebab-case keys, where the source has it."""
+        return {}
 
-    def partition_of(self, node: str) -> int:
-        """The partition that a node held.
 
-        Raises:
-            ValueError: If the run had no such node.
-        """
-        if node not in self._nodes:
-            raise ValueError(
-                f"node {node!r} is not in {self._path}; the file is from another run, or no reply of this node was "
-                f"usable. Known nodes: {', '.join(sorted(self._nodes)) or 'none'}"
-            )
-        return self._nodes[node]
+class HeldTruth(TruthSource):
+    """Truth of an own app, held as images.
 
-    def check_tape(self, settings: Mapping[str, Any], nodes: set[str]) -> None:
-        """Refuse a tape of another run.
+    Args:
+        origin: For messages.
+        clients: Node id to the client's name, where the notes beside the tape have names.
+    """
 
-        Args:
-            settings: Public settings from the tape's header.
-            nodes: Nodes with an update on the tape.
+    def __init__(self, origin: str, clients: Mapping[str, str]) -> None:
+        self.origin = origin
+        self.clients = dict(clients)
 
-        Raises:
-            ValueError: If a setting differs, or none of the tape's nodes is known.
-        """
-        differ = differing_settings(settings, self.settings)
-        if differ:
-            raise ValueError(f"{self._path} is from another run than the tape: {'; '.join(differ)}")
-        if nodes and not any(map(self.knows, nodes)):
-            raise ValueError(
-                f"{self._path} is from another run than the tape: none of the tape's nodes is in it; "
-                "give the evaluation.json that was written beside this tape"
-            )
+    @abstractmethod
+    def held(self) -> Iterator[Tensor]:
+        """All images, some at a time, (n, channels, height, width) in [0, 1]; those of one update may come again."""
 
-    def truth(self, node: str, server_round: int) -> Truth:
-        """The images and labels that a node used in a round.
-
-        Raises:
-            ValueError: If the run had no such node or round.
-        """
-        used = np.concatenate(self._used(node, server_round))
-        _, first = np.unique(used, return_index=True)
-        images, labels = self._federation.data.train.batch(used[np.sort(first)])
-        return Truth(images=images, labels=labels)
-
-    def steps(self, node: str, server_round: int) -> list[Truth]:
-        """The batch of each local step of a node in a round, in order; one for FedSGD.
-
-        Raises:
-            ValueError: As `truth`.
-        """
-        return [
-            Truth(images=images, labels=labels)
-            for images, labels in map(self._federation.data.train.batch, self._used(node, server_round))
-        ]
-
-    def classes(self, node: str, server_round: int) -> tuple[int, ...]:
-        """Classes of the images that a node used in a round, each once, sorted.
-
-        Raises:
-            ValueError: As `truth`.
-        """
-        used = np.concatenate(self._used(node, server_round))
-        return tuple(sorted({int(label) for label in self._federation.data.train.labels[used]}))
-
-    def _used(self, node: str, server_round: int) -> list[np.ndarray]:
-        partition_id = self.partition_of(node)
-        rounds = self._federation.settings.num_server_rounds
-        if not 1 <= server_round <= rounds:
-            raise ValueError(f"round {server_round} is not in {self._path}: the run had rounds 1 to {rounds}")
-        return self._federation.batches(partition_id, server_round)
+    def rank(self, node: str) -> str:
+        """The client's name, where it has one."""
+        return self.clients.get(node, f"unknown {node}")
 
     @cached_property
-    def mean_image(self) -> Tensor:
-        """Mean of all training images, (channels, height, width) in [0, 1]: a guess that needs no update."""
-        mean: Tensor = self._federation.data.train.images.to(torch.float32).mean(dim=0) / 255
-        return mean
+    def mean_image(self) -> Tensor | None:
+        """Mean of the images held; where they are few, their mean colour: the mean of one image is that image."""
+        return mean_of(self.held())
 
 
-def differing_settings(tape: Mapping[str, Any], file: Mapping[str, Any]) -> list[str]:
-    """Settings that stand in both and differ, one phrase each; a run's seed and places are not on its tape.
+def mean_of(images: Iterable[Tensor]) -> Tensor | None:
+    """Mean image of those of the first one's shape, each once; of fewer than 16 their mean colour, in every pixel.
 
-    >>> differing_settings({"model": "mlp", "their-own": 1}, {"model": "lenet"})
-    ["model is 'mlp' on the tape and 'lenet' in the file"]
+    Args:
+        images: (n, channels, height, width) each, in [0, 1].
+
+    >>> mean_of([torch.full((1, 1, 2, 2), 0.5)]).tolist()
+    [[[0.5, 0.5], [0.5, 0.5]]]
     """
-    return [
-        f"{key} is {value!r} on the tape and {file[key]!r} in the file"
-        for key, value in tape.items()
-        if key in file and key not in _NOT_COMPARED and file[key] != value
-    ]
-
-
-def _partitions(nodes: Mapping[str, Any], federation: Federation, path: Path) -> dict[str, int]:
-    clients = len(federation.partitions)
-    wrong = [node for node, part in nodes.items() if not isinstance(part, int) or not 0 <= part < clients]
-    if wrong:
-        raise ValueError(
-            f"{path} was altered: expected each node's partition to be a number from 0 to {clients - 1}, "
-            f"got {nodes[wrong[0]]!r} for node {wrong[0]!r}"
-        )
-    return dict(nodes)
+    total: Tensor | None = None
+    seen: set[int] = set()
+    for image in (one for some in images for one in some):
+        if len(seen) == _MOST_AVERAGED:
+            break
+        key = hash(image.numpy().tobytes())
+        if key in seen or (total is not None and image.shape != total.shape):
+            continue
+        seen.add(key)
+        total = image.double() if total is None else total + image
+    if total is None:
+        return None
+    mean = (total / len(seen)).to(torch.float32)
+    return mean if len(seen) >= _FEWEST_AVERAGED else mean.mean(dim=(1, 2), keepdim=True).expand_as(mean).clone()

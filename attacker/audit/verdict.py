@@ -3,7 +3,8 @@
 One rule decides for each federation, the first that fits:
 
 1. No attack gave a result: *not known*.
-2. No similarity could be measured, because the truth is not there: *not known*.
+2. No similarity could be measured, because the truth is not there: *not known*; the sentence says what the updates
+   confirm by themselves.
 3. The average training image alone counts as come back on every victim, and no attack brought one back nearer
    to the truth, so that the measure cannot tell: *not known*.
 4. Images came back without a defence, or by an attack that ignores the defence: *leaks*.
@@ -20,10 +21,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attacker.audit.checks import FLAGS, flags
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, Flag, VerdictEntry, VerdictName
+from attacker.audit.confirmed import confirmed
+from attacker.audit.record import (
+    AttackSummary,
+    AuditRecord,
+    FederationSummary,
+    Flag,
+    ImageResult,
+    VerdictEntry,
+    VerdictName,
+)
 from attacker.audit.view import FederationView, views
-from attacker.report.words import attack_name, capitalised, dataset_name, defence_name, interval, joined, model_name
+from attacker.report.words import (
+    attack_name,
+    capitalised,
+    dataset_name,
+    defence_name,
+    distance,
+    interval,
+    joined,
+    model_name,
+    number_word,
+)
 
+_MOST_LABELS = 12
 _UNDEFENDED = FLAGS["control-not-reconstructed"].phrase
 
 
@@ -50,7 +71,7 @@ def title_of(federation: FederationSummary) -> str:
 
 def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
     name, sentence = _decide(view, own)
-    cautions = [one.sentence for one in own]
+    cautions = [*_assumed(view), *(one.sentence for one in own)]
     if name != "not known":
         cautions += _average_image(view)
     return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
@@ -61,10 +82,7 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
     if not view.tried:
         return "not known", _not_attacked(title, view.summaries)
     if not view.scored:
-        return "not known", (
-            f"{title}: whether images came back is not known. The attacks ran, but without the true images no "
-            "similarity and no success rate can be given; the pictures are all there is to judge by."
-        )
+        return "not known", f"{title}: {_without_truth(view)}"
     if view.cannot_be_told:
         return "not known", (
             f"{title}: nothing can be concluded. These images are so alike that their average, which needs no update, "
@@ -80,6 +98,62 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
     return "not shown to leak", (
         f"{title}: not shown to leak (weak evidence: {'; '.join(weak)}). {_nothing(view)}.{_aside(own)}"
     )
+
+
+def _assumed(view: FederationView) -> list[str]:
+    """That something was assumed, in one sentence; the report has a section about it."""
+    codes = [one.code for one in view.federation.assumptions]
+    if not codes:
+        return []
+    one = len(codes) == 1
+    return [
+        f"{capitalised(number_word(len(codes)))} {'thing was' if one else 'things were'} assumed that nobody said "
+        f"({', '.join(codes)}); see what was assumed, and what would show it wrong."
+    ]
+
+
+def _without_truth(view: FederationView) -> str:
+    """What can be said where no true image is known."""
+    sure = confirmed(view.all_rows)
+    images = len({row.victim_id for row in view.all_rows})
+    unknown = "without the true images no similarity and no success rate can be given."
+    if not sure:
+        return (
+            f"whether images came back is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
+            "Look at the pictures: they are all there is to judge by."
+        )
+    names = joined([attack_name(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
+    it, its = ("it", "its") if len(sure) == 1 else ("them", "their")
+    return (
+        f"{unknown} The update itself confirms {len(sure)} of {images} image{'' if images == 1 else 's'}: "
+        f"{names} found {it} by an exact formula, and {its} gradient, computed again, is the one that was sent."
+        f"{_labels(sure.values())} Look at the pictures."
+    )
+
+
+def _nearest(view: FederationView) -> str:
+    """How near the best search came to the updates, as a sentence with a space before it."""
+    fell = [
+        (row.matching_loss / row.starting_loss, row)
+        for row in view.all_rows
+        if row.matching_loss is not None and row.starting_loss
+    ]
+    if not fell:
+        return ""
+    _, best = min(fell, key=lambda pair: pair[0])
+    return (
+        f" {capitalised(attack_name(best.attack))} came nearest to an update: its matching loss fell from "
+        f"{distance(best.starting_loss)} to {distance(best.matching_loss)}, which different images may have."
+    )
+
+
+def _labels(rows: Iterable[ImageResult]) -> str:
+    """The classes that were read from the updates, as a sentence with a space before it."""
+    found = {row.victim_id: row.recovered_label for row in rows if row.recovered_label is not None}
+    if not found or len(found) > _MOST_LABELS:
+        return ""
+    classes = [str(one) for one in found.values()]
+    return f" Read from the updates: {'class' if len(classes) == 1 else 'classes'} {joined(classes)}."
 
 
 def _phrases(own: Iterable[Flag]) -> list[str]:

@@ -135,6 +135,11 @@ class FederationView:
                 found.setdefault(row.attack, []).append(row)
         return found
 
+    @property
+    def all_rows(self) -> list[ImageResult]:
+        """What all attacks made of the images that they fit."""
+        return [row for own in self._rows.values() for row in own]
+
     def rows(self, spec: str) -> Sequence[ImageResult]:
         """What an attack made of each image that it fits."""
         return self._rows.get(spec, ())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+
+from attacker.engine.constants import constants_of, copied
 
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -22,9 +23,17 @@ class BatchStatisticsNorm(nn.Module):
         images: Images that form one batch, neighbours in the input; 0 takes all that are passed together.
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, layer: _BatchNorm) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        for name in ("weight", "bias"):  # constants are buffers
+            value = getattr(layer, name)
+            if isinstance(value, nn.Parameter) or value is None:
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value)
         self.eps = layer.eps
         self.images = 0
 
@@ -55,7 +64,12 @@ def batch_norms(model: nn.Module) -> list[str]:
 def running_buffers(model: nn.Module) -> frozenset[str]:
     """Names of the buffers that those layers normalise by, or count with."""
     layers = [(name, model.get_submodule(name)) for name in batch_norms(model)]
-    return frozenset(f"{name}.{one}" if name else one for name, layer in layers for one, _ in layer.named_buffers())
+    return frozenset(
+        f"{name}.{one}" if name else one
+        for name, layer in layers
+        for one, _ in layer.named_buffers()
+        if one not in constants_of(layer)
+    )
 
 
 def with_batch_statistics(model: nn.Module) -> nn.Module:
@@ -63,7 +77,7 @@ def with_batch_statistics(model: nn.Module) -> nn.Module:
 
     Everything else stays in the mode that it is in; parameters keep their names, the buffers of those layers are gone.
     """
-    changed = copy.deepcopy(model)
+    changed = copied(model)
     for parent in list(changed.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):

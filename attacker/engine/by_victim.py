@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import constants_of
 from attacker.engine.convolve import Convolve, Geometry, pads_first
 from attacker.engine.factors import PlainLayer, padded
 from attacker.engine.matmul import MatrixProduct, worth_it
@@ -195,17 +196,15 @@ def _gets_cheaper(layer: nn.Module) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether the layer is of a known kind, and not of a class derived from one, with weight and bias alone."""
-    return type(module) in LAYERS and {name for name, _ in module.named_parameters(recurse=False)} <= {
-        "weight",
-        "bias",
-    }
+    own = {name for name, _ in module.named_parameters(recurse=False)} | constants_of(module)
+    return type(module) in LAYERS and own <= {"weight", "bias"}
 
 
 def _stacked(run: LayerRun, kind: str, replays: Sequence[Replay], layout: torch.memory_format) -> Tensor | None:
     own = getattr(run.module, kind)
     if own is None:
         return None
-    values = [one.parameters.get(join(run.name, kind), own).detach() for one in replays]
+    values = [{**one.buffers, **one.parameters}.get(join(run.name, kind), own).detach() for one in replays]
     return torch.stack([one.contiguous(memory_format=layout) if one.dim() == 4 else one for one in values])
 
 

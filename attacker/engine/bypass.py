@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import reference
 from attacker.engine.sequential import Step
 from attacker.victim import Victim
 from fl_precode.sampling import sample_noise
@@ -18,15 +19,15 @@ _TOLERANCE = 1e-3
 def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str | None:
     """Why gradients of the chain's layers are more than what flows back through it, or None when they are just that.
 
-    The true gradient of the victim's loss on one random image is compared with what the chain alone makes of the
-    gradient with respect to the outputs of ``layer``, pulled back from there.
+    The true gradient of the victim's loss on one random image (of any scalar, where its loss is not known) is compared
+    with what the chain alone makes of the gradient with respect to the outputs of ``layer``, pulled back from there.
 
     Args:
         victim: Public knowledge about the model.
         steps: The chain from the image up to what enters ``layer``.
         layer: A Linear layer that is fed by the last step, inside of a bottleneck perhaps.
     """
-    like = next(victim.model.parameters())
+    like = reference(victim.model)
     generator = torch.Generator().manual_seed(1)
     probe = torch.randn((1, *victim.inputs.shape), generator=generator, dtype=like.dtype).to(like.device)
     trained = [
@@ -42,7 +43,8 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
     handle = layer.register_forward_hook(lambda _module, _arguments, output: outputs.append(output))
     try:
         with torch.enable_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(1)):
-            loss = victim.loss(probe, torch.zeros(1, dtype=torch.long, device=like.device))
+            label = torch.zeros(1, dtype=torch.long, device=like.device)
+            loss = victim.loss(probe, label) if victim.why_no_loss is None else victim.outcome(probe)
     finally:
         handle.remove()
     if len(outputs) != 1:

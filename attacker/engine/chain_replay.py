@@ -40,7 +40,8 @@ class ChainReplay:
             x: (v, channels, height, width).
 
         Returns:
-            (v, numbers) for the weight and the bias of each linear layer in order, then of the layer after the chain.
+            (v, numbers) for the weight and the bias of each linear layer in order, constants aside, then of the layer
+            after the chain.
         """
         with torch.enable_grad():  # derivatives of the chain itself are needed in any case
             return self._gradients(x if x.requires_grad else x.detach().requires_grad_(True))
@@ -51,8 +52,9 @@ class ChainReplay:
             value = value.reshape(-1, *step.input_shape)
             if isinstance(step.module, nn.Conv2d | nn.Linear):
                 value, taken = self._linear(step, value)
-                columns.append(taken)
-                outputs.append(value)
+                if self._told(step):
+                    columns.append(taken)
+                    outputs.append(value)
             else:
                 value = self._elementwise(step, value)
         features = value.flatten(1)
@@ -63,17 +65,15 @@ class ChainReplay:
         for step, delta, taken in zip(self._linears(), pulled, columns, strict=True):
             groups = taken.shape[1]
             d = delta.reshape(len(x), groups, delta.shape[1] // groups, -1)
-            found.append((d @ taken.transpose(2, 3)).flatten(1))
-            if step.module.bias is not None:
-                found.append(d.sum(dim=3).flatten(1))
+            formed = {"weight": (d @ taken.transpose(2, 3)).flatten(1), "bias": d.sum(dim=3).flatten(1)}
+            found += [formed[name] for name in self._told(step)]
         return [*found, features * self.steepness[:, None]]
 
     def targets(self) -> list[Tensor]:
         """The leaked gradients in the order of `gradients`."""
         found = []
         for step in self._linears():
-            for name in ("weight", "bias")[: 1 + (step.module.bias is not None)]:
-                found.append(self.leaked.gradients[step.parameter(name)].flatten(1))
+            found += [self.leaked.gradients[step.parameter(name)].flatten(1) for name in self._told(step)]
         return [*found, self.leaked.features.flatten(1) * self.steepness[:, None]]
 
     def residual(self, x: Tensor) -> Tensor:
@@ -96,17 +96,21 @@ class ChainReplay:
         return found.nan_to_num(torch.inf, torch.inf)
 
     def _linears(self) -> list[Step]:
-        return [step for step in self.steps if isinstance(step.module, nn.Conv2d | nn.Linear)]
+        return [one for one in self.steps if isinstance(one.module, nn.Conv2d | nn.Linear) and self._told(one)]
+
+    def _told(self, step: Step) -> list[str]:
+        """Which of a layer's weight and bias have a leaked gradient."""
+        return [name for name in ("weight", "bias") if step.parameter(name) in self.leaked.gradients]
 
     def _linear(self, step: Step, value: Tensor) -> tuple[Tensor, Tensor]:
         assert isinstance(step.module, nn.Conv2d | nn.Linear)
         patches = Patches.of(step.module, step.input_shape)
         columns = patches.take(value.reshape(-1, *patches.shape))
-        weight = self.leaked.parameters[step.parameter("weight")]
+        weight = self.leaked.value(step.parameter("weight"))
         kernels = weight.reshape(-1, patches.groups, patches.outputs // patches.groups, patches.per_patch)
         z = (kernels @ columns).reshape(len(value), patches.outputs, -1)
         if step.module.bias is not None:
-            z = z + self.leaked.parameters[step.parameter("bias")].reshape(-1, patches.outputs, 1)
+            z = z + self.leaked.value(step.parameter("bias")).reshape(-1, patches.outputs, 1)
         return z.reshape(len(value), *step.output_shape), columns
 
     def _elementwise(self, step: Step, value: Tensor) -> Tensor:
@@ -121,5 +125,5 @@ class ChainReplay:
         value = (value - buffers[0]) * (buffers[1] + module.eps).rsqrt()
         if not module.affine:
             return value
-        weight, bias = (leaked.parameters[step.parameter(name)].reshape(shape) for name in ("weight", "bias"))
+        weight, bias = (leaked.value(step.parameter(name)).reshape(shape) for name in ("weight", "bias"))
         return value * weight + bias

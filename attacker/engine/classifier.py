@@ -41,17 +41,20 @@ def enter(weight: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Ent
     return Entry(features, weight.T @ bias_gradient, bias_gradient)
 
 
-def enter_without_bias(weight: Tensor, weight_gradient: Tensor) -> tuple[int, list[Entry]]:
+def enter_without_bias(
+    weight: Tensor, weight_gradient: Tensor, constant: Tensor | None = None
+) -> tuple[int, list[Entry]]:
     """For a classifier without bias under softmax cross-entropy: label, and entries, the likeliest first.
 
-    ``dW = d h'`` with ``d = softmax(W h) - onehot(y)`` leaves one number open, the length t of h. Its direction is the
-    first singular vector, its sign is such that one entry of d is negative, the label's: rows of the others have
+    ``dW = d h'`` with ``d = softmax(W h + b) - onehot(y)`` leaves one number open, the length t of h. Its direction is
+    the first singular vector, its sign is such that one entry of d is negative, the label's: rows of the others have
     positive inner products with each other and negative ones with it. t solves ``t (1 - p_y(t)) = sigma |d_y|``, which
     may have several roots for a well classified image; they are ordered by how well all of d agrees.
 
     Args:
         weight: (classes, in_features), of the classifier.
         weight_gradient: Of one image, not zero everywhere.
+        constant: (classes,), a bias b whose gradient is not known; None for no bias.
 
     Returns:
         The label and one entry for each root; none when no length explains the gradient.
@@ -63,17 +66,18 @@ def enter_without_bias(weight: Tensor, weight_gradient: Tensor) -> tuple[int, li
         direction, delta = -direction, -delta
     label = int(delta.argmin())
     reach, share = weight @ direction, -float(delta[label])
+    shift = torch.zeros_like(reach) if constant is None else constant
 
     def surplus(log_length: float) -> float:
         length = math.exp(log_length)
-        return length * float(-torch.expm1(torch.log_softmax(length * reach, dim=0)[label])) - sigma * share
+        return length * float(-torch.expm1(torch.log_softmax(length * reach + shift, dim=0)[label])) - sigma * share
 
     # 1 - p_y lies between 0 and 1: no root below sigma |d_y|.
     least = math.log(max(sigma * share, 1e-300))
     lengths = [math.exp(one) for one in _roots(surplus, least - 1e-3, least - 1e-3 + 16)]
     entries = []
     for length in lengths:
-        d = torch.softmax(length * reach, dim=0)
+        d = torch.softmax(length * reach + shift, dim=0)
         d[label] -= 1
         entries.append((float((d * length / sigma - delta).norm()), Entry(length * direction, weight.T @ d, d)))
     return label, [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from attacker.engine.bypass import why_bypassed
+from attacker.engine.constants import moves
 from attacker.engine.inversion import why_not_inverted
 from attacker.engine.sequential import Chain, Step, chain
 from attacker.victim import Victim
@@ -23,32 +24,35 @@ class Entrance:
         steps: Each of which can be gone through backwards.
         layer: The Linear layer.
         weight: Name of its weight.
-        bias: Name of its bias; None for a classifier without one, which is the model's last layer.
+        bias: Name of its bias; None for a classifier whose bias does not move, or is absent: the model's last layer.
+        constant: Name of a bias that does not move; None without one.
     """
 
     steps: tuple[Step, ...]
     layer: nn.Linear
     weight: str
     bias: str | None
+    constant: str | None = None
 
     @property
     def parameters(self) -> list[str]:
-        """Names of all parameters from the image up to the layer, the layer's included."""
+        """Names of all parameters that moved from the image up to the layer, the layer's included."""
         names = [name for step in self.steps for name, _ in step.module.named_parameters(prefix=step.name)]
         return [*names, self.weight] if self.bias is None else [*names, self.weight, self.bias]
 
     @property
     def buffers(self) -> list[str]:
-        """Names of the buffers of the layers up to the Linear one."""
-        return [name for step in self.steps for name, _ in step.module.named_buffers(prefix=step.name)]
+        """Names of the buffers of the layers up to the Linear one, constants among them."""
+        names = [name for step in self.steps for name, _ in step.module.named_buffers(prefix=step.name)]
+        return names if self.constant is None else [*names, self.constant]
 
 
 def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | str:
     """The first place from which everything before can be recovered, or why there is none.
 
     A Linear layer with a bias tells its input and the gradient there whatever stands behind it, so that the first one
-    is the best: fewest layers are left. PRECODE's encoder is such a layer. A classifier without a bias under softmax
-    cross-entropy will do when it is the only one.
+    is the best: fewest layers are left. One whose weight or bias did not move tells only one of the two. PRECODE's
+    encoder is such a layer. A classifier without a bias under softmax cross-entropy will do when it is the only one.
 
     Args:
         victim: Public knowledge about the model, as its clients ran it.
@@ -69,6 +73,8 @@ def _encoder(seen: Chain) -> Entrance | str:
     for place, step in enumerate(seen.steps):
         if isinstance(step.module, VariationalBottleneck) and isinstance(step.module.encoder, nn.Linear):
             name = step.parameter("encoder")
+            if not (moves(step.module.encoder, "weight") and moves(step.module.encoder, "bias")):
+                return f"{name!r} did not move: its gradient, where the attack would start, is not in the update"
             return Entrance(
                 steps=seen.steps[:place],
                 layer=step.module.encoder,
@@ -81,22 +87,30 @@ def _encoder(seen: Chain) -> Entrance | str:
 
 
 def _linear(victim: Victim, seen: Chain) -> Entrance | str:
+    still: list[str] = []
     for place, step in enumerate(seen.steps):
         if isinstance(step.module, Bottleneck):
             return f"{step.name!r} ({step.kind}) adds noise that is not known; through-bottleneck enters at its encoder"
         if type(step.module) is not nn.Linear or len(step.input_shape) != 1:
             continue
         last = seen.ends is None and place == len(seen.steps) - 1
-        has_bias = step.module.bias is not None
+        has_bias = moves(step.module, "bias")
+        if not moves(step.module, "weight"):
+            still.append(step.name)
+            continue
         if step.shared:
             return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
-        if has_bias or (last and step.module.out_features == victim.inputs.classes):
+        scores = last and victim.why_no_loss is None and step.module.out_features == victim.inputs.classes
+        if has_bias or scores:
             return Entrance(
                 steps=seen.steps[:place],
                 layer=step.module,
                 weight=step.parameter("weight"),
                 bias=step.parameter("bias") if has_bias else None,
+                constant=None if has_bias or step.module.bias is None else step.parameter("bias"),
             )
+    if still:
+        return f"no Linear layer that moved tells what entered it; {', '.join(map(repr, still[:4]))} did not move"
     return seen.ends or "no Linear layer with a bias, and no Linear classifier, tells what entered it"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import owns
 from attacker.engine.inverses import INVERTIBLE, invert
 from attacker.engine.layer_systems import LayerSystem, Patches
 from attacker.engine.leaked import LayerReport, Leaked
@@ -49,6 +50,8 @@ def why_not_inverted(step: Step) -> str | None:
     module, kind = step.module, type(step.module)
     if step.shared:
         return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
+    if kind in (nn.Conv2d, nn.Linear) and not owns(module, "weight"):
+        return f"{step.name!r} ({step.kind}) computes its weight anew from other parameters, whose gradient was sent"
     if kind in INVERTIBLE or kind in POOLS:
         return None
     if kind in (nn.Conv2d, nn.Linear):
@@ -163,8 +166,8 @@ def _unnormalised(state: _State, step: Step, leaked: Leaked) -> _State:
     slope = (leaked.buffers[step.parameter("running_var")] + step.module.eps).rsqrt().reshape(shape)
     bias: Tensor | float = 0.0
     if step.module.affine:
-        slope = slope * leaked.parameters[step.parameter("weight")].reshape(shape)
-        bias = leaked.parameters[step.parameter("bias")].reshape(shape)
+        slope = slope * leaked.value(step.parameter("weight")).reshape(shape)
+        bias = leaked.value(step.parameter("bias")).reshape(shape)
     slope = slope.expand_as(state.values)
     told = slope != 0
     return replace(
@@ -214,7 +217,7 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
     """Through a convolution or a fully connected layer."""
     assert isinstance(step.module, nn.Conv2d | nn.Linear)
     patches = Patches.of(step.module, step.input_shape)
-    weight, pools = leaked.parameters[step.parameter("weight")], state.pools
+    weight, pools = leaked.value(step.parameter("weight")), state.pools
     if not pools:
         state = _shaped(state, (patches.outputs, *patches.output_size))
     victims = len(state.values)
@@ -228,20 +231,26 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
     )
     target = state.values
     if step.module.bias is not None:
-        shift = leaked.parameters[step.parameter("bias")].reshape(-1, patches.outputs, 1, 1)
+        shift = leaked.value(step.parameter("bias")).reshape(-1, patches.outputs, 1, 1)
         shift = shift.expand(-1, -1, *patches.output_size)
         target = target - through_pools(pools, shift)
     weights = _weights(state)
     size, steepness = weight.flatten(1).norm(dim=1), delta.flatten(1).norm(dim=1)
     scale = (size / torch.where(steepness == 0, 1, steepness)).unsqueeze(1)
+    gradient = leaked.gradients.get(step.parameter("weight"))
+    moved = gradient is not None
+    if gradient is None:  # a constant weight has no gradient: its forward equations are all there is
+        gradient, scale = torch.zeros_like(weight).expand(victims, *weight.shape[1:]), torch.zeros_like(scale)
+    gradient = gradient.flatten(1)
     equations = WeightedEquations(system, weights, scale, state.values.shape)
-    gradient = leaked.gradients[step.parameter("weight")].flatten(1)
     found = solve(
         equations.apply, equations.transposed, torch.cat([target.flatten(1) * weights, gradient * scale], dim=1)
     )
     told = (weights > 0).sum(dim=1)
-    rows = (told + patches.gradient_rows).clamp(max=min(patches.independent_rows, patches.unknowns - patches.untouched))
-    if pools or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
+    most = patches.independent_rows if moved else patches.independent_weight_rows
+    rows = (told + patches.gradient_rows * moved).clamp(max=min(most, patches.unknowns - patches.untouched))
+    bounded = not moved and most >= patches.unknowns - patches.untouched  # the bound alone says determined
+    if pools or bounded or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
         rows = torch.minimum(rows, measured_rank(equations, found.x))
     report = LayerReport(
         name=step.name,

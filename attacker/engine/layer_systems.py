@@ -109,6 +109,11 @@ class Patches:
         return self.outputs * self.per_patch
 
     @property
+    def independent_weight_rows(self) -> int:
+        """The most weight constraints that can be independent of each other."""
+        return self.groups * min(self.outputs // self.groups, self.per_patch) * self.positions
+
+    @property
     def independent_rows(self) -> int:
         """The most rows of both blocks that can be independent of each other.
 

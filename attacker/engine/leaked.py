@@ -40,8 +40,8 @@ class Leaked:
 
     Attributes:
         parameters: By name, (v, ...), or (1, ...) where all victims share them; float64.
-        gradients: By name, (v, ...).
-        buffers: By name, as ``parameters``.
+        gradients: By name, (v, ...), of the parameters: constants have none.
+        buffers: By name, as ``parameters``; constants are among them.
         features: (v, ...), what left the last layer of the chain.
         gradient: (v, ...), of the loss with respect to it.
     """
@@ -51,3 +51,7 @@ class Leaked:
     buffers: Mapping[str, Tensor]
     features: Tensor
     gradient: Tensor
+
+    def value(self, name: str) -> Tensor:
+        """A parameter, or a constant that stands among the buffers."""
+        return self.parameters[name] if name in self.parameters else self.buffers[name]

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import reference
 from attacker.victim import Victim
+from fl_precode.models.outputs import class_scores
 from fl_precode.sampling import Bottleneck, sample_noise
 
 # What models call as a function instead of a layer; recognised by its values on the probe.
@@ -141,7 +143,7 @@ def _broken(before: str, after: str) -> str:
 
 def _watched(victim: Victim) -> tuple[Tensor, Tensor | None, list[_Run]]:
     """The probe, the output, and the runs of the innermost modules and of bottlenecks."""
-    like = next(victim.model.parameters(), torch.zeros(()))
+    like = reference(victim.model)
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn((2, *victim.inputs.shape), generator=generator, dtype=like.dtype).to(like.device)
     runs: list[_Run] = []
@@ -162,7 +164,9 @@ def _watched(victim: Victim) -> tuple[Tensor, Tensor | None, list[_Run]]:
     finally:
         for handle in handles:
             handle.remove()
-    return probe, output if isinstance(output, Tensor) else None, runs
+    if isinstance(output, Tensor):
+        return probe, output, runs
+    return probe, class_scores(output, victim.inputs.classes), runs
 
 
 def _keeper(received: list[Tensor | None]) -> Callable[[nn.Module, tuple[Any, ...]], None]:

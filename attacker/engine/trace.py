@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attacker.engine.constants import has_weights, moves, reference
 from attacker.victim import Victim
 from fl_precode.sampling import Bottleneck, RandomLayer, sample_noise
 
@@ -39,14 +40,20 @@ class Trace:
 
     Attributes:
         probe: (batch, channels, height, width), what the model was given.
-        layers: Layers that own parameters, in order of execution.
+        layers: Layers that own parameters, in order of execution, those aside whose parameters are all constants.
         random: Layers that draw noise, in order of execution.
+        frozen: Layers whose parameters are all constants, in order of execution.
+        first: The one of both kinds that ran first; None without one.
+        classifier: The Linear layer of both kinds that ran last, the classifier of nearly every model; None without.
         views: Whether `torch.Tensor.view` was called, which refuses images that are stored with channels last.
     """
 
     probe: Tensor
     layers: tuple[LayerRun, ...]
     random: tuple[LayerRun, ...]
+    frozen: tuple[LayerRun, ...] = ()
+    first: LayerRun | None = None
+    classifier: LayerRun | None = None
     views: bool = False
 
     @property
@@ -61,9 +68,8 @@ class Trace:
         return tuple(m.latent_shape(x.shape[1:]) for m, x in runs if isinstance(m, RandomLayer) and x is not None)
 
     def last_linear(self) -> LayerRun | None:
-        """The Linear layer that ran last, the classifier of nearly every model, or None without one."""
-        linear = [run for run in self.layers if isinstance(run.module, nn.Linear)]
-        return linear[-1] if linear else None
+        """The Linear layer that ran last, whether its parameters moved or not; None without one."""
+        return self.classifier
 
 
 def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
@@ -80,14 +86,14 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
         Layers and bottlenecks in order of execution.
     """
     generator = torch.Generator().manual_seed(0)
-    like = next(victim.model.parameters(), torch.zeros((), device="cpu"))
+    like = reference(victim.model)
     shape = (batch_size, *victim.inputs.shape)
     probe = torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
     finished: list[Callable[[], LayerRun]] = []
     hooks = [
         module.register_forward_hook(_recorder(name, finished))
         for name, module in victim.model.named_modules()
-        if isinstance(module, RandomLayer) or any(True for _ in module.parameters(recurse=False))
+        if isinstance(module, RandomLayer) or has_weights(module)
     ]
     try:
         with torch.no_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(0)), Views() as views:
@@ -96,12 +102,21 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
         for hook in hooks:
             hook.remove()
     runs = [finish() for finish in finished]
+    layers = [run for run in runs if not isinstance(run.module, RandomLayer)]
+    linear = [run for run in layers if isinstance(run.module, nn.Linear)]
     return Trace(
         probe=probe,
-        layers=tuple(run for run in runs if not isinstance(run.module, RandomLayer)),
+        layers=tuple(run for run in layers if _moves(run.module)),
+        frozen=tuple(run for run in layers if not _moves(run.module)),
+        first=layers[0] if layers else None,
+        classifier=linear[-1] if linear else None,
         random=tuple(run for run in runs if isinstance(run.module, RandomLayer)),
         views=views.any,
     )
+
+
+def _moves(module: nn.Module) -> bool:
+    return any(moves(module, name) for name in module._parameters)
 
 
 class Views(TorchFunctionMode):

@@ -27,7 +27,7 @@ class ClassifierGradient:
     Attributes:
         layer: The classifier as it ran.
         gradient: Weight and bias by parameter name.
-        weight: (classes, features).
+        own_weight: (classes, features), or None when the classifier's weight did not move, its bias only.
         bias: (classes,), or None when the classifier has none.
         why_unscaled: Why only the direction of the gradient is known, or None when its size is known too.
         steps: Local steps behind it, 1 for a gradient; None when what was announced does not say.
@@ -35,15 +35,27 @@ class ClassifierGradient:
 
     layer: LayerRun
     gradient: Gradients
-    weight: Tensor
+    own_weight: Tensor | None
     bias: Tensor | None
     why_unscaled: str | None
     steps: int | None
 
     @property
+    def weight(self) -> Tensor:
+        """(classes, features).
+
+        Raises:
+            ValueError: If the weight of the classifier is not in the update.
+        """
+        if self.own_weight is None:
+            raise ValueError(f"the weight of the classifier {self.layer.name!r} did not move, its bias only")
+        return self.own_weight
+
+    @property
     def classes(self) -> int:
         """Number of classes."""
-        return self.weight.shape[0]
+        assert isinstance(self.layer.module, nn.Linear)
+        return self.layer.module.out_features
 
     @property
     def row_sums(self) -> Tensor:
@@ -58,7 +70,7 @@ class ClassifierGradient:
     @property
     def silent(self) -> bool:
         """Whether the classifier's gradient is zero everywhere, so that nothing can be read from it."""
-        return not bool((self.weight != 0).any()) and (self.bias is None or not bool((self.bias != 0).any()))
+        return not any(bool((one != 0).any()) for one in (self.own_weight, self.bias) if one is not None)
 
 
 def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierGradient:
@@ -77,16 +89,25 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
             number of steps cannot be, or weight decay is mixed in by an unknown share.
     """
     _check_protocol(observation)
+    if victim.why_no_loss is not None:
+        raise ValueError(f"there are no labels in the update: {victim.why_no_loss}")
     layer = trace(victim).last_linear()
-    if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != victim.inputs.classes:
+    wanted = 1 if victim.form.one_logit else victim.inputs.classes
+    if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != wanted:
         found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
         raise ValueError(
             "labels are read from the gradient of a last Linear layer with one output for each of "
-            f"{victim.inputs.classes} classes; in {victim.name!r} {found}"
+            f"{victim.inputs.classes} classes{' (or one logit)' if wanted == 1 else ''}; in {victim.name!r} {found}"
         )
     prefix = f"{layer.name}." if layer.name else ""
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
     shapes = {name: value.shape for name, value in parameters.items() if value is not None}
+    still = [name for name in shapes if name in observation.frozen]
+    if len(still) == len(shapes):
+        raise ValueError(f"the classifier {layer.name!r} did not move in this update, so that no label shows in it")
+    shapes = {name: shape for name, shape in shapes.items() if name not in still}
+    if f"{prefix}bias" in observation.update and f"{prefix}weight" not in observation.update:
+        shapes.pop(f"{prefix}weight", None)  # tied, or computed anew from other parameters: the bias alone will do
     # The cast comes before the scale: a gradient in half precision is soon too large for it.
     gradient = {name: _finite(observation.update, name, shape) for name, shape in shapes.items()}
     if observation.kind == "weights":
@@ -94,11 +115,26 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     return ClassifierGradient(
         layer=layer,
         gradient=gradient,
-        weight=gradient[f"{prefix}weight"],
-        bias=gradient.get(f"{prefix}bias"),
+        own_weight=None if f"{prefix}weight" not in gradient else by_class(gradient[f"{prefix}weight"]),
+        bias=None if f"{prefix}bias" not in gradient else by_class(gradient[f"{prefix}bias"]),
         why_unscaled=why_scale_unknown(observation),
         steps=steps_behind(observation),
     )
+
+
+def by_class(gradient: Tensor) -> Tensor:
+    """The gradient of a classifier with one row for each class: of one logit f, that of the logits (0, f).
+
+    ``softmax((0, f))`` is ``(1 - sigmoid(f), sigmoid(f))``, so that the row of the first class is minus that of the
+    second, and all that holds for softmax holds for one logit under binary cross-entropy.
+
+    Args:
+        gradient: Of a weight, (classes, features), or of a bias, (classes,); of one logit with a single row.
+
+    >>> by_class(torch.tensor([0.25])).tolist()
+    [-0.25, 0.25]
+    """
+    return torch.cat([-gradient, gradient]) if len(gradient) == 1 else gradient
 
 
 def known_batch_size(observation: Observation, *, method: str) -> int:

@@ -81,6 +81,8 @@ def _probe_at(
 
     def record(module: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
         del module
+        if logits.shape[-1] == 1:  # as two logits, of which the first is 0; see `by_class`
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
         p, h = precise(logits).softmax(dim=-1), precise(arguments[0]).sum(dim=-1, keepdim=True)
         # A classifier may run at several places of one image; its gradient then sums over them as these rows do.
         chunks.append((p.reshape(-1, p.shape[-1]), h.reshape(-1, 1)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 
+from attacker.engine.constants import copied
 from attacker.leakage.released import Released
 from fl_precode.perturb import GradientDefence
 
@@ -43,6 +43,6 @@ def without_noise(of: Released) -> Released:
 
 def _model(of: Released) -> nn.Module:
     """The client's model at the released weights; a copy."""
-    model = copy.deepcopy(of.replay.victim.model)
+    model = copied(of.replay.victim.model)
     model.load_state_dict({**of.replay.buffers, **of.replay.parameters}, strict=False)
     return model

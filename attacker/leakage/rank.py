@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import constants_of
 from attacker.engine.layer_systems import LayerSystem, Patches
 from attacker.leakage.record import LayerRank
 from attacker.leakage.released import Released
@@ -37,7 +38,10 @@ def layer_ranks(of: Released, pixels: Tensor, *, dense: int = DENSE) -> tuple[La
     """
     if len(pixels) != 1:
         raise ValueError(f"expected one image, got {len(pixels)}: the gradient of a batch is a sum over its images")
-    return tuple(_layer_rank(name, layer, *seen, dense) for name, layer, seen in _backpropagated(of, pixels))
+    return tuple(
+        _layer_rank(name, layer, seen, dense, moved=_moved(of, name, layer))
+        for name, layer, seen in _backpropagated(of, pixels)
+    )
 
 
 def solubility(layers: Sequence[LayerRank]) -> float:
@@ -77,15 +81,31 @@ def _backpropagated(
     return [(name, layer, (x, weight, delta)) for (name, layer, x, weight, _), delta in zip(runs, deltas, strict=True)]
 
 
+def _moved(of: Released, name: str, layer: nn.Module) -> bool:
+    """Whether the gradient of a layer's weight is released: a constant one gives no equations but the forward ones."""
+    return (f"{name}.weight" if name else "weight") in of.matched or not constants_of(layer)
+
+
 def _layer_rank(
-    name: str, layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, delta: Tensor, dense: int
+    name: str,
+    layer: nn.Conv2d | nn.Linear,
+    seen: tuple[Tensor, Tensor, Tensor],
+    dense: int,
+    *,
+    moved: bool,
 ) -> LayerRank:
+    x, weight, delta = seen
     patches = _geometry(layer, x)
     if isinstance(layer, nn.Linear) and patches.positions > 1:
         delta = delta.flatten(0, -2).T
     delta = delta.reshape(1, patches.outputs, *patches.output_size)
     found = None
-    equations = patches.weight_rows + patches.gradient_rows
+    gradient_rows = patches.gradient_rows if moved else 0
+    equations = patches.weight_rows + gradient_rows
+    predicted = patches.rank_bound
+    if not moved:
+        delta = torch.zeros_like(delta)
+        predicted = min(patches.unknowns - patches.untouched, patches.independent_weight_rows)
     if isinstance(layer, nn.Conv2d) and min(equations, patches.unknowns) <= dense:
         found = _rank(LayerSystem(patches=patches, weight=_balanced(weight, delta)[None], delta=delta))
     return LayerRank(
@@ -93,10 +113,10 @@ def _layer_rank(
         kind="Conv2d" if isinstance(layer, nn.Conv2d) else "Linear",
         unknowns=patches.unknowns,
         weight_rows=patches.weight_rows,
-        gradient_rows=patches.gradient_rows,
-        dependent_rows=patches.dependent_rows,
+        gradient_rows=gradient_rows,
+        dependent_rows=patches.dependent_rows if moved else patches.weight_rows - patches.independent_weight_rows,
         untouched=patches.untouched,
-        predicted=patches.rank_bound,
+        predicted=predicted,
         rank=None if found is None else found[0],
         gap=None if found is None else found[1],
     )
@@ -119,8 +139,8 @@ def _geometry(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Patches:
 
 def _balanced(weight: Tensor, delta: Tensor) -> Tensor:
     """The weight made as small as the gradient often is, so that no row looks like rounding beside the others."""
-    size = float(weight.norm())
-    return weight * (float(delta.norm()) / size) if size else weight
+    size, steepness = float(weight.norm()), float(delta.norm())
+    return weight * (steepness / size) if size and steepness else weight
 
 
 def _rank(system: LayerSystem) -> tuple[int, tuple[float, float | None]]:

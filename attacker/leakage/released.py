@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.constants import reference
 from attacker.engine.products import Replay
 from attacker.engine.trace import Trace, trace
 from attacker.victim import Victim
@@ -139,7 +140,7 @@ def before_noise(victim: Victim) -> tuple[str, ...]:
 
 def draw_noise(victim: Victim, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Standard normal noise for each bottleneck, (batch, latent) in order of execution; empty without bottlenecks."""
-    like = next(victim.model.parameters())
+    like = reference(victim.model)
     return tuple(
         torch.randn(batch, *shape, generator=generator, dtype=torch.float64, device=generator.device).to(like)
         for shape in bottleneck_shapes(victim)

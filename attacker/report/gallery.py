@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from attacker.audit.confirmed import confirms
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
 from attacker.report import words
 from attacker.report.pictures import Album
@@ -12,6 +13,8 @@ from attacker.report.verdict import knows
 
 MOST_ROWS = 1000
 MOST_OTHERS = 6000
+MOST_LARGE = 4
+"""Pictures that are shown large where no true image stands beside them; the rest is a click away."""
 # Characters of one tile's markup without its picture, from above; a test holds the page to its bound.
 _TILE_MARKUP = 480
 
@@ -30,6 +33,7 @@ class Tile:
         came_back: Whether the image counts as come back; None for a truth or baseline, or when it is not known.
         attack: Spec of the attack; empty for truth and baseline.
         ssim: Of this attack, or None.
+        confirmed: Whether the update itself confirms it.
     """
 
     title: str
@@ -41,6 +45,7 @@ class Tile:
     came_back: bool | None = None
     attack: str = ""
     ssim: float | None = None
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,7 @@ class Row:
         ssim: Of the attack that came closest, or None.
         tiles: The truth, the plain and the adaptive attack that came closest, and a baseline, as far as there are any.
         others: What the other attacks made of it.
+        large: Whether no true image is known, so that the pictures are all there is, and shown large.
     """
 
     federation: str
@@ -66,6 +72,7 @@ class Row:
     ssim: float | None
     tiles: tuple[Tile, ...]
     others: tuple[Tile, ...]
+    large: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,16 @@ class Gallery:
     attacks: Mapping[str, str]
     hidden: int
     small_print: str
+
+    @property
+    def compared(self) -> bool:
+        """Whether a true image stands beside some of the pictures."""
+        return not self.rows or any(not row.large for row in self.rows)
+
+    @property
+    def alone(self) -> bool:
+        """Whether some of the pictures have no true image beside them."""
+        return any(row.large for row in self.rows)
 
 
 def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, room: int) -> Gallery:
@@ -168,6 +185,8 @@ def _row(
     where = f"round {victim.round}, client {words.short_node(victim.node)}"
     if federation.batch_size != 1:
         where += f", image {victim.image + 1}"
+    if not federation.truth_known:
+        return _row_alone(record, title, victim, results, where)
     chosen = {
         title: one
         for title, adaptive in (("Plain attack", False), ("Adaptive attack", True))
@@ -194,6 +213,32 @@ def _row(
     )
 
 
+def _row_alone(record: AuditRecord, title: str, victim: VictimImage, results: Sequence[ImageResult], where: str) -> Row:
+    """An image whose truth is not known: the most credible pictures first."""
+    ranked = sorted((row for row in results if row.reconstruction is not None), key=_doubt)
+    rest = [row for row in results if row.reconstruction is None]
+    return Row(
+        federation=victim.federation,
+        title=title,
+        round=victim.round,
+        node=victim.node,
+        place=f"{words.capitalised(where)}. True image not known",
+        ssim=None,
+        tiles=tuple(_attack(record, "", row, where) for row in ranked[:MOST_LARGE]),
+        others=tuple(_attack(record, "", row, where) for row in (*ranked[MOST_LARGE:], *rest)),
+        large=True,
+    )
+
+
+def _doubt(row: ImageResult) -> tuple[bool, float]:
+    """Sorts results without truth: what the update confirms, then by how far the distance fell on the way."""
+    if confirms(row):
+        return False, 0.0
+    if row.matching_loss is None:
+        return True, float("inf")
+    return True, row.matching_loss / row.starting_loss if row.starting_loss else row.matching_loss
+
+
 def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Tile:
     name = words.capitalised(words.attack_name(row.attack))
     came_back = None
@@ -209,6 +254,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
         came_back=came_back,
         attack=row.attack,
         ssim=row.ssim,
+        confirmed=row.baseline_ssim is None and confirms(row),
     )
 
 
@@ -242,9 +288,15 @@ def _average(victim: VictimImage, results: Sequence[ImageResult], where: str) ->
 def _scores(row: ImageResult) -> tuple[str, ...]:
     if row.mse is not None:
         return (f"SSIM {words.figure(row.ssim)}", f"PSNR {words.decibels(row.psnr, row.mse)}")
+    label = () if row.recovered_label is None else (f"taken for class {row.recovered_label}",)
     if row.matching_loss is None:
-        return ()
-    return (f"matching loss {words.figure(row.matching_loss, 3)}",)
+        return label
+    began = () if row.starting_loss is None else (f"from {_loss(row.starting_loss)} at the start to",)
+    return (*label, *began, f"matching loss {_loss(row.matching_loss)}")
+
+
+def _loss(value: float) -> str:
+    return words.figure(value, 3) if 0.001 <= value < 1 else words.distance(value)
 
 
 def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[Row], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,8 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from attacker.audit.confirmed import AGREES
+from attacker.audit.mends import MENDS
 from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord
 from attacker.report import words
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
@@ -48,6 +51,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
     )
     environment.globals["words"] = words
     environment.globals["answered"] = _answered
+    environment.globals["mends"] = lambda one: [MENDS[code] for code in one.mends if code in MENDS and MENDS[code].line]
     album = Album(folder, redact=redact)
     groups = model_groups(record)
     panels = [panel for group in groups for panel in group.panels]
@@ -67,6 +71,8 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         leakage=determined(record, panels),
         problems=_problems(record, panels, album),
         command=command(record),
+        agrees=f"{AGREES:g}",
+        attacked=_attacked_updates(record),
         glossary=GLOSSARY,
         seconds=sum(one.seconds for one in record.summaries),
         # Both are files of this package; the policy names their digests, so that nothing else runs or styles the page.
@@ -100,6 +106,11 @@ def write_report(record: AuditRecord, *, folder: Path, out: Path, redact: bool =
 
 def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _attacked_updates(record: AuditRecord) -> dict[str, int]:
+    """Federation to the number of its updates that were attacked."""
+    return dict(Counter(own for own, _, _ in {(one.federation, one.round, one.node) for one in record.victims}))
 
 
 def _answered(attack: AttackDescription) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, PlannedAttack
+from attacker.audit.confirmed import confirms
+from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 from attacker.report import words
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
 from attacker.report.verdict import Verdict, is_defended, knows, verdicts
@@ -16,11 +17,19 @@ _EARLY_IMAGES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class AttackRow:
-    """One attack on one federation: its success, plain or adaptive, and how similar its images are."""
+    """One attack on one federation: its success, plain or adaptive, and how similar its images are.
+
+    Attributes:
+        summary: Of the record.
+        kind: Plain or adaptive.
+        histogram: Of SSIM; None without truth.
+        alone: What can be said of it where the true images are not known.
+    """
 
     summary: AttackSummary
     kind: str
     histogram: Histogram | None
+    alone: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +149,22 @@ def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict 
 
 
 def _attack_row(record: AuditRecord, federation: FederationSummary, one: AttackSummary) -> AttackRow:
-    values = [
-        row.ssim
-        for row in record.results
-        if row.federation == federation.id and row.attack == one.attack and row.ssim is not None
-    ]
-    return AttackRow(summary=one, kind=_kind(record, federation, one.attack), histogram=histogram(values))
+    own = [row for row in record.results if row.federation == federation.id and row.attack == one.attack]
+    values = [row.ssim for row in own if row.ssim is not None]
+    kind = _kind(record, federation, one.attack)
+    return AttackRow(summary=one, kind=kind, histogram=histogram(values), alone=_alone(one, own))
+
+
+def _alone(one: AttackSummary, own: Sequence[ImageResult]) -> str:
+    """What an attack came to where no true image is known."""
+    parts = [f"{one.images} attacked; without the truth nothing can be counted"]
+    loss, start = (words.middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
+    if loss is not None:
+        began = f" from {words.distance(start)}" if start is not None else ""
+        parts.append(f"matching loss{began}{' to' if began else ''} {words.distance(loss)} (median)")
+    if sure := sum(map(confirms, own)):
+        parts.append(f"the update itself confirms {words.counted(sure, 'image')}")
+    return "; ".join(parts)
 
 
 def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:

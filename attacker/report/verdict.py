@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from attacker.audit.confirmed import confirmed
 from attacker.audit.record import AuditRecord
 from attacker.audit.verdict import title_of
 from attacker.audit.verdict import verdicts as by_the_rules
@@ -47,6 +48,7 @@ class Verdict:
         sentence: Plain words.
         cautions: What a careful reader must know besides.
         control: Whether this is the undefended control of another federation.
+        headline: What a page about this federation alone begins with; empty for the usual words of the finding.
     """
 
     federation: str
@@ -54,6 +56,7 @@ class Verdict:
     sentence: str
     cautions: tuple[str, ...] = ()
     control: bool = False
+    headline: str = ""
 
 
 def verdicts(record: AuditRecord) -> list[Verdict]:
@@ -67,9 +70,24 @@ def verdicts(record: AuditRecord) -> list[Verdict]:
             sentence=one.sentence,
             cautions=tuple(one.cautions),
             control=one.federation in controls,
+            headline=_headline(record, one.federation) if one.verdict == "not known" else "",
         )
         for one in (record.verdicts if known else by_the_rules(record))
     ]
+
+
+def _headline(record: AuditRecord, federation: str) -> str:
+    """The first sentence where attacks ran and the true images are not known; empty otherwise."""
+    rows = [row for row in record.results if row.federation == federation and row.reconstruction is not None]
+    if not rows or any(row.baseline_ssim is not None for row in rows):
+        return ""
+    images, sure = len({row.victim_id for row in rows}), len(confirmed(rows))
+    if not sure:
+        return "Whether training images came back cannot be counted without the true ones: look at the pictures."
+    return (
+        "Images were computed from this federation's updates, and the updates themselves confirm "
+        f"{number_word(sure)} of {number_word(images)}."
+    )
 
 
 def overall(found: Sequence[Verdict]) -> str:
@@ -78,7 +96,7 @@ def overall(found: Sequence[Verdict]) -> str:
     leaks, total = sum(one.finding.leak for one in counted), len(counted)
     held = sum(one.finding is Finding.HELD for one in counted)
     if total == 1:
-        return _single(counted[0].finding)
+        return counted[0].headline or _single(counted[0].finding)
     parts = [f"Training images came back from {_of_all(leaks, total)} federations audited"]
     if held:
         parts.append(f"{number_word(held)} held against everything tried, which is no proof of protection")

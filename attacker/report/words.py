@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 
 _MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20"}
 _DEFENCES = {
@@ -78,6 +79,15 @@ def defence_name(spec: str) -> str:
     'PRECODE and PPP (std=0.01)'
     """
     return joined([_named(part, _DEFENCES) for part in spec.split("+")])
+
+
+def defence_text(spec: str) -> str:
+    """A defence as a command would name it, for lines in which a reader may copy it.
+
+    >>> defence_text("none"), defence_text("unknown"), defence_text("precode:latent=8")
+    ('no defence', 'defence not known', 'precode:latent=8')
+    """
+    return {"none": "no defence", "unknown": "defence not known"}.get(spec, spec)
 
 
 def attack_name(spec: str) -> str:
@@ -200,6 +210,27 @@ def figure(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def distance(value: float | None) -> str:
+    """A matching loss, which may be tiny: with two digits that count.
+
+    >>> distance(0.0271), distance(1.1e-14), distance(39.8), distance(151.2), distance(0.0), distance(None)
+    ('0.027', '1.1e-14', '40', '151', '0', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}".replace("e-0", "e-")
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known.
+
+    >>> middle([3.0, None, 1.0, 2.0]), middle([None])
+    (2.0, None)
+    """
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
 def decibels(psnr: float | None, mse: float | None) -> str:
     """PSNR; a null PSNR beside a mean squared error of zero means identical pictures.
 
@@ -218,6 +249,15 @@ def count(value: int) -> str:
     '4,206,602'
     """
     return f"{value:,}"
+
+
+def counted(value: int, one: str, many: str = "") -> str:
+    """A number of things.
+
+    >>> counted(1, "update"), counted(1200, "update"), counted(0, "reply", "replies")
+    ('1 update', '1,200 updates', '0 replies')
+    """
+    return f"{count(value)} {one if value == 1 else many or f'{one}s'}"
 
 
 def size(value: int) -> str:

@@ -17,8 +17,9 @@ from attacker.attacks.attack import Attack, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.evaluate import as_images, score_images
 from attacker.audit.files import png_bytes
+from attacker.audit.image_scale import estimate_scale
 from attacker.audit.subject import Subject, TapeSource, open_subject
-from attacker.audit.truth import EVALUATION_NAME
+from attacker.audit.truth_open import truth_path
 from attacker.metrics import match_batch
 from attacker.watch.events import Event
 from fl_precode.tape import Tape, TapeEntry, TapeError
@@ -124,10 +125,10 @@ class Follower:
         return subject
 
     def _stamp(self) -> float | None:
-        """When the evaluation file was last written; None without one."""
-        path = self.source.evaluation or self.source.tape.absolute().parent / EVALUATION_NAME
+        """When the evaluation file or the recorded truth last changed; None without one."""
+        path = truth_path(self.source.tape, self.source.truth, self.source.evaluation)
         try:
-            return path.stat().st_mtime
+            return None if path is None else path.stat().st_mtime
         except OSError:
             return None
 
@@ -178,7 +179,8 @@ class Follower:
         return tell
 
     def _report(self, subject: Subject, entry: TapeEntry, spec: str, done: Reconstruction | None, reason: str) -> None:
-        images = None if done is None else as_images(done, subject.victim.inputs)
+        scale = estimate_scale(subject.victim.inputs, [] if done is None else [done])
+        images = None if done is None else as_images(done, scale.inputs)
         number = next(self._numbers)
         event: Event = {"kind": "result", "id": number, "round": entry.round, "node": entry.node, "attack": spec}
         event |= {"seconds": 0.0 if done is None else done.seconds, "reason": reason if images is None else ""}
@@ -191,14 +193,19 @@ class Follower:
 
     def _score(self, subject: Subject, entry: TapeEntry, images: Tensor) -> tuple[float | None, str | None]:
         """Mean SSIM of the images of an update and the picture of the truth; None where they are not known."""
-        if subject.truth is None or not subject.truth.knows(entry.node):
+        try:
+            found = None if subject.truth is None or not subject.truth.knows(entry) else subject.truth.truth(entry)
+        except ValueError as error:
+            self._tell_once({"kind": "problem", "text": f"The truth of {entry.file} is not used: {error}"})
+            found = None
+        if found is None:
             return None, None
-        truth = subject.truth.truth(entry.node, entry.round).images
+        truth = found.images
         if images.shape != truth.shape:
             return None, picture(truth)
         order = match_batch(images.nan_to_num(nan=0.5), truth) if len(truth) > 1 else slice(None)
-        found = [one.ssim for one in score_images(images[order], truth) if one.ssim is not None]
-        return (sum(found) / len(found) if found else None), picture(truth)
+        values = [one.ssim for one in score_images(images[order], truth) if one.ssim is not None]
+        return (sum(values) / len(values) if values else None), picture(truth)
 
     def _tell_once(self, event: Event) -> None:
         """Tell what was not told before, or has changed since."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from logging import INFO
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fl_precode.flower.recorder import Recorder
+from fl_precode.flower.recorder import Asked, Recorder
 from fl_precode.flower.senders import Senders
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeWriter
+
+_OWN = frozenset({"strategy", "_recorder", "_watcher"})
 
 
 class Interceptor(Strategy):
@@ -24,27 +28,32 @@ class Interceptor(Strategy):
     strategies overwrite the contents of replies in place. Wrap the outermost strategy to record raw updates, an inner
     one to record what a server-side defence lets through. Trouble with the tape never reaches the federation.
 
+    Everything else is the wrapped strategy's own: its ``start``, methods and attributes are reached through the
+    wrapper, and what they do in rounds of training is recorded.
+
     Args:
-        strategy: The strategy that really runs.
-        tape: A writer whose header says what is public, or a new folder for a tape without a header's details.
-        batch_size: Distinct images behind one update when the protocol fixes it. What follows from a reply's
-            ``num-examples`` takes precedence: for gradients that number itself, for weights what the tape's announced
-            steps or epochs make of it (`Protocol.images_behind`).
-        buffers: Names of arrays that are buffers, not parameters; by default those that the names of normalisation
-            layers and integer types give away.
+        strategy: The strategy that really runs. Its ``configure_train``, ``aggregate_train`` and ``aggregate_evaluate``
+            are listened to.
+        tape: A writer whose header says what is public, or a new folder for a tape without a header's details. Where
+            the folder holds the tape of an earlier run, a numbered one beside it is taken.
+        batch_size: Distinct images behind one update when the protocol fixes it. What follows from the number of
+            examples that a reply names takes precedence: for gradients that number itself, for weights what the tape's
+            announced steps or epochs make of it (`Protocol.images_behind`).
+        buffers: Names of arrays that are buffers, not parameters; by default the model decides when the tape is read.
         model: For a new tape: where an audit finds the model, ``package.module:factory``.
         inputs: For a new tape: the images' domain, or their shape alone (``3x32x32``) when they are in [0, 1] and not
             normalised; a shape needs ``classes``.
         classes: Number of classes.
-        run_config: For a new tape: Flower's run configuration. What it says of local training under the usual keys
-            (`fl_precode.tape_notes.RUN_CONFIG_KEYS`) is announced on the tape; nothing else of it is kept.
+        run_config: For a new tape: Flower's run configuration. What it says of local training, in whatever spelling
+            (`fl_precode.announced_settings`), is announced on the tape; nothing else of it is kept.
 
     With a new tape a file of the same name with ``.toml`` is written beside it, for what must be added by hand; with
     model, images and run configuration given, ``fl-precode audit TAPE`` needs no further word.
 
     Raises:
-        ValueError: If the tape's folder is not empty, the inputs are no shape, or a writer is given together with what
-            only a new tape takes.
+        TypeError: If the strategy is none of Flower's message API, or cannot be listened to; the text says what can.
+        ValueError: If the tape's folder holds something else, the inputs are no shape, or a writer is given together
+            with what only a new tape takes.
     """
 
     def __init__(
@@ -59,17 +68,39 @@ class Interceptor(Strategy):
         classes: int | None = None,
         run_config: Mapping[str, object] | None = None,
     ) -> None:
-        self.strategy = strategy
-        self._recorder = Recorder(
+        problem = why_not_watched(strategy)
+        if problem is not None:
+            raise TypeError(problem)
+        recorder = Recorder(
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
             run_config=run_config,
         )  # fmt: skip
-        self._senders = Senders()
+        self.strategy = strategy
+        self._recorder = recorder
+        self._watcher = _Watcher(strategy, recorder)
 
     @property
     def tape(self) -> TapeWriter:
         """Where the updates go."""
         return self._recorder.tape
+
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapped strategy has beyond the interface."""
+        if name in _OWN:  # while copies are made
+            raise AttributeError(name)
+        return getattr(self.strategy, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings are those of the wrapped strategy."""
+        if name in _OWN:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.strategy, name, value)
+
+    def start(self, *arguments: Any, **named: Any) -> Any:
+        """The wrapped strategy's own start, after a line about what is recorded."""
+        log(INFO, "Interceptor: every update is copied to %s", self.tape.path)
+        return self.strategy.start(*arguments, **named)
 
     def summary(self) -> None:
         """Log what is recorded, then the wrapped strategy's summary."""
@@ -79,19 +110,14 @@ class Interceptor(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the wrapped strategy configure the round, and record what it sends."""
-        messages = self._senders.remember(self.strategy.configure_train(server_round, arrays, config, grid))
-        self._recorder.guarded(self._record_round, server_round, arrays, messages)
-        return messages
+        """Let the wrapped strategy configure the round; what it sends is recorded."""
+        return self.strategy.configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Record every reply, then let the wrapped strategy aggregate them."""
-        received = list(replies)
-        for reply in received:
-            self._recorder.guarded(self._record_reply, server_round, reply)
-        return self.strategy.aggregate_train(server_round, received)
+        """Let the wrapped strategy aggregate the replies; each is recorded before."""
+        return self.strategy.aggregate_train(server_round, replies)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -100,14 +126,118 @@ class Interceptor(Strategy):
         return self.strategy.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Passed on."""
+        """Passed on; the number of replies is recorded."""
         return self.strategy.aggregate_evaluate(server_round, replies)
 
-    def _record_round(self, server_round: int, arrays: ArrayRecord, messages: list[Message]) -> None:
-        sent = arrays
-        if messages and messages[0].content.array_records:
-            sent = next(iter(messages[0].content.array_records.values()))
-        self._recorder.write_round(server_round, sent)
+
+class _Watcher:
+    """Listens to one strategy object, whoever calls its methods: its own ``start``, a wrapper, or the app."""
+
+    def __init__(self, strategy: Strategy, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._senders = Senders()
+        self._asked: dict[int, Asked] = {}
+        self._weights = _setting(strategy, "arrayrecord_key")
+        self._weighted_by = _setting(strategy, "weighted_by_key")
+        for name, watched in (
+            ("configure_train", self._configuring),
+            ("aggregate_train", self._aggregating),
+            ("aggregate_evaluate", self._evaluating),
+        ):
+            # Past __setattr__: a wrapped Interceptor would pass it on to its own strategy.
+            object.__setattr__(strategy, name, watched(getattr(strategy, name)))
+
+    def _configuring(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def configure_train(server_round: int, arrays: ArrayRecord, *rest: Any, **named: Any) -> Any:
+            sent = original(server_round, arrays, *rest, **named)
+            if sent is None:
+                return None
+            messages = self._senders.remember(sent)
+            self._recorder.guarded(self._record_sent, server_round, arrays, messages)
+            return messages
+
+        return configure_train
+
+    def _aggregating(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def aggregate_train(server_round: int, replies: Iterable[Message], *rest: Any, **named: Any) -> Any:
+            received = list(replies)
+            for reply in received:
+                self._recorder.guarded(self._record_reply, server_round, reply)
+            return original(server_round, received, *rest, **named)
+
+        return aggregate_train
+
+    def _evaluating(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def aggregate_evaluate(server_round: int, replies: Iterable[Message], *rest: Any, **named: Any) -> Any:
+            received = list(replies)
+            self._recorder.guarded(self._record_evaluation, server_round, received)
+            return original(server_round, received, *rest, **named)
+
+        return aggregate_evaluate
+
+    def _record_sent(self, server_round: int, arrays: ArrayRecord, messages: list[Message]) -> None:
+        self._asked = {}
+        for message in messages:
+            if message.has_content() and any(message.content.array_records.values()):
+                self._asked[id(message)] = self._recorder.write_sent(
+                    server_round, message, weights=self._weights, like=arrays
+                )
 
     def _record_reply(self, server_round: int, reply: Message) -> None:
-        self._recorder.write_reply(server_round, self._senders.node_of(reply), reply)
+        message = self._senders.answered_by(reply)
+        asked = None if message is None else self._asked.get(id(message))
+        node = self._senders.node_of(reply)
+        self._recorder.write_reply(asked, server_round, node, reply, weighted_by=self._weighted_by)
+
+    def _record_evaluation(self, server_round: int, replies: list[Message]) -> None:
+        if replies:
+            failed = sum(reply.has_error() for reply in replies)
+            self._recorder.tape.write_evaluation(server_round, replies=len(replies), failed=failed)
+
+
+def why_not_watched(strategy: object) -> str | None:
+    """Why the Interceptor cannot listen to a strategy, in one sentence that says what can; None when it can."""
+    kind = type(strategy).__name__
+    if not isinstance(strategy, Strategy):
+        if hasattr(strategy, "configure_fit") and hasattr(strategy, "aggregate_fit"):
+            return (
+                f"{kind} is a strategy of Flower's older API (flwr.server.strategy), which the Interceptor cannot "
+                "hear; leave the strategy as it is and wrap the ServerApp instead: "
+                "app = fl_precode.flower.listening(ServerApp(server_fn=server_fn), TAPE)"
+            )
+        return (
+            f"expected a strategy of flwr.serverapp.strategy, got {kind}; for a server that sends messages itself, "
+            "wrap its grid: grid = fl_precode.flower.ListeningGrid(grid, TAPE)"
+        )
+    if not hasattr(strategy, "__dict__"):
+        return f"{kind} has __slots__ and cannot be listened to; wrap the grid: ListeningGrid(grid, TAPE)"
+    if type(strategy).start is not Strategy.start and not _calls_configure_train(type(strategy)):
+        return (
+            f"the start of {kind} sends its messages itself, past configure_train, so that the Interceptor would hear "
+            "nothing; wrap the grid that it gets: strategy.start(ListeningGrid(grid, TAPE), ...)"
+        )
+    return None
+
+
+def _calls_configure_train(kind: type) -> bool:
+    """Whether a strategy with a start of its own sends rounds through ``configure_train``, itself or by its parent."""
+    own = [base for base in kind.__mro__ if not base.__module__.startswith("flwr.") and base is not object]
+    if issubclass(kind, Interceptor):
+        return True
+    for base in own:
+        for _, function in inspect.getmembers(base, inspect.isfunction):
+            names = set(function.__code__.co_names)
+            if "configure_train" in names or (function.__name__ == "start" and "super" in names):
+                return True
+    return False
+
+
+def _setting(strategy: object, name: str) -> str:
+    """A strategy's own word for something; wrappers of strategies ask the one that they wrap."""
+    seen: set[int] = set()
+    while strategy is not None and id(strategy) not in seen:
+        seen.add(id(strategy))
+        if isinstance(found := getattr(strategy, name, None), str):
+            return found
+        strategy = getattr(strategy, "strategy", None)
+    return ""

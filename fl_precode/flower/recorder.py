@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, RecordDict
 
+from fl_precode.announced_settings import announced_settings
+from fl_precode.flower.fingerprint import REPLY_RECORD
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.tape import TapeHeader, TapeWriter
-from fl_precode.tape_notes import input_spec, notes_path, protocol_of, write_notes
+from fl_precode.tape_format import HEADER, Scalar
+from fl_precode.tape_notes import input_spec, notes_path, write_notes
 
 _logger = logging.getLogger(__name__)
+
+_LONGEST_TEXT = 200  # characters of a setting that are kept
+_USUAL_NAMES = ("arrays", "fitins.parameters", "fitres.parameters", "parameters", "weights", "model")
+"""What Flower and its apps call the ArrayRecord with the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A message to a client, as far as its reply needs it.
+
+    Attributes:
+        round: On the tape.
+        node: Who was asked.
+        file: What was sent, on the tape; None when it could not be written.
+        weights: Name of the ArrayRecord that counts as the weights.
+        message_type: Flower's type.
+        configs: Single values of the message's ConfigRecords.
+    """
+
+    round: int
+    node: str
+    file: str | None
+    weights: str
+    message_type: str
+    configs: Mapping[str, Mapping[str, Scalar]]
 
 
 class Recorder:
@@ -30,8 +61,8 @@ class Recorder:
         run_config: For a new tape: Flower's run configuration, for what it says of local training.
 
     Raises:
-        ValueError: If the tape's folder is not empty, the inputs are no shape, or a writer is given together with what
-            only a new tape takes.
+        ValueError: If the tape's folder holds something else than a tape, the inputs are no shape, or a writer is given
+            together with what only a new tape takes.
     """
 
     def __init__(
@@ -47,6 +78,9 @@ class Recorder:
     ) -> None:
         self.batch_size = batch_size
         self._buffers = buffers
+        self._round = -1
+        self._sent: dict[str, str | None] = {}
+        self._same: dict[tuple[int, ...], tuple[str, RecordDict]] = {}
         if isinstance(tape, TapeWriter):
             if (model, inputs, classes, run_config) != (None, None, None, None):
                 raise ValueError("model, inputs, classes and run_config are for a new tape; a writer's header has them")
@@ -62,38 +96,131 @@ class Recorder:
             self.tape.lost += 1
             _logger.warning("an update could not be recorded (%s: %s); training goes on", type(error).__name__, error)
 
-    def write_round(self, number: int, sent: ArrayRecord) -> None:
-        """Record what the clients get in a round."""
-        copies = {name: array.numpy() for name, array in sent.items()}
-        if self._buffers is None:
-            self._buffers = frozenset(name for name, value in copies.items() if looks_like_buffer(name, value))
-        self.tape.write_round(number, copies)
+    def write_sent(self, number: int, message: Message, *, weights: str = "", like: ArrayRecord | None = None) -> Asked:
+        """Record what one client gets in a round; what several get is written once.
 
-    def write_reply(self, number: int, node: str, reply: Message) -> None:
-        """Record what a client answers, or why there is nothing to record."""
+        Args:
+            number: Of the round.
+            message: What is sent.
+            weights: What the strategy calls the ArrayRecord with the weights; "" when it has no word for it.
+            like: The global weights, where they are known.
+        """
+        if number != self._round:
+            self._round, self._sent, self._same = number, {}, {}
+        chosen = _weights_of(message.content, weights, like)
+        digest = self._digest(message.content)
+        if digest not in self._sent:
+            self._sent[digest] = self.tape.write_sent(number, _arrays(message.content, chosen))
+        return Asked(
+            round=number,
+            node=str(message.metadata.dst_node_id),
+            file=self._sent[digest],
+            weights=chosen,
+            message_type=message.metadata.message_type,
+            configs=_values(message.content.config_records),
+        )
+
+    def write_reply(
+        self, asked: Asked | None, number: int, node: str, reply: Message, *, weighted_by: str = ""
+    ) -> None:
+        """Record what a client answers, or why there is nothing to record.
+
+        Args:
+            asked: What the reply answers, where it is known.
+            number: Of the round.
+            node: Who answers.
+            reply: The answer.
+            weighted_by: Key of the number by which the strategy weights replies; "" for Flower's usual one.
+        """
         if reply.has_error():
             self.tape.write_failure(number, node, reply.error.reason or f"error code {reply.error.code}")
             return
-        records = list(reply.content.array_records.values())
-        if len(records) != 1:
-            self.tape.write_failure(number, node, f"expected one ArrayRecord in the reply, got {len(records)}")
+        content = reply.content
+        if not any(content.array_records.values()):
+            self.tape.write_failure(number, node, _why_no_arrays(content))
             return
-        self.tape.write_observation(
-            number,
-            node,
-            {name: array.numpy() for name, array in records[0].items()},
-            batch_size=self._examples(reply),
-            buffers=self._buffers or (),
-        )
+        records = _arrays(content, _weights_of(content, "" if asked is None else asked.weights, None))
+        about: dict[str, object] = {
+            "batch_size": self.batch_size,
+            "buffers": sorted(self._buffers if self._buffers is not None else _buffers_in(records)),
+            "buffers_given": self._buffers is not None,
+            "message": reply.metadata.reply_to_message_id,
+            "metrics": _values(content.metric_records),
+            "configs": _values(content.config_records),
+            "weighted_by": weighted_by or "num-examples",
+        }
+        if asked is not None:
+            about |= {"message_type": asked.message_type, "asked": asked.configs}
+            about |= {} if asked.file is None else {"sent": asked.file}
+        self.tape.write_reply(number, node, records, **about)
 
-    def _examples(self, reply: Message) -> int | None:
-        header = self.tape.header
-        for metrics in reply.content.metric_records.values():
-            examples = metrics.get("num-examples")
-            if isinstance(examples, int) and examples > 0:
-                images = examples if header.kind == "gradient" else header.protocol.images_behind(examples)
-                return self.batch_size if images is None else images
-        return self.batch_size
+    def _digest(self, content: RecordDict) -> str:
+        """What tells this content's arrays from any others; objects that several messages share are hashed once."""
+        key = tuple(id(record) for record in content.array_records.values())
+        if key not in self._same:
+            digest = hashlib.sha256()
+            for name, record in content.array_records.items():
+                for array_name, array in record.items():
+                    digest.update(f"{name}\0{array_name}\0{array.dtype}{array.shape}\0".encode() + array.data)
+            self._same[key] = digest.hexdigest(), content  # kept, so that no other object gets its address
+        return self._same[key][0]
+
+
+def _weights_of(content: RecordDict, wanted: str, like: ArrayRecord | None) -> str:
+    """Name of the ArrayRecord that counts as the weights."""
+    records = content.array_records
+    if wanted in records:
+        return wanted
+    if like is not None:
+        alike = [name for name, record in records.items() if _form(record) == _form(like)]
+        equal = [name for name in alike if all(records[name][one].data == like[one].data for one in like)]
+        if equal or alike:
+            return (equal or alike)[0]
+    return next((name for name in (*_USUAL_NAMES, *records) if records.get(name)), "")
+
+
+def _form(record: ArrayRecord) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(array.shape)) for name, array in record.items()]
+
+
+def _arrays(content: RecordDict, weights: str) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of a message by record, the weights first."""
+    records = content.array_records
+    names = [weights, *(name for name in records if name != weights and records[name])]
+    return {name: {key: array.numpy() for key, array in records[name].items()} for name in names}
+
+
+def _values(records: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, Scalar]]:
+    """Single values of records; ours, which is for the evaluation only, is left out."""
+    found: dict[str, dict[str, Scalar]] = {}
+    for name, record in records.items():
+        if name == REPLY_RECORD:
+            continue
+        kept = {key: _value(value) for key, value in record.items()}
+        found[name] = {key: value for key, value in kept.items() if value is not None}
+    return {name: kept for name, kept in found.items() if kept}
+
+
+def _value(value: object) -> Scalar | None:
+    if isinstance(value, str):
+        return value[:_LONGEST_TEXT]
+    if isinstance(value, bool | int):
+        return value
+    # JSON has no infinity.
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _why_no_arrays(content: RecordDict) -> str:
+    keys = sorted(key for record in content.config_records.values() for key in record)
+    held = ", ".join(keys) or "nothing"
+    if any("masked" in key for key in keys):
+        return f"masked by secure aggregation: the reply holds {held}, no arrays in the clear and no update to attack"
+    return f"no arrays in the reply; it holds {held}, no update to attack"
+
+
+def _buffers_in(records: Mapping[str, Mapping[str, np.ndarray]]) -> set[str]:
+    first = next(iter(records.values()))
+    return {name for name, value in first.items() if looks_like_buffer(name, value)}
 
 
 def _new_tape(
@@ -109,14 +236,57 @@ def _new_tape(
         inputs = input_spec(inputs, classes)
     elif classes is not None:
         raise ValueError("classes belongs to a shape, such as inputs='3x32x32'; an InputSpec has its own")
-    protocol = Protocol() if run_config is None else protocol_of(run_config)
-    writer = TapeWriter(path, TapeHeader(model=model or "unknown", inputs=inputs, protocol=protocol))
+    header = TapeHeader(model=model or "unknown", inputs=inputs, protocol=_protocol(run_config))
+    writer = _first_free(path, header)
     try:
         if not write_notes(writer.path, writer.header):
             _logger.warning("%s is of an earlier tape and is left as it is", notes_path(writer.path))
     except OSError as error:
         _logger.warning("no notes beside the tape (%s); it is complete without them", error)
     return writer
+
+
+def _first_free(path: Path, header: TapeHeader) -> TapeWriter:
+    """A tape in the folder, or in a numbered one beside it when that holds the tape of an earlier run."""
+    asked = path.expanduser()
+    if not asked.is_absolute():
+        _logger.warning(
+            "the tape's path %s is relative; Flower runs the server in a folder of its own, so the tape is at %s",
+            path,
+            asked.absolute(),
+        )
+    number, folder = 1, asked
+    while True:
+        try:
+            writer = TapeWriter(folder, header)
+        except ValueError:
+            if not (folder / HEADER).exists():
+                raise
+            number += 1
+            folder = asked.with_name(f"{asked.name}-{number}")
+            continue
+        if number > 1:
+            _logger.warning("%s holds the tape of an earlier run; this run's tape is %s", asked, writer.path)
+        return writer
+
+
+def _protocol(run_config: Mapping[str, object] | None) -> Protocol:
+    """What a run configuration says of local training; what it does not say is logged."""
+    if run_config is None:
+        return Protocol()
+    found = announced_settings(run_config)
+    for key, why in found.refused.items():
+        _logger.warning("the run configuration's %s is not understood: %s", key, why)
+    missing = {"learning_rate": "learning rate", "batch_size": "batch size"}
+    absent = [words for name, words in missing.items() if name not in found.fields]
+    absent += [] if found.fields.keys() & {"local_epochs", "local_steps"} else ["number of local epochs or steps"]
+    if absent:
+        _logger.warning(
+            "the run configuration names no %s; what the replies say of it is used, and the notes beside the tape can "
+            "say it afterwards",
+            " and no ".join(absent),
+        )
+    return Protocol(**found.fields)
 
 
 def looks_like_buffer(name: str, value: np.ndarray) -> bool:

@@ -22,7 +22,12 @@ class Senders:
         self._messages = list(messages)
         return self._messages
 
+    def answered_by(self, reply: Message) -> Message | None:
+        """The message that a reply answers, when it is one of these."""
+        wanted = reply.metadata.reply_to_message_id
+        return next((one for one in self._messages if wanted and one.metadata.message_id == wanted), None)
+
     def node_of(self, reply: Message) -> str:
         """The node that was asked; the source that the reply names when the message is not known."""
-        asked = {one.metadata.message_id: one.metadata.dst_node_id for one in self._messages if one.metadata.message_id}
-        return str(asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id))
+        message = self.answered_by(reply)
+        return str(reply.metadata.src_node_id if message is None else message.metadata.dst_node_id)

@@ -6,14 +6,15 @@ without a strategy, legacy workflows, and secure aggregation, of which nothing i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
 
-from fl_precode.flower.recorder import Recorder
+from fl_precode.flower.recorder import Asked, Recorder
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeWriter
 
@@ -21,9 +22,9 @@ from fl_precode.tape import TapeWriter
 class ListeningGrid(Grid):
     """Wraps a Grid and records what goes to clients to be trained and what comes back; changes nothing.
 
-    Messages count as training when they are of the type ``train`` and carry arrays. A tape's round has one set of
-    weights: the number is the message's ``server-round`` (or its group, in legacy workflows), and the next free number
-    where there is none or where clients get weights of their own.
+    Messages count as training when they are of the type ``train`` and carry arrays. The number of a round is the
+    message's ``server-round`` (or its group, in legacy workflows); without one, a round ends where a client is asked
+    again. Clients may get weights of their own.
 
     Args:
         grid: The grid that really sends.
@@ -56,8 +57,9 @@ class ListeningGrid(Grid):
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
             run_config=run_config,
         )  # fmt: skip
-        self._last: tuple[int, ArrayRecord] | None = None
-        self._asked: dict[str, tuple[int, int]] = {}
+        self._round = 0
+        self._nodes: set[int] = set()
+        self._asked: dict[str, Asked] = {}
 
     @property
     def tape(self) -> TapeWriter:
@@ -84,9 +86,9 @@ class ListeningGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Pass on, and record what is sent."""
         sent = list(messages)
-        numbers = self._before(sent)
+        asked = self._before(sent)
         identities = self._grid.push_messages(sent)
-        self._after(sent, numbers)
+        self._after(sent, asked)
         return identities
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -96,10 +98,10 @@ class ListeningGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Pass on, and record both ways."""
         sent = list(messages)
-        numbers = self._before(sent)
+        asked = self._before(sent)
         # The wrapped grid's own method: it may do more than push and pull.
         replies = list(self._grid.send_and_receive(sent, timeout=timeout))
-        self._after(sent, numbers)
+        self._after(sent, asked)
         return self._heard(replies)
 
     def __getattr__(self, name: str) -> Any:
@@ -108,63 +110,86 @@ class ListeningGrid(Grid):
             raise AttributeError(name)
         return getattr(self._grid, name)
 
-    def _before(self, messages: list[Message]) -> list[int | None]:
-        numbers: list[int | None] = [None] * len(messages)
+    def _before(self, messages: list[Message]) -> list[Asked | None]:
+        asked: list[Asked | None] = [None] * len(messages)
 
         def record() -> None:
             for place, message in enumerate(messages):
-                numbers[place] = self._round_of(message)
+                if _is_training(message):
+                    asked[place] = self._recorder.write_sent(self._round_of(message), message)
 
         self._recorder.guarded(record)
-        return numbers
+        return asked
 
-    def _after(self, messages: list[Message], numbers: list[int | None]) -> None:
+    def _after(self, messages: list[Message], asked: list[Asked | None]) -> None:
         # Ids are set when messages are pushed.
-        for message, number in zip(messages, numbers, strict=True):
-            if number is not None and message.metadata.message_id:
-                self._asked[message.metadata.message_id] = number, message.metadata.dst_node_id
+        for message, one in zip(messages, asked, strict=True):
+            if one is not None and message.metadata.message_id:
+                self._asked[message.metadata.message_id] = one
 
     def _heard(self, replies: Iterable[Message]) -> list[Message]:
         heard = list(replies)
         for reply in heard:
             asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
             if asked is not None:
-                self._recorder.guarded(self._write_reply, asked[0], str(asked[1]), reply)
+                self._recorder.guarded(self._recorder.write_reply, asked, asked.round, asked.node, reply)
         return heard
 
-    def _write_reply(self, number: int, node: str, reply: Message) -> None:
-        if not reply.has_error() and not any(reply.content.array_records.values()):
-            others = sorted(key for record in reply.content.config_records.values() for key in record)
-            self.tape.write_failure(
-                number, node, f"no arrays in the reply; it holds {', '.join(others) or 'nothing'}, no update to attack"
-            )
-            return
-        self._recorder.write_reply(number, node, reply)
+    def _round_of(self, message: Message) -> int:
+        """Number of the tape's round that a message belongs to."""
+        node, announced = message.metadata.dst_node_id, _announced(message)
+        if announced is not None and announced > self._round:
+            self._round, self._nodes = announced, set()
+        elif self._round == 0 or node in self._nodes:
+            self._round, self._nodes = self._round + 1, set()
+        self._nodes.add(node)
+        return self._round
 
-    def _round_of(self, message: Message) -> int | None:
-        """Number of the tape's round that a message belongs to, which is written when it is new; None: no training."""
-        if message.metadata.message_type.partition(".")[0] != "train" or not message.has_content():
-            return None
-        sent = next((one for one in message.content.array_records.values() if one), None)
-        if sent is None:
-            return None
-        last = 0 if self._last is None else self._last[0]
-        announced = _announced(message)
-        if self._last is not None and announced in (None, last) and _same(self._last[1], sent):
-            return last
-        number = announced if announced is not None and announced > last else last + 1
-        self._last = number, ArrayRecord(dict(sent.items()))
-        self._recorder.write_round(number, sent)
-        return number
+
+class ListeningServerApp(ServerApp):
+    """A ServerApp that runs another one on a `ListeningGrid`; made by `listening`."""
+
+    def __init__(self, app: ServerApp, tape: str | Path | TapeWriter, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._app = app
+        self._tape, self._options = tape, dict(options)
+
+    def __call__(self, grid: Grid, context: Context) -> None:
+        """Run the app; its tape is opened for every run anew."""
+        self._app(ListeningGrid(grid, self._tape, **self._options), context)
+
+
+def listening(app: ServerApp, tape: str | Path | TapeWriter, **options: Any) -> ServerApp:
+    """A ServerApp of which every message is recorded: the way in for apps with ``ServerAppComponents``.
+
+    Older strategies (``flwr.server.strategy``), NumPyClient apps and workflows run unchanged::
+
+        app = listening(ServerApp(server_fn=server_fn), "/absolute/path/of/a/new/tape", model="my_app.task:Net")
+
+    Args:
+        app: The app as it is.
+        tape: As for `ListeningGrid`.
+        options: The other arguments of `ListeningGrid`.
+
+    Raises:
+        TypeError: If ``app`` is no ServerApp, or there is no such option.
+    """
+    if not isinstance(app, ServerApp):
+        raise TypeError(f"expected a flwr.serverapp.ServerApp, got {type(app).__name__}")
+    inspect.signature(ListeningGrid).bind(None, tape, **options)
+    return ListeningServerApp(app, tape, options)
+
+
+def _is_training(message: Message) -> bool:
+    if message.metadata.message_type.partition(".")[0] != "train" or not message.has_content():
+        return False
+    return any(message.content.array_records.values())
 
 
 def _announced(message: Message) -> int | None:
     for record in message.content.config_records.values():
-        if isinstance(number := record.get("server-round"), int):
-            return number
+        for key in ("server-round", "server_round", "round"):
+            if isinstance(number := record.get(key), int) and not isinstance(number, bool):
+                return number
     group = message.metadata.group_id
     return int(group) if group.isascii() and group.isdigit() else None
-
-
-def _same(one: ArrayRecord, other: ArrayRecord) -> bool:
-    return one.keys() == other.keys() and all(one[name].data == other[name].data for name in one)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fl_precode.models.convnet import build_convnet
-from fl_precode.models.factory import call_factory, load_factory, looks_like_factory
+from fl_precode.models.factory import load_factory, looks_like_factory, settings_hint
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.models.lenet import Activation, build_lenet, init_uniform
 from fl_precode.models.mlp import build_mlp
+from fl_precode.models.outputs import class_scores, describe_output, is_plain, output_tensors
 from fl_precode.models.resnet import build_resnet20
 from fl_precode.seeding import seeded
 from fl_precode.spec import Spec, parse_spec
@@ -112,15 +114,17 @@ def check_model(spec: str) -> None:
     _builder(spec)
 
 
-def build_model(spec: str, inputs: InputSpec, *, seed: int) -> nn.Module:
+def build_model(spec: str, inputs: InputSpec, *, seed: int, strict: bool = True) -> nn.Module:
     """Build a model and try it on an empty image.
 
     Args:
-        spec: ``mlp``, ``lenet:activation=relu,init=uniform``, ``resnet20:width=4`` or ``package.module:factory``. A
-            factory is called with ``inputs`` when it needs one argument or its first is called so, otherwise with
-            nothing.
+        spec: ``mlp``, ``lenet:activation=relu,init=uniform``, ``resnet20:width=4``, ``package.module:factory`` or
+            ``package.module:factory(depth=3)``; see `fl_precode.models.factory` for how a factory is called.
         inputs: Input domain and number of classes.
         seed: Of the initialisation. Torch's global generators are left as they were.
+        strict: Whether the model must return (batch, classes) and nothing else, as the reference app trains it.
+            Otherwise class scores may stand in a tuple, a dict or an object, one logit is enough for two classes, and
+            a model may return something else than class scores, such as images.
 
     Returns:
         The model in training mode (a factory's model in the mode that the factory gave it), on the CPU unless a factory
@@ -128,19 +132,19 @@ def build_model(spec: str, inputs: InputSpec, *, seed: int) -> nn.Module:
 
     Raises:
         ValueError: If the spec is unknown, the images are too small, or the model does not take (batch, channels,
-            height, width) of ``inputs`` to (batch, classes).
+            height, width) of ``inputs`` to what is expected of it.
     """
     build = _builder(spec)
     with seeded(seed):
         model = build(inputs)
-        _try(spec, model, inputs)
+        _check_output(spec, _try(spec, model, inputs), inputs, strict=strict)
     return model
 
 
 def _builder(text: str) -> Callable[[InputSpec], nn.Module]:
     if looks_like_factory(text, MODELS):
-        factory = load_factory(text)
-        return lambda inputs: call_factory(text, factory, inputs)
+        return load_factory(text).build
+    _teach_settings(text)
     spec = parse_spec(text)
     if spec.name not in MODELS:
         raise ValueError(
@@ -153,14 +157,24 @@ def _builder(text: str) -> Callable[[InputSpec], nn.Module]:
     return lambda inputs: entry.build(inputs, **values)
 
 
-def _try(spec: str, model: nn.Module, inputs: InputSpec) -> None:
-    """Run two empty images through the model in evaluation mode; modes are restored, lazy layers get their sizes."""
+def _teach_settings(text: str) -> None:
+    """Refuse settings of a factory that stand behind a colon, as those of our own models do."""
+    path, _, settings = text.rpartition(":")
+    if "=" in settings and looks_like_factory(path, MODELS):
+        raise ValueError(
+            f"model {text!r}: settings of a factory stand in parentheses: {settings_hint(path, settings)!r}"
+        )
+
+
+def _try(spec: str, model: nn.Module, inputs: InputSpec) -> object:
+    """What the model makes of two empty images in evaluation mode; modes are restored, lazy layers get their sizes."""
     modes = {module: module.training for module in model.modules()}
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    # The images' own type and place: a model may be in double precision, and whole numbers may be its first parameter.
+    like = next((one for one in model.parameters() if one.is_floating_point()), torch.zeros(()))
     model.eval()
     try:
         with torch.no_grad():
-            out = model(torch.zeros(2, *inputs.shape, device=device))
+            out: object = model(torch.zeros(2, *inputs.shape, dtype=like.dtype, device=like.device))
     except Exception as error:
         sizes = "x".join(map(str, inputs.shape))
         raise ValueError(
@@ -170,9 +184,39 @@ def _try(spec: str, model: nn.Module, inputs: InputSpec) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    if not isinstance(out, Tensor) or tuple(out.shape) != (2, inputs.classes):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    return out
+
+
+def _check_output(spec: str, out: object, inputs: InputSpec, *, strict: bool) -> None:
+    """Refuse what cannot be right for the number of classes."""
+    classes, got = inputs.classes, describe_output(out)
+    if strict:
+        scores = class_scores(out, classes)
+        if not is_plain(out) or scores is None or tuple(scores.shape) != (2, classes):
+            raise ValueError(
+                f"expected model {spec!r} to return (batch, classes) = (2, {classes}) for two images, got {got}; "
+                f"this data set has {classes} classes"
+            )
+        return
+    tensors = list(output_tensors(out))
+    if not tensors:
         raise ValueError(
-            f"expected model {spec!r} to return (batch, classes) = (2, {inputs.classes}) for two images, got {got}; "
-            f"this data set has {inputs.classes} classes"
+            f"expected model {spec!r} to return a tensor, or tensors in a tuple, a dict or an object, got {got}"
         )
+    if class_scores(out, classes) is not None or any(_flat(tuple(one.shape), inputs) for one in tensors):
+        return
+    first = tensors[0]
+    if first.dim() in (1, 2):
+        found = first.shape[1] if first.dim() == 2 else 1
+        wanted = "2 (one logit decides between two)" if found == 1 else str(found)
+        hint = settings_hint(spec, f"num_classes={classes}") if ":" in spec else ""
+        raise ValueError(
+            f"expected model {spec!r} to return scores of {classes} classes for each image, got {got} for two images. "
+            f"If these are its scores, the number of classes is {wanted}; if the model should have {classes}, give it "
+            f"as a setting that it knows{f', such as {hint!r}' if hint else ''}"
+        )
+
+
+def _flat(shape: tuple[int, ...], inputs: InputSpec) -> bool:
+    """Whether a tensor is a flattened image for each image, as a fully connected autoencoder returns it."""
+    return len(shape) == 2 and shape[1] == math.prod(inputs.shape)

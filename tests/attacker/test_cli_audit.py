@@ -169,7 +169,10 @@ def test_lists_have_one_line_for_each_entry(command, registry):
     result = invoke(command)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    own = {"datasets": ["npz:PATH", "folder:PATH"], "models": ["package.module:factory"]}.get(command, [])
+    own = {
+        "datasets": ["npz:PATH", "folder:PATH"],
+        "models": ["package.module:factory", "package.module:Net(depth=3)"],
+    }.get(command, [])
     assert [line.split()[0] for line in lines] == [*registry, *own]
     assert all(entry.description in line for line, entry in zip(lines, registry.values(), strict=False))
     assert all(getattr(entry, "source", "") in line for line, entry in zip(lines, registry.values(), strict=False))

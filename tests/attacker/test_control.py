@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from attacker.audit.subject import TapeSource, open_subject
 from fl_precode.defences import apply_defence
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.tape import TapeHeader
+from fl_precode.tape import Tape, TapeHeader
 from tests.attacker.taped_federation import tape_federation
 
 LOCAL = {"local_steps": 3, "learning_rate": 0.05, "momentum": 0.5, "weight_decay": 0.01}
@@ -44,7 +45,7 @@ def test_gradients_are_those_of_the_clients_without_the_defence(tmp_path, defenc
     assert len(control.tape.entries) == 4
     for entry, plain in zip(subject.tape.entries, control.tape.entries, strict=True):
         seen, found = subject.tape.load(entry), control.tape.load(plain)
-        truth = subject.truth.truth(entry.node, entry.round)
+        truth = subject.truth.truth(entry)
         batch = subject.victim.inputs.normalise(truth.images), truth.labels
         expected, _ = batch_gradient(base_model(subject, seen), batch)
         assert expected.keys() == found.update.keys()
@@ -58,7 +59,7 @@ def test_local_training_is_repeated_step_by_step(tmp_path):
     seen, found = subject.tape.load(entry), control.tape.load(control.tape.entries[0])
     model = base_model(subject, seen)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    steps = subject.truth.steps(entry.node, entry.round)
+    steps = subject.truth.steps(entry)
     assert len(steps) == 3
     batches = [(subject.victim.inputs.normalise(step.images), step.labels) for step in steps]
     local_training(model, batches, **{name: value for name, value in LOCAL.items() if name != "local_steps"})
@@ -71,11 +72,12 @@ def test_the_truth_of_one_round_is_that_of_its_steps(tmp_path):
     taped = tape_federation(tmp_path, batch_size=2, rounds=1)
     truth = open_subject(TapeSource(tape=taped.tape)).truth
     (node, number), (images, labels) = next(iter(taped.used.items()))
-    (step,) = truth.steps(node, number)
+    entry = next(one for one in Tape(taped.tape).entries if (one.node, one.round) == (node, number))
+    (step,) = truth.steps(entry)
     assert torch.equal(step.images, images)
-    assert truth.classes(node, number) == tuple(sorted(set(labels.tolist())))
+    assert truth.classes(entry) == tuple(sorted(set(labels.tolist())))
     with pytest.raises(ValueError, match="the run had rounds 1 to 1"):
-        truth.steps(node, 2)
+        truth.steps(replace(entry, round=2))
 
 
 class Nested(nn.Module):

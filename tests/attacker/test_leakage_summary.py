@@ -155,7 +155,8 @@ def test_a_model_that_cannot_be_analysed_costs_nothing_else():
     own = {name: value.detach() for name, value in model.named_parameters()}
     observation = seen[0].__class__(**{**seen[0].__dict__, "parameters": own, "update": own})
     found = leakage_summary("f1", victim, "none", [observation], truths, [])
-    assert "it could not be analysed: RuntimeError: not twice" in found.reason
+    assert "what its gradient says of single images could not be analysed: RuntimeError: not twice" in found.reason
+    assert "the ranks of its layers could not be analysed: RuntimeError: not twice" in found.reason
 
 
 def test_several_images_and_steps_are_said(tmp_path):

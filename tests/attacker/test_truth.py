@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from attacker.audit.truth import TruthSource
+from attacker.audit.truth_federation import FederationTruth
 from tests.attacker.taped_federation import Taped, tape_federation
+
+
+class Place(NamedTuple):
+    """Where an update is, as a tape's entry says it."""
+
+    node: str
+    round: int
 
 
 @pytest.fixture(scope="module")
@@ -16,14 +24,14 @@ def taped(tmp_path_factory) -> Taped:
 
 
 @pytest.fixture(scope="module")
-def source(taped) -> TruthSource:
-    return TruthSource.read(taped.folder / "evaluation.json")
+def source(taped) -> FederationTruth:
+    return FederationTruth.read(taped.folder / "evaluation.json")
 
 
 def test_recomputes_exactly_the_batches_that_the_clients_used(taped, source):
     assert len(taped.used) == 4
     for (node, server_round), (images, labels) in taped.used.items():
-        truth = source.truth(node, server_round)
+        truth = source.truth(Place(node, server_round))
         assert torch.equal(truth.images, images)
         assert torch.equal(truth.labels, labels)
     assert len({images.sum().item() for images, _ in taped.used.values()}) == 4
@@ -38,11 +46,11 @@ def test_the_mean_image_is_that_of_the_training_images(source):
 def test_unknown_nodes_and_rounds_are_named(taped, source):
     node = next(iter(taped.used))[0]
     with pytest.raises(ValueError, match=r"node 'nobody' is not in .*another run"):
-        source.truth("nobody", 1)
+        source.truth(Place("nobody", 1))
     with pytest.raises(ValueError, match="round 9 is not in .* rounds 1 to 2"):
-        source.truth(node, 9)
-    assert source.knows(node)
-    assert not source.knows("nobody")
+        source.truth(Place(node, 9))
+    assert source.knows(Place(node, 1))
+    assert not source.knows(Place("nobody", 1))
 
 
 def test_a_tape_of_another_run_is_refused(taped, source):
@@ -69,12 +77,12 @@ def test_foreign_and_altered_files_are_refused(taped, tmp_path, change, message)
     content = json.loads((taped.folder / "evaluation.json").read_text()) | change
     (tmp_path / "evaluation.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
-        TruthSource.read(tmp_path / "evaluation.json")
+        FederationTruth.read(tmp_path / "evaluation.json")
 
 
 def test_a_truncated_file_is_named(taped, tmp_path):
     (tmp_path / "e.json").write_bytes((taped.folder / "evaluation.json").read_bytes()[:50])
     with pytest.raises(ValueError, match=r"e\.json is not complete JSON"):
-        TruthSource.read(tmp_path / "e.json")
+        FederationTruth.read(tmp_path / "e.json")
     with pytest.raises(FileNotFoundError):
-        TruthSource.read(tmp_path / "absent.json")
+        FederationTruth.read(tmp_path / "absent.json")

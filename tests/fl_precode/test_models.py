@@ -132,7 +132,20 @@ def test_the_trial_leaves_modes_and_statistics_as_they_were():
         (f"{HERE}:Missing", "has no 'Missing'; it has .*Plain"),
         (f"{HERE}:Plain.loud", "has no 'Plain.loud'"),
         (f"{HERE}:number", "class or function that builds a model, got a int"),
-        (f"{HERE}:made", "class or function that builds a model, got a Linear"),
+        (f"{HERE}:made", "got a Linear; every run needs a model of its own, so name the class, or write a function"),
+        (f"{HERE}:greedy", r"it needs depth, .*as a setting, '.*:greedy\(depth=\.\.\.\)', or name a function without"),
+        (f"{HERE}:keyword_only", "it needs depth"),
+        (f"{HERE}:of_a_configuration", "it needs cfg, and nothing known of the images is called so"),
+        (f"{HERE}:Sized(4)", r"settings by keyword, such as Net\(num_classes=10.*values without a name"),
+        (f"{HERE}:Sized(width=open('x'))", r"expected width to be a literal .*got \"open\('x'\)\""),
+        (f"{HERE}:Sized(**options)", "to be a literal|'\\*\\*' is not read"),
+        (f"{HERE}:Sized(width=)", "cannot be read"),
+        (f"{HERE}:Sized(width=1)(2)", "by keyword"),
+        (
+            f"{HERE}:Sized(depth=3)",
+            "it has no argument 'depth'; it takes num_classes, width, name, sizes, bias by name",
+        ),
+        (f"{HERE}:Sized:num_classes=10,width=3", r"in parentheses: '.*:Sized\(num_classes=10,width=3\)'"),
     ],
 )
 def test_specs_that_cannot_be_built_are_refused_beforehand(spec, message):
@@ -140,6 +153,64 @@ def test_specs_that_cannot_be_built_are_refused_beforehand(spec, message):
         check_model(spec)
     with pytest.raises(ValueError, match=message):
         build_model(spec, images(), seed=0)
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["with_classes", "get_model", "by_pixels", "annotated", "annotated_in_text", "Sized", "get_model(num_labels=10)"],
+)
+def test_what_a_factory_needs_is_filled_in_by_name(attribute):
+    assert build_model(f"{HERE}:{attribute}", images(), seed=0)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_settings_are_literals_by_keyword_and_keep_the_rest_as_it_is():
+    spec = f"{HERE}:Sized(width=0.5, name='a, (b)', sizes=[3, (4, None)], bias=False)"
+    check_model(spec)
+    model = build_model(spec, images(classes=5), seed=0)
+    assert model.settings == (0.5, "a, (b)", [3, (4, None)], False)
+    assert model.head.out_features == 5
+    assert build_model(f"{HERE}:Plain(classes=4)", images(classes=4), seed=0).head.out_features == 4
+
+
+def test_one_number_for_images_that_are_not_square_is_refused():
+    inputs = InputSpec(channels=3, height=9, width=14, classes=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    with pytest.raises(ValueError, match="it is 9 x 14"):
+        build_model(f"{HERE}:get_model", inputs, seed=0)
+
+
+LENIENT = [
+    ("Named", 10),
+    ("InAnObject", 10),
+    ("Pair", 10),
+    ("FeaturesFirst", 10),
+    ("OneLogit", 2),
+    ("OneLogit(squeezed=True)", 2),
+    ("Autoencoder", 10),
+    ("Autoencoder(flat=True)", 10),
+    ("Variational", 10),
+]
+
+
+@pytest.mark.parametrize(("attribute", "classes"), LENIENT)
+def test_other_people_s_outputs_are_taken_by_an_audit_and_refused_by_the_reference_app(attribute, classes):
+    inputs = images(classes=classes)
+    build_model(f"{HERE}:{attribute}", inputs, seed=0, strict=False)
+    with pytest.raises(ValueError, match=r"to return \(batch, classes\)"):
+        build_model(f"{HERE}:{attribute}", inputs, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "classes", "message"),
+    [
+        ("Plain", 4, r"scores of 4 classes for each image, got \(2, 10\).*the number of classes is 10.*num_classes=4"),
+        ("OneLogit", 10, "the number of classes is 2 .one logit decides between two"),
+        ("OneLogit(squeezed=True)", 10, r"got \(2,\).*the number of classes is 2"),
+        ("with_transforms", 10, "got a tuple of Plain, str; name a class, or a function that returns the model and"),
+    ],
+)
+def test_outputs_that_cannot_be_right_are_refused_by_an_audit_too(attribute, classes, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(f"{HERE}:{attribute}", images(classes=classes), seed=0, strict=False)
 
 
 @pytest.mark.parametrize("code", ["import a_package_that_nobody_has", "1 / 0", "def ("])
@@ -159,10 +230,8 @@ def test_good_specs_pass_the_check(spec):
     ("attribute", "inputs", "message"),
     [
         ("no_module", images(), "return a torch.nn.Module, got dict"),
-        ("raising", images(), "building it from the InputSpec failed: RuntimeError: no weights today"),
-        ("greedy", images(), "needs spec, depth; expected it to need at most one argument"),
-        ("keyword_only", images(), "needs depth"),
-        ("TwoHeads", images(), r"return \(batch, classes\) = \(2, 10\) for two images, got tuple"),
+        ("raising", images(), r"building it by raising\(spec=InputSpec\) failed: RuntimeError: no weights today"),
+        ("TwoHeads", images(), r"= \(2, 10\) for two images, got a tuple of \(2, 3\), \(1,\)"),
         ("Plain", images(classes=4), r"got \(2, 10\); this data set has 4 classes"),
         ("for_one_channel", images(), r"cannot take the images of this data set, 3x32x32.*built for 3 channel"),
         ("normalised", images(channels=1), r"cannot take the images of this data set, 1x32x32.*built for 1 channel"),

@@ -42,7 +42,7 @@ def edit_line(folder, **changes):
         (b'{"format": "fl-precode-tape"}', "expected a format version"),
         (b'{"format": "fl-precode-tape", "version": "1"}', "expected a format version"),
         (b'{"format": "fl-precode-tape", "version": 0}', "expected a format version"),
-        (b'{"format": "fl-precode-tape", "version": 2}', "tape format 2 is newer than this fl-precode, which reads 1"),
+        (b'{"format": "fl-precode-tape", "version": 3}', "tape format 3 is newer than this fl-precode, which reads 2"),
         (b'{"format": "fl-precode-tape", "version": 1}', "damaged header .KeyError"),
         (b"[" * 99999, "is not JSON"),
     ],

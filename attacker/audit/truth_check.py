@@ -1,0 +1,110 @@
+"""Which truth is scored: what does not belong to an update is said, and nothing is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from attacker.audit.subject import Subject
+from attacker.audit.truth import Truth, TruthSource
+from attacker.audit.truth_fit import why_not_behind
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Observation
+from fl_precode.tape import TapeEntry
+
+MOST_IMAGES: Final = 64
+"""More images behind one update than this are not compared one by one."""
+
+_MOST_OTHERS: Final = 6
+_MOST_SAID: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedTruth:
+    """What a look at the truth of some updates found.
+
+    Attributes:
+        refused: File of an update to the reason why its truth is not scored, or that there is none.
+        note: The same as sentences; empty when every update has a truth that is scored.
+        scored: Whether any update has one.
+    """
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    scored: bool = True
+
+
+def check_truth(subject: Subject, entries: Sequence[TapeEntry]) -> CheckedTruth:
+    """Compare the truth of updates with the updates, unless it is known to be what the clients used.
+
+    Args:
+        subject: The federation, with its truth.
+        entries: Updates that are attacked.
+    """
+    source = subject.truth
+    if source is None or source.exact:
+        return CheckedTruth(note=subject.truth_note, scored=source is not None)
+    refused: dict[str, str] = {}
+    said: list[str] = []
+    for entry in entries:
+        reason = _why_not_scored(subject, source, entry) if source.knows(entry) else "it has none"
+        if reason:
+            refused[entry.file] = reason
+            said.append(f"Round {entry.round}, client {entry.node}: {reason}.")
+    return CheckedTruth(refused=refused, note=_note(source, said, len(entries)), scored=len(refused) < len(entries))
+
+
+def _note(source: TruthSource, said: Sequence[str], updates: int) -> str:
+    if not said:
+        return ""
+    which = "any" if len(said) == updates else f"{len(said)} of the {updates}"
+    more = f" And {len(said) - _MOST_SAID} more." if len(said) > _MOST_SAID else ""
+    return (
+        f"The truth in {source.origin} is not that of {which} attacked update{'' if updates == 1 else 's'}, which "
+        f"{'is' if len(said) == 1 and updates > 1 else 'are'} therefore not compared with it. "
+        f"{' '.join(said[:_MOST_SAID])}{more}"
+    )
+
+
+def _why_not_scored(subject: Subject, source: TruthSource, entry: TapeEntry) -> str:
+    try:
+        truth = source.truth(entry)
+        steps = source.steps(entry)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    if truth is None:
+        return "it has none"
+    observation, inputs = subject.tape.load(entry), subject.victim.inputs
+    if reason := _unlike(truth, observation, inputs):
+        return reason
+    if len(truth.images) > MOST_IMAGES:
+        return f"it has {len(truth.images)} images, and no more than {MOST_IMAGES} are compared one by one"
+    others = list(islice(_others(subject, source, entry), _MOST_OTHERS))
+    return why_not_behind(subject.victim, observation, steps, others, subject.defence)
+
+
+def _unlike(truth: Truth, observation: Observation, inputs: InputSpec) -> str:
+    """Why these cannot be the images behind an update, by number, shape and class."""
+    count, behind = len(truth.images), observation.batch_size
+    if behind is not None and count != behind:
+        return f"it has {count} image{'' if count == 1 else 's'}, and the update is of {behind}"
+    shape = tuple(truth.images.shape[1:])
+    if shape != inputs.shape:
+        return f"its images have the shape {shape}, and the model takes {inputs.shape}"
+    if int(truth.labels.max()) >= inputs.classes:
+        return f"it has a label {int(truth.labels.max())}, and the model has {inputs.classes} classes, from 0 on"
+    return ""
+
+
+def _others(subject: Subject, source: TruthSource, entry: TapeEntry) -> Iterator[Truth]:
+    """What is behind other updates of the tape."""
+    for other in subject.tape.entries:
+        if other != entry and source.knows(other):
+            try:
+                found = source.truth(other)
+            except ValueError:
+                continue
+            if found is not None:
+                yield found
