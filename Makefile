@@ -5,12 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= outputs/demo
+# Processes that run the tests; logical: one for each core. Tests of a file mostly stay together, which saves fixtures.
+TEST_WORKERS ?= logical
+PARALLEL := -n $(TEST_WORKERS) --dist worksteal
 
 .PHONY: demo test test-full compose-demo compose-down compose-test bench lint format clean help
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
-	@echo "make test       lint, types and the test suite with coverage"
+	@echo "make test       lint, types and the test suite with coverage, on all cores; one of them: TEST_WORKERS=0"
 	@echo "make test-full  the same and the long proofs"
 	@echo "make compose-demo  a federation in containers, attacked, with its report; needs Docker (minutes)"
 	@echo "make compose-down  removes everything that compose-demo made, keys and tapes too"
@@ -48,7 +51,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=85
 
 test-full: lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85

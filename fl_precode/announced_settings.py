@@ -37,7 +37,22 @@ _LIKE_ADAM: Final = frozenset({"adam", "adamw", "nadam", "radam", "adamax", "ams
 """Optimisers that divide every entry by its own size, so that the update is no sum of gradients."""
 
 _OF_CLIENTS: Final = frozenset(
-    {"client", "clients", "local", "num", "number", "of", "n", "train", "training", "fit", "inner", "per", "round"}
+    {
+        "client",
+        "clients",
+        "local",
+        "num",
+        "number",
+        "of",
+        "n",
+        "train",
+        "training",
+        "fit",
+        "inner",
+        "per",
+        "round",
+        "max",
+    }
 )
 """Words that say whose setting it is, or nothing. Those of servers and of tests are not here."""
 

@@ -54,6 +54,14 @@ class ModelLayout:
     classifier_bias: str | None = None
     values: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
+    @property
+    def classifier_weight(self) -> str | None:
+        """The weight beside ``classifier_bias``."""
+        if self.classifier_bias is None:
+            return None
+        found = self.classifier_bias.removesuffix("bias") + "weight"
+        return found if found in self.parameters else None
+
     @classmethod
     def of(cls, model: nn.Module) -> ModelLayout:
         """The layout of a model."""

@@ -17,7 +17,7 @@ from fl_precode.assumption import Assumption
 from fl_precode.model_layout import Matched, ModelLayout
 from fl_precode.observation import Observation, Protocol
 from fl_precode.tape_format import StoredRecord, TapeEntry, TapeError, TapeHeader
-from fl_precode.update_meaning import Guess, Meaning, meaning_of, steps_counted
+from fl_precode.update_meaning import Guess, Meaning, meaning_of, rank_of, steps_counted
 
 Tensors = Mapping[str, Tensor]
 Load = Callable[[StoredRecord], Tensors]
@@ -42,6 +42,13 @@ BATCHES_COUNTED = Assumption(
     sentence="the clients' number of examples equals their number of local steps, so that it is taken to count batches",
     doubt="local batches of one image each",
     line="[protocol]\nbatch-size = 8",
+)
+_MORE_IMAGES = Assumption(
+    code="examples-are-batches",
+    sentence="the update of one step has a higher rank than the one example that the client named allows, so that its "
+    "number of examples is taken to count batches, and the number of images is not known",
+    doubt="noise that was added to an update of one image",
+    line='examples = "batches"\n[protocol]\nbatch-size = 8',
 )
 
 
@@ -77,7 +84,7 @@ class Interpretation:
         parameters = {name: aligned.sent[name] for name in update if name in moved}
         frozen = frozenset(name for name in aligned.parameters if name not in parameters)
         buffers = {name: value for name, value in aligned.sent.items() if name not in parameters}
-        protocol, batch_size, guesses = self._protocol(entry, aligned)
+        protocol, batch_size, guesses = self._protocol(entry, aligned, update)
         return Observation(
             parameters=parameters,
             buffers=buffers,
@@ -133,12 +140,26 @@ class Interpretation:
             rate=self.header.protocol.learning_rate,
         )
 
-    def _protocol(self, entry: TapeEntry, aligned: _Aligned) -> tuple[Protocol, int | None, tuple[Assumption, ...]]:
+    def _protocol(
+        self, entry: TapeEntry, aligned: _Aligned, update: Tensors
+    ) -> tuple[Protocol, int | None, tuple[Assumption, ...]]:
         protocol = _announced(self.header.protocol, entry)
         examples = examples_of({**entry.metrics, **entry.configs}, entry.weighted_by)
         if self.layout is None or entry.kind == "gradient":
             return protocol, _announced_images(entry, protocol, examples), ()
-        return _worked_out(self.header, entry, protocol, examples, steps_counted(aligned.sent, aligned.received))
+        counted = steps_counted(aligned.sent, aligned.received)
+        # Noise and pruning have any rank: only where the counters make it likely that batches were counted.
+        if self.header.examples == "unknown" and counted == examples == 1 and self._least_images(aligned, update) > 1:
+            return replace(protocol, local_steps=1), entry.batch_size, (_MORE_IMAGES,)
+        return _worked_out(self.header, entry, protocol, examples, counted)
+
+    def _least_images(self, aligned: _Aligned, update: Tensors) -> int:
+        """Images that one step must have had, by the rank of the classifier's update."""
+        name = None if self.layout is None else self.layout.classifier_weight
+        change = None if name is None else update.get(name)
+        if change is None or change.dim() != 2 or not change.is_floating_point():
+            return 0
+        return rank_of(aligned.sent[name or ""], change)
 
 
 @dataclass(frozen=True)

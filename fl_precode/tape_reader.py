@@ -138,11 +138,11 @@ class Tape:
                 self.load(entry)
         return self._sizes.get(entry.file)
 
-    def sent_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the weights that were sent first; empty where there are none to read."""
+    def first_sent(self) -> Mapping[str, Tensor]:
+        """The weights that were sent first, as they were recorded; empty where there are none to read."""
         for entry in self._rounds:
             with suppress(TapeError):
-                return {name: tuple(value.shape) for name, value in self._record(entry).items()}
+                return self._record(entry)
         return {}
 
     @property

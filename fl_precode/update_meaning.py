@@ -26,6 +26,10 @@ class Guess:
     because: str
 
 
+_RANK_SHARE: Final = 1e-3
+"""Of the largest singular value; smaller ones may be rounding of the gradients themselves."""
+
+
 def meaning_of(
     sent: Mapping[str, Tensor], received: Mapping[str, Tensor], *, classifier_bias: str | None, rate: float | None
 ) -> Guess:
@@ -67,6 +71,22 @@ def steps_counted(sent: Mapping[str, Tensor], received: Mapping[str, Tensor]) ->
         if name.rpartition(".")[2] == "num_batches_tracked" and name in sent and value.numel() == 1
     }
     return found.pop() if len(found) == 1 and min(found) > 0 else None
+
+
+def rank_of(weight: Tensor, change: Tensor) -> int:
+    """Rank of a layer's change beyond the rounding of the weights that were added to and subtracted from.
+
+    The gradient of n images has rank n at most in a Linear layer that sees each of them once.
+
+    Args:
+        weight: (out, in), as it was sent.
+        change: (out, in).
+    """
+    singular = torch.linalg.svdvals(change.detach().double())
+    if not singular.numel() or not bool(singular[0].isfinite()):
+        return 0
+    rounding = torch.finfo(change.dtype).eps * float(weight.abs().max()) * max(change.shape) ** 0.5
+    return int((singular > max(_RANK_SHARE * float(singular[0]), 30 * rounding)).sum())
 
 
 def _flat(chosen: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> Tensor:

@@ -175,7 +175,9 @@ def why_nothing_to_match(observation: Observation) -> str:
     """Why an update has no gradient that attacks could use, when none of its parameters gives equations."""
     if unlike := _complex(observation):
         return f"only complex parameters moved ({', '.join(unlike[:4])}), and attacks compare real gradients"
-    return "no parameter of the model moved in this update: every layer is frozen, or was not sent"
+    if not observation.parameters and not observation.frozen:
+        return "the model has no layer with parameters"
+    return "the update is zero everywhere, no parameter moved: every layer is frozen, or was not sent"
 
 
 def _complex(observation: Observation) -> list[str]:

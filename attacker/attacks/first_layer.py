@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.first_linear import first_linear
+from attacker.attacks.first_linear import PROBES, first_linear
 from attacker.attacks.granted import check_labels
 from attacker.attacks.replayed_distance import replayed_distance
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
@@ -27,7 +27,8 @@ class FirstLayerInversion(Attack):
     after the layer: a bottleneck behind it only rescales both sides of the quotient. Exact up to rounding; computed in
     float64 and returned in the observation's dtype, neither clamped nor refined.
 
-    Fits one image, and a first layer that is Linear with bias and sees the flattened image itself. Local training on
+    Fits one image, and a first layer that is Linear with bias and sees the flattened image itself, or after the model
+    has normalised each pixel by constants of its own. Local training on
     that one image is as exact as a gradient, whatever the number of steps, the learning rate and the momentum: every
     step changes row i by the image times a number, and its bias by that number. Weight decay adds the weights
     themselves; it is taken back for one step of announced learning rate, and is taken as absent when not announced.
@@ -50,7 +51,7 @@ class FirstLayerInversion(Attack):
             return "local Adam divides every entry by its own size, and the quotient of two of them says nothing"
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return "weight decay over several local steps adds weights to the update that nobody sends"
-        layer = first_linear(trace(victim))
+        layer = first_linear(trace(victim, batch_size=PROBES))
         if isinstance(layer, str):
             return layer
         if not bool((observation.update[layer.bias] != 0).any()):
@@ -73,7 +74,7 @@ class FirstLayerInversion(Attack):
         """One division for each observation; consumes no randomness."""
         if not observations:
             return []
-        seen = trace(victim)
+        seen = trace(victim, batch_size=PROBES)
         results = []
         for index, (observation, granted) in enumerate(zip(observations, labels, strict=True)):
             results.append(_invert(victim, seen, observation, granted))
@@ -95,7 +96,7 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
         labels = idlg_label(seen.last_linear(), gradient, classes=classes)
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     row = int(bias.abs().argmax())
-    inputs = (weight[row] / bias[row]).reshape(1, *victim.inputs.shape).to(gradient[layer.weight].dtype)
+    inputs = layer.images((weight[row] / bias[row])[None], victim).to(gradient[layer.weight].dtype)
     if not bool(inputs.isfinite().all()):
         return Reconstruction(inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason="the quotient is not finite")
     matching = None if labels is None else replayed_distance(victim, seen, observation, inputs, labels)

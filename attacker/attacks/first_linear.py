@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,33 @@ from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.sampling import sample_noise
 
+PROBES: Final = 4
+"""Images of a trace that are enough to tell constants of the model from anything else."""
+
 
 @dataclass(frozen=True)
 class FirstLinear:
-    """A Linear layer that sees the flattened image.
+    """A Linear layer that sees the flattened image, or each of its pixels times one constant plus another.
 
     Attributes:
         module: The layer.
         weight: Name of its weight.
         bias: Name of its bias.
+        scale: (features,), what the model multiplies each pixel by before the layer; None where it does not.
+        shift: (features,), what it adds then; None where it does not.
     """
 
     module: nn.Linear
     weight: str
     bias: str
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def images(self, received: Tensor, victim: Victim) -> Tensor:
+        """Images that the layer sees as the rows of ``received``, (n, features): (n, channels, height, width)."""
+        if self.scale is not None and self.shift is not None:
+            received = (received - self.shift.to(received)) / self.scale.to(received)
+        return received.reshape(-1, *victim.inputs.shape)
 
 
 def first_linear(seen: Trace) -> FirstLinear | str:
@@ -40,7 +54,8 @@ def first_linear(seen: Trace) -> FirstLinear | str:
     still = [name for name in ("weight", "bias") if name in constants_of(first.module)]
     if still:
         return (
-            f"the {' and the '.join(still)} of the first layer {first.name!r} did not move: no gradient of it was sent"
+            f"the {' and the '.join(still)} of the first layer {first.name!r} did not move, its gradient is zero "
+            "everywhere: it is frozen, was not sent, or no unit of the first layer was active"
         )
     if not moves(first.module, "weight"):
         return f"the first layer {first.name!r} computes its weight anew from other parameters"
@@ -50,10 +65,32 @@ def first_linear(seen: Trace) -> FirstLinear | str:
             "bias gradient tells"
         )
     received, image = first.inputs, seen.probe.flatten(1)
-    if received is None or received.shape != image.shape or not torch.equal(received, image):
-        return f"the first layer {first.name!r} does not see the flattened image itself"
     prefix = f"{first.name}." if first.name else ""
-    return FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
+    if received is None or received.shape != image.shape:
+        return f"the first layer {first.name!r} does not see the flattened image itself"
+    found = FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
+    if torch.equal(received, image):
+        return found
+    scaling = _scaling(image.double(), received.double())
+    if scaling is None:
+        return f"the first layer {first.name!r} does not see the flattened image itself"
+    return replace(found, scale=scaling[0], shift=scaling[1])
+
+
+def _scaling(image: Tensor, received: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Constants a and b, (features,) each, with received = a * image + b in every row; None when there are none.
+
+    Models that normalise their input themselves, by buffers, do so. Two rows determine the constants, and every
+    further row must agree.
+    """
+    if len(image) < 3:
+        return None
+    scale = (received[0] - received[1]) / (image[0] - image[1])
+    shift = received[0] - scale * image[0]
+    size = float(received.abs().max())
+    if not bool((scale * image + shift - received).abs().max() <= 1e-4 * size) or not bool((scale != 0).all()):
+        return None
+    return scale, shift
 
 
 def gradient_at(

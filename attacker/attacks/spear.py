@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.first_linear import FirstLinear, first_linear, why_no_relu
+from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_no_relu
 from attacker.attacks.labels_of_images import labels_of_images
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.attacks.mixture import Mixture, Unmixed
@@ -69,7 +69,7 @@ class Spear(Attack):
             return victim.why_no_loss
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return "weight decay over several local steps adds weights to the update that nobody sends"
-        seen = trace(victim)
+        seen = trace(victim, batch_size=PROBES)
         layer = first_linear(seen)
         if isinstance(layer, str):
             return layer
@@ -97,7 +97,7 @@ class Spear(Attack):
         """One search for each observation."""
         if not observations:
             return []
-        seen, results = trace(victim), []
+        seen, results = trace(victim, batch_size=PROBES), []
         for index, (observation, granted) in enumerate(zip(observations, labels, strict=True)):
             results.append(self._attack(victim, seen, observation, granted, generator))
             if progress is not None:
@@ -129,7 +129,7 @@ class Spear(Attack):
             result = Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=reason)
         else:
             like = gradient[layer.weight]
-            inputs = found.inputs.reshape(-1, *victim.inputs.shape).to(like.dtype)
+            inputs = layer.images(found.inputs, victim).to(like.dtype)
             result = _confirmed(victim, seen, layer, observation, inputs, found, granted, generator)
         return replace(result, seconds=time.perf_counter() - began)
 

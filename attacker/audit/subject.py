@@ -39,6 +39,7 @@ _logger = logging.getLogger(__name__)
 
 RESULT_NAME = "result.json"
 _UNKNOWN = ("", "unknown")
+_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,7 @@ def open_subject(source: TapeSource) -> Subject:
     plain = build_model(model, inputs, seed=0, strict=False)  # weights come with each update
     defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
     tape.layout = ModelLayout.of(defended)
+    _take_constants(defended, tape)
     truth, note = open_truth(tape, inputs, source.truth, source.evaluation)
     return Subject(
         tape=tape,
@@ -122,12 +124,29 @@ def open_subject(source: TapeSource) -> Subject:
     )
 
 
+def _take_constants(model: nn.Module, tape: Tape) -> None:
+    """Give the model the floating-point buffers that were sent first, such as what it normalises its input by.
+
+    Traces of the model run with its own; running statistics, which training changes, come with each update.
+    """
+    sent = tape.first_sent()
+    assert tape.layout is not None
+    found = tape.layout.match({name: tuple(value.shape) for name, value in sent.items()})
+    if found is None:
+        return
+    own = dict(model.named_buffers())
+    for name, mine in found.names.items():
+        buffer = own.get(mine)
+        if buffer is not None and buffer.is_floating_point() and mine.rpartition(".")[2] not in _STATISTICS:
+            buffer.copy_(sent[name])
+
+
 def _defended(announced: str, plain: nn.Module, inputs: InputSpec, tape: Tape) -> tuple[str, nn.Module]:
     """The defence and the defended model; a bottleneck of ours that nobody announced is recognised."""
     if announced not in _UNKNOWN:
         return announced, apply_defence(announced, plain, inputs)
     contained = contained_defence(plain)
-    found = contained or recognised_defence(tape.sent_shapes())
+    found = contained or recognised_defence({name: tuple(value.shape) for name, value in tape.first_sent().items()})
     if found is None:
         return "unknown", apply_defence("none", plain, inputs)
     try:

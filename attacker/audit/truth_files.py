@@ -105,7 +105,7 @@ class FolderTruth(HeldTruth):
         except OSError as error:
             raise ValueError(f"{path} cannot be read as a picture ({error}); remove or replace it") from error
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(planes)).to(torch.float32)[None] / 255
+        return torch.tensor(planes.copy(), dtype=torch.float32)[None] / 255
 
 
 def _same_size(image: Tensor, path: Path, inputs: InputSpec) -> Tensor:

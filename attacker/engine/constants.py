@@ -65,7 +65,7 @@ def by_first_name(model: nn.Module, observation: Observation) -> Observation:
         parameters=parameters,
         update=_renamed(observation.update, other),
         buffers=buffers,
-        frozen=frozenset(other.get(name, name) for name in observation.frozen) & buffers.keys(),
+        frozen=frozenset({other.get(name, name) for name in observation.frozen} & buffers.keys()),
     )
 
 

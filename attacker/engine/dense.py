@@ -64,7 +64,7 @@ class DenseProducts(GradientProducts):
         inner = square = precise(candidates.new_zeros(victims, restarts))
         for name, target in self._targets.items():
             g = gradients[name].reshape(victims, restarts, -1)
-            inner = inner + precise(g * target.flatten(1).unsqueeze(1)).sum(-1)
+            inner = inner + precise(g * target.reshape(victims, 1, -1)).sum(-1)
             square = square + precise(g.square()).sum(-1)
         return Products(inner=inner, square=square, target=self._target_square)
 

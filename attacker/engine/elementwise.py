@@ -36,7 +36,8 @@ def elementwise_differences(formed: Mapping[str, Tensor], targets: Mapping[str, 
     """
     inner = square = absolute = target_square = precise(next(iter(targets.values())).new_zeros(()))
     for name, stacked in targets.items():
-        g, target = formed[name].flatten(2), stacked.flatten(1)
+        g = formed[name].reshape(*formed[name].shape[:2], -1)  # a parameter may have no dimensions
+        target = stacked.reshape(len(stacked), -1)
         inner = inner + precise(g * target.unsqueeze(1)).sum(-1)
         counted = g * (target != 0).unsqueeze(1) if kept else g
         square = square + precise(counted.square()).sum(-1)

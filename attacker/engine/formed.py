@@ -57,8 +57,8 @@ class ObservedUpdates:
         """Products with ``formed``, (victims, restarts, ...) by name of each parameter, of which some may not count."""
         inner = square = precise(self._square.new_zeros(()))
         for name, target in self._targets.items():
-            one = formed[name].flatten(2)
-            inner = inner + precise(one * target.flatten(1).unsqueeze(1)).sum(-1)
+            one = formed[name].reshape(*formed[name].shape[:2], -1)  # a parameter may have no dimensions
+            inner = inner + precise(one * target.reshape(len(target), 1, -1)).sum(-1)
             square = square + precise(one.square()).sum(-1)
         return Products(inner=inner, square=square, target=self._square)
 

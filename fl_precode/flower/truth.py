@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections import OrderedDict
@@ -208,6 +209,7 @@ _said: set[str] = set()
 
 
 def _warn_once(text: str) -> None:
-    if text not in _said and len(_said) < 100:
-        _said.add(text)
+    kind = re.sub(r"[-+\d.]+", "#", text)  # the same with other numbers would come with every batch
+    if kind not in _said and len(_said) < 100:
+        _said.add(kind)
         _logger.warning("record_truth: %s (training goes on)", text)

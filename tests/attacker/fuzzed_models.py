@@ -194,7 +194,7 @@ def _spatial(name: str) -> nn.Module:
         "group-norm": lambda: nn.GroupNorm(1, WIDTH), "instance-norm": lambda: nn.LazyInstanceNorm2d(affine=True),
         "max-pool": lambda: nn.MaxPool2d(2, ceil_mode=True), "average-pool": lambda: nn.AdaptiveAvgPool2d(2),
         "residual": lambda: nn.LazyConv2d(WIDTH, 1), "dropout2d": lambda: nn.Dropout2d(0.2), "activation": nn.Tanh,
-        "channels-last": lambda: nn.LazyConv2d(WIDTH, 2, padding=1), "squeeze": lambda: nn.LazyConv2d(WIDTH, 1, groups=1),
+        "channels-last": lambda: nn.LazyConv2d(WIDTH, 2, padding=1), "squeeze": lambda: nn.LazyConv2d(WIDTH, 1),
     }  # fmt: skip
     return lazily[name]()
 
@@ -256,28 +256,19 @@ def _flat(name: str) -> nn.Module:
 
 def _applied(name: str, layer: Any, h: Tensor, training: bool) -> Tensor:
     tokens = h.reshape(len(h), 4, 2)
-    match name:
-        case "twice":
-            return layer(torch.sigmoid(layer(h)))
-        case "functional-dropout":
-            return F.dropout(h, 0.3, training)
-        case "attention":
-            return layer(tokens, tokens, tokens, need_weights=False)[0].reshape(len(h), WIDTH)
-        case "encoder-layer":
-            return layer(tokens).reshape(len(h), WIDTH)
-        case "recurrent":
-            return layer(tokens)[0].reshape(len(h), WIDTH)
-        case "checkpoint":
-            return checkpoint(lambda z: torch.tanh(layer(z)), h, use_reentrant=False)
-        case "residual":
-            return h + torch.relu(layer(h))
-        case "adapter":
-            return h + layer[1](layer[0](h))
-        case "embedding":
-            return (tokens + layer(torch.arange(4))).reshape(len(h), WIDTH)
-        case "slice":
-            return torch.cat([h[:, 4:], h[:, :4]], dim=1)
-    return layer(h)
+    ways = {
+        "twice": lambda: layer(torch.sigmoid(layer(h))),
+        "functional-dropout": lambda: F.dropout(h, 0.3, training),
+        "attention": lambda: layer(tokens, tokens, tokens, need_weights=False)[0],
+        "encoder-layer": lambda: layer(tokens),
+        "recurrent": lambda: layer(tokens)[0],
+        "checkpoint": lambda: checkpoint(lambda z: torch.tanh(layer(z)), h, use_reentrant=False),
+        "residual": lambda: h + torch.relu(layer(h)),
+        "adapter": lambda: h + layer[1](layer[0](h)),
+        "embedding": lambda: tokens + layer(torch.arange(4)),
+        "slice": lambda: torch.cat([h[:, 4:], h[:, :4]], dim=1),
+    }
+    return ways.get(name, lambda: layer(h))().reshape(len(h), WIDTH)
 
 
 CURRENT: list[Recipe] = []

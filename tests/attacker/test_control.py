@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from attacker.audit.subject import TapeSource, open_subject
 from fl_precode.defences import apply_defence
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.tape import TapeHeader
+from fl_precode.tape import Tape, TapeHeader
 from tests.attacker.taped_federation import tape_federation
 
 LOCAL = {"local_steps": 3, "learning_rate": 0.05, "momentum": 0.5, "weight_decay": 0.01}

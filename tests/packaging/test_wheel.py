@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from fl_precode.flower.fingerprint import FINGERPRINTED, folder_fingerprint
+from fl_precode.flower.reference_app import APP_FILES, CARRIED, app_parts, stage_app
 from tests.attacker.taped_federation import tape_federation
 from tests.compose.base_image import torch_wheels
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = DECLARED["project"]
 EXTRAS = {"report", "simulation", "datasets", "dp", "dev"}
 
 
@@ -27,6 +30,23 @@ def test_the_extras_are_what_the_documentation_says():
     assert set(PROJECT["optional-dependencies"]) == EXTRAS
     base = " ".join(PROJECT["dependencies"])
     assert not any(name in base for name in ("ray", "simulation", "jinja2", "matplotlib", "torchvision", "opacus"))
+
+
+def test_the_wheel_is_told_to_carry_every_part_of_the_reference_app():
+    included = DECLARED["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {name: f"fl_precode/{CARRIED}/{name}" for name in APP_FILES if name != "fl_precode"}
+    assert all(path == ROOT / name for name, path in app_parts().items())
+
+
+def test_an_app_keeps_its_flwr():
+    """Base: every release with which the plug-in was tried. The reference app may ask for a newer one."""
+    (base,) = (one for one in PROJECT["dependencies"] if one.startswith("flwr"))
+    tried = json.loads((ROOT / "docs" / "compatibility.json").read_text())
+    minors = {tuple(int(part) for part in row["flwr"].split(".")[:2]) for row in tried}
+    (major, first), (_, last) = min(minors), max(minors)
+    assert len(minors) == last - first + 1, "one run each"
+    assert base == f"flwr>={major}.{first},<{major}.{last + 1}"
+    assert all(row["audit_exit_code"] == 0 and row["psnr"] > 40 for row in tried)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +71,9 @@ def test_the_wheel_holds_the_plug_in_and_its_types_and_nothing_generic(built):
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"fl_precode", "attacker"}
     assert {"fl_precode/py.typed", "attacker/py.typed"} <= set(names)
     assert any(name.startswith("attacker/report/templates/") for name in names)
+    assert {f"fl_precode/{CARRIED}/{name}" for name in ("pyproject.toml", "server/app.py", "clients/app.py")} <= set(
+        names
+    )
     assert metadata["Version"] == PROJECT["version"]
     assert set(metadata.get_all("Provides-Extra")) == EXTRAS
     with tarfile.open(sdist) as archive:
@@ -58,6 +81,39 @@ def test_the_wheel_holds_the_plug_in_and_its_types_and_nothing_generic(built):
     assert {"pyproject.toml", "README.md", "LICENSE", "server/app.py", "clients/app.py", "docker-compose.yml"} <= inside
     assert wheel.stat().st_size < 2e6
     assert sdist.stat().st_size < 5e6
+
+
+STAGE = """
+import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1]]
+from fl_precode.flower.reference_app import make_importable, stage_app
+stage_app(Path(sys.argv[2])); make_importable()
+import clients, server
+print(clients.__file__, server.__file__, sep="\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_installed_package_submits_the_app_that_a_checkout_submits(built, tmp_path):
+    wheel, _ = built
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site-packages")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", STAGE, tmp_path / "site-packages", tmp_path / "installed"], cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(tmp_path / "site-packages" / "fl_precode") for line in done.stdout.split())
+    # Its hash is that of what the nodes will run, and of what the installed package itself is.
+    ours, theirs = stage_app(tmp_path / "checkout"), tmp_path / "installed"
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (ours, theirs)
+    ]
+    assert contents[0] == contents[1]
+    fingerprint = folder_fingerprint(theirs / package for package in FINGERPRINTED)
+    carried = tmp_path / "site-packages" / "fl_precode"
+    assert folder_fingerprint([carried, carried / CARRIED / "clients"]) == fingerprint
 
 
 def size_of(folder, but=()):

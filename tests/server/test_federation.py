@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,22 +26,38 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = str(Path(sys.executable).parent / "fl-precode")
 
 
-def flower_processes():
-    """Command lines of everything of Flower's or Ray's that runs, by pid."""
+def flower_processes(folder):
+    """Command lines of what runs of Flower's or Ray's for launches whose folders lie in this one, by pid.
+
+    Other tests, and other people on this machine, may run federations at the same time.
+    """
     found = {}
-    for process in psutil.process_iter(["cmdline", "name"]):
+    for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if any(word in line for word in ("flower-", "flwr-", "raylet", "gcs_server", "ray::")):
-            found[process.pid] = line
+        if any(word in line for word in ("flower-", "flwr", "raylet", "gcs_server", "ray::")):
+            with suppress(psutil.Error):
+                # Ray's processes overwrite what others can read of their environment, not their working folder.
+                if process.environ().get("TMPDIR") == str(folder) or Path(process.cwd()).is_relative_to(folder):
+                    found[process.pid] = line
     return found
 
 
 @pytest.fixture
-def nothing_left_running():
-    before = set(flower_processes())
+def launches(monkeypatch):
+    """Where the launches of this test have their folders. A short path: Ray puts Unix sockets below it."""
+    folder = Path(tempfile.mkdtemp(prefix="t"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def nothing_left_running(launches):
     yield
-    left = {pid: line for pid, line in flower_processes().items() if pid not in before}
+    left = flower_processes(launches)
     assert not left, left
+    assert not list(launches.glob("flp-*")), "the folders of launches are removed"
 
 
 @pytest.fixture
@@ -127,6 +146,6 @@ def test_fifty_virtual_clients_two_at_a_time(tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_left_running")
-def test_a_failure_inside_stops_everything():
+def test_a_failure_inside_stops_everything(launches):
     with pytest.raises(KeyError), SimulationRuntime():
-        raise KeyError(next(line for line in flower_processes().values() if "flower-superlink" in line))
+        raise KeyError(next(line for line in flower_processes(launches).values() if "flower-superlink" in line))

@@ -1,0 +1,1 @@
+"""A DenseNet with batch normalisation, trained by Adam, as MONAI's example."""

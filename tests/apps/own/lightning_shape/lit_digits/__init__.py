@@ -1,0 +1,1 @@
+"""An app whose model is a LightningModule around a network."""

@@ -1,0 +1,1 @@
+"""A message-API app in PyTorch, as Flower's quickstart shapes it."""

@@ -1,0 +1,1 @@
+"""A vision transformer of which only the head is trained and sent."""

@@ -1,0 +1,168 @@
+"""One app of the shelf from start to end: a copy with the lines, a real ``flwr run``, the audit as a user types it.
+
+``python -m tests.apps.shelf_run FLOWER_EXAMPLES DATA OUT [APP...]`` runs them all and writes ``OUT/apps.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fl_precode.flower.submission import RunOutcome, Submission, to_toml
+from fl_precode.flower.superlink import CONNECTION, OwnedSuperLink
+from tests.apps import served_files
+from tests.apps.added_lines import Added, add_lines, move_names
+from tests.apps.shelf import SHELF, TAPE, App
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "from attacker.cli import main; main()"
+
+_HUB = {
+    "cifar10": ("uoft-cs/cifar10", "img", 10, served_files.cifar10),
+    "fashion": ("zalando-datasets/fashion_mnist", "image", 10, served_files.mnist),
+    "mnist": ("ylecun/mnist", "image", 10, served_files.mnist),
+    "photographs": ("nelorth/oxford-flowers", "image", 102, served_files.photographs),
+}
+"""Name on the hub, column of the images, classes, and what is served in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What became of one app.
+
+    Attributes:
+        app: Its name.
+        lines: Lines added.
+        moved: Lines changed because flwr itself moved a name.
+        run_seconds: Of ``flwr run``.
+        audit_seconds: Of ``fl-precode audit``.
+        exit_code: Of the audit; -1 if the run failed.
+        attacks: Attack runs that brought a result.
+        planned: Attacks that were planned.
+        verdicts: Each verdict's outcome and sentence.
+        best: Largest SSIM and PSNR of any image against its true one; None without truth.
+        obstacle: What stood in the way, in the product's own words; empty if nothing.
+    """
+
+    app: str
+    lines: int
+    moved: int
+    run_seconds: float
+    audit_seconds: float
+    exit_code: int
+    attacks: int
+    planned: tuple[str, ...]
+    verdicts: tuple[tuple[str, str], ...]
+    best: tuple[float, float] | None
+    obstacle: str
+
+
+def run_app(app: App, checkout: Path, shared: Path, out: Path) -> tuple[RunOutcome, Path]:
+    """Run a copy of the app with the lines in it.
+
+    Args:
+        app: Which one.
+        checkout: Flower's ``examples``.
+        shared: Folder of the images that are served.
+        out: New folder; gets the copy, the tape and the truth.
+
+    Returns:
+        How the run ended, and the copy.
+    """
+    copy = out / "app" / Path(app.folder).name
+    shutil.copytree(checkout / app.folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    move_names(copy, app.moved)
+    tape = out / "tape"
+    add_lines(copy, [Added(**{**asdict(one), "line": one.line.replace(TAPE, str(tape))}) for one in app.lines])
+    with OwnedSuperLink(environment=_environment(out) | {"FL_PRECODE_TRUTH": f"{tape}.truth"}) as superlink:
+        serve(app, shared, superlink.folder / "cwd", out.parent / "cache")
+        config = superlink.folder / "run.toml"
+        config.write_text(to_toml(app.run_config))
+        federation = f"num-supernodes={app.nodes} client-resources-num-cpus=1"
+        outcome = Submission(superlink.flwr, CONNECTION).run(copy, config, federation=federation)
+    (out / "run.log").write_text(outcome.log)
+    return outcome, copy
+
+
+def serve(app: App, shared: Path, folder: Path, cache: Path) -> None:
+    """Put the app's data, and its starting weights, where it looks for them."""
+    if app.data == "mednist":
+        served_files.write_mednist(folder, shared, images=app.images)
+        return
+    name, key, classes, read = _HUB[app.data]
+    served_files.write_parquet(folder / name, read(shared), images=app.images, key=key, classes=classes)
+    if app.data == "photographs":
+        served_files.write_vit_weights(cache)
+
+
+def audit_app(app: App, copy: Path, out: Path, *, budget: str = "60s", victims: int = 2) -> tuple[int, str]:
+    """Run ``fl-precode audit`` on the tape; its exit code and all that it said."""
+    command = [sys.executable, "-c", PROGRAM, "audit", str(out / "tape"), "--out", str(out / "audit")]
+    command += ["--victims", str(victims), "--budget", budget, "--device", "cpu", "--no-leakage", *app.audit]
+    environment = _environment(out)
+    environment["PYTHONPATH"] = f"{copy}{os.pathsep}{environment['PYTHONPATH']}"
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=1200)
+    said = done.stdout + done.stderr
+    (out / "audit.log").write_text(said)
+    return done.returncode, said
+
+
+def row_of(app: App, checkout: Path, shared: Path, out: Path) -> Row:
+    """Run and audit one app."""
+    out.mkdir(parents=True)
+    started = time.monotonic()
+    outcome, copy = run_app(app, checkout, shared, out)
+    ran = time.monotonic() - started
+    code, said = audit_app(app, copy, out) if outcome.completed else (-1, outcome.reason)
+    record = out / "audit" / "audit.json"
+    content = json.loads(record.read_text()) if record.exists() else {}
+    found = [one for one in content.get("results", []) if one.get("reconstruction")]
+    return Row(
+        app=app.name,
+        lines=len(app.lines),
+        moved=len(app.moved),
+        run_seconds=round(outcome.seconds, 1),
+        audit_seconds=round(time.monotonic() - started - ran, 1),
+        exit_code=code,
+        attacks=len(found),
+        planned=tuple(sorted({one["attack"] for one in found})),
+        verdicts=tuple((one.get("outcome", ""), one["sentence"]) for one in content.get("verdicts", [])),
+        best=_best(found),
+        obstacle="" if found else " ".join(said.split())[-1500:],
+    )
+
+
+def _best(found: list[dict[str, object]]) -> tuple[float, float] | None:
+    scored = [(one["ssim"], one["psnr"]) for one in found if one.get("ssim") is not None]
+    return max(scored, default=None)  # type: ignore[type-var]
+
+
+def _environment(out: Path) -> dict[str, str]:
+    return {**served_files.environment(out.parent / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def main() -> None:
+    """Run the apps that are named, or all."""
+    parser = argparse.ArgumentParser(description="Run Flower's example apps with the README's lines, and audit them.")
+    parser.add_argument("checkout", type=Path, help="Flower's examples folder.")
+    parser.add_argument("shared", type=Path, help="Folder of real images.")
+    parser.add_argument("out", type=Path, help="Folder for tapes, audits and apps.json.")
+    parser.add_argument("apps", nargs="*", help="Names of apps; all without one.")
+    given = parser.parse_args()
+    for app in SHELF:
+        if given.apps and app.name not in given.apps:
+            continue
+        row = row_of(app, given.checkout, given.shared, given.out.resolve() / app.name)
+        (given.out / app.name / "row.json").write_text(json.dumps(asdict(row), indent=1) + "\n")
+        print(json.dumps(asdict(row), indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
