@@ -115,7 +115,7 @@ class Interpretation:
         received = {name: aligned.received[name] for name in names}
         if entry.kind == "gradient":
             return received, _Kind("gradient")
-        guess = self._meaning(sent, received)
+        guess = self._meaning(entry, sent, received)
         assumptions = _meaning_assumed(guess) if self.header.reply == "unknown" else ()
         match guess.meaning:
             case "weights":
@@ -126,7 +126,7 @@ class Interpretation:
                 return received, _Kind("weights", assumptions)
         return {name: -received[name] for name in names}, _Kind("weights", assumptions)
 
-    def _meaning(self, sent: Tensors, received: Tensors) -> Guess:
+    def _meaning(self, entry: TapeEntry, sent: Tensors, received: Tensors) -> Guess:
         said: Mapping[str, Meaning] = {"weights": "weights", "difference": "difference", "gradient": "gradient"}
         if self.header.reply in said:
             return Guess(said[self.header.reply], "the notes say so")
@@ -137,7 +137,8 @@ class Interpretation:
             {name: sent[name] for name in floats},
             floats,
             classifier_bias=self.layout.classifier_bias,
-            rate=self.header.protocol.learning_rate,
+            rate=_announced(self.header.protocol, entry).learning_rate,
+            images=examples_of({**entry.metrics, **entry.configs}, entry.weighted_by),
         )
 
     def _protocol(
