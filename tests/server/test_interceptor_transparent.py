@@ -1,4 +1,4 @@
-"""The Interceptor is transparent: what an app does with its own strategy goes on, watched; what cannot be is refused."""
+"""What an app does with its own strategy goes on under the Interceptor, watched; what cannot be heard is refused."""
 
 from __future__ import annotations
 
