@@ -53,9 +53,9 @@ class ClassifierGradient:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; one logit decides between two."""
         assert isinstance(self.layer.module, nn.Linear)
-        return self.layer.module.out_features
+        return max(2, self.layer.module.out_features)
 
     @property
     def row_sums(self) -> Tensor:
