@@ -113,10 +113,9 @@ class Victim:
     @cached_property
     def form(self) -> OutputForm:
         """What the model returns, found out by two random images; as if it were class scores where it cannot be run."""
-        like = next(self.model.parameters(), torch.zeros(()))
+        like = next((one for one in self.model.parameters() if one.is_floating_point()), torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
-        probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like.device)
-        probe = probe.to(like.dtype) if like.is_floating_point() else probe
+        probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like)
         noise = torch.Generator(like.device).manual_seed(0)
         try:
             with torch.random.fork_rng(devices=[]), torch.enable_grad(), sample_noise(generator=noise):
