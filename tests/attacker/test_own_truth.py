@@ -84,6 +84,44 @@ def test_without_a_truth_the_page_says_what_would_give_one(single, tmp_path):
     assert "record_truth" in one.truth_note
 
 
+def test_a_folder_that_holds_nothing_of_use_costs_the_comparison_only(single, tmp_path):
+    import shutil
+
+    shutil.copytree(single, tmp_path / "tape")
+    (tmp_path / "tape.truth").mkdir()
+    subject = open_subject(TapeSource(tape=tmp_path / "tape"))
+    assert subject.truth is None
+    assert "has no file of record_truth" in subject.truth_note
+    with pytest.raises(ValueError, match="has no file of record_truth"):
+        open_subject(TapeSource(tape=tmp_path / "tape", truth=f"recorded:{tmp_path / 'tape.truth'}"))
+
+
+def test_the_second_run_under_one_name_finds_its_truth_beside_the_first(tmp_path):
+    for _ in range(2):
+        run(tmp_path, client_app(record_truth))
+    assert len(list((tmp_path / "tape.truth").iterdir())) == 12
+    for name in ("tape", "tape-2"):
+        own = federation_of(tmp_path / name)
+        assert own.refused == {}
+        for entry in own.entries:
+            assert torch.allclose(own.truth(entry).images, used(entry)[0], atol=1e-6)
+    assert not {entry.message for entry in Tape(tmp_path / "tape").entries} & {
+        entry.message for entry in Tape(tmp_path / "tape-2").entries
+    }
+
+
+def test_a_slow_function_is_asked_once_for_each_update(single):
+    asked = []
+
+    def truth(node, number):
+        asked.append((node, number))
+        return known_to_the_test(node, number)
+
+    own = federation_of(single, truth=truth)
+    assert own.refused == {}
+    assert len(asked) == len(set(asked)) == 6
+
+
 def test_truth_of_another_run_is_said(single, several):
     subject = open_subject(TapeSource(tape=single, truth=f"recorded:{truth_folder(several)}"))
     assert subject.truth is not None
