@@ -60,9 +60,8 @@ class Victim:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        if self.inputs.classes == 2:
-            # Before the loss is first asked for, which may be inside of a transformation that hides what ran last.
-            _ = self.form
+        # At once: later it may be asked for inside of a transformation, or under hooks that count what runs.
+        _ = self.form
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The clients' training loss, a mean over the batch, plus the penalty of every bottleneck in the model.
