@@ -11,11 +11,8 @@ from torch import Tensor
 
 Meaning = Literal["weights", "difference", "negative difference", "gradient"]
 
-_SMALL: Final = 0.3
-"""Of the norm of what was sent: trained weights stay in its neighbourhood, changes are smaller and point elsewhere."""
-
-_UNRELATED: Final = 0.5
-"""Cosine to what was sent below which arrays are no neighbour of it."""
+_NEIGHBOUR: Final = 0.5
+"""Cosine to what was sent from which arrays are trained weights: changes and gradients point elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +28,43 @@ _RANK_SHARE: Final = 1e-3
 
 
 def meaning_of(
-    sent: Mapping[str, Tensor], received: Mapping[str, Tensor], *, classifier_bias: str | None, rate: float | None
+    sent: Mapping[str, Tensor],
+    received: Mapping[str, Tensor],
+    *,
+    classifier_bias: str | None,
+    rate: float | None,
+    images: int | None,
 ) -> Guess:
     """Whether arrays are weights near those that were sent, or their change, or a gradient.
 
     The change and the gradient of one step point in opposite directions. Cross-entropy tells which is which at the
-    classifier's bias: its gradient, mean probability minus share of the labels, sums to zero, is negative for the
-    classes of the batch only, and its absolute values sum to 2 at most.
+    classifier's bias, as long as the images are fewer than half of the classes: its gradient, mean probability minus
+    share of the labels, sums to zero, is negative for classes of the images only, and its absolute values sum to 2 at
+    most.
 
     Args:
         sent: Floating-point parameters by name.
         received: What the client replied under the same names.
         classifier_bias: Name of the bias before the class scores, where there is one.
         rate: Announced learning rate.
+        images: Behind the reply; None, where that is not known, is taken as one.
     """
     before, after = _flat(sent, received), _flat(received, received)
     size, length = float(after.norm()), float(before.norm())
-    if not size or not length or size > _SMALL * length or abs(float(before @ after)) > _UNRELATED * size * length:
+    cosine = float(before @ after) / (size * length) if size and length else 1.0
+    if cosine > _NEIGHBOUR:
         return Guess("weights", "they lie near the weights that were sent")
-    small = f"they are {size / length:.2g} times as large as the weights that were sent, and point elsewhere"
+    far = f"they point elsewhere than the weights that were sent (cosine {cosine:.2f})"
     bias = received.get(classifier_bias or "")
-    if bias is None or not _sums_to_zero(bias):
-        return Guess("difference", f"{small}; which sign they have cannot be seen")
-    if not _is_gradient_sign(bias):
-        return Guess("difference", f"{small}; the classifier's bias moves towards few classes")
+    if bias is None or not _sums_to_zero(bias) or 2 * (images or 1) >= len(bias):
+        return Guess("difference", f"{far}; which sign they have cannot be seen")
+    if int((bias < 0).sum()) > int((bias > 0).sum()):
+        return Guess("difference", f"{far}; the classifier's bias moves towards few classes")
     total = float(bias.abs().sum())
     if rate is not None and total <= 2 * rate:
-        return Guess(
-            "negative difference", f"{small}; the classifier's bias has the sign of a gradient, times the rate"
-        )
-    return Guess("gradient", f"{small}; the classifier's bias has the sign and the size of a gradient")
+        because = f"{far}; the classifier's bias has the sign of a gradient, and the learning rate's size"
+        return Guess("negative difference", because)
+    return Guess("gradient", f"{far}; the classifier's bias has the sign and the size of a gradient")
 
 
 def steps_counted(sent: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> int | None:
@@ -96,10 +100,3 @@ def _flat(chosen: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> Tensor:
 def _sums_to_zero(bias: Tensor) -> bool:
     total = float(bias.double().abs().sum())
     return total > 0 and abs(float(bias.double().sum())) < 0.01 * total
-
-
-def _is_gradient_sign(bias: Tensor) -> bool:
-    negative, positive = int((bias < 0).sum()), int((bias > 0).sum())
-    if negative != positive:
-        return negative < positive
-    return float(bias.min().abs()) > float(bias.max())
