@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Protocol
 
 import torch
 from torch import Tensor
+
+from fl_precode.models.input_spec import InputSpec
 
 _MOST_AVERAGED: Final = 4_096
 """Images at most that the mean image is the mean of."""
@@ -89,6 +91,11 @@ class TruthSource(ABC):
         return f"unknown {node}"
 
     @property
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation by which clients normalise, by channel or one for all; None where that is not known."""
+        return None
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes by index; empty where they have none."""
         return ()
@@ -123,6 +130,16 @@ class HeldTruth(TruthSource):
     def mean_image(self) -> Tensor | None:
         """Mean of the images held; where they are few, their mean colour: the mean of one image is that image."""
         return mean_of(self.held())
+
+
+def known_scale(source: TruthSource, inputs: InputSpec) -> InputSpec | None:
+    """The input domain with the scale that the clients use, as far as it is known to the evaluation."""
+    if inputs.scale_known or source.scale is None:
+        return inputs if inputs.scale_known else None
+    mean, std = (tuple(column) * (inputs.channels if len(column) == 1 else 1) for column in source.scale)
+    if {len(mean), len(std)} != {inputs.channels} or min(std) <= 0:
+        return None
+    return replace(inputs, mean=mean, std=std, scale_known=True)
 
 
 def mean_of(images: Iterable[Tensor]) -> Tensor | None:

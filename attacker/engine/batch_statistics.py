@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attacker.engine.checkpoints import without_checkpoints
 from attacker.engine.priors import Prior
 from attacker.engine.products import Replay
 from fl_precode.bottleneck import sample_noise
@@ -68,7 +69,7 @@ class BatchStatistics(Prior):
         state = {**dict(model.named_buffers()), **replay.buffers, **replay.parameters}
         noise = [flat.new_zeros(len(flat), *latent) for latent in self._latents]
         total = images.new_zeros(axes[:2])
-        with _inputs_of_norms(model) as received, sample_noise(values=noise):
+        with _inputs_of_norms(model) as received, sample_noise(values=noise), without_checkpoints():
             functional_call(model, state, (flat,))
         for name, values in received:
             by_channel = values.reshape(*axes, values.shape[1], -1).transpose(2, 3).flatten(3)  # (v, r, c, b * pixels)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacker.engine.batch_norm import batches_of
+from attacker.engine.checkpoints import without_checkpoints
 from attacker.engine.priors import Prior
 from attacker.engine.products import Replay
 from fl_precode.sampling import sample_noise
@@ -75,7 +76,7 @@ def _received(
 ) -> Mapping[str, Tensor]:
     model = replay.victim.model
     state = {**dict(model.named_buffers()), **replay.buffers, **replay.parameters}
-    with _until(model, layers) as received, batches_of(model, batch), sample_noise(values=noise):
+    with _until(model, layers) as received, batches_of(model, batch), sample_noise(values=noise), without_checkpoints():
         functional_call(model, state, (flat,))
     return received
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attacker.engine.checkpoints import without_checkpoints
 from attacker.engine.shadowed import shadowed
 
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Inside the block attention is plain matrix products, and every ``torch.nn.Hardsigmoid`` is made of `relu6`.
+    """Inside the block attention is plain matrix products, ``Hardsigmoid`` is `relu6`, and nothing is checkpointed.
 
     The values are the same up to rounding. Nothing else is changed: a kernel without a second derivative that the model
     calls in another way fails as torch has it fail.
@@ -24,7 +25,11 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
         model: Runs in the block.
     """
     layers = [one for one in model.modules() if type(one) is nn.Hardsigmoid]
-    with shadowed({one: partial(_hard_sigmoid, one) for one in layers}), sdpa_kernel(SDPBackend.MATH):
+    with (
+        shadowed({one: partial(_hard_sigmoid, one) for one in layers}),
+        sdpa_kernel(SDPBackend.MATH),
+        without_checkpoints(),
+    ):
         yield
 
 

@@ -17,11 +17,14 @@ from attacker.audit.truth import mean_of
 from attacker.audit.verdict import verdicts
 from attacker.cli import main
 from fl_precode.flower import record_truth
+from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import truth_folder
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import notes_path
 from tests.local_grid import FIRST_NODE
 from tests.server.own_app import client_app, guarded, part, run
+
+INPUTS = InputSpec(channels=1, height=8, width=8, classes=10, mean=(0.0,), std=(1.0,))
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +89,7 @@ def test_truth_of_another_run_is_said(single, several):
     assert subject.truth is not None
     own = federation_of(single, truth=f"recorded:{truth_folder(several)}")
     assert own.subject.truth is None
-    assert "it has 4 images, and the update is of 1" in own.subject.truth_note
-    assert "And 3 more." in own.subject.truth_note
+    assert "has nothing about any attacked update; is it that of another run?" in own.subject.truth_note
 
 
 def by_function(change):
@@ -106,7 +108,7 @@ WRONG = {
         part(client, number, each)[0],
         (part(client, number, each)[1] + 4) % 10,
     ),
-    "other images": lambda client, number, each: (part(client + 7, number, each)[0], part(client, number, each)[1]),
+    "other images": lambda client, number, each: (part(client + 4, number, each)[0], part(client, number, each)[1]),
 }
 
 
@@ -115,11 +117,14 @@ WRONG = {
 def test_truth_that_does_not_fit_the_update_is_said_and_not_scored(single, several, tmp_path, wrong, each):
     tape = single if each == 1 else several
     function = by_function(lambda client, number: WRONG[wrong](client, number, each))
-    own = federation_of(tape, truth=function)
+    # A scale that must be guessed leaves a doubt, and a truth that differs in one of the two has the benefit of it.
+    inputs = INPUTS if wrong in ("wrong labels", "other images") else None
+    own = federation_of(tape, truth=function, inputs=inputs)
     assert len(own.refused) == 6, own.refused
     assert own.subject.truth is None
     assert "no nearer to the update than one on" in own.subject.truth_note
-    record = audit_tapes([TapeSource(tape=tape, truth=function)], out=tmp_path, attacks=["first-layer"], victims=2)
+    source = TapeSource(tape=tape, truth=function, inputs=inputs)
+    record = audit_tapes([source], out=tmp_path, attacks=["first-layer"], victims=2)
     (one,) = record.federations
     assert not one.truth_known
     assert "not that of any attacked update" in one.truth_note
@@ -142,7 +147,7 @@ def test_one_wrong_client_does_not_spoil_the_others(single, tmp_path):
 @pytest.mark.parametrize(
     ("give", "text"),
     [
-        (lambda _c, _n: None, "it has none"),
+        (lambda _c, _n: None, "has nothing about any attacked update"),
         (
             lambda c, n: (part(c, n, 1)[0].expand(1, 3, 8, 8), part(c, n, 1)[1]),
             r"shape \(3, 8, 8\), and the model takes",
@@ -309,7 +314,10 @@ def test_why_there_is_no_control(tmp_path):
     def truth(node, number):
         return part(int(node) - FIRST_NODE, number, 4)
 
-    (own,) = open_federations([TapeSource(tape=tape, defence="precode", truth=truth)], settings, tmp_path / "c")
+    source = TapeSource(tape=tape, defence="precode", truth=truth)
+    (own,) = open_federations([source], settings, tmp_path / "c")
+    assert "the normalisation of the images is not known" in own.no_control
+    (own,) = open_federations([replace(source, inputs=INPUTS)], settings, tmp_path / "c")
     assert own.subject.truth is not None
     assert "make 2 local steps and the truth tells the batch of 1" in own.no_control
     assert "record_truth called with every batch" in own.no_control
