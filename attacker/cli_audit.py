@@ -41,6 +41,7 @@ from attacker.cli_options import (
 from attacker.cli_plan import duration
 from attacker.cli_reasons import (
     NOTHING_ATTACKED,
+    assumption_lines,
     attacked,
     columns,
     end_of_nothing,
@@ -232,6 +233,11 @@ def show_results(record: AuditRecord) -> None:
     if missing:
         typer.echo("Why not, the most important reason first:")
         typer.echo("\n".join(reason_lines(missing, notes, width=width)))
+    for own in record.federations:
+        if own.assumptions and not own.control_of:
+            typer.echo("Assumed, because nobody said it:")
+            for assumed in own.assumptions:
+                typer.echo("\n".join(assumption_lines(assumed, assumed.updates, notes, width)))
     found = [one for one in verdicts(record) if not one.control]
     typer.echo("\n".join(wrapped(overall(found), width)))
     for one in found:

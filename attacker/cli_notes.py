@@ -13,18 +13,18 @@ import typer
 from attacker.cli_options import Classes, Defence, Images, Mean, Model, Std, find_own_models, parse_inputs
 from attacker.cli_reasons import (
     NOTHING_ATTACKED,
+    assumption_lines,
     columns,
     end_of_nothing,
     mend_lines,
     not_run,
     reason_lines,
     shown,
-    toml_lines,
     wrapped,
 )
 
 if TYPE_CHECKING:
-    from attacker.audit.record import AssumptionEntry, PlannedAttack
+    from attacker.audit.record import PlannedAttack
     from attacker.audit.scope import Federation
     from attacker.audit.subject import TapeSource
     from fl_precode.models.input_spec import InputSpec
@@ -93,7 +93,7 @@ def _show(source: TapeSource) -> bool:
     federations, planned = plan([source], settings, estimate=False)
     seen = federations[0].observations()
     _print(_known(_facts_of_updates(seen), width))
-    _print_assumed(seen, path, width)
+    _print_assumed(federations[0], seen, path, width)
     _print_missing(federations[0], planned, path, width)
     return any(one.status == "run" for one in planned)
 
@@ -131,6 +131,10 @@ def _facts(tape: Tape, source: TapeSource) -> Iterator[tuple[str, str]]:
     defence = source.defence or header.defence
     yield "defence", "not known" if defence in ("", "unknown") else defence
     yield "local training", _protocol(header.protocol) or "not known"
+    if header.reply != "unknown":
+        yield "clients reply", header.reply
+    if header.examples != "unknown":
+        yield "examples count", header.examples
 
 
 def _images(inputs: InputSpec) -> str:
@@ -183,25 +187,15 @@ def _known(facts: Iterator[tuple[str, str]], width: int) -> list[str]:
     return lines
 
 
-def _print_assumed(seen: Sequence[Observation], path: Path, width: int) -> None:
+def _print_assumed(federation: Federation, seen: Sequence[Observation], path: Path, width: int) -> None:
     from attacker.audit.facts import common_assumptions
+    from attacker.victim import assumptions_of
 
-    found = common_assumptions(seen)
+    found = common_assumptions(seen, assumptions_of(federation.subject.victim))
     if found:
         _print(["", "Assumed (docs/assumptions.md)"])
     for one in found:
         _print(assumption_lines(one, len(seen), path, width))
-
-
-def assumption_lines(one: AssumptionEntry, looked_at: int, notes: Path | None, width: int) -> list[str]:
-    """One assumption as a list entry: the sentence, what would show it wrong, the line that settles it."""
-    about = "" if one.updates == looked_at else f" ({one.updates} of {looked_at} updates looked at)"
-    lines = wrapped(f"- {one.code}: {one.sentence}{about}", width, indent="  ")
-    if one.doubt:
-        lines += wrapped(f"  What would show it wrong: {one.doubt}", width, indent="  ")
-    if one.line:
-        lines += ["  To settle it:", *toml_lines([(one.line, "")], notes, indent="      ")]
-    return lines
 
 
 def _print_missing(federation: Federation, planned: Sequence[PlannedAttack], path: Path, width: int) -> None:
@@ -210,12 +204,16 @@ def _print_missing(federation: Federation, planned: Sequence[PlannedAttack], pat
 
     missing = not_run(planned)
     blocked = Counter(code for one in missing for code in one.mends)
-    if blocked:
+    scale = not federation.subject.victim.inputs.scale_known
+    if blocked or scale:
         _print(["", "Missing, what matters most first"])
     for code in sorted(blocked, key=lambda one: (one in ("defence", "withheld", "budget"), -blocked[one])):
         number = f"{blocked[code]} attack{'' if blocked[code] == 1 else 's'}"
         _print(wrapped(f"- {MENDS[code].lacking} ({number}).", width, indent="  "))
         _print(mend_lines([code], path, indent="    ", width=width))
+    if scale:
+        _print(wrapped(f"- {MENDS['scale'].lacking}; without it the audit estimates it.", width, indent="  "))
+        _print(mend_lines(["scale"], path, indent="    ", width=width))
     runs = [one.attack for one in planned if one.status == "run"]
     _print(["", f"attacks: {len(runs)} could run; {len(missing)} not"])
     if runs:

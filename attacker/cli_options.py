@@ -204,7 +204,7 @@ def check_truth(no_truth: bool, evaluation: Path | None, truth: str | None = Non
     """
     if no_truth and (evaluation is not None or truth is not None):
         raise typer.BadParameter(
-            "either a truth or --no-truth, not both", param_hint="--no-truth, --truth, --evaluation"
+            "either a file of the truth or --no-truth, not both", param_hint="--no-truth, --truth, --evaluation"
         )
     if evaluation is not None and truth is not None:
         raise typer.BadParameter(

@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from attacker.audit.nothing import NothingToAttack
-    from attacker.audit.record import AuditRecord, PlannedAttack
+    from attacker.audit.record import AssumptionEntry, AuditRecord, PlannedAttack
 
 NOTHING_ATTACKED: Final = 3
 """Exit code of a command that found nothing that it could attack."""
@@ -151,6 +151,17 @@ def toml_lines(entries: Iterable[tuple[str, str]], notes: Path | None, *, indent
     if below:
         top += ["# below [protocol], which is there already:" if _has_protocol(notes) else "[protocol]", *below]
     return [f"{indent}{one}" for one in top]
+
+
+def assumption_lines(one: AssumptionEntry, looked_at: int, notes: Path | None, width: int) -> list[str]:
+    """One assumption as a list entry: the sentence, what would show it wrong, the line that settles it."""
+    about = "" if one.updates == looked_at else f" ({one.updates} of {looked_at} updates looked at)"
+    lines = wrapped(f"- {one.code}: {one.sentence}{about}", width, indent="  ")
+    if one.doubt:
+        lines += wrapped(f"  What would show it wrong: {one.doubt}", width, indent="  ")
+    if one.line:
+        lines += ["  To settle it:", *toml_lines([(one.line, "")], notes, indent="      ")]
+    return lines
 
 
 def _has_protocol(notes: Path | None) -> bool:

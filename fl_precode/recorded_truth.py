@@ -8,6 +8,7 @@ of the batch in its order; the metadata says which message of the server was bei
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ FOLDER_ENDING: Final = ".truth"
 """What the folder is called after its tape: ``/runs/1/tape`` has ``/runs/1/tape.truth``."""
 
 _KEY_BYTES: Final = 16
+
+Scale = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation; one number each for all channels, or one for each channel."""
+
+NO_SCALE: Final[Scale] = ((0.0,), (1.0,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +80,15 @@ class RecordedHead:
         answered: The message.
         number: Of the call, in the order of calls.
         complete: False when what came later was not kept, because it was too much.
+        scale: Mean and standard deviation, by channel, of the normalisation that was undone; those of no normalisation
+            when the client gave images as they are.
     """
 
     path: Path
     answered: Answered
     number: int
     complete: bool
+    scale: Scale
 
 
 def truth_folder(tape: Path) -> Path:
@@ -95,7 +104,9 @@ def image_keys(images: Tensor, labels: Tensor) -> tuple[bytes, ...]:
     )
 
 
-def to_bytes(answered: Answered, number: int, batch: RecordedBatch, *, complete: bool) -> bytes:
+def to_bytes(
+    answered: Answered, number: int, batch: RecordedBatch, *, complete: bool, scale: Scale = NO_SCALE
+) -> bytes:
     """Content of a file."""
     tensors = {
         "images": batch.images.contiguous(),
@@ -104,6 +115,7 @@ def to_bytes(answered: Answered, number: int, batch: RecordedBatch, *, complete:
         "used": _packed(batch.used),
     }
     about = {**asdict(answered), "number": str(number), "complete": str(complete).lower()}
+    about["scale"] = json.dumps(scale)
     content: bytes = save(tensors, metadata={"format": FORMAT, "version": VERSION, **about})
     return content
 
@@ -125,7 +137,12 @@ def read_head(path: Path) -> RecordedHead:
     number = about.get("number", "")
     if not number.isdecimal():
         raise ValueError(f"{path} is damaged: expected the number of the call, got {number!r}")
-    return RecordedHead(path=path, answered=answered, number=int(number), complete=about.get("complete") == "true")
+    try:
+        mean, std = (tuple(map(float, column)) for column in json.loads(about.get("scale", "")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: expected mean and std, got {about.get('scale')!r}") from error
+    complete = about.get("complete") == "true"
+    return RecordedHead(path=path, answered=answered, number=int(number), complete=complete, scale=(mean, std))
 
 
 def read_batch(path: Path, *, images: bool = True) -> RecordedBatch:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from fl_precode.announced_settings import announced_settings, examples_of
 from fl_precode.assumption import Assumption
+from fl_precode.defences import gradient_defence
 from fl_precode.model_layout import Matched, ModelLayout
 from fl_precode.observation import Observation, Protocol
+from fl_precode.optimiser_traces import optimiser_trace
 from fl_precode.tape_format import StoredRecord, TapeEntry, TapeError, TapeHeader
 from fl_precode.update_meaning import Guess, Meaning, meaning_of, rank_of, steps_counted
 
@@ -85,6 +87,9 @@ class Interpretation:
         frozen = frozenset(name for name in aligned.parameters if name not in parameters)
         buffers = {name: value for name, value in aligned.sent.items() if name not in parameters}
         protocol, batch_size, guesses = self._protocol(entry, aligned, update)
+        if assumed.kind == "weights":
+            protocol, more = self._optimiser(protocol, batch_size, {name: update[name] for name in parameters})
+            guesses += more
         return Observation(
             parameters=parameters,
             buffers=buffers,
@@ -153,6 +158,20 @@ class Interpretation:
         if self.header.examples == "unknown" and counted == examples == 1 and self._least_images(aligned, update) > 1:
             return replace(protocol, local_steps=1), entry.batch_size, (_MORE_IMAGES,)
         return _worked_out(self.header, entry, protocol, examples, counted)
+
+    def _optimiser(
+        self, protocol: Protocol, images: int | None, update: Tensors
+    ) -> tuple[Protocol, tuple[Assumption, ...]]:
+        """The protocol with the optimiser that left its traces in an update, where nobody named one."""
+        announced = self.header.defence
+        defended = announced != "unknown" and gradient_defence(announced) is not None  # signs and levels are not Adam's
+        if self.layout is None or protocol.optimiser is not None or defended:
+            return protocol, ()
+        steps = protocol.local_steps if images is None else protocol.steps_on(images)
+        found = optimiser_trace(update, steps=steps, learning_rate=protocol.learning_rate)
+        if found is None or found.optimiser is None:
+            return protocol, ()
+        return replace(protocol, optimiser=found.optimiser), (_by_adam(found.evidence),)
 
     def _least_images(self, aligned: _Aligned, update: Tensors) -> int:
         """Images that one step must have had, by the rank of the classifier's update."""
@@ -348,6 +367,15 @@ def _worked_out(
     if protocol.batch_size is not None:
         return replace(protocol, local_epochs=1), examples, (*assumptions, ONE_EPOCH)
     return protocol, examples, (*assumptions, ONE_PASS)
+
+
+def _by_adam(evidence: str) -> Assumption:
+    return Assumption(
+        code="optimiser-guessed",
+        sentence=f"the clients are taken to train by Adam or one of its kind: {evidence}",
+        doubt="an optimiser in the client's code that sums gradients",
+        line='[protocol]\noptimiser = "sgd"',
+    )
 
 
 def _steps_of_counters(steps: int) -> Assumption:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attacker.audit.subject import Subject
-from attacker.audit.truth import TruthSource
+from attacker.audit.truth import SameClients, TruthSource, known_scale
 from attacker.engine import steps_behind
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
@@ -94,7 +94,7 @@ def why_no_control(subject: Subject, entries: Sequence[TapeEntry]) -> str:
 def _why_not_repeated(subject: Subject, truth: TruthSource, entry: TapeEntry) -> str:
     """Why a foreign client's training cannot be repeated on its images; empty when it can."""
     seen = subject.tape.load(entry)
-    if not subject.victim.inputs.scale_known:
+    if known_scale(truth, subject.victim.inputs) is None:
         return "the normalisation of the images is not known, so the clients' training cannot be repeated"
     if seen.frozen:
         return "a part of the model is not trained or not sent, and what the clients do with it is not known"
@@ -150,7 +150,8 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
         if entry.round not in written:
             writer.write_round(entry.round, _arrays(model, buffers))
             written.add(entry.round)
-        reply = _reply(model, subject.truth, entry, subject.victim.inputs, training)
+        inputs = known_scale(subject.truth, subject.victim.inputs) or subject.victim.inputs
+        reply = _reply(model, subject.truth, entry, inputs, training)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
         writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
@@ -165,7 +166,7 @@ def open_control(subject: Subject, folder: Path) -> Subject:
         victim=Victim(model=deepcopy(subject.undefended), inputs=subject.victim.inputs, name=subject.victim.name),
         defence="none",
         undefended=subject.undefended,
-        truth=subject.truth,
+        truth=None if subject.truth is None else SameClients(subject.truth, subject.tape.entries),
         truth_note=subject.truth_note,
         result={},
     )

@@ -32,11 +32,11 @@ _USUAL: Sequence[tuple[str, _Numbers, _Numbers]] = (
 """What apps usually normalise by; one number is for every channel, and MNIST's for images of one channel only."""
 
 _MNIST = "the statistics of MNIST"
-_EXACT_BELOW = 1e-7
-"""Matching loss below which the values of a reconstruction are those of the image to about 1 %; it is a squared one."""
+_REPLAYED_BELOW = 1e-3
+"""Matching loss of a formula's image above which the formula did not hold."""
 
 _MISFIT = 0.5
-"""What lies outside of a scale, in units of the tolerance, above which that scale is ruled out."""
+"""What lies outside of a scale, in squares of the tolerance, above which that scale is ruled out."""
 
 
 class Trust(IntEnum):
@@ -48,7 +48,10 @@ class Trust(IntEnum):
 
 
 _TOLERANCE = {Trust.NONE: 0.3, Trust.CONVERGED: 0.1, Trust.EXACT: 0.01}
-"""Error of a value, as a share of the width of the scale: where all of it is, is told from what noise adds."""
+"""Error of a value, as a share of the width of the scale."""
+
+_MOST = {Trust.NONE: 3.0, Trust.CONVERGED: 3.0, Trust.EXACT: 1e6}
+"""The most that one value counts: in a batch a search may match well and still have some pixels far off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,20 @@ def estimate_scale(inputs: InputSpec, found: Iterable[Reconstruction]) -> ImageS
     return ImageScale(inputs=scaled, assumption=_guessed(name, scaled, images))
 
 
+def usual_scales(inputs: InputSpec) -> list[InputSpec]:
+    """The input domain on each of the scales that apps usually have."""
+    return [
+        replace(
+            inputs,
+            mean=mean * (inputs.channels // len(mean)),
+            std=std * (inputs.channels // len(std)),
+            scale_known=True,
+        )
+        for _, mean, std in _USUAL
+        if len(mean) in (1, inputs.channels)
+    ]
+
+
 def _most_trusted(found: Iterable[Reconstruction]) -> tuple[Trust, Tensor | None]:
     """Images (n, channels, height, width) of the highest trust that there is; of those without, the best ones."""
     usable = [(one, images) for one in found if (images := _finite(one)) is not None]
@@ -116,9 +133,9 @@ def _finite(one: Reconstruction) -> Tensor | None:
 def _trust(one: Reconstruction) -> Trust:
     if one.outcome is not Outcome.CONVERGED:
         return Trust.NONE
-    formula = one.iterations == 0 and one.matching_loss is None  # behind a bottleneck nothing can be replayed
-    exact = formula or (one.matching_loss is not None and one.matching_loss < _EXACT_BELOW)
-    return Trust.EXACT if exact else Trust.CONVERGED
+    # A formula holds or does not; what it gives behind a bottleneck cannot be replayed.
+    formula = one.iterations == 0 and (one.matching_loss is None or one.matching_loss < _REPLAYED_BELOW)
+    return Trust.EXACT if formula else Trust.CONVERGED
 
 
 def _left(one: Reconstruction) -> float:
@@ -135,7 +152,8 @@ def _narrowest(inputs: InputSpec, images: Tensor, trust: Trust) -> tuple[str, In
             continue
         scaled = _with(inputs, mean, std)
         outside, width = _outside(scaled, images)
-        misfit = float((outside / (_TOLERANCE[trust] * width)).square().mean()) / 2
+        squares = (outside / (_TOLERANCE[trust] * width)).square() / 2
+        misfit = float(squares.clamp_max(_MOST[trust]).mean())
         cost = float(width.log().mean()) + misfit
         if misfit <= _MISFIT and (best is None or cost < best[0]):
             best = cost, name, scaled

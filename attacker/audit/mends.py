@@ -53,6 +53,12 @@ MENDS: Mapping[str, Mend] = MappingProxyType(
             line="[protocol]\nbatch-size = 32",
             remark="as the clients' data loader has it",
         ),
+        "scale": Mend(
+            lacking="how the clients normalise their images",
+            line="mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]",
+            remark="by channel, on the scale from 0 to 1, as in the clients' transforms",
+            option="--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 beside --input",
+        ),
         "withheld": Mend(
             lacking="what --withhold takes from the attacker, or --know would give",
             option="another --withhold or --know",

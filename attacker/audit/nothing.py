@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from attacker.report.words import counted
+from attacker.report.words import counted, joined
 from fl_precode.tape import Tape, TapeFailure
 
 _REASON = 160
@@ -50,8 +50,8 @@ def no_update(tape: Tape) -> NothingToAttack:
 def holdings(tape: Tape) -> str:
     """What a tape without an update holds, in a sentence.
 
-    >>> from types import SimpleNamespace as Fake  # two attributes of a tape are enough here
-    >>> holdings(Fake(failures=[TapeFailure(round=1, node="7", reason="no disk")], rounds={1, 2}))
+    >>> from types import SimpleNamespace as Fake  # three attributes of a tape are enough here
+    >>> holdings(Fake(failures=[TapeFailure(round=1, node="7", reason="no disk")], rounds={1, 2}, evaluations=[]))
     'it holds no client update, but what the server sent in 2 rounds and 1 failed reply (no disk)'
     """
     parts = []
@@ -59,7 +59,9 @@ def holdings(tape: Tape) -> str:
         parts.append(f"what the server sent in {counted(len(tape.rounds), 'round')}")
     if tape.failures:
         parts.append(f"{counted(len(tape.failures), 'failed reply', 'failed replies')} ({_commonest(tape.failures)})")
-    return "it holds no client update" + (f", but {' and '.join(parts)}" if parts else ", and nothing else")
+    if rounds := {one.round for one in tape.evaluations}:
+        parts.append(f"{counted(len(rounds), 'round')} in which clients only evaluated")
+    return "it holds no client update" + (f", but {joined(parts)}" if parts else ", and nothing else")
 
 
 def _commonest(failures: Sequence[TapeFailure]) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
+from attacker.audit.image_scale import usual_scales
 from attacker.audit.subject import Subject
-from attacker.audit.truth import Truth, TruthSource
+from attacker.audit.truth import Truth, TruthSource, known_scale
 from attacker.audit.truth_fit import why_not_behind
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
@@ -19,6 +20,7 @@ MOST_IMAGES: Final = 64
 
 _MOST_OTHERS: Final = 6
 _MOST_SAID: Final = 3
+_NONE: Final = "it has none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ def check_truth(subject: Subject, entries: Sequence[TapeEntry]) -> CheckedTruth:
     refused: dict[str, str] = {}
     said: list[str] = []
     for entry in entries:
-        reason = _why_not_scored(subject, source, entry) if source.knows(entry) else "it has none"
+        reason = _why_not_scored(subject, source, entry) if source.knows(entry) else _NONE
         if reason:
             refused[entry.file] = reason
             said.append(f"Round {entry.round}, client {entry.node}: {reason}.")
@@ -59,6 +61,8 @@ def check_truth(subject: Subject, entries: Sequence[TapeEntry]) -> CheckedTruth:
 def _note(source: TruthSource, said: Sequence[str], updates: int) -> str:
     if not said:
         return ""
+    if len(said) == updates and all(one.endswith(f": {_NONE}.") for one in said):
+        return f"The truth in {source.origin} has nothing about any attacked update; is it that of another run?"
     which = "any" if len(said) == updates else f"{len(said)} of the {updates}"
     more = f" And {len(said) - _MOST_SAID} more." if len(said) > _MOST_SAID else ""
     return (
@@ -75,21 +79,26 @@ def _why_not_scored(subject: Subject, source: TruthSource, entry: TapeEntry) -> 
     except ValueError as error:
         return str(error).rstrip(".")
     if truth is None:
-        return "it has none"
+        return _NONE
     observation, inputs = subject.tape.load(entry), subject.victim.inputs
     if reason := _unlike(truth, observation, inputs):
         return reason
     if len(truth.images) > MOST_IMAGES:
         return f"it has {len(truth.images)} images, and no more than {MOST_IMAGES} are compared one by one"
     others = list(islice(_others(subject, source, entry), _MOST_OTHERS))
-    return why_not_behind(subject.victim, observation, steps, others, subject.defence)
+    known = known_scale(source, inputs)
+    scales = usual_scales(inputs) if known is None else [known]
+    return why_not_behind(subject.victim, observation, steps, others, subject.defence, scales)
 
 
 def _unlike(truth: Truth, observation: Observation, inputs: InputSpec) -> str:
     """Why these cannot be the images behind an update, by number, shape and class."""
     count, behind = len(truth.images), observation.batch_size
     if behind is not None and count != behind:
-        return f"it has {count} image{'' if count == 1 else 's'}, and the update is of {behind}"
+        counted = ' (where clients report batches as examples, write examples = "batches" into the notes)'
+        return f"it has {count} image{'' if count == 1 else 's'}, and the update is of {behind}" + (
+            counted if count > behind else ""
+        )
     shape = tuple(truth.images.shape[1:])
     if shape != inputs.shape:
         return f"its images have the shape {shape}, and the model takes {inputs.shape}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacker.audit.truth import HeldTruth, Located, Truth
-from fl_precode.recorded_truth import SUFFIX, RecordedBatch, RecordedHead, read_batch, read_head
+from fl_precode.recorded_truth import SUFFIX, RecordedBatch, RecordedHead, Scale, read_batch, read_head
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +68,12 @@ class RecordedTruth(HeldTruth):
         except (ValueError, OSError):
             return None
         return tuple(sorted({label for some in labels for label in some})) or None
+
+    @property
+    def scale(self) -> Scale | None:
+        """As the clients gave it; None where they differ."""
+        found = {head.scale for heads in self._stems.values() for head in heads}
+        return found.pop() if len(found) == 1 else None
 
     def held(self) -> Iterator[Tensor]:
         """File by file."""

@@ -6,7 +6,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult
+from attacker.audit.confirmed import AGREES, confirmed, confirms
+from attacker.audit.mends import MENDS, Mend
+from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
+
+__all__ = [
+    "AGREES",
+    "FederationView",
+    "confirmed",
+    "confirms",
+    "counterpart",
+    "is_defended",
+    "knows",
+    "lines_that_mend",
+    "views",
+]
+
+
+def lines_that_mend(planned: PlannedAttack) -> list[Mend]:
+    """What is not known and a line of the notes would tell, so that an attack could run."""
+    return [MENDS[code] for code in planned.mends if code in MENDS and MENDS[code].line]
 
 
 def is_defended(federation: FederationSummary) -> bool:

@@ -40,11 +40,12 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
     if not parameters:
         return None
     outputs: list[Tensor] = []
+    has_loss = victim.why_no_loss is None  # runs the model, so not while the hook is there
     handle = layer.register_forward_hook(lambda _module, _arguments, output: outputs.append(output))
     try:
         with torch.enable_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(1)):
             label = torch.zeros(1, dtype=torch.long, device=like.device)
-            loss = victim.loss(probe, label) if victim.why_no_loss is None else victim.outcome(probe)
+            loss = victim.loss(probe, label) if has_loss else victim.outcome(probe)
     finally:
         handle.remove()
     if len(outputs) != 1:

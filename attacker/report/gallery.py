@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attacker.audit.confirmed import confirms
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
+from attacker.audit.view import confirms
 from attacker.report import words
 from attacker.report.pictures import Album
 from attacker.report.verdict import knows

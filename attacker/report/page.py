@@ -12,9 +12,8 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from attacker.audit.confirmed import AGREES
-from attacker.audit.mends import MENDS
 from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord
+from attacker.audit.view import AGREES, lines_that_mend
 from attacker.report import words
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
@@ -51,7 +50,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
     )
     environment.globals["words"] = words
     environment.globals["answered"] = _answered
-    environment.globals["mends"] = lambda one: [MENDS[code] for code in one.mends if code in MENDS and MENDS[code].line]
+    environment.globals["mends"] = lines_that_mend
     album = Album(folder, redact=redact)
     groups = model_groups(record)
     panels = [panel for group in groups for panel in group.panels]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attacker.audit.confirmed import confirms
 from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
+from attacker.audit.view import confirms
 from attacker.report import words
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
 from attacker.report.verdict import Verdict, is_defended, knows, verdicts

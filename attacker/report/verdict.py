@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from attacker.audit.confirmed import confirmed
 from attacker.audit.record import AuditRecord
 from attacker.audit.verdict import title_of
 from attacker.audit.verdict import verdicts as by_the_rules
-from attacker.audit.view import counterpart, is_defended, knows
+from attacker.audit.view import confirmed, counterpart, is_defended, knows
 from attacker.report.words import number_word
 
 __all__ = ["Finding", "Verdict", "counterpart", "is_defended", "knows", "overall", "title_of", "verdicts"]

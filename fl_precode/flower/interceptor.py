@@ -77,7 +77,11 @@ class Interceptor(Strategy):
         )  # fmt: skip
         self.strategy = strategy
         self._recorder = recorder
-        self._watcher = _Watcher(strategy, recorder)
+        # A strategy that is wrapped already starts itself, past its first wrapper.
+        watched = strategy
+        while isinstance(watched, Interceptor):
+            watched = watched.strategy
+        self._watcher = _Watcher(watched, recorder)
 
     @property
     def tape(self) -> TapeWriter:
@@ -144,8 +148,7 @@ class _Watcher:
             ("aggregate_train", self._aggregating),
             ("aggregate_evaluate", self._evaluating),
         ):
-            # Past __setattr__: a wrapped Interceptor would pass it on to its own strategy.
-            object.__setattr__(strategy, name, watched(getattr(strategy, name)))
+            setattr(strategy, name, watched(getattr(strategy, name)))
 
     def _configuring(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def configure_train(server_round: int, arrays: ArrayRecord, *rest: Any, **named: Any) -> Any:

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
 from fl_precode.private_file import write_private
-from fl_precode.recorded_truth import SUFFIX, Answered, RecordedBatch, image_keys, to_bytes, truth_folder
+from fl_precode.recorded_truth import SUFFIX, Answered, RecordedBatch, Scale, image_keys, to_bytes, truth_folder
 from fl_precode.true_images import Numbers, true_batch
 
 _logger = logging.getLogger(__name__)
@@ -80,9 +81,14 @@ def record_truth(
             advice = f"give folder=, or set {ENVIRONMENT}" if place is None else "give message="
             _warn_once(f"true images are not recorded: it is not known {missing}; {advice}")
             return
-        _RECORDS.write(place, answered, *true_batch(images, labels, mean=mean, std=std))
+        batch = true_batch(images, labels, mean=mean, std=std)
+        _RECORDS.write(place, answered, *batch, scale=(_numbers(mean, 0.0), _numbers(std, 1.0)))
     except Exception as error:  # noqa: BLE001 - training must go on whatever happens here
         _warn_once(f"true images are not recorded: {error or type(error).__name__}")
+
+
+def _numbers(given: Numbers, default: float) -> tuple[float, ...]:
+    return tuple(torch.as_tensor(default if given is None else given, dtype=torch.float64).reshape(-1).tolist())
 
 
 def _look_around(frame: FrameType | None) -> tuple[Message | None, Context | None]:
@@ -146,7 +152,7 @@ class _Records:
         self._messages: OrderedDict[tuple[Path, str], _Written] = OrderedDict()
         self._lock = threading.Lock()
 
-    def write(self, folder: Path, answered: Answered, images: Tensor, labels: Tensor) -> None:
+    def write(self, folder: Path, answered: Answered, images: Tensor, labels: Tensor, *, scale: Scale) -> None:
         """Write what is new of a batch.
 
         Raises:
@@ -165,7 +171,7 @@ class _Records:
             keys = tuple(used[place] for place in new)
             batch = RecordedBatch(images=images[new], labels=labels[new], keys=keys, used=used)
             number = _free_number(folder, answered.stem, seen.calls + 1)
-            content = to_bytes(answered, number, batch, complete=not seen.full)
+            content = to_bytes(answered, number, batch, complete=not seen.full, scale=scale)
             write_private(folder / _file_name(answered.stem, number), content)
             seen.calls = number
             seen.keys.update(keys)

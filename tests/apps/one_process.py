@@ -1,4 +1,4 @@
-"""An app of ``tests/apps/own`` in one process: its ServerApp, its ClientApp, Flower's messages between them, an audit."""
+"""An app of ``tests/apps/own`` in one process: its ServerApp, its ClientApp, real messages between them, an audit."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ class App:
         moved: What flwr itself has moved.
         audit: What is said to ``fl-precode audit`` beside the tape.
         needs: Packages besides ours, Flower's and torch's.
+        says: The true sentence of an audit for which no attack exists; empty where attacks run.
     """
 
     folder: str
@@ -43,6 +44,7 @@ class App:
     run_config: Mapping[str, Value] = field(default_factory=dict)
     moved: tuple[Moved, ...] = ()
     needs: tuple[str, ...] = ("datasets", "flwr_datasets")
+    says: str = ""
 
     @property
     def name(self) -> str:
@@ -118,6 +120,7 @@ SHELF = (
         folder="fl-dp-sa", package="fl_dp_sa", data="mnist", images=100, nodes=20,
         lines=_whole_app("fl_dp_sa") + _truth("fl_dp_sa", _HALF),
         audit=("--model", "fl_dp_sa.task:Net", *_GREY, "--mean", "0.5", "--std", "0.5"),
+        says="Masked, no update",
     ),
     App(
         folder="opacus", package="opacus_fl", data="cifar10", images=10, run_config={"num-server-rounds": 2},
@@ -145,7 +148,9 @@ SHELF = (
         lines=_strategy("pytorchlightning_example")
         + _truth("pytorchlightning_example", names='train_batch["image"], train_batch["label"]',
                  before="z = self.encoder(x)"),
-        audit=("--model", "pytorchlightning_example.task:LitAutoEncoder", *_GREY),
+        # The model itself takes flattened images; its training step flattens them.
+        audit=("--model", "pytorchlightning_example.task:LitAutoEncoder", "--input", "1x1x784", "--classes", "10"),
+        says="not class scores: its loss is not known",
         needs=(*_TORCH, "pytorch_lightning"),
     ),
 )  # fmt: skip

@@ -12,13 +12,13 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fl_precode.flower.submission import RunOutcome, Submission, to_toml
 from fl_precode.flower.superlink import CONNECTION, OwnedSuperLink
 from tests.apps import served_files
-from tests.apps.added_lines import Added, add_lines, move_names
+from tests.apps.added_lines import add_lines, move_names
 from tests.apps.shelf import SHELF, TAPE, App
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,15 +40,18 @@ class Row:
     Attributes:
         app: Its name.
         lines: Lines added.
-        moved: Lines changed because flwr itself moved a name.
+        moved: Imports changed because flwr itself moved a name.
         run_seconds: Of ``flwr run``.
         audit_seconds: Of ``fl-precode audit``.
         exit_code: Of the audit; -1 if the run failed.
-        attacks: Attack runs that brought a result.
-        planned: Attacks that were planned.
-        verdicts: Each verdict's outcome and sentence.
-        best: Largest SSIM and PSNR of any image against its true one; None without truth.
-        obstacle: What stood in the way, in the product's own words; empty if nothing.
+        images: Images attacked.
+        attacks: Attacks that gave a result.
+        verdict: The verdict's words, empty without one.
+        truth: Whether the images were compared with the true ones.
+        came_back: Images that came back by the best attack; None without truth.
+        ssim: Largest SSIM of any image with its true one; None without truth.
+        assumptions: What was assumed, by its codes.
+        said: The audit's last words, or why the run failed.
     """
 
     app: str
@@ -57,38 +60,41 @@ class Row:
     run_seconds: float
     audit_seconds: float
     exit_code: int
-    attacks: int
-    planned: tuple[str, ...]
-    verdicts: tuple[tuple[str, str], ...]
-    best: tuple[float, float] | None
-    obstacle: str
+    images: int
+    attacks: tuple[str, ...]
+    verdict: str
+    truth: bool
+    came_back: int | None
+    ssim: float | None
+    assumptions: tuple[str, ...]
+    said: str
 
 
-def run_app(app: App, checkout: Path, shared: Path, out: Path) -> tuple[RunOutcome, Path]:
+def run_app(app: App, checkout: Path, shared: Path, out: Path) -> RunOutcome:
     """Run a copy of the app with the lines in it.
 
     Args:
         app: Which one.
         checkout: Flower's ``examples``.
         shared: Folder of the images that are served.
-        out: New folder; gets the copy, the tape and the truth.
-
-    Returns:
-        How the run ended, and the copy.
+        out: Gets the copy, the tape and the truth.
     """
-    copy = out / "app" / Path(app.folder).name
+    copy = copy_of(app, out)
     shutil.copytree(checkout / app.folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
     move_names(copy, app.moved)
     tape = out / "tape"
-    add_lines(copy, [Added(**{**asdict(one), "line": one.line.replace(TAPE, str(tape))}) for one in app.lines])
+    add_lines(copy, [replace(one, line=one.line.replace(TAPE, str(tape))) for one in app.lines])
     with OwnedSuperLink(environment=_environment(out) | {"FL_PRECODE_TRUTH": f"{tape}.truth"}) as superlink:
         serve(app, shared, superlink.folder / "cwd", out.parent / "cache")
         config = superlink.folder / "run.toml"
         config.write_text(to_toml(app.run_config))
         federation = f"num-supernodes={app.nodes} client-resources-num-cpus=1"
-        outcome = Submission(superlink.flwr, CONNECTION).run(copy, config, federation=federation)
-    (out / "run.log").write_text(outcome.log)
-    return outcome, copy
+        return Submission(superlink.flwr, CONNECTION).run(copy, config, federation=federation)
+
+
+def copy_of(app: App, out: Path) -> Path:
+    """Where the copy of the app is."""
+    return out / "app" / Path(app.folder).name
 
 
 def serve(app: App, shared: Path, folder: Path, cache: Path) -> None:
@@ -102,12 +108,12 @@ def serve(app: App, shared: Path, folder: Path, cache: Path) -> None:
         served_files.write_vit_weights(cache)
 
 
-def audit_app(app: App, copy: Path, out: Path, *, budget: str = "60s", victims: int = 2) -> tuple[int, str]:
+def audit_app(app: App, out: Path, *, budget: str = "30s", victims: int = 1) -> tuple[int, str]:
     """Run ``fl-precode audit`` on the tape; its exit code and all that it said."""
     command = [sys.executable, "-c", PROGRAM, "audit", str(out / "tape"), "--out", str(out / "audit")]
     command += ["--victims", str(victims), "--budget", budget, "--device", "cpu", "--no-leakage", *app.audit]
     environment = _environment(out)
-    environment["PYTHONPATH"] = f"{copy}{os.pathsep}{environment['PYTHONPATH']}"
+    environment["PYTHONPATH"] = f"{copy_of(app, out)}{os.pathsep}{environment['PYTHONPATH']}"
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=1200)
     said = done.stdout + done.stderr
     (out / "audit.log").write_text(said)
@@ -115,33 +121,37 @@ def audit_app(app: App, copy: Path, out: Path, *, budget: str = "60s", victims: 
 
 
 def row_of(app: App, checkout: Path, shared: Path, out: Path) -> Row:
-    """Run and audit one app."""
-    out.mkdir(parents=True)
+    """Run and audit one app; a run that is there already is audited anew."""
+    ran = out / "run.json"
+    if not ran.exists():
+        out.mkdir(parents=True)
+        outcome = run_app(app, checkout, shared, out)
+        ran.write_text(json.dumps({"seconds": outcome.seconds, "reason": outcome.reason, "log": outcome.log}))
+    run = json.loads(ran.read_text())
     started = time.monotonic()
-    outcome, copy = run_app(app, checkout, shared, out)
-    ran = time.monotonic() - started
-    code, said = audit_app(app, copy, out) if outcome.completed else (-1, outcome.reason)
+    code, said = (-1, run["reason"]) if run["reason"] else audit_app(app, out)
     record = out / "audit" / "audit.json"
     content = json.loads(record.read_text()) if record.exists() else {}
-    found = [one for one in content.get("results", []) if one.get("reconstruction")]
+    found = content.get("results", [])
+    federation = content.get("federations", [{}])[0]
+    scored = [one["ssim"] for one in found if one["ssim"] is not None]
+    returned = [one["successes"] for one in content.get("summaries", []) if one["successes"] is not None]
     return Row(
         app=app.name,
         lines=len(app.lines),
         moved=len(app.moved),
-        run_seconds=round(outcome.seconds, 1),
-        audit_seconds=round(time.monotonic() - started - ran, 1),
+        run_seconds=round(run["seconds"]),
+        audit_seconds=round(time.monotonic() - started),
         exit_code=code,
-        attacks=len(found),
-        planned=tuple(sorted({one["attack"] for one in found})),
-        verdicts=tuple((one.get("outcome", ""), one["sentence"]) for one in content.get("verdicts", [])),
-        best=_best(found),
-        obstacle="" if found else " ".join(said.split())[-1500:],
+        images=len(content.get("victims", [])),
+        attacks=tuple(sorted({one["attack"].partition(":")[0] for one in found})),
+        verdict=next((one["verdict"] for one in content.get("verdicts", [])), ""),
+        truth=bool(scored),
+        came_back=max(returned) if scored and returned else None,
+        ssim=round(max(scored), 2) if scored else None,
+        assumptions=tuple(one["code"] for one in federation.get("assumptions", [])),
+        said=" ".join(said.split())[:600],
     )
-
-
-def _best(found: list[dict[str, object]]) -> tuple[float, float] | None:
-    scored = [(one["ssim"], one["psnr"]) for one in found if one.get("ssim") is not None]
-    return max(scored, default=None)  # type: ignore[type-var]
 
 
 def _environment(out: Path) -> dict[str, str]:
@@ -159,9 +169,11 @@ def main() -> None:
     for app in SHELF:
         if given.apps and app.name not in given.apps:
             continue
-        row = row_of(app, given.checkout, given.shared, given.out.resolve() / app.name)
-        (given.out / app.name / "row.json").write_text(json.dumps(asdict(row), indent=1) + "\n")
-        print(json.dumps(asdict(row), indent=1), flush=True)
+        row = asdict(row_of(app, given.checkout, given.shared, given.out.resolve() / app.name))
+        (given.out / app.name / "row.json").write_text(json.dumps(row) + "\n")
+        print(json.dumps(row, indent=1), flush=True)
+    rows = [json.loads(path.read_text()) for app in SHELF if (path := given.out / app.name / "row.json").exists()]
+    (given.out / "apps.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -135,25 +135,16 @@ def test_a_corrected_model_gets_results_of_its_own(tmp_path, how):
     assert {one["outcome"] for one in old["results"]} == {"not_applicable"}
 
 
-def test_a_corrected_defence_does_not_look_for_the_control_of_another(tmp_path):
+def test_an_audit_that_needs_a_control_does_not_look_for_that_of_an_earlier_one(tmp_path):
     taped = tape_federation(tmp_path, defence="precode:latent=8", rounds=1)
-    header = json.loads((taped.tape / "tape.json").read_text())
-    (taped.tape / "tape.json").write_text(json.dumps(header | {"defence": "unknown", "model": "mlp"}))
-    common = (
-        "audit",
-        taped.tape,
-        "--out",
-        tmp_path / "audit",
-        "--attacks",
-        "first-layer",
-        "--no-leakage",
-        "--device",
-        "cpu",
-    )
-    assert invoke(*common).exit_code == 3
-    right = invoke(*common, "--defence", "precode:latent=8")
+    common = ("audit", taped.tape, "--out", tmp_path / "audit", "--attacks", "first-layer", *QUICK)
+    assert invoke(*common, "--no-control").exit_code == 0
+    controls = tmp_path / "audit" / "campaign" / "controls"
+    assert not controls.exists()
+    right = invoke(*common)
     assert right.exit_code == 0, said(right)
-    assert (tmp_path / "audit" / "campaign" / "controls" / "f1" / "tape.json").exists()
+    assert "control was False and is True" in said(right)
+    assert (controls / "f1" / "tape.json").exists()
 
 
 def test_what_is_set_aside_stays_locked_and_a_lock_that_moved_counts_as_taken(tmp_path):

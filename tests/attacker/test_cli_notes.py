@@ -18,8 +18,7 @@ from attacker.audit.run import plan
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
 from attacker.cli import app
-from attacker.cli_notes import assumption_lines
-from attacker.cli_reasons import NotRun, reason_lines, toml_lines
+from attacker.cli_reasons import NotRun, assumption_lines, reason_lines, toml_lines
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.tape import TapeHeader, TapeWriter
@@ -80,7 +79,8 @@ def test_a_tape_that_says_nothing_asks_for_the_model_and_the_images_first(tmp_pa
     given = ("--model", "mlp", "--input", "1x8x8", "--classes", 10)
     result = invoke("notes", tape, *given)
     assert result.exit_code == 0
-    assert "images 1x8x8, 10 classes; mean 0; deviation 1" in flat(result.stdout)
+    assert "images 1x8x8, 10 classes; their mean and deviation not known" in flat(result.stdout)
+    assert f"- {MENDS['scale'].lacking}; without it the audit estimates it." in flat(result.stdout)
     assert "- could run: first-layer" in result.stdout
 
 

@@ -17,11 +17,14 @@ from attacker.audit.truth import mean_of
 from attacker.audit.verdict import verdicts
 from attacker.cli import main
 from fl_precode.flower import record_truth
-from fl_precode.recorded_truth import truth_folder
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.recorded_truth import read_batch, read_head, to_bytes, truth_folder
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import notes_path
 from tests.local_grid import FIRST_NODE
 from tests.server.own_app import client_app, guarded, part, run
+
+INPUTS = InputSpec(channels=1, height=8, width=8, classes=10, mean=(0.0,), std=(1.0,))
 
 
 @pytest.fixture(autouse=True)
@@ -81,13 +84,72 @@ def test_without_a_truth_the_page_says_what_would_give_one(single, tmp_path):
     assert "record_truth" in one.truth_note
 
 
+def test_a_folder_that_holds_nothing_of_use_costs_the_comparison_only(single, tmp_path):
+    import shutil
+
+    shutil.copytree(single, tmp_path / "tape")
+    (tmp_path / "tape.truth").mkdir()
+    subject = open_subject(TapeSource(tape=tmp_path / "tape"))
+    assert subject.truth is None
+    assert "has no file of record_truth" in subject.truth_note
+    with pytest.raises(ValueError, match="has no file of record_truth"):
+        open_subject(TapeSource(tape=tmp_path / "tape", truth=f"recorded:{tmp_path / 'tape.truth'}"))
+
+
+def test_a_file_that_lists_another_client_s_number_is_not_scored(single, tmp_path):
+    import shutil
+
+    shutil.copytree(single, tmp_path / "tape")
+    (tmp_path / "tape.truth").mkdir()
+    other = {str(FIRST_NODE): str(FIRST_NODE + 1), str(FIRST_NODE + 1): str(FIRST_NODE)}
+    for path in truth_folder(single).iterdir():
+        head = read_head(path)
+        answered = replace(head.answered, node=other.get(head.answered.node, head.answered.node))
+        content = to_bytes(answered, head.number, read_batch(path), complete=True)
+        (tmp_path / "tape.truth" / path.name).write_bytes(content)
+    own = federation_of(tmp_path / "tape")
+    assert {entry.node for entry in own.entries if own.truth(entry) is not None} == {str(FIRST_NODE + 2)}
+    assert f"it was recorded by node {FIRST_NODE + 1}, and the update is listed as that of" in own.subject.truth_note
+
+
+def test_more_images_than_examples_hints_at_batches(single):
+    own = federation_of(single, truth=by_function(lambda client, number: part(client, number, 4)))
+    assert "it has 4 images, and the update is of 1" in own.subject.truth_note
+    assert 'examples = "batches"' in own.subject.truth_note
+
+
+def test_the_second_run_under_one_name_finds_its_truth_beside_the_first(tmp_path):
+    for _ in range(2):
+        run(tmp_path, client_app(record_truth))
+    assert len(list((tmp_path / "tape.truth").iterdir())) == 12
+    for name in ("tape", "tape-2"):
+        own = federation_of(tmp_path / name)
+        assert own.refused == {}
+        for entry in own.entries:
+            assert torch.allclose(own.truth(entry).images, used(entry)[0], atol=1e-6)
+    assert not {entry.message for entry in Tape(tmp_path / "tape").entries} & {
+        entry.message for entry in Tape(tmp_path / "tape-2").entries
+    }
+
+
+def test_a_slow_function_is_asked_once_for_each_update(single):
+    asked = []
+
+    def truth(node, number):
+        asked.append((node, number))
+        return known_to_the_test(node, number)
+
+    own = federation_of(single, truth=truth)
+    assert own.refused == {}
+    assert len(asked) == len(set(asked)) == 6
+
+
 def test_truth_of_another_run_is_said(single, several):
     subject = open_subject(TapeSource(tape=single, truth=f"recorded:{truth_folder(several)}"))
     assert subject.truth is not None
     own = federation_of(single, truth=f"recorded:{truth_folder(several)}")
     assert own.subject.truth is None
-    assert "it has 4 images, and the update is of 1" in own.subject.truth_note
-    assert "And 3 more." in own.subject.truth_note
+    assert "has nothing about any attacked update; is it that of another run?" in own.subject.truth_note
 
 
 def by_function(change):
@@ -106,7 +168,7 @@ WRONG = {
         part(client, number, each)[0],
         (part(client, number, each)[1] + 4) % 10,
     ),
-    "other images": lambda client, number, each: (part(client + 7, number, each)[0], part(client, number, each)[1]),
+    "other images": lambda client, number, each: (part(client + 4, number, each)[0], part(client, number, each)[1]),
 }
 
 
@@ -115,11 +177,14 @@ WRONG = {
 def test_truth_that_does_not_fit_the_update_is_said_and_not_scored(single, several, tmp_path, wrong, each):
     tape = single if each == 1 else several
     function = by_function(lambda client, number: WRONG[wrong](client, number, each))
-    own = federation_of(tape, truth=function)
+    # A scale that must be guessed leaves a doubt, and a truth that differs in one of the two has the benefit of it.
+    inputs = INPUTS if wrong in ("wrong labels", "other images") else None
+    own = federation_of(tape, truth=function, inputs=inputs)
     assert len(own.refused) == 6, own.refused
     assert own.subject.truth is None
     assert "no nearer to the update than one on" in own.subject.truth_note
-    record = audit_tapes([TapeSource(tape=tape, truth=function)], out=tmp_path, attacks=["first-layer"], victims=2)
+    source = TapeSource(tape=tape, truth=function, inputs=inputs)
+    record = audit_tapes([source], out=tmp_path, attacks=["first-layer"], victims=2)
     (one,) = record.federations
     assert not one.truth_known
     assert "not that of any attacked update" in one.truth_note
@@ -142,7 +207,7 @@ def test_one_wrong_client_does_not_spoil_the_others(single, tmp_path):
 @pytest.mark.parametrize(
     ("give", "text"),
     [
-        (lambda _c, _n: None, "it has none"),
+        (lambda _c, _n: None, "has nothing about any attacked update"),
         (
             lambda c, n: (part(c, n, 1)[0].expand(1, 3, 8, 8), part(c, n, 1)[1]),
             r"shape \(3, 8, 8\), and the model takes",
@@ -309,7 +374,10 @@ def test_why_there_is_no_control(tmp_path):
     def truth(node, number):
         return part(int(node) - FIRST_NODE, number, 4)
 
-    (own,) = open_federations([TapeSource(tape=tape, defence="precode", truth=truth)], settings, tmp_path / "c")
+    source = TapeSource(tape=tape, defence="precode", truth=truth)
+    (own,) = open_federations([source], settings, tmp_path / "c")
+    assert "the normalisation of the images is not known" in own.no_control
+    (own,) = open_federations([replace(source, inputs=INPUTS)], settings, tmp_path / "c")
     assert own.subject.truth is not None
     assert "make 2 local steps and the truth tells the batch of 1" in own.no_control
     assert "record_truth called with every batch" in own.no_control

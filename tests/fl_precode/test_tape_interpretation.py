@@ -215,3 +215,21 @@ def test_a_header_says_how_its_replies_are_read():
         replace(TapeHeader(), reply="deltas")
     with pytest.raises(ValueError, match="expected the examples to be one of"):
         replace(TapeHeader(), examples="rows")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop])
+def test_adam_that_nobody_announced_is_noticed(tmp_path, kind):
+    def wide():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 40), nn.Tanh(), nn.Linear(40, 5))
+
+    before = arrays(wide())
+    after = arrays(trained(wide(), optimiser=lambda parameters: kind(parameters, lr=1e-3)))
+    seen = read(tape_of(tmp_path / "tape", before, after), wide())
+    assert seen.protocol.optimiser == "adam"
+    assert "optimiser-guessed" in codes(seen)
+    told = TapeHeader(protocol=Protocol(optimiser="sgd"))
+    seen = read(tape_of(tmp_path / "told", before, after, told), wide())
+    assert seen.protocol.optimiser == "sgd"
+    plain = arrays(trained(wide()))
+    assert read(tape_of(tmp_path / "plain", before, plain), wide()).protocol.optimiser is None
