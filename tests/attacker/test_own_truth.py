@@ -16,6 +16,7 @@ from attacker.audit.subject import TapeSource, open_subject
 from attacker.audit.truth import mean_of
 from attacker.audit.verdict import verdicts
 from attacker.cli import main
+from attacker.report.page import render_page
 from fl_precode.flower import record_truth
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import read_batch, read_head, to_bytes, truth_folder
@@ -202,6 +203,9 @@ def test_one_wrong_client_does_not_spoil_the_others(single, tmp_path):
     scored = [row for row in record.results if row.ssim is not None]
     assert {row.node for row in scored} == {str(FIRST_NODE + 1), str(FIRST_NODE + 2)}
     assert all(row.ssim > 0.99 for row in scored)
+    page = render_page(record, tmp_path)
+    assert "is not that of 2 of the 6 attacked updates" in page
+    assert "label accuracy cannot be given for it" not in page
 
 
 @pytest.mark.parametrize(
