@@ -20,7 +20,6 @@ from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from fl_precode.observation import Observation, Protocol
 
-
 _logger = logging.getLogger(__name__)
 
 
