@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +42,9 @@ class OutputForm:
     several: str | None = None
 
 
+_NOT_LOOKED_AT = OutputForm()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Victim:
     """Public knowledge about the clients' model.
@@ -52,16 +54,20 @@ class Victim:
             Kept in evaluation mode.
         inputs: Shape, normalisation and number of classes of the images.
         name: Model spec as it stands in the tape, for records (``lenet``).
+        form: What the model returns, found out by two random images unless given. `dataclasses.replace` hands it on: a
+            model that is adapted to an attack returns what it did before.
     """
 
     model: nn.Module
     inputs: InputSpec
     name: str = "model"
+    form: OutputForm = field(default=_NOT_LOOKED_AT, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.model.eval()
         # At once: later it may be asked for inside of a transformation, or under hooks that count what runs.
-        _ = self.form
+        if self.form is _NOT_LOOKED_AT:
+            object.__setattr__(self, "form", self._looked_at())
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The clients' training loss, a mean over the batch, plus the penalty of every bottleneck in the model.
@@ -110,13 +116,11 @@ class Victim:
         """Why the clients' loss cannot be replayed, as attacks that search must, or None when it can."""
         return self.form.why_no_loss
 
-    @cached_property
-    def form(self) -> OutputForm:
-        """What the model returns, found out by two random images; as if it were class scores where it cannot be run."""
-        like = next(self.model.parameters(), torch.zeros(()))
+    def _looked_at(self) -> OutputForm:
+        """What the model returns for two random images; as if it were class scores where it cannot be run."""
+        like = next((one for one in self.model.parameters() if one.is_floating_point()), torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
-        probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like.device)
-        probe = probe.to(like.dtype) if like.is_floating_point() else probe
+        probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like)
         noise = torch.Generator(like.device).manual_seed(0)
         try:
             with torch.random.fork_rng(devices=[]), torch.enable_grad(), sample_noise(generator=noise):

@@ -22,8 +22,8 @@ from PIL import Image
 
 FEDERATION = Path(__file__).with_name("tiny_federation.py")
 HEADER = (
-    "| flwr | Python | torch | updates recorded | audit | image back, PSNR | reference app |\n"
-    "| --- | --- | --- | ---: | --- | ---: | --- |"
+    "| flwr | Python | torch | updates recorded | audit | image back, PSNR | with `record_truth` | reference app |\n"
+    "| --- | --- | --- | ---: | --- | ---: | ---: | --- |"
 )
 
 
@@ -94,6 +94,7 @@ def tried(environment: Environment, at: Path, *, reference: bool) -> dict[str, A
     )
     row["audit_exit_code"] = audit.returncode
     row["psnr"] = round(worst_image(at), 1) if audit.returncode == 0 else None
+    row["compared"] = sum(one["ssim"] is not None for one in results_of(at)) if audit.returncode == 0 else 0
     row["reference_app"] = None
     if reference:
         small = (
@@ -111,11 +112,16 @@ def tried(environment: Environment, at: Path, *, reference: bool) -> dict[str, A
     return row
 
 
+def results_of(at: Path) -> list[dict[str, Any]]:
+    """What the audit's record says of each image."""
+    found: list[dict[str, Any]] = json.loads((at / "audit" / "audit.json").read_text())["results"]
+    return found
+
+
 def worst_image(at: Path) -> float:
     """PSNR in dB between each client's image and the nearest that came back; the least of them."""
     true = np.load(at / "out" / "truth.npy")[:, 0]
-    results = json.loads((at / "audit" / "audit.json").read_text())["results"]
-    files = [at / "audit" / one["reconstruction"] for one in results if one["reconstruction"]]
+    files = [at / "audit" / one["reconstruction"] for one in results_of(at) if one["reconstruction"]]
     found = [np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 255 for file in files]
     return min(max(-10 * float(np.log10(((one - image) ** 2).mean() + 1e-12)) for one in found) for image in true)
 
@@ -125,7 +131,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"| {row['flwr']} | {row['python']} | {row['torch']} | {row['updates_by_interceptor']} and "
         f"{row['updates_by_grid_with_mod']} | {'done' if row['audit_exit_code'] == 0 else 'failed'} | "
-        f"{'–' if row['psnr'] is None else row['psnr']} | {row['reference_app'] or 'not tried'} |"
+        f"{'–' if row['psnr'] is None else row['psnr']} | {row['compared']} | {row['reference_app'] or 'not tried'} |"
         for row in rows
     ]
     return "\n".join([HEADER, *lines])
@@ -150,6 +156,9 @@ def main() -> None:
         environment.prepare(options.wheel.resolve(), options.extras)
         number = sum(1 for one in options.environments.glob(f"{name}-run-*"))
         row = tried(environment, options.environments / f"{name}-run-{number}", reference=options.reference)
+        earlier = [one for one in rows if (one["flwr"], one["python"]) == (row["flwr"], row["python"])]
+        if not options.reference and earlier:
+            row["reference_app"] = earlier[0]["reference_app"]
         rows = [one for one in rows if (one["flwr"], one["python"]) != (row["flwr"], row["python"])] + [row]
         rows.sort(key=lambda one: ([int(part) for part in one["flwr"].split(".")], one["python"]))
         options.out.write_text(json.dumps(rows, indent=1) + "\n")

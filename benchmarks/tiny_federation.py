@@ -2,13 +2,14 @@
 
 ``python tiny_federation.py FOLDER`` runs FedAvg with two clients in one process, once watched by the Interceptor and
 once by the ListeningGrid with a client mod, and prints what it saw as JSON. The clients' images are parts of one
-photograph; ``FOLDER/truth.npy`` has them.
+photograph; ``FOLDER/truth.npy`` has them, and the clients record them with `record_truth`.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import platform
 import sys
 import uuid
@@ -26,9 +27,7 @@ from flwr.serverapp.strategy import FedAvg
 from skimage.data import camera
 from torch import Tensor, nn
 
-from fl_precode.flower.interceptor import Interceptor
-from fl_precode.flower.mods import gradient_defence_mod
-from fl_precode.flower.wire import ListeningGrid
+from fl_precode.flower import Interceptor, ListeningGrid, gradient_defence_mod, record_truth
 from fl_precode.tape import Tape
 
 CLIENTS, ROUNDS, RATE = 2, 2, 0.1
@@ -64,8 +63,9 @@ def train(message: Message, context: Context) -> Message:
     model, client = Net(), int(context.node_config["partition-id"])
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimiser = torch.optim.SGD(model.parameters(), lr=RATE)
-    loss = nn.functional.cross_entropy(model(images()[client : client + 1]), torch.tensor([client]))
-    loss.backward()
+    own, label = images()[client : client + 1], torch.tensor([client])
+    record_truth(own, label)
+    nn.functional.cross_entropy(model(own), label).backward()
     optimiser.step()
     content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 1})}
     return Message(RecordDict(content), reply_to=message)
@@ -133,8 +133,10 @@ def main(folder: Path) -> None:
     plain.train()(train)
     defended.train(mods=[gradient_defence_mod("clip:max_norm=1")])(train)
     start = ArrayRecord(Net().state_dict())
+    os.environ["FL_PRECODE_TRUTH"] = str(folder / "tape.truth")
     watched = Interceptor(FedAvg(fraction_evaluate=0.0), folder / "tape", **FACTS)
     watched.start(OneProcess(plain), start, num_rounds=ROUNDS)
+    os.environ["FL_PRECODE_TRUTH"] = str(folder / "wire.truth")
     grid = ListeningGrid(OneProcess(defended), folder / "wire", **FACTS)
     FedAvg(fraction_evaluate=0.0).start(grid, start, num_rounds=ROUNDS)
     seen = {

@@ -242,7 +242,9 @@ def _by_layout(
     entry: TapeEntry, layout: ModelLayout, sent: Tensors, how_sent: Matched, received: Tensors, how_received: Matched
 ) -> _Aligned:
     before = {own: sent[name] for name, own in how_sent.names.items() if own not in layout.tied}
-    after = {own: received[name] for name, own in how_received.names.items() if own not in layout.tied}
+    whole = {name for name in layout.parameters if not _has_gradients(layout.values[name])}
+    aside = layout.tied | whole  # parameters of whole numbers are constants: no step changes them
+    after = {own: received[name] for name, own in how_received.names.items() if own not in aside}
     built = {name: layout.values[name] for name in layout.parameters if name not in before}
     assumptions = []
     if built:
@@ -267,6 +269,10 @@ def _by_layout(
     given = frozenset(entry.buffers) if entry.buffers_given else frozenset[str]()
     parameters = frozenset(layout.parameters) - given
     return _Aligned(sent={**built, **before}, received=after, parameters=parameters, assumptions=tuple(assumptions))
+
+
+def _has_gradients(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
 
 
 def _taken_from_the_factory(names: list[str]) -> Assumption:

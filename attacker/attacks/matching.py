@@ -229,4 +229,4 @@ def _measured(value: Tensor) -> float | None:
 
 
 def _fields(victim: Victim) -> dict[str, Any]:
-    return {"model": victim.model, "inputs": victim.inputs, "name": victim.name}
+    return {"model": victim.model, "inputs": victim.inputs, "name": victim.name, "form": victim.form}

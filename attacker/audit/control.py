@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attacker.audit.subject import Subject
-from attacker.audit.truth import TruthSource, known_scale
+from attacker.audit.truth import SameClients, TruthSource, known_scale
 from attacker.engine import steps_behind
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
@@ -166,7 +166,7 @@ def open_control(subject: Subject, folder: Path) -> Subject:
         victim=Victim(model=deepcopy(subject.undefended), inputs=subject.victim.inputs, name=subject.victim.name),
         defence="none",
         undefended=subject.undefended,
-        truth=subject.truth,
+        truth=None if subject.truth is None else SameClients(subject.truth, subject.tape.entries),
         truth_note=subject.truth_note,
         result={},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,8 @@ LeNet (the last one reckoned). On other models it is a guess."""
 _BY_METHOD: Final[Mapping[str, float]] = MappingProxyType({"dlg": 1.5, "idlg": 1.2, "noise-restoring": 1.3})
 _UNKNOWN = 1_000.0
 _PROBES: Final = (4, 24)
+_FEW_IMAGES: Final = 8
+"""Images of one update up to which an iteration is measured as it is."""
 
 
 def searches_for(spec: str) -> int | None:
@@ -76,7 +79,10 @@ def measure_unit(federation: Federation, settings: AuditSettings) -> float | Non
     entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
     seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
     probes = [GradientMatching(iterations=count) for count in _PROBES]
+    images = federation.targets[0].batch_size or 1
     try:
+        if images > _FEW_IMAGES:
+            return _reckoned(subject.victim, seen[0], images, settings)
         return _measured(subject.victim, seen, probes, settings)
     except Exception:  # models are foreign code; an attack that cannot run says so when it is run
         _logger.warning("what an iteration costs could not be measured", exc_info=True)
@@ -94,6 +100,21 @@ def _measured(
     # What an attack does before its first iteration is in both; other processes only ever make it slower.
     short, long = (min(taken) for taken in zip(*times, strict=True))
     return float(max(long - short, long / 10) / (_PROBES[1] - _PROBES[0]) / len(seen))
+
+
+def _reckoned(victim: Victim, seen: Observation, images: int, settings: AuditSettings) -> float | None:
+    """Seconds of an iteration on many images, from one on a few of them: a replay takes as long as its images do.
+
+    The few make as many local steps a pass as they fill; a federation of thousands of images would otherwise be
+    replayed dozens of times before anything is said.
+    """
+    few = replace(seen, batch_size=_FEW_IMAGES)
+    probe = GradientMatching(iterations=1)
+    if probe.why_not(victim, seen) is not None or probe.why_not(victim, few) is not None:
+        return None
+    torch.set_num_threads(settings.threads)
+    victim, placed_few = placed(victim, [few], torch.device(settings.device))
+    return _seconds(probe, victim, placed_few, settings.seed) * images / _FEW_IMAGES
 
 
 def _seconds(probe: GradientMatching, victim: Victim, seen: Sequence[Observation], seed: int) -> float:

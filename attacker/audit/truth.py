@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.recorded_truth import Scale
 
 _MOST_AVERAGED: Final = 4_096
 """Images at most that the mean image is the mean of."""
@@ -91,7 +92,7 @@ class TruthSource(ABC):
         return f"unknown {node}"
 
     @property
-    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def scale(self) -> Scale | None:
         """Mean and deviation by which clients normalise, by channel or one for all; None where that is not known."""
         return None
 
@@ -130,6 +131,63 @@ class HeldTruth(TruthSource):
     def mean_image(self) -> Tensor | None:
         """Mean of the images held; where they are few, their mean colour: the mean of one image is that image."""
         return mean_of(self.held())
+
+
+class SameClients(TruthSource):
+    """The truth of a tape for another one of the same clients and rounds, such as a control's.
+
+    Args:
+        source: Of the first tape.
+        entries: Of the first tape.
+    """
+
+    def __init__(self, source: TruthSource, entries: Iterable[Located]) -> None:
+        self.origin, self.exact = source.origin, source.exact
+        self._source = source
+        self._entries = {(entry.node, entry.round): entry for entry in entries}
+
+    def knows(self, entry: Located) -> bool:
+        """As of the first tape's update."""
+        return self._source.knows(self._first(entry))
+
+    def truth(self, entry: Located) -> Truth | None:
+        """As of the first tape's update."""
+        return self._source.truth(self._first(entry))
+
+    def steps(self, entry: Located) -> list[Truth]:
+        """As of the first tape's update."""
+        return self._source.steps(self._first(entry))
+
+    def classes(self, entry: Located) -> tuple[int, ...] | None:
+        """As of the first tape's update."""
+        return self._source.classes(self._first(entry))
+
+    def rank(self, node: str) -> str:
+        """As in the first tape."""
+        return self._source.rank(node)
+
+    @property
+    def mean_image(self) -> Tensor | None:
+        """The same."""
+        return self._source.mean_image
+
+    @property
+    def scale(self) -> Scale | None:
+        """The same."""
+        return self._source.scale
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The same."""
+        return self._source.class_names
+
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool]:
+        """The same."""
+        return self._source.settings
+
+    def _first(self, entry: Located) -> Located:
+        return self._entries.get((entry.node, entry.round), entry)
 
 
 def known_scale(source: TruthSource, inputs: InputSpec) -> InputSpec | None:

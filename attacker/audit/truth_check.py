@@ -95,7 +95,10 @@ def _unlike(truth: Truth, observation: Observation, inputs: InputSpec) -> str:
     """Why these cannot be the images behind an update, by number, shape and class."""
     count, behind = len(truth.images), observation.batch_size
     if behind is not None and count != behind:
-        return f"it has {count} image{'' if count == 1 else 's'}, and the update is of {behind}"
+        counted = ' (where clients report batches as examples, write examples = "batches" into the notes)'
+        return f"it has {count} image{'' if count == 1 else 's'}, and the update is of {behind}" + (
+            counted if count > behind else ""
+        )
     shape = tuple(truth.images.shape[1:])
     if shape != inputs.shape:
         return f"its images have the shape {shape}, and the model takes {inputs.shape}"

@@ -35,14 +35,12 @@ class FunctionTruth(HeldTruth):
         super().__init__(origin, clients)
         self._entries = list(entries)
         self._function = function
+        self._classes: dict[tuple[str, int], tuple[int, ...] | None] = {}
         self._asked = lru_cache(maxsize=_MOST_ASKED)(self._ask)
 
     def knows(self, entry: Located) -> bool:
         """Whether the function gives anything, or raises, which `truth` then says."""
-        try:
-            return self.truth(entry) is not None
-        except ValueError:
-            return True
+        return self._classes_of(entry) is not None
 
     def truth(self, entry: Located) -> Truth | None:
         """What the function gives."""
@@ -50,11 +48,18 @@ class FunctionTruth(HeldTruth):
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
         """Of the labels that the function gives."""
-        try:
-            found = self.truth(entry)
-        except ValueError:
-            return None
-        return None if found is None else tuple(sorted(set(found.labels.tolist())))
+        return self._classes_of(entry) or None
+
+    def _classes_of(self, entry: Located) -> tuple[int, ...] | None:
+        """None without a truth; empty where there should be one. Asked once: a function may be slow."""
+        place = (entry.node, entry.round)
+        if place not in self._classes:
+            try:
+                found = self.truth(entry)
+                self._classes[place] = None if found is None else tuple(sorted(set(found.labels.tolist())))
+            except ValueError:
+                self._classes[place] = ()
+        return self._classes[place]
 
     def held(self) -> Iterator[Tensor]:
         """Of the first updates of the tape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from fl_precode.recorded_truth import truth_folder
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import client_names
 
+_NUMBER = re.compile(r"-\d+$")
+
 TruthWish = bool | str | TruthFunction
 """True looks beside the tape, False leaves the truth out, text and functions name it."""
 
@@ -27,7 +30,9 @@ def truth_path(tape: Path, wish: TruthWish, evaluation: Path | None) -> Path | N
         kind, _, place = wish.partition(":")
         return Path(place).expanduser() if kind in ("recorded", "folder", "npz") else None
     tape = tape.expanduser().absolute()
-    there = [path for path in (tape.parent / EVALUATION_NAME, truth_folder(tape)) if path.exists()]
+    # A further run under the same name has a numbered tape, and its clients write beside the first.
+    first = tape.with_name(_NUMBER.sub("", tape.name))
+    there = [path for path in (tape.parent / EVALUATION_NAME, truth_folder(tape), truth_folder(first)) if path.exists()]
     return there[0] if wish is True and there else None
 
 
@@ -62,9 +67,17 @@ def open_truth(
             "are not known. A client of yours can record them (record_truth, docs/truth.md); a real server never has "
             "them."
         )
-    if path.name != truth_folder(tape.path).name:
+    if evaluation is not None or path.name == EVALUATION_NAME:
         return _of_federation(path, tape, nodes, inputs), ""
-    found = RecordedTruth(path, clients)
+    return _found_beside(path, tape, clients)
+
+
+def _found_beside(path: Path, tape: Tape, clients: dict[str, str]) -> tuple[TruthSource | None, str]:
+    """Recorded truth that nobody named: what is wrong with it costs the comparison, not the audit."""
+    try:
+        found = RecordedTruth(path, clients)
+    except (ValueError, OSError) as error:
+        return None, f"The true images are not known: {error}."
     if tape.entries and not knows_any(found, tape.entries):
         return None, f"{path} holds nothing that was recorded for an update of this tape; is it of another run?"
     return found, ""

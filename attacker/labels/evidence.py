@@ -53,9 +53,9 @@ class ClassifierGradient:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; one logit decides between two."""
         assert isinstance(self.layer.module, nn.Linear)
-        return self.layer.module.out_features
+        return max(2, self.layer.module.out_features)
 
     @property
     def row_sums(self) -> Tensor:
@@ -89,8 +89,6 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
             number of steps cannot be, or weight decay is mixed in by an unknown share.
     """
     _check_protocol(observation)
-    if victim.why_no_loss is not None:
-        raise ValueError(f"there are no labels in the update: {victim.why_no_loss}")
     layer = trace(victim).last_linear()
     wanted = 1 if victim.form.one_logit else victim.inputs.classes
     if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != wanted:
@@ -99,6 +97,8 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
             "labels are read from the gradient of a last Linear layer with one output for each of "
             f"{victim.inputs.classes} classes{' (or one logit)' if wanted == 1 else ''}; in {victim.name!r} {found}"
         )
+    if victim.why_no_loss is not None:
+        raise ValueError(f"there are no labels in the update: {victim.why_no_loss}")
     prefix = f"{layer.name}." if layer.name else ""
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
     shapes = {name: value.shape for name, value in parameters.items() if value is not None}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.added_lines import Added, Moved, NotFound, add_lines, move_names
+from tests.apps.apps_page import DOCS, rows, table
 from tests.apps.shelf import SHELF
 from tests.apps.shelf_run import row_of
 
@@ -81,3 +82,8 @@ def test_another_app_is_not_changed(tmp_path, added):
 def test_at_most_four_lines_for_any_app():
     assert len(SHELF) == 9
     assert all(len(app.lines) <= 4 and len(app.moved) <= 1 for app in SHELF)
+
+
+def test_the_page_shows_what_was_measured():
+    assert table() in (DOCS / "apps.md").read_text()
+    assert {one["app"] for one in rows()} == {app.name for app in SHELF}

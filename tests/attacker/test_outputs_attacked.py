@@ -141,10 +141,10 @@ class Convolutional(nn.Module):
     def __init__(self):
         super().__init__()
         self.down, self.code = nn.Conv2d(1, 12, 3, 2, 1), nn.Linear(192, 10)
-        self.back = nn.Linear(10, 64)
+        self.back = nn.ConvTranspose2d(10, 1, 8)
 
     def forward(self, x):
-        return self.back(torch.tanh(self.code(torch.tanh(self.down(x)).flatten(1)))).view(x.shape)
+        return self.back(torch.tanh(self.code(torch.tanh(self.down(x)).flatten(1)))[..., None, None])
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -160,17 +160,18 @@ def test_an_autoencoder_s_image_comes_back_by_the_first_layer_and_searches_say_w
         assert "images, not class scores: its loss is not known" in build_attack(name).refuses(victim, seen), name
     with pytest.raises(NoLossError, match="the model returns images, not class scores"):
         victim.loss(IMAGES, torch.zeros(4, dtype=torch.long))
-    labels, reason = best_labels(victim, seen, generator=torch.Generator())
-    assert labels is None
-    assert "no labels in the update" in reason
 
 
 def test_layers_are_inverted_without_a_loss():
     torch.manual_seed(0)
     model = Convolutional().double()
     seen = observed(model, lambda out: F.mse_loss(out, IMAGES[:1].double()))
-    one = attacked("layerwise-inversion", Victim(model=model, inputs=spec(10)), seen)
+    victim = Victim(model=model, inputs=spec(10))
+    one = attacked("layerwise-inversion", victim, seen)
     assert one.labels is None
+    labels, reason = best_labels(victim, seen, generator=torch.Generator())
+    assert labels is None
+    assert "no labels in the update: the model returns images" in reason
     assert (one.inputs - IMAGES[:1]).abs().max() < 1e-4
 
 

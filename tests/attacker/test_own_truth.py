@@ -18,7 +18,7 @@ from attacker.audit.verdict import verdicts
 from attacker.cli import main
 from fl_precode.flower import record_truth
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.recorded_truth import truth_folder
+from fl_precode.recorded_truth import read_batch, read_head, to_bytes, truth_folder
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import notes_path
 from tests.local_grid import FIRST_NODE
@@ -82,6 +82,66 @@ def test_without_a_truth_the_page_says_what_would_give_one(single, tmp_path):
     assert not one.truth_known
     assert "no tape.truth" in one.truth_note
     assert "record_truth" in one.truth_note
+
+
+def test_a_folder_that_holds_nothing_of_use_costs_the_comparison_only(single, tmp_path):
+    import shutil
+
+    shutil.copytree(single, tmp_path / "tape")
+    (tmp_path / "tape.truth").mkdir()
+    subject = open_subject(TapeSource(tape=tmp_path / "tape"))
+    assert subject.truth is None
+    assert "has no file of record_truth" in subject.truth_note
+    with pytest.raises(ValueError, match="has no file of record_truth"):
+        open_subject(TapeSource(tape=tmp_path / "tape", truth=f"recorded:{tmp_path / 'tape.truth'}"))
+
+
+def test_a_file_that_lists_another_client_s_number_is_not_scored(single, tmp_path):
+    import shutil
+
+    shutil.copytree(single, tmp_path / "tape")
+    (tmp_path / "tape.truth").mkdir()
+    other = {str(FIRST_NODE): str(FIRST_NODE + 1), str(FIRST_NODE + 1): str(FIRST_NODE)}
+    for path in truth_folder(single).iterdir():
+        head = read_head(path)
+        answered = replace(head.answered, node=other.get(head.answered.node, head.answered.node))
+        content = to_bytes(answered, head.number, read_batch(path), complete=True)
+        (tmp_path / "tape.truth" / path.name).write_bytes(content)
+    own = federation_of(tmp_path / "tape")
+    assert {entry.node for entry in own.entries if own.truth(entry) is not None} == {str(FIRST_NODE + 2)}
+    assert f"it was recorded by node {FIRST_NODE + 1}, and the update is listed as that of" in own.subject.truth_note
+
+
+def test_more_images_than_examples_hints_at_batches(single):
+    own = federation_of(single, truth=by_function(lambda client, number: part(client, number, 4)))
+    assert "it has 4 images, and the update is of 1" in own.subject.truth_note
+    assert 'examples = "batches"' in own.subject.truth_note
+
+
+def test_the_second_run_under_one_name_finds_its_truth_beside_the_first(tmp_path):
+    for _ in range(2):
+        run(tmp_path, client_app(record_truth))
+    assert len(list((tmp_path / "tape.truth").iterdir())) == 12
+    for name in ("tape", "tape-2"):
+        own = federation_of(tmp_path / name)
+        assert own.refused == {}
+        for entry in own.entries:
+            assert torch.allclose(own.truth(entry).images, used(entry)[0], atol=1e-6)
+    assert not {entry.message for entry in Tape(tmp_path / "tape").entries} & {
+        entry.message for entry in Tape(tmp_path / "tape-2").entries
+    }
+
+
+def test_a_slow_function_is_asked_once_for_each_update(single):
+    asked = []
+
+    def truth(node, number):
+        asked.append((node, number))
+        return known_to_the_test(node, number)
+
+    own = federation_of(single, truth=truth)
+    assert own.refused == {}
+    assert len(asked) == len(set(asked)) == 6
 
 
 def test_truth_of_another_run_is_said(single, several):

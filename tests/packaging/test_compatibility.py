@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.compatibility import FEDERATION, table, worst_image
+from benchmarks.compatibility import FEDERATION, results_of, table, worst_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,5 +30,6 @@ def test_the_tiny_federation_is_recorded_and_its_images_come_back(tmp_path, monk
     audit += ["--out", tmp_path / "audit", "--attacks", "first-layer", "--no-leakage"]
     assert subprocess.run(audit, cwd=tmp_path, capture_output=True).returncode == 0
     assert worst_image(tmp_path) > 40
+    assert all(one["ssim"] > 0.99 for one in results_of(tmp_path)), "the clients recorded what they trained on"
     # The truth is what it says it is: two different images of many greys.
     assert len(np.unique(np.load(tmp_path / "out" / "truth.npy"), axis=0)) == 2

@@ -1,0 +1,35 @@
+"""The table of ``docs/apps.md`` from ``docs/apps.json``, which ``tests.apps.shelf_run`` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+HEAD = (
+    "| app | lines | moved | run, s | audit, s | images | attacks run | came back | best SSIM | verdict |\n"
+    "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |\n"
+)
+
+
+def rows() -> list[dict[str, Any]]:
+    """What was measured, one entry for each app."""
+    return list(json.loads((DOCS / "apps.json").read_text()))
+
+
+def table() -> str:
+    """The table in Markdown."""
+    return HEAD + "".join(_line(one) for one in rows())
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    attacks = ", ".join(f"`{one}`" for one in row["attacks"]) or "none"
+    back = f"{row['came_back']} of {row['images']}" if row["truth"] else "–"
+    ssim = f"{row['ssim']:.2f}" if row["truth"] else "–"
+    verdict = row["verdict"] if row["attacks"] else "why not is said"
+    cells = [f"`{row['app']}`", row["lines"], row["moved"], row["run_seconds"], row["audit_seconds"],
+             row["images"] if row["attacks"] else "–", attacks, back, ssim, verdict]  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |\n"
