@@ -30,13 +30,13 @@ _SHOWN: Final = 4
 ONE_PASS = Assumption(
     code="one-pass",
     sentence="each client is taken to have used its announced number of examples, all of them, as one batch",
-    doubt="the number of local epochs or steps, and the images of one step",
+    doubt="a client's code that goes over its images several times, or in several batches",
     line="[protocol]\nlocal-epochs = 1\nbatch-size = 8",
 )
 ONE_EPOCH = Assumption(
     code="one-epoch",
     sentence="the clients are taken to have trained for one epoch",
-    doubt="the number of local epochs or steps in the client's code",
+    doubt="a client's code that goes over its images several times, or over a part of them",
     line="[protocol]\nlocal-epochs = 1",
 )
 BATCHES_COUNTED = Assumption(
@@ -321,7 +321,7 @@ def _meaning_assumed(guess: Guess) -> tuple[Assumption, ...]:
         Assumption(
             code="reply-guessed",
             sentence=f"the clients' arrays are taken for {words}: {guess.because}",
-            doubt="what the client's code sends",
+            doubt="a client's code that sends something else",
             line=line,
         ),
     )
@@ -374,7 +374,7 @@ def _by_adam(evidence: str) -> Assumption:
         code="optimiser-guessed",
         sentence=f"the clients are taken to train by Adam or one of its kind: {evidence}",
         doubt="an optimiser in the client's code that sums gradients",
-        line='[protocol]\noptimiser = "sgd"',
+        line='[protocol]\noptimiser = "adam"  # or "sgd"',
     )
 
 

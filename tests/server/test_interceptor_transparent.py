@@ -280,3 +280,44 @@ def test_an_app_with_components_is_heard_unchanged(tmp_path):
         listening(FedAvg(), tmp_path / "other")
     with pytest.raises(TypeError, match="modell"):
         listening(ServerApp(), tmp_path / "other", modell="x")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "größe.重み", "..", "x" * 300, "module.w"])
+def test_arrays_and_records_of_any_name_are_kept(tmp_path, name):
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        values = {key: array.numpy() + np.float32(2) for key, array in message.content["arrays"].items()}
+        content = {
+            "arrays": arrays(values),
+            name: arrays(values),
+            "metrics": MetricRecord({"num-examples": 3, name: 1}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+
+    class Quiet(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            return None, MetricRecord({"replies": len(list(replies))})
+
+    wrapped = Interceptor(Quiet(fraction_evaluate=0.0), tmp_path / "tape")
+    wrapped.start(LocalGrid(app, 3, {}), arrays({name: SENT["w"]}), num_rounds=1)
+    tape = Tape(tmp_path / "tape")
+    assert tape.verify() == []
+    assert [one.extras[0].record for one in tape.entries] == [name] * 3
+    assert all(float(one.update[name][0, 0]) == 2.0 for one in tape.observations())
+
+
+@pytest.mark.slow  # half a minute, nearly all of it in making the messages
+def test_thousands_of_arrays_are_kept(tmp_path):
+    many = {f"layer{number}.weight": np.full(2, number, np.float32) for number in range(10_000)}
+
+    class Quiet(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            return None, MetricRecord({"replies": len(list(replies))})
+
+    wrapped = Interceptor(Quiet(fraction_evaluate=0.0), tmp_path / "tape")
+    wrapped.start(LocalGrid(client(), 2, {}), arrays(many), num_rounds=1)
+    first, second = Tape(tmp_path / "tape").observations()
+    assert len(first.update) == len(second.update) == 10_000
+    assert {float(one.update["layer9999.weight"][0]) for one in (first, second)} == {1.0, 2.0}
