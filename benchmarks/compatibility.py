@@ -97,16 +97,8 @@ def tried(environment: Environment, at: Path, *, reference: bool) -> dict[str, A
     row["compared"] = sum(one["ssim"] is not None for one in results_of(at)) if audit.returncode == 0 else 0
     row["reference_app"] = None
     if reference:
-        small = (
-            "--set",
-            "num-server-rounds=1",
-            "--set",
-            "num-clients=2",
-            "--set",
-            "model=mlp",
-            "--set",
-            "dataset=faces",
-        )
+        settings = ("num-server-rounds=1", "num-clients=2", "model=mlp", "dataset=faces")
+        small = [part for one in settings for part in ("--set", one)]
         run = environment.run("fl-precode", "run", "--out", at / "reference", *small, at=at, check=False)
         row["reference_app"] = "runs" if run.returncode == 0 else " ".join(run.stderr.split())[-300:]
     return row
@@ -128,12 +120,13 @@ def worst_image(at: Path) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The page's table."""
-    lines = [
-        f"| {row['flwr']} | {row['python']} | {row['torch']} | {row['updates_by_interceptor']} and "
-        f"{row['updates_by_grid_with_mod']} | {'done' if row['audit_exit_code'] == 0 else 'failed'} | "
-        f"{'–' if row['psnr'] is None else row['psnr']} | {row['compared']} | {row['reference_app'] or 'not tried'} |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        recorded = f"{row['updates_by_interceptor']} and {row['updates_by_grid_with_mod']}"
+        audit = "done" if row["audit_exit_code"] == 0 else "failed"
+        found = ("–" if row["psnr"] is None else row["psnr"], row.get("compared", "not tried"))
+        cells = (row["flwr"], row["python"], row["torch"], recorded, audit, *found, row["reference_app"] or "not tried")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([HEADER, *lines])
 
 

@@ -68,7 +68,8 @@ def shell(tmp_path):
 def installed_at(clone: Path) -> Path:
     """Where the package lies that the clone's environment imports."""
     program = "import fl_precode; print(fl_precode.__file__)"
-    command = [clone / ".venv" / "bin" / "python", "-c", program]
+    # Isolated: the PYTHONPATH of whoever runs this test is not the reader's.
+    command = [clone / ".venv" / "bin" / "python", "-I", "-c", program]
     return Path(subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout.strip()).parent
 
 
