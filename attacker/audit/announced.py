@@ -213,10 +213,14 @@ def _noise_levels(victim: Victim, observation: Observation) -> list[float]:
     if rows is None:
         return []
     seen = trace(victim)
+    linear = [layer.module for layer in seen.layers if isinstance(layer.module, nn.Linear)]
+    often = Counter(id(module.weight) for module in linear)  # each run of a weight adds as much to its rank
     levels = []
     for layer in seen.layers:
         weight = f"{layer.name}.weight" if layer.name else "weight"
         if not isinstance(layer.module, nn.Linear) or layer.inputs is None or weight not in observation.update:
+            continue
+        if often[id(layer.module.weight)] > 1:
             continue
         for_one = math.ceil(layer.inputs.numel() / layer.inputs.shape[-1] / len(seen.probe))
         level = _beyond(observation.update[weight], rows * for_one)

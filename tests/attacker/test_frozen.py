@@ -282,3 +282,17 @@ def test_a_whole_update_of_zeros_stays_one():
     _, seen, _ = problem(stack())
     zeros = replace(seen, update={name: torch.zeros_like(value) for name, value in seen.update.items()})
     assert only_moving(zeros) is zeros
+
+
+def test_a_layer_that_runs_twice_is_not_accused_of_noise():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(72, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.sigmoid(self.a(x.flatten(1)))
+            return self.out(torch.sigmoid(self.b(torch.sigmoid(self.b(h)))))
+
+    victim, seen, _ = problem(Twice())
+    assert doubts(victim, seen, "none") == ()
