@@ -43,6 +43,9 @@ knows of leave true images one of the two, save single images that the model has
 _SIGNS_OF_A_GUESS: Final[_Signs] = ((0.9, 0.42),)
 """The same where the images' scale is a guess, so that replays of true images are not exact."""
 
+_ASIDE: Final = 0.2
+"""The same cosine at right angles to the replay, asked for where nobody said that no noise was added."""
+
 _ROUNDING: Final = 1e-9
 """Distance (1 - cosine) at which a replay is the update."""
 
@@ -94,7 +97,9 @@ def why_not_behind(
         replay = _nearest(ways, images, labels)
         others_of_all = _others(images, labels, others, victim.inputs.classes)
         signs = _SIGNS if len(scales) == 1 else _SIGNS_OF_A_GUESS
-        return "" if replay is None else _told(replay, images, labels, others_of_all, signs)
+        # With the number of steps known noise shows in the update's rank, and `doubts` would have had a word.
+        noise_excluded = defence != "unknown" or steps_behind(observation) is not None
+        return "" if replay is None else _told(replay, images, labels, others_of_all, signs, noise_excluded)
     except Exception:  # foreign models may raise anything
         _logger.info("whether the truth fits %s, round %d, cannot be told", observation.node, observation.round,
                      exc_info=True)  # fmt: skip
@@ -140,7 +145,14 @@ def _nearest(ways: Sequence[_Replay], images: Tensor, labels: Tensor) -> _Replay
     return min(found, key=lambda one: one[0])[1] if found else None
 
 
-def _told(replay: _Replay, images: Tensor, labels: Tensor, others: Sequence[tuple[str, _Group]], signs: _Signs) -> str:
+def _told(
+    replay: _Replay,
+    images: Tensor,
+    labels: Tensor,
+    others: Sequence[tuple[str, _Group]],
+    signs: _Signs,
+    noise_excluded: bool,
+) -> str:
     """What speaks against the truth; empty where nothing does."""
     own = replay(images, labels)
     distance = 1 - float(own @ replay.target)
@@ -149,11 +161,18 @@ def _told(replay: _Replay, images: Tensor, labels: Tensor, others: Sequence[tupl
     for what, group in others:
         found = torch.stack([replay(*one) for one in group[:_MOST_OTHERS]])
         share = distance / max(1 - float((found @ replay.target).max()), _TINY)
-        way, rest = replay.target - own, found.mean(dim=0) - own
-        towards = float(way @ rest / (way.norm() * rest.norm()).clamp_min(_TINY))
-        if any(share > most and towards > cosine for most, cosine in signs):
+        mean = found.mean(dim=0)
+        if not any(share > most and _cosine(replay.target - own, mean - own) > cosine for most, cosine in signs):
+            continue
+        # Noise makes an update short in the direction of every replay, which alone looks like a way to the others.
+        aside = _cosine(replay.target - (replay.target @ own) * own, mean - (mean @ own) * own)
+        if noise_excluded or aside > _ASIDE:
             return f"a replay of the client's work on them is no nearer to the update than one on {what}"
     return ""
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other / (one.norm() * other.norm()).clamp_min(_TINY))
 
 
 def _distinct(steps: Sequence[Truth]) -> tuple[Tensor, Tensor, list[Tensor]]:
