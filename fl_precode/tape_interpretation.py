@@ -49,7 +49,7 @@ _MORE_IMAGES = Assumption(
     code="examples-are-batches",
     sentence="the update of one step has a higher rank than the one example that the client named allows, so that its "
     "number of examples is taken to count batches, and the number of images is not known",
-    doubt="noise that was added to an update of one image",
+    doubt="noise or an optimiser's rounding in an update of one image",
     line='examples = "batches"\n[protocol]\nbatch-size = 8',
 )
 

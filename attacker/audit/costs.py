@@ -41,6 +41,8 @@ LeNet (the last one reckoned). On other models it is a guess."""
 _BY_METHOD: Final[Mapping[str, float]] = MappingProxyType({"dlg": 1.5, "idlg": 1.2, "noise-restoring": 1.3})
 _UNKNOWN = 1_000.0
 _PROBES: Final = (4, 24)
+_LONG: Final = 1.0
+"""Seconds from which one iteration is measured once: what comes before it is little then, and more would last."""
 _FEW_IMAGES: Final = 8
 """Images of one update up to which an iteration is measured as it is."""
 
@@ -96,6 +98,9 @@ def _measured(
         return None
     torch.set_num_threads(settings.threads)
     victim, seen = placed(victim, seen, torch.device(settings.device))
+    once = _seconds(GradientMatching(iterations=1), victim, seen[:1], settings.seed)
+    if once > _LONG:
+        return once
     times = [[_seconds(probe, victim, seen, settings.seed) for probe in probes] for _ in range(3)]
     # What an attack does before its first iteration is in both; other processes only ever make it slower.
     short, long = (min(taken) for taken in zip(*times, strict=True))
