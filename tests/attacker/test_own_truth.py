@@ -177,13 +177,12 @@ WRONG = {
 def test_truth_that_does_not_fit_the_update_is_said_and_not_scored(single, several, tmp_path, wrong, each):
     tape = single if each == 1 else several
     function = by_function(lambda client, number: WRONG[wrong](client, number, each))
-    # A scale that must be guessed leaves a doubt, and a truth that differs in one of the two has the benefit of it.
-    inputs = INPUTS if wrong == "wrong labels" else None
-    own = federation_of(tape, truth=function, inputs=inputs)
+    # A scale that must be guessed leaves a doubt, of which a wrong truth has the benefit now and then.
+    own = federation_of(tape, truth=function, inputs=INPUTS)
     assert len(own.refused) == 6, own.refused
     assert own.subject.truth is None
     assert "no nearer to the update than one on" in own.subject.truth_note
-    source = TapeSource(tape=tape, truth=function, inputs=inputs)
+    source = TapeSource(tape=tape, truth=function, inputs=INPUTS)
     record = audit_tapes([source], out=tmp_path, attacks=["first-layer"], victims=2)
     (one,) = record.federations
     assert not one.truth_known
@@ -357,7 +356,7 @@ def test_the_command_takes_it(single, tmp_path, capsys, monkeypatch):
     assert "2 of 2" in said.out
     code, said = command(*common, "--out", tmp_path / "b", "--truth", "npz:x.npz", "--no-truth")
     assert code == 2
-    assert "either a truth or --no-truth" in " ".join(said.err.replace("│", " ").split())
+    assert "either a file of the truth or --no-truth, not both" in " ".join(said.err.replace("│", " ").split())
     code, said = command(*common, "--out", tmp_path / "c", "--truth", "npz:x.npz", "--evaluation", "e.json")
     assert code == 2
     code, said = command("plan", single, "--victims", 2, "--truth", "npz:nowhere.npz")
