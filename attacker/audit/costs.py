@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from attacker.attacks.portfolio import Portfolio
 from attacker.attacks.registry import build_attack
 from attacker.audit.chunk import chunk_size
 from attacker.audit.placement import placed
+from attacker.engine import Replay
 
 if TYPE_CHECKING:
     from attacker.audit.scope import Federation
@@ -41,10 +41,10 @@ LeNet (the last one reckoned). On other models it is a guess."""
 _BY_METHOD: Final[Mapping[str, float]] = MappingProxyType({"dlg": 1.5, "idlg": 1.2, "noise-restoring": 1.3})
 _UNKNOWN = 1_000.0
 _PROBES: Final = (4, 24)
-_LONG: Final = 1.0
-"""Seconds from which one iteration is measured once: what comes before it is little then, and more would last."""
+_LONG: Final = 0.5
+"""Seconds of an iteration from which it is reckoned from one pass: dozens of iterations would last too long."""
 _FEW_IMAGES: Final = 8
-"""Images of one update up to which an iteration is measured as it is."""
+"""Images of one update on which a pass is measured."""
 
 
 def searches_for(spec: str) -> int | None:
@@ -81,52 +81,54 @@ def measure_unit(federation: Federation, settings: AuditSettings) -> float | Non
     entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
     seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
     probes = [GradientMatching(iterations=count) for count in _PROBES]
-    images = federation.targets[0].batch_size or 1
     try:
-        if images > _FEW_IMAGES:
-            return _reckoned(subject.victim, seen[0], images, settings)
-        return _measured(subject.victim, seen, probes, settings)
+        if any(probes[0].why_not(subject.victim, one) is not None for one in seen):
+            return None
+        torch.set_num_threads(settings.threads)
+        victim, seen = placed(subject.victim, seen, torch.device(settings.device))
+        long = _by_one_pass(victim, seen[0])
+        return long if long > _LONG else _measured(victim, seen, probes, settings)
     except Exception:  # models are foreign code; an attack that cannot run says so when it is run
         _logger.warning("what an iteration costs could not be measured", exc_info=True)
         return None
 
 
+def _by_one_pass(victim: Victim, seen: Observation) -> float:
+    """Seconds of an iteration, reckoned from one pass forward and backward on a few of the images.
+
+    The gradient of a gradient's distance takes about as long as two such passes, and every image and epoch as long as
+    any other. Attacks compare ways of forming gradients before their first iteration, which takes minutes where a pass
+    takes seconds: what an iteration costs must not wait for that.
+    """
+    images = seen.batch_size or 1
+    few = min(images, _FEW_IMAGES)
+    like = next(iter(seen.parameters.values()))
+    candidates = torch.zeros(few, *victim.inputs.shape, dtype=like.dtype, device=like.device)
+    labels = torch.zeros(few, dtype=torch.long, device=like.device)
+    weights = {name: value.detach().clone().requires_grad_(True) for name, value in seen.parameters.items()}
+    clock, began = _clock(seen)
+    loss = Replay(victim, weights, seen.buffers).loss(weights, candidates, labels, ())
+    torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    return 2 * (clock() - began) * (images / few) * (seen.protocol.local_epochs or 1)
+
+
 def _measured(
     victim: Victim, seen: Sequence[Observation], probes: Sequence[GradientMatching], settings: AuditSettings
-) -> float | None:
-    if any(probes[0].why_not(victim, one) is not None for one in seen):
-        return None
-    torch.set_num_threads(settings.threads)
-    victim, seen = placed(victim, seen, torch.device(settings.device))
-    once = _seconds(GradientMatching(iterations=1), victim, seen[:1], settings.seed)
-    if once > _LONG:
-        return once
+) -> float:
     times = [[_seconds(probe, victim, seen, settings.seed) for probe in probes] for _ in range(3)]
     # What an attack does before its first iteration is in both; other processes only ever make it slower.
     short, long = (min(taken) for taken in zip(*times, strict=True))
     return float(max(long - short, long / 10) / (_PROBES[1] - _PROBES[0]) / len(seen))
 
 
-def _reckoned(victim: Victim, seen: Observation, images: int, settings: AuditSettings) -> float | None:
-    """Seconds of an iteration on many images, from one on a few of them: a replay takes as long as its images do.
-
-    The few make as many local steps a pass as they fill; a federation of thousands of images would otherwise be
-    replayed dozens of times before anything is said.
-    """
-    few = replace(seen, batch_size=_FEW_IMAGES)
-    probe = GradientMatching(iterations=1)
-    if probe.why_not(victim, seen) is not None or probe.why_not(victim, few) is not None:
-        return None
-    torch.set_num_threads(settings.threads)
-    victim, placed_few = placed(victim, [few], torch.device(settings.device))
-    return _seconds(probe, victim, placed_few, settings.seed) * images / _FEW_IMAGES
+def _clock(seen: Observation) -> tuple[Callable[[], float], float]:
+    """A clock and what it shows now: a processor's own time is that of the budget, a GPU is waited for."""
+    clock = time.perf_counter if next(iter(seen.parameters.values())).is_cuda else time.process_time
+    return clock, clock()
 
 
 def _seconds(probe: GradientMatching, victim: Victim, seen: Sequence[Observation], seed: int) -> float:
-    # A processor's own time is that of the budget, whatever else the machine does meanwhile; a GPU is waited for.
-    on_gpu = next(iter(seen[0].parameters.values())).is_cuda
-    clock = time.perf_counter if on_gpu else time.process_time
-    began = clock()
+    clock, began = _clock(seen[0])
     probe(victim, seen, generator=torch.Generator().manual_seed(seed))
     return clock() - began
 
