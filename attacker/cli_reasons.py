@@ -90,6 +90,8 @@ def reason_lines(found: Sequence[NotRun], notes: Path | None, *, width: int) -> 
     for (mends, reason), own in sorted(groups.items(), key=lambda item: _importance(*item)):
         names = ", ".join(dict.fromkeys(one.attack.partition(":")[0] for one in own))
         text = f"not known: {_lacking(mends)}" if mends else reason
+        if mends == ("budget",):
+            text = "expected to take longer than the budget leaves"
         lines += wrapped(f"- {names}: {text}.", width, indent="  ")
         lines += mend_lines(mends, notes, indent="    ", width=width)
     return lines

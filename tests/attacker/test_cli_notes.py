@@ -134,7 +134,7 @@ def test_what_a_line_mends_comes_first_and_what_is_made_for_something_else_last(
     assert [line for line in lines if line.startswith("- ")] == [
         "- dlg, idlg: not known: how many images are behind an update.",
         "- spear, first-layer: it needs a Linear layer.",
-        "- hybrid: not known: the time for it.",
+        "- hybrid: expected to take longer than the budget leaves.",
         "- ignore: another defence.",
     ]
     place = lines.index("- dlg, idlg: not known: how many images are behind an update.")
