@@ -41,7 +41,7 @@ LeNet (the last one reckoned). On other models it is a guess."""
 _BY_METHOD: Final[Mapping[str, float]] = MappingProxyType({"dlg": 1.5, "idlg": 1.2, "noise-restoring": 1.3})
 _UNKNOWN = 1_000.0
 _PROBES: Final = (4, 24)
-_LONG: Final = 0.5
+_LONG: Final = 0.2
 """Seconds of an iteration from which it is reckoned from one pass: dozens of iterations would last too long."""
 _FEW_IMAGES: Final = 8
 """Images of one update on which a pass is measured."""
@@ -96,7 +96,7 @@ def measure_unit(federation: Federation, settings: AuditSettings) -> float | Non
 def _by_one_pass(victim: Victim, seen: Observation) -> float:
     """Seconds of an iteration, reckoned from one pass forward and backward on a few of the images.
 
-    The gradient of a gradient's distance takes about as long as two such passes, and every image and epoch as long as
+    The gradient of a gradient's distance takes about as long as four such passes, and every image and epoch as long as
     any other. Attacks compare ways of forming gradients before their first iteration, which takes minutes where a pass
     takes seconds: what an iteration costs must not wait for that.
     """
@@ -109,7 +109,7 @@ def _by_one_pass(victim: Victim, seen: Observation) -> float:
     clock, began = _clock(seen)
     loss = Replay(victim, weights, seen.buffers).loss(weights, candidates, labels, ())
     torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    return 2 * (clock() - began) * (images / few) * (seen.protocol.local_epochs or 1)
+    return 4 * (clock() - began) * (images / few) * (seen.protocol.local_epochs or 1)
 
 
 def _measured(

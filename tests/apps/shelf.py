@@ -30,6 +30,9 @@ class App:
         lines: What the README adds.
         moved: What flwr itself has moved.
         audit: What is said to ``fl-precode audit`` beside the tape.
+        notes: Lines that the audit asks for, for the notes beside the tape.
+        training: Such lines below ``[protocol]``.
+        budget: Of the audit.
         needs: Packages besides ours, Flower's and torch's.
         says: The true sentence of an audit for which no attack exists; empty where attacks run.
     """
@@ -43,6 +46,9 @@ class App:
     nodes: int = 2
     run_config: Mapping[str, Value] = field(default_factory=dict)
     moved: tuple[Moved, ...] = ()
+    notes: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+    budget: str = "30s"
     needs: tuple[str, ...] = ("datasets", "flwr_datasets")
     says: str = ""
 
@@ -132,8 +138,8 @@ SHELF = (
         run_config={"num-server-rounds": 1},
         lines=_strategy("monaiexample") + _truth("monaiexample"),
         audit=("--model", "monaiexample.task:load_model", "--input", "1x64x64", "--classes", "6"),
-        # It counts batches; with the lines that the audit asks for in the notes there are searches.
-        says="the batch size is unknown",
+        # It counts batches, which is seen and asked for.
+        notes=('examples = "batches"',), training=("batch-size = 4",), budget="10m",
         needs=(*_TORCH, "monai"),
     ),
     App(
@@ -143,6 +149,7 @@ SHELF = (
         + _truth("vitexample", ", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"),
         audit=("--model", "vitexample.task:get_model", "--input", "3x224x224", "--classes", "102",
                "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"),
+        budget="10m",  # the command's own: one iteration on this transformer takes a second and more
     ),
     App(
         folder="quickstart-pytorch-lightning", package="pytorchlightning_example", data="mnist", images=20,

@@ -108,13 +108,21 @@ def serve(app: App, shared: Path, folder: Path, cache: Path) -> None:
         served_files.write_vit_weights(cache)
 
 
-def audit_app(app: App, out: Path, *, budget: str = "30s", victims: int = 1) -> tuple[int, str]:
+def add_notes(app: App, path: Path) -> None:
+    """Put the lines that the audit asks for into the notes beside the tape, once."""
+    text = path.read_text()
+    if app.notes and app.notes[0] not in text:
+        path.write_text("\n".join([*app.notes, text.rstrip(), *app.training]) + "\n")
+
+
+def audit_app(app: App, out: Path, *, victims: int = 1) -> tuple[int, str]:
     """Run ``fl-precode audit`` on the tape; its exit code and all that it said."""
+    add_notes(app, out / "tape.toml")
     command = [sys.executable, "-c", PROGRAM, "audit", str(out / "tape"), "--out", str(out / "audit")]
-    command += ["--victims", str(victims), "--budget", budget, "--device", "cpu", "--no-leakage", *app.audit]
+    command += ["--victims", str(victims), "--budget", app.budget, "--device", "cpu", "--no-leakage", *app.audit]
     environment = _environment(out)
     environment["PYTHONPATH"] = f"{copy_of(app, out)}{os.pathsep}{environment['PYTHONPATH']}"
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=2400)
     said = done.stdout + done.stderr
     (out / "audit.log").write_text(said)
     return done.returncode, said
