@@ -58,6 +58,10 @@ class App:
         return self.folder.split("/", 1)[0]
 
 
+_ONE_SEARCH = ("--attacks", "inverting-gradients:iterations=100")
+"""For large networks, on which one iteration takes a second and more."""
+
+
 def _strategy(package: str, before: str = "result = strategy.start(") -> tuple[Added, ...]:
     """The README's two lines on a server with a strategy."""
     file = f"{package}/server_app.py"
@@ -137,9 +141,9 @@ SHELF = (
         folder="quickstart-monai", package="monaiexample", data="mednist", images=12,
         run_config={"num-server-rounds": 1},
         lines=_strategy("monaiexample") + _truth("monaiexample"),
-        audit=("--model", "monaiexample.task:load_model", "--input", "1x64x64", "--classes", "6"),
+        audit=("--model", "monaiexample.task:load_model", "--input", "1x64x64", "--classes", "6", *_ONE_SEARCH),
         # It counts batches, which is seen and asked for.
-        notes=('examples = "batches"',), training=("batch-size = 4",), budget="10m",
+        notes=('examples = "batches"',), training=("batch-size = 4",), budget="30m",
         needs=(*_TORCH, "monai"),
     ),
     App(
@@ -148,8 +152,8 @@ SHELF = (
         lines=_strategy("vitexample")
         + _truth("vitexample", ", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"),
         audit=("--model", "vitexample.task:get_model", "--input", "3x224x224", "--classes", "102",
-               "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"),
-        budget="10m",  # the command's own: one iteration on this transformer takes a second and more
+               "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", *_ONE_SEARCH),
+        budget="30m",
     ),
     App(
         folder="quickstart-pytorch-lightning", package="pytorchlightning_example", data="mnist", images=20,
