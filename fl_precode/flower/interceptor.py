@@ -41,8 +41,8 @@ class Interceptor(Strategy):
             announced steps or epochs make of it (`Protocol.images_behind`).
         buffers: Names of arrays that are buffers, not parameters; by default the model decides when the tape is read.
         model: For a new tape: where an audit finds the model, ``package.module:factory``.
-        inputs: For a new tape: the images' domain, or their shape alone (``3x32x32``) when they are in [0, 1] and not
-            normalised; a shape needs ``classes``.
+        inputs: For a new tape: the images' domain, or their shape alone (``3x32x32``), which needs ``classes`` and
+            leaves open how the images are normalised.
         classes: Number of classes.
         run_config: For a new tape: Flower's run configuration. What it says of local training, in whatever spelling
             (`fl_precode.announced_settings`), is announced on the tape; nothing else of it is kept.
