@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from attacker.audit.checks import flags
+from attacker.audit.counting import comparable, counts
 from attacker.audit.gate import came_back, judged
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VerdictEntry
 from attacker.audit.verdict import title_of, verdicts
@@ -186,8 +187,7 @@ def _changes(
 def _scored(record: AuditRecord, federation: FederationSummary) -> dict[str, list[ImageResult]]:
     found: dict[str, list[ImageResult]] = {}
     for row in record.results:
-        known = row.outcome != "not_applicable" and row.baseline_ssim is not None
-        if row.federation == federation.id and known:
+        if row.federation == federation.id and comparable(row):
             found.setdefault(row.attack, []).append(row)
     return found
 
@@ -234,7 +234,7 @@ def _by_victim(rows: Sequence[ImageResult], threshold: float) -> dict[str, bool]
     """Whether each victim came back by at least one of these results."""
     found: dict[str, bool] = {}
     for row in rows:
-        found[row.victim_id] = found.get(row.victim_id, False) or (row.ssim is not None and row.ssim >= threshold)
+        found[row.victim_id] = found.get(row.victim_id, False) or counts(row, threshold)
     return found
 
 

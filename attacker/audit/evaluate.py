@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.audit.counting import counts
 from attacker.audit.files import Pictures
 from attacker.audit.record import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
 from attacker.audit.truth import Truth
@@ -18,7 +19,7 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
 SUCCESS_THRESHOLD = 0.6
-"""SSIM from which an image counts as come back, as in the PRECODE paper."""
+"""SSIM from which an image counts as come back, as in the PRECODE paper, if it is beyond the best guess as well."""
 
 OUTCOMES: dict[Outcome, OutcomeName] = {
     Outcome.CONVERGED: "converged",
@@ -172,6 +173,8 @@ class UpdateEvaluation:
                 psnr=scores[i].psnr,
                 mse=scores[i].mse,
                 baseline_ssim=self._baseline[i].ssim,
+                guess_ssim=self._baseline[i].ssim,
+                guess="" if self._baseline[i].ssim is None else "mean image",
                 label_accuracy=self._label_accuracy(run, reconstruction),
                 matching_loss=finite(reconstruction.matching_loss),
                 seconds=reconstruction.seconds / len(self._ids),
@@ -228,7 +231,7 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
     tried = [row for row in own if row.outcome != "not_applicable"]
     scored = [row for row in tried if row.baseline_ssim is not None]
     similarity = [row.ssim for row in scored if row.ssim is not None]
-    successes = sum(value >= SUCCESS_THRESHOLD for value in similarity)
+    successes = sum(counts(row, SUCCESS_THRESHOLD) for row in scored)
     baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
     return AttackSummary(

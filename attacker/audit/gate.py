@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from attacker.audit.checks import FLAGS, flags
+from attacker.audit.counting import comparable, counts
 from attacker.audit.record import AuditRecord, FederationSummary
 from attacker.audit.verdict import title_of
 from attacker.audit.view import FederationView, counterpart, is_defended
@@ -72,12 +73,8 @@ def judged(record: AuditRecord) -> list[FederationSummary]:
 
 def came_back(record: AuditRecord, federation: str) -> tuple[int, int]:
     """Images that came back by any attack, and images that were attacked and compared with the truth."""
-    rows = [
-        row
-        for row in record.results
-        if row.federation == federation and row.outcome != "not_applicable" and row.baseline_ssim is not None
-    ]
-    back = {row.victim_id for row in rows if row.ssim is not None and row.ssim >= record.success_threshold}
+    rows = [row for row in record.results if row.federation == federation and comparable(row)]
+    back = {row.victim_id for row in rows if counts(row, record.success_threshold)}
     return len(back), len({row.victim_id for row in rows})
 
 

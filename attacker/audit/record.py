@@ -189,6 +189,9 @@ class VictimImage(Entry):
     baseline: PicturePath | None = Field(
         default=None, description="the mean training image, a guess that needs no update; absent in older records"
     )
+    same_as: Identifier | None = Field(
+        default=None, description="the first victim of this federation with the same image; null for a first one"
+    )
 
 
 class ImageResult(Entry):
@@ -209,6 +212,11 @@ class ImageResult(Entry):
     psnr: Number | None = Field(description="dB, data range 1; null with mse 0 means identical images")
     mse: Number | None
     baseline_ssim: Number | None = Field(description="SSIM of the mean training image against the truth")
+    guess_ssim: Number | None = Field(
+        default=None,
+        description="SSIM of the best guess without this update; null without truth and in older records",
+    )
+    guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
     label_accuracy: Share | None = Field(
         description="right labels in this batch; null when the attack used labels that it was granted"
     )
@@ -245,7 +253,10 @@ class AttackSummary(Entry):
     not_applicable: Count
     failed: Count = Field(description="images on which the attack raised or diverged; they count as not come back")
     reasons: list[str] = Field(description="different reasons for not applicable and failed")
-    successes: Count | None = Field(description="images with SSIM at or above the threshold; null without truth")
+    successes: Count | None = Field(
+        description="images that came back: SSIM at or above the threshold, and beyond the best guess; null without "
+        "truth"
+    )
     success_rate: Share | None
     interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval of the success rate")
     mean_ssim: Number | None

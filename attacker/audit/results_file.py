@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from attacker.audit.counting import comparable, counts
 from attacker.audit.record import AuditRecord, ImageResult
 from fl_precode.private_file import write_private
 
@@ -35,7 +36,7 @@ def results_text(record: AuditRecord) -> str:
         more = {
             "label": label,
             "label_name": label_name,
-            "came_back": None if row.baseline_ssim is None else int((row.ssim or -1.0) >= record.success_threshold),
+            "came_back": int(counts(row, record.success_threshold)) if comparable(row) else None,
             "control_of": controls.get(row.federation),
         }
         writer.writerow(_cells({**row.model_dump(), **more}))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from attacker.audit.confirmed import AGREES, confirmed, confirms
+from attacker.audit.counting import counts
 from attacker.audit.mends import MENDS, Mend
 from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 
@@ -120,11 +121,7 @@ class FederationView:
             {
                 row.victim_id
                 for row in self.record.results
-                if row.federation == self.federation.id
-                and row.ssim is not None
-                and row.baseline_ssim is not None
-                and row.ssim >= self.record.success_threshold
-                and row.ssim > row.baseline_ssim
+                if row.federation == self.federation.id and counts(row, self.record.success_threshold)
             }
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from attacker.audit.counting import counts
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
 from attacker.audit.view import confirms
 from attacker.report import words
@@ -243,7 +244,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
     name = words.capitalised(words.attack_name(row.attack))
     came_back = None
     if row.baseline_ssim is not None:
-        came_back = row.ssim is not None and row.ssim >= record.success_threshold
+        came_back = counts(row, record.success_threshold)
     by = (f"by {words.attack_name(row.method)}",) if row.method else ()
     return Tile(
         title=title or name,
