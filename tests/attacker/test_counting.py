@@ -22,8 +22,8 @@ def _row(**changes):
         (0.49, 0.1, False, False),
         (0.7, 0.8, False, False),  # worse than a guess
         (0.84, 0.8, False, False),  # hardly better than one
-        (0.85, 0.8, True, False),
-        (0.99, 0.97, False, False),
+        (0.86, 0.8, True, False),
+        (0.977, 0.97, False, False),
         (1.0, 0.97, True, False),
         (1.0, 1.0, False, False),  # the guess is the image: nothing shows that the update gave it
         (None, 0.1, False, False),
