@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from attacker.audit import search_checks
+from attacker.audit import search_checks, time_checks
 from attacker.audit.record import AuditRecord, Flag
 from attacker.audit.view import FederationView, views
 from attacker.intervals import difference_interval
@@ -229,6 +229,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _model_is_random,
     search_checks.loss_did_not_fall,
     search_checks.budget_edge,
+    time_checks.cut_by_the_budget,
     search_checks.single_start,
     search_checks.weaker_beats_stronger,
     _no_control,
