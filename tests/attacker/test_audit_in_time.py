@@ -43,14 +43,14 @@ def nothing_is_expected_to_take_long(monkeypatch):
 @pytest.mark.usefixtures("nothing_is_expected_to_take_long")
 def test_a_search_that_takes_far_too_long_is_ended_and_what_it_found_is_kept(slow_tape, tmp_path):
     began = time.monotonic()
-    record = audited(slow_tape, tmp_path / "audit", LONG, budget=3.0)
+    record = audited(slow_tape, tmp_path / "audit", LONG, budget=2.5)
     assert time.monotonic() - began < 30.0, "not the hour and more that its iterations would take"
     assert [row.outcome for row in record.results] == ["iteration_limit"] * 2
     for row in record.results:
         assert row.cut
         assert row.ssim is not None
         assert 0 < row.iterations < 200_000
-        assert row.matching_loss < row.starting_loss
+        assert row.matching_loss <= row.starting_loss
         assert "its time ended after" in row.reason
     (flag,) = [one for one in record.flags if "was ended by the budget on 2 of 2 images" in one.sentence]
     assert (flag.name, flag.weak) == ("budget-edge", True)
@@ -62,7 +62,9 @@ def test_code_that_never_comes_back_is_stopped_and_has_failed(tmp_path, monkeypa
     tape = taped(tmp_path, "hanging")
     monkeypatch.setattr(slow_models, "CALLS_BEFORE_IT_HANGS", [60])
     monkeypatch.setenv("SLOW_MODEL_HANGS_AFTER", "60")
-    settings = AuditSettings(attacks=(LONG, "first-layer"), budget=4.0 * workers, victims=2, control=False)
+    settings = AuditSettings(
+        attacks=(LONG, "first-layer"), budget=2.5 if workers == 1 else 6.0, victims=2, control=False
+    )
     record = audit([TapeSource(tape=tape, truth=False)], settings, out=tmp_path / "audit", workers=workers)
     rows = {row.attack: row for row in record.results}
     assert (rows[LONG].outcome, rows[LONG].reason) == ("failed", ENDED)
@@ -91,7 +93,7 @@ def test_what_was_not_begun_is_left_out_and_the_same_command_goes_on_with_it(slo
 
 
 def test_an_update_that_no_search_can_answer_is_named_at_once(tmp_path):
-    tape = taped(tmp_path, "slow", batch_size=16, local={"local_epochs": 2, "learning_rate": 0.1})
+    tape = taped(tmp_path, "slow(seconds=0.01)", batch_size=32, local={"local_epochs": 2, "learning_rate": 0.1})
     said: list[str] = []
     settings = AuditSettings(budget=5.0, victims=1, control=False)
     _, planned = plan([TapeSource(tape=tape)], settings, say=said.append)
