@@ -36,6 +36,7 @@ from attacker.audit.record_evidence import (
     TapeIdentity,
     ThreatModel,
     UpdateFacts,
+    UpdateReading,
     VerdictEntry,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "TapeIdentity",
     "ThreatModel",
     "UpdateFacts",
+    "UpdateReading",
     "VerdictEntry",
     "VerdictName",
     "VictimImage",

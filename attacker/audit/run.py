@@ -34,6 +34,7 @@ from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth_open import TruthWish
+from attacker.engine.deadline import within
 from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
 
@@ -276,8 +277,12 @@ def _finish(
     processes: int = 1,
     clock: Clock = UNLIMITED,
 ) -> AuditRecord:
+    if watch is not None:
+        watch(CampaignState.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     found = collect(chunks, store)
-    record = finish_record(assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder)))
+    with within(clock.finishing()):
+        whole = assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder))
+    record = finish_record(whole)
     write_audit(record, folder)
     if not settings.leakage:
         return record
