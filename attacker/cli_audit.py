@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +36,7 @@ from attacker.cli_options import (
     audit_settings,
     check_truth,
     find_own_models,
+    looks_like_a_tape,
     parse_inputs,
     tape_sources,
 )
@@ -125,10 +126,11 @@ def audit(
     _check_crew(workers, ray_address)
     # What comes next takes seconds, PyTorch alone two: the first line must not wait for it.
     ticker = Ticker("loading PyTorch")
-    if all(map(looks_like_a_tape, tapes)):
+    known = all(map(looks_like_a_tape, tapes))  # else there is nothing to say but the error
+    if known:
         ticker.say("\n".join(wrapped(f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.", columns())))
     try:
-        with ticker:
+        with ticker if known else nullcontext():
             inputs = parse_inputs(images, classes, mean, std)
             wish = check_truth(no_truth, evaluation, truth)
             settings = audit_settings(
@@ -196,14 +198,6 @@ def _check_crew(workers: int, ray_address: str) -> None:
             f"expected HOST:PORT of a Ray cluster that is there, or auto for one on this machine, got {ray_address!r}",
             param_hint="--ray-address",
         )
-
-
-def looks_like_a_tape(folder: Path) -> bool:
-    """Whether a folder has the header of a tape, as far as a glance tells."""
-    try:
-        return isinstance(json.loads((folder / "tape.json").read_bytes()), dict)
-    except (OSError, ValueError):
-        return False
 
 
 def use_threads(threads: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -219,6 +220,14 @@ def find_own_models() -> None:
     """Look for modules where the command is called, too: people's own models are there, and a tape may name one."""
     # A console script does not do so by itself.
     sys.path.append(str(Path.cwd()))
+
+
+def looks_like_a_tape(folder: Path) -> bool:
+    """Whether a folder has the header of a tape, as far as a glance tells."""
+    try:
+        return isinstance(json.loads((folder / "tape.json").read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def tape_sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import typer
@@ -33,6 +34,7 @@ from attacker.cli_options import (
     audit_settings,
     check_truth,
     find_own_models,
+    looks_like_a_tape,
     parse_inputs,
     tape_sources,
 )
@@ -83,9 +85,11 @@ def plan(
     """
     began = time.monotonic()
     ticker = Ticker("loading PyTorch")  # takes seconds, for which the first line must not wait
-    ticker.say(f"Plan of an audit of {', '.join(map(str, tapes))}.")
+    known = all(map(looks_like_a_tape, tapes))
+    if known:
+        ticker.say(f"Plan of an audit of {', '.join(map(str, tapes))}.")
     try:
-        with ticker:
+        with ticker if known else nullcontext():
             inputs = parse_inputs(images, classes, mean, std)
             wish = check_truth(no_truth, evaluation, truth)
             settings = audit_settings(

@@ -67,5 +67,7 @@ def test_size_and_length_are_those_of_the_update(tmp_path):
     (one,) = readings(own, settings)
     (seen,) = own.observations()
     assert one.numbers == sum(value.numel() for value in seen.update.values())
-    assert one.norm == pytest.approx(float(torch.cat([value.flatten() for value in seen.update.values()]).norm()))
+    assert one.norm == pytest.approx(
+        float(torch.cat([value.flatten() for value in seen.update.values()]).double().norm())
+    )
     assert (one.images, one.steps, one.statistics) == (seen.batch_size, 1, 0)
