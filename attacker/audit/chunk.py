@@ -1,7 +1,9 @@
 """A chunk of an audit: one attack on a few updates of one tape. Plain data in, reconstructions out; no truth anywhere.
 
-What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before: it has its own seed, for torch's
-global generators too. Only where memory runs out it is attacked in halves, whose draws are those of their first update.
+What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before. Each update has a generator of
+its own, seeded by the attack and by whose update it is: it draws the same whatever else is in the chunk, however many
+updates an audit has, and where memory runs out and the chunk is attacked in halves. torch's global generators, of which
+a foreign model or attack may draw, have a seed too, that of the first update.
 """
 
 from __future__ import annotations
@@ -190,13 +192,13 @@ class _Work:
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
         targets = self.chunk.targets[start:end]
-        seed = _digest(self.chunk.seed, targets[0].identity)
+        seeds = [_digest(self.chunk.seed, target.identity) for target in targets]
         victim, seen = placed(self.victim, self.seen[start:end], torch.device(self.chunk.device))
-        with seeded(seed):
+        with seeded(seeds[0]):
             found = self.method(
                 victim,
                 seen,
-                generator=torch.Generator().manual_seed(seed),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 labels=[None if one.labels is None else torch.tensor(one.labels) for one in targets],
                 progress=lambda share, _best: self._tell(start, end, share),
             )
