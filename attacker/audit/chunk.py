@@ -144,14 +144,29 @@ def chunk_size(batch_size: int | None) -> int:
 
 def attack_seed(seed: int, spec: str) -> int:
     """Seed of one attack, a function of the audit's seed and the attack; the same on every tape."""
-    return _digest(seed, spec)
+    return seed_of(seed, spec)
 
 
-def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> list[Reconstruction]:
+Found = Mapping[tuple[str, str, str], Reconstruction]
+"""Results of an audit by federation, attack and file of the update."""
+
+
+def run_chunk(
+    chunk: Chunk,
+    progress: Callable[[float], None] | None = None,
+    *,
+    change: Callable[[Observation], Observation] | None = None,
+) -> list[Reconstruction]:
     """Attack the targets of a chunk.
 
-    An attack that raises gives reconstructions that have failed, with the reason; its defect must not cost the results
-    of others. One that runs out of memory is tried again on halves.
+    Args:
+        chunk: The chunk.
+        progress: Told the share that is done.
+        change: Makes another update of each, which is attacked in its place.
+
+    Returns:
+        One for each target. An attack that raises gives reconstructions that have failed, with the reason; its defect
+        must not cost the results of others. One that runs out of memory is tried again on halves.
 
     Raises:
         ValueError: If the tape, or an update on it, is not what it was.
@@ -163,7 +178,8 @@ def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> 
     if gone:
         raise ValueError(f"{gone[0]} is not on the tape {chunk.site.tape} any more")
     knowledge = Knowledge(frozenset(chunk.granted))
-    seen = [knowledge.of(subject.tape.load(entries[target.file]), subject.defence) for target in chunk.targets]
+    loaded = [subject.tape.load(entries[target.file]) for target in chunk.targets]
+    seen = [knowledge.of(one if change is None else change(one), subject.defence) for one in loaded]
     parts = min(chunk.pieces, len(seen))
     bounds = [len(seen) * number // parts for number in range(parts + 1)]
     work = _Work(chunk, subject.victim, build_attack(chunk.attack), seen, progress)
@@ -192,7 +208,7 @@ class _Work:
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
         targets = self.chunk.targets[start:end]
-        seeds = [_digest(self.chunk.seed, target.identity) for target in targets]
+        seeds = [seed_of(self.chunk.seed, target.identity) for target in targets]
         victim, seen = placed(self.victim, self.seen[start:end], torch.device(self.chunk.device))
         with seeded(seeds[0]):
             found = self.method(
@@ -225,7 +241,8 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _digest(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
+    """A seed of its own for whatever is named."""
     text = "|".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
