@@ -1,4 +1,4 @@
-"""Simulated audits with known truth: how often "leaks" is said of updates that say nothing, and "held" of those that leak.
+"""Simulated audits with known truth: how often "leaks" and "held" are false, and what is said of updates that leak.
 
 ``python -m benchmarks.simulated_audits --count 300 --processes 2 --out docs/simulated-audits.json``
 

@@ -1,4 +1,4 @@
-"""The kinds of simulated audits: what the clients do, how they are audited, and what is true of them by construction."""
+"""The kinds of simulated audits: what clients do, how they are audited, and what is true of them by construction."""
 
 from __future__ import annotations
 
@@ -250,9 +250,17 @@ def _mixed(generator: np.random.Generator, shared: bool) -> dict[str, object]:
 def _single(generator: np.random.Generator, shared: bool) -> dict[str, object]:
     """One defence of the update, from weak to strong, many updates of a small LeNet or a perceptron."""
     defence = _one(
-        generator, "noise:std=0.001", "noise:std=0.1", "prune:share=0.97", "prune:share=0.8", "quantise:bits=2", "sign", "laplace:std=0.01",
-        "dp:max_norm=1,noise_multiplier=0.01", "clip:max_norm=0.01",
-    )  # fmt: skip
+        generator,
+        "noise:std=0.001",
+        "noise:std=0.1",
+        "prune:share=0.97",
+        "prune:share=0.8",
+        "quantise:bits=2",
+        "sign",
+        "laplace:std=0.01",
+        "dp:max_norm=1,noise_multiplier=0.01",
+        "clip:max_norm=0.01",
+    )
     own = _settings(
         generator, model=_one(generator, "lenet", f"{PERCEPTRON}(hidden=32)"), defence=defence, num_clients=ENOUGH
     )

@@ -93,10 +93,8 @@ def draw(name: str, generator: np.random.Generator, *, classes: int | tuple[int,
     """
     images, labels = {**OFFLINE, **OTHERS}[name]()
     known = np.unique(labels)
-    if isinstance(classes, int):
-        kept = generator.permutation(known)[: classes or len(known)]
-    else:
-        kept = np.asarray(classes)
+    drawn = generator.permutation(known)
+    kept = drawn[: classes or len(known)] if isinstance(classes, int) else np.asarray(classes)
     of_class = [generator.permutation(np.flatnonzero(labels == one)) for one in kept]
     share = max(most // len(kept), 1)
     chosen = generator.permutation(np.concatenate([one[:share] for one in of_class]))

@@ -1,4 +1,4 @@
-"""What an attacker who knows more than any audit grants gets from an update: the judge of "held", apart from the attacks.
+"""What an attacker who knows more than audits grant gets from an update: the judge of "held", apart from the attacks.
 
 None of this is the project's own attack code. Formulas: the first trained Linear layer's gradient is the sum of outer
 products, so that its input is a quotient whatever is done behind it; what pruning left is enough. The search is cosine
