@@ -27,3 +27,15 @@ def partly_frozen(inputs: InputSpec, model: str = "lenet", first: int = 1) -> nn
     for parameter in list(built.parameters())[:first]:
         parameter.requires_grad_(False)
     return built
+
+
+def residual(inputs: InputSpec, head_only: bool = False) -> nn.Module:
+    """torchvision's ResNet18 for these channels, as apps take it; with ``head_only`` only the last layer trains."""
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=inputs.classes)
+    model.conv1 = nn.Conv2d(inputs.channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    if head_only:
+        model.requires_grad_(False)
+        model.fc.requires_grad_(True)
+    return model

@@ -63,13 +63,14 @@ class Simulated:
     seen: tuple[Seen, ...]
 
 
-def simulate(folder: Path, settings: Settings, *, alter: str = "") -> Simulated:
+def simulate(folder: Path, settings: Settings, *, alter: str = "", clients: int | None = None) -> Simulated:
     """Run and tape a federation.
 
     Args:
         folder: New folder.
         settings: Of the federation; one round or more.
         alter: One of `ALTERED`, or empty for updates as the clients send them.
+        clients: How many of them work; None for all.
 
     Raises:
         OSError: If the tape lost an update.
@@ -84,13 +85,13 @@ def simulate(folder: Path, settings: Settings, *, alter: str = "") -> Simulated:
         settings={key: value for key, value in settings.to_run_config().items() if key not in PRIVATE},
     )
     writer = TapeWriter(folder / "tape", header)
-    nodes = tuple(f"9007199254{client:03d}" for client in range(settings.num_clients))
+    nodes = tuple(f"9007199254{client:03d}" for client in range(clients or settings.num_clients))
     model = federation.model()
     seen: list[Seen] = []
     for server_round in range(1, settings.num_server_rounds + 1):
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         writer.write_round(server_round, {name: value.numpy() for name, value in state.items()})
-        work = [_client(federation, model, client, server_round) for client in range(settings.num_clients)]
+        work = [_client(federation, model, client, server_round) for client in range(len(nodes))]
         trained = [name for name, _ in model.named_parameters()]
         updates = [{name: _update(sent, state, name, settings) for name in trained} for sent, _ in work]
         updates = altered(updates, alter, Generator().manual_seed(settings.seed * 1000 + server_round))
