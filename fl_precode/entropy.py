@@ -25,8 +25,8 @@ def system_uniform(shape: Sequence[int]) -> Tensor:
     """Independent numbers, uniform between 0 and 1 and never either, from ``os.urandom``; float64 on the CPU."""
     count = int(np.prod(shape, dtype=np.int64))
     bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> 12
-    found: Tensor = torch.from_numpy((bits + 0.5) * 2.0**-52)
-    return found.reshape(tuple(shape))
+    found: Tensor = torch.from_numpy((bits + 0.5) * 2.0**-52).reshape(tuple(shape))
+    return found
 
 
 def system_normal(shape: Sequence[int]) -> Tensor:
