@@ -107,7 +107,9 @@ def assemble(
         federations=entries,
         victims=images,
         results=rows,
-        summaries=[summarise(own.id, spec, rows) for own in federations for spec in specs if (own.id, spec) in tried],
+        summaries=[
+            summarise(own.id, spec, rows, images) for own in federations for spec in specs if (own.id, spec) in tried
+        ],
         threat_model=settings.knowledge.record(),
         plan=list(plan),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attacker.attacks.as_trained import as_trained
 from attacker.attacks.attack import check_observation
+from attacker.audit.noise_floor import noise_floors
 from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
@@ -40,6 +41,7 @@ def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateF
         random=_is_random(victim, observations),
         buffers_withheld=any(_buffers_withheld(victim, one) for one in observations),
         steps=max(known) if known and len(known) == len(steps) else None,
+        noise_floors=noise_floors(observations),
     )
 
 

@@ -7,6 +7,7 @@ are identical (an infinite PSNR).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -73,9 +74,11 @@ __all__ = [
     "VerdictName",
     "VictimImage",
     "finite",
+    "parts_of",
 ]
 
 SCHEMA_VERSION: Final = 2
+_PLUS: Final = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
 class Machine(Entry):
@@ -85,6 +88,15 @@ class Machine(Entry):
     cores: Count
     memory_bytes: Count
     gpus: list[str]
+
+
+def parts_of(defence: str) -> set[str]:
+    """Names of the parts of a defence spec, without those that do nothing.
+
+    >>> sorted(parts_of("none+precode:latent=8 + noise:std=1e+2"))
+    ['noise', 'precode']
+    """
+    return {part.strip().partition(":")[0] for part in _PLUS.split(defence)} - {"none", ""}
 
 
 class AttackDescription(Entry):
@@ -106,8 +118,13 @@ class AttackDescription(Entry):
 
     def answers_to(self, defence: str) -> bool:
         """Whether the attack takes a part of this defence spec into account."""
-        parts = {part.strip().partition(":")[0] for part in defence.split("+")}
+        parts = parts_of(defence)
         return self.adaptive and (not self.answers or bool(parts & set(self.answers)))
+
+    def answers_whole(self, defence: str) -> bool:
+        """Whether the attack takes every part of this defence spec into account; nobody knows an unannounced one."""
+        parts = parts_of(defence)
+        return self.adaptive and "unknown" not in parts and (not self.answers or parts <= set(self.answers))
 
 
 class RoundResult(Entry):
@@ -263,7 +280,10 @@ class AttackSummary(Entry):
         "truth"
     )
     success_rate: Share | None
-    interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval of the success rate")
+    interval: tuple[Share, Share] | None = Field(
+        description="95 % Wilson interval of the success rate, by independent trials: images of one update are one, "
+        "equal images are one"
+    )
     mean_ssim: Number | None
     median_ssim: Number | None
     baseline_successes: Count | None = Field(

@@ -104,6 +104,11 @@ class UpdateFacts(Entry):
     )
     buffers_withheld: bool = Field(description="whether normalisation statistics of the model are not on the tape")
     steps: Count | None = Field(description="most local steps behind one update; null when not announced")
+    noise_floors: dict[str, Number] = Field(
+        default={},
+        description="by name of a gradient distance, how far the announced noise alone keeps the true images from "
+        "their update, the median; empty without noise, where that is not known, and in older records",
+    )
 
 
 class TapeIdentity(Entry):
