@@ -31,7 +31,8 @@ def system_uniform(shape: Sequence[int]) -> Tensor:
 
 def system_normal(shape: Sequence[int]) -> Tensor:
     """Independent standard normal numbers from ``os.urandom``; float64 on the CPU."""
-    return torch.special.ndtri(system_uniform(shape))
+    found: Tensor = torch.special.ndtri(system_uniform(shape))
+    return found
 
 
 def system_generator(device: torch.device | str = "cpu") -> Generator:

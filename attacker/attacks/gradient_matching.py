@@ -18,6 +18,7 @@ from attacker.attacks.piece import group_pieces
 from attacker.attacks.replaying import weights_may_differ, why_not_replayed
 from attacker.attacks.settings import check_settings
 from attacker.engine import Draws, observed_gradient, trace, why_no_batch_statistics
+from attacker.engine.deadline import share_of_time
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -172,15 +173,16 @@ class GradientMatching(Attack):
         results: list[Reconstruction | None] = [None] * len(observations)
         groups = as_trained(victim, observations)
         for number, group in enumerate(groups):
-            found = self._run(
-                group,
-                [labels[index] for index in group.indices],
-                draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
-                [generators[index] for index in group.indices],
-                share(progress, number, len(groups)),
-                [knowledge[index] for index in group.indices],
-                noise,
-            )
+            with share_of_time(number, len(groups)):
+                found = self._run(
+                    group,
+                    [labels[index] for index in group.indices],
+                    draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
+                    [generators[index] for index in group.indices],
+                    share(progress, number, len(groups)),
+                    [knowledge[index] for index in group.indices],
+                    noise,
+                )
             for index, one in zip(group.indices, found, strict=True):
                 results[index] = one
         return [one for one in results if one is not None]
@@ -217,8 +219,9 @@ class GradientMatching(Attack):
         results: list[Reconstruction | None] = [None] * len(observations)
         with freed_memory_kept():
             for number, part in enumerate(parts):
-                for index, found in attack_bounded(self, part, share(progress, number, len(parts))):
-                    results[index] = better(results[index], found)
+                with share_of_time(number, len(parts)):
+                    for index, found in attack_bounded(self, part, share(progress, number, len(parts))):
+                        results[index] = better(results[index], found)
         return [
             one or Reconstruction.not_applicable(f"the labels are unknown: none were granted, and {reason}")
             for one, (_, reason) in zip(results, recovered, strict=True)

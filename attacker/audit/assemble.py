@@ -116,7 +116,7 @@ def assemble(
 
 
 def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, str], Reconstruction]:
-    """Results of finished chunks, by federation, attack and file of the update.
+    """Results of finished chunks, by federation, attack and file of the update; those that had no time are left out.
 
     Raises:
         ValueError: If a chunk was altered.
@@ -124,6 +124,7 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
     return {
         (chunk.federation, chunk.attack, target.file): one
         for chunk in chunks
+        if store.has(chunk.id)
         for target, one in zip(chunk.targets, store.load(chunk.id), strict=True)
     }
 

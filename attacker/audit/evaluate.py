@@ -226,6 +226,7 @@ class UpdateEvaluation:
                 late_fall=finite(reconstruction.late_fall),
                 starts=reconstruction.starts,
                 method=reconstruction.method,
+                cut=reconstruction.cut,
                 recovered_label=self._recovered_label(reconstruction, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )

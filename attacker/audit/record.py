@@ -256,6 +256,10 @@ class ImageResult(Entry):
         default=None,
         description="share by which the distance still fell over the last tenth of the search; null when not measured",
     )
+    cut: bool = Field(
+        default=False,
+        description="whether the budget ended it, so that the best until then was kept; absent in older records",
+    )
     starts: Count | None = Field(
         default=None, description="starts that a search compared; 0 when it does not search, null in older records"
     )

@@ -28,6 +28,10 @@ class PlannedAttack(Entry):
     updates: Count = Field(description="updates it was planned for")
     iterations: Count | None = Field(description="of one update, null when it does not search")
     expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    unanswerable: bool = Field(
+        default=False,
+        description="whether no search here answers these updates within ten times the budget; absent in older records",
+    )
     mends: list[Identifier] = Field(
         default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
     )
