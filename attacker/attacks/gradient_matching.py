@@ -50,7 +50,8 @@ class GradientMatching(Attack):
         boxed: Whether candidates are clamped to valid images after every step.
         converged_below: Distance below which the outcome is "converged", in (0, 2] for a cosine, else positive.
         distance: One of `attacker.engine.DISTANCES`: "cosine", or "l2", the squared distance, or "l1", the absolute
-            one, which need the gradient's scale; "cosine-kept" and "l2-kept" over the elements that pruning kept.
+            one, which need the gradient's scale ("-relative" to the observed gradient's, or not: "l1-direction");
+            "-kept" over the elements that pruning kept.
         optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
@@ -213,7 +214,7 @@ class GradientMatching(Attack):
             knowledge=knowledge,
             noise=noise,
             joint=joint,
-            may_differ=weights_may_differ(self, victim, seen, observations),
+            may_differ=weights_may_differ(self, victim, seen, observations, knowledge),
         )
         parts = [part for group in groups for part in pieces_within_budget(self, group)]
         results: list[Reconstruction | None] = [None] * len(observations)

@@ -154,7 +154,7 @@ def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> 
 def _describe(spec: str) -> AttackDescription:
     entry = entry_of(spec)
     same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
-    return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
+    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec)), **same)
 
 
 def _entry(

@@ -22,7 +22,7 @@ class Deadline:
 
     def __init__(self, seconds: float, outer: Deadline | None = None) -> None:
         until = time.monotonic() + max(0.0, seconds)
-        self.until = until if outer is None else min(until, outer.until)
+        self.until: float = until if outer is None else min(until, outer.until)
         self.cut = False
         self.looks: list[tuple[float, int]] = []
         self._outer = outer
