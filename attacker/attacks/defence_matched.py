@@ -107,7 +107,11 @@ class DefenceMatched(AdaptiveMatching):
                 progress,
             )
             results.update(zip(indices, found, strict=True))
-        return [replace(results[i], reason=f"matched by {_distance(one)}") for i, one in enumerate(observations)]
+        words = [f"matched by {_distance(one)}" for one in observations]
+        return [
+            replace(results[i], reason="; ".join(part for part in (own, results[i].reason) if part))
+            for i, own in enumerate(words)
+        ]
 
 
 def _matching(settings: GradientMatching, distance: str) -> GradientMatching:
