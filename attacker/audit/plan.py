@@ -23,6 +23,9 @@ from fl_precode.observation import Observation
 LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300)
 """Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's."""
 
+PRIORS = "1e-6|1e-4|1e-2|1e-1"
+"""Weights of total variation that planned searches race."""
+
 _PATH = 70.0
 _LARGEST_STEP = 0.1
 _LOOKED_AT = 4
@@ -141,10 +144,11 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     """The spec of an attack with a number of iterations and of starts; formulas have none.
 
     Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
-    where iterations are fewer, so that the same way can be gone.
+    where iterations are fewer, so that the same way can be gone. Which weight of the prior suits a model cannot be
+    known beforehand: several are raced (`attacker.attacks.race`).
 
     >>> spec_with("inverting-gradients", 1000)
-    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07'
+    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07,total_variations=1e-6|1e-4|1e-2|1e-1'
     >>> spec_with("first-layer", 1000), spec_with("dlg", 500, starts=2)
     ('first-layer', 'dlg:iterations=500,restarts=2')
     """
@@ -155,7 +159,7 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     if "preset" not in options:
         return f"{name}:iterations={iterations}{more}"
     step = min(_LARGEST_STEP, _PATH / iterations)
-    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g}{more}"
+    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g},total_variations={PRIORS}{more}"
 
 
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
