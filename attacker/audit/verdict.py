@@ -235,11 +235,13 @@ def _held(view: FederationView, informed: Sequence[AttackSummary]) -> str:
 
 
 def _average_image(view: FederationView) -> list[str]:
-    flat = max((one.baseline_successes or 0 for one in view.scored), default=0)
+    known = all(one.guess_successes is not None for one in view.scored)
+    flat = max(((one.guess_successes if known else one.baseline_successes) or 0 for one in view.scored), default=0)
     if not flat:
         return []
+    guess = "The best guess without an update" if known else "The average training image alone"
     return [
-        f"The average training image alone reaches SSIM >= {view.record.success_threshold:g} on {flat} of these "
-        "images, so reaching it there does not show that an update leaked. Images that an attack brought back nearer "
-        f"to the truth than that average: {view.nearer}."
+        f"{guess} reaches SSIM >= {view.record.success_threshold:g} on {flat} of these images, so reaching it there "
+        "does not show that an update leaked. Images that an attack brought back nearer "
+        f"to the truth than that {'guess' if known else 'average'}: {view.nearer}."
     ]
