@@ -12,12 +12,14 @@ from attacker.attacks.registry import entry_of
 from attacker.audit.announced import common_doubts, doubts
 from attacker.audit.chunk import Chunk, Found, attack_seed
 from attacker.audit.chunk_store import ChunkStore
+from attacker.audit.counting import beats
 from attacker.audit.evaluate import (
     SUCCESS_THRESHOLD,
     AttackRun,
     Placebos,
     UpdateEvaluation,
     as_images,
+    in_order,
     score_images,
     summarise,
     victim_ids,
@@ -38,7 +40,6 @@ from attacker.audit.record import (
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
-from attacker.metrics import match_batch
 from attacker.victim import assumptions_of
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
@@ -130,17 +131,19 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
 
 
 def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstruction]) -> float | None:
-    """Best SSIM of a finished chunk; None where nothing can be compared."""
+    """Best SSIM of a finished chunk, of images beyond any guess without the update; None where there is none."""
     entries = {entry.file: entry for entry in federation.entries}
     best: list[float] = []
     inputs = estimate_scale(federation.subject.victim.inputs, found).inputs
     for target, one in zip(chunk.targets, found, strict=True):
-        images = as_images(one, inputs)
+        images, source = as_images(one, inputs), federation.subject.truth
         truth = federation.truth(entries[target.file])
-        if images is None or truth is None or len(images) != len(truth.images):
+        if images is None or source is None or truth is None or len(images) != len(truth.images):
             continue
-        order = match_batch(images.nan_to_num(nan=0.5), truth.images)
-        best += [score.ssim for score in score_images(images[order], truth.images) if score.ssim is not None]
+        scores = score_images(in_order(images, truth.images), truth.images)
+        for score, guess in zip(scores, source.guesses.at(truth.images, truth.labels), strict=True):
+            if score.ssim is not None and guess is not None and beats(score.ssim, guess.ssim, 0.0):
+                best.append(score.ssim)
     return max(best, default=None)
 
 

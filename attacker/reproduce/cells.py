@@ -123,6 +123,7 @@ class VictimScore(Entry):
     psnr: Number | None
     mse: Number | None
     baseline_ssim: Number | None
+    guess_ssim: Number | None = None
     matching_loss: Number | None
 
 
