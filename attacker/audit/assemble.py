@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
-from attacker.audit.announced import common_doubts, doubts
+from attacker.audit.announced import common_sightings, sightings
 from attacker.audit.chunk import Chunk, Found, attack_seed
 from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.counting import beats
@@ -24,7 +24,7 @@ from attacker.audit.evaluate import (
     summarise,
     victim_ids,
 )
-from attacker.audit.facts import common_assumptions, update_facts
+from attacker.audit.facts import assumptions_about, update_facts
 from attacker.audit.files import Pictures
 from attacker.audit.image_scale import ImageScale, estimate_scale
 from attacker.audit.machine import this_machine, versions
@@ -40,7 +40,6 @@ from attacker.audit.record import (
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
-from attacker.victim import assumptions_of
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -167,11 +166,12 @@ def _entry(
     own.subject.tape.verify()
     victim, defence = own.subject.victim, own.subject.defence
     seen = own.observations()
-    found = common_doubts([doubts(victim, one, defence) for one in seen])
+    doubts, unexplained = common_sightings([sightings(victim, one, defence) for one in seen])
     facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts, seen[0].protocol)
-    of_all = [*assumptions_of(victim), *([] if scale.assumption is None else [scale.assumption])]
-    entry = entry.model_copy(update={"assumptions": common_assumptions(seen, of_all)})
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
+    of_all = [] if scale.assumption is None else [scale.assumption]
+    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": unexplained}
+    entry = entry.model_copy(update=of_updates)
     if own.control_of is None:
         return entry
     defended = next(one for one in federations if one.id == own.control_of)
@@ -181,6 +181,7 @@ def _entry(
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
+            "not_announced": [],
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )

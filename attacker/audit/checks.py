@@ -63,6 +63,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "attack-failed": FlagKind("an attack failed"),
         "attack-left-out": FlagKind("an attack was left out for lack of time"),
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
+        "not-announced": FlagKind("the updates show something that was not announced", weak=False),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
@@ -280,6 +281,15 @@ def _defence_doubted(view: FederationView) -> Iterator[Found]:
         )
 
 
+def _not_announced(view: FederationView) -> Iterator[Found]:
+    if view.federation.not_announced:
+        yield (
+            "not-announced",
+            f"An honest client can show what was not announced here: {joined(view.federation.not_announced)}.",
+            None,
+        )
+
+
 def _tape_damaged(view: FederationView) -> Iterator[Found]:
     if view.federation.tape_problems:
         first = view.federation.tape_problems[0]
@@ -306,6 +316,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _attack_failed,
     _attack_left_out,
     _defence_doubted,
+    _not_announced,
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""

@@ -176,6 +176,11 @@ class FederationSummary(Entry):
     doubts: list[str] = Field(
         default=[], description="what the updates show against the announced defence; absent in older records"
     )
+    not_announced: list[str] = Field(
+        default=[],
+        description="what the updates show that was not announced and that honest clients can show as well; absent in "
+        "older records",
+    )
     lost: Count | None = Field(description="tape entries that could not be written, null when not known")
     truth_known: bool
     truth_note: str = Field(description="why there is no truth, or none of some updates; empty when there is")
