@@ -163,6 +163,7 @@ def _entry(
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
+            "privacy": None,
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from attacker.audit import search_checks
+from attacker.audit.noise_source import from_a_seed
 from attacker.audit.record import AuditRecord, Flag
 from attacker.audit.view import FederationView, views
 from attacker.intervals import difference_interval
@@ -57,6 +58,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "attack-failed": FlagKind("an attack failed"),
         "attack-left-out": FlagKind("an attack was left out for lack of time"),
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
+        "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
@@ -241,6 +243,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _attack_failed,
     _attack_left_out,
     _defence_doubted,
+    from_a_seed,
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""
