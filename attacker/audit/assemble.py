@@ -182,6 +182,7 @@ def _entry(
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
             "not_announced": [],
+            "privacy": None,
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )

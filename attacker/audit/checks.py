@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from attacker.audit import search_checks
 from attacker.audit.counting import NEAR
+from attacker.audit.noise_source import from_a_seed
 from attacker.audit.record import AuditRecord, Flag, parts_of
 from attacker.audit.view import WORKS, FederationView, views
 from attacker.metrics import wilson_interval
@@ -64,6 +65,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "attack-left-out": FlagKind("an attack was left out for lack of time"),
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
         "not-announced": FlagKind("the updates show something that was not announced", weak=False),
+        "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
@@ -317,6 +319,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _attack_left_out,
     _defence_doubted,
     _not_announced,
+    from_a_seed,
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""

@@ -34,6 +34,7 @@ from attacker.audit.record_evidence import (
     LayerLeakage,
     LeakageSummary,
     PlannedAttack,
+    PrivacySpent,
     TapeIdentity,
     ThreatModel,
     UpdateFacts,
@@ -63,6 +64,7 @@ __all__ = [
     "PicturePath",
     "PlanStatus",
     "PlannedAttack",
+    "PrivacySpent",
     "Role",
     "RoundResult",
     "Setting",
@@ -194,6 +196,12 @@ class FederationSummary(Entry):
     facts: UpdateFacts | None = Field(default=None, description="absent in older records")
     assumptions: list[AssumptionEntry] = Field(
         default=[], description="what was guessed about the updates; absent in older records"
+    )
+    noise_from_seed: bool = Field(
+        default=False, description="whether the defence's noise can be drawn again from the run configuration's seed"
+    )
+    privacy: PrivacySpent | None = Field(
+        default=None, description="by the run's result.json; null without DP-SGD and in older records"
     )
 
 

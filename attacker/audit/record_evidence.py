@@ -122,3 +122,11 @@ class TapeIdentity(Entry):
         description="of the header and the manifest, which lists the SHA-256 of every update"
     )
     manifest_bytes: Count = Field(description="length of the manifest when it was audited; a tape may grow")
+
+
+class PrivacySpent(Entry):
+    """What differential privacy the federation's clients have spent, for one example of the one that spent most."""
+
+    epsilon: Number | None = Field(description="null where there is none; the note says why")
+    delta: Number
+    note: str = Field(description="what the figure assumes, or why there is none")
