@@ -69,7 +69,7 @@ class AdaptiveMatching(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Search with what is known of each observation."""
@@ -79,4 +79,4 @@ class AdaptiveMatching(Attack):
         seen = trace(changed)
         known = [self.knowledge(changed, seen, one) for one in observations]
         certain = [one for one in known if isinstance(one, Knowledge)]  # the others were refused before
-        return self.matching.search(changed, observations, labels, generator, progress, certain, self.noise_search)
+        return self.matching.search(changed, observations, labels, generators, progress, certain, self.noise_search)

@@ -89,7 +89,7 @@ class DefenceMatched(AdaptiveMatching):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Search by each observation's own distance."""
@@ -100,7 +100,11 @@ class DefenceMatched(AdaptiveMatching):
         for distance, indices in by_distance.items():
             chosen = replace(self, matching=_matching(self.matching, distance))
             found = super(DefenceMatched, chosen).run(
-                victim, [observations[i] for i in indices], [labels[i] for i in indices], generator, progress
+                victim,
+                [observations[i] for i in indices],
+                [labels[i] for i in indices],
+                [generators[i] for i in indices],
+                progress,
             )
             results.update(zip(indices, found, strict=True))
         return [replace(results[i], reason=f"matched by {_distance(one)}") for i, one in enumerate(observations)]

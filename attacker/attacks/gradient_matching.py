@@ -149,18 +149,18 @@ class GradientMatching(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Attack observations that are one problem together, in pieces of bounded size."""
-        return self.search(victim, observations, labels, generator, progress, [Knowledge()] * len(observations))
+        return self.search(victim, observations, labels, generators, progress, [Knowledge()] * len(observations))
 
     def search(
         self,
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
         knowledge: Sequence[Knowledge],
         noise: NoiseSearch = PLAIN,
@@ -168,7 +168,7 @@ class GradientMatching(Attack):
         """As `run`, with what an adaptive attack knows of each observation and makes of noise."""
         if not observations:
             return []
-        draws = Draws.seeded(len(observations), self.restarts, generator)
+        draws = Draws.of_each(generators, self.restarts)
         results: list[Reconstruction | None] = [None] * len(observations)
         groups = as_trained(victim, observations)
         for number, group in enumerate(groups):
@@ -176,7 +176,7 @@ class GradientMatching(Attack):
                 group,
                 [labels[index] for index in group.indices],
                 draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
-                generator,
+                [generators[index] for index in group.indices],
                 share(progress, number, len(groups)),
                 [knowledge[index] for index in group.indices],
                 noise,
@@ -190,13 +190,13 @@ class GradientMatching(Attack):
         group: AsTrained,
         labels: Sequence[Tensor | None],
         draws: Draws,
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
         knowledge: Sequence[Knowledge],
         noise: NoiseSearch,
     ) -> list[Reconstruction]:
         victim, observations = group.victim, group.observations
-        recovered = known_labels(victim, observations, labels, generator)
+        recovered = known_labels(victim, observations, labels, generators)
         joint = self.labels == "joint"
         known = [
             None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)

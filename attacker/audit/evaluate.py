@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.counting import counts
 from attacker.audit.files import Pictures
+from attacker.audit.guesses import Guess, Guesses
+from attacker.audit.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, placebo_ssim
 from attacker.audit.record import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
 from attacker.audit.truth import Truth
 from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim, wilson_interval
@@ -48,6 +51,19 @@ class AttackRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placebos:
+    """What the same attack made of updates that do not hold the images, each (n, channels, height, width) in [0, 1].
+
+    Attributes:
+        others: Of other updates.
+        shuffled: Of the update itself with its numbers shuffled.
+    """
+
+    others: Sequence[Tensor] = ()
+    shuffled: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Similarity of one reconstruction to its truth; None where it cannot be measured or is not finite."""
 
@@ -74,6 +90,21 @@ def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
     return scores
 
 
+class _Best(NamedTuple):
+    mean_ssim: float | None
+    ssim: float | None = None
+    name: str = ""
+
+
+def victim_ids(federation: str, number: int, count: int) -> list[str]:
+    """Identifiers of the images of an update.
+
+    >>> victim_ids("f1", 2, 2)
+    ['f1-u2-i0', 'f1-u2-i1']
+    """
+    return [f"{federation}-u{number}-i{i}" for i in range(count)]
+
+
 def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | None:
     """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none.
 
@@ -95,9 +126,10 @@ class UpdateEvaluation:
         observation: The update.
         inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.
-        mean_image: (channels, height, width) in [0, 1], the guess without any update; None without truth.
+        guesses: At the images without any update; None without truth.
         class_names: By class index; empty without truth.
         pictures: Where pictures are kept.
+        same_as: For each image the identifier of the first victim that it is a copy of, or None; empty for none.
     """
 
     def __init__(
@@ -108,9 +140,10 @@ class UpdateEvaluation:
         observation: Observation,
         inputs: InputSpec,
         truth: Truth | None,
-        mean_image: Tensor | None,
+        guesses: Guesses | None,
         class_names: Sequence[str],
         pictures: Pictures,
+        same_as: Sequence[str | None] = (),
     ) -> None:
         self._federation = federation
         self._observation = observation
@@ -118,21 +151,24 @@ class UpdateEvaluation:
         self._truth = truth
         self._pictures = pictures
         count = len(truth.images) if truth is not None else observation.batch_size or 1
-        self._ids = [f"{federation.id}-u{number}-i{i}" for i in range(count)]
-        self._baseline = [Scores()] * count
-        if truth is not None and mean_image is not None:
-            self._baseline = score_images(mean_image.expand_as(truth.images), truth.images)
+        self._ids = victim_ids(federation.id, number, count)
+        self._same_as = same_as or [None] * count
+        self._guesses: list[Guess | None] = [None] * count
+        self._mean_image: Tensor | None = None
+        if truth is not None and guesses is not None:
+            self._guesses = guesses.at(truth.images, truth.labels)
+            self._mean_image = guesses.mean_image
         self._class_names = class_names
-        self._mean_image = mean_image
 
     def victims(self) -> list[VictimImage]:
         """The attacked images; keeps their pictures when the truth is known."""
         # The same picture for every update of a federation, under the same name.
-        baseline = self._pictures.keep(f"{self._federation.id}-mean", None if self._truth is None else self._mean_image)
+        baseline = self._pictures.keep(f"{self._federation.id}-mean", self._mean_image)
         return [self._victim(i, identifier, baseline) for i, identifier in enumerate(self._ids)]
 
     def _victim(self, i: int, identifier: str, baseline: str | None) -> VictimImage:
         label = None if self._truth is None else int(self._truth.labels[i])
+        guess = self._guesses[i]
         named = label is not None and label < len(self._class_names)
         return VictimImage(
             id=identifier,
@@ -144,18 +180,24 @@ class UpdateEvaluation:
             label_name=self._class_names[label] if named and label is not None else None,
             truth=self._pictures.keep(f"{identifier}-truth", None if self._truth is None else self._truth.images[i]),
             baseline=baseline,
+            guess=self._pictures.keep(f"{identifier}-guess", None if guess is None else guess.image),
+            guess_ssim=None if guess is None else guess.ssim,
+            guess_name="" if guess is None else guess.name,
+            same_as=self._same_as[i],
         )
 
-    def results(self, run: AttackRun, tag: str) -> list[ImageResult]:
+    def results(self, run: AttackRun, tag: str, placebos: Placebos | None = None) -> list[ImageResult]:
         """One row for each image of the update.
 
         Args:
             run: What the attack did.
             tag: Short and unique for the attack, for names of pictures.
+            placebos: What it made of updates without these images, as far as that is known.
         """
         reconstruction = run.reconstruction or Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED)
         images, reason = self._in_order(as_images(reconstruction, self._inputs))
-        scores = self._scores(images)
+        scores = self._scores(images, run)
+        guesses = self._beyond(placebos or Placebos())
         return [
             ImageResult(
                 victim_id=identifier,
@@ -172,9 +214,9 @@ class UpdateEvaluation:
                 ssim=scores[i].ssim,
                 psnr=scores[i].psnr,
                 mse=scores[i].mse,
-                baseline_ssim=self._baseline[i].ssim,
-                guess_ssim=self._baseline[i].ssim,
-                guess="" if self._baseline[i].ssim is None else "mean image",
+                baseline_ssim=guesses[i].mean_ssim,
+                guess_ssim=guesses[i].ssim,
+                guess=guesses[i].name,
                 label_accuracy=self._label_accuracy(run, reconstruction),
                 matching_loss=finite(reconstruction.matching_loss),
                 seconds=reconstruction.seconds / len(self._ids),
@@ -200,10 +242,31 @@ class UpdateEvaluation:
             images = images[match_batch(images.nan_to_num(nan=0.5), self._truth.images)]
         return images, ""
 
-    def _scores(self, images: Tensor | None) -> list[Scores]:
+    def _scores(self, images: Tensor | None, run: AttackRun) -> list[Scores]:
+        """Of each image; one that diverged is like its truth in nothing, which a mean has to count."""
+        diverged = run.reconstruction is not None and run.reconstruction.outcome is Outcome.DIVERGED
+        nothing = [Scores(ssim=None if guess is None or not diverged else 0.0) for guess in self._guesses]
         if images is None or self._truth is None:
-            return [Scores()] * len(self._ids)
-        return score_images(images, self._truth.images)
+            return nothing
+        found = score_images(images, self._truth.images)
+        comparable = [guess is not None for guess in self._guesses]
+        return [
+            replace(one, ssim=0.0) if one.mse is None and known else one
+            for one, known in zip(found, comparable, strict=True)
+        ]
+
+    def _beyond(self, placebos: Placebos) -> list[_Best]:
+        """The best guess at each image, what the same attack made of other updates included."""
+        best = [
+            _Best(mean_ssim=None) if one is None else _Best(one.mean_ssim, one.ssim, one.name) for one in self._guesses
+        ]
+        if self._truth is None:
+            return best
+        for made, name in ((placebos.others, OTHER_UPDATE), (placebos.shuffled, SHUFFLED_UPDATE)):
+            for i, value in enumerate(placebo_ssim(made, self._truth.images)):
+                if value is not None and (known := best[i].ssim) is not None and value > known:
+                    best[i] = best[i]._replace(ssim=value, name=name)
+        return best
 
     def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
         """The class that the attack used for an image; None where its order is not that of the images any more."""
@@ -233,6 +296,7 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
     similarity = [row.ssim for row in scored if row.ssim is not None]
     successes = sum(counts(row, SUCCESS_THRESHOLD) for row in scored)
     baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
+    guessed = sum((row.guess_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
     return AttackSummary(
         federation=federation,
@@ -247,6 +311,7 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
         mean_ssim=statistics.fmean(similarity) if similarity else None,
         median_ssim=statistics.median(similarity) if similarity else None,
         baseline_successes=baseline if scored else None,
+        guess_successes=guessed if scored and all(row.guess_ssim is not None for row in scored) else None,
         label_accuracy=statistics.fmean(labels) if labels else None,
         seconds=sum(row.seconds for row in own),
     )

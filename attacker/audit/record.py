@@ -189,6 +189,11 @@ class VictimImage(Entry):
     baseline: PicturePath | None = Field(
         default=None, description="the mean training image, a guess that needs no update; absent in older records"
     )
+    guess: PicturePath | None = Field(
+        default=None, description="the best guess at this image without any update; absent in older records"
+    )
+    guess_ssim: Number | None = Field(default=None, description="its SSIM against the truth")
+    guess_name: str = Field(default="", description="which guess it is")
     same_as: Identifier | None = Field(
         default=None, description="the first victim of this federation with the same image; null for a first one"
     )
@@ -263,6 +268,10 @@ class AttackSummary(Entry):
     median_ssim: Number | None
     baseline_successes: Count | None = Field(
         description="images on which the mean training image alone reaches the threshold"
+    )
+    guess_successes: Count | None = Field(
+        default=None,
+        description="images on which the best guess without the update reaches the threshold; absent in older records",
     )
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attacker.attacks.attack import Reconstruction
-from attacker.audit.assemble import assemble, best_ssim, collect
+from attacker.audit.assemble import assemble, best_ssim, collect, count_others
 from attacker.audit.campaign import CampaignState, Score, Watch, cut, run_chunks
 from attacker.audit.campaign_folder import CampaignFolder, OtherSettings
 from attacker.audit.chunk import Chunk, attack_seed
@@ -30,6 +30,7 @@ from attacker.audit.ray_crew import RayCluster
 from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
+from attacker.audit.shuffled import attack_shuffled
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth_open import TruthWish
 from attacker.report.words import counted, duration
@@ -249,7 +250,9 @@ def _finish(
     processes: int = 1,
 ) -> AuditRecord:
     found = collect(chunks, store)
-    record = finish_record(assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder)))
+    placebos = attack_shuffled(chunks, found, count_others(federations))
+    whole = assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder), shuffled=placebos)
+    record = finish_record(whole)
     write_audit(record, folder)
     if not settings.leakage:
         return record
