@@ -51,7 +51,9 @@ def run(one: Case) -> Row:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         images, labels = one.images
-        np.savez(folder / "images.npz", images=images, labels=labels)
+        # Nobody measures an accuracy: what is given as test images leaves all others to the clients.
+        few = {"test_images": images[:8], "test_labels": labels[:8]}
+        np.savez(folder / "images.npz", images=images, labels=labels, **few)
         settings = Settings(dataset=f"npz:{folder / 'images.npz'}", device="cpu", **one.settings)  # type: ignore[arg-type]
         began = time.process_time()
         simulated = simulate(folder / "run", settings, alter=one.alter)

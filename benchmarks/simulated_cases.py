@@ -286,9 +286,7 @@ def _several_steps(generator: np.random.Generator, shared: bool) -> dict[str, ob
     source = _set(generator, shared, most=40)
     images = source["images"]
     assert isinstance(images, tuple)
-    # A fifth of a set is for testing; every client gets one of the others.
-    held = len(images[1]) - round(len(images[1]) / 5)
-    own = _settings(generator, protocol="fedavg", local_steps=steps, num_clients=held, learning_rate=0.05)
+    own = _settings(generator, protocol="fedavg", local_steps=steps, num_clients=len(images[1]), learning_rate=0.05)
     return {**source, **own, "attacks": None, "victims": 2, "truth": "leaks"}
 
 
