@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
+from attacker.attacks.answers import not_compared
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
 from attacker.audit.announced import common_sightings, sightings
@@ -103,7 +104,7 @@ def assemble(
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),
         machine=this_machine(),
-        attacks=[_describe(spec) for spec in specs],
+        attacks=[_describe(spec, [one.defence for one in entries]) for spec in specs],
         federations=entries,
         victims=images,
         results=rows,
@@ -153,10 +154,11 @@ def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> 
     return [one for (federation, _, _), one in found.items() if federation in same]
 
 
-def _describe(spec: str) -> AttackDescription:
+def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
+    """The attack, with what it answers of every one of these defences that has it."""
     entry = entry_of(spec)
     same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
-    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec)), **same)
+    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec) - not_compared(defences)), **same)
 
 
 def _entry(
