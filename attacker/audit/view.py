@@ -101,6 +101,11 @@ class Union:
         """95 % interval of the share, by independent trials; from 0 to 1 where there is no image."""
         return share_interval(self.back, self.images, self.independent) if self.images else (0.0, 1.0)
 
+    @property
+    def success_rate(self) -> float:
+        """Share of the images that came back."""
+        return self.back / self.images if self.images else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lead:
@@ -275,6 +280,11 @@ class FederationView:
             attacked=max([len({row.victim_id for row in self.compared}), *(one.images for one in told)]),
             independent=trials(asked, self._same) or images,
         )
+
+    @property
+    def together(self) -> Union | None:
+        """What all attacks together brought back, where there are several to put together."""
+        return self.union if len(self.scored) > 1 else None
 
     @cached_property
     def near_misses(self) -> list[ImageResult]:
