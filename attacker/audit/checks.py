@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from attacker.audit import search_checks
 from attacker.audit.counting import NEAR
+from attacker.audit.noise_source import from_a_seed
 from attacker.audit.record import AuditRecord, Flag, parts_of
 from attacker.audit.view import WORKS, FederationView, views
 from attacker.metrics import wilson_interval
@@ -63,6 +64,8 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "attack-failed": FlagKind("an attack failed"),
         "attack-left-out": FlagKind("an attack was left out for lack of time"),
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
+        "not-announced": FlagKind("the updates show something that was not announced", weak=False),
+        "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
@@ -280,6 +283,15 @@ def _defence_doubted(view: FederationView) -> Iterator[Found]:
         )
 
 
+def _not_announced(view: FederationView) -> Iterator[Found]:
+    if view.federation.not_announced:
+        yield (
+            "not-announced",
+            f"An honest client can show what was not announced here: {joined(view.federation.not_announced)}.",
+            None,
+        )
+
+
 def _tape_damaged(view: FederationView) -> Iterator[Found]:
     if view.federation.tape_problems:
         first = view.federation.tape_problems[0]
@@ -306,6 +318,8 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _attack_failed,
     _attack_left_out,
     _defence_doubted,
+    _not_announced,
+    from_a_seed,
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""

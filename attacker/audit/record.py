@@ -34,6 +34,7 @@ from attacker.audit.record_evidence import (
     LayerLeakage,
     LeakageSummary,
     PlannedAttack,
+    PrivacySpent,
     TapeIdentity,
     ThreatModel,
     UpdateFacts,
@@ -63,6 +64,7 @@ __all__ = [
     "PicturePath",
     "PlanStatus",
     "PlannedAttack",
+    "PrivacySpent",
     "Role",
     "RoundResult",
     "Setting",
@@ -176,6 +178,11 @@ class FederationSummary(Entry):
     doubts: list[str] = Field(
         default=[], description="what the updates show against the announced defence; absent in older records"
     )
+    not_announced: list[str] = Field(
+        default=[],
+        description="what the updates show that was not announced and that honest clients can show as well; absent in "
+        "older records",
+    )
     lost: Count | None = Field(description="tape entries that could not be written, null when not known")
     truth_known: bool
     truth_note: str = Field(description="why there is no truth, or none of some updates; empty when there is")
@@ -189,6 +196,12 @@ class FederationSummary(Entry):
     facts: UpdateFacts | None = Field(default=None, description="absent in older records")
     assumptions: list[AssumptionEntry] = Field(
         default=[], description="what was guessed about the updates; absent in older records"
+    )
+    noise_from_seed: bool = Field(
+        default=False, description="whether the defence's noise can be drawn again from the run configuration's seed"
+    )
+    privacy: PrivacySpent | None = Field(
+        default=None, description="by the run's result.json; null without DP-SGD and in older records"
     )
 
 
@@ -206,6 +219,11 @@ class VictimImage(Entry):
     baseline: PicturePath | None = Field(
         default=None, description="the mean training image, a guess that needs no update; absent in older records"
     )
+    guess: PicturePath | None = Field(
+        default=None, description="the best guess at this image without any update; absent in older records"
+    )
+    guess_ssim: Number | None = Field(default=None, description="its SSIM against the truth")
+    guess_name: str = Field(default="", description="which guess it is")
     same_as: Identifier | None = Field(
         default=None, description="the first victim of this federation with the same image; null for a first one"
     )
@@ -251,6 +269,10 @@ class ImageResult(Entry):
         default=None,
         description="share by which the distance still fell over the last tenth of the search; null when not measured",
     )
+    cut: bool = Field(
+        default=False,
+        description="whether the budget ended it, so that the best until then was kept; absent in older records",
+    )
     starts: Count | None = Field(
         default=None, description="starts that a search compared; 0 when it does not search, null in older records"
     )
@@ -283,6 +305,10 @@ class AttackSummary(Entry):
     median_ssim: Number | None
     baseline_successes: Count | None = Field(
         description="images on which the mean training image alone reaches the threshold"
+    )
+    guess_successes: Count | None = Field(
+        default=None,
+        description="images on which the best guess without the update reaches the threshold; absent in older records",
     )
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -88,7 +88,7 @@ def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
 def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
     title = title_of(view.federation)
     if not view.tried:
-        return "not known", _not_attacked(title, view.summaries)
+        return "not known", _unanswerable(view, title) or _not_attacked(title, view.summaries)
     if not view.scored:
         return "not known", f"{title}: {_without_truth(view)}"
     if view.cannot_be_told:
@@ -174,6 +174,13 @@ def _aside(own: Sequence[Flag]) -> str:
     """What else limits the finding, as a sentence with a space before it."""
     noted = _phrases(one for one in own if not one.weak)
     return f" Mind that {joined(noted)}." if noted else ""
+
+
+def _unanswerable(view: FederationView, title: str) -> str:
+    """That no search can answer the updates in the time; empty where one can."""
+    own = (one for one in view.record.plan if one.federation == view.federation.id and one.unanswerable)
+    reason = next((one.reason for one in own), "")
+    return f"{title}: nothing is known about it. {reason}" if reason else ""
 
 
 def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
