@@ -281,6 +281,17 @@ class FederationView:
             independent=trials(asked, self._same) or images,
         )
 
+    @cached_property
+    def out_of_reach(self) -> int:
+        """Images with a known truth that no attack was tried on: none fits, or there was no time for one."""
+        own = {one.id for one in self.record.victims if one.federation == self.federation.id and one.label is not None}
+        asked = {
+            row.victim_id
+            for row in self.record.results
+            if row.federation == self.federation.id and row.baseline_ssim is not None
+        }
+        return len((own | asked) - {row.victim_id for row in self.compared})
+
     @property
     def together(self) -> Union | None:
         """What all attacks together brought back, where there are several to put together."""

@@ -210,6 +210,24 @@ def test_updates_that_drop_out_stay_in_the_number_and_are_named():
     assert "victims-left-out" in names(whole)
 
 
+def test_images_that_there_was_no_time_for_are_named():
+    victims = [
+        VictimImage(
+            id=f"f2-u{n}-i0", federation="f2", round=1, node=str(n), image=0, label=1, label_name=None, truth=None
+        )
+        for n in range(70)
+    ]
+    assert "victims-left-out" in names(audit(victims=victims))
+    assert "victims-left-out" not in names(audit(victims=victims[:66]))
+
+
+@pytest.mark.parametrize(("cut", "flagged"), [(0, False), (3, False), (4, True), (64, True)])
+def test_a_search_that_the_budget_ended_forbids_held(cut, flagged):
+    whole = audit(results=each("f2", BOTH, cut=[place < cut for place in range(64)]))
+    assert ("search-cut" in names(whole)) is flagged
+    assert held(whole) is not flagged
+
+
 @pytest.mark.parametrize("code", ["loss", "loss-assumed-bce"])
 def test_a_loss_that_nobody_announced_is_a_flag(code):
     assumed = [AssumptionEntry(code=code, sentence="It is taken to be cross-entropy.", doubt="Another.", updates=64)]
