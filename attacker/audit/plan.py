@@ -41,6 +41,7 @@ class _Considered:
     role: Role
     status: PlanStatus
     reason: str
+    steps: int = 1
     unanswerable: bool = False
 
 
@@ -214,8 +215,7 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
     updates = len(one.federation.targets)
     unit = units[one.federation.id]
     if unit is not None and not replays(spec):
-        seen = one.federation.subject.tape.load(one.federation.entries[0])
-        unit /= max(1, (steps_behind(seen) or 1) if seen.kind == "weights" else 1)
+        unit /= one.steps
     runs = one.status == "run"
     return PlannedAttack(
         federation=one.federation.id,
@@ -235,11 +235,14 @@ def _consider(federation: Federation, settings: AuditSettings) -> list[_Consider
     if federation.control_of is not None:
         names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
+    steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
     found = []
     for name in names:
         role: Role = "adaptive" if answered(name, federation.subject) else "plain"
         status, reason = _status(name, federation, seen, settings)
-        found.append(_Considered(federation=federation, name=name, role=role, status=status, reason=reason))
+        found.append(
+            _Considered(federation=federation, name=name, role=role, status=status, reason=reason, steps=steps)
+        )
     return found
 
 

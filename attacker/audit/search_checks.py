@@ -138,17 +138,17 @@ def _median_loss(rows: Sequence[ImageResult]) -> float:
 
 
 def search_cut(view: FederationView) -> Iterator[Found]:
-    """Searches that the budget ended before the iterations that they were planned for, whatever their distance did.
+    """Attacks that the budget ended before the iterations that they were planned for, whatever their distance did.
 
     Their steps had not become small yet, so that standing still says little.
     """
     for one in view.tried:
-        rows = view.searches(one.attack)
+        rows = view.rows(one.attack)
         cut = sum(row.cut for row in rows)
         if cut > CUT_SHARE * len(rows) and (one.success_rate or 0.0) < 1:
             yield (
                 "search-cut",
-                f"The budget ended the search of {attack_name(one.attack)} before its time on {cut} of "
+                f"The budget ended {attack_name(one.attack)} before its time on {cut} of "
                 f"{counted(len(rows), 'image')}; what it had found until then is kept.",
                 one.attack,
             )
