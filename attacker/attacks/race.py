@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SHARE: Final = 4
 """A heat has a fourth of the final's iterations, but at least and at most:"""
-_LEAST: Final = 100
+_LEAST: Final = 150
 _MOST: Final = 500
 _LONGEST_STEP: Final = 0.1
 """Heats have fewer steps for the same way, which may be this long."""
@@ -61,7 +61,7 @@ def heat_iterations(iterations: int) -> int:
     """Iterations of each heat of a race.
 
     >>> heat_iterations(300), heat_iterations(1000), heat_iterations(7000), heat_iterations(20)
-    (100, 250, 500, 20)
+    (150, 250, 500, 20)
     """
     return min(iterations, _MOST, max(_LEAST, iterations // _SHARE))
 
@@ -169,9 +169,16 @@ def by_trial(
         draws = Draws.of_each([sources[place][number] for place in places], heat.restarts)
         given = [hypotheses[place][number] for place in places]
         for place, found in zip(places, search(heat, places, given, draws, share(progress, number, most)), strict=True):
-            if found is not None and (best[place] is None or _residual(found, heat) < _residual(best[place], heat)):
-                best[place] = found
+            best[place] = _fitter(best[place], found, heat)
     return best
+
+
+def _fitter(one: Found, other: Found, settings: GradientMatching) -> Found:
+    """Of two results that differ in their labels the one that fits better, with the work of both."""
+    if one is None or other is None:
+        return one or other
+    better = other if _residual(other, settings) < _residual(one, settings) else one
+    return replace(better, seconds=one.seconds + other.seconds, iterations=one.iterations + other.iterations)
 
 
 def best_fit(

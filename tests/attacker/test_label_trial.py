@@ -107,7 +107,7 @@ def test_trials_of_one_update_leave_the_draws_of_the_others_alone():
 def test_an_update_without_labels_did_not_come_back_and_stays_in_the_count(tmp_path):
     """The classifiers of ten classes and three images are too many to try, and pruning leaves nothing of them."""
     tape = tape_federation(
-        tmp_path / "run", model="mlp", defence="prune:share=0.9999", clients=2, rounds=1, batch_size=3
+        tmp_path / "run", model="mlp", defence="prune:share=0.99999", clients=2, rounds=1, batch_size=3
     ).tape
     attack = "inverting-gradients:iterations=2"
     record = audit_tape(tape, out=tmp_path / "audit", attacks=[attack], victims=2)

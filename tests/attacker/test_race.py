@@ -83,7 +83,7 @@ def test_the_work_of_a_race_is_what_is_reckoned(iterations, starts):
     victim = victim_of(convolutions)
     _, seen = observations(victim)
     attack = GradientMatching(iterations=iterations, restarts=2, total_variations=PRIORS)
-    (result,) = attack(victim, seen, generator=torch.Generator().manual_seed(0))
+    (result,) = attack(victim, seen, generator=torch.Generator().manual_seed(0), labels=[torch.tensor([0])])
     one_start = replace(attack, restarts=1)
     assert result.iterations == one_start.evaluations
     assert result.starts == starts
@@ -106,7 +106,7 @@ def test_a_search_by_the_announced_distance_races_too():
     _, (seen,) = observations(victim)
     seen = replace(seen, protocol=replace(seen.protocol, defence="noise:std=0.01"))
     attack = build_attack("defence-matched:iterations=5,total_variations=1e-6|1e-1")
-    (result,) = attack(victim, [seen], generator=torch.Generator().manual_seed(0))
+    (result,) = attack(victim, [seen], generator=torch.Generator().manual_seed(0), labels=[torch.tensor([0])])
     assert result.iterations == 10
     assert result.reason.startswith("matched by l2; total variation weighs")
 
