@@ -53,7 +53,7 @@ def test_a_search_that_takes_far_too_long_is_ended_and_what_it_found_is_kept(slo
         assert row.matching_loss <= row.starting_loss
         assert "its time ended after" in row.reason
     (flag,) = [one for one in record.flags if "was ended by the budget on 2 of 2 images" in one.sentence]
-    assert (flag.name, flag.weak) == ("budget-edge", True)
+    assert (flag.name, flag.weak) == ("search-cut", True)
 
 
 @pytest.mark.usefixtures("nothing_is_expected_to_take_long")
