@@ -63,10 +63,10 @@ def innocent_reasons(observation: Observation, beyond: Beyond) -> list[Reason]:
     name = f"{beyond.layer}.weight" if beyond.layer else "weight"
     rounded = _low_precision(observation, beyond, name)
     reasons = [
+        _capped(observation, name),
         _adaptive(observation),
         _penalty(observation, beyond),
         rounded,
-        _capped(observation, name),
         _sparse(observation.update[name], observation.parameters[name]),
         _more_inputs(beyond, sure=rounded.state == "excluded"),
     ]
@@ -158,7 +158,10 @@ def _more_inputs(beyond: Beyond, *, sure: bool) -> Reason:
 def _capped(observation: Observation, name: str) -> Reason:
     words = "a cap on each entry of the gradient"
     sizes = observation.update[name].abs()
-    at_most = sizes >= sizes.max() * (1 - 1e-5)
+    step = torch.finfo(sizes.dtype).eps * float(sizes.max())
+    if observation.kind == "weights":  # of weights that were added and subtracted the last digits differ
+        step += torch.finfo(sizes.dtype).eps * float(observation.parameters[name].abs().max())
+    at_most = sizes >= sizes.max() - 4 * step
     share = float(at_most.double().mean())
     below = sizes[~at_most & (sizes > 0)]
     if share < _CAPPED or not len(below) or float((below > sizes.max() / 2).double().mean()) > 0.5:

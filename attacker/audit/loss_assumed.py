@@ -27,9 +27,6 @@ from fl_precode.optimiser_traces import optimiser_trace
 
 _logger = logging.getLogger(__name__)
 
-LOSS: Final = "loss"
-"""Code of the assumption."""
-
 _ZERO: Final = 0.01
 _NOT_ZERO: Final = 0.05
 """Norm of the sums over the classes, beside that of the sums of sizes."""
@@ -62,13 +59,13 @@ def loss_assumed(victim: Victim, observation: Observation) -> Assumption | None:
         return None
     if announced is not None:
         return Assumption(
-            code=LOSS,
+            code="loss",
             sentence=f"The clients' loss is replayed as mean cross-entropy of the class scores, although {announced!r} "
             "was announced: no other can be replayed.",
             doubt="The announcement itself: gradients of another loss are matched by no image, so that searches fail.",
         )
     return Assumption(
-        code=LOSS,
+        code="loss",
         sentence="The clients' loss is taken to be mean cross-entropy of the class scores, because nobody said what "
         f"they minimise.{_SEEN[_seen(victim, observation)]}",
         doubt="Clients that minimise another loss (label smoothing, focal, class weights, a squared error, auxiliary "
