@@ -69,7 +69,7 @@ def notes(
     try:
         runs = _show(source)
     except NothingToAttack as error:
-        raise end_of_nothing(error) from None
+        raise end_of_nothing(error) or error from None
     if not runs:
         raise typer.Exit(NOTHING_ATTACKED)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from attacker.attacks.as_trained import as_trained
 from attacker.attacks.attack import check_observation
 from attacker.audit.loss_assumed import loss_assumed
+from attacker.audit.noise_floor import noise_floors
 from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
@@ -41,6 +42,7 @@ def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateF
         random=_is_random(victim, observations),
         buffers_withheld=any(_buffers_withheld(victim, one) for one in observations),
         steps=max(known) if known and len(known) == len(steps) else None,
+        noise_floors=noise_floors(observations),
     )
 
 
