@@ -85,8 +85,9 @@ def _seen(victim: Victim, observation: Observation) -> Sum:
 
 
 def _sum_over_classes(victim: Victim, observation: Observation) -> Sum:
-    if check_observation(victim, observation) is not None or _changed_by_entry(victim, observation):
+    if check_observation(victim, observation) is not None:
         return "not seen"
+    whole = victim, observation
     victim, observation = settled(victim, observation)
     found = classifier_gradient(victim, observation)
     prefix = f"{found.layer.name}." if found.layer.name else ""
@@ -98,8 +99,8 @@ def _sum_over_classes(victim: Victim, observation: Observation) -> Sum:
     kind = _relative_sum(changes, weights, observation)
     if kind == "zero" and found.bias is not None and steps_behind(observation) == 1 and observation.batch_size:
         upwards = int((found.bias < -1e-3 * found.bias.abs().max()).sum())
-        return "smoothed" if upwards > observation.batch_size else "zero"
-    return kind
+        kind = "smoothed" if upwards > observation.batch_size else "zero"
+    return kind if kind in ("zero", "not seen") or not _changed_by_entry(*whole) else "not seen"
 
 
 def _changed_by_entry(victim: Victim, observation: Observation) -> bool:

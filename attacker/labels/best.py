@@ -56,7 +56,7 @@ def _best(victim: Victim, observation: Observation, generator: torch.Generator, 
     batch = known_batch_size(observation, method="best")
     if found.silent:
         return None, f"the gradient of the classifier {found.layer.name!r} is zero: no labels in it"
-    if found.bias is None and (batch > 1 or found.classes == 2):
+    if found.bias is None:
         probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
         if float(probed.features) <= 0:
             return None, (

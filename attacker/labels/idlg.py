@@ -14,10 +14,9 @@ def idlg_label(classifier: LayerRun | None, gradient: Gradients, *, classes: int
 
     With softmax cross-entropy and ONE image the gradient with respect to logit c is ``p_c - [c = label]``: negative for
     the label only; that of one logit for two classes is negative for the second. The bias gradient shows it as it is.
-    Without a bias the row of the weight gradient shows it, ``(p_c - [c = label]) * h`` with the features h before the
-    classifier: the differences sum to zero and only the label's is negative, so that its row is the longest, whatever
-    the signs of h. Two classes have rows of one length: there their sums are used, which assumes features that are
-    not negative (sigmoid, ReLU) and not all zero. Of several negative values, as after noise, the smallest wins.
+    Without a bias the sum of each row of the weight gradient is used, ``(p_c - [c = label]) * sum(h)``, which assumes
+    that the features h before the classifier are not negative (sigmoid, ReLU) and not all zero. Of several negative
+    values, as after added noise, the smallest wins.
 
     Args:
         classifier: The last Linear layer in order of execution (`attacker.engine.trace.Trace.last_linear`).
@@ -37,10 +36,8 @@ def idlg_label(classifier: LayerRun | None, gradient: Gradients, *, classes: int
     bias, weight = gradient.get(f"{prefix}bias"), gradient.get(f"{prefix}weight")
     if bias is None and weight is None:  # it did not move
         return None
-    per_class = bias
-    if per_class is None:
-        assert weight is not None
-        per_class = -weight.norm(dim=1) if len(weight) > 2 else weight.sum(dim=1)
+    per_class = bias if weight is None or bias is not None else weight.sum(dim=1)
+    assert per_class is not None
     if not bool((per_class != 0).any()):
         return None
     return torch.argmin(per_class if rows > 1 else torch.cat([-per_class, per_class])).reshape(1)
