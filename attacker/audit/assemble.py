@@ -10,7 +10,7 @@ from torch import Tensor
 from attacker.attacks.answers import not_compared
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
-from attacker.audit.announced import common_sightings, sightings
+from attacker.audit.announced import Sighting, common_sightings, sightings
 from attacker.audit.chunk import Chunk, Found, attack_seed
 from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.counting import beats
@@ -41,6 +41,7 @@ from attacker.audit.record import (
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
+from attacker.engine.deadline import time_is_up
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -168,7 +169,12 @@ def _entry(
     own.subject.tape.verify()
     victim, defence = own.subject.victim, own.subject.defence
     seen = own.observations()
-    doubts, unexplained = common_sightings([sightings(victim, one, defence) for one in seen])
+    shown: list[tuple[Sighting, ...]] = []
+    for one in seen:
+        if shown and time_is_up():
+            break  # the sentences say how many updates were looked at
+        shown.append(sightings(victim, one, defence))
+    doubts, unexplained = common_sightings(shown)
     facts = update_facts(victim, seen)
     entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
     of_all = [] if scale.assumption is None else [scale.assumption]
