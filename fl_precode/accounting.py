@@ -6,14 +6,11 @@ import math
 from typing import TypedDict
 
 from fl_precode.defences import gradient_defence
+from fl_precode.entropy import NOISE_FROM_A_SEED
 from fl_precode.federation import Federation
 from fl_precode.private_sgd import DpSgd, dp_epsilon
 
 DELTA = 1e-5
-SEEDED = (
-    "epsilon is not stated: the noise of this run was drawn from the run configuration's seed, and whoever has that "
-    "seed, as the server has, takes the noise away"
-)
 
 
 class PrivacySpent(TypedDict):
@@ -58,7 +55,7 @@ def privacy_spent(federation: Federation, rounds: int) -> PrivacySpent | None:
         spent.append((epsilon, rate, steps))
     epsilon, rate, steps = max(spent)
     if settings.seeded_noise:
-        epsilon, note = math.inf, f"{SEEDED}{_otherwise(epsilon)}"
+        epsilon, note = math.inf, f"{NOISE_FROM_A_SEED}{_otherwise(epsilon)}"
     return PrivacySpent(
         epsilon=epsilon if math.isfinite(epsilon) else None,
         delta=DELTA,

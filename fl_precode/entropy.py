@@ -16,6 +16,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+NOISE_FROM_A_SEED = (
+    "epsilon is not stated: the noise of this run was drawn from the run configuration's seed, and whoever has that "
+    "seed, as the server has, takes the noise away"
+)
+"""Why there is no epsilon."""
+
 # What torch keeps of a CPU generator, in words of 8 bytes: seed, two counters in one word, next, 624 words of the
 # Mersenne twister, each in its lower half, then what is left of the last normal number.
 _WORDS, _FIRST, _TWISTER = 632, 3, 624
@@ -31,7 +37,8 @@ def system_uniform(shape: Sequence[int]) -> Tensor:
 
 def system_normal(shape: Sequence[int]) -> Tensor:
     """Independent standard normal numbers from ``os.urandom``; float64 on the CPU."""
-    return torch.special.ndtri(system_uniform(shape))
+    found: Tensor = torch.special.ndtri(system_uniform(shape))
+    return found
 
 
 def system_generator(device: torch.device | str = "cpu") -> Generator:

@@ -47,6 +47,7 @@ class Reconstruction:
         method: Spec of the member that found it, for attacks that are made of others; empty otherwise.
         noise: What the attack takes for the client's noise, (batch, ...) for each random layer in order of execution;
             empty when it has no opinion.
+        cut: Whether a deadline ended it early; ``inputs`` are the best until then.
     """
 
     inputs: Tensor | None
@@ -61,6 +62,7 @@ class Reconstruction:
     starts: int = 0
     method: str = ""
     noise: tuple[Tensor, ...] = ()
+    cut: bool = False
 
     @classmethod
     def not_applicable(cls, reason: str) -> Reconstruction:

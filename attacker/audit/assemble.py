@@ -9,20 +9,22 @@ from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
-from attacker.audit.announced import common_doubts, doubts
+from attacker.audit.announced import common_sightings, sightings
 from attacker.audit.chunk import Chunk, Found, attack_seed
 from attacker.audit.chunk_store import ChunkStore
+from attacker.audit.counting import beats
 from attacker.audit.evaluate import (
     SUCCESS_THRESHOLD,
     AttackRun,
     Placebos,
     UpdateEvaluation,
     as_images,
+    in_order,
     score_images,
     summarise,
     victim_ids,
 )
-from attacker.audit.facts import common_assumptions, update_facts
+from attacker.audit.facts import assumptions_about, update_facts
 from attacker.audit.files import Pictures
 from attacker.audit.image_scale import ImageScale, estimate_scale
 from attacker.audit.machine import this_machine, versions
@@ -38,8 +40,6 @@ from attacker.audit.record import (
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
-from attacker.metrics import match_batch
-from attacker.victim import assumptions_of
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -107,14 +107,16 @@ def assemble(
         federations=entries,
         victims=images,
         results=rows,
-        summaries=[summarise(own.id, spec, rows) for own in federations for spec in specs if (own.id, spec) in tried],
+        summaries=[
+            summarise(own.id, spec, rows, images) for own in federations for spec in specs if (own.id, spec) in tried
+        ],
         threat_model=settings.knowledge.record(),
         plan=list(plan),
     )
 
 
 def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, str], Reconstruction]:
-    """Results of finished chunks, by federation, attack and file of the update.
+    """Results of finished chunks, by federation, attack and file of the update; those that had no time are left out.
 
     Raises:
         ValueError: If a chunk was altered.
@@ -122,22 +124,25 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
     return {
         (chunk.federation, chunk.attack, target.file): one
         for chunk in chunks
+        if store.has(chunk.id)
         for target, one in zip(chunk.targets, store.load(chunk.id), strict=True)
     }
 
 
 def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstruction]) -> float | None:
-    """Best SSIM of a finished chunk; None where nothing can be compared."""
+    """Best SSIM of a finished chunk, of images beyond any guess without the update; None where there is none."""
     entries = {entry.file: entry for entry in federation.entries}
     best: list[float] = []
     inputs = estimate_scale(federation.subject.victim.inputs, found).inputs
     for target, one in zip(chunk.targets, found, strict=True):
-        images = as_images(one, inputs)
+        images, source = as_images(one, inputs), federation.subject.truth
         truth = federation.truth(entries[target.file])
-        if images is None or truth is None or len(images) != len(truth.images):
+        if images is None or source is None or truth is None or len(images) != len(truth.images):
             continue
-        order = match_batch(images.nan_to_num(nan=0.5), truth.images)
-        best += [score.ssim for score in score_images(images[order], truth.images) if score.ssim is not None]
+        scores = score_images(in_order(images, truth.images), truth.images)
+        for score, guess in zip(scores, source.guesses.at(truth.images, truth.labels), strict=True):
+            if score.ssim is not None and guess is not None and beats(score.ssim, guess.ssim, 0.0):
+                best.append(score.ssim)
     return max(best, default=None)
 
 
@@ -151,7 +156,7 @@ def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> 
 def _describe(spec: str) -> AttackDescription:
     entry = entry_of(spec)
     same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
-    return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
+    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec)), **same)
 
 
 def _entry(
@@ -161,11 +166,12 @@ def _entry(
     own.subject.tape.verify()
     victim, defence = own.subject.victim, own.subject.defence
     seen = own.observations()
-    found = common_doubts([doubts(victim, one, defence) for one in seen])
+    doubts, unexplained = common_sightings([sightings(victim, one, defence) for one in seen])
     facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts, seen[0].protocol)
-    of_all = [*assumptions_of(victim), *([] if scale.assumption is None else [scale.assumption])]
-    entry = entry.model_copy(update={"assumptions": common_assumptions(seen, of_all)})
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
+    of_all = [] if scale.assumption is None else [scale.assumption]
+    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": unexplained}
+    entry = entry.model_copy(update=of_updates)
     if own.control_of is None:
         return entry
     defended = next(one for one in federations if one.id == own.control_of)
@@ -175,6 +181,8 @@ def _entry(
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
+            "not_announced": [],
+            "privacy": None,
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,10 +13,11 @@ from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.counting import counts
 from attacker.audit.files import Pictures
 from attacker.audit.guesses import Guess, Guesses
-from attacker.audit.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, placebo_ssim
+from attacker.audit.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, Best, beyond
 from attacker.audit.record import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
+from attacker.audit.trials import originals, share_interval, trials
 from attacker.audit.truth import Truth
-from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim, wilson_interval
+from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
@@ -90,10 +90,27 @@ def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
     return scores
 
 
-class _Best(NamedTuple):
-    mean_ssim: float | None
-    ssim: float | None = None
-    name: str = ""
+def in_order(images: Tensor, truth: Tensor) -> Tensor:
+    """Reconstructions of a batch in the order of the true images that they are nearest to."""
+    if len(images) == 1:
+        return images
+    # A diverged image must take the place that the others leave, not decide who belongs to whom.
+    return images[match_batch(images.nan_to_num(nan=0.5), truth)]
+
+
+def scored(images: Tensor | None, truth: Tensor, outcome: Outcome) -> list[Scores]:
+    """Similarity of each image; one that diverged is like its truth in nothing, which means have to count.
+
+    Args:
+        images: In the order of the truth; None where there are none.
+        truth: (images, channels, height, width) in [0, 1].
+        outcome: Of the attack.
+    """
+    if images is None and outcome is not Outcome.DIVERGED:
+        return [Scores()] * len(truth)
+    found = [Scores()] * len(truth) if images is None else score_images(images, truth)
+    nothing = Scores(ssim=0.0 if min(truth.shape[-2:]) >= SSIM_WINDOW else None)
+    return [nothing if one.mse is None else one for one in found]
 
 
 def victim_ids(federation: str, number: int, count: int) -> list[str]:
@@ -225,6 +242,7 @@ class UpdateEvaluation:
                 late_fall=finite(reconstruction.late_fall),
                 starts=reconstruction.starts,
                 method=reconstruction.method,
+                cut=reconstruction.cut,
                 recovered_label=self._recovered_label(reconstruction, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
@@ -233,40 +251,23 @@ class UpdateEvaluation:
 
     def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, str]:
         """The images in the order of the truth, or a reason why they cannot be compared."""
-        if images is None or (self._truth is None and len(images) == len(self._ids)):
-            return images, ""
-        if len(images) != len(self._ids):
+        if images is not None and len(images) != len(self._ids):
             return None, f"the attack gave {len(images)} images for an update of {len(self._ids)}"
-        if self._truth is not None and len(images) > 1:
-            # A diverged image must take the place that the others leave, not decide who belongs to whom.
-            images = images[match_batch(images.nan_to_num(nan=0.5), self._truth.images)]
-        return images, ""
+        if images is None or self._truth is None:
+            return images, ""
+        return in_order(images, self._truth.images), ""
 
     def _scores(self, images: Tensor | None, run: AttackRun) -> list[Scores]:
-        """Of each image; one that diverged is like its truth in nothing, which a mean has to count."""
-        diverged = run.reconstruction is not None and run.reconstruction.outcome is Outcome.DIVERGED
-        nothing = [Scores(ssim=None if guess is None or not diverged else 0.0) for guess in self._guesses]
-        if images is None or self._truth is None:
-            return nothing
-        found = score_images(images, self._truth.images)
-        comparable = [guess is not None for guess in self._guesses]
-        return [
-            replace(one, ssim=0.0) if one.mse is None and known else one
-            for one, known in zip(found, comparable, strict=True)
-        ]
+        if self._truth is None or (images is None and run.reconstruction is None):
+            return [Scores()] * len(self._ids)
+        outcome = Outcome.DIVERGED if run.reconstruction is None else run.reconstruction.outcome
+        return scored(images, self._truth.images, outcome)
 
-    def _beyond(self, placebos: Placebos) -> list[_Best]:
-        """The best guess at each image, what the same attack made of other updates included."""
-        best = [
-            _Best(mean_ssim=None) if one is None else _Best(one.mean_ssim, one.ssim, one.name) for one in self._guesses
-        ]
+    def _beyond(self, placebos: Placebos) -> list[Best]:
         if self._truth is None:
-            return best
-        for made, name in ((placebos.others, OTHER_UPDATE), (placebos.shuffled, SHUFFLED_UPDATE)):
-            for i, value in enumerate(placebo_ssim(made, self._truth.images)):
-                if value is not None and (known := best[i].ssim) is not None and value > known:
-                    best[i] = best[i]._replace(ssim=value, name=name)
-        return best
+            return [Best()] * len(self._ids)
+        made = ((OTHER_UPDATE, placebos.others), (SHUFFLED_UPDATE, placebos.shuffled))
+        return beyond(self._guesses, self._truth.images, made)
 
     def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
         """The class that the attack used for an image; None where its order is not that of the images any more."""
@@ -284,11 +285,20 @@ class UpdateEvaluation:
         return None if run.labels_granted and right == 1 else right
 
 
-def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> AttackSummary:
+def summarise(
+    federation: str, attack: str, rows: Iterable[ImageResult], victims: Iterable[VictimImage] = ()
+) -> AttackSummary:
     """Success of one attack on one federation.
 
     Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
-    The success is null when no image has a truth that SSIM could be measured against.
+    The success is null when no image has a truth that SSIM could be measured against. Its interval goes by independent
+    trials, see `attacker.audit.trials`.
+
+    Args:
+        federation: Its identifier.
+        attack: Spec.
+        rows: Results, also of other attacks and federations.
+        victims: The attacked images, of which some may be the same.
     """
     own = [row for row in rows if row.federation == federation and row.attack == attack]
     tried = [row for row in own if row.outcome != "not_applicable"]
@@ -307,7 +317,7 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
         reasons=sorted({row.reason for row in own if row.reason}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
-        interval=wilson_interval(successes, len(scored)) if scored else None,
+        interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,
         mean_ssim=statistics.fmean(similarity) if similarity else None,
         median_ssim=statistics.median(similarity) if similarity else None,
         baseline_successes=baseline if scored else None,

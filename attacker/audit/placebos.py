@@ -6,13 +6,13 @@ quick is given the update with the numbers of each tensor shuffled, see `attacke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacker.audit.guesses import first_of_each
+from attacker.audit.guesses import Guess, first_of_each
 from attacker.metrics import SSIM_WINDOW, assign, ssim
 
 MOST_COMPARED: Final = 16
@@ -20,6 +20,37 @@ MOST_COMPARED: Final = 16
 
 OTHER_UPDATE: Final = "the same attack on another update"
 SHUFFLED_UPDATE: Final = "the same attack on the shuffled update"
+
+
+class Best(NamedTuple):
+    """The best guess at an image, all that it is compared with; None where nothing could be.
+
+    Attributes:
+        mean_ssim: SSIM of the mean image.
+        ssim: Of the best guess.
+        name: Which it is.
+    """
+
+    mean_ssim: float | None = None
+    ssim: float | None = None
+    name: str = ""
+
+
+def beyond(guesses: Sequence[Guess | None], truth: Tensor, made: Iterable[tuple[str, Sequence[Tensor]]]) -> list[Best]:
+    """The best guess at each image, what the same attack made of updates without it included.
+
+    Args:
+        guesses: Without any update.
+        truth: (images, channels, height, width) in [0, 1].
+        made: Names and reconstructions, see `placebo_ssim`.
+    """
+    best = [Best() if one is None else Best(one.mean_ssim, one.ssim, one.name) for one in guesses]
+    for name, images in made:
+        for place, value in enumerate(placebo_ssim(images, truth)):
+            known = best[place].ssim
+            if value is not None and known is not None and value > known:
+                best[place] = best[place]._replace(ssim=value, name=name)
+    return best
 
 
 def same_images(truths: Sequence[Tensor | None]) -> list[list[int | None]]:
