@@ -14,9 +14,12 @@ from fl_precode.perturb import Batch
 
 
 def defended_gradient(
-    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator, *, batch_norm: str = "batch"
+    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator | None, *, batch_norm: str = "batch"
 ) -> tuple[dict[str, Tensor], float]:
-    """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`."""
+    """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`.
+
+    Without a generator the defence draws from the operating system, and nobody can take its noise away again.
+    """
     gradients, loss = batch_gradient(model, batch, batch_norm=batch_norm)
     if defence is not None:
         gradients = defence(gradients, model=model, batch=batch, generator=generator)
@@ -27,7 +30,7 @@ def defended_training(
     model: nn.Module,
     batches: Sequence[Batch],
     defence: Chain | None,
-    generator: Generator,
+    generator: Generator | None,
     *,
     learning_rate: float,
     momentum: float = 0.0,
@@ -38,7 +41,8 @@ def defended_training(
     """FedAvg: local training whose steps and whose update are defended, in place.
 
     What belongs to a step (Soteria, DP-SGD) changes each step's gradient; the rest changes the update, trained minus
-    received weights, once. Buffers are left as training made them.
+    received weights, once. Buffers are left as training made them. Without a generator the defence draws from the
+    operating system.
 
     Returns:
         Mean loss over the steps, in nats.
@@ -71,7 +75,7 @@ def defended_training(
 class _StepDefence:
     """Replaces the gradients that a backward pass has left on a model."""
 
-    def __init__(self, defence: Chain, generator: Generator) -> None:
+    def __init__(self, defence: Chain, generator: Generator | None) -> None:
         self._defence = defence
         self._generator = generator
 

@@ -14,6 +14,7 @@ from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import share
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.engine import Trace, trace
+from attacker.engine.deadline import share_of_time
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -75,7 +76,7 @@ class AdaptiveMatching(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Search with what is known of each observation, those together that are compared by the same distance."""
@@ -87,15 +88,16 @@ class AdaptiveMatching(Attack):
         distances = list(dict.fromkeys(one.distance for one in known.values()))
         for number, distance in enumerate(distances):
             own = [index for index, one in known.items() if one.distance == distance]
-            results = replace(self.matching, distance=distance).search(
-                changed,
-                [known[index].observation for index in own],
-                [labels[index] for index in own],
-                generator,
-                share(progress, number, len(distances)),
-                [known[index].knowledge for index in own],
-                self.noise_search,
-            )
+            with share_of_time(number, len(distances)):
+                results = replace(self.matching, distance=distance).search(
+                    changed,
+                    [known[index].observation for index in own],
+                    [labels[index] for index in own],
+                    [generators[index] for index in own],
+                    share(progress, number, len(distances)),
+                    [known[index].knowledge for index in own],
+                    self.noise_search,
+                )
             found.update(zip(own, results, strict=True))
         return [_explained(found[index], one) for index, one in known.items()]
 

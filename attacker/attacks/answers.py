@@ -146,8 +146,8 @@ def why_run(attack: str, defence: str, *, drops: bool = False) -> str:
         words = f"ignores {', '.join(parts)}: what the defence is compared with"
     open_ = unanswerable(defence)
     if open_ and (found or len(open_) == len(parts)):
-        besides = " as well" if found else ""
-        words += f"; no attack here knows {' and '.join(open_)}{besides}, so that nothing can show that it holds"
+        too = " as well" if found else ""
+        words += f"; no attack here knows {' and '.join(open_)}{too}, so that nothing can show that it holds"
     return words
 
 

@@ -15,6 +15,7 @@ from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import ATTACKS, AttackEntry
 from attacker.audit.evaluate import AttackRun, UpdateEvaluation, score_images, summarise
 from attacker.audit.files import Pictures
+from attacker.audit.guesses import Guesses
 from attacker.audit.run import attack_seed, audit_tape, audit_tapes
 from attacker.audit.selection import ordered_victims
 from attacker.audit.subject import TapeSource, open_subject, summarise_federation
@@ -24,6 +25,15 @@ from fl_precode.tape import TapeHeader
 from tests.attacker.taped_federation import tape_federation
 
 QUICK = ("first-layer", "inverting-gradients:iterations=3")
+
+
+class Grey:
+    """Somebody who knows no image, and guesses grey."""
+
+    mean_image = torch.full((1, 8, 8), 0.5)
+
+    def of_class(self, label):
+        return torch.zeros(0, 1, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,7 @@ def evaluation(batched, tmp_path):
             observation=subject.tape.observations(nodes=[node])[0],
             inputs=subject.victim.inputs,
             truth=Truth(images=images, labels=labels),
-            mean_image=torch.full((1, 8, 8), 0.5),
+            guesses=Guesses(Grey()),
             class_names=tuple("abcdefghij"),
             pictures=Pictures(tmp_path),
         ),
@@ -71,16 +81,20 @@ def test_batches_are_matched_before_they_are_scored(evaluation):
     assert all(row.baseline_ssim < 0.3 for row in rows)
 
 
-def test_a_diverged_image_has_no_score_and_does_not_spoil_the_others(evaluation):
+def test_a_diverged_image_is_like_its_truth_in_nothing_and_does_not_spoil_the_others(evaluation):
     update, inputs, _ = evaluation
     broken = inputs[[1, 0, 2]].clone()
     broken[0] = torch.nan
     rows = update.results(attacked(broken, matching_loss=math.nan), "a1")
-    assert [row.ssim is None for row in rows] == [False, True, False]
-    assert rows[0].ssim == pytest.approx(1, abs=1e-5)
+    assert [row.ssim for row in rows] == pytest.approx([1, 0, 1], abs=1e-5)
     assert rows[1].psnr is rows[1].mse is rows[1].matching_loss is None
     summary = summarise("f1", "inverting-gradients", rows)
     assert (summary.images, summary.successes) == (3, 2)
+    assert summary.mean_ssim == pytest.approx(2 / 3, abs=1e-5)
+    nothing = Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason="it is not finite")
+    rows = update.results(AttackRun(spec="first-layer", reconstruction=nothing), "a2")
+    assert [row.ssim for row in rows] == [0, 0, 0]
+    assert summarise("f1", "first-layer", rows).median_ssim == 0
 
 
 def test_images_of_another_number_are_a_named_failure(evaluation):
@@ -185,7 +199,7 @@ class Raising(Attack):
     def refuses(self, victim, observation):
         return None
 
-    def run(self, victim, observations, labels, generator, progress):
+    def run(self, victim, observations, labels, generators, progress):
         raise RuntimeError("no memory left")
 
 
