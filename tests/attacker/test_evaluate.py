@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from attacker.attacks.attack import Attack, Outcome, Reconstruction
+from attacker.attacks.label_trial import without_labels
 from attacker.attacks.registry import ATTACKS, AttackEntry
 from attacker.audit.evaluate import AttackRun, UpdateEvaluation, score_images, summarise
 from attacker.audit.files import Pictures
@@ -81,6 +82,15 @@ def test_a_diverged_image_has_no_score_and_does_not_spoil_the_others(evaluation)
     assert rows[1].psnr is rows[1].mse is rows[1].matching_loss is None
     summary = summarise("f1", "inverting-gradients", rows)
     assert (summary.images, summary.successes) == (3, 2)
+
+
+def test_an_update_whose_labels_were_not_found_stays_in_the_denominator(evaluation):
+    update, inputs, _ = evaluation
+    fits = "inverting-gradients"
+    found, none = update.results(attacked(inputs), "a1"), AttackRun(spec=fits, reconstruction=without_labels("none"))
+    other = AttackRun(spec=fits, reconstruction=Reconstruction.not_applicable("it is made for one image"))
+    summary = summarise("f1", fits, [*found, *update.results(none, "a2"), *update.results(other, "a3")])
+    assert (summary.images, summary.successes, summary.not_applicable) == (6, 3, 3)
 
 
 def test_images_of_another_number_are_a_named_failure(evaluation):
