@@ -68,7 +68,7 @@ class FirstLayerInversion(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """One division for each observation; consumes no randomness."""

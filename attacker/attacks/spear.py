@@ -91,14 +91,14 @@ class Spear(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """One search for each observation."""
         if not observations:
             return []
         seen, results = trace(victim, batch_size=PROBES), []
-        for index, (observation, granted) in enumerate(zip(observations, labels, strict=True)):
+        for index, (observation, granted, generator) in enumerate(zip(observations, labels, generators, strict=True)):
             results.append(self._attack(victim, seen, observation, granted, generator))
             if progress is not None:
                 progress((index + 1) / len(observations), None)

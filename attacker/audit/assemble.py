@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
+from attacker.attacks.answers import not_compared
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
-from attacker.audit.announced import common_doubts, doubts
+from attacker.audit.announced import Sighting, common_sightings, sightings
 from attacker.audit.chunk import Chunk, Found, attack_seed
 from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.counting import beats
@@ -24,7 +25,7 @@ from attacker.audit.evaluate import (
     summarise,
     victim_ids,
 )
-from attacker.audit.facts import common_assumptions, update_facts
+from attacker.audit.facts import assumptions_about, update_facts
 from attacker.audit.files import Pictures
 from attacker.audit.image_scale import ImageScale, estimate_scale
 from attacker.audit.machine import this_machine, versions
@@ -40,7 +41,7 @@ from attacker.audit.record import (
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
-from attacker.victim import assumptions_of
+from attacker.engine.deadline import time_is_up
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -104,18 +105,20 @@ def assemble(
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),
         machine=this_machine(),
-        attacks=[_describe(spec) for spec in specs],
+        attacks=[_describe(spec, [one.defence for one in entries]) for spec in specs],
         federations=entries,
         victims=images,
         results=rows,
-        summaries=[summarise(own.id, spec, rows) for own in federations for spec in specs if (own.id, spec) in tried],
+        summaries=[
+            summarise(own.id, spec, rows, images) for own in federations for spec in specs if (own.id, spec) in tried
+        ],
         threat_model=settings.knowledge.record(),
         plan=list(plan),
     )
 
 
 def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, str], Reconstruction]:
-    """Results of finished chunks, by federation, attack and file of the update.
+    """Results of finished chunks, by federation, attack and file of the update; those that had no time are left out.
 
     Raises:
         ValueError: If a chunk was altered.
@@ -123,6 +126,7 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
     return {
         (chunk.federation, chunk.attack, target.file): one
         for chunk in chunks
+        if store.has(chunk.id)
         for target, one in zip(chunk.targets, store.load(chunk.id), strict=True)
     }
 
@@ -151,10 +155,11 @@ def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> 
     return [one for (federation, _, _), one in found.items() if federation in same]
 
 
-def _describe(spec: str) -> AttackDescription:
+def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
+    """The attack, with what it answers of every one of these defences that has it."""
     entry = entry_of(spec)
     same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
-    return AttackDescription(spec=spec, answers=sorted(entry.answers), **same)
+    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec) - not_compared(defences)), **same)
 
 
 def _entry(
@@ -164,11 +169,17 @@ def _entry(
     own.subject.tape.verify()
     victim, defence = own.subject.victim, own.subject.defence
     seen = own.observations()
-    found = common_doubts([doubts(victim, one, defence) for one in seen])
+    shown: list[tuple[Sighting, ...]] = []
+    for one in seen:
+        if shown and time_is_up():
+            break  # the sentences say how many updates were looked at
+        shown.append(sightings(victim, one, defence))
+    doubts, unexplained = common_sightings(shown)
     facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, found, facts, seen[0].protocol)
-    of_all = [*assumptions_of(victim), *([] if scale.assumption is None else [scale.assumption])]
-    entry = entry.model_copy(update={"assumptions": common_assumptions(seen, of_all)})
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
+    of_all = [] if scale.assumption is None else [scale.assumption]
+    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": unexplained}
+    entry = entry.model_copy(update=of_updates)
     if own.control_of is None:
         return entry
     defended = next(one for one in federations if one.id == own.control_of)
@@ -178,6 +189,8 @@ def _entry(
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
+            "not_announced": [],
+            "privacy": None,
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )

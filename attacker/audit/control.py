@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attacker.audit.subject import Subject
 from attacker.audit.truth import SameClients, TruthSource, known_scale
 from attacker.engine import steps_behind
+from attacker.engine.deadline import time_is_up
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
@@ -144,6 +145,8 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
     names = base_names(subject.victim.model)
     written: set[int] = set()
     for entry in known:
+        if written and time_is_up():
+            break  # a control of fewer updates is one, too
         seen = subject.tape.load(entry)
         model = undefended(subject.undefended, seen, names)
         buffers = [name for name, _ in model.named_buffers() if name in {names.get(one) for one in seen.buffers}]

@@ -15,8 +15,9 @@ from attacker.audit.files import Pictures
 from attacker.audit.guesses import Guess, Guesses
 from attacker.audit.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, Best, beyond
 from attacker.audit.record import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
+from attacker.audit.trials import originals, share_interval, trials
 from attacker.audit.truth import Truth
-from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim, wilson_interval
+from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
@@ -241,6 +242,7 @@ class UpdateEvaluation:
                 late_fall=finite(reconstruction.late_fall),
                 starts=reconstruction.starts,
                 method=reconstruction.method,
+                cut=reconstruction.cut,
                 recovered_label=self._recovered_label(reconstruction, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
@@ -283,11 +285,20 @@ class UpdateEvaluation:
         return None if run.labels_granted and right == 1 else right
 
 
-def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> AttackSummary:
+def summarise(
+    federation: str, attack: str, rows: Iterable[ImageResult], victims: Iterable[VictimImage] = ()
+) -> AttackSummary:
     """Success of one attack on one federation.
 
     Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
-    The success is null when no image has a truth that SSIM could be measured against.
+    The success is null when no image has a truth that SSIM could be measured against. Its interval goes by independent
+    trials, see `attacker.audit.trials`.
+
+    Args:
+        federation: Its identifier.
+        attack: Spec.
+        rows: Results, also of other attacks and federations.
+        victims: The attacked images, of which some may be the same.
     """
     own = [row for row in rows if row.federation == federation and row.attack == attack]
     tried = [row for row in own if row.outcome != "not_applicable"]
@@ -306,7 +317,7 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
         reasons=sorted({row.reason for row in own if row.reason}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
-        interval=wilson_interval(successes, len(scored)) if scored else None,
+        interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,
         mean_ssim=statistics.fmean(similarity) if similarity else None,
         median_ssim=statistics.median(similarity) if similarity else None,
         baseline_successes=baseline if scored else None,

@@ -28,6 +28,10 @@ class PlannedAttack(Entry):
     updates: Count = Field(description="updates it was planned for")
     iterations: Count | None = Field(description="of one update, null when it does not search")
     expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    unanswerable: bool = Field(
+        default=False,
+        description="whether no search here answers these updates within ten times the budget; absent in older records",
+    )
     mends: list[Identifier] = Field(
         default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
     )
@@ -104,6 +108,11 @@ class UpdateFacts(Entry):
     )
     buffers_withheld: bool = Field(description="whether normalisation statistics of the model are not on the tape")
     steps: Count | None = Field(description="most local steps behind one update; null when not announced")
+    noise_floors: dict[str, Number] = Field(
+        default={},
+        description="by name of a gradient distance, how far the announced noise alone keeps the true images from "
+        "their update, the median; empty without noise, where that is not known, and in older records",
+    )
 
 
 class TapeIdentity(Entry):
@@ -113,3 +122,11 @@ class TapeIdentity(Entry):
         description="of the header and the manifest, which lists the SHA-256 of every update"
     )
     manifest_bytes: Count = Field(description="length of the manifest when it was audited; a tape may grow")
+
+
+class PrivacySpent(Entry):
+    """What differential privacy the federation's clients have spent, for one example of the one that spent most."""
+
+    epsilon: Number | None = Field(description="null where there is none; the note says why")
+    delta: Number
+    note: str = Field(description="what the figure assumes, or why there is none")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Final
 
 import torch
@@ -25,7 +26,7 @@ _MOST_SECONDS: Final = 10.0
 
 
 def attack_shuffled(
-    chunks: Sequence[Chunk], found: Found, others: Mapping[tuple[str, str], int]
+    chunks: Sequence[Chunk], found: Found, others: Mapping[tuple[str, str], int], *, seconds: float = inf
 ) -> dict[tuple[str, str, str], list[Reconstruction]]:
     """What formulas make of shuffled updates, by federation, attack and file of the update.
 
@@ -34,9 +35,10 @@ def attack_shuffled(
         found: What the attacks found, by the same key.
         others: How many other updates each one is compared with, by federation and file; it has no truth where it is
             missing, and is passed over.
+        seconds: That may be taken, at most; 10 where there are more.
     """
     made: dict[tuple[str, str, str], list[Reconstruction]] = {}
-    left = _MOST_SECONDS
+    left = min(_MOST_SECONDS, seconds)
     for chunk in chunks:
         for target in chunk.targets:
             one = found.get((chunk.federation, chunk.attack, target.file))

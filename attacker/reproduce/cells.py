@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from attacker.audit.record import Count, Entry, Number, OutcomeName, Share
 
 Kind = Literal["training", "federation", "attack", "choice"]
@@ -110,6 +112,7 @@ class FederationRun(Made):
     reason: str
     curve: list[Point]
     epsilon: Number | None
+    epsilon_note: str = Field(default="", description="what epsilon assumes, or why there is none")
 
 
 class VictimScore(Entry):

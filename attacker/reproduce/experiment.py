@@ -77,14 +77,14 @@ class Experiment:
         ]
 
     def settings(self, setup: Setup, **changes: Any) -> Settings:
-        """Run configuration of a federation with this setup.
+        """Run configuration of a federation with this setup; its noise comes from the seed, to be repeated.
 
         Raises:
             SettingsError: If something in it does not exist.
         """
         return Settings(
             dataset=setup.data, data_root=self.data_root, model=setup.model, defence=setup.defence, seed=self.seed,
-            device=self.device, **changes,
+            seeded_noise=True, device=self.device, **changes,
         )  # fmt: skip
 
     def why_not(self, setup: Setup) -> str:

@@ -95,10 +95,11 @@ def _setup(experiment: Experiment, setup: Setup, cells: Sequence[Cell], store: S
     assert isinstance(trained, Training)
     federated = [result(cell, FederationRun) for cell in cells if cell.kind == "federation"]
     tested = len(images(setup.data, experiment.data_root).test)
-    epsilon, run = None, None
+    epsilon, note, run = None, "", None
     for one in federated:
         assert isinstance(one, FederationRun)
-        epsilon, run = one.epsilon, curve(one.curve, tested, one.seconds, one.reason)
+        epsilon, note = one.epsilon, one.epsilon_note
+        run = curve(one.curve, tested, one.seconds, one.reason)
     return SetupSummary(
         data=images(setup.data, experiment.data_root).name,
         model=setup.model,
@@ -109,6 +110,7 @@ def _setup(experiment: Experiment, setup: Setup, cells: Sequence[Cell], store: S
         payload_bytes_undefended=trained.payload_bytes_undefended,
         client_seconds=trained.client_seconds,
         epsilon=epsilon,
+        epsilon_note=note,
         central=curve(trained.curve, tested, trained.seconds, ""),
         federated=run,
         states=[

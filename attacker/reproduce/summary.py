@@ -66,6 +66,7 @@ class SetupSummary(Entry):
     payload_bytes_undefended: Count
     client_seconds: Number = Field(description="CPU of one client's defended gradient of one image")
     epsilon: Number | None
+    epsilon_note: str = Field(default="", description="what epsilon assumes, or why there is none")
     central: Curve
     federated: Curve | None = Field(description="null where no federation was run")
     states: list[State]

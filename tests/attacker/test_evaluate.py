@@ -217,7 +217,7 @@ class Raising(Attack):
     def refuses(self, victim, observation):
         return None
 
-    def run(self, victim, observations, labels, generator, progress):
+    def run(self, victim, observations, labels, generators, progress):
         raise RuntimeError("no memory left")
 
 
