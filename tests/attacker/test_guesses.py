@@ -16,7 +16,7 @@ from attacker.audit.chunk import run_chunk
 from attacker.audit.counting import beats
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.guesses import FEWEST_AVERAGED, Guesses, are_copies, first_of_each
-from attacker.audit.placebos import MOST_COMPARED, placebo_ssim, same_images, updates_of_others
+from attacker.audit.placebos import FEWEST_COMPARED, MOST_COMPARED, placebo_ssim, same_images, updates_of_others
 from attacker.audit.plan import plan_audit
 from attacker.audit.run import audit_tape
 from attacker.audit.scope import open_federations
@@ -160,6 +160,8 @@ def test_what_was_made_of_other_batches_is_put_in_the_order_that_fits_best():
     found = placebo_ssim([noise(2, seed=3)], truth)
     assert sum(one is None for one in found) == 1
     assert placebo_ssim([], truth) == [None] * 3
+    large = noise(1, size=420, channels=3)
+    assert placebo_ssim([1 - large] * FEWEST_COMPARED + [large], large)[0] < 0
 
 
 def test_noise_on_pictures_without_contrast_is_no_leak_and_their_gradient_is(tmp_path):
