@@ -81,7 +81,8 @@ def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
     name, sentence = _decide(view, own)
     cautions = [*_assumed(view), *(one.sentence for one in own)]
     if name != "not known":
-        cautions += [*_together(view), *_guesses(view)]
+        said = any(one.name == "too-few-victims" for one in own)  # with the same reason
+        cautions += [*([] if said else _together(view)), *_guesses(view)]
     return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
 
 
@@ -221,7 +222,8 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
         text = f"Undefended {model} leaks: {came} {measure}."
     elif plain:
         which = f", which {_attitude(view, best)}" if alone else ""
-        text = f"{capitalised(defence)} does not stop the leak on {model}: {came}{which} {measure}."
+        do = "do" if len(parts_of(view.federation.defence)) > 1 else "does"
+        text = f"{capitalised(defence)} {do} not stop the leak on {model}: {came}{which} {measure}."
     else:
         text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
     text += _who(view, best, alone=alone)
@@ -229,7 +231,7 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
         behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
         text += f" The gradient of the first layer contains the image exactly{behind}."
     if near := len(view.near_misses):
-        text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim)}."
+        text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)
     weak = _phrases(one for one in own if one.weak)
     if weak and union.back < union.images:
@@ -251,11 +253,12 @@ def _strongest(view: FederationView) -> AttackSummary:
     )
 
 
-def _attitude(view: FederationView, one: AttackSummary) -> str:
+def _attitude(view: FederationView, one: AttackSummary, defence: str = "it") -> str:
     """Whether an attack ignores or knows the defence, as a verb and its object."""
     if not view.adaptive(one.attack):
-        return "ignores it"
-    return "knows it" if one in view.whole or len(parts_of(view.federation.defence)) < 2 else "knows a part of it"
+        return f"ignores {defence}"
+    whole = one in view.whole or len(parts_of(view.federation.defence)) < 2
+    return f"knows {defence}" if whole else f"knows a part of {defence}"
 
 
 def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
@@ -268,7 +271,7 @@ def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
     plain = view.back(adaptive=False)
     if view.defended and plain and view.adaptive(best.attack):
         names = _names(one for one in view.of_role(adaptive=False, among=view.scored) if one.successes)
-        text += f" Attacks that ignore the defence are enough for {_of(len(plain), view.union.images)} ({names})."
+        text += f" Attacks that ignore the defence brought back {_of(len(plain), view.union.images)} ({names})."
     return text
 
 
@@ -284,7 +287,7 @@ def _would_have_suggested(view: FederationView) -> str:
 
 
 def _in_part(view: FederationView, lead: Lead, weak: Sequence[str]) -> str:
-    which = f", which {_attitude(view, lead.summary)}," if view.defended else ""
+    which = f", which {_attitude(view, lead.summary, 'the defence')}," if view.defended else ""
     return (
         f"{title_of(view.federation)}: leaks in part. No image counts as come back (SSIM >= "
         f"{view.record.success_threshold:g}), but what {attack_name(lead.summary.attack)}{which} made of the updates "
@@ -299,7 +302,7 @@ def _close(view: FederationView) -> str:
     near = view.near_misses
     if not near:
         return ""
-    return f" {_of(len(near), view.union.images)} came close to what counts, up to SSIM {figure(near[0].ssim)}."
+    return f" {_of(len(near), view.union.images)} came close to what counts, up to SSIM {figure(near[0].ssim, 3)}."
 
 
 def _nothing(view: FederationView) -> str:
