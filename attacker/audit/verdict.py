@@ -33,6 +33,7 @@ from attacker.audit.record import (
     FederationSummary,
     Flag,
     ImageResult,
+    UpdateReading,
     VerdictEntry,
     VerdictName,
     parts_of,
@@ -41,6 +42,7 @@ from attacker.audit.view import FederationView, Lead, views
 from attacker.report.words import (
     attack_name,
     capitalised,
+    count,
     counted,
     dataset_name,
     defence_name,
@@ -83,6 +85,7 @@ def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
     if name != "not known":
         said = any(one.name == "too-few-victims" for one in own)  # with the same reason
         cautions += [*([] if said else _together(view)), *_guesses(view)]
+    cautions += _read(view)
     return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
 
 
@@ -182,6 +185,25 @@ def _unanswerable(view: FederationView, title: str) -> str:
     own = (one for one in view.record.plan if one.federation == view.federation.id and one.unanswerable)
     reason = next((one.reason for one in own), "")
     return f"{title}: nothing is known about it. {reason}" if reason else ""
+
+
+def _read(view: FederationView) -> list[str]:
+    """What was read from updates that no search can answer."""
+    facts = view.federation.facts
+    return [] if facts is None else [reading_text(one) for one in facts.readings]
+
+
+def reading_text(one: UpdateReading) -> str:
+    """What one update says by itself, in a sentence."""
+    parts = [f"{count(one.numbers)} numbers of L2 norm {distance(one.norm)}"]
+    if one.statistics:
+        parts.append(f"running means of the features in {counted(one.statistics, 'layer')}")
+    most = sorted(range(len(one.at_least)), key=lambda label: -one.at_least[label])[:_MOST_LABELS]
+    if own := [f"{count(one.at_least[label])} of class {label}" for label in most if one.at_least[label]]:
+        parts.append(f"at least {joined(own)} among its {count(one.images or 0)} images, if it trained by plain SGD")
+    else:
+        parts.append(f"no certain labels{f' ({one.why_no_labels})' if one.why_no_labels else ''}")
+    return f"Read from the update of round {one.round}, client {one.node}, without a search: {'; '.join(parts)}."
 
 
 def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
