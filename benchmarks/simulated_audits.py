@@ -37,7 +37,7 @@ from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import Simulated, simulate
 from fl_precode.config import Settings
 
-BUDGET = 3.0
+BUDGET = 6.0
 """Seconds for the attacks of a planned audit."""
 
 LEAKS = ("leaks", "leaks to an adaptive attacker")
