@@ -7,11 +7,11 @@ attack knows the whole of a defence such as ``dropout+prune`` or ``precode+noise
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacker.attacks.matched_distance import DEFENCE_NOISE, matched_distance
 from attacker.engine import Trace, why_scale_unknown
@@ -20,11 +20,10 @@ from fl_precode.observation import Observation
 from fl_precode.perturb import Prune, Quantise
 from fl_precode.spec import Spec
 
-COMPARED = frozenset({"noise", "laplace", "ppp", "prune", "clip", "quantise", "soteria"})
-"""Defences that a comparison takes into account, by name, in any combination with one another.
+COMPARED = frozenset({"noise", "laplace", "ppp", "prune", "clip", "quantise", "soteria", "sign"})
+"""Defences that a comparison takes into account, by name, in any combination of which `compared_parts` says so.
 
-Not ``sign``, nor ``dp``, which clips each image's gradient before the sum: the direction that they leave is compared as
-if they had left it as it was.
+Not ``dp``, which clips each image's gradient before the sum: what it leaves is compared by its direction.
 """
 
 _ADDS_NOISE = frozenset({"noise", "laplace", "ppp"})
@@ -77,10 +76,22 @@ def announced_comparison(observation: Observation, seen: Trace) -> Comparison | 
     return Comparison(
         observation=_without_filled_zeros(observation, parts),
         distance=distance,
-        parts=tuple(name for name in names if name in COMPARED),
+        parts=tuple(name for name in names if name in compared_parts(names)),
         left_out=left_out,
         units=_units(observation, parts),
     )
+
+
+def compared_parts(names: Collection[str]) -> frozenset[str]:
+    """Of a defence's parts those that a comparison takes into account.
+
+    Signs that noise was added to, or that were taken of noisy numbers, are compared as numbers: that knows the noise.
+
+    >>> sorted(compared_parts(["precode", "prune", "sign"])), sorted(compared_parts(["noise", "sign"]))
+    (['prune', 'sign'], ['noise'])
+    """
+    found = COMPARED & set(names)
+    return found - {"sign"} if _ADDS_NOISE & found else found
 
 
 def announced_parts(observation: Observation) -> list[Spec]:
@@ -119,24 +130,32 @@ def _without_filled_zeros(observation: Observation, parts: Sequence[Spec]) -> Ob
 
 
 def _units(observation: Observation, parts: Sequence[Spec]) -> dict[str, float]:
-    """Standard deviation of what noise and rounding changed in each tensor, over their root mean square.
+    """What the numbers of each tensor are divided by, over the mean of all; empty where it is the same for all."""
+    options = {part.name: part for part in parts}
+    if "sign" in compared_parts(options):
+        # Signs were multiplied by their tensor's mean magnitude: in its units all of them are 1.
+        return _relative({name: float(value.abs().max()) for name, value in _filled(observation).items()})
+    bits = options["quantise"].integer("bits") if "quantise" in options else None
+    return {} if bits is None else _relative(_rounding_errors(observation, bits, options))
+
+
+def _rounding_errors(observation: Observation, bits: int, options: Mapping[str, Spec]) -> dict[str, float]:
+    """Standard deviation of what rounding and noise changed in each tensor.
 
     A number that is rounded at random to one of its two neighbours, a step apart, has a squared error of a sixth of the
     step's square, averaged over where between them it may lie.
     """
-    options = {part.name: part for part in parts}
-    bits = options["quantise"].integer("bits") if "quantise" in options else None
-    if bits is None:
-        return {}
-    added = sum(options[name].number("std") or 0.0 for name in ("noise", "laplace") if name in options) ** 2
+    added = sum((options[name].number("std") or 0.0) ** 2 for name in ("noise", "laplace") if name in options)
     levels = Quantise(bits=bits).levels
-    variances = {
-        name: (float(value.abs().max()) / levels) ** 2 / 6 + added if value.numel() else 0.0
-        for name, value in observation.update.items()
-    }
-    sizes = {name: value.numel() for name, value in observation.update.items()}
-    mean = sum(variances[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values()))
-    if mean == 0:
-        return {}
-    # A tensor of zeros was sent as it is and says so exactly; it must not decide alone.
-    return {name: math.sqrt(max(variance / mean, 1e-6)) for name, variance in variances.items()}
+    steps = {name: float(value.abs().max()) / levels for name, value in _filled(observation).items()}
+    return {name: math.sqrt(step**2 / 6 + added) for name, step in steps.items()}
+
+
+def _filled(observation: Observation) -> dict[str, Tensor]:
+    """Tensors of the update that have numbers, and not zeros alone."""
+    return {name: value for name, value in observation.update.items() if bool((value != 0).any())}
+
+
+def _relative(sizes: Mapping[str, float]) -> dict[str, float]:
+    mean = sum(sizes.values()) / max(1, len(sizes))
+    return {name: size / mean for name, size in sizes.items()} if mean > 0 else {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from attacker.attacks.announced_update import COMPARED, compared_parts
 from attacker.attacks.registry import ATTACKS, build_attack
 from attacker.victim import Victim
 from fl_precode.defences import defence_parts
@@ -95,7 +97,7 @@ def answers(attack: str, defence: str, *, drops: bool = False) -> tuple[str, ...
     (('precode', 'clip'), ())
     """
     entry, parts = ATTACKS[attack.partition(":")[0]], parts_of(defence)
-    own = entry.answers_as(attack)
+    own = entry.answers_as(attack) & ({*parts} - COMPARED | compared_parts(parts))
     found = tuple(part for part in parts if part in own)
     if entry.inside and not entry.inside & {*parts, *(["dropout"] if drops else [])}:
         return ()
@@ -111,10 +113,20 @@ def parts_of(defence: str) -> tuple[str, ...]:
     return tuple(part.name for part in defence_parts(defence) if part.name not in ("none", "unknown"))
 
 
+def not_compared(defences: Iterable[str]) -> frozenset[str]:
+    """Parts that searches compare by themselves, and not in one of these defences, beside its other parts.
+
+    >>> sorted(not_compared(["sign", "precode+noise:std=0.1+sign"]))
+    ['sign']
+    """
+    every = [set(parts_of(defence)) & COMPARED for defence in defences]
+    return frozenset(part for parts in every for part in parts - compared_parts(parts))
+
+
 def unanswerable(defence: str) -> tuple[str, ...]:
     """Parts that no attack answers which answers the most of this defence; empty where one answers all.
 
-    >>> unanswerable("dropout+prune:share=0.9"), unanswerable("precode+sign")
+    >>> unanswerable("dropout+prune:share=0.9"), unanswerable("noise:std=0.1+sign")
     ((), ('sign',))
     """
     parts = parts_of(defence)

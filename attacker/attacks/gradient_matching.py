@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
 from attacker.allocator import freed_memory_kept
 from attacker.attacks.adaptation import PLAIN, Knowledge, NoiseSearch
 from attacker.attacks.as_trained import AsTrained, as_trained
-from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget, share
 from attacker.attacks.known_labels import known_labels
+from attacker.attacks.label_trial import labels_to_try, with_trial, without_labels
 from attacker.attacks.layers import matched_parameters
 from attacker.attacks.piece import group_pieces
 from attacker.attacks.race import Size, by_trial, heat_of, raced
@@ -20,7 +21,6 @@ from attacker.attacks.replaying import weights_may_differ, why_not_replayed
 from attacker.attacks.settings import check_settings
 from attacker.engine import Draws, observed_gradient, trace, why_no_batch_statistics
 from attacker.engine.deadline import share_of_time
-from attacker.labels import label_hypotheses
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -223,17 +223,21 @@ class GradientMatching(Attack):
         known = [
             None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)
         ]
-        tried: list[Reconstruction | None] = [None] * len(known)
-        if not joint and any(one is None for one in known):
-            tried = by_trial(self, group.search, _hypotheses(victim, observations, known), generators, None)
-            known = [own if one is None else one.labels for own, one in zip(known, tried, strict=True)]
+        hypotheses = [
+            [] if joint or granted is not None else labels_to_try(victim, observation, found)
+            for observation, granted, found in zip(observations, labels, known, strict=True)
+        ]
+        tried = by_trial(self, group.search, hypotheses, generators, None)
+        known = [
+            own if one is None or one.labels is None else one.labels for own, one in zip(known, tried, strict=True)
+        ]
         if self.total_variations:
             sizes = [group.size(self, place) for place in range(len(observations))]
             results = raced(self, group.search, sizes, known, generators, progress)
         else:
             results = group.search(self, range(len(observations)), known, draws, progress)
         return [
-            _nothing(reason) if one is None else _after_trial(one, trial, reason)
+            without_labels(reason) if one is None else with_trial(one, trial, reason)
             for one, trial, (_, reason) in zip(results, tried, recovered, strict=True)
         ]
 
@@ -293,33 +297,3 @@ class _Group:
                     for index, found in attack_bounded(settings, part, share(progress, number, len(parts))):
                         results[index] = better(results[index], found)
         return results
-
-
-def _hypotheses(
-    victim: Victim, observations: Sequence[Observation], known: Sequence[Tensor | None]
-) -> list[list[Tensor]]:
-    """Labels to try for the updates that show none; no one's labels are tried where they are known."""
-    classes = victim.inputs.classes
-    return [
-        [] if labels is not None else label_hypotheses(classes=classes, batch=observation.batch_size or 1)
-        for observation, labels in zip(observations, known, strict=True)
-    ]
-
-
-def _after_trial(found: Reconstruction, trial: Reconstruction | None, reason: str) -> Reconstruction:
-    """A result with the work of the trial of labels before it, and why there was one."""
-    if trial is None:
-        return found
-    words = f"the labels are those that match best of all possible ones, because {reason}"
-    return replace(
-        found,
-        reason="; ".join(part for part in (found.reason, words) if part),
-        seconds=found.seconds + trial.seconds,
-        iterations=found.iterations + trial.iterations,
-    )
-
-
-def _nothing(reason: str) -> Reconstruction:
-    """The result for an update that the attack fits, and whose labels it does not find: it did not come back."""
-    words = f"the labels are unknown: none were granted, and {reason}"
-    return Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=words)

@@ -15,6 +15,7 @@ class Noise(StrEnum):
     GAUSSIAN = "gaussian"
     LAPLACE = "laplace"
     PRUNED = "pruned"
+    SIGNS = "signs"
     UNKNOWN_SCALE = "unknown scale"
     NONE = "none"
 
@@ -24,6 +25,7 @@ MATCHED_DISTANCES: Mapping[Noise, str] = MappingProxyType(
         Noise.GAUSSIAN: "l2-relative",
         Noise.LAPLACE: "l1-relative",
         Noise.PRUNED: "cosine-kept",
+        Noise.SIGNS: "signs",
         Noise.UNKNOWN_SCALE: "cosine",
         Noise.NONE: "cosine",
     }
@@ -42,7 +44,7 @@ DEFENCE_NOISE: Mapping[str, Noise] = MappingProxyType(
         "laplace": Noise.LAPLACE,
         "prune": Noise.PRUNED,
         "clip": Noise.UNKNOWN_SCALE,
-        "sign": Noise.UNKNOWN_SCALE,
+        "sign": Noise.SIGNS,
         "dp": Noise.UNKNOWN_SCALE,
     }
 )
@@ -56,7 +58,8 @@ def matched_distance(defence: str, *, scale_known: bool = True) -> str:
 
     Bayes-optimal for one kind of noise and a flat prior. Of several parts joined by ``+`` noise says how differences
     count, the heavier tail before the other; pruning, which of them count, because what was not sent must not; and
-    clipping, signs or DP-SGD take the scale away: the distance is then that of the candidate at its best scale.
+    clipping, signs or DP-SGD take the scale away: the distance is then that of the candidate at its best scale. Signs
+    alone leave nothing but signs to compare; under noise of another kind they are compared as numbers.
 
     Args:
         defence: A defence spec, such as ``none``, ``noise:std=0.01`` or ``precode+prune:share=0.9``.
@@ -69,9 +72,9 @@ def matched_distance(defence: str, *, scale_known: bool = True) -> str:
     ('l1-relative', 'cosine', 'l2-relative-kept')
     """
     kinds = {_noise(part.name) for part in defence_parts(defence)}
-    noise = next((kind for kind in (Noise.LAPLACE, Noise.GAUSSIAN) if kind in kinds), Noise.NONE)
+    noise = next((kind for kind in (Noise.LAPLACE, Noise.GAUSSIAN, Noise.SIGNS) if kind in kinds), Noise.NONE)
     distance = MATCHED_DISTANCES[noise]
-    if Noise.UNKNOWN_SCALE in kinds or not scale_known:
+    if {Noise.UNKNOWN_SCALE, Noise.SIGNS} & kinds or not scale_known:
         distance = _WITHOUT_SCALE.get(distance, distance)
     return f"{distance}-kept" if Noise.PRUNED in kinds else distance
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _SHARE: Final = 4
 """A heat has a fourth of the final's iterations, but at least and at most:"""
-_LEAST: Final = 100
+_LEAST: Final = 150
 _MOST: Final = 500
 _LONGEST_STEP: Final = 0.1
 """Heats have fewer steps for the same way, which may be this long."""
-_FACTOR: Final = 2.0
+_FACTOR: Final = 1.5
 """However many the unknowns, a residual so many times the smallest is worse."""
 
 Found = Reconstruction | None
@@ -62,14 +62,17 @@ def heat_iterations(iterations: int) -> int:
     """Iterations of each heat of a race.
 
     >>> heat_iterations(300), heat_iterations(1000), heat_iterations(7000), heat_iterations(20)
-    (100, 250, 500, 20)
+    (150, 250, 500, 20)
     """
     return min(iterations, _MOST, max(_LEAST, iterations // _SHARE))
 
 
-def heat_of(settings: GradientMatching, weight: float) -> GradientMatching:
-    """A short search with one weight of the prior, which goes as far as the long one by longer steps."""
-    iterations = heat_iterations(settings.iterations)
+def heat_of(settings: GradientMatching, weight: float, *, most: int = _MOST) -> GradientMatching:
+    """A short search with one weight of the prior, of so many iterations at most.
+
+    It goes as far as the long one by longer steps. Only a heat that is no shorter has all restarts.
+    """
+    iterations = min(heat_iterations(settings.iterations), most)
     rate = settings.learning_rate
     longer = max(rate, min(_LONGEST_STEP, rate * settings.iterations / iterations))
     return replace(
@@ -119,7 +122,7 @@ def raced(
             if found is not None:
                 ran[place].append((weight, found))
     if not alone:
-        chosen = {place: _best(ran[place], sizes[place], settings)[0] for place in places if ran[place]}
+        chosen = {place: best_fit(ran[place], sizes[place], settings)[0] for place in places if ran[place]}
         done = len(weights) * heat / whole
         groups = {weight: [p for p, own in chosen.items() if own == weight] for weight in sorted(set(chosen.values()))}
         for number, (weight, members) in enumerate(groups.items()):
@@ -162,8 +165,9 @@ def by_trial(
         The best heat of each update, with its labels; None where there was no hypothesis.
     """
     most = max(map(len, hypotheses), default=0)
-    sources = [derived(one, most) for one in generators]
-    heat = heat_of(settings, settings.weights[len(settings.weights) // 2])
+    # As many draws as this update needs: what it draws later must not depend on the others' hypotheses.
+    sources = [derived(one, len(own)) for one, own in zip(generators, hypotheses, strict=True)]
+    heat = heat_of(settings, settings.weights[len(settings.weights) // 2], most=_LEAST)
     best: list[Found] = [None] * len(hypotheses)
     for number in range(most):
         places = [place for place, own in enumerate(hypotheses) if number < len(own)]
@@ -172,12 +176,19 @@ def by_trial(
         with share_of_time(number, most + 1):  # what comes after it takes longer than a heat
             tried = search(heat, places, given, draws, share(progress, number, most))
         for place, found in zip(places, tried, strict=True):
-            if found is not None and (best[place] is None or _residual(found, heat) < _residual(best[place], heat)):
-                best[place] = found
+            best[place] = _fitter(best[place], found, heat)
     return best
 
 
-def _best(
+def _fitter(one: Found, other: Found, settings: GradientMatching) -> Found:
+    """Of two results that differ in their labels the one that fits better, with the work of both."""
+    if one is None or other is None:
+        return one or other
+    better = other if _residual(other, settings) < _residual(one, settings) else one
+    return replace(better, seconds=one.seconds + other.seconds, iterations=one.iterations + other.iterations)
+
+
+def best_fit(
     ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: GradientMatching
 ) -> tuple[float, Reconstruction]:
     """The largest weight among the results that fit as well as the best.
@@ -204,7 +215,7 @@ def _together(
     ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: GradientMatching, *, alone: bool
 ) -> Reconstruction:
     """The best result, with the work of all; a heat is no start of its own, because it is short."""
-    weight, best = _best(ran, size, settings)
+    weight, best = best_fit(ran, size, settings)
     long = [found for _, found in ran] if alone else [ran[-1][1]]
     words = f"total variation weighs {weight:g}, the best of {settings.total_variations}"
     return replace(

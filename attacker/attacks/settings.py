@@ -135,10 +135,10 @@ def _check_l_bfgs(settings: GradientMatching) -> None:
     for name, fits, why in _L_BFGS_NEEDS:
         if getattr(settings, name) != fits:
             raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {fits}")
-    if settings.distance.startswith("l1"):
+    if settings.distance.startswith(("l1", "signs")):
         raise ValueError(
-            f"optimiser='l-bfgs' does not fit distance={settings.distance!r}: absolute differences have kinks, and it "
-            "needs a smooth loss; set distance to cosine or l2"
+            f"optimiser='l-bfgs' does not fit distance={settings.distance!r}: absolute values have kinks, and it needs "
+            "a smooth loss; set distance to cosine or l2"
         )
 
 

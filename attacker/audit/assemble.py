@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
+from attacker.attacks.answers import not_compared
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
-from attacker.audit.announced import common_sightings, sightings
+from attacker.audit.announced import Sighting, common_sightings, sightings
 from attacker.audit.chunk import Chunk, Found, attack_seed
 from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.counting import beats
@@ -40,6 +41,7 @@ from attacker.audit.record import (
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import summarise_federation
+from attacker.engine.deadline import time_is_up
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -103,7 +105,7 @@ def assemble(
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),
         machine=this_machine(),
-        attacks=[_describe(spec) for spec in specs],
+        attacks=[_describe(spec, [one.defence for one in entries]) for spec in specs],
         federations=entries,
         victims=images,
         results=rows,
@@ -153,10 +155,11 @@ def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> 
     return [one for (federation, _, _), one in found.items() if federation in same]
 
 
-def _describe(spec: str) -> AttackDescription:
+def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
+    """The attack, with what it answers of every one of these defences that has it."""
     entry = entry_of(spec)
     same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
-    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec)), **same)
+    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec) - not_compared(defences)), **same)
 
 
 def _entry(
@@ -166,7 +169,12 @@ def _entry(
     own.subject.tape.verify()
     victim, defence = own.subject.victim, own.subject.defence
     seen = own.observations()
-    doubts, unexplained = common_sightings([sightings(victim, one, defence) for one in seen])
+    shown: list[tuple[Sighting, ...]] = []
+    for one in seen:
+        if shown and time_is_up():
+            break  # the sentences say how many updates were looked at
+        shown.append(sightings(victim, one, defence))
+    doubts, unexplained = common_sightings(shown)
     facts = update_facts(victim, seen)
     entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
     of_all = [] if scale.assumption is None else [scale.assumption]

@@ -13,6 +13,7 @@ from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.chunk import Chunk, attack_seed, chunk_size, failed
 from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.clock import UNLIMITED, Clock
+from attacker.audit.costs import replays
 from attacker.audit.crew import Crew, Event
 from attacker.audit.record import PlannedAttack
 from attacker.audit.scope import Federation
@@ -119,7 +120,8 @@ def run_chunks(
     for chunk in chunks:
         if store.has(chunk.id):
             progress.finish(chunk, store.load(chunk.id), old=True)
-    waiting = deque(chunk for chunk in chunks if not store.has(chunk.id))
+    # Formulas cost little: they must not be what there is no time for.
+    waiting = deque(sorted((one for one in chunks if not store.has(one.id)), key=lambda one: replays(one.attack)))
     running = {chunk.id: chunk for chunk in waiting}
     died: Counter[str] = Counter()
     if not waiting:

@@ -49,6 +49,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "model-is-random": FlagKind("the model is random and no attack accounts for it"),
         "loss-did-not-fall": FlagKind("a search came no closer to the update"),
         "budget-edge": FlagKind("a search was still coming closer when its budget ended"),
+        "search-cut": FlagKind("the budget ended a search before its time"),
         "single-start": FlagKind("a search had one start only"),
         "weaker-beats-stronger": FlagKind("a weaker attack did better than a stronger one"),
         "no-control": FlagKind("there is no undefended control"),
@@ -56,7 +57,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
         "near-miss": FlagKind("images came close to what counts as come back"),
-        "victims-left-out": FlagKind("some updates could not be attacked at all"),
+        "victims-left-out": FlagKind("some updates were not attacked at all"),
         "loss-assumed": FlagKind("the loss that clients minimise is assumed"),
         "labels-unknown": FlagKind("the attacker did not have the right labels"),
         "buffers-withheld": FlagKind("statistics that the clients normalise by are withheld"),
@@ -208,13 +209,12 @@ def _near_miss(view: FederationView) -> Iterator[Found]:
 
 
 def _victims_left_out(view: FederationView) -> Iterator[Found]:
-    union = view.union
-    missing = union.images - union.attacked
-    if view.scored and missing > FAILED_SHARE * union.images:
+    missing, attacked = view.out_of_reach, view.union.attacked
+    if view.compared and missing > FAILED_SHARE * (missing + attacked):
         yield (
             "victims-left-out",
-            f"No attack could be run on {missing} of {counted(union.images, 'image')}, although others could be "
-            "attacked: nothing is known about them, and they count as not come back.",
+            f"On {missing} of {counted(missing + attacked, 'image')} no attack was tried, because none fits or there "
+            "was no time: nothing is known about them.",
             None,
         )
 
@@ -303,6 +303,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _model_is_random,
     search_checks.loss_did_not_fall,
     search_checks.budget_edge,
+    search_checks.search_cut,
     search_checks.single_start,
     search_checks.weaker_beats_stronger,
     _no_control,

@@ -23,7 +23,7 @@ MOST_MEASURING: Final = 10.0
 """Share of the budget, and seconds, that measuring the costs may take at most."""
 
 _END: Final = 0.06
-_LEAST_END: Final = 1.0
+_LEAST_END: Final = 1.5
 _MOST_END: Final = 30.0
 """Share of the budget, and seconds, that are kept for joining results with the truth and for the page."""
 
@@ -39,6 +39,9 @@ _LENIENCE: Final = 2.0
 _LEAST_SHARE: Final = 0.03
 _PATIENCE: Final = 0.1
 """Shares of the time that is left that every chunk gets, and after which code that does not come back is ended."""
+
+_MOST_KEPT: Final = 0.3
+"""Share of the time that is left that a chunk leaves to those after it, whatever they are expected to take."""
 
 _SLACK: Final = 2.0
 """Seconds that one iteration, or one import in a new process, may take beyond its time."""
@@ -107,7 +110,8 @@ class Clock:
             return None
         own, others = _LENIENCE * cost, sum(rest) / max(1, workers)
         share = own / (own + others) if own > 0 else 0.0
-        seconds = left * max(share, min(1.0, workers / (1 + len(rest))), _LEAST_SHARE)
+        least = min(_MOST_KEPT, _LEAST_SHARE * len(rest))
+        seconds = left * min(1.0 - least, max(share, workers / (1 + len(rest)), _LEAST_SHARE))
         patience = max(1.5 * seconds + _SLACK, _PATIENCE * left)
         return replace(chunk, seconds=seconds, patience=min(patience, max(self.left(), _SLACK)))
 

@@ -29,6 +29,8 @@ _HALVES: Final = {torch.bfloat16: "bfloat16", torch.float16: "half precision"}
 _ON_GRID: Final = 0.99
 """Share of the numbers that lie on a grid; of others one in some hundreds does by chance."""
 
+_LOOKED_AT: Final = 20_000
+
 _CAPPED: Final = 0.01
 """Share of a layer's entries that have the largest size of all exactly when entries were capped."""
 
@@ -63,10 +65,10 @@ def innocent_reasons(observation: Observation, beyond: Beyond) -> list[Reason]:
     name = f"{beyond.layer}.weight" if beyond.layer else "weight"
     rounded = _low_precision(observation, beyond, name)
     reasons = [
+        _capped(observation, name),
         _adaptive(observation),
         _penalty(observation, beyond),
         rounded,
-        _capped(observation, name),
         _sparse(observation.update[name], observation.parameters[name]),
         _more_inputs(beyond, sure=rounded.state == "excluded"),
     ]
@@ -86,16 +88,22 @@ def half_precision(observation: Observation, names: Collection[str] = ()) -> tup
     Returns:
         None when they lie on no such grid.
     """
-    update = {name: observation.update[name].double() for name in names or observation.update}
+    chosen = names or observation.update
+    update = torch.cat([_some(observation.update[name]).double() for name in chosen])
     found = [update]
     if observation.kind == "weights":
-        found.append({name: observation.parameters[name].double() + value for name, value in update.items()})
-    for values in found:
-        flat = torch.cat([value.flatten() for value in values.values()])
+        found.append(torch.cat([_some(observation.parameters[name]).double() for name in chosen]) + update)
+    for flat in found:
         for kind in _HALVES:
             if _on_grid(flat, kind):
                 return kind, float(flat.square().mean().sqrt())
     return None
+
+
+def _some(value: Tensor) -> Tensor:
+    """Numbers of a tensor, evenly chosen, that are enough to tell how its values are spread."""
+    flat = value.flatten()
+    return flat[:: max(1, len(flat) // _LOOKED_AT)]
 
 
 def _on_grid(values: Tensor, kind: torch.dtype) -> bool:
@@ -157,11 +165,14 @@ def _more_inputs(beyond: Beyond, *, sure: bool) -> Reason:
 
 def _capped(observation: Observation, name: str) -> Reason:
     words = "a cap on each entry of the gradient"
-    sizes = observation.update[name].abs()
-    at_most = sizes >= sizes.max() * (1 - 1e-5)
+    sizes, largest = _some(observation.update[name]).abs(), float(observation.update[name].abs().max())
+    step = torch.finfo(sizes.dtype).eps * largest
+    if observation.kind == "weights":  # of weights that were added and subtracted the last digits differ
+        step += torch.finfo(sizes.dtype).eps * float(observation.parameters[name].abs().max())
+    at_most = sizes >= largest - 4 * step
     share = float(at_most.double().mean())
     below = sizes[~at_most & (sizes > 0)]
-    if share < _CAPPED or not len(below) or float((below > sizes.max() / 2).double().mean()) > 0.5:
+    if share < _CAPPED or not len(below) or float((below > largest / 2).double().mean()) > 0.5:
         return Reason(words, "excluded", "the largest entries differ, or all are as large")
     return Reason(words, "seen", f"{share:.0%} of the entries have the largest size exactly")
 

@@ -27,9 +27,6 @@ from fl_precode.optimiser_traces import optimiser_trace
 
 _logger = logging.getLogger(__name__)
 
-LOSS: Final = "loss"
-"""Code of the assumption."""
-
 _ZERO: Final = 0.01
 _NOT_ZERO: Final = 0.05
 """Norm of the sums over the classes, beside that of the sums of sizes."""
@@ -62,13 +59,13 @@ def loss_assumed(victim: Victim, observation: Observation) -> Assumption | None:
         return None
     if announced is not None:
         return Assumption(
-            code=LOSS,
+            code="loss",
             sentence=f"The clients' loss is replayed as mean cross-entropy of the class scores, although {announced!r} "
             "was announced: no other can be replayed.",
             doubt="The announcement itself: gradients of another loss are matched by no image, so that searches fail.",
         )
     return Assumption(
-        code=LOSS,
+        code="loss",
         sentence="The clients' loss is taken to be mean cross-entropy of the class scores, because nobody said what "
         f"they minimise.{_SEEN[_seen(victim, observation)]}",
         doubt="Clients that minimise another loss (label smoothing, focal, class weights, a squared error, auxiliary "
@@ -88,8 +85,9 @@ def _seen(victim: Victim, observation: Observation) -> Sum:
 
 
 def _sum_over_classes(victim: Victim, observation: Observation) -> Sum:
-    if check_observation(victim, observation) is not None or _changed_by_entry(victim, observation):
+    if check_observation(victim, observation) is not None:
         return "not seen"
+    whole = victim, observation
     victim, observation = settled(victim, observation)
     found = classifier_gradient(victim, observation)
     prefix = f"{found.layer.name}." if found.layer.name else ""
@@ -101,8 +99,8 @@ def _sum_over_classes(victim: Victim, observation: Observation) -> Sum:
     kind = _relative_sum(changes, weights, observation)
     if kind == "zero" and found.bias is not None and steps_behind(observation) == 1 and observation.batch_size:
         upwards = int((found.bias < -1e-3 * found.bias.abs().max()).sum())
-        return "smoothed" if upwards > observation.batch_size else "zero"
-    return kind
+        kind = "smoothed" if upwards > observation.batch_size else "zero"
+    return kind if kind in ("zero", "not seen") or not _changed_by_entry(*whole) else "not seen"
 
 
 def _changed_by_entry(victim: Victim, observation: Observation) -> bool:

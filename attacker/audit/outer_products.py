@@ -27,6 +27,9 @@ _TALLEST = 600
 _STEPS = 20
 _SETTLED = 1e-7
 
+_SAME_WAY = 0.25
+"""Squared cosine between the rest and a penalty's gradient below which the penalty is not fitted any further."""
+
 _NEARLY_ALL = 0.1
 """What a penalty leaves of the rest where it accounts for it: weights and signs change while clients train."""
 
@@ -177,26 +180,35 @@ def _penalised(
         return None, size
     for what, direction in penalties.items():
         times = _times(part, direction, most)
+        if not times:
+            continue
         left = _size(torch.linalg.svdvals(part - times * direction), part.shape, most)
-        if times and left <= max(rounding, _NEARLY_ALL * size):
+        if left <= max(rounding, _NEARLY_ALL * size):
             return (what, times), left
     return None, size
 
 
 def _times(part: Tensor, direction: Tensor, most: int) -> float:
-    """How many times ``direction`` is in a matrix beside ``most`` outer products, by least squares, again and again."""
+    """How many times ``direction`` is in a matrix beside ``most`` outer products, by least squares, again and again.
+
+    Zero where the rest looks another way at first sight.
+    """
     times = 0.0
-    for _ in range(_STEPS):
+    for step in range(_STEPS):
         rest = part - times * direction
         left, _, right = torch.linalg.svd(rest, full_matrices=False)
         left, right = left[:, :most], right[:most]
-        aside = direction - left @ (left.T @ direction)
-        aside = aside - (aside @ right.T) @ right
-        length = float(aside.square().sum())
-        if not length:
+        rest, aside = (_aside(one, left, right) for one in (rest, direction))
+        length, inner = float(aside.square().sum()), float((rest * aside).sum())
+        if not length or (step == 0 and inner**2 < _SAME_WAY * length * float(rest.square().sum())):
             return 0.0
-        change = float((rest * aside).sum()) / length
-        times += change
-        if abs(change) <= _SETTLED * abs(times):
+        times += inner / length
+        if abs(inner / length) <= _SETTLED * abs(times):
             break
     return times
+
+
+def _aside(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """A matrix without what lies in the spaces of some left and right singular vectors."""
+    matrix = matrix - left @ (left.T @ matrix)
+    return matrix - (matrix @ right.T) @ right

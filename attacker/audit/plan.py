@@ -20,8 +20,9 @@ from attacker.engine import steps_behind
 from attacker.engine.dropout import dropout_layers
 from fl_precode.observation import Observation
 
-LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300)
-"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's."""
+LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300, 100)
+"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's;
+with the fewest a race of priors is only heats."""
 
 PRIORS = "1e-6|1e-4|1e-2|1e-1"
 """Weights of total variation that planned searches race."""
@@ -41,6 +42,7 @@ class _Considered:
     role: Role
     status: PlanStatus
     reason: str
+    steps: int = 1
     unanswerable: bool = False
 
 
@@ -214,8 +216,7 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
     updates = len(one.federation.targets)
     unit = units[one.federation.id]
     if unit is not None and not replays(spec):
-        seen = one.federation.subject.tape.load(one.federation.entries[0])
-        unit /= max(1, (steps_behind(seen) or 1) if seen.kind == "weights" else 1)
+        unit /= one.steps
     runs = one.status == "run"
     return PlannedAttack(
         federation=one.federation.id,
@@ -235,11 +236,14 @@ def _consider(federation: Federation, settings: AuditSettings) -> list[_Consider
     if federation.control_of is not None:
         names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
+    steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
     found = []
     for name in names:
         role: Role = "adaptive" if answered(name, federation.subject) else "plain"
         status, reason = _status(name, federation, seen, settings)
-        found.append(_Considered(federation=federation, name=name, role=role, status=status, reason=reason))
+        found.append(
+            _Considered(federation=federation, name=name, role=role, status=status, reason=reason, steps=steps)
+        )
     return found
 
 

@@ -9,7 +9,7 @@ from itertools import permutations
 
 from attacker.audit.record import AttackSummary, ImageResult
 from attacker.audit.view import FederationView
-from attacker.report.words import attack_name, capitalised, percent
+from attacker.report.words import attack_name, capitalised, counted, percent
 from fl_precode.spec import parse_spec
 
 Found = tuple[str, str, str | None]
@@ -34,6 +34,9 @@ FOUND_A_WAY = 0.5
 
 FLOOR_WIDTH = 0.02
 """Share of the distance that noise alone causes, up to which a search that begins there has nothing left to find."""
+
+CUT_SHARE = 0.05
+"""Share of images on which a search may be cut before its result is doubted."""
 
 _SAID = "matched by "
 _SQUARED = frozenset({"dlg", "idlg", "see-through-gradients"})
@@ -132,6 +135,23 @@ def _late_fall(row: ImageResult) -> float | None:
 def _median_loss(rows: Sequence[ImageResult]) -> float:
     losses = [row.matching_loss for row in rows if row.matching_loss is not None]
     return statistics.median(losses) if losses else math.inf
+
+
+def search_cut(view: FederationView) -> Iterator[Found]:
+    """Attacks that the budget ended before the iterations that they were planned for, whatever their distance did.
+
+    Their steps had not become small yet, so that standing still says little.
+    """
+    for one in view.tried:
+        rows = view.rows(one.attack)
+        cut = sum(row.cut for row in rows)
+        if cut > CUT_SHARE * len(rows) and (one.success_rate or 0.0) < 1:
+            yield (
+                "search-cut",
+                f"The budget ended {attack_name(one.attack)} before its time on {cut} of "
+                f"{counted(len(rows), 'image')}; what it had found until then is kept.",
+                one.attack,
+            )
 
 
 def single_start(view: FederationView) -> Iterator[Found]:

@@ -101,6 +101,11 @@ class Union:
         """95 % interval of the share, by independent trials; from 0 to 1 where there is no image."""
         return share_interval(self.back, self.images, self.independent) if self.images else (0.0, 1.0)
 
+    @property
+    def success_rate(self) -> float:
+        """Share of the images that came back."""
+        return self.back / self.images if self.images else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lead:
@@ -275,6 +280,22 @@ class FederationView:
             attacked=max([len({row.victim_id for row in self.compared}), *(one.images for one in told)]),
             independent=trials(asked, self._same) or images,
         )
+
+    @cached_property
+    def out_of_reach(self) -> int:
+        """Images with a known truth that no attack was tried on: none fits, or there was no time for one."""
+        own = {one.id for one in self.record.victims if one.federation == self.federation.id and one.label is not None}
+        asked = {
+            row.victim_id
+            for row in self.record.results
+            if row.federation == self.federation.id and row.baseline_ssim is not None
+        }
+        return len((own | asked) - {row.victim_id for row in self.compared})
+
+    @property
+    def together(self) -> Union | None:
+        """What all attacks together brought back, where there are several to put together."""
+        return self.union if len(self.scored) > 1 else None
 
     @cached_property
     def near_misses(self) -> list[ImageResult]:

@@ -42,10 +42,12 @@ class Differences(Products):
     Attributes:
         absolute: (victims, restarts), sum |g - g*| over all elements.
         magnitude: (victims,), sum |g*|.
+        agreement: (victims, restarts), sum g sign(g*) / sum |g|, 1 where all signs agree; None where not asked for.
     """
 
     absolute: Tensor
     magnitude: Tensor
+    agreement: Tensor | None = None
 
     @classmethod
     def of(cls, products: Products, absolute: Tensor, magnitude: Tensor) -> Differences:
@@ -72,6 +74,21 @@ def relative_absolute_distance(products: Products) -> Tensor:
     return found.absolute / found.magnitude.clamp_min(_tiny(products)).unsqueeze(1)
 
 
+def sign_distance(products: Products) -> Tensor:
+    """1 - sum g sign(g*) / sum |g|, (victims, restarts): twice the share of g's magnitude whose sign is another.
+
+    It is 0 wherever all signs agree, whatever the magnitudes, which an update of signs does not tell. A gradient of
+    zeros has distance 1.
+
+    Raises:
+        TypeError: If the products were not asked for signs.
+    """
+    found = _differences(products)
+    if found.agreement is None:
+        raise TypeError("expected Differences of elements with signs=True, got some without their agreement")
+    return 1 - found.agreement
+
+
 def _differences(products: Products) -> Differences:
     if not isinstance(products, Differences):
         raise TypeError(
@@ -93,11 +110,13 @@ DISTANCES: Mapping[str, Callable[[Products], Tensor]] = MappingProxyType(
         "l2-relative": relative_squared_distance,
         "l1-relative": relative_absolute_distance,
         "l1-direction": relative_absolute_distance,
+        "signs": sign_distance,
         "cosine-kept": cosine_distance,
         "l2-kept": squared_distance,
         "l2-relative-kept": relative_squared_distance,
         "l1-relative-kept": relative_absolute_distance,
         "l1-direction-kept": relative_absolute_distance,
+        "signs-kept": sign_distance,
     }
 )
 """Distances by name. Those in `ELEMENTWISE` need products from gradients that are formed element by element."""
@@ -110,11 +129,13 @@ class Elements(NamedTuple):
         kept: Whether only elements count in which the observed gradient is not zero, those that a pruned update kept.
         formed: Whether factors do not give it, because absolute differences need the gradient itself.
         aligned: Whether a candidate's gradient is first given the norm of the observed one, whose scale is not known.
+        signs: Whether the agreement of signs is asked for.
     """
 
     kept: bool = False
     formed: bool = False
     aligned: bool = False
+    signs: bool = False
 
 
 ELEMENTWISE: Mapping[str, Elements] = MappingProxyType(
@@ -122,11 +143,13 @@ ELEMENTWISE: Mapping[str, Elements] = MappingProxyType(
         "l1": Elements(formed=True),
         "l1-relative": Elements(formed=True),
         "l1-direction": Elements(formed=True, aligned=True),
+        "signs": Elements(formed=True, signs=True),
         "cosine-kept": Elements(kept=True),
         "l2-kept": Elements(kept=True),
         "l2-relative-kept": Elements(kept=True),
         "l1-relative-kept": Elements(kept=True, formed=True),
         "l1-direction-kept": Elements(kept=True, formed=True, aligned=True),
+        "signs-kept": Elements(kept=True, formed=True, signs=True),
     }
 )
 """Distances that inner products over all parameters do not give, by name."""

@@ -58,7 +58,13 @@ def elementwise_differences(
     inner = _total(precise(g * target.unsqueeze(1)) for g, target in pairs)
     absolute = _total(precise((g - target.unsqueeze(1)).abs()) for g, target in pairs)
     magnitude = _total(precise(target.abs()) for _, target in pairs)
-    return Differences.of(Products(inner=inner, square=square, target=target_square), absolute, magnitude)
+    found = Differences.of(Products(inner=inner, square=square, target=target_square), absolute, magnitude)
+    if elements.signs:
+        agreeing = _total(precise(g * target.sign().unsqueeze(1)) for g, target in pairs)
+        found.agreement = agreeing / _total(precise(g.abs()) for g, _ in pairs).clamp_min(
+            torch.finfo(square.dtype).tiny
+        )
+    return found
 
 
 def stacked_units(units: Sequence[Mapping[str, float]], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-MOST: Final = 16
+MOST: Final = 20
 """Hypotheses that are tried for one update; each costs a short search."""
 
 
 def label_hypotheses(*, classes: int, batch: int) -> list[Tensor]:
-    """Every possible labels of a batch, (batch,) sorted, in no order of likelihood; none where they are more than 16.
+    """Every possible labels of a batch, (batch,) sorted, in no order of likelihood; none where they are more than 20.
 
     >>> [one.tolist() for one in label_hypotheses(classes=2, batch=2)]
     [[0, 0], [0, 1], [1, 1]]

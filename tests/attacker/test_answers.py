@@ -117,7 +117,8 @@ def test_what_an_attack_answers_depends_on_the_whole_defence():
         ("precode+prune:share=0.5", "noise-restoring", ()),
         ("cvb+ppp:std=0.1+clip:max_norm=1", "noise-restoring", ()),
         ("soteria+noise:std=0.1", "defence-matched", ()),
-        ("precode+sign", None, ("sign",)),
+        ("precode+prune:share=0.5+sign", "ignore", ()),
+        ("precode+noise:std=0.1+sign", None, ("sign",)),
         ("dp:max_norm=1,noise_multiplier=1", None, ("dp",)),
     ],
 )

@@ -110,7 +110,7 @@ def test_behind_a_bottleneck_only_what_runs_before_its_noise_counts(defence):
     assert not torch.equal(one.inputs, more.inputs)
 
 
-@pytest.mark.parametrize("defence", ["none", "clip:max_norm=1", "sign", "dp:max_norm=1,noise_multiplier=1", "dropout"])
+@pytest.mark.parametrize("defence", ["none", "clip:max_norm=1", "dp:max_norm=1,noise_multiplier=1", "dropout"])
 def test_where_there_is_nothing_to_adapt_to_it_is_refused(defence):
     victim = victim_of(tiny.convnet)
     seen = replace(tiny.observe(victim, X, [0]), protocol=Protocol(defence=defence))

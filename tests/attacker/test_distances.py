@@ -164,6 +164,7 @@ def test_every_noise_has_a_distance_and_every_defence_a_noise():
         ("noise:std=0.1+clip:max_norm=1", "cosine"),
         ("laplace:std=0.1+clip:max_norm=1", "l1-direction"),
         ("laplace:std=0.1+prune:share=0.9+sign", "l1-direction-kept"),
+        ("sign+prune:share=0.9", "signs-kept"),
     ],
 )
 def test_the_distance_follows_the_announced_defence(defence, distance):

@@ -53,6 +53,8 @@ def by_formula(name: str, g: Tensor, target: Tensor) -> Tensor:
     if name.endswith("-kept"):
         sent = target != 0
         g, target = g[sent], target[sent]
+    if base == "signs":
+        return 1 - (g * target.sign()).sum() / g.abs().sum()
     if base == "l1-direction":
         g = g / g.norm() * target.norm()
     if base == "cosine":

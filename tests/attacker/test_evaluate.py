@@ -13,7 +13,7 @@ from PIL import Image
 
 from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import ATTACKS, AttackEntry
-from attacker.audit.evaluate import AttackRun, UpdateEvaluation, score_images, summarise
+from attacker.audit.evaluate import AttackRun, Placebos, UpdateEvaluation, score_images, summarise
 from attacker.audit.files import Pictures
 from attacker.audit.guesses import Guesses
 from attacker.audit.run import attack_seed, audit_tape, audit_tapes
@@ -95,6 +95,24 @@ def test_a_diverged_image_is_like_its_truth_in_nothing_and_does_not_spoil_the_ot
     rows = update.results(AttackRun(spec="first-layer", reconstruction=nothing), "a2")
     assert [row.ssim for row in rows] == [0, 0, 0]
     assert summarise("f1", "first-layer", rows).median_ssim == 0
+
+
+def test_a_row_is_compared_with_what_the_same_attack_makes_of_other_updates(evaluation):
+    update, inputs, _ = evaluation
+    images = update._inputs.denormalise(inputs)
+    alone = update.results(attacked(inputs), "a1")
+    assert {row.guess for row in alone} <= {"mean image", "plain image"}
+    near = (images + 0.1 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    for made, name in (
+        (Placebos(others=[near.flip(0)]), "the same attack on another update"),
+        (Placebos(shuffled=[near]), "the same attack on the shuffled update"),
+    ):
+        rows = update.results(attacked(inputs), "a1", made)
+        assert {row.guess for row in rows} == {name}
+        assert all(row.guess_ssim > other.guess_ssim for row, other in zip(rows, alone, strict=True))
+        assert summarise("f1", "inverting-gradients", rows).successes == 3  # an exact one counts all the same
+        again = update.results(attacked(update._inputs.normalise(near)), "a1", made)
+        assert summarise("f1", "inverting-gradients", again).successes == 0
 
 
 def test_images_of_another_number_are_a_named_failure(evaluation):

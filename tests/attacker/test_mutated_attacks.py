@@ -124,8 +124,7 @@ def test_a_weakened_plain_attack_is_caught(audited, defect, flag):
     """Beside a weakened adaptive one, so that nothing comes back that would settle the matter."""
     spec = f"plain-{defect}"
     raised, verdict = judged(audited, spec, "adaptive-wrong-sign")
-    reliable = defect == "no-restarts"  # on this model one start brings back all images of the control
-    assert ((flag, spec) in raised) is not reliable
+    assert (flag, spec) in raised
     assert verdict.verdict == "not shown to leak"
 
 

@@ -151,7 +151,9 @@ def test_labels_of_a_batch_are_recovered_once_or_optimised():
     bare = victim_of(convolutions)  # no method of label recovery fits
     observation = tiny.observe(bare, x, [0, 3])
     assert run(dlg, bare, [observation])[0].labels is not None
-    assert "the labels are unknown" in run(signed, bare, [observation])[0].reason
+    assert "which were tried" in run(signed, bare, [observation])[0].reason
+    many = tiny.observe(bare, tiny.images(SPEC, 4), [0, 1, 3, 3])
+    assert "the labels are unknown" in run(signed, bare, [many])[0].reason
 
 
 def test_granted_labels_are_checked():
