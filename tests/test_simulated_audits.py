@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.page_tables import write_between
 from benchmarks.simulated_audits import KINDS, judged, numbers, read, run, tables, upper_bound
 from benchmarks.simulated_cases import PERCEPTRON, Case, case
 from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import altered, simulate
+from benchmarks.time_to_verdict import table as waits
 from fl_precode.config import Settings
 
+ROOT = Path(__file__).resolve().parents[1]
 ROW = {"truth": "does not", "oracle": None, "may_hold": True, "kind": "undefended", "seconds": [0.1, 2.0, 0.1]}
 
 
@@ -50,7 +55,7 @@ def test_no_verdict_of_a_kind_is_false(kind):
 
 
 def test_every_kind_can_be_drawn():
-    for number, kind in numbers(3 * len(KINDS), []):
+    for number, kind in numbers(2 * len(KINDS), []):
         own = case(kind, number, 5, shared=False)
         assert own.truth in ("leaks", "does not", "oracle")
         assert int(own.settings["num_clients"]) <= len(own.images[1]), "every client holds an image"
@@ -116,3 +121,19 @@ def test_the_tables_count_what_was_said(tmp_path):
     assert '| false "leaks", of all audits | 4 | 3 | 75.0 % |' in text
     assert '| audits that leak, said "not known" | 1 | 1 | 100.0 % | |' in text
     assert read(tmp_path / "none.jsonl") == []
+
+
+def test_a_page_gets_the_tables_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- name -->\nold\n<!-- end of name -->\nafter\n")
+    for text in ("new\n", "newer"):
+        write_between(page, "name", text)
+    assert page.read_text() == "before\n<!-- name -->\nnewer\n<!-- end of name -->\nafter\n"
+    with pytest.raises(ValueError, match="expected the marks"):
+        write_between(page, "other", "text")
+
+
+def test_the_page_shows_what_the_files_hold():
+    page = (ROOT / "docs/evidence.md").read_text()
+    assert tables(read(ROOT / "docs/simulated-audits.jsonl")) in page
+    assert waits(json.loads((ROOT / "docs/time-to-verdict.json").read_text())) in page

@@ -12,7 +12,7 @@ def test_the_plan_of_a_real_tape_is_timed_and_ended_when_it_takes_too_long(tmp_p
     written = (tmp_path / "mlp" / "evaluation.json").stat().st_mtime_ns
     assert tape_of("mlp", tmp_path) == tape
     assert (tmp_path / "mlp" / "evaluation.json").stat().st_mtime_ns == written, "a tape is made once"
-    found = timed(["plan", tape, "--budget", "5s", "--victims", "1"], limit=200)
+    found = timed(["plan", tape, "--budget", "2m", "--attacks", "first-layer"], limit=200)
     assert found["exit"] == 0, found["last"]
     assert 0 < found["first"] <= found["plan"] <= found["end"]
     assert found["silence"] <= found["end"]
