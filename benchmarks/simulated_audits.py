@@ -1,9 +1,9 @@
 """Simulated audits with known truth: how often "leaks" and "held" are false, and what is said of updates that leak.
 
-``python -m benchmarks.simulated_audits --count 300 --processes 2 --out docs/simulated-audits.json``
+``python -m benchmarks.simulated_audits --processes 2 --out docs/simulated-audits.jsonl --page docs/evidence.md``
 
 Audit i of a seed is always the same; each is a line of JSON as soon as it is done, and lines that are there are not run
-again. ``--table`` prints the page's tables from such a file and runs nothing.
+again. ``--page`` also writes the tables into the page; with ``--table`` nothing is run.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from attacker.audit.record import AuditRecord
 from attacker.audit.run import audit
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
+from benchmarks.page_tables import write_between
 from benchmarks.simulated_cases import KINDS, Case, case
 from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import Simulated, simulate
 from fl_precode.config import Settings
 
-BUDGET = 3.0
+BUDGET = 6.0
 """Seconds for the attacks of a planned audit."""
 
 LEAKS = ("leaks", "leaks to an adaptive attacker")
 HELD = "held against everything tried"
-ORDER = (*LEAKS, HELD, "not shown to leak", "not known", "error")
+SAID = ("leaks", "held", "not shown", "not known", "refused")
 Row = dict[str, Any]
 
 
@@ -140,7 +141,7 @@ def upper_bound(count: int, of: int) -> float:
 
 def tables(rows: Sequence[Row]) -> str:
     """The page's two tables: what was said of each kind, and how often it was false."""
-    names = ("leaks", "held", "not shown", "not known", "error")
+    names = SAID
     lines = ["| kind of audit | audits | truth | " + " | ".join(names) + " | false | seconds |"]
     lines.append("| --- | ---: | --- | " + "---: | " * len(names) + "---: | ---: |")
     for kind in KINDS:
@@ -168,7 +169,7 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
     )
     yield _line('false "held", of all audits', found["false held"], len(rows))
     yield _line('false "held", of audits that leak or have too few images', found["false held"], len(open_to))
-    for name in ("leaks", "held", "not shown", "not known", "error"):
+    for name in SAID:
         count = sum(_short(row["verdict"]) == name for row in leaking)
         yield f'| audits that leak, said "{name}" | {len(leaking)} | {count} | {_percent(count, len(leaking))} | |'
     held = [row for row in rows if row["verdict"] == HELD]
@@ -191,7 +192,7 @@ def _truth(row: Row) -> str:
 def _short(verdict: str) -> str:
     if verdict in LEAKS:
         return "leaks"
-    return {HELD: "held", "not shown to leak": "not shown"}.get(verdict, verdict)
+    return {HELD: "held", "not shown to leak": "not shown", "error": "refused"}.get(verdict, verdict)
 
 
 def read(out: Path) -> list[Row]:
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--offline", action="store_true", help="leave ../shared/data out")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print the tables of --out, and run nothing")
+    parser.add_argument("--page", type=Path, help="page that gets the tables")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is there is not run again")
     options = parser.parse_args()
     rows = read(options.out)
@@ -255,13 +257,17 @@ def main() -> None:
         found = results(todo, seed=options.seed, shared=not options.offline, processes=options.processes)
         with options.out.open("a") as file:
             for row in found:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
                 note = judged(row) or ("ERROR " + row["sentence"] if row["verdict"] == "error" else "")
+                # What was said is worth keeping where it is false, or where nothing was.
+                kept = row if note else {key: value for key, value in row.items() if key != "sentence"}
+                file.write(json.dumps(kept) + "\n")
+                file.flush()
                 print(row["number"], row["kind"], "|", row["verdict"], "|", row["seconds"], note, flush=True)
     rows = read(options.out)
     options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(tables(rows))
+    if options.page is not None:
+        write_between(options.page, "simulated audits", tables(rows))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _chosen(generator: np.random.Generator, *adaptive: str) -> tuple[str, ...]:
     weight, starts = _one(generator, "1e-6", "1e-4", "1e-2"), _one(generator, "1", "2")
     kept = adaptive if generator.integers(2) else (_one(generator, *adaptive),)
     options = f"iterations=60,restarts={starts},learning_rate=0.1,total_variation={weight}"
-    return ("layerwise-inversion", *(f"{name}:{options}" for name in ("inverting-gradients", *kept)))
+    return ("first-layer", *(f"{name}:{options}" for name in ("inverting-gradients", *kept)))
 
 
 def _altered(alter: str) -> Draw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,11 @@ def sets(*, shared: bool) -> Mapping[str, Callable[[], Images]]:
     return {**OFFLINE, **OTHERS} if shared and SHARED.is_dir() else OFFLINE
 
 
+@lru_cache(maxsize=4)
+def _loaded(name: str) -> Images:
+    return {**OFFLINE, **OTHERS}[name]()
+
+
 def draw(name: str, generator: np.random.Generator, *, classes: int | tuple[int, ...] = 0, most: int = MOST) -> Images:
     """Some images of a set, in a drawn order.
 
@@ -91,7 +97,7 @@ def draw(name: str, generator: np.random.Generator, *, classes: int | tuple[int,
         classes: How many classes, drawn; or which ones; 0 for all.
         most: Images at most; at least one of each class is among them.
     """
-    images, labels = {**OFFLINE, **OTHERS}[name]()
+    images, labels = _loaded(name)
     known = np.unique(labels)
     drawn = generator.permutation(known)
     kept = drawn[: classes or len(known)] if isinstance(classes, int) else np.asarray(classes)

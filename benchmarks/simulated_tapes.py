@@ -157,8 +157,7 @@ def _client(
     drawn = [federation.data.train.batch(indices) for indices in federation.batches(partition_id, server_round)]
     batches = [(inputs.normalise(images), labels) for images, labels in drawn]
     defence = gradient_defence(settings.defence)
-    # Nobody is told this seed, and no attack looks for one: an audit can be repeated, and its noise is as clients
-    # draw it.
+    # Nobody is told this seed, and no attack looks for one: the same audit again, under noise as clients draw it.
     generator = perturbation_generator("simulated", settings.seed, partition_id, server_round)
     own = copy.deepcopy(model)
     with torch.random.fork_rng(), sample_noise():

@@ -1,9 +1,10 @@
 """How long a reader waits: seconds to the first line, the plan and the verdict of the real commands, and the silences.
 
-``python -m benchmarks.time_to_verdict --tapes FOLDER --budgets 60s 5m --runs 2 --out docs/time-to-verdict.json``
+``python -m benchmarks.time_to_verdict --tapes FOLDER --out docs/time-to-verdict.json --page docs/evidence.md``
 
 The tapes are made once and kept in FOLDER; each command runs in a process of its own, and every line that it prints is
-timed as it arrives at a pipe. Runs that are in the file are not run again; ``--table`` prints the page's table from it.
+timed as it arrives at a pipe. Runs that are in the file are not run again. ``--page`` also writes the table into the
+page; with ``--table`` nothing is run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page_tables import write_between
 from benchmarks.simulated_images import SHARED
 from benchmarks.simulated_tapes import simulate
 from fl_precode.config import Settings
@@ -119,24 +121,23 @@ def timed(arguments: Sequence[object], *, limit: float) -> Row:
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
-    process = subprocess.Popen(
+    lines: list[tuple[float, str]] = []
+    with subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-    )
-    ender = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
-    ender.start()
-    stream = process.stdout
-    assert stream is not None
-    lines: list[tuple[float, str]] = []
-    for line in stream:
-        if text := line.decode(errors="replace").strip():
-            lines.append((time.monotonic() - began, text))
-    code = process.wait()
-    ender.cancel()
+    ) as process:
+        ender = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
+        ender.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if text := line.decode(errors="replace").strip():
+                lines.append((time.monotonic() - began, text))
+        code = process.wait()
+        ender.cancel()
     end = time.monotonic() - began
     times = [0.0, *(when for when, _ in lines), end]
     return {
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["60s", "5m"], help="of the audits, such as 60s or 5m")
     parser.add_argument("--runs", type=int, default=2, help="of each tape and budget")
     parser.add_argument("--table", action="store_true", help="print the table of --out, and run nothing")
+    parser.add_argument("--page", type=Path, help="page that gets the table")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args()
     content = json.loads(options.out.read_text()) if options.out.exists() else {"rows": [], "skipped": {}}
@@ -237,6 +239,8 @@ def main() -> None:
                 options.out.write_text(json.dumps(content, indent=1) + "\n")
     options.out.write_text(json.dumps(content, indent=1) + "\n")
     print(table(content))
+    if options.page is not None:
+        write_between(options.page, "time to verdict", table(content))
 
 
 if __name__ == "__main__":
