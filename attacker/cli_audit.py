@@ -289,7 +289,8 @@ def _show_federation(record: AuditRecord, own: FederationSummary) -> None:
     show_table(show(record, rows))
 
 
-def _similarities(_record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+def _similarities(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+    from attacker.audit.view import views
     from attacker.report import words
 
     table = attack_table("came back", "95 %", "SSIM")
@@ -297,6 +298,9 @@ def _similarities(_record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
         back = "not known" if one.successes is None else f"{one.successes} of {one.images}"
         between = words.interval(*one.interval) if one.interval else "–"
         add_attack(table, one.attack, back, between, words.figure(one.mean_ssim))
+    own = next(one for one in views(record) if one.federation.id == rows[0].federation)
+    if (union := own.together) is not None:
+        add_attack(table, "any attack", f"{union.back} of {union.images}", words.interval(*union.interval), "")
     return table
 
 

@@ -90,7 +90,7 @@ def demo(
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str | int | float | bool]:
-    """``KEY=VALUE`` texts to run-config values: whole numbers, numbers, else text.
+    """``KEY=VALUE`` texts to run-config values: true and false, whole numbers, numbers, else text.
 
     Paths below the present folder are made absolute, since Flower's processes run in other folders.
 
@@ -110,7 +110,9 @@ def parse_settings(pairs: list[str]) -> dict[str, str | int | float | bool]:
     return values
 
 
-def _value(text: str) -> str | int | float:
+def _value(text: str) -> str | int | float | bool:
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (int, float):
         try:
             return kind(text)

@@ -27,6 +27,7 @@ from attacker.metrics import ssim
 from attacker.victim import Victim
 from fl_precode.defences import apply_defence
 from fl_precode.models import InputSpec
+from fl_precode.seeding import seeded
 from images import first_images
 
 PAIRS = (
@@ -70,8 +71,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for seed in range(options.seeds):
             model = apply_defence(defence, cnn(inputs, seed), inputs)
             victim = Victim(model=model, inputs=inputs)
-            torch.manual_seed(1000 + seed)  # the clients' noise
-            seen = observe(victim, images, labels, batch_size=1)
+            with seeded(1000 + seed):  # the clients' noise
+                seen = observe(victim, images, labels, batch_size=1)
             seen = [replace(one, protocol=replace(one.protocol, defence=defence)) for one in seen]
             results = build_attack(spec)(
                 victim, seen, generator=torch.Generator().manual_seed(seed), labels=list(labels.split(1))

@@ -23,6 +23,7 @@ from fl_precode.defences import apply_defence, gradient_defence
 from fl_precode.models import build_model
 from fl_precode.objective import training_loss
 from fl_precode.perturb_partly import gradient_stochasticity
+from fl_precode.seeding import seeded
 
 SPECS = (
     "none",
@@ -101,14 +102,14 @@ def accuracy(spec: str) -> dict[str, Any]:
     model = apply_defence(spec, build_model("lenet:activation=relu", data.inputs, seed=0), data.inputs)
     defence, generator = gradient_defence(spec), torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    torch.manual_seed(0)
-    for _ in range(EPOCHS):
-        for indices in torch.randperm(len(data.train.labels)).split(32)[:-1]:
-            images, labels = data.train.batch(indices.tolist())
-            gradients, _ = defended_gradient(model, (data.inputs.normalise(images), labels), defence, generator)
-            for name, parameter in model.named_parameters():
-                parameter.grad = gradients[name]
-            optimiser.step()
+    with seeded(0):
+        for _ in range(EPOCHS):
+            for indices in torch.randperm(len(data.train.labels)).split(32)[:-1]:
+                images, labels = data.train.batch(indices.tolist())
+                gradients, _ = defended_gradient(model, (data.inputs.normalise(images), labels), defence, generator)
+                for name, parameter in model.named_parameters():
+                    parameter.grad = gradients[name]
+                optimiser.step()
     model.eval()
     images, labels = data.test.batch(range(len(data.test.labels)))
     with torch.no_grad(), track_kl() as kl:

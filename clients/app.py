@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import Tensor
+from torch import Generator, Tensor
 
 from clients.train import defended_gradient, defended_training
 from fl_precode.config import Settings
 from fl_precode.defences import gradient_defence, perturbation_generator
+from fl_precode.entropy import unforeseeable
 from fl_precode.federation import ClientPart, choose_device, client_part
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
 from fl_precode.perturb import Batch
+from fl_precode.sampling import sample_noise
 
 app = ClientApp()
 
@@ -34,10 +38,7 @@ def train(message: Message, context: Context) -> Message:
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     batches = _batches(part, server_round, device)
     defence = gradient_defence(settings.defence)
-    generator = perturbation_generator(settings.seed, partition_id, server_round)
-    with torch.random.fork_rng():
-        # The defence's noise must differ between rounds and clients, and be the same when the run is repeated.
-        torch.manual_seed(_noise_seed(settings.seed, partition_id, server_round))
+    with client_noise(settings, partition_id, server_round) as generator:
         if settings.protocol == "fedsgd":
             gradients, loss = defended_gradient(model, batches[0], defence, generator, batch_norm=settings.batch_norm)
             examples = len(batches[0][1])
@@ -99,6 +100,25 @@ def _batches(part: ClientPart, server_round: int, device: torch.device) -> list[
         images, labels = part.train.batch(indices)
         batches.append((part.inputs.normalise(images).to(device), labels.to(device)))
     return batches
+
+
+@contextmanager
+def client_noise(settings: Settings, partition_id: int, server_round: int) -> Iterator[Generator | None]:
+    """Say where a client's noise comes from inside the block: from the operating system, where no server can look.
+
+    Only a run that asks for it (``seeded-noise``) has noise that can be repeated: from the seed, which the server has.
+
+    Yields:
+        The generator of the defence; None for the operating system.
+    """
+    if not settings.seeded_noise:
+        with unforeseeable(), sample_noise():
+            yield None
+        return
+    with torch.random.fork_rng(), sample_noise():
+        # Other noise in every round and at every client, and the same when the run is repeated.
+        torch.manual_seed(_noise_seed(settings.seed, partition_id, server_round))
+        yield perturbation_generator(settings.seed, partition_id, server_round)
 
 
 def _noise_seed(seed: int, partition_id: int, server_round: int) -> int:

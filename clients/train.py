@@ -14,12 +14,17 @@ from fl_precode.perturb import Batch
 
 
 def defended_gradient(
-    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator, *, batch_norm: str = "batch"
+    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator | None, *, batch_norm: str = "batch"
 ) -> tuple[dict[str, Tensor], float]:
-    """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`."""
+    """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`.
+
+    A defence changes what is trained: frozen parameters are sent as zeros, without noise that would move them. Without
+    a generator it draws from the operating system, and nobody can take its noise away again.
+    """
     gradients, loss = batch_gradient(model, batch, batch_norm=batch_norm)
     if defence is not None:
-        gradients = defence(gradients, model=model, batch=batch, generator=generator)
+        own = {name: gradients[name] for name in _trained(model)}
+        gradients = {**gradients, **defence(own, model=model, batch=batch, generator=generator)}
     return gradients, loss
 
 
@@ -27,7 +32,7 @@ def defended_training(
     model: nn.Module,
     batches: Sequence[Batch],
     defence: Chain | None,
-    generator: Generator,
+    generator: Generator | None,
     *,
     learning_rate: float,
     momentum: float = 0.0,
@@ -38,7 +43,8 @@ def defended_training(
     """FedAvg: local training whose steps and whose update are defended, in place.
 
     What belongs to a step (Soteria, DP-SGD) changes each step's gradient; the rest changes the update, trained minus
-    received weights, once. Buffers are left as training made them.
+    received weights, once. Buffers are left as training made them. Without a generator the defence draws from the
+    operating system.
 
     Returns:
         Mean loss over the steps, in nats.
@@ -58,20 +64,24 @@ def defended_training(
         defend=defend,
     )
     if of_update is not None and received is not None:
-        before = dict(received.named_parameters())
+        before, after = dict(received.named_parameters()), dict(model.named_parameters())
         with torch.no_grad():
-            update = {name: trained - before[name] for name, trained in model.named_parameters()}
+            update = {name: after[name] - before[name] for name in _trained(model)}
         update = of_update(update, model=received, batch=batches[0], generator=generator)
         with torch.no_grad():
-            for name, trained in model.named_parameters():
-                trained.copy_(before[name] + update[name])
+            for name, value in update.items():
+                after[name].copy_(before[name] + value)
     return loss
+
+
+def _trained(model: nn.Module) -> list[str]:
+    return [name for name, value in model.named_parameters() if value.requires_grad]
 
 
 class _StepDefence:
     """Replaces the gradients that a backward pass has left on a model."""
 
-    def __init__(self, defence: Chain, generator: Generator) -> None:
+    def __init__(self, defence: Chain, generator: Generator | None) -> None:
         self._defence = defence
         self._generator = generator
 

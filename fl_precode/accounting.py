@@ -6,6 +6,7 @@ import math
 from typing import TypedDict
 
 from fl_precode.defences import gradient_defence
+from fl_precode.entropy import NOISE_FROM_A_SEED
 from fl_precode.federation import Federation
 from fl_precode.private_sgd import DpSgd, dp_epsilon
 
@@ -16,8 +17,8 @@ class PrivacySpent(TypedDict):
     """For one example of the client that spent most.
 
     Attributes:
-        epsilon: For (epsilon, delta)-differential privacy; None when infinite (no noise) or not
-            known (no Opacus).
+        epsilon: For (epsilon, delta)-differential privacy; None when infinite (no noise), not known (no Opacus) or
+            void (noise from a seed that others have).
         delta: Of the same.
         sample_rate: Batch size over that client's examples.
         steps: Noisy gradients of that client.
@@ -53,6 +54,8 @@ def privacy_spent(federation: Federation, rounds: int) -> PrivacySpent | None:
             epsilon, note = math.inf, str(error)
         spent.append((epsilon, rate, steps))
     epsilon, rate, steps = max(spent)
+    if settings.seeded_noise:
+        epsilon, note = math.inf, f"{NOISE_FROM_A_SEED}{_otherwise(epsilon)}"
     return PrivacySpent(
         epsilon=epsilon if math.isfinite(epsilon) else None,
         delta=DELTA,
@@ -60,3 +63,9 @@ def privacy_spent(federation: Federation, rounds: int) -> PrivacySpent | None:
         steps=steps,
         note=note,
     )
+
+
+def _otherwise(epsilon: float) -> str:
+    """What the same run would have spent with noise that nobody can draw again."""
+    known = math.isfinite(epsilon)
+    return f"; with noise from the system the same run would have spent {epsilon:.3g}" if known else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from fl_precode.data import check_dataset
 from fl_precode.defences import check_defence
 from fl_precode.models import check_model
-from fl_precode.observation import Protocol, UpdateKind
+from fl_precode.observation import CROSS_ENTROPY, Protocol, UpdateKind
 
 Value = str | int | float | bool
 
@@ -49,7 +49,9 @@ class Settings:
         weight_decay: fedavg: of the clients' local SGD, 0 or more.
         batch_norm: What clients normalise by while they train: the images of the ``batch``, as is usual, or the
             ``buffers`` that were sent.
-        seed: Of initialisation, partition, batches and the clients' noise; not negative.
+        seed: Of initialisation, partition and batches; not negative. The server has it.
+        seeded_noise: Draws the clients' noise from the seed too, so that a test can be repeated. Whoever has the seed
+            takes that noise away: epsilon is not stated, and no report says that such noise protects.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         tape: Absolute folder that receives every update; empty: nobody listens.
         output_dir: Absolute folder for ``result.json`` and the evaluation-only ``evaluation.json``; empty: none.
@@ -77,6 +79,7 @@ class Settings:
     weight_decay: float = 0.0
     batch_norm: str = "batch"
     seed: int = 0
+    seeded_noise: bool = False
     device: str = "auto"
     tape: str = ""
     output_dir: str = ""
@@ -147,16 +150,17 @@ class Settings:
             weight_decay=self.weight_decay,
             batch_norm="buffers" if self.batch_norm == "buffers" else "batch",
             optimiser=None if fedsgd else "adam" if self.local_optimiser == "adam" else "sgd",
+            loss=CROSS_ENTROPY,
         )
 
 
-_TYPE_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+_TYPE_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def _converted(value: object, wanted: type) -> Value | None:
     """The value in the wanted type, or None. A bool is no number here, although Python says so."""
     if isinstance(value, bool):
-        return None
+        return value if wanted is bool else None
     if wanted is float and isinstance(value, int | float):
         return float(value)
     return value if isinstance(value, wanted) else None  # type: ignore[return-value]

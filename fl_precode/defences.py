@@ -90,7 +90,7 @@ class Chain(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -206,6 +206,9 @@ def check_gradient_defence(spec: str, model: nn.Module) -> None:
 
 def perturbation_generator(*identity: int | str) -> Generator:
     """A CPU generator for a gradient defence, of its own for every identity (seed, client, round, ...).
+
+    For tests and repeatable experiments only: whoever knows the identity, or tries all 2^32 streams that torch has,
+    takes the noise away. Protected clients give their defences no generator.
 
     Its stream has nothing in common with torch's global one under the same seed, from which bottlenecks draw.
     """

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fl_precode.entropy import system_normal, system_uniform
 from fl_precode.observation import Gradients
 
 Batch = tuple[Tensor, Tensor]
@@ -36,7 +37,7 @@ class GradientDefence(ABC):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -44,7 +45,8 @@ class GradientDefence(ABC):
 
         Args:
             gradients: Parameter name to gradient or update.
-            generator: Source of everything random, on the CPU.
+            generator: Source of everything random, on the CPU. None, for whoever wants to be protected: the operating
+                system, whose numbers nobody can draw again. A generator is for tests and repeatable experiments.
             model: The client's model at the weights that the gradient belongs to (for an update: the received ones).
             batch: What the gradient was computed on (for an update: the first batch of the round).
 
@@ -61,10 +63,19 @@ class GradientDefence(ABC):
         del model
 
 
-def normal_like(value: Tensor, generator: Generator) -> Tensor:
+def normal_like(value: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal noise in the shape, dtype and device of ``value``; the same numbers on every device."""
+    if generator is None:
+        return system_normal(value.shape).to(value)
     drawn = torch.randn(value.shape, generator=generator, dtype=_drawing_dtype(value), device=generator.device)
     return drawn.to(value)
+
+
+def _uniform_like(value: Tensor, generator: Generator | None) -> Tensor:
+    """Numbers from 0 to 1 on the generator's device, in the type that is drawn in."""
+    if generator is None:
+        return system_uniform(value.shape).to(_drawing_dtype(value))
+    return torch.rand(value.shape, generator=generator, dtype=_drawing_dtype(value), device=generator.device)
 
 
 def _drawing_dtype(value: Tensor) -> torch.dtype:
@@ -100,7 +111,7 @@ class GaussianNoise(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -125,7 +136,7 @@ class LaplaceNoise(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -134,8 +145,11 @@ class LaplaceNoise(GradientDefence):
         return {name: value + scale * _laplace_like(value, generator) for name, value in gradients.items()}
 
 
-def _laplace_like(value: Tensor, generator: Generator) -> Tensor:
+def _laplace_like(value: Tensor, generator: Generator | None) -> Tensor:
     """Laplace noise of scale 1: the difference of two exponential variables, finite for every draw."""
+    if generator is None:
+        drawn = -system_uniform((2, *value.shape)).log()
+        return (drawn[0] - drawn[1]).to(value)
     both = torch.empty((2, *value.shape), dtype=_drawing_dtype(value), device=generator.device)
     both.exponential_(generator=generator)
     return (both[0] - both[1]).to(value)
@@ -158,7 +172,7 @@ class Prune(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -202,7 +216,7 @@ class Clip(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -243,16 +257,21 @@ class Quantise(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
         """See `GradientDefence`."""
         return {name: self._rounded(value, generator) for name, value in gradients.items()}
 
-    def _rounded(self, value: Tensor, generator: Generator) -> Tensor:
-        levels = 2 ** (self.bits - 1) - 1
-        drawn = torch.rand(value.shape, generator=generator, dtype=_drawing_dtype(value), device=generator.device)
+    @property
+    def levels(self) -> int:
+        """Steps between zero and the largest magnitude."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def _rounded(self, value: Tensor, generator: Generator | None) -> Tensor:
+        levels = self.levels
+        drawn = _uniform_like(value, generator)
         exact = value.to(drawn.dtype)
         step = exact.abs().max() / levels if exact.numel() else exact.sum()
         if float(step) == 0:
@@ -272,7 +291,7 @@ class Sign(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from fl_precode.entropy import unforeseeable
 from fl_precode.objective import training_loss
 from fl_precode.observation import Gradients
 from fl_precode.perturb import Batch, GradientDefence, check_std, normal_like
@@ -34,6 +36,11 @@ def batch_needed(defence: str, model: nn.Module | None, batch: Batch | None) -> 
     return model, batch
 
 
+def drawing_from(generator: Generator | None) -> AbstractContextManager[None]:
+    """Everything random of the model inside the block comes from the generator; from the system where it is None."""
+    return unforeseeable() if generator is None else seeded(fresh_seed(generator))
+
+
 def fresh_seed(generator: Generator) -> int:
     """A seed for torch's global generators, drawn from a generator."""
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
@@ -45,7 +52,7 @@ def gradient_stochasticity(
     batch: Batch,
     *,
     draws: int = _DRAWS,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> dict[str, float]:
     """How much of each parameter's gradient survives a fresh draw of the model's noise.
 
@@ -54,7 +61,7 @@ def gradient_stochasticity(
         loss: Of (model, inputs, labels), a scalar, such as `fl_precode.objective.training_loss`.
         batch: Inputs and labels.
         draws: Gradients to compare, at least 2.
-        generator: Source of the noise.
+        generator: Source of the noise; None for the operating system.
 
     Returns:
         Parameter name to the mean cosine between the gradients of two independent draws: 1 for a gradient that the
@@ -69,7 +76,7 @@ def gradient_stochasticity(
     named = {name: parameter for name, parameter in trial.named_parameters() if parameter.requires_grad}
     sums = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     zeros = dict.fromkeys(named, 0)
-    with seeded(fresh_seed(generator)):
+    with drawing_from(generator):
         for _ in range(draws):
             gradients = torch.autograd.grad(loss(trial, *batch), list(named.values()), allow_unused=True)
             for (name, total), gradient in zip(sums.items(), gradients, strict=True):
@@ -116,7 +123,7 @@ class PartialNoise(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:

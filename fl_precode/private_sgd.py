@@ -20,8 +20,7 @@ from torch.func import functional_call, grad, vmap
 from fl_precode.objective import training_loss
 from fl_precode.observation import Gradients
 from fl_precode.perturb import Batch, GradientDefence, check_max_norm, normal_like
-from fl_precode.perturb_partly import batch_needed, fresh_seed
-from fl_precode.seeding import seeded
+from fl_precode.perturb_partly import batch_needed, drawing_from
 
 _PIECE = 16  # examples whose gradients are in memory at once
 
@@ -33,7 +32,8 @@ class DpSgd(GradientDefence):
     ``(sum_i g_i / max(1, |g_i| / C) + N(0, (sigma C)²)) / B`` for the B examples of a batch, where g_i is the gradient
     of example i, alone, over all parameters. The given gradient is not used: it is computed anew from model and batch.
 
-    The noise comes from an ordinary generator, so that runs can be repeated; whoever knows its seed can take it away.
+    Without a generator the noise comes from the operating system. With one a run can be repeated, by whoever knows its
+    seed: they can take the noise away, and no epsilon holds against them.
 
     Attributes:
         max_norm: C, positive.
@@ -54,7 +54,7 @@ class DpSgd(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class DpSgd(GradientDefence):
         model, (inputs, labels) = batch_needed("dp", model, batch)
         self.check(model)
         total = {name: torch.zeros_like(value) for name, value in gradients.items()}
-        with seeded(fresh_seed(generator)):
+        with drawing_from(generator):
             for start in range(0, len(labels), _PIECE):
                 piece = slice(start, start + _PIECE)
                 each = per_example_gradients(model, inputs[piece], labels[piece])

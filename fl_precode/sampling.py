@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fl_precode.entropy import system_generator
+
 
 class KlTracker:
     """The KL terms of every bottleneck that ran while the tracker was open. Made by `track_kl`."""
@@ -56,7 +58,23 @@ class _NoiseSource(Protocol):
     def draw(self, like: Tensor) -> Tensor: ...
 
 
-class _DefaultNoise:
+class _SystemNoise:
+    """From the operating system, with a generator for every draw, so that no seed that an app sets gives it away."""
+
+    def draw(self, like: Tensor) -> Tensor:
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "expected a bottleneck to run outside of backward passes, where it draws noise of its own; this one "
+                "runs again in one, as torch.utils.checkpoint does, and would draw other noise than before. Open "
+                "fl_precode.sample_noise() around the forward and the backward pass (torch's own generator, which "
+                "checkpoints bring back), or leave the bottleneck out of what is checkpointed"
+            )
+        # Out of place, and drawn inside, as vmap(randomness="different") asks for.
+        source = system_generator(like.device)
+        return torch.randn(like.shape, generator=source, dtype=like.dtype, device=like.device)
+
+
+class _GlobalNoise:
     """Torch's global generator; out of place, as vmap(randomness="different") asks for."""
 
     def draw(self, like: Tensor) -> Tensor:
@@ -134,6 +152,9 @@ def track_kl() -> Iterator[KlTracker]:
 def sample_noise(generator: torch.Generator | None = None, values: Sequence[Tensor] | None = None) -> Iterator[None]:
     """Say where the bottlenecks inside the block take their eps from; with neither argument, torch's global generator.
 
+    Without such a block they draw from the operating system, whatever seeds were set: whoever can draw eps again sees
+    through the bottleneck. This is for tests, for experiments that are to be repeated, and for attacks.
+
     Args:
         generator: Draw standard normal noise from it.
         values: Explicit eps, (batch, latent) each, or (batch, latent, height, width) for a convolutional bottleneck;
@@ -152,7 +173,7 @@ def sample_noise(generator: torch.Generator | None = None, values: Sequence[Tens
     if generator is not None and values is not None:
         raise ValueError("expected a generator or explicit values for the noise, got both; give one of them")
     given = _GivenNoise(values) if values is not None else None
-    source: _NoiseSource = given or (_GeneratorNoise(generator) if generator is not None else _DefaultNoise())
+    source: _NoiseSource = given or (_GeneratorNoise(generator) if generator is not None else _GlobalNoise())
     token = _noise.set(source)
     try:
         yield
@@ -160,6 +181,11 @@ def sample_noise(generator: torch.Generator | None = None, values: Sequence[Tens
         _noise.reset(token)
     if given is not None:
         given.check_used()
+
+
+def noise_is_given() -> bool:
+    """Whether a `sample_noise` is open."""
+    return _noise.get() is not None
 
 
 class RandomLayer(nn.Module):
@@ -171,8 +197,8 @@ class RandomLayer(nn.Module):
 
     @staticmethod
     def noise(like: Tensor) -> Tensor:
-        """Standard normal numbers in the shape of ``like``, from the source that `sample_noise` names."""
-        return (_noise.get() or _DefaultNoise()).draw(like)
+        """Standard normal numbers in the shape of ``like``, from where `sample_noise` says; else from the system."""
+        return (_noise.get() or _SystemNoise()).draw(like)
 
     @staticmethod
     def given(like: Tensor) -> Tensor | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+
+from fl_precode.sampling import noise_is_given, sample_noise
 
 
 def _cuda_in_use() -> bool:
@@ -25,6 +27,8 @@ def undisturbed_rng() -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Inside the block torch's global generators start from ``seed``; after it they are as before.
 
+    Bottlenecks inside draw from them too, unless a `fl_precode.sample_noise` around it says from where.
+
     >>> before = torch.random.get_rng_state()
     >>> with seeded(1):
     ...     first = torch.rand(2)
@@ -39,4 +43,5 @@ def seeded(seed: int) -> Iterator[None]:
         else:
             # torch.manual_seed would also queue a seed for a CUDA that starts after this block.
             torch.default_generator.manual_seed(seed)
-        yield
+        with nullcontext() if noise_is_given() else sample_noise():
+            yield

@@ -11,9 +11,8 @@ from torch import Generator, Tensor, nn
 
 from fl_precode.observation import Gradients
 from fl_precode.perturb import Batch, GradientDefence, check_share
-from fl_precode.perturb_partly import batch_needed, fresh_seed
+from fl_precode.perturb_partly import batch_needed, drawing_from
 from fl_precode.sampling import Bottleneck, track_kl
-from fl_precode.seeding import seeded
 
 _PIECE = 64  # features whose derivatives are taken in one backward pass
 
@@ -46,13 +45,13 @@ class Soteria(GradientDefence):
         self,
         gradients: Gradients,
         *,
-        generator: Generator,
+        generator: Generator | None = None,
         model: nn.Module | None = None,
         batch: Batch | None = None,
     ) -> dict[str, Tensor]:
         """See `GradientDefence`."""
         model, (inputs, _) = batch_needed("soteria", model, batch)
-        with seeded(fresh_seed(generator)):
+        with drawing_from(generator):
             name, scores = representation_scores(model, inputs, self.layer)
         weight = f"{name}.weight"
         columns = scores.argsort(stable=True)[: round(self.share * len(scores))]

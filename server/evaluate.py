@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fl_precode.data import ImageDataset
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.sampling import sample_noise
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def accuracy_and_loss(
     model.eval()
     device = next(model.parameters()).device
     right, loss = 0, 0.0
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), sample_noise():
         torch.manual_seed(seed)
         for start in range(0, len(images), batch_size):
             pictures, labels = images.batch(range(start, min(start + batch_size, len(images))))

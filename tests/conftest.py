@@ -11,12 +11,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from fl_precode import sample_noise
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    """Tests ask for seeded noise: bottlenecks draw from torch's generators, and those start from a seed.
+
+    ``contextvars.Context().run(...)`` is without this request.
+    """
     torch.manual_seed(0)
+    with sample_noise():
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """A chunk of an audit: one attack on a few updates of one tape. Plain data in, reconstructions out; no truth anywhere.
 
-What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before: it has its own seed, for torch's
-global generators too. Only where memory runs out it is attacked in halves, whose draws are those of their first update.
+What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before. Each update has a generator of
+its own, seeded by the attack and by whose update it is: it draws the same whatever else is in the chunk, however many
+updates an audit has, and where memory runs out and the chunk is attacked in halves. torch's global generators, of which
+a foreign model or attack may draw, have a seed too, that of the first update.
 """
 
 from __future__ import annotations
@@ -151,23 +153,41 @@ def chunk_size(batch_size: int | None) -> int:
 
 def attack_seed(seed: int, spec: str) -> int:
     """Seed of one attack, a function of the audit's seed and the attack; the same on every tape."""
-    return _digest(seed, spec)
+    return seed_of(seed, spec)
 
 
-def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> list[Reconstruction]:
+Found = Mapping[tuple[str, str, str], Reconstruction]
+"""Results of an audit by federation, attack and file of the update."""
+
+
+def run_chunk(
+    chunk: Chunk,
+    progress: Callable[[float], None] | None = None,
+    *,
+    change: Callable[[Observation], Observation] | None = None,
+) -> list[Reconstruction]:
     """Attack the targets of a chunk.
 
-    An attack that raises gives reconstructions that have failed, with the reason; its defect must not cost the results
-    of others. One that runs out of memory is tried again on halves. One whose time ends gives the best until then.
+    Args:
+        chunk: The chunk.
+        progress: Told the share that is done.
+        change: Makes another update of each, which is attacked in its place.
+
+    Returns:
+        One for each target. An attack that raises gives reconstructions that have failed, with the reason; its defect
+        must not cost the results of others. One that runs out of memory is tried again on halves. One whose time ends
+        gives the best until then.
 
     Raises:
         ValueError: If the tape, or an update on it, is not what it was.
     """
     with nullcontext() if chunk.seconds is None else within(chunk.seconds):
-        return _run(chunk, progress)
+        return _run(chunk, progress, change)
 
 
-def _run(chunk: Chunk, progress: Callable[[float], None] | None) -> list[Reconstruction]:
+def _run(
+    chunk: Chunk, progress: Callable[[float], None] | None, change: Callable[[Observation], Observation] | None
+) -> list[Reconstruction]:
     torch.set_num_threads(chunk.threads)
     subject = _subject(chunk.site)
     entries = {entry.file: entry for entry in subject.tape.entries}
@@ -175,7 +195,8 @@ def _run(chunk: Chunk, progress: Callable[[float], None] | None) -> list[Reconst
     if gone:
         raise ValueError(f"{gone[0]} is not on the tape {chunk.site.tape} any more")
     knowledge = Knowledge(frozenset(chunk.granted))
-    seen = [knowledge.of(subject.tape.load(entries[target.file]), subject.defence) for target in chunk.targets]
+    loaded = [subject.tape.load(entries[target.file]) for target in chunk.targets]
+    seen = [knowledge.of(one if change is None else change(one), subject.defence) for one in loaded]
     parts = min(chunk.pieces, len(seen))
     bounds = [len(seen) * number // parts for number in range(parts + 1)]
     work = _Work(chunk, subject.victim, build_attack(chunk.attack), seen, progress)
@@ -208,13 +229,13 @@ class _Work:
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
         targets = self.chunk.targets[start:end]
-        seed = _digest(self.chunk.seed, targets[0].identity)
+        seeds = [seed_of(self.chunk.seed, target.identity) for target in targets]
         victim, seen = placed(self.victim, self.seen[start:end], torch.device(self.chunk.device))
-        with seeded(seed), within(math.inf) as deadline:
+        with seeded(seeds[0]), within(math.inf) as deadline:
             found = self.method(
                 victim,
                 seen,
-                generator=torch.Generator().manual_seed(seed),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 labels=[None if one.labels is None else torch.tensor(one.labels) for one in targets],
                 progress=lambda share, _best: self._tell(start, end, share),
             )
@@ -253,7 +274,8 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _digest(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
+    """A seed of its own for whatever is named."""
     text = "|".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -94,7 +94,7 @@ def cost(spec: str) -> float:
     settings = _matching(spec)
     if settings is None:
         return _UNKNOWN
-    return settings.iterations * settings.restarts * _BY_METHOD.get(name, 1.0)
+    return settings.evaluations * _BY_METHOD.get(name, 1.0)
 
 
 def measure_unit(federation: Federation, settings: AuditSettings, seconds: float = 10.0) -> float | None:

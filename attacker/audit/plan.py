@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attacker.attacks.answers import PLAIN, STRONGEST_FIRST
+from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, why_run
 from attacker.attacks.registry import ATTACKS, build_attack, entry_of
 from attacker.audit.clock import MOST_MEASURING, Clock
 from attacker.audit.costs import FIXED, cost, measure_unit, replays, searches_for
@@ -14,19 +14,25 @@ from attacker.audit.knowledge import DEFENCE, Knowledge
 from attacker.audit.record import PlannedAttack, PlanStatus, Role
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
+from attacker.audit.subject import Subject
 from attacker.audit.unanswerable import why_unanswerable
 from attacker.engine import steps_behind
 from attacker.engine.dropout import dropout_layers
-from fl_precode.defences import defence_parts
 from fl_precode.observation import Observation
 
-LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300)
-"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's."""
+LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300, 100)
+"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's;
+with the fewest a race of priors is only heats."""
+
+PRIORS = "1e-6|1e-4|1e-2|1e-1"
+"""Weights of total variation that planned searches race."""
 
 _PATH = 70.0
 _LARGEST_STEP = 0.1
 _LOOKED_AT = 4
 _DROPOUT = "dropout"
+_LEAST_OF_A_SEARCH = 20.0
+"""Budgets that a search may take at most to be begun where none fits: it then makes at least a twentieth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +148,11 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     """The spec of an attack with a number of iterations and of starts; formulas have none.
 
     Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
-    where iterations are fewer, so that the same way can be gone.
+    where iterations are fewer, so that the same way can be gone. Which weight of the prior suits a model cannot be
+    known beforehand: several are raced (`attacker.attacks.race`).
 
     >>> spec_with("inverting-gradients", 1000)
-    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07'
+    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07,total_variations=1e-6|1e-4|1e-2|1e-1'
     >>> spec_with("first-layer", 1000), spec_with("dlg", 500, starts=2)
     ('first-layer', 'dlg:iterations=500,restarts=2')
     """
@@ -156,7 +163,7 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     if "preset" not in options:
         return f"{name}:iterations={iterations}{more}"
     step = min(_LARGEST_STEP, _PATH / iterations)
-    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g}{more}"
+    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g},total_variations={PRIORS}{more}"
 
 
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
@@ -185,7 +192,24 @@ def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAtta
         else:
             reason = f"expected to take {expected:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
             result[number] = one.model_copy(update={"status": "over_budget", "reason": reason})
-    return result
+    return [
+        _ended_early(before, budget) if _is_compared_with(one) and not _searched(one.federation, result) else one
+        for before, one in zip(planned, result, strict=True)
+    ]
+
+
+def _searched(federation: str, planned: Sequence[PlannedAttack]) -> bool:
+    return any(one.federation == federation and one.status == "run" and replays(one.attack) for one in planned)
+
+
+def _ended_early(one: PlannedAttack, budget: float) -> PlannedAttack:
+    """A search that does not fit, for one update, until the clock ends it; over the budget where that gives nothing."""
+    each = (one.expected_seconds or 0.0) / max(1, one.updates)
+    if one.status != "run" or each > _LEAST_OF_A_SEARCH * budget:
+        reason = f"expected to take {one.expected_seconds or 0.0:.0f} s, more than the whole budget"
+        return one if one.status != "run" else one.model_copy(update={"status": "over_budget", "reason": reason})
+    reason = f"{one.reason}; the budget ends it early, on one of {one.updates} updates"
+    return one.model_copy(update={"updates": 1, "expected_seconds": each, "reason": reason})
 
 
 def _is_compared_with(one: PlannedAttack) -> bool:
@@ -227,14 +251,14 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
 
 
 def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
-    names = settings.attacks if settings.attacks is not None else _ranked(federation.subject.defence)
+    names = settings.attacks if settings.attacks is not None else _ranked(federation)
     if federation.control_of is not None:
         names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
     steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
     found = []
     for name in names:
-        role: Role = "adaptive" if answered(name, federation.subject.defence) else "plain"
+        role: Role = "adaptive" if answered(name, federation.subject) else "plain"
         status, reason = _status(name, federation, seen, settings)
         found.append(
             _Considered(federation=federation, name=name, role=role, status=status, reason=reason, steps=steps)
@@ -242,24 +266,22 @@ def _consider(federation: Federation, settings: AuditSettings) -> list[_Consider
     return found
 
 
-def answered(attack: str, defence: str) -> tuple[str, ...]:
-    """Parts of a defence that an attack answers; none of an unknown one."""
-    if defence == "unknown":
-        return ()
-    own = entry_of(attack).answers
-    return tuple(part.name for part in defence_parts(defence) if part.name in own)
+def answered(attack: str, subject: Subject) -> tuple[str, ...]:
+    """Parts of a federation's defence that an attack answers; none of an unknown one."""
+    return answers(attack, subject.defence, drops=bool(dropout_layers(subject.victim.model)))
 
 
-def _ranked(defence: str) -> list[str]:
-    """All registered attacks: those that answer the defence, then the others, each strongest first.
+def _ranked(federation: Federation) -> list[str]:
+    """All registered attacks: those that answer most of the defence, then the others, each strongest first.
 
     Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
     answer: the plain ones are what everything is compared with.
     """
     order = [*STRONGEST_FIRST, *PLAIN, *ATTACKS]
     names = [name for name in dict.fromkeys(order) if name in ATTACKS]
-    last = {name for name in names if _needs_defence(name) and not answered(name, defence)}
-    return sorted(names, key=lambda name: (not answered(name, defence), name in last))
+    known = {name: len(answered(name, federation.subject)) for name in names}
+    last = {name for name in names if _needs_defence(name) and not known[name]}
+    return sorted(names, key=lambda name: (-known[name], name in last))
 
 
 def _status(
@@ -284,8 +306,9 @@ def _superfluous(attack: str, federation: Federation) -> str:
     defence = federation.subject.defence
     if attack == "portfolio":
         return "its members are planned one by one; name it with --attacks to run it"
-    if _needs_defence(attack) and not answered(attack, defence) and not _answers_model(attack, federation):
-        return f"it answers {', '.join(sorted(entry_of(attack).answers))}, and the defence is {defence}"
+    if _needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
+        own = entry_of(attack).inside or entry_of(attack).answers
+        return f"it answers {', '.join(sorted(own))}, and the defence is {defence}"
     return ""
 
 
@@ -295,7 +318,7 @@ def _needs_defence(attack: str) -> bool:
 
 def _answers_model(attack: str, federation: Federation) -> bool:
     """Whether an attack answers dropout that the model itself has, whatever was announced as its defence."""
-    return _DROPOUT in entry_of(attack).answers and bool(dropout_layers(federation.subject.victim.model))
+    return _DROPOUT in entry_of(attack).inside and bool(dropout_layers(federation.subject.victim.model))
 
 
 def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> str | None:
@@ -315,14 +338,9 @@ def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -
 
 def _why_run(attack: str, federation: Federation) -> str:
     defence = federation.subject.defence
-    if _needs_defence(attack) and not answered(attack, defence):
+    if _needs_defence(attack) and not answered(attack, federation.subject):
         names = dropout_layers(federation.subject.victim.model)
         return f"the model itself has dropout ({', '.join(names[:3])}), whose masks it searches with the images"
     if defence == "unknown":
         return "the defence is not known, and this attack does not ask for it"
-    parts = [part.name for part in defence_parts(defence) if part.name != "none"]
-    found = answered(attack, defence)
-    if not found:
-        return f"ignores {', '.join(parts)}: what the defence is compared with" if parts else "there is no defence"
-    left = [part for part in parts if part not in found]
-    return f"answers {', '.join(found)}" + (f"; ignores {', '.join(left)}" if left else "")
+    return why_run(attack, defence, drops=bool(dropout_layers(federation.subject.victim.model)))

@@ -124,6 +124,11 @@ class UpdateFacts(Entry):
     )
     buffers_withheld: bool = Field(description="whether normalisation statistics of the model are not on the tape")
     steps: Count | None = Field(description="most local steps behind one update; null when not announced")
+    noise_floors: dict[str, Number] = Field(
+        default={},
+        description="by name of a gradient distance, how far the announced noise alone keeps the true images from "
+        "their update, the median; empty without noise, where that is not known, and in older records",
+    )
     readings: list[UpdateReading] = Field(
         default=[], description="of updates that no search answers; absent in older records"
     )
@@ -136,3 +141,11 @@ class TapeIdentity(Entry):
         description="of the header and the manifest, which lists the SHA-256 of every update"
     )
     manifest_bytes: Count = Field(description="length of the manifest when it was audited; a tape may grow")
+
+
+class PrivacySpent(Entry):
+    """What differential privacy the federation's clients have spent, for one example of the one that spent most."""
+
+    epsilon: Number | None = Field(description="null where there is none; the note says why")
+    delta: Number
+    note: str = Field(description="what the figure assumes, or why there is none")

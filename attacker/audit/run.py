@@ -13,7 +13,7 @@ import torch
 
 from attacker.attacks.attack import Reconstruction
 from attacker.audit.as_it_went import as_it_went, left_over
-from attacker.audit.assemble import assemble, best_ssim, collect
+from attacker.audit.assemble import assemble, best_ssim, collect, count_others
 from attacker.audit.campaign import CampaignState, Score, Watch, cut, run_chunks
 from attacker.audit.campaign_folder import CampaignFolder, OtherSettings
 from attacker.audit.chunk import Chunk, attack_seed
@@ -32,6 +32,7 @@ from attacker.audit.ray_crew import RayCluster
 from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
+from attacker.audit.shuffled import attack_shuffled
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth_open import TruthWish
 from attacker.engine.deadline import within
@@ -280,8 +281,11 @@ def _finish(
     if watch is not None:
         watch(CampaignState.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     found = collect(chunks, store)
+    placebos = attack_shuffled(chunks, found, count_others(federations), seconds=clock.finishing())
     with within(clock.finishing()):
-        whole = assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder))
+        whole = assemble(
+            federations, planned, found, settings, title=title, pictures=Pictures(folder), shuffled=placebos
+        )
     record = finish_record(whole)
     write_audit(record, folder)
     if not settings.leakage:

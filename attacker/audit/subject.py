@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from attacker.audit.facts import tape_identity
+from attacker.audit.noise_source import noise_from_a_seed, privacy_of
 from attacker.audit.nothing import NothingToAttack
 from attacker.audit.record import (
     FederationSummary,
@@ -230,6 +231,8 @@ def summarise_federation(
         settings=settings,
         tape_identity=tape_identity(tape),
         facts=facts,
+        noise_from_seed=noise_from_a_seed(subject.defence, tape.header.settings),
+        privacy=privacy_of(subject.defence, tape.header.settings, subject.result),
     )
 
 

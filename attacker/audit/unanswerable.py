@@ -13,7 +13,7 @@ SENSIBLE: Final = 10.0
 """Times the budget that the shortest search of a single update must take for the update to count as one of these."""
 
 
-_LONG: Final = 300.0
+_LONG: Final = 3600.0
 """Seconds that it must take besides: what takes minutes needs no more than a usual budget."""
 
 

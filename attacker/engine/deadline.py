@@ -83,12 +83,12 @@ def time_is_up(victims: int = 1) -> bool:
     return current is not None and current.has_come(victims)
 
 
-def share_of_time(number: int, parts: int) -> AbstractContextManager[object]:
+def share_of_time(number: float, parts: float) -> AbstractContextManager[object]:
     """Inside the block one of several parts of equal length has its share of the time that is left.
 
     Args:
         number: Of the part, from 0 on; those before it are done.
-        parts: In all.
+        parts: In all; a last one that is longer counts for as many as it is as long.
     """
     current = _CURRENT.get()
     if current is None or parts - number <= 1:

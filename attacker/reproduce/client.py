@@ -22,6 +22,7 @@ from fl_precode.defences import apply_defence, gradient_defence, perturbation_ge
 from fl_precode.models import build_model
 from fl_precode.observation import Observation
 from fl_precode.perturb import Batch
+from fl_precode.sampling import sample_noise
 from server.evaluate import accuracy_and_loss
 
 __all__ = [
@@ -174,6 +175,6 @@ def _batch(data: ImageData, indices: Sequence[int] | np.ndarray, device: torch.d
 def _noise(seed: int) -> Iterator[None]:
     """Torch's own generators, from which bottlenecks draw, start from the seed, on the CPU and on the GPU."""
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), sample_noise():
         torch.manual_seed(seed)
         yield

@@ -112,6 +112,7 @@ class FlowerRunner:
                 for one in result.get("rounds", [])
             ],
             epsilon=(result.get("privacy") or {}).get("epsilon"),
+            epsilon_note=(result.get("privacy") or {}).get("note", ""),
             seconds=outcome.seconds,
         )
 

@@ -33,7 +33,8 @@ def gradient_defence_mod(
             defended, or a ``gradient`` under the names of the parameters.
         buffers: Names of the arrays that are no parameters; by default those that the names of normalisation layers and
             integer types give away.
-        seed: Makes the noise repeatable, for tests: whoever knows it can take the noise away. None asks the system.
+        seed: Makes the noise repeatable, for tests: whoever knows it can take the noise away. None draws
+            from the operating system.
 
     Raises:
         ValueError: If the spec is wrong, changes the model, or needs model and images.
@@ -78,11 +79,9 @@ def _arrays(message: Message, words: str) -> dict[str, np.ndarray]:
     return {name: array.numpy().copy() for name, array in records[0].items()}
 
 
-def _generator(seed: int | None, message: Message, context: Context) -> Generator:
+def _generator(seed: int | None, message: Message, context: Context) -> Generator | None:
     if seed is None:
-        generator = Generator()
-        generator.seed()
-        return generator
+        return None
     rounds = [record["server-round"] for record in message.content.config_records.values() if "server-round" in record]
     if not rounds:
         raise ValueError(
@@ -97,7 +96,7 @@ def _defend(
     reply: Message,
     received: Mapping[str, np.ndarray],
     chain: Chain,
-    generator: Generator,
+    generator: Generator | None,
     buffers: Collection[str] | None,
 ) -> None:
     arrays = _arrays(reply, "reply")

@@ -53,7 +53,7 @@ def test_a_search_that_takes_far_too_long_is_ended_and_what_it_found_is_kept(slo
         assert row.matching_loss <= row.starting_loss
         assert "its time ended after" in row.reason
     (flag,) = [one for one in record.flags if "was ended by the budget on 2 of 2 images" in one.sentence]
-    assert (flag.name, flag.weak) == ("budget-edge", True)
+    assert (flag.name, flag.weak) == ("search-cut", True)
 
 
 @pytest.mark.usefixtures("nothing_is_expected_to_take_long")
@@ -93,7 +93,7 @@ def test_what_was_not_begun_is_left_out_and_the_same_command_goes_on_with_it(slo
 
 
 def test_an_update_that_no_search_can_answer_is_named_at_once(tmp_path):
-    tape = taped(tmp_path, "slow(seconds=0.01)", batch_size=32, local={"local_epochs": 2, "learning_rate": 0.1})
+    tape = taped(tmp_path, "slow(seconds=0.03)", batch_size=64, local={"local_epochs": 2, "learning_rate": 0.1})
     said: list[str] = []
     settings = AuditSettings(budget=5.0, victims=1, control=False)
     _, planned = plan([TapeSource(tape=tape)], settings, say=said.append)

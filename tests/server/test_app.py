@@ -80,8 +80,8 @@ def test_fedavg_sends_the_weights_of_local_sgd(run_locally, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"protocol": "fedsgd", "defence": "precode"},
-        {"protocol": "fedavg", "local_epochs": 1, "batch_size": 64, "defence": "precode"},
+        {"protocol": "fedsgd", "defence": "precode", "seeded_noise": True},
+        {"protocol": "fedavg", "local_epochs": 1, "batch_size": 64, "defence": "precode", "seeded_noise": True},
     ],
 )
 def test_the_model_is_bit_identical_with_the_interceptor_on_and_off_and_again(run_locally, tmp_path, settings):

@@ -47,7 +47,7 @@ def result_of(out):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_federation_runs_with_each_defence(run_locally, tmp_path, spec, protocol):
-    settings = {"protocol": protocol, "model": "lenet", "num_clients": 2, **PROTOCOLS[protocol]}
+    settings = {"protocol": protocol, "model": "lenet", "num_clients": 2, "seeded_noise": True, **PROTOCOLS[protocol]}
     _, out = run_locally(**settings, defence=spec, tape=str(tmp_path / "tape"))
     result = result_of(out)
     assert result["finished"]
@@ -177,7 +177,7 @@ def test_the_tape_announces_the_whole_spec():
 @pytest.mark.federation
 def test_a_real_federation_trains_the_same_defended_model(run_locally, tmp_path):
     common = {"model": "lenet", "num_clients": 2, "num_server_rounds": 2, "dataset": "digits", "device": "cpu"}
-    common |= {"protocol": "fedavg", "local_steps": 2, "batch_size": 4}
+    common |= {"protocol": "fedavg", "local_steps": 2, "batch_size": 4, "seeded_noise": True}
     common["defence"] = "cvb+precode:latent=8+soteria+ppp:std=0.001+quantise:bits=8"
     _, here = run_locally(**common, out="here")
     with SimulationRuntime() as runtime:
