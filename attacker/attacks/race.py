@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from attacker.attacks.gradient_matching import GradientMatching
 
 _SHARE: Final = 4
-"""A heat has a fourth of the final's iterations, but at least and at most:"""
-_LEAST: Final = 150
+_LEAST: Final = 300
 _MOST: Final = 500
+"""A heat has a fourth of the final's iterations, within these: shorter heats were measured to choose worse."""
+_TRIAL: Final = 100
+"""Iterations of a trial of labels, at most: wrong ones are far from matching."""
 _LONGEST_STEP: Final = 0.1
 """Heats have fewer steps for the same way, which may be this long."""
 _FACTOR: Final = 1.5
@@ -61,7 +63,7 @@ def heat_iterations(iterations: int) -> int:
     """Iterations of each heat of a race.
 
     >>> heat_iterations(300), heat_iterations(1000), heat_iterations(7000), heat_iterations(20)
-    (150, 250, 500, 20)
+    (300, 300, 500, 20)
     """
     return min(iterations, _MOST, max(_LEAST, iterations // _SHARE))
 
@@ -169,7 +171,7 @@ def by_trial(
         The best heat of each update, with its labels; None where there was no hypothesis.
     """
     most = max(map(len, hypotheses), default=0)
-    heat = heat_of(settings, settings.weights[len(settings.weights) // 2], most=_LEAST)
+    heat = heat_of(settings, settings.weights[len(settings.weights) // 2], most=_TRIAL)
     # For every update: what it draws later must not depend on the others' hypotheses.
     draws = Draws.of_each(generators, heat.restarts)
     best: list[Found] = [None] * len(hypotheses)

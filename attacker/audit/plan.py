@@ -22,7 +22,7 @@ from fl_precode.observation import Observation
 
 LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300, 100)
 """Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's;
-with the fewest a race of priors is only heats."""
+with 300 or fewer every weight of the prior that is raced runs to the end."""
 
 PRIORS = "1e-6|1e-4|1e-2|1e-1"
 """Weights of total variation that planned searches race."""
