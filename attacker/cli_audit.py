@@ -275,6 +275,8 @@ def show_results(record: AuditRecord) -> None:
     typer.echo("\n".join(wrapped(overall(found), width)))
     for one in found:
         typer.echo("\n".join(wrapped(one.sentence, width)))
+        for caution in (text for text in one.cautions if text.startswith("Read from the update")):
+            typer.echo("\n".join(wrapped(caution, width)))
 
 
 def _show_federation(record: AuditRecord, own: FederationSummary) -> None:

@@ -107,9 +107,11 @@ class AdaptiveMatching(Attack):
         if isinstance(own, str):
             return own
         fits = announced_comparison(observation, seen) if self.announced else None
-        if fits is None:
+        if isinstance(fits, str):
+            return fits
+        if fits is None or not fits.parts:
             return _Known(observation=observation, distance=self.matching.distance, knowledge=own)
-        return fits if isinstance(fits, str) else _joined(own, fits)
+        return _joined(own, fits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -227,15 +227,18 @@ class GradientMatching(Attack):
             [] if joint or granted is not None else labels_to_try(victim, observation, found)
             for observation, granted, found in zip(observations, labels, known, strict=True)
         ]
-        tried = by_trial(self, group.search, hypotheses, generators, None)
+        before, after = progress, progress
+        if any(hypotheses):
+            before, after = share(progress, 0, 2), share(progress, 1, 2)
+        tried = by_trial(self, group.search, hypotheses, generators, before)
         known = [
             own if one is None or one.labels is None else one.labels for own, one in zip(known, tried, strict=True)
         ]
         if self.total_variations:
             sizes = [group.size(self, place) for place in range(len(observations))]
-            results = raced(self, group.search, sizes, known, generators, progress)
+            results = raced(self, group.search, sizes, known, generators, after)
         else:
-            results = group.search(self, range(len(observations)), known, draws, progress)
+            results = group.search(self, range(len(observations)), known, draws, after)
         return [
             without_labels(reason) if one is None else with_trial(one, trial, reason)
             for one, trial, (_, reason) in zip(results, tried, recovered, strict=True)

@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from attacker.attacks.attack import Outcome, Progress, Reconstruction
 from attacker.attacks.bounded import share
-from attacker.attacks.randomness import derived
 from attacker.engine import Draws
 from attacker.engine.deadline import share_of_time
 
@@ -110,14 +109,14 @@ def raced(
     heat = heat_iterations(settings.iterations)
     alone = heat == settings.iterations
     whole = len(weights) * heat + (0 if alone else settings.iterations)
-    sources = [derived(one, len(weights) + 1) for one in generators]
+    # All start at the same points: what differs is then the prior, and not luck.
+    draws = Draws.of_each(generators, settings.restarts)
     ran: list[list[tuple[float, Reconstruction]]] = [[] for _ in places]
     for number, weight in enumerate(weights):
         told = _part(progress, number * heat / whole, heat / whole)
         own = heat_of(settings, weight)
-        draws = Draws.of_each([one[number] for one in sources], own.restarts)
         with share_of_time(number, whole / heat):
-            heats = search(own, places, labels, draws, told)
+            heats = search(own, places, labels, _starts(draws, places, own), told)
         for place, found in enumerate(heats):
             if found is not None:
                 ran[place].append((weight, found))
@@ -128,14 +127,19 @@ def raced(
         for number, (weight, members) in enumerate(groups.items()):
             final = replace(settings, total_variation=weight, total_variations="")
             told = _part(progress, done + (1 - done) * number / len(groups), (1 - done) / len(groups))
-            draws = Draws.of_each([sources[place][-1] for place in members], final.restarts)
             given = [labels[place] for place in members]
+            starts = _starts(draws, members, final)
             with share_of_time(number, len(groups)):
-                finals = search(final, members, given, draws, told)
+                finals = search(final, members, given, starts, told)
             for place, found in zip(members, finals, strict=True):
                 if found is not None:
                     ran[place].append((weight, found))
     return [_together(ran[place], sizes[place], settings, alone=alone) if ran[place] else None for place in places]
+
+
+def _starts(draws: Draws, places: Sequence[int], settings: GradientMatching) -> Draws:
+    """The first starts of some updates, from their beginning."""
+    return draws.keep(places, [range(settings.restarts)] * len(places)).afresh()
 
 
 def _part(progress: Progress | None, begin: float, length: float) -> Progress | None:
@@ -165,16 +169,16 @@ def by_trial(
         The best heat of each update, with its labels; None where there was no hypothesis.
     """
     most = max(map(len, hypotheses), default=0)
-    # As many draws as this update needs: what it draws later must not depend on the others' hypotheses.
-    sources = [derived(one, len(own)) for one, own in zip(generators, hypotheses, strict=True)]
     heat = heat_of(settings, settings.weights[len(settings.weights) // 2], most=_LEAST)
+    # For every update: what it draws later must not depend on the others' hypotheses.
+    draws = Draws.of_each(generators, heat.restarts)
     best: list[Found] = [None] * len(hypotheses)
     for number in range(most):
         places = [place for place, own in enumerate(hypotheses) if number < len(own)]
-        draws = Draws.of_each([sources[place][number] for place in places], heat.restarts)
         given = [hypotheses[place][number] for place in places]
+        starts, told = _starts(draws, places, heat), share(progress, number, most)
         with share_of_time(number, most + 1):  # what comes after it takes longer than a heat
-            tried = search(heat, places, given, draws, share(progress, number, most))
+            tried = search(heat, places, given, starts, told)
         for place, found in zip(places, tried, strict=True):
             best[place] = _fitter(best[place], found, heat)
     return best

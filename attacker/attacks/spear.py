@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_no_relu
+from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before, why_no_relu
 from attacker.attacks.labels_of_images import labels_of_images
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.attacks.mixture import Mixture, Unmixed
@@ -73,6 +73,8 @@ class Spear(Attack):
         layer = first_linear(seen)
         if isinstance(layer, str):
             return layer
+        if dropped := why_dropped_before(victim, seen, layer):
+            return dropped
         size = observation.batch_size
         if size is not None and size > self.most_images:
             return f"made for at most {self.most_images} images (most_images), the update is of {size}"

@@ -30,6 +30,7 @@ from attacker.audit.files import Pictures
 from attacker.audit.image_scale import ImageScale, estimate_scale
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.placebos import same_images, updates_of_others
+from attacker.audit.readings import readings
 from attacker.audit.record import (
     AttackDescription,
     AuditRecord,
@@ -76,7 +77,7 @@ def assemble(
     entries: list[FederationSummary] = []
     for own in federations:
         scale = estimate_scale(own.subject.victim.inputs, _alike(own, federations, found))
-        entry = _entry(own, federations, settings, scale)
+        entry = _with_readings(_entry(own, federations, settings, scale), own, plan, settings)
         entries.append(entry)
         scene = _Scene(own, entry, scale.inputs, found, shuffled or {}, pictures)
         for place, update in enumerate(own.entries):
@@ -194,6 +195,16 @@ def _entry(
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )
+
+
+def _with_readings(
+    entry: FederationSummary, own: Federation, plan: Sequence[PlannedAttack], settings: AuditSettings
+) -> FederationSummary:
+    """With what is cheap to read, where no search can answer the updates."""
+    if entry.facts is None or not any(one.unanswerable and one.federation == own.id for one in plan):
+        return entry
+    facts = entry.facts.model_copy(update={"readings": readings(own, settings)})
+    return entry.model_copy(update={"facts": facts})
 
 
 class _Scene:

@@ -97,11 +97,12 @@ def _no_adaptive_attack(view: FederationView) -> Iterator[Found]:
         one.attack: sorted(part for part in parts_of(view.federation.defence) if described[one.attack].answers_to(part))
         for one in ran
     }
-    halves = [f"{attack_name(spec)} takes {defence_name('+'.join(own))} into account" for spec, own in known.items()]
+    halves = sorted({f"{defence_name('+'.join(own))} by {attack_name(spec)}" for spec, own in known.items()})
     if halves:
         sentence = (
-            f"No attack that gave a result knows the whole defence, which is {whole}: {joined(sorted(set(halves)))}, "
-            "and nothing else. Attacks that know a part each do not make up for one that knows all of it."
+            f"No attack that gave a result knows the whole defence, which is {whole}. A part of it is taken into "
+            f"account each time: {joined(halves)}. Attacks that know a part each do not make "
+            "up for one that knows all of it."
         )
     else:
         sentence = (
@@ -202,8 +203,8 @@ def _near_miss(view: FederationView) -> Iterator[Found]:
     yield (
         "near-miss",
         f"{capitalised(names)} came close on {len(near)} of {counted(view.union.images, 'image')}: up to SSIM "
-        f"{figure(near[0].ssim)}, clearly beyond every guess, and less than {NEAR:g} below what counts as come back. A "
-        "little more time or a better start may do.",
+        f"{figure(near[0].ssim, 3)}, clearly beyond every guess, and less than {NEAR:g} below what counts as come "
+        "back. A little more time or a better start may do.",
         None,
     )
 
@@ -225,8 +226,8 @@ def _loss_assumed(view: FederationView) -> Iterator[Found]:
     if assumed and replays and view.union.back < max(1, view.union.images):
         yield (
             "loss-assumed",
-            f"Nobody said which loss the clients minimise. {' '.join(sorted({one.sentence for one in assumed}))} A "
-            "search that replays another loss than theirs looks for images that do not exist.",
+            f"{' '.join(sorted({one.sentence for one in assumed}))} A search that replays another loss than theirs "
+            "looks for images that do not exist.",
             None,
         )
 

@@ -18,16 +18,12 @@ _WHOLE_GRADIENT = frozenset({"none", "noise", "laplace", "dp", "dropout", "clip"
 def noise_floors(observations: Sequence[Observation]) -> dict[str, float]:
     """Expected distance of the true images' gradient to their update, by name of the distance; the median of updates.
 
-    Of each update that is a gradient by "cosine", "l2" and "l1"; of locally trained weights, and of what was clipped
-    first, by "cosine" alone, because attacks match them on a scale of their own. Empty where no noise was announced,
-    where other defences change which numbers are sent or matched, and where the noise of a sum of steps would have to
-    be guessed.
+    Of locally trained weights not by "l2" and "l1", because attacks match them on a scale of their own, and of what was
+    clipped first by "cosine" alone. Empty where no noise was announced, where other defences change which numbers are
+    sent or matched, and where the noise of a sum of steps would have to be guessed.
 
     Args:
         observations: The updates, with what was announced.
-
-    Raises:
-        ValueError: If an announced defence does not exist.
     """
     each = [floors for one in observations if (floors := _floors(one))]
     names = set.intersection(*(set(floors) for floors in each)) if each else set()
@@ -38,24 +34,25 @@ def _floors(observation: Observation) -> Mapping[str, float]:
     defence = observation.protocol.defence
     if defence in (None, "unknown", "none") or {part.name for part in defence_parts(defence)} - _WHOLE_GRADIENT:
         return {}
-    chain = gradient_defence(defence)
-    parts = () if chain is None else chain.parts
-    clips = [place for place, part in enumerate(parts) if isinstance(part, Clip)]
-    levels = [_level(part, observation) for part in parts if not isinstance(part, Clip)]
-    known = [level for level in levels if level is not None]
-    numbers = sum(value.numel() for value in observation.update.values())
-    square = sum(float(value.double().square().sum()) for value in observation.update.values())
-    # What is clipped behind its noise has less of it, by a factor that nobody knows.
-    clipped_behind = clips != list(range(len(clips)))
-    if not known or len(known) < len(levels) or clipped_behind or square == 0:
+    try:
+        chain = gradient_defence(defence)
+    except ValueError:  # announced, and not one that exists
         return {}
-    noise = numbers * sum(std**2 for std, _ in known)
+    # What is clipped behind its noise has less of it, by a factor that nobody knows.
+    *before, last = chain.parts if chain is not None else (None,)
+    level = _level(last, observation)
+    square = sum(float(value.double().square().sum()) for value in observation.update.values())
+    if level is None or square == 0 or not all(isinstance(part, Clip) for part in before):
+        return {}
+    std, size = level
+    numbers = sum(value.numel() for value in observation.update.values())
+    noise = numbers * std**2
     found = {"cosine": 1 - math.sqrt(max(0.0, 1 - noise / square))}
-    if observation.kind == "gradient" and not clips and not any(isinstance(part, DpSgd) for part in parts):
-        found["l2"] = noise
-        if len(known) == 1:  # the mean size of a sum of two kinds has no short formula
-            found["l1"] = numbers * known[0][1]
-    return found
+    if before or isinstance(last, DpSgd):
+        return found  # the true images' gradient is not as large as what was sent
+    sizes = sum(float(value.double().abs().sum()) for value in observation.update.values())
+    found |= {"l2-relative": noise / square, "l1-relative": numbers * size / sizes}
+    return found | ({"l2": noise, "l1": numbers * size} if observation.kind == "gradient" else {})
 
 
 def _level(part: object, observation: Observation) -> tuple[float, float] | None:

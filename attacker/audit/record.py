@@ -38,6 +38,7 @@ from attacker.audit.record_evidence import (
     TapeIdentity,
     ThreatModel,
     UpdateFacts,
+    UpdateReading,
     VerdictEntry,
 )
 
@@ -72,6 +73,7 @@ __all__ = [
     "TapeIdentity",
     "ThreatModel",
     "UpdateFacts",
+    "UpdateReading",
     "VerdictEntry",
     "VerdictName",
     "VictimImage",

@@ -100,6 +100,22 @@ class LeakageSummary(Entry):
     reason: str = Field(description="why something is missing; empty otherwise")
 
 
+class UpdateReading(Entry):
+    """What one update says by itself, without any attack that searches."""
+
+    round: Count
+    node: str
+    images: Count | None = Field(description="behind it, null when not revealed")
+    steps: Count | None = Field(description="local steps behind it, null when not announced")
+    numbers: Count = Field(description="in it")
+    norm: Number | None = Field(description="L2 norm of the update")
+    statistics: Count = Field(description="normalisation layers whose running means of features are on the tape")
+    at_least: list[Count] = Field(
+        description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
+    )
+    why_no_labels: str = Field(description="why not; empty otherwise")
+
+
 class UpdateFacts(Entry):
     """What the audit measured about the updates that it attacked, beside attacking them."""
 
@@ -112,6 +128,9 @@ class UpdateFacts(Entry):
         default={},
         description="by name of a gradient distance, how far the announced noise alone keeps the true images from "
         "their update, the median; empty without noise, where that is not known, and in older records",
+    )
+    readings: list[UpdateReading] = Field(
+        default=[], description="of updates that no search answers; absent in older records"
     )
 
 

@@ -35,6 +35,7 @@ from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.shuffled import attack_shuffled
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth_open import TruthWish
+from attacker.engine.deadline import within
 from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
 
@@ -277,9 +278,14 @@ def _finish(
     processes: int = 1,
     clock: Clock = UNLIMITED,
 ) -> AuditRecord:
+    if watch is not None:
+        watch(CampaignState.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     found = collect(chunks, store)
     placebos = attack_shuffled(chunks, found, count_others(federations), seconds=clock.finishing())
-    whole = assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder), shuffled=placebos)
+    with within(clock.finishing()):
+        whole = assemble(
+            federations, planned, found, settings, title=title, pictures=Pictures(folder), shuffled=placebos
+        )
     record = finish_record(whole)
     write_audit(record, folder)
     if not settings.leakage:

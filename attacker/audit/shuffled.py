@@ -16,9 +16,10 @@ import torch
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.chunk import Chunk, Found, run_chunk, seed_of
+from attacker.audit.placebos import FEWEST_COMPARED
 from fl_precode.observation import Observation
 
-DRAWS: Final = 4
+DRAWS: Final = FEWEST_COMPARED
 """Updates without the image that a formula is tried on: other ones, and for want of them shuffled ones."""
 
 _MOST_SECONDS: Final = 10.0

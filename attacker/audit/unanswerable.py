@@ -7,7 +7,7 @@ from typing import Final
 
 from attacker.audit.scope import Federation
 from attacker.engine import steps_behind
-from attacker.report.words import counted, duration
+from attacker.report.words import counted
 
 SENSIBLE: Final = 10.0
 """Times the budget that the shortest search of a single update must take for the update to count as one of these."""
@@ -34,10 +34,21 @@ def why_unanswerable(own: Federation, unit: float | None, searches: Iterable[flo
     behind = counted(seen.batch_size or 1, "image") + (f" in {counted(steps, 'local step')}" if steps else "")
     return (
         f"No search here can answer this update in its time: it is of {behind}, one iteration goes through all of them "
-        f"and takes about {duration(unit)}, and the shortest search takes about {duration(unit * shortest)}, "
+        f"and takes about {_about(unit)}, and the shortest search takes about {_about(unit * shortest)}, "
         f"{unit * shortest / budget:.0f} times the budget; what would change that is a --budget of "
         f"{_hours(unit * shortest)} or more for one victim, or an update of fewer images and steps, such as one batch."
     )
+
+
+def _about(seconds: float) -> str:
+    """A long time, roughly.
+
+    >>> _about(4.2), _about(400), _about(40000)
+    ('4 s', '7 min', '11 hours')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} hours"
 
 
 def _hours(seconds: float) -> str:

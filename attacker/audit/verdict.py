@@ -33,6 +33,7 @@ from attacker.audit.record import (
     FederationSummary,
     Flag,
     ImageResult,
+    UpdateReading,
     VerdictEntry,
     VerdictName,
     parts_of,
@@ -41,6 +42,7 @@ from attacker.audit.view import FederationView, Lead, views
 from attacker.report.words import (
     attack_name,
     capitalised,
+    count,
     counted,
     dataset_name,
     defence_name,
@@ -81,7 +83,9 @@ def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
     name, sentence = _decide(view, own)
     cautions = [*_assumed(view), *(one.sentence for one in own)]
     if name != "not known":
-        cautions += [*_together(view), *_guesses(view)]
+        said = any(one.name == "too-few-victims" for one in own)  # with the same reason
+        cautions += [*([] if said else _together(view)), *_guesses(view)]
+    cautions += _read(view)
     return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
 
 
@@ -183,6 +187,25 @@ def _unanswerable(view: FederationView, title: str) -> str:
     return f"{title}: nothing is known about it. {reason}" if reason else ""
 
 
+def _read(view: FederationView) -> list[str]:
+    """What was read from updates that no search can answer."""
+    facts = view.federation.facts
+    return [] if facts is None else [reading_text(one) for one in facts.readings]
+
+
+def reading_text(one: UpdateReading) -> str:
+    """What one update says by itself, in a sentence."""
+    parts = [f"{count(one.numbers)} numbers of L2 norm {distance(one.norm)}"]
+    if one.statistics:
+        parts.append(f"running means of the features in {counted(one.statistics, 'layer')}")
+    most = sorted(range(len(one.at_least)), key=lambda label: -one.at_least[label])[:_MOST_LABELS]
+    if own := [f"{count(one.at_least[label])} of class {label}" for label in most if one.at_least[label]]:
+        parts.append(f"at least {joined(own)} among its {count(one.images or 0)} images, if it trained by plain SGD")
+    else:
+        parts.append(f"no certain labels{f' ({one.why_no_labels})' if one.why_no_labels else ''}")
+    return f"Read from the update of round {one.round}, client {one.node}, without a search: {'; '.join(parts)}."
+
+
 def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
     reasons = "; ".join(
         f"{attack_name(one.attack)}: {one.reasons[0] if one.reasons else 'it gave no result'}" for one in own
@@ -221,7 +244,8 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
         text = f"Undefended {model} leaks: {came} {measure}."
     elif plain:
         which = f", which {_attitude(view, best)}" if alone else ""
-        text = f"{capitalised(defence)} does not stop the leak on {model}: {came}{which} {measure}."
+        do = "do" if len(parts_of(view.federation.defence)) > 1 else "does"
+        text = f"{capitalised(defence)} {do} not stop the leak on {model}: {came}{which} {measure}."
     else:
         text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
     text += _who(view, best, alone=alone)
@@ -229,7 +253,7 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
         behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
         text += f" The gradient of the first layer contains the image exactly{behind}."
     if near := len(view.near_misses):
-        text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim)}."
+        text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)
     weak = _phrases(one for one in own if one.weak)
     if weak and union.back < union.images:
@@ -251,11 +275,12 @@ def _strongest(view: FederationView) -> AttackSummary:
     )
 
 
-def _attitude(view: FederationView, one: AttackSummary) -> str:
+def _attitude(view: FederationView, one: AttackSummary, defence: str = "it") -> str:
     """Whether an attack ignores or knows the defence, as a verb and its object."""
     if not view.adaptive(one.attack):
-        return "ignores it"
-    return "knows it" if one in view.whole or len(parts_of(view.federation.defence)) < 2 else "knows a part of it"
+        return f"ignores {defence}"
+    whole = one in view.whole or len(parts_of(view.federation.defence)) < 2
+    return f"knows {defence}" if whole else f"knows a part of {defence}"
 
 
 def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
@@ -268,7 +293,7 @@ def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
     plain = view.back(adaptive=False)
     if view.defended and plain and view.adaptive(best.attack):
         names = _names(one for one in view.of_role(adaptive=False, among=view.scored) if one.successes)
-        text += f" Attacks that ignore the defence are enough for {_of(len(plain), view.union.images)} ({names})."
+        text += f" Attacks that ignore the defence brought back {_of(len(plain), view.union.images)} ({names})."
     return text
 
 
@@ -284,7 +309,7 @@ def _would_have_suggested(view: FederationView) -> str:
 
 
 def _in_part(view: FederationView, lead: Lead, weak: Sequence[str]) -> str:
-    which = f", which {_attitude(view, lead.summary)}," if view.defended else ""
+    which = f", which {_attitude(view, lead.summary, 'the defence')}," if view.defended else ""
     return (
         f"{title_of(view.federation)}: leaks in part. No image counts as come back (SSIM >= "
         f"{view.record.success_threshold:g}), but what {attack_name(lead.summary.attack)}{which} made of the updates "
@@ -299,7 +324,7 @@ def _close(view: FederationView) -> str:
     near = view.near_misses
     if not near:
         return ""
-    return f" {_of(len(near), view.union.images)} came close to what counts, up to SSIM {figure(near[0].ssim)}."
+    return f" {_of(len(near), view.union.images)} came close to what counts, up to SSIM {figure(near[0].ssim, 3)}."
 
 
 def _nothing(view: FederationView) -> str:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from attacker.attacks.attack import Attack, Outcome, Reconstruction
+from attacker.attacks.label_trial import without_labels
 from attacker.attacks.registry import ATTACKS, AttackEntry
 from attacker.audit.evaluate import AttackRun, Placebos, UpdateEvaluation, score_images, summarise
 from attacker.audit.files import Pictures
@@ -113,6 +114,15 @@ def test_a_row_is_compared_with_what_the_same_attack_makes_of_other_updates(eval
         assert summarise("f1", "inverting-gradients", rows).successes == 3  # an exact one counts all the same
         again = update.results(attacked(update._inputs.normalise(near)), "a1", made)
         assert summarise("f1", "inverting-gradients", again).successes == 0
+
+
+def test_an_update_whose_labels_were_not_found_stays_in_the_denominator(evaluation):
+    update, inputs, _ = evaluation
+    fits = "inverting-gradients"
+    found, none = update.results(attacked(inputs), "a1"), AttackRun(spec=fits, reconstruction=without_labels("none"))
+    other = AttackRun(spec=fits, reconstruction=Reconstruction.not_applicable("it is made for one image"))
+    summary = summarise("f1", fits, [*found, *update.results(none, "a2"), *update.results(other, "a3")])
+    assert (summary.images, summary.successes, summary.not_applicable) == (6, 3, 3)
 
 
 def test_images_of_another_number_are_a_named_failure(evaluation):
@@ -225,6 +235,7 @@ def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path, m
     entry = AttackEntry(description="always raises", source="none", build=lambda spec: Raising())
     registry = {**ATTACKS, "raising": entry}
     monkeypatch.setattr("attacker.attacks.registry.ATTACKS", registry)
+    monkeypatch.setattr("attacker.attacks.answers.ATTACKS", registry)
     record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
     assert [row.outcome for row in record.results] == ["failed", "converged"]
     assert record.results[0].reason == "RuntimeError: no memory left"

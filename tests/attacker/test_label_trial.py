@@ -12,11 +12,9 @@ from attacker.attacks import GradientMatching
 from attacker.attacks.attack import Outcome
 from attacker.attacks.randomness import derived
 from attacker.attacks.registry import build_attack
-from attacker.audit.run import audit_tape
 from attacker.labels import best_labels, recover_labels
 from fl_precode.defences import gradient_defence
 from tests.attacker import tiny
-from tests.attacker.taped_federation import tape_federation
 
 
 def problem(labels, *, classes=2, unit=nn.ReLU, bias=True, defence="none", outputs=None, seed=0):
@@ -102,20 +100,6 @@ def test_trials_of_one_update_leave_the_draws_of_the_others_alone():
     (alone,) = attack(victim, [shown], generator=[derived(torch.Generator().manual_seed(1), 2)[1]])
     assert torch.allclose(alone.inputs, together[1].inputs, atol=1e-2)
     assert "which were tried" in together[0].reason
-
-
-def test_an_update_without_labels_did_not_come_back_and_stays_in_the_count(tmp_path):
-    """The classifiers of ten classes and three images are too many to try, and pruning leaves nothing of them."""
-    tape = tape_federation(
-        tmp_path / "run", model="mlp", defence="prune:share=0.99999", clients=2, rounds=1, batch_size=3
-    ).tape
-    attack = "inverting-gradients:iterations=2"
-    record = audit_tape(tape, out=tmp_path / "audit", attacks=[attack], victims=2)
-    (summary,) = (one for one in record.summaries if one.federation == "f1")
-    assert (summary.images, summary.not_applicable, summary.successes) == (6, 0, 0)
-    own = [row for row in record.results if row.federation == "f1"]
-    assert {row.outcome for row in own} == {"iteration_limit"}
-    assert all("the labels are unknown" in row.reason for row in own)
 
 
 def test_labels_that_were_granted_are_not_tried():

@@ -15,7 +15,7 @@ from tests.attacker import tiny
 from tests.attacker.members import convolutions, observations, victim_of
 from tests.attacker.taped_federation import tape_federation
 
-SEARCH = "inverting-gradients:iterations=30,restarts=2"
+SEARCH = "inverting-gradients:iterations=20,restarts=2"
 
 
 def by_node(record):
