@@ -38,7 +38,7 @@ from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import Simulated, simulate
 from fl_precode.config import Settings
 
-BUDGET = 6.0
+BUDGET = 12.0
 """Seconds for the attacks of a planned audit."""
 
 LEAKS = ("leaks", "leaks to an adaptive attacker")

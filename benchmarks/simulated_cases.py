@@ -87,7 +87,7 @@ def _small_model(generator: np.random.Generator) -> str:
 
 def _how(generator: np.random.Generator) -> dict[str, object]:
     """Planned, or by named attacks."""
-    if generator.integers(3):
+    if generator.integers(4):
         return {"attacks": (*FORMULAS, SEARCH), "victims": 3, "labels": bool(generator.integers(2))}
     return {"attacks": None, "victims": 2}
 
