@@ -40,7 +40,7 @@ from fl_precode.config import Settings
 BUDGET = 3.0
 """Seconds for the attacks of a planned audit."""
 
-LEAKS = ("leaks", "leaks to an adaptive attacker")
+LEAKS = ("leaks", "leaks to an adaptive attacker", "leaks in part")
 HELD = "held against everything tried"
 ORDER = (*LEAKS, HELD, "not shown to leak", "not known", "error")
 Row = dict[str, Any]
