@@ -41,7 +41,7 @@ from fl_precode.config import Settings
 BUDGET = 12.0
 """Seconds for the attacks of a planned audit."""
 
-LEAKS = ("leaks", "leaks to an adaptive attacker")
+LEAKS = ("leaks", "leaks to an adaptive attacker", "leaks in part")
 HELD = "held against everything tried"
 SAID = ("leaks", "held", "not shown", "not known", "refused")
 Row = dict[str, Any]

@@ -84,6 +84,27 @@ def test_better_and_worse_are_more_than_chance(tmp_path, first, second, judgemen
     assert change(audit(first), audit(second), folders(tmp_path)).judgement == judgement
 
 
+def test_images_of_one_update_are_one_change(tmp_path):
+    def batches(back):
+        made = audit(back)
+        place = {one.id: number for number, one in enumerate(made.victims)}
+        update = {"f2": lambda victim: str(place[victim] // 10)}
+        results = [
+            row.model_copy(update={"node": update[row.federation](row.victim_id)}) if row.federation in update else row
+            for row in made.results
+        ]
+        return made.model_copy(update={"results": results})
+
+    found = change(batches(range(20)), batches(range(0)), folders(tmp_path))
+    assert (found.first, found.second) == ((20, 20), (0, 20))
+    assert found.paired
+    assert found.probability == pytest.approx(mcnemar(0, 2))  # two updates of ten images each
+    assert found.interval == pytest.approx(paired_interval(0, 0, 2, 0))
+    assert found.judgement == "no difference shown"
+    other = TapeIdentity(sha256="b" * 64, manifest_bytes=9)
+    assert change(audit(range(20)), audit(range(0), tape=other), folders(tmp_path)).judgement == "better"
+
+
 def test_equal_pictures_of_the_truth_are_the_same_victim(tmp_path):
     made = []
     for name in "ab":

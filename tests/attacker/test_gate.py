@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from attacker.audit.altered import contradictions
 from attacker.audit.finish import finish_record, write_audit
-from attacker.audit.gate import Answer, came_back, judged, junit
+from attacker.audit.gate import Answer, Demands, answers, came_back, judged, junit
 from attacker.audit.run import audit_tape
 from attacker.cli import app
 from tests.attacker.records import ADAPTIVE, PLAIN, each, federation, record, summary
@@ -173,6 +173,16 @@ def test_images_that_came_back_by_any_attack_count_once():
     whole = made(3, ssim=[0.9] * 5 + [0.1] * 59)
     assert came_back(whole, "f2") == (5, 64)
     assert came_back(whole, "f1") == (64, 64)
+
+
+def test_the_gates_interval_goes_by_updates():
+    demands = Demands(max_asr=1.0)
+    whole = made(5)
+    assert answers(whole, demands)[0].reason == "5 of 64 images came back by some attack (95 % interval 3 to 17 %)"
+    one = whole.model_copy(update={"results": [row.model_copy(update={"node": "7"}) for row in whole.results]})
+    assert answers(one, demands)[0].reason == (
+        "5 of 64 images came back by some attack (95 % interval 0 to 82 %); they count as 1 independent trial"
+    )
 
 
 def test_flags_may_be_allowed(tmp_path):

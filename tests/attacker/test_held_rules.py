@@ -13,6 +13,7 @@ from attacker.audit.record import AssumptionEntry, AttackDescription, UpdateFact
 from attacker.audit.trials import share_interval, trials
 from attacker.audit.verdict import verdicts
 from attacker.audit.view import views
+from attacker.cli_audit import show_results
 from attacker.metrics import wilson_interval
 from attacker.report.verdict import overall
 from attacker.report.verdict import verdicts as page
@@ -312,3 +313,12 @@ def test_rules_hold_for_any_record_and_know_no_order(whole, seed):
     by_name = {one.federation: one for one in found}
     assert all(by_name[one.federation] == one for one in verdicts(other))
     assert sorted(map(repr, flags(other))) == sorted(map(repr, raised))
+
+
+def test_the_commands_table_has_a_row_of_all_attacks(capsys):
+    whole = leaking((PLAIN, range(30)), ("dlg", range(28, 60)))
+    show_results(whole)
+    (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("any attack"))
+    assert row[2:5] == ["60", "of", "64"]
+    show_results(leaking(("dlg", range(3))))
+    assert "any attack" not in capsys.readouterr().out

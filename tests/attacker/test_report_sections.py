@@ -41,6 +41,16 @@ def test_flags_stand_beside_the_verdict_and_only_once(page):
         assert f"still falling at their end ({spec})." in card
 
 
+def test_all_attacks_together_have_a_row_and_58_of_64_go_before_2_of_2(page, tmp_path):
+    assert "Any attack all together 12 of 12" in between(page, "How often each attack", "The attacks ")
+    few = [summary("f1", "dlg", 2, 2), summary("f1", "idlg", 58, 64)]
+    found = record([federation("f1")], few)
+    (group,) = model_groups(found)
+    assert [one.attack for _, one in group.panels[0].best] == ["idlg"]
+    alone = record([federation("f1")], few[:1])
+    assert "Any attack" not in Page(render_page(alone, tmp_path)).words
+
+
 def test_the_control_stands_in_its_federations_card_and_is_no_finding(made, page):
     card = between(page, "Verdict ", "Threat model: what")
     assert card.count("Undefended control") == 1

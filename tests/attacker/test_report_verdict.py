@@ -49,6 +49,10 @@ def test_the_first_sentence_of_the_page():
         "Training images came back from three of the four federations audited; one held against everything tried, "
         "which is no proof of protection."
     )
+    assert overall([said(Finding.LEAKS_IN_PART), weak]) == (
+        "Training images came back from neither of the two federations audited; one leaks in part; one is not shown to "
+        "leak, on weak evidence."
+    )
     assert overall([leak, adaptive]) == "Training images came back from both federations audited."
     assert overall([weak, unknown]) == (
         "Training images came back from neither of the two federations audited; one is not shown to leak, on weak "
@@ -63,6 +67,10 @@ def test_the_first_sentence_of_the_page():
         (
             Finding.LEAKS_ADAPTIVE,
             "Training images came back from this federation, to an attacker who knows its defence.",
+        ),
+        (
+            Finding.LEAKS_IN_PART,
+            "This federation leaks in part: no image came back whole, and what came back is no guess.",
         ),
         (Finding.HELD, "The defence held against everything tried, which is no proof of protection."),
         (Finding.NOT_SHOWN, "This federation is not shown to leak, on weak evidence."),
