@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from attacker.audit import search_checks
+from attacker.audit.control_checks import control_untrained
 from attacker.audit.noise_source import from_a_seed
 from attacker.audit.record import AuditRecord, Flag
 from attacker.audit.view import FederationView, views
@@ -50,6 +51,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "weaker-beats-stronger": FlagKind("a weaker attack did better than a stronger one"),
         "no-control": FlagKind("there is no undefended control"),
         "control-not-reconstructed": FlagKind("the attacks fail without a defence too"),
+        "control-untrained": FlagKind("the undefended control is not as well trained"),
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
         "labels-unknown": FlagKind("the attacker did not have the right labels"),
@@ -236,6 +238,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _no_control,
     _undefended_not_reconstructed,
     _control_hardly,
+    control_untrained,
     _too_few_victims,
     search_checks.labels_unknown,
     _buffers_withheld,
