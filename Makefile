@@ -9,7 +9,7 @@ DEMO_OUT ?= outputs/demo
 TEST_WORKERS ?= logical
 PARALLEL := -n $(TEST_WORKERS) --dist worksteal
 
-.PHONY: demo test test-full compose-demo compose-down compose-test bench lint format clean help
+.PHONY: demo test test-full compose-demo compose-down compose-test bench evidence lint format clean help
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make compose-test  the containers, really run and broken; installs Debian's Docker when there is none"
 	@echo "make bench      the reference figures, speeds and memory, and quality at smoke size;"
 	@echo "                INVERTINGGRADIENTS=PATH and BREACHING=PATH of checkouts compare with them"
+	@echo "make evidence   300 simulated audits with known truth, and how long readers wait: docs/evidence.md (an hour)"
 	@echo "make format     lay the code out as the linter wants it"
 	@echo "make clean      remove .venv and outputs"
 
@@ -76,6 +77,13 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/quality.py --out outputs/quality.json --table outputs/quality.md --groups dlg batches \
 	  --images 4 --peer-images 1 --iterations 200 --steps 20 \
 	  $(if $(INVERTINGGRADIENTS),--invertinggradients $(INVERTINGGRADIENTS))
+
+# Begun anew each time; the two commands without the removal go on where they were interrupted.
+evidence: $(VENV)/.installed-dev
+	rm -f docs/simulated-audits.jsonl docs/time-to-verdict.json
+	$(BIN)/python -m benchmarks.simulated_audits --processes 2 --out docs/simulated-audits.jsonl --page docs/evidence.md
+	$(BIN)/python -m benchmarks.time_to_verdict --tapes outputs/timed-tapes --out docs/time-to-verdict.json \
+	  --page docs/evidence.md
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@ commands, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import metadata
@@ -112,10 +113,25 @@ cli_recommend.register(app)
 cli_lists.register(app)
 
 
+def leave(end: SystemExit) -> None:
+    """End the process at once where a thread was left behind that does not come back; else do nothing.
+
+    The interpreter cannot be taken down under a thread that is inside PyTorch: the process would crash, or wait.
+    """
+    in_time = sys.modules.get("attacker.audit.in_time")
+    if in_time is not None and in_time.any_left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
         app()
+    except SystemExit as end:
+        leave(end)
+        raise
     except KeyboardInterrupt:  # before or after a command, such as while Python is still importing
         print("Interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)

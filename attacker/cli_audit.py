@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +37,9 @@ from attacker.cli_options import (
     check_truth,
     find_own_models,
     parse_inputs,
+    tape_sources,
 )
-from attacker.cli_plan import duration
+from attacker.cli_progress import Ticker, campaign_watch
 from attacker.cli_reasons import (
     NOTHING_ATTACKED,
     assumption_lines,
@@ -54,9 +55,9 @@ from attacker.cli_tables import add_attack, attack_table, show_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attacker.audit.campaign import CampaignState, Watch
     from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary
-    from attacker.audit.run import AuditProgress
+    from attacker.audit.settings import AuditSettings
+    from attacker.audit.subject import TapeSource
 
 
 def register(app: typer.Typer) -> None:
@@ -76,8 +77,8 @@ _Leakage = Annotated[
     bool,
     typer.Option(
         "--leakage/--no-leakage",
-        help="Compute what one update determines of an image, where the model is small enough; up to about two minutes "
-        "for each tape, beside the budget.",
+        help="Compute what one update determines of an image, where the model is small enough, for as many images as "
+        "the budget has time for.",
     ),
 ]
 
@@ -114,46 +115,70 @@ def audit(
     TAPE is the folder that the Interceptor wrote. Where its run left an
     evaluation.json beside it, or the clients a TAPE.truth (record_truth), the
     images are compared with the true ones.
-    Interrupted or killed, the same command goes on where it was; other
-    settings set the earlier audit aside, in a folder of its own.
+    Interrupted, killed or out of time, the same command goes on where it was;
+    other settings set the earlier audit aside, in a folder of its own.
     Exit code 3: nothing could be attacked; why, and what mends it, is said.
 
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
-    inputs = parse_inputs(images, classes, mean, std)
-    wish = check_truth(no_truth, evaluation, truth)
+    began = time.monotonic()
     _check_crew(workers, ray_address)
-    settings = audit_settings(
-        attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
-        control=not no_control, rounds=rounds, threads=threads, device=device, leakage=leakage,
-    )  # fmt: skip
-    if all(map(_looks_like_a_tape, tapes)):  # what comes next takes seconds on a slow disk
-        say(f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.")
-    use_threads(threads)
-    find_own_models()
-
-    from attacker.audit import run
-    from attacker.audit.nothing import NothingToAttack
-    from attacker.audit.subject import TapeSource
-
-    sources = [
-        TapeSource(tape=tape, evaluation=evaluation, truth=wish, model=model, defence=defence, inputs=inputs)
-        for tape in tapes
-    ]
+    # What comes next takes seconds, PyTorch alone two: the first line must not wait for it.
+    ticker = Ticker("loading PyTorch")
+    if all(map(looks_like_a_tape, tapes)):
+        ticker.say("\n".join(wrapped(f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.", columns())))
     try:
-        with campaign_progress() as watch:
-            record = run.audit(
-                sources, settings, out=out, workers=workers, ray_address=ray_address, watch=watch, say=say
-            )
-    except NothingToAttack as error:
-        raise end_of_nothing(error) from None
+        with ticker:
+            inputs = parse_inputs(images, classes, mean, std)
+            wish = check_truth(no_truth, evaluation, truth)
+            settings = audit_settings(
+                attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know,
+                withhold=withhold, control=not no_control, rounds=rounds, threads=threads, device=device,
+                leakage=leakage,
+            )  # fmt: skip
+            use_threads(threads)
+            find_own_models()
+            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs)
+            record = _audited(sources, settings, out, workers, ray_address, ticker, began)
+            ticker.do("writing the page")
+            page = write_page(record, out)
+    except ValueError as error:
+        if ended := end_of_nothing(error):
+            raise ended from None
+        raise
     except KeyboardInterrupt:
         if (out / "campaign").is_dir():
             typer.echo(f"What was finished is kept in {out}; the same command goes on from there.", err=True)
         raise
-    finish(record, out)
+    show(record, out, page)
     if not attacked(record):
         raise typer.Exit(NOTHING_ATTACKED)
+
+
+def _audited(
+    sources: Sequence[TapeSource],
+    settings: AuditSettings,
+    out: Path,
+    workers: int,
+    ray_address: str,
+    ticker: Ticker,
+    began: float,
+) -> AuditRecord:
+    ticker.do("opening the tape")
+
+    from attacker.audit import run
+    from attacker.audit.clock import Clock
+
+    return run.audit(
+        sources,
+        settings,
+        out=out,
+        workers=workers,
+        ray_address=ray_address,
+        watch=campaign_watch(ticker),
+        say=lambda sentence: ticker.say("\n".join(wrapped(sentence, columns()))),
+        clock=Clock(settings.budget, settings.leakage, began),
+    )
 
 
 def _check_crew(workers: int, ray_address: str) -> None:
@@ -173,16 +198,12 @@ def _check_crew(workers: int, ray_address: str) -> None:
         )
 
 
-def _looks_like_a_tape(folder: Path) -> bool:
+def looks_like_a_tape(folder: Path) -> bool:
+    """Whether a folder has the header of a tape, as far as a glance tells."""
     try:
         return isinstance(json.loads((folder / "tape.json").read_bytes()), dict)
     except (OSError, ValueError):
         return False
-
-
-def say(sentence: str) -> None:
-    """Print a sentence on stderr, which leaves stdout to the results."""
-    typer.echo("\n".join(wrapped(sentence, columns())), err=True)
 
 
 def use_threads(threads: int) -> None:
@@ -203,18 +224,30 @@ def finish(record: AuditRecord, folder: Path) -> Path | None:
     Returns:
         Absolute path of the page; None where the extra ``report`` is not installed, which is said.
     """
-    show_results(record)
-    typer.echo(f"record: {folder.absolute() / 'audit.json'}")
+    page = write_page(record, folder)
+    show(record, folder, page)
+    return page
+
+
+def write_page(record: AuditRecord, folder: Path) -> Path | None:
+    """Write the report into ``folder/report``; its absolute path, None where the extra ``report`` is not installed."""
     try:
         from attacker.report.page import write_report
     except ModuleNotFoundError as error:
         if error.name != "jinja2":
             raise
-        typer.echo(f"no page: it needs pip install 'fl-precode[report]'; then: fl-precode report {folder}")
         return None
-    page = write_report(record, folder=folder, out=folder / "report")
-    typer.echo(f"report: {page}")
-    return page
+    return write_report(record, folder=folder, out=folder / "report")
+
+
+def show(record: AuditRecord, folder: Path, page: Path | None) -> None:
+    """Print the results, and where record and report are."""
+    show_results(record)
+    typer.echo(f"record: {folder.absolute() / 'audit.json'}")
+    if page is None:
+        typer.echo(f"no page: it needs pip install 'fl-precode[report]'; then: fl-precode report {folder}")
+    else:
+        typer.echo(f"report: {page}")
 
 
 def show_results(record: AuditRecord) -> None:
@@ -242,6 +275,8 @@ def show_results(record: AuditRecord) -> None:
     typer.echo("\n".join(wrapped(overall(found), width)))
     for one in found:
         typer.echo("\n".join(wrapped(one.sentence, width)))
+        for caution in (text for text in one.cautions if text.startswith("Read from the update")):
+            typer.echo("\n".join(wrapped(caution, width)))
 
 
 def _show_federation(record: AuditRecord, own: FederationSummary) -> None:
@@ -260,7 +295,8 @@ def _show_federation(record: AuditRecord, own: FederationSummary) -> None:
     show_table(show(record, rows))
 
 
-def _similarities(_record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+def _similarities(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+    from attacker.audit.view import views
     from attacker.report import words
 
     table = attack_table("came back", "95 %", "SSIM")
@@ -268,6 +304,9 @@ def _similarities(_record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
         back = "not known" if one.successes is None else f"{one.successes} of {one.images}"
         between = words.interval(*one.interval) if one.interval else "–"
         add_attack(table, one.attack, back, between, words.figure(one.mean_ssim))
+    own = next(one for one in views(record) if one.federation.id == rows[0].federation)
+    if (union := own.together) is not None:
+        add_attack(table, "any attack", f"{union.back} of {union.images}", words.interval(*union.interval), "")
     return table
 
 
@@ -283,47 +322,3 @@ def _distances(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
         sure = sum(map(confirms, own))
         add_attack(table, one.attack, distance(loss), distance(start), f"{sure} of {one.images}" if sure else "–")
     return table
-
-
-@contextmanager
-def audit_progress() -> Iterator[AuditProgress]:
-    """A progress bar on stderr for `audit_tapes`; nothing is drawn where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("{task.description:<28}", markup=False)
-    columns = (text, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("audit", total=1.0)
-        yield lambda text, done: bar.update(task, description=text, completed=done)
-
-
-@contextmanager
-def campaign_progress() -> Iterator[Watch]:
-    """A progress bar on stderr for a campaign; nothing is drawn where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("audit", total=1.0)
-
-        def watch(state: CampaignState) -> None:
-            bar.update(task, description=state_line(state), completed=state.share)
-
-        yield watch
-
-
-def state_line(state: CampaignState) -> str:
-    """One line about how far a campaign is."""
-    parts = [f"{state.title.partition(':')[0]}: {state.title.partition(': ')[2].partition(':')[0]}"]
-    parts.append(f"{state.done} of {state.of} chunks")
-    if state.failing:
-        parts.append(f"{state.failing} failing")
-    if state.best_ssim is not None:
-        parts.append(f"best SSIM {state.best_ssim:.2f}")
-    if state.seconds_left is not None:
-        parts.append(f"{duration(state.seconds_left)} left")
-    return " · ".join(parts)

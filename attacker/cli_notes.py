@@ -69,7 +69,7 @@ def notes(
     try:
         runs = _show(source)
     except NothingToAttack as error:
-        raise end_of_nothing(error) from None
+        raise end_of_nothing(error) or error from None
     if not runs:
         raise typer.Exit(NOTHING_ATTACKED)
 
@@ -188,10 +188,9 @@ def _known(facts: Iterator[tuple[str, str]], width: int) -> list[str]:
 
 
 def _print_assumed(federation: Federation, seen: Sequence[Observation], path: Path, width: int) -> None:
-    from attacker.audit.facts import common_assumptions
-    from attacker.victim import assumptions_of
+    from attacker.audit.facts import assumptions_about
 
-    found = common_assumptions(seen, assumptions_of(federation.subject.victim))
+    found = assumptions_about(federation.subject.victim, seen)
     if found:
         _print(["", "Assumed (docs/assumptions.md)"])
     for one in found:

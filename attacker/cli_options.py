@@ -16,6 +16,7 @@ from attacker.cli_device import find_device
 if TYPE_CHECKING:
     from attacker.audit.knowledge import Knowledge
     from attacker.audit.settings import AuditSettings
+    from attacker.audit.subject import TapeSource
     from fl_precode.models.input_spec import InputSpec
 
 DEFAULT_BUDGET = "10m"
@@ -43,7 +44,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the choice of updates and of 
 Budget = Annotated[
     str | None,
     typer.Option(
-        help=f"Time for all attacks on one processor, such as 90s, 10m, 2h. Default: {DEFAULT_BUDGET}; none for named "
+        help=f"Time that the whole audit may take, such as 90s, 10m, 2h. Default: {DEFAULT_BUDGET}; none for named "
         "attacks.",
         show_default=False,
     ),
@@ -218,6 +219,23 @@ def find_own_models() -> None:
     """Look for modules where the command is called, too: people's own models are there, and a tape may name one."""
     # A console script does not do so by itself.
     sys.path.append(str(Path.cwd()))
+
+
+def tape_sources(
+    tapes: Sequence[Path],
+    evaluation: Path | None,
+    truth: bool | str,
+    model: str | None,
+    defence: str | None,
+    inputs: InputSpec | None,
+) -> list[TapeSource]:
+    """The tapes of a command, each with what its options say."""
+    from attacker.audit.subject import TapeSource
+
+    return [
+        TapeSource(tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs)
+        for tape in tapes
+    ]
 
 
 def split_attacks(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,9 @@ from attacker.cli_options import (
     check_truth,
     find_own_models,
     parse_inputs,
+    tape_sources,
 )
+from attacker.cli_progress import Ticker
 from attacker.cli_reasons import NOTHING_ATTACKED, columns, end_of_nothing, not_run, reason_lines, wrapped
 from attacker.cli_tables import add_attack, attack_table, show_table
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from attacker.audit.record import PlannedAttack
     from attacker.audit.scope import Federation
     from attacker.audit.settings import AuditSettings
+    from attacker.audit.subject import TapeSource
 
 
 def register(app: typer.Typer) -> None:
@@ -77,29 +81,44 @@ def plan(
 
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """
-    inputs = parse_inputs(images, classes, mean, std)
-    wish = check_truth(no_truth, evaluation, truth)
-    settings = audit_settings(
-        attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know, withhold=withhold,
-        control=not no_control, rounds=rounds, threads=threads, device=device,
-    )  # fmt: skip
-    find_own_models()
-
-    from attacker.audit.nothing import NothingToAttack
-    from attacker.audit.run import plan as make_plan
-    from attacker.audit.subject import TapeSource
-
-    sources = [
-        TapeSource(tape=tape, evaluation=evaluation, truth=wish, model=model, defence=defence, inputs=inputs)
-        for tape in tapes
-    ]
+    began = time.monotonic()
+    ticker = Ticker("loading PyTorch")  # takes seconds, for which the first line must not wait
+    ticker.say(f"Plan of an audit of {', '.join(map(str, tapes))}.")
     try:
-        federations, planned = make_plan(sources, settings)
-    except NothingToAttack as error:
-        raise end_of_nothing(error) from None
+        with ticker:
+            inputs = parse_inputs(images, classes, mean, std)
+            wish = check_truth(no_truth, evaluation, truth)
+            settings = audit_settings(
+                attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know,
+                withhold=withhold, control=not no_control, rounds=rounds, threads=threads, device=device,
+                leakage=True,  # as the command audit has it, whose budget they share
+            )  # fmt: skip
+            find_own_models()
+            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs)
+            federations, planned = _planned(sources, settings, ticker, began)
+    except ValueError as error:
+        if ended := end_of_nothing(error):
+            raise ended from None
+        raise
     show_plan(federations, planned, settings)
     if not any(one.status == "run" for one in planned):
         raise typer.Exit(NOTHING_ATTACKED)
+
+
+def _planned(
+    sources: Sequence[TapeSource], settings: AuditSettings, ticker: Ticker, began: float
+) -> tuple[list[Federation], list[PlannedAttack]]:
+    ticker.do("opening the tape, and measuring what an iteration costs")
+
+    from attacker.audit.clock import Clock
+    from attacker.audit.run import plan as make_plan
+
+    return make_plan(
+        sources,
+        settings,
+        say=lambda sentence: ticker.say("\n".join(wrapped(sentence, columns()))),
+        clock=Clock(settings.budget, settings.leakage, began),
+    )
 
 
 def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack], settings: AuditSettings) -> None:

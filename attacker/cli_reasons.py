@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 if TYPE_CHECKING:
-    from attacker.audit.nothing import NothingToAttack
     from attacker.audit.record import AssumptionEntry, AuditRecord, PlannedAttack
 
 NOTHING_ATTACKED: Final = 3
@@ -180,19 +179,18 @@ def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
     ) or [""]
 
 
-def end_of_nothing(error: NothingToAttack) -> typer.Exit:
+def end_of_nothing(error: ValueError) -> typer.Exit | None:
     """Say what a tape holds instead of updates, or what must be known before anything can be attacked.
 
     Returns:
-        The exit that follows, code 3.
-
-    Raises:
-        NothingToAttack: Again, where neither a line of the notes nor secure aggregation is the reason.
+        The exit that follows, code 3; None for other errors, and where neither a line of the notes nor secure
+        aggregation is the reason.
     """
+    from attacker.audit.nothing import NothingToAttack
     from fl_precode.tape_notes import notes_path
 
-    if not (error.masked or error.mends):
-        raise error
+    if not isinstance(error, NothingToAttack) or not (error.masked or error.mends):
+        return None
     width = columns()
     why = str(error)
     if error.mends:

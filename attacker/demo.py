@@ -10,7 +10,8 @@ from rich.console import Console
 
 from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
-from attacker.cli_audit import audit_progress, finish, use_threads
+from attacker.cli_audit import finish, use_threads
+from attacker.cli_progress import audit_progress
 from attacker.cli_run import FederationProgress, JobFailed, write_log
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime

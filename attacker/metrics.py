@@ -6,20 +6,21 @@ Images are (n, channels, height, width) on the [0, 1] scale, so denormalise firs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
-from skimage.metrics import structural_similarity
 from torch import Tensor
-
-# scikit-image ships annotations for some of its functions only; mypy sees this one as untyped.
-_structural_similarity: Callable[..., Any] = structural_similarity
 
 SSIM_WINDOW = 7
 """Side of the uniform SSIM window in pixels, scikit-image's default, which PRECODE used."""
+
+_SSIM_CONSTANTS: Final = (0.01**2, 0.03**2)
+"""Of luminance and of structure, squared, for a data range of 1 (Wang et al. 2004)."""
+
+_VALUES_AT_ONCE: Final = 1 << 16
+"""Values of images that SSIM is computed of at a time: half a MiB in float64, which stays in a processor's cache."""
 
 
 def mse(images: Tensor, truth: Tensor) -> Tensor:
@@ -60,11 +61,63 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
             f"expected images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels for the SSIM window, "
             f"got {height} x {width}; compare such small images by psnr"
         )
-    values = [
-        float(_structural_similarity(one.numpy(), other.numpy(), win_size=SSIM_WINDOW, data_range=1.0, channel_axis=0))
-        for one, other in zip(images.cpu(), truth.cpu(), strict=True)
-    ]
-    return torch.tensor(values, dtype=torch.float64)
+    at_once = max(1, _VALUES_AT_ONCE // images[0].numel()) if len(images) else 1
+    found = torch.zeros(len(images), dtype=torch.float64)
+    for start in range(0, len(images), at_once):
+        own = slice(start, start + at_once)
+        found[own] = _ssim(images[own].cpu(), truth[own].cpu())
+    return found
+
+
+def plain_ssim(truth: Tensor, levels: Tensor) -> Tensor:
+    """SSIM of plain images, of one level everywhere, channel by channel: (n, channels, levels), float64.
+
+    Args:
+        truth: (n, channels, height, width) in [0, 1], of at least the window's size.
+        levels: (n, channels, levels) in [0, 1], or what expands to it.
+    """
+    truth = truth.detach().double().clamp(0, 1)
+    levels = levels.double().expand(*truth.shape[:2], levels.shape[-1])
+    mean, pixels = _window_means(truth), SSIM_WINDOW**2
+    spread = pixels / (pixels - 1) * (_window_means(truth * truth) - mean * mean)
+    light, structure = _SSIM_CONSTANTS
+    found = []
+    for level in levels.unbind(dim=-1):
+        one = level[:, :, None, None]
+        alike = (2 * one * mean + light) * structure / ((one * one + mean * mean + light) * (spread + structure))
+        found.append(alike.mean(dim=(2, 3)))
+    return torch.stack(found, dim=-1)
+
+
+def _ssim(images: Tensor, truth: Tensor) -> Tensor:
+    """SSIM of each image, (n,), from means over all windows that lie inside; both are float64 in [0, 1]."""
+    pixels = SSIM_WINDOW**2
+    first, second = _window_means(images), _window_means(truth)
+    unbiased = pixels / (pixels - 1)  # the covariance of a sample
+    spread = unbiased * (_window_means(images * images) - first * first)
+    other = unbiased * (_window_means(truth * truth) - second * second)
+    shared = unbiased * (_window_means(images * truth) - first * second)
+    light, structure = _SSIM_CONSTANTS
+    above = (2 * first * second + light) * (2 * shared + structure)
+    below = (first * first + second * second + light) * (spread + other + structure)
+    return (above / below).mean(dim=(1, 2, 3))
+
+
+def _window_means(values: Tensor) -> Tensor:
+    """Mean of each window, by rows and then by columns."""
+    return _sums(_sums(values, 3), 2) / SSIM_WINDOW**2
+
+
+def _sums(values: Tensor, dim: int) -> Tensor:
+    """Sums of seven neighbours along a dimension, from sums of two and of four of them."""
+    pairs = _shifted(values, dim, 0, 1) + _shifted(values, dim, 1, 0)
+    fours = _shifted(pairs, dim, 0, 2) + _shifted(pairs, dim, 2, 0)
+    return _shifted(fours, dim, 0, 3) + _shifted(pairs, dim, 4, 1) + _shifted(values, dim, 6, 0)
+
+
+def _shifted(values: Tensor, dim: int, start: int, less: int) -> Tensor:
+    """Without the first ``start`` and the last ``less`` along a dimension."""
+    return values.narrow(dim, start, values.shape[dim] - start - less)
 
 
 def success_rate(ssim_values: Tensor, *, threshold: float) -> float:
@@ -136,9 +189,22 @@ def match_batch(images: Tensor, truth: Tensor) -> Tensor:
         ValueError: As for `mse`.
     """
     images, truth = _prepare(images, truth)
-    cost = torch.cdist(truth.flatten(1), images.flatten(1)).square()
-    _, columns = linear_sum_assignment(cost.cpu().numpy())
-    return torch.as_tensor(columns, dtype=torch.int64)
+    return assign(images, truth)[1]
+
+
+def assign(images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of true images and images with the smallest total squared error, of as many as the fewer of both are.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1], finite.
+        truth: (m, channels, height, width), finite.
+
+    Returns:
+        Places in the truth, ascending, and those of the images that belong to them, both int64.
+    """
+    cost = torch.cdist(truth.double().flatten(1), images.double().flatten(1)).square()
+    rows, columns = linear_sum_assignment(cost.cpu().numpy())
+    return torch.as_tensor(rows, dtype=torch.int64), torch.as_tensor(columns, dtype=torch.int64)
 
 
 def _prepare(images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

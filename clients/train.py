@@ -18,11 +18,13 @@ def defended_gradient(
 ) -> tuple[dict[str, Tensor], float]:
     """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`.
 
-    Without a generator the defence draws from the operating system, and nobody can take its noise away again.
+    A defence changes what is trained: frozen parameters are sent as zeros, without noise that would move them. Without
+    a generator it draws from the operating system, and nobody can take its noise away again.
     """
     gradients, loss = batch_gradient(model, batch, batch_norm=batch_norm)
     if defence is not None:
-        gradients = defence(gradients, model=model, batch=batch, generator=generator)
+        own = {name: gradients[name] for name in _trained(model)}
+        gradients = {**gradients, **defence(own, model=model, batch=batch, generator=generator)}
     return gradients, loss
 
 
@@ -62,14 +64,18 @@ def defended_training(
         defend=defend,
     )
     if of_update is not None and received is not None:
-        before = dict(received.named_parameters())
+        before, after = dict(received.named_parameters()), dict(model.named_parameters())
         with torch.no_grad():
-            update = {name: trained - before[name] for name, trained in model.named_parameters()}
+            update = {name: after[name] - before[name] for name in _trained(model)}
         update = of_update(update, model=received, batch=batches[0], generator=generator)
         with torch.no_grad():
-            for name, trained in model.named_parameters():
-                trained.copy_(before[name] + update[name])
+            for name, value in update.items():
+                after[name].copy_(before[name] + value)
     return loss
+
+
+def _trained(model: nn.Module) -> list[str]:
+    return [name for name, value in model.named_parameters() if value.requires_grad]
 
 
 class _StepDefence:

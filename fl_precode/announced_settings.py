@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from fl_precode.observation import CROSS_ENTROPY
+
 _WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "lr": "learning_rate",
@@ -29,12 +31,23 @@ _WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "optimiser": "optimiser",
         "optimizer": "optimiser",
         "optim": "optimiser",
+        "loss": "loss",
+        "loss-fn": "loss",
+        "loss-function": "loss",
+        "loss-name": "loss",
+        "criterion": "loss",
     }
 )
 """Field of `fl_precode.observation.Protocol` by the word that is left when what does not matter was taken away."""
 
 _LIKE_ADAM: Final = frozenset({"adam", "adamw", "nadam", "radam", "adamax", "amsgrad", "rmsprop", "adagrad"})
 """Optimisers that divide every entry by its own size, so that the update is no sum of gradients."""
+
+_CROSS_ENTROPY: Final = frozenset(
+    {"ce", "crossentropy", "crossentropyloss", "categoricalcrossentropy", "sparsecategoricalcrossentropy"}
+    | {"softmaxcrossentropy", "nll", "nllloss"}
+)
+"""What cross-entropy of class scores is called; a negative log likelihood takes their logarithms from the model."""
 
 _OF_CLIENTS: Final = frozenset(
     {
@@ -93,6 +106,8 @@ def announced_settings(settings: Mapping[str, Any]) -> Announced:
 
     >>> dict(announced_settings({"fit.lr": "0.1", "local_epochs": 1, "server-lr": 1.0}).fields)
     {'learning_rate': 0.1, 'local_epochs': 1}
+    >>> announced_settings({"criterion": "CrossEntropyLoss", "label-smoothing": 0.1}).fields["loss"]
+    'label smoothing of 0.1'
     """
     fields: dict[str, Any] = {}
     keys: dict[str, str] = {}
@@ -108,6 +123,9 @@ def announced_settings(settings: Mapping[str, Any]) -> Announced:
             continue
         if value is not None:
             fields[name], keys[name] = value, key
+    for key, value in settings.items():
+        if _parts(key)[-2:] == ["label", "smoothing"] and isinstance(value, int | float) and value > 0:
+            fields["loss"], keys["loss"] = f"label smoothing of {value:g}", key
     return Announced(fields, keys, refused)
 
 
@@ -149,6 +167,8 @@ def _value(name: str, value: Any) -> Any:
     if name == "optimiser":
         word = str(value).strip().lower().rpartition(".")[2]
         return "sgd" if word == "sgd" else "adam" if word in _LIKE_ADAM else None
+    if name == "loss":
+        return _loss(value)
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -162,6 +182,18 @@ def _value(name: str, value: Any) -> Any:
     if number != int(number):
         raise ValueError(f"expected a whole number, got {value!r}")
     return int(number)
+
+
+def _loss(value: Any) -> str | None:
+    """The name of a loss; None for its value, which clients report under the same word."""
+    if not isinstance(value, str):
+        return None
+    word = value.strip().rpartition(".")[2]
+    try:
+        float(word)
+    except ValueError:
+        return CROSS_ENTROPY if re.sub(r"[^a-z]", "", word.lower()) in _CROSS_ENTROPY else word
+    return None
 
 
 def _count(value: Any) -> int | None:

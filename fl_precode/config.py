@@ -10,7 +10,7 @@ from pathlib import Path
 from fl_precode.data import check_dataset
 from fl_precode.defences import check_defence
 from fl_precode.models import check_model
-from fl_precode.observation import Protocol, UpdateKind
+from fl_precode.observation import CROSS_ENTROPY, Protocol, UpdateKind
 
 Value = str | int | float | bool
 
@@ -150,6 +150,7 @@ class Settings:
             weight_decay=self.weight_decay,
             batch_norm="buffers" if self.batch_norm == "buffers" else "batch",
             optimiser=None if fedsgd else "adam" if self.local_optimiser == "adam" else "sgd",
+            loss=CROSS_ENTROPY,
         )
 
 

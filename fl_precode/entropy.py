@@ -31,13 +31,14 @@ def system_uniform(shape: Sequence[int]) -> Tensor:
     """Independent numbers, uniform between 0 and 1 and never either, from ``os.urandom``; float64 on the CPU."""
     count = int(np.prod(shape, dtype=np.int64))
     bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> 12
-    return torch.from_numpy((bits + 0.5) * 2.0**-52).reshape(tuple(shape))
+    found: Tensor = torch.from_numpy((bits + 0.5) * 2.0**-52).reshape(tuple(shape))
+    return found
 
 
 def system_normal(shape: Sequence[int]) -> Tensor:
     """Independent standard normal numbers from ``os.urandom``; float64 on the CPU."""
-    drawn: Tensor = torch.special.ndtri(system_uniform(shape))
-    return drawn
+    found: Tensor = torch.special.ndtri(system_uniform(shape))
+    return found
 
 
 def system_generator(device: torch.device | str = "cpu") -> Generator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ Gradients = Mapping[str, Tensor]
 """Parameter name to a tensor of the parameter's shape; gradients are addressed by name, never by position."""
 
 UpdateKind = Literal["gradient", "weights"]
+
+CROSS_ENTROPY: Final = "cross-entropy"
+"""The announced loss that attacks replay: its mean over the batch, of the class scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Protocol:
         batch_norm: How clients normalise while they compute gradients: ``batch``, by the images of the batch, as
             ``model.train()`` does; or ``buffers``, by the running statistics that were sent; None when not announced.
         optimiser: Of the local steps, ``sgd`` or ``adam``; None when not announced, which attacks take as SGD.
+        loss: What the local steps minimise, ``cross-entropy`` or another word; None when not announced, which attacks
+            take as cross-entropy.
     """
 
     name: str = "unknown"
@@ -44,6 +49,7 @@ class Protocol:
     weight_decay: float | None = None
     batch_norm: Literal["batch", "buffers"] | None = None
     optimiser: Literal["sgd", "adam"] | None = None
+    loss: str | None = None
 
     def images_behind(self, examples: int) -> int | None:
         """Distinct images behind the update of a client that trains on ``examples`` images.

@@ -264,8 +264,13 @@ class Quantise(GradientDefence):
         """See `GradientDefence`."""
         return {name: self._rounded(value, generator) for name, value in gradients.items()}
 
+    @property
+    def levels(self) -> int:
+        """Steps between zero and the largest magnitude."""
+        return int(2 ** (self.bits - 1) - 1)
+
     def _rounded(self, value: Tensor, generator: Generator | None) -> Tensor:
-        levels = 2 ** (self.bits - 1) - 1
+        levels = self.levels
         drawn = _uniform_like(value, generator)
         exact = value.to(drawn.dtype)
         step = exact.abs().max() / levels if exact.numel() else exact.sum()

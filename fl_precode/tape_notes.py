@@ -73,7 +73,7 @@ def protocol_of(run_config: Mapping[str, Any]) -> Protocol:
     >>> protocol_of({"lr": 0.1, "local-epochs": 1, "num-server-rounds": 3})
     ... # doctest: +NORMALIZE_WHITESPACE
     Protocol(name='unknown', local_steps=None, local_epochs=1, learning_rate=0.1, defence=None, batch_size=None,
-             momentum=None, weight_decay=None, batch_norm=None, optimiser=None)
+             momentum=None, weight_decay=None, batch_norm=None, optimiser=None, loss=None)
     """
     return Protocol(**announced_settings(run_config).fields)
 

@@ -17,16 +17,19 @@ class Knowledge:
         noise: (batch, ...) that each random layer drew, in order of execution, None where it is not known; empty when
             none is known.
         features: Layer name to (batch, features), what entered it for the client's images.
+        units: Parameter name to the standard deviation of what the defence added to its numbers, relative to that of
+            the others, by which both gradients are divided; empty where it is the same for all.
     """
 
     matched: frozenset[str] | None = None
     noise: tuple[Tensor | None, ...] = ()
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    units: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> Hashable:
         """Equal for updates that can be attacked together."""
-        return self.matched, tuple(one is None for one in self.noise), tuple(self.features)
+        return self.matched, tuple(one is None for one in self.noise), tuple(self.features), bool(self.units)
 
 
 @dataclass(frozen=True, kw_only=True)

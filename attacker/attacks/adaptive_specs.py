@@ -14,6 +14,11 @@ from fl_precode.spec import Spec
 _TRUE_OR_FALSE = ("true", "false")
 _NOT_FOR_ADAPTIVE = ("method", "optimiser", "history", "labels")
 
+_OF_EVERY_SEARCH = ("matching", "announced")
+
+ANNOUNCED = "announced"
+"""The value of ``distance`` that takes what fits the announced defence, and the default."""
+
 SEARCH_OPTIONS = ("preset", *(one.name for one in fields(GradientMatching) if one.name not in _NOT_FOR_ADAPTIVE))
 """Options of every adaptive attack: those of the search by Adam."""
 
@@ -45,8 +50,13 @@ def matching_settings(preset: GradientMatching, spec: Spec) -> GradientMatching:
 
 def options_of(kind: type[AdaptiveMatching], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Names of the options that a spec of this attack may carry."""
-    own = tuple(one.name for one in fields(kind) if one.name != "matching")
+    own = tuple(one.name for one in fields(kind) if one.name not in _OF_EVERY_SEARCH)
     return (*own, *(name for name in SEARCH_OPTIONS if name not in without))
+
+
+def follows_announcement(spec: Spec) -> bool:
+    """Whether an adaptive attack compares updates as the announced defence asks, and not by a distance of its own."""
+    return spec.options.get("distance", ANNOUNCED) == ANNOUNCED
 
 
 def builder(kind: type[AdaptiveMatching]) -> Callable[[Spec], Attack]:
@@ -57,11 +67,13 @@ def builder(kind: type[AdaptiveMatching]) -> Callable[[Spec], Attack]:
         own: dict[str, int | float | None] = {
             one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
             for one in fields(kind)
-            if one.name in spec.options and one.name != "matching"
+            if one.name in spec.options and one.name not in _OF_EVERY_SEARCH
         }
-        matching = matching_settings(preset, spec)
+        announced = follows_announcement(spec)
+        named = {name: value for name, value in spec.options.items() if name != "distance" or not announced}
+        matching = matching_settings(preset, replace(spec, options=named))
         try:
-            return kind(matching=matching, **own)
+            return kind(matching=matching, announced=announced, **own)
         except ValueError as error:
             raise ValueError(f"{spec.text!r}: {error}") from None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from attacker.attacks.announced_update import COMPARED, compared_parts
 from attacker.attacks.registry import ATTACKS, build_attack
 from attacker.victim import Victim
 from fl_precode.defences import defence_parts
@@ -58,7 +59,7 @@ def attacks_for(
     protocol: Protocol | None = None,
     defence: str | None = None,
 ) -> list[Choice]:
-    """The attacks to consider for a victim: adaptive ones strongest first, then plain ones.
+    """The attacks to consider for a victim: those that answer most of the defence first, then the stronger ones.
 
     Without a defence all attacks are plain; those that need none (an analytic one, say) come first all the same.
 
@@ -75,27 +76,91 @@ def attacks_for(
     spec = defence if defence is not None else (announced.defence if announced is not None else None)
     if spec is None:
         raise ValueError("expected the defence: it was not announced; give defence=, 'none' for none")
-    names = [part.name for part in defence_parts(spec) if part.name != "none"]
-    found = [_choice(name, names, victim, observation) for name in _candidates(names)]
+    found = [_choice(name, spec, victim, observation) for name in _candidates(spec)]
     return sorted(found, key=lambda one: one.role == "plain")
 
 
-def answers(attack: str, defence: str) -> tuple[str, ...]:
+def answers(attack: str, defence: str, *, drops: bool = False) -> tuple[str, ...]:
     """Parts of a defence spec that an attack answers, in their order; ``attack`` is a name or a spec.
 
-    >>> answers("ignore:iterations=10", "precode+noise:std=0.1")
-    ('precode',)
+    A search for what a defence in the model drew answers nothing where there is none of its kind; and what is exact
+    only because a defence cannot touch it is touched as soon as one other part can: it answers all or nothing.
+
+    Args:
+        attack: Its name, or a spec.
+        defence: The whole defence.
+        drops: Whether the model has dropout of its own, besides what was announced.
+
+    >>> answers("ignore:iterations=10", "precode+noise:std=0.1"), answers("ignore", "noise:std=0.1")
+    (('precode', 'noise'), ())
+    >>> answers("first-layer", "precode+clip:max_norm=1"), answers("first-layer", "precode+prune:share=0.5")
+    (('precode', 'clip'), ())
     """
-    entry = ATTACKS[attack.partition(":")[0]]
-    return tuple(part.name for part in defence_parts(defence) if part.name in entry.answers)
+    entry, parts = ATTACKS[attack.partition(":")[0]], parts_of(defence)
+    own = entry.answers_as(attack) & ({*parts} - COMPARED | compared_parts(parts))
+    found = tuple(part for part in parts if part in own)
+    if entry.inside and not entry.inside & {*parts, *(["dropout"] if drops else [])}:
+        return ()
+    return () if entry.oblivious and len(found) < len(parts) else found
 
 
-def _candidates(defences: Collection[str]) -> list[str]:
-    """Names of attacks that answer one of the defences, those that fit models without one, and the plain ones."""
+def parts_of(defence: str) -> tuple[str, ...]:
+    """Names of a defence's parts in order; none for ``none`` and for ``unknown``.
+
+    >>> parts_of("precode:latent=8+noise:std=1e-3"), parts_of("none")
+    (('precode', 'noise'), ())
+    """
+    return tuple(part.name for part in defence_parts(defence) if part.name not in ("none", "unknown"))
+
+
+def not_compared(defences: Iterable[str]) -> frozenset[str]:
+    """Parts that searches compare by themselves, and not in one of these defences, beside its other parts.
+
+    >>> sorted(not_compared(["sign", "precode+noise:std=0.1+sign"]))
+    ['sign']
+    """
+    every = [set(parts_of(defence)) & COMPARED for defence in defences]
+    return frozenset(part for parts in every for part in parts - compared_parts(parts))
+
+
+def unanswerable(defence: str) -> tuple[str, ...]:
+    """Parts that no attack answers which answers the most of this defence; empty where one answers all.
+
+    >>> unanswerable("dropout+prune:share=0.9"), unanswerable("noise:std=0.1+sign")
+    ((), ('sign',))
+    """
+    parts = parts_of(defence)
+    most = max((answers(name, defence) for name in ATTACKS), key=len, default=())
+    return tuple(part for part in parts if part not in most)
+
+
+def why_run(attack: str, defence: str, *, drops: bool = False) -> str:
+    """What an attack that runs answers of a defence, what it ignores, and what every attack here would ignore."""
+    parts, found = parts_of(defence), answers(attack, defence, drops=drops)
+    if not parts:
+        return "there is no defence"
+    left = [part for part in parts if part not in found]
+    if found:
+        words = f"answers {', '.join(found)}" + (f"; ignores {', '.join(left)}" if left else "")
+    else:
+        words = f"ignores {', '.join(parts)}: what the defence is compared with"
+    open_ = unanswerable(defence)
+    if open_ and (found or len(open_) == len(parts)):
+        too = " as well" if found else ""
+        words += f"; no attack here knows {' and '.join(open_)}{too}, so that nothing can show that it holds"
+    return words
+
+
+def _candidates(defence: str) -> list[str]:
+    """Names of attacks that answer a part of the defence, those that fit models without one, and the plain ones.
+
+    Those that answer more of it come first, then the stronger ones.
+    """
     analytic = [name for name in STRONGEST_FIRST if name in ATTACKS and not needs_defence(name)]
-    answering = [name for name, entry in ATTACKS.items() if entry.answers & set(defences)]
+    answering = [name for name in ATTACKS if answers(name, defence)]
     ranked = [name for name in STRONGEST_FIRST if name in answering or name in analytic]
-    return [*dict.fromkeys([*ranked, *answering, *(name for name in PLAIN if name in ATTACKS)])]
+    names = [*dict.fromkeys([*ranked, *answering, *(name for name in PLAIN if name in ATTACKS)])]
+    return sorted(names, key=lambda name: -len(answers(name, defence)))
 
 
 def needs_defence(attack: str) -> bool:
@@ -107,19 +172,12 @@ def needs_defence(attack: str) -> bool:
     return "defence" in ATTACKS[attack.partition(":")[0]].needs
 
 
-def _choice(name: str, defences: Collection[str], victim: Victim, observation: Observation | None) -> Choice:
-    answered = [one for one in defences if one in ATTACKS[name].answers]
-    role: Role = "adaptive" if answered else "plain"
+def _choice(name: str, defence: str, victim: Victim, observation: Observation | None) -> Choice:
+    role: Role = "adaptive" if answers(name, defence) else "plain"
     refusal = None
     if observation is not None:
         refusal = build_attack(name).why_not(victim, observation)
     if refusal is not None:
         return Choice(spec=name, role=role, applies=False, reason=f"not applicable: {refusal}")
-    if answered:
-        left = [one for one in defences if one not in answered]
-        reason = f"answers {', '.join(answered)}" + (f"; ignores {', '.join(left)}" if left else "")
-    elif defences:
-        reason = f"ignores {', '.join(defences)}: what the defence is compared with"
-    else:
-        reason = "there is no defence to answer"
+    reason = why_run(name, defence) if parts_of(defence) else "there is no defence to answer"
     return Choice(spec=name, role=role, applies=True, reason=reason)

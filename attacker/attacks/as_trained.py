@@ -28,6 +28,15 @@ class AsTrained:
     observations: Sequence[Observation]
     sent: Sequence[Observation]
 
+    def some(self, places: Sequence[int]) -> AsTrained:
+        """Some of the observations, in the given order."""
+        return replace(
+            self,
+            indices=[self.indices[place] for place in places],
+            observations=[self.observations[place] for place in places],
+            sent=[self.sent[place] for place in places],
+        )
+
 
 def uses_batch_statistics(victim: Victim, observation: Observation) -> bool:
     """Whether a replay normalises by the batch.

@@ -12,6 +12,7 @@ from typing import final
 from torch import Generator, Tensor
 
 from attacker.attacks.precision import in_single_precision
+from attacker.attacks.randomness import one_for_each
 from attacker.engine.constants import by_first_name, only_moving, settled, with_constants
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -46,6 +47,7 @@ class Reconstruction:
         method: Spec of the member that found it, for attacks that are made of others; empty otherwise.
         noise: What the attack takes for the client's noise, (batch, ...) for each random layer in order of execution;
             empty when it has no opinion.
+        cut: Whether a deadline ended it early; ``inputs`` are the best until then.
     """
 
     inputs: Tensor | None
@@ -60,6 +62,7 @@ class Reconstruction:
     starts: int = 0
     method: str = ""
     noise: tuple[Tensor, ...] = ()
+    cut: bool = False
 
     @classmethod
     def not_applicable(cls, reason: str) -> Reconstruction:
@@ -92,10 +95,10 @@ class Attack(ABC):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
-        """Attack observations none of which is refused, one result each, in order."""
+        """Attack observations none of which is refused, one result and one generator each, in order."""
 
     @final
     def __call__(
@@ -103,7 +106,7 @@ class Attack(ABC):
         victim: Victim,
         observations: Sequence[Observation],
         *,
-        generator: Generator,
+        generator: Generator | Sequence[Generator],
         labels: Sequence[Tensor | None] | None = None,
         progress: Progress | None = None,
     ) -> list[Reconstruction]:
@@ -112,7 +115,8 @@ class Attack(ABC):
         Args:
             victim: Public knowledge about the model.
             observations: Updates to attack, of any rounds and nodes.
-            generator: Source of all randomness.
+            generator: Source of all randomness: one for each observation, or a single one, from which each gets its
+                own by its place. What is found for an observation depends on its own generator alone.
             labels: Labels that the threat model grants to the attacker, (batch,) for each observation; None means
                 that the attack recovers them itself.
             progress: Called now and then with the share done.
@@ -122,11 +126,12 @@ class Attack(ABC):
             ``NOT_APPLICABLE`` with the reason.
 
         Raises:
-            ValueError: If ``labels`` are given for another number of observations.
+            ValueError: If ``labels`` or generators are given for another number of observations.
         """
         granted: Sequence[Tensor | None] = [None] * len(observations) if labels is None else labels
         if len(granted) != len(observations):
             raise ValueError(f"expected labels for {len(observations)} observations, got {len(granted)}")
+        generators = one_for_each(generator, len(observations))
         victim, observations = in_single_precision(victim, observations)
         reasons = [self.why_not(victim, one) for one in observations]
         results = [Reconstruction.not_applicable(reason or "") for reason in reasons]
@@ -137,7 +142,8 @@ class Attack(ABC):
         for number, (constants, fits) in enumerate(groups.items()):
             own = [moving[i] for i in fits]
             told = _share(progress, number, len(groups))
-            done = self.run(with_constants(victim, constants), own, [granted[i] for i in fits], generator, told)
+            known, sources = [granted[i] for i in fits], [generators[i] for i in fits]
+            done = self.run(with_constants(victim, constants), own, known, sources, told)
             for i, result in zip(fits, done, strict=True):
                 results[i] = _with_what_was_left_out(result, observations[i])
         return results

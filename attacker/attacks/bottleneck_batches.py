@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.engine import Trace, observed_gradient, why_not_one_step, why_scale_unknown
+from attacker.engine.deadline import time_is_up
 from fl_precode import VariationalBottleneck
 from fl_precode.observation import Observation
 
@@ -176,7 +177,9 @@ def features_of_batch(
         return mixed
 
     best, least = _misfit(seen, mixing(torch.eye(size).to(root)))[1], math.inf
+    tried = 0
     for _ in range(starts if size > 1 else 1):
+        tried += 1
         draw = torch.randn(size, size, generator=generator, dtype=torch.float64).to(root)
         turn = torch.linalg.qr(draw).Q
         if size > 1:
@@ -185,10 +188,10 @@ def features_of_batch(
         value = float(misfit.square().sum().sqrt())
         if value < least:
             best, least = found, value
-        if least < SOLVED:
+        if least < SOLVED or time_is_up():
             break
     if least >= SOLVED:
-        return f"no rotation of {starts} fulfils the equations: the best leaves {least:.2g} of them, above {SOLVED}"
+        return f"no rotation of {tried} fulfils the equations: the best leaves {least:.2g} of them, above {SOLVED}"
     features, deltas, noise = best
     return BatchFeatures(features=features, deltas=deltas, noise=noise, residual=least)
 

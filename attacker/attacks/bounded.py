@@ -99,4 +99,6 @@ def better(one: Reconstruction | None, other: Reconstruction) -> Reconstruction:
         return result.outcome is Outcome.DIVERGED, loss is None, loss or 0.0
 
     best = min(one, other, key=rank)
-    return replace(best, seconds=one.seconds + other.seconds, starts=one.starts + other.starts)
+    return replace(
+        best, seconds=one.seconds + other.seconds, starts=one.starts + other.starts, cut=one.cut or other.cut
+    )

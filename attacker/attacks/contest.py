@@ -23,6 +23,7 @@ from attacker.engine import (
     why_not_one_step,
     why_not_unrolled,
 )
+from attacker.engine.distance import Elements
 from attacker.engine.noise_free import before_noise
 from attacker.victim import Victim
 from fl_precode.defences import DEFENCES, defence_parts
@@ -180,7 +181,9 @@ class Contest:
             return LocalTrainingProducts(replay, [observation], vmapped=False)
         target = observed_gradient(observation)
         if self._zeroed:
-            return ElementwiseProducts(replay, [target], kept=True, at_once=False, matched=self._matched)
+            return ElementwiseProducts(
+                replay, [target], elements=Elements(kept=True), at_once=False, matched=self._matched
+            )
         return LoopProducts(replay, [target], matched=self._matched)
 
 

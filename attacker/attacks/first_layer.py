@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.first_linear import PROBES, first_linear
+from attacker.attacks.first_linear import PROBES, first_linear, why_dropped_before
 from attacker.attacks.granted import check_labels
 from attacker.attacks.replayed_distance import replayed_distance
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
@@ -51,9 +51,12 @@ class FirstLayerInversion(Attack):
             return "local Adam divides every entry by its own size, and the quotient of two of them says nothing"
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return "weight decay over several local steps adds weights to the update that nobody sends"
-        layer = first_linear(trace(victim, batch_size=PROBES))
+        seen = trace(victim, batch_size=PROBES)
+        layer = first_linear(seen)
         if isinstance(layer, str):
             return layer
+        if dropped := why_dropped_before(victim, seen, layer):
+            return dropped
         if not bool((observation.update[layer.bias] != 0).any()):
             return f"the gradient of {layer.bias} is zero everywhere: no unit of the first layer was active"
         if observation.batch_size is None:
@@ -68,7 +71,7 @@ class FirstLayerInversion(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """One division for each observation; consumes no randomness."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacker.engine import Replay, Trace
 from attacker.engine.constants import constants_of, moves
+from attacker.engine.dropout import dropout_layers
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.sampling import sample_noise
@@ -75,6 +76,28 @@ def first_linear(seen: Trace) -> FirstLinear | str:
     if scaling is None:
         return f"the first layer {first.name!r} does not see the flattened image itself"
     return replace(found, scale=scaling[0], shift=scaling[1])
+
+
+def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> str | None:
+    """Why the layer sees images of which dropout took a part, or None when none runs before it.
+
+    A trace runs the model as in evaluation, where dropout passes everything.
+    """
+    modules = dict(victim.model.named_modules())
+    order: list[str] = []
+    hooked = {name: modules[name] for name in dropout_layers(victim.model)} | {"": first.module}
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: order.append(name)) for name, module in hooked.items()
+    ]
+    try:
+        with torch.no_grad(), sample_noise(generator=torch.Generator(seen.probe.device).manual_seed(0)):
+            victim.model(seen.probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if order[0] == "":
+        return None
+    return f"dropout ({order[0]}) runs before the first layer, which sees the image without a part of its pixels"
 
 
 def _scaling(image: Tensor, received: Tensor) -> tuple[Tensor, Tensor] | None:

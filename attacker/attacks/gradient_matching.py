@@ -13,11 +13,14 @@ from attacker.attacks.as_trained import AsTrained, as_trained
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import attack_bounded, better, pieces_within_budget, share
 from attacker.attacks.known_labels import known_labels
+from attacker.attacks.label_trial import labels_to_try, with_trial, without_labels
 from attacker.attacks.layers import matched_parameters
 from attacker.attacks.piece import group_pieces
+from attacker.attacks.race import Size, by_trial, heat_of, raced
 from attacker.attacks.replaying import weights_may_differ, why_not_replayed
 from attacker.attacks.settings import check_settings
 from attacker.engine import Draws, observed_gradient, trace, why_no_batch_statistics
+from attacker.engine.deadline import share_of_time
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -44,12 +47,15 @@ class GradientMatching(Attack):
         iterations: Evaluations of all candidates, 1 or more: Adam's steps, or the trials of L-BFGS.
         learning_rate: Initial step in the normalised scale, positive; for L-BFGS a multiple of its own step.
         total_variation: Weight of mean |dh| + mean |dv|, 0 or more.
+        total_variations: Weights that are raced for each update in its place, two or more, such as
+            "1e-6|1e-4|1e-2|1e-1"; see `attacker.attacks.race`. "" for the one of ``total_variation``.
         restarts: Starts for each observation, 1 or more; independent unless ``group_consistency`` couples them.
         signed: Whether Adam receives only the sign of the gradient.
         boxed: Whether candidates are clamped to valid images after every step.
         converged_below: Distance below which the outcome is "converged", in (0, 2] for a cosine, else positive.
         distance: One of `attacker.engine.DISTANCES`: "cosine", or "l2", the squared distance, or "l1", the absolute
-            one, which need the gradient's scale; "cosine-kept" and "l2-kept" over the elements that pruning kept.
+            one, which need the gradient's scale ("-relative" to the observed gradient's, or not: "l1-direction");
+            "-kept" over the elements that pruning kept.
         optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
         history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
         labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
@@ -85,6 +91,7 @@ class GradientMatching(Attack):
     iterations: int = 24_000
     learning_rate: float = 0.1
     total_variation: float = 1e-4
+    total_variations: str = ""
     restarts: int = 1
     signed: bool = True
     boxed: bool = True
@@ -124,6 +131,23 @@ class GradientMatching(Attack):
         """Whether a victim's restarts must run together, whatever the memory."""
         return self.restarts > 1 and (self.halving > 0 or self.group_consistency > 0)
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of total variation, or those that are raced, the smallest first."""
+        if not self.total_variations:
+            return (self.total_variation,)
+        return tuple(sorted(float(weight) for weight in self.total_variations.split("|")))
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of candidates for one update, those of a race included."""
+        whole = self.iterations * self.restarts
+        if not self.total_variations:
+            return whole
+        heats = [heat_of(self, weight) for weight in self.weights]
+        short = sum(heat.iterations * heat.restarts for heat in heats)
+        return short if heats[0].iterations == self.iterations else short + whole
+
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
@@ -149,18 +173,18 @@ class GradientMatching(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Attack observations that are one problem together, in pieces of bounded size."""
-        return self.search(victim, observations, labels, generator, progress, [Knowledge()] * len(observations))
+        return self.search(victim, observations, labels, generators, progress, [Knowledge()] * len(observations))
 
     def search(
         self,
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
         knowledge: Sequence[Knowledge],
         noise: NoiseSearch = PLAIN,
@@ -168,58 +192,111 @@ class GradientMatching(Attack):
         """As `run`, with what an adaptive attack knows of each observation and makes of noise."""
         if not observations:
             return []
-        draws = Draws.seeded(len(observations), self.restarts, generator)
+        draws = Draws.of_each(generators, self.restarts)
         results: list[Reconstruction | None] = [None] * len(observations)
         groups = as_trained(victim, observations)
         for number, group in enumerate(groups):
-            found = self._run(
-                group,
-                [labels[index] for index in group.indices],
-                draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
-                generator,
-                share(progress, number, len(groups)),
-                [knowledge[index] for index in group.indices],
-                noise,
-            )
+            with share_of_time(number, len(groups)):
+                own = _Group(group, [knowledge[index] for index in group.indices], noise)
+                found = self._run(
+                    own,
+                    [labels[index] for index in group.indices],
+                    draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
+                    [generators[index] for index in group.indices],
+                    share(progress, number, len(groups)),
+                )
             for index, one in zip(group.indices, found, strict=True):
                 results[index] = one
         return [one for one in results if one is not None]
 
     def _run(
         self,
-        group: AsTrained,
+        group: _Group,
         labels: Sequence[Tensor | None],
         draws: Draws,
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
-        knowledge: Sequence[Knowledge],
-        noise: NoiseSearch,
     ) -> list[Reconstruction]:
-        victim, observations = group.victim, group.observations
-        recovered = known_labels(victim, observations, labels, generator)
+        victim, observations = group.clients.victim, group.clients.observations
+        recovered = known_labels(victim, observations, labels, generators)
         joint = self.labels == "joint"
         known = [
             None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)
         ]
-        seen = trace(victim)
+        hypotheses = [
+            [] if joint or granted is not None else labels_to_try(victim, observation, found)
+            for observation, granted, found in zip(observations, labels, known, strict=True)
+        ]
+        before, after = progress, progress
+        if any(hypotheses):
+            before, after = share(progress, 0, 2), share(progress, 1, 2)
+        tried = by_trial(self, group.search, hypotheses, generators, before)
+        known = [
+            own if one is None or one.labels is None else one.labels for own, one in zip(known, tried, strict=True)
+        ]
+        if self.total_variations:
+            sizes = [group.size(self, place) for place in range(len(observations))]
+            results = raced(self, group.search, sizes, known, generators, after)
+        else:
+            results = group.search(self, range(len(observations)), known, draws, after)
+        return [
+            without_labels(reason) if one is None else with_trial(one, trial, reason)
+            for one, trial, (_, reason) in zip(results, tried, recovered, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Updates whose clients ran the model alike.
+
+    Attributes:
+        clients: The updates.
+        knowledge: Of each.
+        noise: What the attack makes of noise.
+    """
+
+    clients: AsTrained
+    knowledge: Sequence[Knowledge]
+    noise: NoiseSearch
+
+    def size(self, settings: GradientMatching, place: int) -> Size:
+        """How much one update tells about its images."""
+        observation = self.clients.observations[place]
+        names = self.knowledge[place].matched or matched_parameters(settings.layers, observation.parameters)
+        compared = sum(int((observation.update[name] != 0).sum()) for name in names)
+        inputs = self.clients.victim.inputs
+        pixels = inputs.channels * inputs.height * inputs.width
+        return Size(unknowns=(observation.batch_size or 1) * pixels, equations=max(1, compared))
+
+    def search(
+        self,
+        settings: GradientMatching,
+        places: Sequence[int],
+        labels: Sequence[Tensor | None],
+        draws: Draws,
+        progress: Progress | None,
+    ) -> list[Reconstruction | None]:
+        """Results of some of the updates, None for those without labels unless they are searched with the images."""
+        clients = self.clients.some(places)
+        seen = trace(clients.victim)
         groups = group_pieces(
-            group,
+            clients,
             seen,
-            [observed_gradient(one) for one in observations],
-            known,
+            [observed_gradient(one) for one in clients.observations],
+            labels,
             draws,
-            knowledge=knowledge,
-            noise=noise,
-            joint=joint,
-            may_differ=weights_may_differ(self, victim, seen, observations),
+            knowledge=[self.knowledge[place] for place in places],
+            noise=self.noise,
+            joint=settings.labels == "joint",
+            may_differ=weights_may_differ(
+                settings, clients.victim, seen, clients.observations, [self.knowledge[place] for place in places]
+            ),
         )
-        parts = [part for group in groups for part in pieces_within_budget(self, group)]
-        results: list[Reconstruction | None] = [None] * len(observations)
+        parts = [part for group in groups for part in pieces_within_budget(settings, group)]
+        results: list[Reconstruction | None] = [None] * len(places)
         with freed_memory_kept():
             for number, part in enumerate(parts):
-                for index, found in attack_bounded(self, part, share(progress, number, len(parts))):
-                    results[index] = better(results[index], found)
-        return [
-            one or Reconstruction.not_applicable(f"the labels are unknown: none were granted, and {reason}")
-            for one, (_, reason) in zip(results, recovered, strict=True)
-        ]
+                with share_of_time(number, len(parts)):
+                    for index, found in attack_bounded(settings, part, share(progress, number, len(parts))):
+                        results[index] = better(results[index], found)
+        return results

@@ -59,18 +59,21 @@ class Hybrid(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Solve and search; consumes no randomness."""
 
         def improve(
-            estimate: Estimate, own: Sequence[Observation], granted: Sequence[Tensor | None], generator: Generator
+            estimate: Estimate,
+            own: Sequence[Observation],
+            granted: Sequence[Tensor | None],
+            sources: Sequence[Generator],
         ) -> list[Candidate]:
-            del own, granted, generator
+            del own, granted, sources
             return self._improve(victim, estimate)
 
-        return run_from_estimates(victim, observations, labels, generator, progress, improve)
+        return run_from_estimates(victim, observations, labels, generators, progress, improve)
 
     def _improve(self, victim: Victim, estimate: Estimate) -> list[Candidate]:
         given = Candidate(words="", inputs=estimate.inputs, distances=estimate.distances, steps=0)

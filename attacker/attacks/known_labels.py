@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.granted import check_labels
+from attacker.attacks.randomness import derived
 from attacker.labels import best_labels
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -20,7 +20,7 @@ def known_labels(
     victim: Victim,
     observations: Sequence[Observation],
     granted: Sequence[Tensor | None],
-    generator: Generator,
+    generators: Sequence[Generator],
 ) -> list[Known]:
     """Labels for each observation, in order.
 
@@ -28,19 +28,18 @@ def known_labels(
         victim: Public knowledge about the model.
         observations: Updates.
         granted: Labels that the threat model grants, (batch,) each; None has them recovered.
-        generator: Gives one seed, from which each observation's labels are recovered anew: they must not depend on
-            which others are attacked beside it.
+        generators: One for each observation; it gives one seed, from which the observation's labels are recovered.
 
     Raises:
         ValueError: If granted labels are not one for each image, or no classes of the model.
     """
-    (seed,) = torch.randint(2**62, (1,), generator=generator, device=generator.device).tolist()
     found: list[Known] = []
-    for observation, labels in zip(observations, granted, strict=True):
+    for observation, labels, generator in zip(observations, granted, generators, strict=True):
+        (source,) = derived(generator, 1)
         size = observation.batch_size
         if labels is not None:
             checked = labels if size is None else check_labels(labels, batch_size=size, classes=victim.inputs.classes)
             found.append((checked, "granted"))
         else:
-            found.append(best_labels(victim, observation, generator=Generator().manual_seed(seed)))
+            found.append(best_labels(victim, observation, generator=source))
     return found

@@ -15,52 +15,68 @@ class Noise(StrEnum):
     GAUSSIAN = "gaussian"
     LAPLACE = "laplace"
     PRUNED = "pruned"
+    SIGNS = "signs"
     UNKNOWN_SCALE = "unknown scale"
+    NONE = "none"
 
 
 MATCHED_DISTANCES: Mapping[Noise, str] = MappingProxyType(
     {
-        Noise.GAUSSIAN: "l2",
-        Noise.LAPLACE: "l1",
+        Noise.GAUSSIAN: "l2-relative",
+        Noise.LAPLACE: "l1-relative",
         Noise.PRUNED: "cosine-kept",
+        Noise.SIGNS: "signs",
         Noise.UNKNOWN_SCALE: "cosine",
+        Noise.NONE: "cosine",
     }
 )
-"""Minus the logarithm of the update's likelihood, but for constants (Balunović et al., ICLR 2022)."""
+"""Minus the logarithm of the update's likelihood, but for constants (Balunović et al., ICLR 2022), of one defence."""
 
 DEFENCE_NOISE: Mapping[str, Noise] = MappingProxyType(
     {
-        **dict.fromkeys(DEFENCES, Noise.UNKNOWN_SCALE),
+        **dict.fromkeys(DEFENCES, Noise.NONE),
         "noise": Noise.GAUSSIAN,
         "gaussian": Noise.GAUSSIAN,
+        "ppp": Noise.GAUSSIAN,
+        # Stochastic rounding leaves the mean, and its errors are independent: the squared distance is the best linear
+        # one, in units of each tensor's step (`attacker.attacks.announced_update`).
+        "quantise": Noise.GAUSSIAN,
         "laplace": Noise.LAPLACE,
         "prune": Noise.PRUNED,
+        "clip": Noise.UNKNOWN_SCALE,
+        "sign": Noise.SIGNS,
+        "dp": Noise.UNKNOWN_SCALE,
     }
 )
-"""The noise of a defence by the name in its spec; those that leave the gradient as it is have none of known scale."""
+"""The noise of a defence by the name in its spec."""
+
+_WITHOUT_SCALE: Mapping[str, str] = MappingProxyType({"l2-relative": "cosine", "l1-relative": "l1-direction"})
 
 
-def matched_distance(defence: str) -> str:
-    """The distance of `attacker.engine.DISTANCES` that fits an announced defence.
+def matched_distance(defence: str, *, scale_known: bool = True) -> str:
+    """The distance of `attacker.engine.DISTANCES` that fits an announced defence, all its parts together.
 
-    Bayes-optimal for one kind of noise and a flat prior. Of several defences joined by ``+`` pruning decides, because
-    what was not sent must not count; else the first that adds noise of a known kind.
+    Bayes-optimal for one kind of noise and a flat prior. Of several parts joined by ``+`` noise says how differences
+    count, the heavier tail before the other; pruning, which of them count, because what was not sent must not; and
+    clipping, signs or DP-SGD take the scale away: the distance is then that of the candidate at its best scale. Signs
+    alone leave nothing but signs to compare; under noise of another kind they are compared as numbers.
 
     Args:
         defence: A defence spec, such as ``none``, ``noise:std=0.01`` or ``precode+prune:share=0.9``.
+        scale_known: Whether the update tells the size of the gradient, and not its direction alone.
 
     Raises:
         ValueError: If a defence is unknown; the message lists those that are known.
 
-    >>> matched_distance("laplace:std=0.001"), matched_distance("none")
-    ('l1', 'cosine')
+    >>> matched_distance("laplace:std=0.001"), matched_distance("none"), matched_distance("prune+noise")
+    ('l1-relative', 'cosine', 'l2-relative-kept')
     """
-    kinds = [_noise(part.name) for part in defence_parts(defence)]
-    if Noise.PRUNED in kinds:
-        scaled = any(kind in (Noise.GAUSSIAN, Noise.LAPLACE) for kind in kinds)
-        return "l2-kept" if scaled else MATCHED_DISTANCES[Noise.PRUNED]
-    known = [kind for kind in kinds if kind is not Noise.UNKNOWN_SCALE]
-    return MATCHED_DISTANCES[known[0] if known else Noise.UNKNOWN_SCALE]
+    kinds = {_noise(part.name) for part in defence_parts(defence)}
+    noise = next((kind for kind in (Noise.LAPLACE, Noise.GAUSSIAN, Noise.SIGNS) if kind in kinds), Noise.NONE)
+    distance = MATCHED_DISTANCES[noise]
+    if {Noise.UNKNOWN_SCALE, Noise.SIGNS} & kinds or not scale_known:
+        distance = _WITHOUT_SCALE.get(distance, distance)
+    return f"{distance}-kept" if Noise.PRUNED in kinds else distance
 
 
 def _noise(name: str) -> Noise:

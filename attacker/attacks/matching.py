@@ -209,6 +209,11 @@ def _result(
         outcome = Outcome.DIVERGED
         kept = "the best iterate before that is kept" if measured else "it was finite at no iterate"
         reason = f"the gradient distance became non-finite in all of {settings.restarts} restart(s); {kept}"
+    steps = int(matched.iterations[index].max())
+    cut = matched.cut and outcome is not Outcome.CONVERGED
+    if cut:
+        early = f"its time ended after {steps} of {settings.iterations} iterations, and the best until then is kept"
+        reason = "; ".join(part for part in (reason, early) if part)
     return Reconstruction(
         inputs=matched.candidates[index, restart] if measured else None,
         labels=labels[restart],
@@ -216,11 +221,12 @@ def _result(
         reason=reason,
         matching_loss=max(0.0, distance) if measured else None,  # rounding may end below zero
         seconds=seconds,
-        iterations=int(matched.iterations[index].max()),
+        iterations=steps,
         starting_loss=_measured(matched.starts[index, restart]),
         late_fall=_measured(matched.late_falls[index, restart]) if measured else None,
         starts=matched.distances.shape[1],
         noise=tuple(one[index, restart] for one in noise) if measured else (),
+        cut=cut,
     )
 
 

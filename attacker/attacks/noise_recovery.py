@@ -73,12 +73,12 @@ class NoiseRecovery(AdaptiveMatching):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """As every adaptive search; the reason of each result says how well the closed form holds."""
         seen = trace(victim)
-        results = super().run(victim, observations, labels, generator, progress)
+        results = super().run(victim, observations, labels, generators, progress)
         return [
             replace(
                 one,

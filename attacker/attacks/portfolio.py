@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.contest import Contest
 from attacker.attacks.known_labels import known_labels
+from attacker.attacks.randomness import derived
 from attacker.engine import trace
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -43,9 +43,8 @@ class Portfolio(Attack):
     Labels that were not granted are recovered once for all members, by `attacker.labels.best_labels`; where that fails
     each member finds its own way, such as DLG's joint optimisation.
 
-    Randomness: label recovery and each member have generators of their own, seeded by as many draws of the one given,
-    in order (`generators`). A member sees the observations that are still there, in order; so with the same labels,
-    observations and generator it finds the same alone.
+    Randomness: label recovery and each member have a generator of their own for each observation, seeded by as many
+    draws of the observation's, in order (`derived`). With the same labels and generators a member finds the same alone.
 
     Attributes:
         members: In the order in which they attack, analytic ones first to save the time of the others.
@@ -84,14 +83,14 @@ class Portfolio(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Let the members attack one after another, each all observations that are left."""
         if not observations:
             return []
         seen = trace(victim)
-        first, *rest = generators(generator, 1 + len(self.members))
+        first, *rest = zip(*(derived(one, 1 + len(self.members)) for one in generators), strict=True)
         known = [found for found, _ in known_labels(victim, observations, labels, first)]
         contests = [Contest(victim, seen, observation) for observation in observations]
         for number, (member, own) in enumerate(zip(self.members, rest, strict=True)):
@@ -100,19 +99,18 @@ class Portfolio(Attack):
                 break
             share = _share(progress, number, len(self.members), contests)
             results = _attack(
-                member, victim, [observations[index] for index in left], [known[index] for index in left], own, share
+                member,
+                victim,
+                [observations[index] for index in left],
+                [known[index] for index in left],
+                [own[index] for index in left],
+                share,
             )
             for index, result in zip(left, results, strict=True):
                 contests[index].consider(member.method, result)
         if progress is not None:
             progress(1.0, _smallest(contests))
         return [contest.result() for contest in contests]
-
-
-def generators(generator: Generator, count: int) -> list[Generator]:
-    """Generators on the CPU, seeded by as many draws of ``generator``."""
-    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def standard_members(
@@ -149,11 +147,11 @@ def _attack(
     victim: Victim,
     observations: Sequence[Observation],
     labels: Sequence[Tensor | None],
-    generator: Generator,
+    generators: Sequence[Generator],
     progress: Progress | None,
 ) -> list[Reconstruction]:
     try:
-        return member.attack(victim, observations, generator=generator, labels=labels, progress=progress)
+        return member.attack(victim, observations, generator=generators, labels=labels, progress=progress)
     except Exception as error:
         # One member's defect must not cost the results of the others; the results name it.
         _logger.exception("%s failed as a member of a portfolio", member.method)

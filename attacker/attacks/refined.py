@@ -37,14 +37,14 @@ class Candidate:
     steps: int
 
 
-Improve = Callable[[Estimate, Sequence[Observation], Sequence[Tensor | None], Generator], list[Candidate]]
+Improve = Callable[[Estimate, Sequence[Observation], Sequence[Tensor | None], Sequence[Generator]], list[Candidate]]
 
 
 def run_from_estimates(
     victim: Victim,
     observations: Sequence[Observation],
     granted: Sequence[Tensor | None],
-    generator: Generator,
+    generators: Sequence[Generator],
     progress: Progress | None,
     improve: Improve,
 ) -> list[Reconstruction]:
@@ -54,7 +54,7 @@ def run_from_estimates(
         victim: Public knowledge about the model.
         observations: That have an entrance.
         granted: Labels, or None.
-        generator: Source of all randomness.
+        generators: Source of all randomness, one for each observation.
         progress: Called after each estimate.
         improve: Gives the candidates for an estimate, its observations and their labels.
     """
@@ -66,7 +66,8 @@ def run_from_estimates(
             began = time.perf_counter()
             places = [chosen[index] for index in estimate.indices]
             own = [observations[index] for index in places]
-            candidates = improve(estimate, own, [granted[index] for index in places], generator)
+            sources = [generators[index] for index in places]
+            candidates = improve(estimate, own, [granted[index] for index in places], sources)
             seconds = estimate.seconds + (time.perf_counter() - began) / len(places)
             for place, index in enumerate(places):
                 labels = labels_of(estimate, place, granted[index], classes=victim.inputs.classes)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
-from attacker.attacks.adaptive_specs import builder, matching_settings, options_of
+from attacker.attacks.adaptive_specs import builder, follows_announcement, matching_settings, options_of
+from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.attack import Attack
 from attacker.attacks.defence_matched import ANSWERED, DefenceMatched
 from attacker.attacks.dropout_inversion import DropoutInversion
@@ -35,7 +36,10 @@ class AttackEntry:
         build: Makes it from the checked spec.
         options: Names of the options that the spec may carry.
         answers: Names of the defences that it takes into account, or that cannot touch what it works with, where it is
-            applicable; the verdict says so when no attack that answers the announced defence was run.
+            applicable, in any combination; the verdict says so when no attack that answers the whole announced defence
+            was run. Of one spec: `answers_as`.
+        inside: Of these the defences in the model of which it needs one: it searches for what they drew, and compares
+            updates as other defences ask besides. Empty for attacks that need none.
         oblivious: Whether it answers them only because they cannot touch what it works with: it does the same without.
         needs: Kinds of knowledge without which it is no attack: ``labels``, ``batch-size``, ``buffers``, ``defence``,
             ``learning-rate``, ``auxiliary-data``. What it can recover, or do without, is not here.
@@ -46,6 +50,7 @@ class AttackEntry:
     build: Callable[[Spec], Attack] = field(repr=False)
     options: tuple[str, ...] = ()
     answers: frozenset[str] = frozenset()
+    inside: frozenset[str] = frozenset()
     oblivious: bool = False
     needs: frozenset[str] = frozenset()
 
@@ -53,6 +58,14 @@ class AttackEntry:
     def adaptive(self) -> bool:
         """Whether it takes any defence into account."""
         return bool(self.answers)
+
+    def answers_as(self, spec: str) -> frozenset[str]:
+        """Names of the defences that the attack answers with a spec's settings.
+
+        >>> "prune" in ATTACKS["ignore"].answers_as("ignore:distance=l2")
+        False
+        """
+        return self.answers if not self.inside or follows_announcement(parse_spec(spec)) else self.answers - COMPARED
 
 
 def _first_layer(spec: Spec) -> Attack:
@@ -122,6 +135,7 @@ _ANSWERING_SEARCHES = _SEARCHES | _ANSWERS
 
 _PRECODE = frozenset({"precode", "precode-reference"})
 _BOTTLENECKS = _PRECODE | {"cvb", "cvb-reference"}
+_DROPOUT = frozenset({"dropout"})
 
 ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
     {
@@ -192,7 +206,8 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="this project",
             build=builder(NoiseRecovery),
             options=options_of(NoiseRecovery),
-            answers=_PRECODE,
+            answers=_PRECODE | COMPARED,
+            inside=_PRECODE,
             needs=_ANSWERING_SEARCHES,
         ),
         "noise-restoring": AttackEntry(
@@ -200,7 +215,8 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="Scheliga et al., arXiv 2208.04767",
             build=builder(NoiseRestoring),
             options=options_of(NoiseRestoring),
-            answers=_BOTTLENECKS,
+            answers=_BOTTLENECKS | COMPARED,
+            inside=_BOTTLENECKS,
             needs=_ANSWERING_SEARCHES,
         ),
         "ignore": AttackEntry(
@@ -208,15 +224,17 @@ ATTACKS: Mapping[str, AttackEntry] = MappingProxyType(
             source="Scheliga et al., arXiv 2208.04767",
             build=builder(Ignore),
             options=options_of(Ignore, without=("layers",)),
-            answers=_BOTTLENECKS,
+            answers=_BOTTLENECKS | COMPARED,
+            inside=_BOTTLENECKS,
             needs=_ANSWERING_SEARCHES,
         ),
         "dropout-inversion": AttackEntry(
-            description="gradient matching that optimises dropout masks with the images",
+            description="gradient matching that optimises dropout masks, and bottlenecks' noise, with the images",
             source="Scheliga et al., AAAI 2023",
             build=builder(DropoutInversion),
             options=options_of(DropoutInversion),
-            answers=frozenset({"dropout"}),
+            answers=_DROPOUT | _BOTTLENECKS | COMPARED,
+            inside=_DROPOUT,
             needs=_ANSWERING_SEARCHES,
         ),
         "defence-matched": AttackEntry(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attacker.attacks.adaptation import Knowledge
 from attacker.attacks.layers import matched_parameters
 from attacker.engine import (
     ELEMENTWISE,
@@ -23,6 +24,8 @@ from attacker.engine import (
     why_scale_unknown,
 )
 from attacker.engine.batch_norm import running_buffers
+from attacker.engine.distance import Elements
+from attacker.engine.observed import kept_gradient
 from attacker.engine.surrogate import LEARNING_RATE
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -52,11 +55,6 @@ def why_not_replayed(settings: GradientMatching, observation: Observation) -> st
     replay = chosen_replay(settings, observation)
     if replay == "surrogate" and observation.kind == "gradient":
         return "surrogate weights lie between those sent and those received: the update is one gradient"
-    if replay != "one-gradient" and settings.distance in ELEMENTWISE:
-        return (
-            f"distance={settings.distance} compares the entries of one gradient, and several local steps are replayed "
-            "by other means: set local_training to one-gradient, or distance to cosine or l2"
-        )
     if replay == "unrolled":
         return why_not_unrolled(observation)
     reason = why_scale_unknown(observation) if settings.distance in SCALED else None
@@ -77,22 +75,34 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
     matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
     if piece.knowledge[0].matched is not None:
         matched = piece.knowledge[0].matched & (piece.knowledge[0].matched if matched is None else matched)
+    elements = ELEMENTWISE.get(settings.distance)
+    units = [known.units for known in piece.knowledge] if piece.knowledge[0].units else None
     chosen = chosen_replay(settings, one)
     if chosen == "unrolled":
-        return local_training_products(replay, piece.observations, piece.seen, matched=matched)
+        return local_training_products(
+            replay, piece.observations, piece.seen, matched=matched, elements=elements, units=units
+        )
     if chosen == "surrogate":
-        # A line search must see the same loss when it looks twice.
-        rate = 0.0 if settings.optimiser == "l-bfgs" else LEARNING_RATE
-        return surrogate_products(replay, piece.observations, piece.seen, learning_rate=rate, matched=matched)
-    if settings.distance in ELEMENTWISE:
-        kept = ELEMENTWISE[settings.distance]
+        return surrogate_products(
+            replay,
+            piece.observations,
+            piece.seen,
+            # A line search must see the same loss when it looks twice.
+            learning_rate=0.0 if settings.optimiser == "l-bfgs" else LEARNING_RATE,
+            matched=matched,
+            elements=elements,
+            units=units,
+        )
+    if elements is not None or units is not None:
+        elements = elements or Elements()
         return elementwise_products(
             replay,
-            piece.targets,
+            [kept_gradient(seen) for seen in piece.observations] if elements.kept else piece.targets,
             piece.seen,
             batch_size=piece.batch_size,
-            kept=kept,
+            elements=elements,
             matched=matched,
+            units=units,
         )
     return gradient_products(
         own if piece.own_weights else replay,
@@ -104,13 +114,18 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
 
 
 def weights_may_differ(
-    settings: GradientMatching, victim: Victim, seen: Trace, observations: Sequence[Observation]
+    settings: GradientMatching,
+    victim: Victim,
+    seen: Trace,
+    observations: Sequence[Observation],
+    knowledge: Sequence[Knowledge],
 ) -> frozenset[str] | None:
     """Buffers that may differ among victims that are attacked together with their weights, or None when none may.
 
     Only where it is faster, and where one gradient is replayed: other replays start from weights that all share.
     """
     several = any(chosen_replay(settings, one) != "one-gradient" for one in observations)
-    if several or settings.distance in ELEMENTWISE or not weights_pay(victim.model, seen):
+    single = settings.distance in ELEMENTWISE or any(one.units for one in knowledge)
+    if several or single or not weights_pay(victim.model, seen):
         return None
     return running_buffers(victim.model)

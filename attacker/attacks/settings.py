@@ -34,6 +34,7 @@ _L_BFGS_NEEDS: tuple[tuple[str, object, str], ...] = (
     ("signed", False, "its curvature estimate needs the gradient itself, not signs"),
     ("boxed", False, "a projection would break its line search"),
     ("total_variation", 0, "total variation has kinks, and it needs a smooth loss"),
+    ("total_variations", "", "total variation has kinks, and it needs a smooth loss"),
     ("batch_norm", 0, "the norms of this prior have a kink where statistics agree, and it needs a smooth loss"),
     ("group_consistency", 0, "the consensus moves, and a line search must see the same loss when it looks twice"),
     ("schedule", "constant", "its line search finds the step"),
@@ -70,6 +71,7 @@ def check_settings(settings: GradientMatching) -> None:
     for name in ("signed", "boxed"):
         if not isinstance(getattr(settings, name), bool):
             raise ValueError(f"expected {name} to be True or False, got {getattr(settings, name)!r}")
+    _check_raced(settings)
     _one_of("distance", settings.distance, tuple(DISTANCES))
     _one_of("optimiser", settings.optimiser, OPTIMISERS)
     _one_of("labels", settings.labels, LABELS)
@@ -84,6 +86,21 @@ def check_settings(settings: GradientMatching) -> None:
     if not 0 < settings.converged_below < float("inf"):
         raise ValueError(f"expected a positive, finite converged_below, got {settings.converged_below!r}")
     _check_together(settings)
+
+
+def _check_raced(settings: GradientMatching) -> None:
+    if not settings.total_variations:
+        return
+    try:
+        weights = settings.weights
+    except ValueError:
+        weights = ()
+    valid = all(0 <= weight < float("inf") for weight in weights)
+    if not valid or len(weights) < 2 or len(set(weights)) < len(weights):
+        raise ValueError(
+            "expected total_variations to be two or more different weights of 0 or more, separated by |, such as "
+            f"1e-6|1e-4|1e-2|1e-1, got {settings.total_variations!r}"
+        )
 
 
 def _check_together(settings: GradientMatching) -> None:
@@ -118,10 +135,10 @@ def _check_l_bfgs(settings: GradientMatching) -> None:
     for name, fits, why in _L_BFGS_NEEDS:
         if getattr(settings, name) != fits:
             raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {fits}")
-    if settings.distance == "l1":
+    if settings.distance.startswith(("l1", "signs")):
         raise ValueError(
-            "optimiser='l-bfgs' does not fit distance='l1': absolute differences have kinks, and it needs a smooth "
-            "loss; set distance to cosine or l2"
+            f"optimiser='l-bfgs' does not fit distance={settings.distance!r}: absolute values have kinks, and it needs "
+            "a smooth loss; set distance to cosine or l2"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_no_relu
+from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before, why_no_relu
 from attacker.attacks.labels_of_images import labels_of_images
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.attacks.mixture import Mixture, Unmixed
@@ -73,6 +73,8 @@ class Spear(Attack):
         layer = first_linear(seen)
         if isinstance(layer, str):
             return layer
+        if dropped := why_dropped_before(victim, seen, layer):
+            return dropped
         size = observation.batch_size
         if size is not None and size > self.most_images:
             return f"made for at most {self.most_images} images (most_images), the update is of {size}"
@@ -91,14 +93,14 @@ class Spear(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """One search for each observation."""
         if not observations:
             return []
         seen, results = trace(victim, batch_size=PROBES), []
-        for index, (observation, granted) in enumerate(zip(observations, labels, strict=True)):
+        for index, (observation, granted, generator) in enumerate(zip(observations, labels, generators, strict=True)):
             results.append(self._attack(victim, seen, observation, granted, generator))
             if progress is not None:
                 progress((index + 1) / len(observations), None)

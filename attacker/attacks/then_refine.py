@@ -75,17 +75,20 @@ class ThenRefine(Attack):
         victim: Victim,
         observations: Sequence[Observation],
         labels: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Solve, search, and match where it is needed."""
 
         def improve(
-            estimate: Estimate, own: Sequence[Observation], granted: Sequence[Tensor | None], generator: Generator
+            estimate: Estimate,
+            own: Sequence[Observation],
+            granted: Sequence[Tensor | None],
+            sources: Sequence[Generator],
         ) -> list[Candidate]:
-            return self._improve(victim, estimate, own, granted, generator)
+            return self._improve(victim, estimate, own, granted, sources)
 
-        return run_from_estimates(victim, observations, labels, generator, progress, improve)
+        return run_from_estimates(victim, observations, labels, generators, progress, improve)
 
     def _improve(
         self,
@@ -93,7 +96,7 @@ class ThenRefine(Attack):
         estimate: Estimate,
         own: Sequence[Observation],
         granted: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
     ) -> list[Candidate]:
         given = Candidate(words="", inputs=estimate.inputs, distances=estimate.distances, steps=0)
         replay, start = estimate.replay, valid_start(victim, estimate)
@@ -101,7 +104,7 @@ class ThenRefine(Attack):
         refined = Candidate(words="refined", inputs=found.x, distances=replay.distances(found.x), steps=found.steps)
         searched = [refined]
         if self.iterations and bool((torch.minimum(given.distances, refined.distances) > EXACT_BELOW).any()):
-            searched.append(self._plain(victim, estimate, own, granted, generator))
+            searched.append(self._plain(victim, estimate, own, granted, generators))
         determined = [estimate.determined(place) for place in range(len(own))]
         grey = victim.inputs.normalise(torch.full_like(estimate.inputs, 0.5))
         worthless = torch.minimum(given.distances, start.distances) > replay.distances(grey)
@@ -117,10 +120,10 @@ class ThenRefine(Attack):
         estimate: Estimate,
         own: Sequence[Observation],
         granted: Sequence[Tensor | None],
-        generator: Generator,
+        generators: Sequence[Generator],
     ) -> Candidate:
         labels = [found if known is None else known for known, found in zip(granted, estimate.labels, strict=True)]
-        results = GradientMatching(iterations=self.iterations)(victim, own, generator=generator, labels=labels)
+        results = GradientMatching(iterations=self.iterations)(victim, own, generator=generators, labels=labels)
         shape = victim.inputs.shape
         images = [torch.zeros(1, *shape) if one.inputs is None else one.inputs for one in results]
         inputs = torch.cat([image.to(estimate.inputs) for image in images])

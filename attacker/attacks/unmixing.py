@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from attacker.engine.deadline import time_is_up
+
 _FIRST_STACK = 64
 _ENTRIES = 2**22
 """Numbers in the largest stack of products that is formed at once (32 MiB)."""
@@ -104,7 +106,7 @@ class SparseColumns:
         while done < samples:
             vectors, tried = self._kernels(min(stack, largest, samples - done), generator)
             done += tried
-            if self._take(vectors, found) and enough(found):
+            if (self._take(vectors, found) and enough(found)) or (done < samples and time_is_up()):
                 break
             stack *= 2
         return Search(candidates=found, samples=done)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attacker.audit.checks import flags
 from attacker.audit.evaluate import SUCCESS_THRESHOLD, summarise
-from attacker.audit.record import AuditRecord, FederationSummary
+from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary
 from attacker.audit.verdict import verdicts
 from fl_precode.tape import Tape, TapeError
 
@@ -27,7 +27,7 @@ def contradictions(record: AuditRecord) -> list[str]:
         found += [
             f"the summary of {one.attack} on {one.federation} does not follow from its results"
             for one in record.summaries
-            if one.federation in known and summarise(one.federation, one.attack, record.results) != one
+            if one.federation in known and not _follows(one, record, ours=ours)
         ]
     if record.verdicts and ours:  # the rules of another version may differ
         raised = flags(record)
@@ -36,6 +36,12 @@ def contradictions(record: AuditRecord) -> list[str]:
         if record.verdicts != verdicts(record, raised):
             found.append("its verdicts do not follow from its results")
     return found
+
+
+def _follows(one: AttackSummary, record: AuditRecord, *, ours: bool) -> bool:
+    """Whether a summary is what its results give; other versions reckon the interval in another way."""
+    again = summarise(one.federation, one.attack, record.results, record.victims)
+    return one == (again if ours else again.model_copy(update={"interval": one.interval}))
 
 
 def tape_contradictions(record: AuditRecord, tape: Path | None = None) -> tuple[list[str], list[str]]:

@@ -3,7 +3,8 @@
 A client that announces a defence and does not apply it looks protected in the books and is not; one that applies a
 defence that nobody knows of makes attacks fail for a reason that the report does not name. Both are read from the
 update itself: zeros, numbers of different values, the norm, and noise, which shows in Linear layers: the gradient of
-N rows of input has rank N at most, so that whatever stands beyond the N largest singular values was added.
+N rows of input is a sum of N outer products at most. Much else that honest clients do shows there as well, so that the
+sentences say what was seen, and which innocent reasons it may have. Only what none of them explains contradicts.
 
 What follows later in the chain of defences may hide what an earlier part did; then nothing is said about that part.
 """
@@ -12,19 +13,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacker.attacks.attack import check_observation
-from attacker.engine import steps_behind, trace
+from attacker.audit.innocent_reasons import Reason, half_precision, innocent_reasons
+from attacker.audit.outer_products import Beyond, layers_beyond, rounding_of, told_adam
+from attacker.engine import steps_behind
 from attacker.engine.constants import settled
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence
 from fl_precode.observation import Observation
+from fl_precode.optimiser_traces import optimiser_trace
 from fl_precode.perturb import Clip, GaussianNoise, GradientDefence, LaplaceNoise, Prune, Quantise, Sign
 from fl_precode.perturb_partly import PartialNoise
 from fl_precode.private_sgd import DpSgd
@@ -48,16 +52,41 @@ _GAP = 0.02
 """Of many numbers the smallest non-zero one is less than this share of the median, unless small ones were cut off."""
 
 _OUTSTANDING = 30.0
-"""Noise this many times larger than the rounding of the arithmetic is no rounding."""
+"""What is this many times larger than the rounding of 16 bits is no rounding."""
+
+_LOOKED_AT_LINES = 140
+"""Rows and columns of a matrix that are enough to tell where its zeros are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """Something that an update shows and that was not announced, or the reverse.
+
+    Attributes:
+        code: What kind of thing it is, the same for updates that show the same.
+        sentence: What was seen, with its figures, and which reasons there can be.
+        contradicts: Whether it contradicts what was announced; else an honest client can show it.
+        size: Of sightings of one code that with the largest size speaks for all.
+    """
+
+    code: str
+    sentence: str
+    contradicts: bool = True
+    size: float = 0.0
 
 
 def doubts(victim: Victim, observation: Observation, defence: str) -> tuple[str, ...]:
-    """What an update shows that contradicts its announced defence, in sentences; empty when nothing does.
+    """What contradicts the announced defence in an update, in sentences; see `sightings`."""
+    return tuple(one.sentence for one in sightings(victim, observation, defence) if one.contradicts)
+
+
+def sightings(victim: Victim, observation: Observation, defence: str) -> tuple[Sighting, ...]:
+    """What an update shows that its announced defence does not account for; empty when nothing does.
 
     Args:
         victim: Public knowledge about the model.
         observation: One update.
-        defence: The announced spec; ``none`` or ``unknown`` announce nothing.
+        defence: The announced spec; ``none`` says that there is no defence, and nothing contradicts ``unknown``.
 
     Raises:
         ValueError: If the spec is not one that exists.
@@ -71,50 +100,62 @@ def doubts(victim: Victim, observation: Observation, defence: str) -> tuple[str,
     parts = () if chain is None else chain.parts
     found = []
     for place, part in enumerate(parts):
-        check = partial(_not_applied, part, parts[place + 1 :], observation)
-        found.append(_checked(type(part).__name__, check))
-    cut = ""
+        found += _checked(type(part).__name__, partial(_not_applied, part, parts[place + 1 :], observation))
+    cut: list[Sighting] = []
     if not any(isinstance(part, (*_BREAKS_RANK, Soteria)) for part in parts):
-        cut = _checked("a cut", lambda: _unannounced_cut(observation))
+        cut = _checked("a cut", partial(_unannounced_cut, observation, said=defence != "unknown"))
     # What is pruned or rounded has any rank, as if noise were in it.
-    found.append(cut or _checked("noise", lambda: _noise_doubt(victim, observation, parts)))
-    return tuple(sentence for sentence in found if sentence)
+    check = partial(_noise, victim, observation, parts, said=defence != "unknown")
+    return tuple(found + (cut or _checked("noise", check)))
 
 
-def _checked(what: str, check: Callable[[], str]) -> str:
+def _checked(what: str, check: Callable[[], Sighting | None]) -> list[Sighting]:
     """What a check finds, or that it could not be made: one check must not cost the others."""
     try:
-        return check()
+        found = check()
     except Exception as error:  # models are foreign code, and updates are whatever clients sent
         _logger.warning("whether %s shows in an update could not be checked", what, exc_info=True)
-        return f"whether {what} shows in the update could not be checked: {type(error).__name__}: {error}"
+        sentence = f"whether {what} shows in the update could not be checked: {type(error).__name__}: {error}"
+        return [Sighting(code=f"unchecked {what}", sentence=sentence)]
+    return [] if found is None else [found]
 
 
-def common_doubts(each: Sequence[Iterable[str]]) -> list[str]:
-    """The doubts about several updates, each once, with the number of updates that raise it."""
-    counts = Counter(sentence for one in each for sentence in one)
-    return [f"{sentence} ({number} of {len(each)} updates looked at)" for sentence, number in counts.items()]
+def common_sightings(each: Sequence[Iterable[Sighting]]) -> tuple[list[str], list[str]]:
+    """What several updates show, each kind once, with the number of updates that show it.
+
+    Returns:
+        What contradicts the announced defence, and what an honest client can show as well.
+    """
+    kinds: dict[tuple[str, bool], list[Sighting]] = {}
+    for one in (one for seen in each for one in seen):
+        kinds.setdefault((one.code, one.contradicts), []).append(one)
+    sentences: dict[bool, list[str]] = {True: [], False: []}
+    for (_, contradicts), found in kinds.items():
+        largest = max(found, key=lambda one: one.size)
+        sentences[contradicts].append(f"{largest.sentence} ({len(found)} of {len(each)} updates looked at)")
+    return sentences[True], sentences[False]
 
 
-def _not_applied(part: GradientDefence, later: Sequence[GradientDefence], observation: Observation) -> str:
-    """A sentence when the update cannot be what ``part`` leaves behind."""
+def _not_applied(part: GradientDefence, later: Sequence[GradientDefence], observation: Observation) -> Sighting | None:
+    """What shows that the update cannot be what ``part`` leaves behind."""
     if any(isinstance(one, _NOISES) for one in later):
-        return ""
+        return None
     exact = observation.kind == "gradient"  # weights that were added and subtracted are rounded
+    sentence = ""
     match part:
         case Prune(share=share) if _fewer_zeros(observation, share):
-            return f"pruning of {share:.0%} was announced, and the update has fewer zeros than that"
+            sentence = f"pruning of {share:.0%} was announced, and the update has fewer zeros than that"
         case Clip(max_norm=largest) if not later and _norm(observation) > largest * 1.001:
-            return f"a norm of at most {largest:g} was announced, and the update is larger"
+            sentence = f"a norm of at most {largest:g} was announced, and the update is larger"
         case Quantise(bits=bits) if exact and _most_values(observation) > 2**bits - 1:
-            return f"rounding to {bits} bits was announced, and the update has more different values"
+            sentence = f"rounding to {bits} bits was announced, and the update has more different values"
         case Sign() if exact and _most_values(observation) > 3:
-            return "signs were announced, and the update has more than one magnitude in a tensor"
+            sentence = "signs were announced, and the update has more than one magnitude in a tensor"
         case Soteria(share=share) if exact and not _zero_columns(observation, share):
-            return (
+            sentence = (
                 f"soteria on {share:.0%} of a layer's columns was announced, and no layer has as many columns of zeros"
             )
-    return ""
+    return Sighting(code=f"without {type(part).__name__}", sentence=sentence) if sentence else None
 
 
 def _fewer_zeros(observation: Observation, share: float) -> bool:
@@ -144,50 +185,144 @@ def _zero_columns(observation: Observation, share: float) -> bool:
     return any(int((value == 0).all(dim=0).sum()) >= round(share * value.shape[1]) for value in matrices)
 
 
-def _unannounced_cut(observation: Observation) -> str:
-    """Pruned or rounded updates, when nothing of that kind was announced."""
-    large = [_sample(value) for value in observation.update.values() if value.numel() >= _MANY]
-    if _by_adam(observation):  # its first step is nearly a sign
-        return ""
+def _unannounced_cut(observation: Observation, *, said: bool) -> Sighting | None:
+    """Pruned or rounded updates, when nothing of that kind was announced.
+
+    Args:
+        observation: One update.
+        said: Whether it was announced that there is no such defence.
+    """
+    if told_adam(observation):  # its first step is nearly a sign
+        return None
+    large = [value for value in observation.update.values() if value.numel() >= _MANY]
     if observation.kind == "weights":  # small steps of large weights are few whole steps of their last digit
-        large = [value for value in large if float(value.abs().median()) > _OUTSTANDING * _rounding(observation)]
-    busy = [value for value in large if int((value != 0).sum()) >= _MANY // 20]
-    if busy and all(_different(value) <= min(_FEW_VALUES, int((value != 0).sum()) // 4) for value in busy):
-        return "the update consists of few different values: it was rounded, and no such defence was announced"
+        rounding = _rounding_of_what_was_sent(observation)
+        large = [value for value in large if _usual(value) > rounding]
+    busy = [value for value in large if int((_sample(value) != 0).sum()) >= _MANY // 20]
+    samples = [_sample(value) for value in busy]
+    if busy and all(_different(value) <= min(_FEW_VALUES, int((value != 0).sum()) // 4) for value in samples):
+        return _few_values(observation, said=said)
     if any(_cut_off(value) for value in busy):
-        return "the smallest numbers of the update are missing: it was pruned, and no such defence was announced"
-    return ""
+        sentence = (
+            "the smallest numbers of the update are missing, in scattered places: it was pruned (as a defence, or to "
+            "send less), and no such defence was announced"
+        )
+        return Sighting(code="pruned", sentence=sentence, contradicts=said)
+    return None
+
+
+def _usual(value: Tensor) -> float:
+    """Median size of the numbers that are not zero; zero without any."""
+    sizes = _sample(value).abs()
+    sizes = sizes[sizes != 0]
+    return float(sizes.median()) if len(sizes) else 0.0
+
+
+def _few_values(observation: Observation, *, said: bool) -> Sighting:
+    what = "the update consists of few different values: it was rounded (as a defence, or to send less)"
+    optimiser = observation.protocol.optimiser
+    if observation.kind == "weights" and optimiser is None:
+        found = optimiser_trace(observation.update, steps=steps_behind(observation), learning_rate=None)
+        if found is not None and found.optimiser == "adam":
+            sentence = f"{what}, or this is the first step of an adaptive optimiser: {found.evidence}"
+            return Sighting(code="rounded", sentence=sentence, contradicts=False)
+    return Sighting(code="rounded", sentence=f"{what}, and no such defence was announced", contradicts=said)
+
+
+def _rounding_of_what_was_sent(observation: Observation) -> float:
+    """Steps of the last digit that the weights that came back have, where they were sent in 16 bits."""
+    found = half_precision(observation)
+    if found is None:
+        return rounding_of(observation)
+    kind, usual = found
+    return max(rounding_of(observation), _OUTSTANDING * torch.finfo(kind).eps * usual)
 
 
 def _cut_off(value: Tensor) -> bool:
-    sizes = value[value != 0].abs()
-    return len(sizes) < 0.98 * len(value) and float(sizes.min()) > _GAP * float(sizes.median())
+    """Whether small numbers are missing in scattered places.
+
+    Zeros in whole rows and columns, or in patterns that rows share, come from units that were off: dropout, ReLU,
+    black pixels. Their places say nothing about the numbers' sizes.
+    """
+    lines = value.flatten(1) if value.dim() > 1 else value.reshape(1, -1)
+    every = [max(1, size // _LOOKED_AT_LINES) for size in lines.shape] if len(lines) > 1 else [1, 1]
+    lines = lines[:: every[0], :: every[1]]
+    zero = lines == 0
+    lines = lines[~zero.all(dim=1)][:, ~zero.all(dim=0)]
+    zero = lines == 0
+    if lines.numel() < _MANY // 20 or float(zero.double().mean()) <= 0.02:
+        return False
+    zero = zero if len(zero) <= zero.shape[1] else zero.T  # lines as long as there are
+    if len(zero) > 1 and len(torch.unique(zero, dim=0)) < len(zero) / 2:
+        return False
+    sizes = lines[lines != 0].abs()
+    return float(sizes.min()) > _GAP * float(sizes.median())
 
 
-def _noise_doubt(victim: Victim, observation: Observation, parts: Sequence[GradientDefence]) -> str:
+def _noise(
+    victim: Victim, observation: Observation, parts: Sequence[GradientDefence], *, said: bool
+) -> Sighting | None:
+    """What the Linear layers show about noise, announced or not."""
     if any(isinstance(part, _BREAKS_RANK) for part in parts):
-        return ""
-    levels = _noise_levels(victim, observation)
-    if not levels:
-        return ""
+        return None
+    layers = layers_beyond(victim, observation)
     announced = next((part for part in parts if isinstance(part, _NOISES)), None)
-    smallest, largest = min(levels), max(levels)
-    if announced is None or isinstance(announced, PartialNoise):
-        expected = None if announced is None else announced.std
-        noisy = [level for level in levels if level > _rounding(observation)]
-        if announced is None and noisy:
-            return (
-                f"noise with a standard deviation of about {largest:.1g} is in the update, and none was announced "
-                "(or the client computes in low precision)"
-            )
-        if expected is not None and expected > _rounding(observation) and not noisy:
-            return f"noise on some layers (std {expected:g}) was announced, and no Linear layer shows any"
+    if announced is not None:
+        clipped = any(isinstance(part, Clip) for part in parts)
+        sentence = _noise_left_out([one.rest for one in layers], announced, observation, clipped=clipped)
+        return Sighting(code="without noise", sentence=sentence) if sentence else None
+    rounding = rounding_of(observation)
+    noisy = [one for one in layers if one.size > rounding]
+    if observation.protocol.weight_decay:  # it was announced, and nothing else is there
+        noisy = [one for one in noisy if one.rest > rounding]
+    found = [_not_a_sum(one, innocent_reasons(observation, one), said=said) for one in noisy]
+    return max(found, key=lambda one: (one.contradicts, one.size), default=None)
+
+
+def _not_a_sum(beyond: Beyond, reasons: Sequence[Reason], *, said: bool) -> Sighting:
+    """That a layer's update is more than its inputs explain, with the figures and the innocent reasons."""
+    by_state = {
+        state: [f"{one.name} ({one.because})" for one in reasons if one.state == state]
+        for state in ("seen", "possible", "excluded", "denied")
+    }
+    layer = f"of the layer {beyond.layer!r}" if beyond.layer else "of the layer"
+    sentence = (
+        f"the update {layer} is not a sum of at most {beyond.most} outer products, as many as it has inputs: what "
+        f"stands beyond them has a root mean square of {beyond.size:.1g}, {beyond.share:.2g} times that of the update"
+    )
+    if by_state["denied"]:
+        sentence += f". It looks as after what was said not to be: {'; '.join(by_state['denied'])}"
+    elif by_state["seen"]:
+        sentence += f". An innocent reason shows: {'; '.join(by_state['seen'])}"
+    elif by_state["possible"]:
+        sentence += f". It may be noise, or {'; or '.join(by_state['possible'])}"
+    else:
+        sentence += f". No innocent reason explains it. Excluded: {'; '.join(by_state['excluded'])}"
+    explained = bool(by_state["seen"] or by_state["possible"])
+    return Sighting(
+        code="explained" if by_state["seen"] else "open" if explained else "unexplained",
+        sentence=sentence,
+        contradicts=said and not explained,
+        size=beyond.share,
+    )
+
+
+def _noise_left_out(
+    levels: Sequence[float], announced: GradientDefence | None, observation: Observation, *, clipped: bool
+) -> str:
+    """A sentence when announced noise is not in the Linear layers, where it would stand out."""
+    if not levels or announced is None:
+        return ""
+    rounding = rounding_of(observation)
+    if isinstance(announced, PartialNoise):
+        if announced.std > rounding and max(levels) <= rounding:
+            return f"noise on some layers (std {announced.std:g}) was announced, and no Linear layer shows any"
         return ""
     std = _announced_std(announced, observation)
-    clipped = any(isinstance(part, Clip) for part in parts)  # after the noise it shrinks it, by nobody knows how much
-    if std is None or clipped or std <= _rounding(observation) or smallest > std / 2:
+    # What clips after the noise shrinks it, by nobody knows how much.
+    if std is None or clipped or std <= rounding or min(levels) > std / 2:
         return ""
-    return f"noise (std {std:g}) was announced, and the update shows {smallest:.1g} in a Linear layer"
+    return f"noise (std {std:g}) was announced, and the update shows {min(levels):.1g} in a Linear layer"
 
 
 def _announced_std(part: GradientDefence, observation: Observation) -> float | None:
@@ -196,68 +331,3 @@ def _announced_std(part: GradientDefence, observation: Observation) -> float | N
     if isinstance(part, DpSgd) and observation.kind == "gradient" and observation.batch_size:
         return part.noise_multiplier * part.max_norm / observation.batch_size
     return None
-
-
-def _rounding(observation: Observation) -> float:
-    """Noise up to here may be the rounding of gradients, or of weights that were added and subtracted."""
-    largest = max((float(value.abs().max()) for value in observation.update.values() if value.numel()), default=0.0)
-    if observation.kind == "weights":
-        largest += max((float(one.abs().max()) for one in observation.parameters.values() if one.numel()), default=0.0)
-    kinds = [value.dtype for value in observation.update.values() if value.is_floating_point()]
-    return _OUTSTANDING * largest * max(torch.finfo(kind).eps for kind in kinds)
-
-
-def _noise_levels(victim: Victim, observation: Observation) -> list[float]:
-    """Standard deviation of what stands beyond the possible rank of each Linear layer's update, where one can tell."""
-    rows = _rows(observation)
-    if rows is None:
-        return []
-    seen = trace(victim)
-    linear = [layer.module for layer in seen.layers if isinstance(layer.module, nn.Linear)]
-    often = Counter(id(module.weight) for module in linear)  # each run of a weight adds as much to its rank
-    levels = []
-    for layer in seen.layers:
-        weight = f"{layer.name}.weight" if layer.name else "weight"
-        if not isinstance(layer.module, nn.Linear) or layer.inputs is None or weight not in observation.update:
-            continue
-        if often[id(layer.module.weight)] > 1:
-            continue
-        for_one = math.ceil(layer.inputs.numel() / layer.inputs.shape[-1] / len(seen.probe))
-        level = _beyond(observation.update[weight], rows * for_one)
-        levels += [] if level is None else [level]
-    return levels
-
-
-def _rows(observation: Observation) -> int | None:
-    """Images that the update's steps used, repeated ones counted again; None when the update may have any rank."""
-    steps, batch = steps_behind(observation), observation.batch_size
-    protocol = observation.protocol
-    if steps is None or batch is None or protocol.weight_decay or _by_adam(observation):
-        return None
-    of_step = min(protocol.batch_size or batch, batch)
-    return batch if observation.kind == "gradient" else steps * of_step
-
-
-def _by_adam(observation: Observation) -> bool:
-    """Whether each entry was divided by its own size, so that the update is no sum of gradients."""
-    return observation.kind == "weights" and observation.protocol.optimiser == "adam"
-
-
-def _beyond(matrix: Tensor, rank: int) -> float | None:
-    """Root mean square of a matrix's entries beyond its ``rank`` largest singular values, scaled to noise of full rank.
-
-    Some rows and columns, chosen at random, keep it quick and have the same standard deviation.
-    """
-    rest = min(matrix.shape) - rank
-    if rest < max(4, rank):
-        return None
-    kept = min(matrix.shape[0], 4 * rank + 64)
-    generator = torch.Generator().manual_seed(0)
-    columns = torch.randperm(matrix.shape[1], generator=generator)[: 4 * rank + 1024].to(matrix.device)
-    rows = torch.randperm(matrix.shape[0], generator=generator)[:kept].to(matrix.device)
-    part = matrix[rows][:, columns].double()
-    height, width = part.shape
-    if min(height, width) <= rank:
-        return None
-    singular = torch.linalg.svdvals(part)
-    return float((singular[rank:].square().sum() / ((height - rank) * (width - rank))).sqrt())

@@ -12,12 +12,17 @@ from typing import Final
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.chunk import Chunk, attack_seed, chunk_size, failed
 from attacker.audit.chunk_store import ChunkStore
+from attacker.audit.clock import UNLIMITED, Clock
+from attacker.audit.costs import replays
 from attacker.audit.crew import Crew, Event
 from attacker.audit.record import PlannedAttack
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
 
 _logger = logging.getLogger(__name__)
+
+ENDED: Final = "its time in the budget ended, and it had to be stopped by force before it gave anything"
+"""Why a chunk failed that did not end by itself."""
 
 _TRIES: Final = 3
 """Times that a chunk is begun as it is; when its worker died so often, it is cut smaller."""
@@ -67,14 +72,14 @@ def cut(federations: Sequence[Federation], plan: Sequence[PlannedAttack], settin
         own = by_id[planned.federation]
         places[own.id] += 1
         size = min(chunk_size(target.batch_size) for target in own.targets)
-        for number, start in enumerate(range(0, len(own.targets), size), start=1):
+        for number, start in enumerate(range(0, planned.updates, size), start=1):
             found.append(
                 Chunk(
                     id=f"{own.id}-a{places[own.id]:02}-{number:04}",
                     federation=own.id,
                     attack=planned.attack,
                     site=own.site,
-                    targets=own.targets[start : start + size],
+                    targets=own.targets[start : min(start + size, planned.updates)],
                     seed=attack_seed(settings.seed, planned.attack),
                     granted=tuple(sorted(settings.knowledge.granted)),
                     device=settings.device,
@@ -92,8 +97,11 @@ def run_chunks(
     plan: Sequence[PlannedAttack] = (),
     score: Score | None = None,
     watch: Watch | None = None,
+    clock: Clock = UNLIMITED,
 ) -> None:
     """Work through every chunk that is not finished. One that is finished counts, whoever did it and when.
+
+    When the time of the clock is over, chunks that were not begun are left out; the same audit can go on with them.
 
     Args:
         chunks: All of the campaign.
@@ -102,6 +110,7 @@ def run_chunks(
         plan: Expected seconds, for the guess of the time left.
         score: Finds the best SSIM of a finished chunk.
         watch: Told now and then.
+        clock: How long attacks may take.
 
     Raises:
         RuntimeError: If a chunk cannot be worked on at all, as when its results cannot be written.
@@ -111,7 +120,8 @@ def run_chunks(
     for chunk in chunks:
         if store.has(chunk.id):
             progress.finish(chunk, store.load(chunk.id), old=True)
-    waiting = deque(chunk for chunk in chunks if not store.has(chunk.id))
+    # Formulas cost little: they must not be what there is no time for.
+    waiting = deque(sorted((one for one in chunks if not store.has(one.id)), key=lambda one: replays(one.attack)))
     running = {chunk.id: chunk for chunk in waiting}
     died: Counter[str] = Counter()
     if not waiting:
@@ -120,10 +130,14 @@ def run_chunks(
         under_way = 0
         while waiting or under_way:
             while waiting and workers.free():
-                progress.tell(waiting[0])
-                workers.begin(waiting.popleft())
+                timed = progress.timed(waiting, clock, workers.workers)
+                if timed is None:
+                    waiting.clear()
+                    break
+                progress.tell(waiting.popleft())
+                workers.begin(timed)
                 under_way += 1
-            for event in workers.wait():
+            for event in workers.wait() if under_way else ():
                 progress.hear(event)
                 if event.kind == "progress":
                     continue
@@ -143,6 +157,8 @@ def _after(chunk: Chunk, event: Event, died: int, store: ChunkStore) -> Chunk:
             f"{chunk.attack} on {chunk.federation} could not go on: {event.text}. What was finished is kept; the same "
             "command goes on from there"
         )
+    if event.kind == "ended" and not store.has(chunk.id):
+        store.keep(chunk.id, [failed(ENDED)] * len(chunk.targets))
     return _again(chunk, died, event.text, store) if event.kind == "died" else chunk
 
 
@@ -184,6 +200,11 @@ class _Progress:
             self._tell(self._titles[event.chunk])
         else:
             self._parts.pop(event.chunk, None)
+
+    def timed(self, waiting: Sequence[Chunk], clock: Clock, workers: int) -> Chunk | None:
+        """The first of those that wait, with the time that it gets; None where there is none left."""
+        first, *rest = waiting
+        return clock.timed(first, self._work[first.id], [self._work[one.id] for one in rest], workers)
 
     def tell(self, chunk: Chunk) -> None:
         """A chunk is begun."""

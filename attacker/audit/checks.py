@@ -12,18 +12,21 @@ from types import MappingProxyType
 
 from attacker.audit import search_checks
 from attacker.audit.control_checks import control_untrained
+from attacker.audit.counting import NEAR
 from attacker.audit.noise_source import from_a_seed
-from attacker.audit.record import AuditRecord, Flag
-from attacker.audit.view import FederationView, views
-from attacker.intervals import difference_interval
+from attacker.audit.record import AuditRecord, Flag, parts_of
+from attacker.audit.view import WORKS, FederationView, views
 from attacker.metrics import wilson_interval
-from attacker.report.words import attack_name, capitalised, defence_name, joined, percent
+from attacker.report.words import attack_name, capitalised, counted, defence_name, figure, joined, percent
 
 LARGEST_SHARE = 0.06
-"""Share of all images that "nothing came back" may still allow for, with 95 % confidence; 61 images are enough."""
+"""Share of all updates that "nothing came back" may still allow for, with 95 % confidence; 61 updates are enough."""
 
 FAILED_SHARE = 0.05
 """Share of images on which an attack may fail before its result is doubted."""
+
+_LOSSES = {"loss", "loss-assumed-bce", "loss-on-logits-alone"}
+"""Codes of assumptions about the loss, as in docs/assumptions.md."""
 
 _RANDOM_DEFENCES = {"precode", "precode-reference", "cvb", "cvb-reference", "dropout"}
 
@@ -47,6 +50,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "model-is-random": FlagKind("the model is random and no attack accounts for it"),
         "loss-did-not-fall": FlagKind("a search came no closer to the update"),
         "budget-edge": FlagKind("a search was still coming closer when its budget ended"),
+        "search-cut": FlagKind("the budget ended a search before its time"),
         "single-start": FlagKind("a search had one start only"),
         "weaker-beats-stronger": FlagKind("a weaker attack did better than a stronger one"),
         "no-control": FlagKind("there is no undefended control"),
@@ -54,12 +58,16 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "control-untrained": FlagKind("the undefended control is not as well trained"),
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
+        "near-miss": FlagKind("images came close to what counts as come back"),
+        "victims-left-out": FlagKind("some updates were not attacked at all"),
+        "loss-assumed": FlagKind("the loss that clients minimise is assumed"),
         "labels-unknown": FlagKind("the attacker did not have the right labels"),
         "buffers-withheld": FlagKind("statistics that the clients normalise by are withheld"),
         "multi-step-update": FlagKind("updates sum several local steps", weak=False),
         "attack-failed": FlagKind("an attack failed"),
         "attack-left-out": FlagKind("an attack was left out for lack of time"),
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
+        "not-announced": FlagKind("the updates show something that was not announced", weak=False),
         "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
@@ -82,30 +90,38 @@ def flags(record: AuditRecord) -> list[Flag]:
 
 
 def _no_adaptive_attack(view: FederationView) -> Iterator[Found]:
-    if not (view.defended and view.nothing_came_back):
+    if not (view.defended and view.nothing_came_back) or view.whole:
         return
-    ran = view.of_role(adaptive=True, among=view.scored)
-    parts = [part for part in view.federation.defence.split("+") if part.partition(":")[0].strip() != "none"]
+    whole = defence_name(view.federation.defence)
     described = {one.spec: one for one in view.record.attacks}
-    open_parts = [part for part in parts if not any(described[one.attack].answers_to(part) for one in ran)]
-    if open_parts:
-        yield (
-            "no-adaptive-attack",
-            f"No attack that takes {defence_name('+'.join(open_parts))} into account gave a result: an attacker who "
-            "knows of it was not tried.",
-            None,
+    ran = view.of_role(adaptive=True, among=view.scored)
+    known = {
+        one.attack: sorted(part for part in parts_of(view.federation.defence) if described[one.attack].answers_to(part))
+        for one in ran
+    }
+    halves = sorted({f"{defence_name('+'.join(own))} by {attack_name(spec)}" for spec, own in known.items()})
+    if halves:
+        sentence = (
+            f"No attack that gave a result knows the whole defence, which is {whole}. A part of it is taken into "
+            f"account each time: {joined(halves)}. Attacks that know a part each do not make "
+            "up for one that knows all of it."
         )
+    else:
+        sentence = (
+            f"No attack that takes {whole} into account gave a result: an attacker who knows of it was not tried."
+        )
+    yield "no-adaptive-attack", sentence, None
 
 
 def _model_is_random(view: FederationView) -> Iterator[Found]:
     facts = view.federation.facts
     if facts is None or not facts.random:
         return
-    parts = {part.partition(":")[0].strip() for part in view.federation.defence.split("+")}
+    parts = parts_of(view.federation.defence) & _RANDOM_DEFENCES
     described = {one.spec: one for one in view.record.attacks}
     ran = view.of_role(adaptive=True, among=view.tried)
-    accounted = any(described[one.attack].answers_to(part) for one in ran for part in parts & _RANDOM_DEFENCES)
-    if not accounted:
+    accounted = any(all(described[one.attack].answers_to(part) for part in parts) for one in ran)
+    if not (parts and accounted):
         yield (
             "model-is-random",
             "The same images give another gradient each time that the model is asked, and no attack that ran takes "
@@ -142,30 +158,78 @@ def _undefended_not_reconstructed(view: FederationView) -> Iterator[Found]:
 
 
 def _control_hardly(view: FederationView) -> Iterator[Found]:
-    pairs = view.stopped if view.nothing_came_back else []
-    for here, there in pairs:
-        if difference_interval((there.successes or 0, 0), (there.images, here.images))[0] > 0:
-            return
-    for here, there in pairs[:1]:
-        yield (
-            "control-hardly-reconstructed",
-            f"{capitalised(attack_name(here.attack))} brought back {there.successes} of {there.images} without the "
-            f"defence, so that none of {here.images} with it may be chance.",
-            here.attack,
-        )
+    if not view.nothing_came_back or not view.stopped or view.convincing:
+        return
+    here, there = view.stopped[0]
+    rare = not view.works_without(here.attack)
+    yield (
+        "control-hardly-reconstructed",
+        f"{capitalised(attack_name(here.attack))} brought back {there.successes} of {counted(there.images, 'image')} "
+        f"without the defence{f', fewer than {percent(WORKS)}' if rare else ''}, so that none of {here.images} with it "
+        f"may be {'the weakness of the attack' if rare else 'chance'}.",
+        here.attack,
+    )
 
 
 def _too_few_victims(view: FederationView) -> Iterator[Found]:
     if not view.nothing_came_back:
         return
-    judged = view.of_role(adaptive=True, among=view.scored) or view.scored
-    most = max(one.images - one.failed for one in judged)
-    high = wilson_interval(0, most)[1]
+    judged = view.whole or view.of_role(adaptive=True, among=view.scored) or view.scored
+    independent, images = max((view.independent(one.attack), one.images - one.failed) for one in judged)
+    high = wilson_interval(0, independent)[1]
     if high > LARGEST_SHARE:
         yield (
             "too-few-victims",
-            f"None of {most} image{'' if most == 1 else 's'} still allows for {percent(high)} of all images to come "
-            f"back (95 % confidence); up to {percent(LARGEST_SHARE)} would be small enough, which takes 61.",
+            f"None of {counted(images, 'image')} came back{_worth(view, independent, images)}, which leaves room for "
+            f"up to {percent(high)} of all updates to give images away (95 % confidence). "
+            f"Up to {percent(LARGEST_SHARE)} would be small enough, which takes 61 updates with an image of their own.",
+            None,
+        )
+
+
+def _worth(view: FederationView, independent: int, images: int) -> str:
+    """Why so many images are fewer trials, as a clause with a comma before it; empty where they are not."""
+    if independent == images:
+        return ""
+    updates, clients = view.attacked
+    from_where = f"{counted(updates, 'update')} of {counted(clients, 'client')}"
+    trial = "trial" if independent == 1 else "trials"
+    return f", and they count as {independent} independent {trial} (they come from {from_where})"
+
+
+def _near_miss(view: FederationView) -> Iterator[Found]:
+    near = view.near_misses
+    if not view.nothing_came_back or not near:
+        return
+    names = joined(sorted({attack_name(row.attack) for row in near}))
+    yield (
+        "near-miss",
+        f"{capitalised(names)} came close on {len(near)} of {counted(view.union.images, 'image')}: up to SSIM "
+        f"{figure(near[0].ssim, 3)}, clearly beyond every guess, and less than {NEAR:g} below what counts as come "
+        "back. A little more time or a better start may do.",
+        None,
+    )
+
+
+def _victims_left_out(view: FederationView) -> Iterator[Found]:
+    missing, attacked = view.out_of_reach, view.union.attacked
+    if view.compared and missing > FAILED_SHARE * (missing + attacked):
+        yield (
+            "victims-left-out",
+            f"On {missing} of {counted(missing + attacked, 'image')} no attack was tried, because none fits or there "
+            "was no time: nothing is known about them.",
+            None,
+        )
+
+
+def _loss_assumed(view: FederationView) -> Iterator[Found]:
+    assumed = [one for one in view.federation.assumptions if one.code in _LOSSES]
+    replays = any(row.starts or row.starting_loss is not None for one in view.tried for row in view.rows(one.attack))
+    if assumed and replays and view.union.back < max(1, view.union.images):
+        yield (
+            "loss-assumed",
+            f"{' '.join(sorted({one.sentence for one in assumed}))} A search that replays another loss than theirs "
+            "looks for images that do not exist.",
             None,
         )
 
@@ -222,6 +286,15 @@ def _defence_doubted(view: FederationView) -> Iterator[Found]:
         )
 
 
+def _not_announced(view: FederationView) -> Iterator[Found]:
+    if view.federation.not_announced:
+        yield (
+            "not-announced",
+            f"An honest client can show what was not announced here: {joined(view.federation.not_announced)}.",
+            None,
+        )
+
+
 def _tape_damaged(view: FederationView) -> Iterator[Found]:
     if view.federation.tape_problems:
         first = view.federation.tape_problems[0]
@@ -233,6 +306,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _model_is_random,
     search_checks.loss_did_not_fall,
     search_checks.budget_edge,
+    search_checks.search_cut,
     search_checks.single_start,
     search_checks.weaker_beats_stronger,
     _no_control,
@@ -240,12 +314,16 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _control_hardly,
     control_untrained,
     _too_few_victims,
+    _near_miss,
+    _victims_left_out,
+    _loss_assumed,
     search_checks.labels_unknown,
     _buffers_withheld,
     _multi_step_update,
     _attack_failed,
     _attack_left_out,
     _defence_doubted,
+    _not_announced,
     from_a_seed,
     _tape_damaged,
 )

@@ -1,7 +1,9 @@
 """A chunk of an audit: one attack on a few updates of one tape. Plain data in, reconstructions out; no truth anywhere.
 
-What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before: it has its own seed, for torch's
-global generators too. Only where memory runs out it is attacked in halves, whose draws are those of their first update.
+What a chunk gives depends on the chunk alone, whoever runs it and whatever ran before. Each update has a generator of
+its own, seeded by the attack and by whose update it is: it draws the same whatever else is in the chunk, however many
+updates an audit has, and where memory runs out and the chunk is attacked in halves. torch's global generators, of which
+a foreign model or attack may draw, have a seed too, that of the first update.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +26,7 @@ from attacker.attacks.registry import build_attack
 from attacker.audit.knowledge import Knowledge
 from attacker.audit.placement import brought_back, placed
 from attacker.audit.subject import Subject, TapeSource, open_subject
+from attacker.engine.deadline import share_of_time, within
 from attacker.victim import Victim
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
@@ -33,6 +38,7 @@ MOST_UPDATES: Final = 8
 """Updates of one chunk. Measured on a CPU, more of them gain little; less is lost when a run is killed."""
 
 _MOST_IMAGES = 64
+_EARLY: Final = "its time ended before it was done, and the best until then is kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,9 @@ class Chunk:
         device: As torch names it.
         threads: Of the processor.
         pieces: The targets are attacked in so many parts one after another; more than one only after a process died.
+        seconds: After which searches end with the best that they have; None for as long as it takes. What a chunk
+            gives depends on it only where it is cut, and then says so.
+        patience: Seconds after which whoever runs it ends it by force, and it has failed; None waits for ever.
     """
 
     id: str
@@ -115,6 +124,8 @@ class Chunk:
     device: str = "cpu"
     threads: int = 1
     pieces: int = 1
+    seconds: float | None = None
+    patience: float | None = None
 
     def to_json(self) -> str:
         """Text from which `from_json` makes an equal chunk."""
@@ -142,18 +153,41 @@ def chunk_size(batch_size: int | None) -> int:
 
 def attack_seed(seed: int, spec: str) -> int:
     """Seed of one attack, a function of the audit's seed and the attack; the same on every tape."""
-    return _digest(seed, spec)
+    return seed_of(seed, spec)
 
 
-def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> list[Reconstruction]:
+Found = Mapping[tuple[str, str, str], Reconstruction]
+"""Results of an audit by federation, attack and file of the update."""
+
+
+def run_chunk(
+    chunk: Chunk,
+    progress: Callable[[float], None] | None = None,
+    *,
+    change: Callable[[Observation], Observation] | None = None,
+) -> list[Reconstruction]:
     """Attack the targets of a chunk.
 
-    An attack that raises gives reconstructions that have failed, with the reason; its defect must not cost the results
-    of others. One that runs out of memory is tried again on halves.
+    Args:
+        chunk: The chunk.
+        progress: Told the share that is done.
+        change: Makes another update of each, which is attacked in its place.
+
+    Returns:
+        One for each target. An attack that raises gives reconstructions that have failed, with the reason; its defect
+        must not cost the results of others. One that runs out of memory is tried again on halves. One whose time ends
+        gives the best until then.
 
     Raises:
         ValueError: If the tape, or an update on it, is not what it was.
     """
+    with nullcontext() if chunk.seconds is None else within(chunk.seconds):
+        return _run(chunk, progress, change)
+
+
+def _run(
+    chunk: Chunk, progress: Callable[[float], None] | None, change: Callable[[Observation], Observation] | None
+) -> list[Reconstruction]:
     torch.set_num_threads(chunk.threads)
     subject = _subject(chunk.site)
     entries = {entry.file: entry for entry in subject.tape.entries}
@@ -161,11 +195,16 @@ def run_chunk(chunk: Chunk, progress: Callable[[float], None] | None = None) -> 
     if gone:
         raise ValueError(f"{gone[0]} is not on the tape {chunk.site.tape} any more")
     knowledge = Knowledge(frozenset(chunk.granted))
-    seen = [knowledge.of(subject.tape.load(entries[target.file]), subject.defence) for target in chunk.targets]
+    loaded = [subject.tape.load(entries[target.file]) for target in chunk.targets]
+    seen = [knowledge.of(one if change is None else change(one), subject.defence) for one in loaded]
     parts = min(chunk.pieces, len(seen))
     bounds = [len(seen) * number // parts for number in range(parts + 1)]
     work = _Work(chunk, subject.victim, build_attack(chunk.attack), seen, progress)
-    return [one for start, end in zip(bounds, bounds[1:], strict=False) for one in work.attack(start, end)]
+    found: list[Reconstruction] = []
+    for number in range(parts):
+        with share_of_time(number, parts):
+            found += work.attack(bounds[number], bounds[number + 1])
+    return found
 
 
 @dataclass(frozen=True)
@@ -190,21 +229,33 @@ class _Work:
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
         targets = self.chunk.targets[start:end]
-        seed = _digest(self.chunk.seed, targets[0].identity)
+        seeds = [seed_of(self.chunk.seed, target.identity) for target in targets]
         victim, seen = placed(self.victim, self.seen[start:end], torch.device(self.chunk.device))
-        with seeded(seed):
+        with seeded(seeds[0]), within(math.inf) as deadline:
             found = self.method(
                 victim,
                 seen,
-                generator=torch.Generator().manual_seed(seed),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 labels=[None if one.labels is None else torch.tensor(one.labels) for one in targets],
                 progress=lambda share, _best: self._tell(start, end, share),
             )
-        return [brought_back(one) for one in found]
+        return [brought_back(one) for one in (_cut(found) if deadline.cut else found)]
 
     def _tell(self, start: int, end: int, share: float) -> None:
         if self.progress is not None:
             self.progress((start + min(max(share, 0.0), 1.0) * (end - start)) / len(self.seen))
+
+
+def _cut(found: Sequence[Reconstruction]) -> list[Reconstruction]:
+    """Results of an attack that was cut; where it does not say which, what is not known to have converged was."""
+    if any(one.cut for one in found):
+        return list(found)
+    return [
+        one
+        if one.inputs is None or one.outcome is Outcome.CONVERGED
+        else replace(one, cut=True, reason="; ".join(filter(None, (one.reason, _EARLY))))
+        for one in found
+    ]
 
 
 def failed(reason: str) -> Reconstruction:
@@ -223,7 +274,8 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _digest(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
+    """A seed of its own for whatever is named."""
     text = "|".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from attacker.audit.checks import flags
 from attacker.audit.counting import comparable, counts
 from attacker.audit.gate import came_back, judged
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VerdictEntry
+from attacker.audit.trials import originals, trials, update_of
 from attacker.audit.verdict import title_of, verdicts
 from attacker.intervals import difference_interval, mcnemar, paired_interval
 from attacker.report.words import attack_name
@@ -31,7 +33,8 @@ class Change:
         first: Images that came back, and images attacked, in the first audit.
         second: Likewise in the second.
         interval: 95 % interval of the second share less the first.
-        probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test).
+        probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test on
+            updates, whose images come back or not together).
         judgement: Whether fewer or more images come back, by more than chance.
         ssim: Mean over the images of the best SSIM in both; None where it is not known.
     """
@@ -176,12 +179,29 @@ def _changes(
         return [], "The audits count success from different SSIM on, so that their shares cannot be compared."
     if not came_back(first, one.id)[1] or not came_back(second, other.id)[1]:
         return [], "In one of the audits it is not known how many images came back."
-    specs = [ANY, *(spec for spec in rows[0] if spec in rows[1])]
-    sides = [{ANY: [row for own in side.values() for row in own], **side} for side in rows]
-    changes = [_change(spec, (sides[0][spec], sides[1][spec]), identities, first.success_threshold) for spec in specs]
+    common = sorted(rows[0].keys() & rows[1].keys())
+    sides = (_Side(record=first, federation=one, rows=rows[0]), _Side(record=second, federation=other, rows=rows[1]))
+    changes = [_change(spec, sides, identities) for spec in (ANY, *common)]
     alone = sorted({attack_name(spec) for spec in rows[0].keys() ^ rows[1].keys()})
     note = f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}." if alone else ""
     return changes, note
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One federation in one of the audits, with its comparable results by attack."""
+
+    record: AuditRecord
+    federation: FederationSummary
+    rows: Mapping[str, Sequence[ImageResult]]
+
+    def of(self, spec: str) -> list[ImageResult]:
+        """Results of one attack, or of any."""
+        return [row for own in self.rows.values() for row in own] if spec == ANY else list(self.rows[spec])
+
+    def independent(self, spec: str) -> int:
+        """Independent trials among them."""
+        return trials(self.of(spec), originals(v for v in self.record.victims if v.federation == self.federation.id))
 
 
 def _scored(record: AuditRecord, federation: FederationSummary) -> dict[str, list[ImageResult]]:
@@ -192,28 +212,23 @@ def _scored(record: AuditRecord, federation: FederationSummary) -> dict[str, lis
     return found
 
 
-def _change(
-    spec: str,
-    rows: tuple[Sequence[ImageResult], Sequence[ImageResult]],
-    identities: tuple[Mapping[str, str], Mapping[str, str]],
-    threshold: float,
-) -> Change:
-    before, after = (_by_victim(own, threshold) for own in rows)
+def _change(spec: str, sides: tuple[_Side, _Side], identities: tuple[Mapping[str, str], Mapping[str, str]]) -> Change:
+    rows = (sides[0].of(spec), sides[1].of(spec))
+    before, after = (_by_victim(own, side.record.success_threshold) for own, side in zip(rows, sides, strict=True))
     shares = [(sum(own.values()), len(own)) for own in (before, after)]
+    independent = (sides[0].independent(spec), sides[1].independent(spec))
     named = [
         {ids.get(victim, ""): back for victim, back in own.items()}
         for ids, own in zip(identities, (before, after), strict=True)
     ]
     probability = None
     if named[0].keys() == named[1].keys() and "" not in named[0]:
-        gone = sum(named[0][victim] and not named[1][victim] for victim in named[0])
-        came = sum(named[1][victim] and not named[0][victim] for victim in named[0])
-        both = shares[0][0] - gone
-        probability = mcnemar(came, gone)
-        interval = paired_interval(both, came, gone, shares[0][1] - both - came - gone)
+        places = {identities[0][row.victim_id]: update_of(row) for row in rows[0]}
+        probability, interval = _paired(named[0], named[1], places, min(independent))
         certain = probability < _CHANCE
     else:
-        interval = difference_interval((shares[1][0], shares[0][0]), (shares[1][1], shares[0][1]))
+        scaled = [n * back / images for (back, images), n in zip(shares, independent, strict=True)]
+        interval = difference_interval((scaled[1], scaled[0]), (independent[1], independent[0]))
         certain = interval[0] > 0 or interval[1] < 0
     difference = shares[1][0] / shares[1][1] - shares[0][0] / shares[0][1]
     judgement: Judgement = "no difference shown"
@@ -228,6 +243,25 @@ def _change(
         judgement=judgement,
         ssim=(_mean_best(rows[0]), _mean_best(rows[1])),
     )
+
+
+def _paired(
+    before: Mapping[str, bool], after: Mapping[str, bool], places: Mapping[str, tuple[int, str]], independent: int
+) -> tuple[float, tuple[float, float]]:
+    """Probability and interval of the change of the same images, update by update: images of one fall together.
+
+    An update changed for the worse where more of its images come back, and for the better where fewer do.
+    """
+    balance: Counter[tuple[int, str]] = Counter()
+    for image, update in places.items():
+        balance[update] += int(after[image]) - int(before[image])
+    probability = mcnemar(sum(value > 0 for value in balance.values()), sum(value < 0 for value in balance.values()))
+    pairs = Counter((before[image], after[image]) for image in before)
+    scale = independent / len(before)
+    both, came, gone, neither = (
+        scale * pairs[pair] for pair in ((True, True), (False, True), (True, False), (False, False))
+    )
+    return probability, paired_interval(both, came, gone, neither)
 
 
 def _by_victim(rows: Sequence[ImageResult], threshold: float) -> dict[str, bool]:

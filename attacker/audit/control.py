@@ -21,6 +21,7 @@ from attacker.audit.record import ControlRound
 from attacker.audit.subject import Subject
 from attacker.audit.truth import SameClients, Truth, TruthSource, known_scale
 from attacker.engine import steps_behind
+from attacker.engine.deadline import time_is_up
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
@@ -162,6 +163,8 @@ def write_control(
     models: dict[int, nn.Module] = {}
     # In the order of training: the control of a round goes on from that of the last one.
     for entry in sorted(known, key=lambda one: one.round):
+        if models and time_is_up():
+            break  # a control of fewer updates is one, too
         seen = subject.tape.load(entry)
         first = entry.round not in models
         if first:

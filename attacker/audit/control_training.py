@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from attacker.audit.record import ControlRound, finite
 from attacker.audit.truth import Truth
+from attacker.engine.deadline import time_is_up
 from fl_precode.local_training import set_training
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
@@ -123,7 +124,7 @@ class ControlTraining:
             for step in range(1, MOST_STEPS + 1):
                 if near(best, goal) or loss < goal or not trained:  # below it, training only leads away
                     break
-                if time.perf_counter() - began > self.seconds:
+                if time.perf_counter() - began > self.seconds or (step > 1 and time_is_up()):
                     _logger.warning("the control's training ended after %d steps, by its seconds", step - 1)
                     break
                 self._step(model, optimiser, order)
@@ -147,7 +148,7 @@ class ControlTraining:
         trial, total = deepcopy(model), 0.0
         set_training(trial, self.batch_norm)
         with seeded(1):
-            for few in torch.split(self._measured, _BATCH):  # type: ignore[no-untyped-call]
+            for few in torch.split(self._measured, _BATCH):
                 logits = trial(self._images[few])
                 total += float(F.cross_entropy(logits, self._labels[few], reduction="sum"))
         return total / len(self._measured)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +17,8 @@ from attacker.attacks.portfolio import Portfolio
 from attacker.attacks.registry import build_attack
 from attacker.audit.chunk import chunk_size
 from attacker.audit.placement import placed
-from attacker.engine import Replay
+from attacker.engine import Replay, steps_behind
+from attacker.engine.deadline import within
 
 if TYPE_CHECKING:
     from attacker.audit.scope import Federation
@@ -40,11 +43,34 @@ LeNet (the last one reckoned). On other models it is a guess."""
 
 _BY_METHOD: Final[Mapping[str, float]] = MappingProxyType({"dlg": 1.5, "idlg": 1.2, "noise-restoring": 1.3})
 _UNKNOWN = 1_000.0
-_PROBES: Final = (4, 24)
-_LONG: Final = 0.2
-"""Seconds of an iteration from which it is reckoned from one pass: dozens of iterations would last too long."""
+_WATCHED: Final = 25
+"""Iterations of a search that are watched."""
+
+_PASSES: Final = 4.0
+"""Passes that an iteration takes about as long as: the gradient of a gradient's distance."""
+
+_BEFORE_A_SEARCH: Final = 12.0
+"""Iterations that ways of forming gradients, which are compared before the first one, take about as long as."""
+
+_FEWEST_IMAGES: Final = 2
 _FEW_IMAGES: Final = 8
-"""Images of one update on which a pass is measured."""
+"""Images on which a pass is measured; batches of one are refused by some models."""
+
+_LONG: Final = 0.5
+"""Seconds of a pass that is not repeated on more images."""
+
+
+_OF_ONE_STEP: Final = ("first-layer", "through-bottleneck", "layerwise-inversion", "spear")
+"""Formulas that replay nothing: however many steps are behind an update, they cost what they do for one."""
+
+
+def replays(spec: str) -> bool:
+    """Whether an attack replays all steps of an update.
+
+    >>> replays("dlg:iterations=9"), replays("first-layer")
+    (True, False)
+    """
+    return spec.partition(":")[0] not in _OF_ONE_STEP
 
 
 def searches_for(spec: str) -> int | None:
@@ -68,69 +94,87 @@ def cost(spec: str) -> float:
     settings = _matching(spec)
     if settings is None:
         return _UNKNOWN
-    return settings.iterations * settings.restarts * _BY_METHOD.get(name, 1.0)
+    return settings.evaluations * _BY_METHOD.get(name, 1.0)
 
 
-def measure_unit(federation: Federation, settings: AuditSettings) -> float | None:
+def measure_unit(federation: Federation, settings: AuditSettings, seconds: float = 10.0) -> float | None:
     """Seconds of one iteration of gradient matching for one update, in a chunk as the audit cuts them.
 
+    One pass forward and backward on a few images comes first, from which an iteration can be reckoned whatever the
+    model and however many steps are replayed. Where that says that there is time for it, a real search is watched
+    until its time is over: small models cost what surrounds their passes.
+
+    Args:
+        federation: Whose updates are attacked.
+        settings: Of the audit.
+        seconds: That measuring may take.
+
     Returns:
-        Measured by a few iterations more and less; None where gradient matching does not fit, or fails.
+        The time on the clock on the wall, as the budget counts it; None where gradient matching does not fit, or fails.
     """
     subject = federation.subject
     entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
-    seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
-    probes = [GradientMatching(iterations=count) for count in _PROBES]
-    try:
-        if any(probes[0].why_not(subject.victim, one) is not None for one in seen):
+    probe = GradientMatching(iterations=_WATCHED)
+    with within(seconds) as deadline:
+        try:
+            seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
+            if any(probe.why_not(subject.victim, one) is not None for one in seen):
+                return None
+            torch.set_num_threads(settings.threads)
+            victim, seen = placed(subject.victim, seen, torch.device(settings.device))
+            reckoned = seconds_of_pass(victim, seen[0]) * _PASSES * replayed_images(seen[0])
+            if reckoned * len(seen) * _BEFORE_A_SEARCH > deadline.left:
+                return reckoned
+            return _watched(victim, seen, probe, settings) or reckoned
+        except Exception:  # models are foreign code; an attack that cannot run says so when it is run
+            _logger.warning("what an iteration costs could not be measured", exc_info=True)
             return None
-        torch.set_num_threads(settings.threads)
-        victim, seen = placed(subject.victim, seen, torch.device(settings.device))
-        long = _by_one_pass(victim, seen[0])
-        return long if long > _LONG else _measured(victim, seen, probes, settings)
-    except Exception:  # models are foreign code; an attack that cannot run says so when it is run
-        _logger.warning("what an iteration costs could not be measured", exc_info=True)
-        return None
 
 
-def _by_one_pass(victim: Victim, seen: Observation) -> float:
-    """Seconds of an iteration, reckoned from one pass forward and backward on a few of the images.
+def seconds_of_pass(victim: Victim, seen: Observation) -> float:
+    """Seconds that one pass forward and backward takes for one image, measured on a few where there is time."""
+    few = 0
+    taken = 0.0
+    for few in (_FEWEST_IMAGES, _FEW_IMAGES):
+        if few > max(_FEWEST_IMAGES, seen.batch_size or 1):
+            break
+        taken = _pass(victim, seen, few) / few
+        if taken * _FEW_IMAGES > _LONG:
+            break
+    return taken
 
-    The gradient of a gradient's distance takes about as long as four such passes, and every image and epoch as long as
-    any other. Attacks compare ways of forming gradients before their first iteration, which takes minutes where a pass
-    takes seconds: what an iteration costs must not wait for that.
-    """
-    images = seen.batch_size or 1
-    few = min(images, _FEW_IMAGES)
+
+def _pass(victim: Victim, seen: Observation, images: int) -> float:
     like = next(iter(seen.parameters.values()))
-    candidates = torch.zeros(few, *victim.inputs.shape, dtype=like.dtype, device=like.device)
-    labels = torch.zeros(few, dtype=torch.long, device=like.device)
+    candidates = torch.zeros(images, *victim.inputs.shape, dtype=like.dtype, device=like.device)
+    labels = torch.zeros(images, dtype=torch.long, device=like.device)
     weights = {name: value.detach().clone().requires_grad_(True) for name, value in seen.parameters.items()}
-    clock, began = _clock(seen)
+    began = time.perf_counter()
     loss = Replay(victim, weights, seen.buffers).loss(weights, candidates, labels, ())
-    torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    return 4 * (clock() - began) * (images / few) * (seen.protocol.local_epochs or 1)
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    sum(float(one.sum()) for one in found[:1] if one is not None)  # a GPU is waited for
+    return time.perf_counter() - began
 
 
-def _measured(
-    victim: Victim, seen: Sequence[Observation], probes: Sequence[GradientMatching], settings: AuditSettings
-) -> float:
-    times = [[_seconds(probe, victim, seen, settings.seed) for probe in probes] for _ in range(3)]
-    # What an attack does before its first iteration is in both; other processes only ever make it slower.
-    short, long = (min(taken) for taken in zip(*times, strict=True))
-    return float(max(long - short, long / 10) / (_PROBES[1] - _PROBES[0]) / len(seen))
+def replayed_images(seen: Observation) -> int:
+    """Images that go through the model in one replay of an update, each as often as the client used it."""
+    images, step = seen.batch_size or 1, seen.protocol.batch_size
+    steps = None if seen.kind == "gradient" else steps_behind(seen)
+    if steps is not None and step is not None:
+        return steps * min(step, images)
+    return images * (seen.protocol.local_epochs or 1)
 
 
-def _clock(seen: Observation) -> tuple[Callable[[], float], float]:
-    """A clock and what it shows now: a processor's own time is that of the budget, a GPU is waited for."""
-    clock = time.perf_counter if next(iter(seen.parameters.values())).is_cuda else time.process_time
-    return clock, clock()
-
-
-def _seconds(probe: GradientMatching, victim: Victim, seen: Sequence[Observation], seed: int) -> float:
-    clock, began = _clock(seen[0])
-    probe(victim, seen, generator=torch.Generator().manual_seed(seed))
-    return clock() - began
+def _watched(
+    victim: Victim, seen: Sequence[Observation], probe: GradientMatching, settings: AuditSettings
+) -> float | None:
+    """Seconds of an iteration of one update, from the moments at which a search's own loop looked at the clock."""
+    with within(math.inf) as watch:
+        probe(victim, seen, generator=torch.Generator().manual_seed(settings.seed))
+    looks = watch.looks
+    gaps = [(later[0] - earlier[0]) / later[1] for earlier, later in zip(looks, looks[1:], strict=False)]
+    # What an attack does before its first iteration is in none; other processes only ever make one slower.
+    return statistics.median(gaps) if gaps else None
 
 
 def _matching(spec: str) -> GradientMatching | None:

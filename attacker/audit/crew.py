@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,7 @@ from typing import Any, Literal, Protocol
 from attacker.allocator import keep_freed_memory
 from attacker.audit.chunk import Chunk, run_chunk
 from attacker.audit.chunk_store import ChunkFolder, ChunkStore
+from attacker.audit.in_time import TimeEnded, call_in_time
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,14 @@ class Event:
     """What a worker says of its chunk.
 
     Attributes:
-        kind: "progress", "done"; "raised", the chunk cannot be worked on at all; "died", with its worker.
+        kind: "progress", "done"; "raised", the chunk cannot be worked on at all; "died", with its worker; "ended" by
+            force, because its time was over and it did not come back.
         chunk: Id.
         text: What was raised, or how the worker ended.
         share: Of the chunk that is done.
     """
 
-    kind: Literal["progress", "done", "raised", "died"]
+    kind: Literal["progress", "done", "raised", "died", "ended"]
     chunk: str
     text: str = ""
     share: float = 0.0
@@ -46,6 +50,10 @@ class Crew(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None: ...
 
+    @property
+    def workers(self) -> int:
+        """How many chunks are worked on at a time."""
+
     def free(self) -> bool:
         """Whether another chunk can be begun."""
 
@@ -53,7 +61,7 @@ class Crew(Protocol):
         """Begin a chunk."""
 
     def wait(self) -> Sequence[Event]:
-        """What happened since; waits until something did."""
+        """What happened since; waits until something did, or the patience for a chunk is over."""
 
 
 class OwnProcess:
@@ -68,6 +76,8 @@ class OwnProcess:
         self._store = store
         self._watch = watch
         self._chunk: Chunk | None = None
+
+    workers = 1
 
     def __enter__(self) -> OwnProcess:
         return self
@@ -87,7 +97,7 @@ class OwnProcess:
         """See `Crew`."""
         chunk, self._chunk = self._chunk, None
         assert chunk is not None
-        return [work(chunk, self._store, lambda share: self._watch(Event("progress", chunk.id, share=share)))]
+        return [_in_time(chunk, self._store, self._watch)]
 
 
 class Processes:
@@ -100,14 +110,15 @@ class Processes:
 
     def __init__(self, workers: int, folder: Path) -> None:
         self._folder = folder
-        self._workers = workers
+        self.workers = workers
         # Forked copies of a process with threads may hang; new ones import everything again.
         self._fresh = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
         self._busy: dict[Any, tuple[_Worker, str]] = {}
+        self._ends: dict[Any, float] = {}
 
     def __enter__(self) -> Processes:
-        self._idle = [self._start(number) for number in range(self._workers)]
+        self._idle = [self._start(number) for number in range(self.workers)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -131,22 +142,39 @@ class Processes:
         """See `Crew`."""
         worker = self._idle.pop()
         self._busy[worker.line] = (worker, chunk.id)
+        self._ends[worker.line] = time.monotonic() + (math.inf if chunk.patience is None else chunk.patience)
+        message = {"sent": time.time(), "chunk": chunk.to_json()}
         with suppress(OSError):  # it died while it was idle; `wait` finds the line closed
-            worker.line.send_bytes(chunk.to_json().encode())
+            worker.line.send_bytes(json.dumps(message).encode())
 
     def wait(self) -> Sequence[Event]:
         """See `Crew`."""
-        return [self._hear(line) for line in connection.wait(list(self._busy))]
+        patience = max(0.0, min(self._ends[line] for line in self._busy) - time.monotonic())
+        heard = connection.wait(list(self._busy), None if math.isinf(patience) else patience)
+        now = time.monotonic()
+        late = [line for line in self._busy if line not in heard and self._ends[line] <= now]
+        return [*map(self._hear, heard), *map(self._end, late)]
+
+    def _end(self, line: Any) -> Event:
+        """Kill a worker that does not come back."""
+        worker, chunk = self._busy[line]
+        worker.process.kill()
+        self._replace(line)
+        return Event("ended", chunk)
+
+    def _replace(self, line: Any) -> None:
+        """A new worker for one that is dead, or dying."""
+        worker, _ = self._busy.pop(line)
+        worker.process.join()
+        line.close()
+        self._idle.append(self._start(worker.number))
 
     def _hear(self, line: Any) -> Event:
         worker, chunk = self._busy[line]
         try:
             event = Event(**json.loads(line.recv_bytes()))
         except (EOFError, OSError):
-            del self._busy[line]
-            worker.process.join()
-            line.close()
-            self._idle.append(self._start(worker.number))
+            self._replace(line)
             return Event("died", chunk, text=f"its process ended with code {worker.process.exitcode}")
         if event.kind != "progress":
             del self._busy[line]
@@ -183,7 +211,7 @@ def _serve(line: Any, folder: str, number: int) -> None:
     store = ChunkFolder(Path(folder))
     while True:
         try:
-            chunk = Chunk.from_json(line.recv_bytes().decode())
+            chunk = _received(json.loads(line.recv_bytes()))
             send = _Sender(line, chunk.id)
             event = work(chunk, store, send.progress)
             line.send_bytes(json.dumps(vars(event)).encode())
@@ -191,12 +219,42 @@ def _serve(line: Any, folder: str, number: int) -> None:
             return
 
 
+def _received(message: dict[str, Any]) -> Chunk:
+    """The chunk, whose time ran on while this process imported PyTorch."""
+    chunk = Chunk.from_json(message["chunk"])
+    if chunk.seconds is None:
+        return chunk
+    return replace(chunk, seconds=max(0.0, chunk.seconds - (time.time() - message["sent"])))
+
+
+def _in_time(chunk: Chunk, store: ChunkStore, watch: Callable[[Event], None]) -> Event:
+    """Work on a chunk in this process; one that does not come back in time is left behind, and keeps nothing."""
+
+    def tell(share: float) -> None:
+        watch(Event("progress", chunk.id, share=share))
+
+    if chunk.patience is None:
+        return work(chunk, store, tell)
+    try:
+        found = call_in_time(lambda: run_chunk(chunk, tell), chunk.patience)
+        store.keep(chunk.id, found)
+    except TimeEnded:
+        return Event("ended", chunk.id)
+    except Exception as error:
+        return _raised(chunk, error)
+    return Event("done", chunk.id)
+
+
+def _raised(chunk: Chunk, error: Exception) -> Event:
+    return Event("raised", chunk.id, text=f"{type(error).__name__}: {error}")
+
+
 def work(chunk: Chunk, store: ChunkStore, progress: Callable[[float], None] | None = None) -> Event:
     """Work on a chunk and keep what it gives; the event says how it ended."""
     try:
         store.keep(chunk.id, run_chunk(chunk, progress))
     except Exception as error:
-        return Event("raised", chunk.id, text=f"{type(error).__name__}: {error}")
+        return _raised(chunk, error)
     return Event("done", chunk.id)
 
 

@@ -12,9 +12,12 @@ from torch import Tensor
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.counting import counts
 from attacker.audit.files import Pictures
+from attacker.audit.guesses import Guess, Guesses
+from attacker.audit.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, Best, beyond
 from attacker.audit.record import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
+from attacker.audit.trials import originals, share_interval, trials
 from attacker.audit.truth import Truth
-from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim, wilson_interval
+from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
@@ -48,6 +51,19 @@ class AttackRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placebos:
+    """What the same attack made of updates that do not hold the images, each (n, channels, height, width) in [0, 1].
+
+    Attributes:
+        others: Of other updates.
+        shuffled: Of the update itself with its numbers shuffled.
+    """
+
+    others: Sequence[Tensor] = ()
+    shuffled: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Similarity of one reconstruction to its truth; None where it cannot be measured or is not finite."""
 
@@ -74,6 +90,38 @@ def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
     return scores
 
 
+def in_order(images: Tensor, truth: Tensor) -> Tensor:
+    """Reconstructions of a batch in the order of the true images that they are nearest to."""
+    if len(images) == 1:
+        return images
+    # A diverged image must take the place that the others leave, not decide who belongs to whom.
+    return images[match_batch(images.nan_to_num(nan=0.5), truth)]
+
+
+def scored(images: Tensor | None, truth: Tensor, outcome: Outcome) -> list[Scores]:
+    """Similarity of each image; one that diverged is like its truth in nothing, which means have to count.
+
+    Args:
+        images: In the order of the truth; None where there are none.
+        truth: (images, channels, height, width) in [0, 1].
+        outcome: Of the attack.
+    """
+    if images is None and outcome is not Outcome.DIVERGED:
+        return [Scores()] * len(truth)
+    found = [Scores()] * len(truth) if images is None else score_images(images, truth)
+    nothing = Scores(ssim=0.0 if min(truth.shape[-2:]) >= SSIM_WINDOW else None)
+    return [nothing if one.mse is None else one for one in found]
+
+
+def victim_ids(federation: str, number: int, count: int) -> list[str]:
+    """Identifiers of the images of an update.
+
+    >>> victim_ids("f1", 2, 2)
+    ['f1-u2-i0', 'f1-u2-i1']
+    """
+    return [f"{federation}-u{number}-i{i}" for i in range(count)]
+
+
 def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | None:
     """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none.
 
@@ -95,9 +143,10 @@ class UpdateEvaluation:
         observation: The update.
         inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.
-        mean_image: (channels, height, width) in [0, 1], the guess without any update; None without truth.
+        guesses: At the images without any update; None without truth.
         class_names: By class index; empty without truth.
         pictures: Where pictures are kept.
+        same_as: For each image the identifier of the first victim that it is a copy of, or None; empty for none.
     """
 
     def __init__(
@@ -108,9 +157,10 @@ class UpdateEvaluation:
         observation: Observation,
         inputs: InputSpec,
         truth: Truth | None,
-        mean_image: Tensor | None,
+        guesses: Guesses | None,
         class_names: Sequence[str],
         pictures: Pictures,
+        same_as: Sequence[str | None] = (),
     ) -> None:
         self._federation = federation
         self._observation = observation
@@ -118,21 +168,24 @@ class UpdateEvaluation:
         self._truth = truth
         self._pictures = pictures
         count = len(truth.images) if truth is not None else observation.batch_size or 1
-        self._ids = [f"{federation.id}-u{number}-i{i}" for i in range(count)]
-        self._baseline = [Scores()] * count
-        if truth is not None and mean_image is not None:
-            self._baseline = score_images(mean_image.expand_as(truth.images), truth.images)
+        self._ids = victim_ids(federation.id, number, count)
+        self._same_as = same_as or [None] * count
+        self._guesses: list[Guess | None] = [None] * count
+        self._mean_image: Tensor | None = None
+        if truth is not None and guesses is not None:
+            self._guesses = guesses.at(truth.images, truth.labels)
+            self._mean_image = guesses.mean_image
         self._class_names = class_names
-        self._mean_image = mean_image
 
     def victims(self) -> list[VictimImage]:
         """The attacked images; keeps their pictures when the truth is known."""
         # The same picture for every update of a federation, under the same name.
-        baseline = self._pictures.keep(f"{self._federation.id}-mean", None if self._truth is None else self._mean_image)
+        baseline = self._pictures.keep(f"{self._federation.id}-mean", self._mean_image)
         return [self._victim(i, identifier, baseline) for i, identifier in enumerate(self._ids)]
 
     def _victim(self, i: int, identifier: str, baseline: str | None) -> VictimImage:
         label = None if self._truth is None else int(self._truth.labels[i])
+        guess = self._guesses[i]
         named = label is not None and label < len(self._class_names)
         return VictimImage(
             id=identifier,
@@ -144,18 +197,24 @@ class UpdateEvaluation:
             label_name=self._class_names[label] if named and label is not None else None,
             truth=self._pictures.keep(f"{identifier}-truth", None if self._truth is None else self._truth.images[i]),
             baseline=baseline,
+            guess=self._pictures.keep(f"{identifier}-guess", None if guess is None else guess.image),
+            guess_ssim=None if guess is None else guess.ssim,
+            guess_name="" if guess is None else guess.name,
+            same_as=self._same_as[i],
         )
 
-    def results(self, run: AttackRun, tag: str) -> list[ImageResult]:
+    def results(self, run: AttackRun, tag: str, placebos: Placebos | None = None) -> list[ImageResult]:
         """One row for each image of the update.
 
         Args:
             run: What the attack did.
             tag: Short and unique for the attack, for names of pictures.
+            placebos: What it made of updates without these images, as far as that is known.
         """
         reconstruction = run.reconstruction or Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED)
         images, reason = self._in_order(as_images(reconstruction, self._inputs))
-        scores = self._scores(images)
+        scores = self._scores(images, run)
+        guesses = self._beyond(placebos or Placebos())
         return [
             ImageResult(
                 victim_id=identifier,
@@ -172,9 +231,9 @@ class UpdateEvaluation:
                 ssim=scores[i].ssim,
                 psnr=scores[i].psnr,
                 mse=scores[i].mse,
-                baseline_ssim=self._baseline[i].ssim,
-                guess_ssim=self._baseline[i].ssim,
-                guess="" if self._baseline[i].ssim is None else "mean image",
+                baseline_ssim=guesses[i].mean_ssim,
+                guess_ssim=guesses[i].ssim,
+                guess=guesses[i].name,
                 label_accuracy=self._label_accuracy(run, reconstruction),
                 matching_loss=finite(reconstruction.matching_loss),
                 seconds=reconstruction.seconds / len(self._ids),
@@ -183,6 +242,7 @@ class UpdateEvaluation:
                 late_fall=finite(reconstruction.late_fall),
                 starts=reconstruction.starts,
                 method=reconstruction.method,
+                cut=reconstruction.cut,
                 recovered_label=self._recovered_label(reconstruction, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
@@ -191,19 +251,23 @@ class UpdateEvaluation:
 
     def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, str]:
         """The images in the order of the truth, or a reason why they cannot be compared."""
-        if images is None or (self._truth is None and len(images) == len(self._ids)):
-            return images, ""
-        if len(images) != len(self._ids):
+        if images is not None and len(images) != len(self._ids):
             return None, f"the attack gave {len(images)} images for an update of {len(self._ids)}"
-        if self._truth is not None and len(images) > 1:
-            # A diverged image must take the place that the others leave, not decide who belongs to whom.
-            images = images[match_batch(images.nan_to_num(nan=0.5), self._truth.images)]
-        return images, ""
-
-    def _scores(self, images: Tensor | None) -> list[Scores]:
         if images is None or self._truth is None:
+            return images, ""
+        return in_order(images, self._truth.images), ""
+
+    def _scores(self, images: Tensor | None, run: AttackRun) -> list[Scores]:
+        if self._truth is None or (images is None and run.reconstruction is None):
             return [Scores()] * len(self._ids)
-        return score_images(images, self._truth.images)
+        outcome = Outcome.DIVERGED if run.reconstruction is None else run.reconstruction.outcome
+        return scored(images, self._truth.images, outcome)
+
+    def _beyond(self, placebos: Placebos) -> list[Best]:
+        if self._truth is None:
+            return [Best()] * len(self._ids)
+        made = ((OTHER_UPDATE, placebos.others), (SHUFFLED_UPDATE, placebos.shuffled))
+        return beyond(self._guesses, self._truth.images, made)
 
     def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
         """The class that the attack used for an image; None where its order is not that of the images any more."""
@@ -221,11 +285,20 @@ class UpdateEvaluation:
         return None if run.labels_granted and right == 1 else right
 
 
-def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> AttackSummary:
+def summarise(
+    federation: str, attack: str, rows: Iterable[ImageResult], victims: Iterable[VictimImage] = ()
+) -> AttackSummary:
     """Success of one attack on one federation.
 
     Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
-    The success is null when no image has a truth that SSIM could be measured against.
+    The success is null when no image has a truth that SSIM could be measured against. Its interval goes by independent
+    trials, see `attacker.audit.trials`.
+
+    Args:
+        federation: Its identifier.
+        attack: Spec.
+        rows: Results, also of other attacks and federations.
+        victims: The attacked images, of which some may be the same.
     """
     own = [row for row in rows if row.federation == federation and row.attack == attack]
     tried = [row for row in own if row.outcome != "not_applicable"]
@@ -233,6 +306,7 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
     similarity = [row.ssim for row in scored if row.ssim is not None]
     successes = sum(counts(row, SUCCESS_THRESHOLD) for row in scored)
     baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
+    guessed = sum((row.guess_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
     return AttackSummary(
         federation=federation,
@@ -243,10 +317,11 @@ def summarise(federation: str, attack: str, rows: Iterable[ImageResult]) -> Atta
         reasons=sorted({row.reason for row in own if row.reason}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
-        interval=wilson_interval(successes, len(scored)) if scored else None,
+        interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,
         mean_ssim=statistics.fmean(similarity) if similarity else None,
         median_ssim=statistics.median(similarity) if similarity else None,
         baseline_successes=baseline if scored else None,
+        guess_successes=guessed if scored and all(row.guess_ssim is not None for row in scored) else None,
         label_accuracy=statistics.fmean(labels) if labels else None,
         seconds=sum(row.seconds for row in own),
     )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
 
 from attacker.attacks.as_trained import as_trained
 from attacker.attacks.attack import check_observation
+from attacker.audit.loss_assumed import loss_assumed
+from attacker.audit.noise_floor import noise_floors
 from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
 from attacker.engine.constants import copied, settled
-from attacker.victim import Victim
+from attacker.victim import Victim, assumptions_of
 from fl_precode.assumption import Assumption
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape
@@ -40,6 +42,7 @@ def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateF
         random=_is_random(victim, observations),
         buffers_withheld=any(_buffers_withheld(victim, one) for one in observations),
         steps=max(known) if known and len(known) == len(steps) else None,
+        noise_floors=noise_floors(observations),
     )
 
 
@@ -54,6 +57,24 @@ def common_assumptions(observations: Sequence[Observation], of_all: Sequence[Ass
     said = {one.code for one in counts}
     counts.update({one: len(observations) for one in of_all if one.code not in said})
     return [AssumptionEntry(**asdict(one), updates=number) for one, number in counts.items()]
+
+
+def assumptions_about(
+    victim: Victim, observations: Sequence[Observation], of_all: Sequence[Assumption] = ()
+) -> list[AssumptionEntry]:
+    """What was assumed about a federation: about each update, about the model, and about what clients minimise.
+
+    Args:
+        victim: Public knowledge about the model.
+        observations: The updates that are attacked.
+        of_all: What else is assumed about all of them.
+    """
+    losses = [loss_assumed(victim, one) for one in observations]
+    seen = [
+        one if loss is None else replace(one, assumptions=(*one.assumptions, loss))
+        for one, loss in zip(observations, losses, strict=True)
+    ]
+    return common_assumptions(seen, [*assumptions_of(victim), *of_all])
 
 
 def tape_identity(tape: Tape) -> TapeIdentity:

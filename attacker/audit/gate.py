@@ -11,8 +11,7 @@ from attacker.audit.counting import comparable, counts
 from attacker.audit.record import AuditRecord, FederationSummary
 from attacker.audit.verdict import title_of
 from attacker.audit.view import FederationView, counterpart, is_defended
-from attacker.metrics import wilson_interval
-from attacker.report.words import interval
+from attacker.report.words import counted, interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +107,11 @@ def _shares(record: AuditRecord, one: FederationSummary, back: int, victims: int
         view = FederationView(record=record, federation=one)
         why = one.truth_note or ("no attack gave a result" if not view.tried else "nothing was compared")
         return f"how many images came back is not known: {why}"
-    low, high = wilson_interval(back, victims)
-    return f"{back} of {victims} images came back by some attack (95 % interval {interval(low, high)})"
+    union = FederationView(record=record, federation=one).union
+    said = f"{back} of {union.images} images came back by some attack (95 % interval {interval(*union.interval)})"
+    if union.independent < union.images:
+        said += f"; they count as {counted(union.independent, 'independent trial')}"
+    return said + (f"; {union.images - victims} could not be attacked at all" if union.images > victims else "")
 
 
 def junit(found: Sequence[Answer], *, name: str) -> bytes:

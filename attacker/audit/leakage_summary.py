@@ -9,8 +9,10 @@ import logging
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
+from attacker.audit.in_time import TimeEnded, call_in_time
 from attacker.audit.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
 from attacker.audit.leakage_images import ImageLeak, LeakingImage, leaks_of
 from attacker.audit.noise_attack import attack_under_noise
@@ -36,6 +38,14 @@ MOST_WORK_IN_ALL: Final = 8e11
 """The same for all images of a federation: about a CPU-minute; five images of 3x32x32 for the LeNet."""
 
 
+_WORK_IN_A_SECOND: Final = 8e9
+"""The same that a processor does in a second, rather less than was measured."""
+
+_STARTING: Final = 0.3
+"""Seconds of an image's analysis that do not depend on its size."""
+
+_NO_TIME: Final = "not computed: the budget had no time left for it; a longer --budget or fl-precode analyse has"
+
 LITTLE_WORK: Final = 5e10
 """The same below which no other process is started: a few seconds, and a process takes as long to import torch."""
 
@@ -46,7 +56,9 @@ def needs_indices(own: Federation, federations: Sequence[Federation]) -> bool:
     return all(parameters(one.subject.victim) != parameters(own.subject.victim) for one in parents)
 
 
-def leakage_of(own: Federation, record: AuditRecord, *, seed: int, processes: int = 1) -> LeakageSummary:
+def leakage_of(
+    own: Federation, record: AuditRecord, *, seed: int, processes: int = 1, seconds: float = math.inf
+) -> LeakageSummary:
     """Leakage indices of one federation of an audit, for the images that were attacked.
 
     Args:
@@ -54,19 +66,32 @@ def leakage_of(own: Federation, record: AuditRecord, *, seed: int, processes: in
         record: Says how well the attacks did.
         seed: Of noise.
         processes: That work at a time.
+        seconds: That there are; fewer images are analysed in less time, and where there is none for one, or it takes
+            far longer, the summary says so.
     """
     truth = own.subject.truth
-    return leakage_summary(
-        own.id,
-        own.subject.victim,
-        own.subject.defence,
-        own.observations(),
-        [own.truth(entry) for entry in own.entries],
-        [row for row in record.results if row.federation == own.id],
-        class_names=() if truth is None else truth.class_names,
-        seed=seed,
-        processes=processes,
-    )
+    within = seconds / (work(own.subject.victim) / _WORK_IN_A_SECOND + _STARTING)
+
+    def summary() -> LeakageSummary:
+        return leakage_summary(
+            own.id,
+            own.subject.victim,
+            own.subject.defence,
+            own.observations(),
+            [own.truth(entry) for entry in own.entries],
+            [row for row in record.results if row.federation == own.id],
+            class_names=() if truth is None else truth.class_names,
+            seed=seed,
+            most=MOST_IMAGES if math.isinf(within) else min(MOST_IMAGES, int(within)),
+            processes=processes,
+        )
+
+    if math.isinf(seconds) or why_too_large(own.subject.victim):
+        return summary()
+    if within >= 1:
+        with suppress(TimeEnded):
+            return call_in_time(summary, 1.5 * seconds)
+    return _blank(own.id, own.subject.victim).model_copy(update={"reason": _NO_TIME})
 
 
 def leakage_summary(
@@ -101,19 +126,7 @@ def leakage_summary(
     Returns:
         The summary; ``reason`` says what is missing and why, and nothing is raised for models that cannot be analysed.
     """
-    unknowns = math.prod(victim.inputs.shape)
-    blank = LeakageSummary(
-        federation=federation,
-        unknowns=unknowns,
-        jacobian_rank=None,
-        unit_rmse=None,
-        solubility=None,
-        layers=[],
-        influence=[],
-        correlation=None,
-        correlation_interval=None,
-        reason="",
-    )
+    blank = _blank(federation, victim)
     if reason := why_too_large(victim):
         return blank.model_copy(update={"reason": reason})
     known = [
@@ -153,6 +166,21 @@ def leakage_summary(
             failures.append(_failure(federation, "what a search makes of noise on its update", error))
     reason = " ".join([reason, *failures])
     return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
+
+
+def _blank(federation: str, victim: Victim) -> LeakageSummary:
+    return LeakageSummary(
+        federation=federation,
+        unknowns=math.prod(victim.inputs.shape),
+        jacobian_rank=None,
+        unit_rmse=None,
+        solubility=None,
+        layers=[],
+        influence=[],
+        correlation=None,
+        correlation_interval=None,
+        reason="",
+    )
 
 
 def _failure(federation: str, what: str, error: Exception) -> str:

@@ -107,7 +107,7 @@ def _mends(one: PlannedAttack, reader: _Reader) -> list[str]:
     defence = reader.subject.defence
     if one.attack == "portfolio":  # made of others, which are planned one by one
         return []
-    if DEFENCE in entry_of(one.attack).needs and not answered(one.attack, defence):
+    if DEFENCE in entry_of(one.attack).needs and not answered(one.attack, reader.subject):
         return ["defence"] if defence == "unknown" else []
     try:
         seen = reader.observation()

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from attacker.attacks.answers import PLAIN, STRONGEST_FIRST
+from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, why_run
 from attacker.attacks.registry import ATTACKS, build_attack, entry_of
-from attacker.audit.costs import FIXED, cost, measure_unit, searches_for
+from attacker.audit.clock import MOST_MEASURING, Clock
+from attacker.audit.costs import FIXED, cost, measure_unit, replays, searches_for
 from attacker.audit.knowledge import DEFENCE, Knowledge
 from attacker.audit.record import PlannedAttack, PlanStatus, Role
 from attacker.audit.scope import Federation
 from attacker.audit.settings import AuditSettings
+from attacker.audit.subject import Subject
+from attacker.audit.unanswerable import why_unanswerable
+from attacker.engine import steps_behind
 from attacker.engine.dropout import dropout_layers
-from fl_precode.defences import defence_parts
 from fl_precode.observation import Observation
 
-LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300)
-"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's."""
+LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300, 100)
+"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's;
+with the fewest a race of priors is only heats."""
+
+PRIORS = "1e-6|1e-4|1e-2|1e-1"
+"""Weights of total variation that planned searches race."""
 
 _PATH = 70.0
 _LARGEST_STEP = 0.1
@@ -35,10 +42,17 @@ class _Considered:
     role: Role
     status: PlanStatus
     reason: str
+    steps: int = 1
+    unanswerable: bool = False
 
 
 def plan_audit(
-    federations: Sequence[Federation], settings: AuditSettings, *, estimate: bool = True
+    federations: Sequence[Federation],
+    settings: AuditSettings,
+    *,
+    estimate: bool = True,
+    clock: Clock | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[PlannedAttack]:
     """Every attack on every federation, in the order in which they are to run.
 
@@ -51,14 +65,52 @@ def plan_audit(
         federations: Controls behind the federations that they belong to.
         settings: Of the audit.
         estimate: Whether expected seconds are measured; without them there is no budget.
+        clock: Of the whole audit, which says how much of the budget is left for attacks; None leaves all of it.
+        say: Told in a sentence about updates that no search can answer.
     """
     considered = [one for own in federations for one in _consider(own, settings)]
-    units = {own.id: measure_unit(own, settings) if estimate else None for own in federations}
+    measuring = (MOST_MEASURING if clock is None else clock.measuring()) / len(federations)
+    units = {own.id: measure_unit(own, settings, measuring) if estimate else None for own in federations}
+    considered = _answerable(considered, units, settings, say)
+    budget = settings.budget if clock is None else clock.planned()
     if settings.attacks is not None:
         planned = [_planned(one, one.name, units) for one in considered]
     else:
-        planned = _fitting(considered, units, settings.budget)
-    return planned if settings.budget is None else _within(planned, settings.budget)
+        planned = _fitting(considered, units, budget)
+    return planned if budget is None else _within(planned, budget)
+
+
+def _answerable(
+    considered: Sequence[_Considered],
+    units: Mapping[str, float | None],
+    settings: AuditSettings,
+    say: Callable[[str], None] | None,
+) -> list[_Considered]:
+    """The same without searches of updates that none can answer in its time; their control needs none either."""
+    given_up: dict[str, str] = {}
+    for own in {one.federation.id: one.federation for one in considered}.values():
+        if own.control_of is None:
+            searches = [one.name for one in considered if one.federation is own and _searches(one)]
+            fewest = [cost(spec_with(name, LADDER[-1]) if settings.attacks is None else name) for name in searches]
+            if why := why_unanswerable(own, units[own.id], fewest, settings.budget):
+                given_up[own.id] = why
+                if say is not None:
+                    say(why)
+    return [
+        replace(
+            one,
+            status="over_budget",
+            reason=given_up[one.federation.control_of or one.federation.id],
+            unanswerable=True,
+        )
+        if _searches(one) and (one.federation.control_of or one.federation.id) in given_up
+        else one
+        for one in considered
+    ]
+
+
+def _searches(one: _Considered) -> bool:
+    return one.status == "run" and replays(one.name)
 
 
 def _fitting(
@@ -94,10 +146,11 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     """The spec of an attack with a number of iterations and of starts; formulas have none.
 
     Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
-    where iterations are fewer, so that the same way can be gone.
+    where iterations are fewer, so that the same way can be gone. Which weight of the prior suits a model cannot be
+    known beforehand: several are raced (`attacker.attacks.race`).
 
     >>> spec_with("inverting-gradients", 1000)
-    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07'
+    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07,total_variations=1e-6|1e-4|1e-2|1e-1'
     >>> spec_with("first-layer", 1000), spec_with("dlg", 500, starts=2)
     ('first-layer', 'dlg:iterations=500,restarts=2')
     """
@@ -108,7 +161,7 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     if "preset" not in options:
         return f"{name}:iterations={iterations}{more}"
     step = min(_LARGEST_STEP, _PATH / iterations)
-    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g}{more}"
+    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g},total_variations={PRIORS}{more}"
 
 
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
@@ -120,8 +173,9 @@ def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAtta
     places: Counter[str] = Counter()
     turns: list[tuple[bool, int, int]] = []
     for number, one in enumerate(planned):
-        turns.append((one.attack.partition(":")[0] != PLAIN[0], places[one.federation], number))
+        turns.append((not _is_compared_with(one), places[one.federation], number))
         places[one.federation] += 1
+    compared = sum(one.status == "run" and _is_compared_with(one) for one in planned)
     result, spent = list(planned), 0.0
     for _, _, number in sorted(turns):
         one = planned[number]
@@ -130,10 +184,28 @@ def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAtta
         expected = one.expected_seconds or 0.0
         if spent + expected <= budget:
             spent += expected
+        elif some := _some_updates(one, min(budget - spent, budget / max(1, compared))):
+            result[number] = some
+            spent += some.expected_seconds or 0.0
         else:
             reason = f"expected to take {expected:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
             result[number] = one.model_copy(update={"status": "over_budget", "reason": reason})
     return result
+
+
+def _is_compared_with(one: PlannedAttack) -> bool:
+    return one.attack.partition(":")[0] == PLAIN[0]
+
+
+def _some_updates(one: PlannedAttack, seconds: float) -> PlannedAttack | None:
+    """What the others are compared with, for as many updates as there is time for; None for none, and for others."""
+    if not _is_compared_with(one) or not one.updates or not one.expected_seconds:
+        return None
+    each = one.expected_seconds / one.updates
+    count = min(one.updates, int(seconds / each))
+    reason = f"{one.reason}; the budget has time for {count} of {one.updates} updates"
+    changes = {"updates": count, "expected_seconds": count * each, "reason": reason}
+    return one.model_copy(update=changes) if count else None
 
 
 def _total(planned: Sequence[PlannedAttack]) -> float:
@@ -143,6 +215,8 @@ def _total(planned: Sequence[PlannedAttack]) -> float:
 def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> PlannedAttack:
     updates = len(one.federation.targets)
     unit = units[one.federation.id]
+    if unit is not None and not replays(spec):
+        unit /= one.steps
     runs = one.status == "run"
     return PlannedAttack(
         federation=one.federation.id,
@@ -150,6 +224,7 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
         role=one.role,
         status=one.status,
         reason=one.reason,
+        unanswerable=one.unanswerable,
         updates=updates if runs else 0,
         iterations=searches_for(spec) if runs else None,
         expected_seconds=unit * cost(spec) * updates if runs and unit is not None else None,
@@ -157,36 +232,37 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
 
 
 def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
-    names = settings.attacks if settings.attacks is not None else _ranked(federation.subject.defence)
+    names = settings.attacks if settings.attacks is not None else _ranked(federation)
     if federation.control_of is not None:
         names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
+    steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
     found = []
     for name in names:
-        role: Role = "adaptive" if answered(name, federation.subject.defence) else "plain"
+        role: Role = "adaptive" if answered(name, federation.subject) else "plain"
         status, reason = _status(name, federation, seen, settings)
-        found.append(_Considered(federation=federation, name=name, role=role, status=status, reason=reason))
+        found.append(
+            _Considered(federation=federation, name=name, role=role, status=status, reason=reason, steps=steps)
+        )
     return found
 
 
-def answered(attack: str, defence: str) -> tuple[str, ...]:
-    """Parts of a defence that an attack answers; none of an unknown one."""
-    if defence == "unknown":
-        return ()
-    own = entry_of(attack).answers
-    return tuple(part.name for part in defence_parts(defence) if part.name in own)
+def answered(attack: str, subject: Subject) -> tuple[str, ...]:
+    """Parts of a federation's defence that an attack answers; none of an unknown one."""
+    return answers(attack, subject.defence, drops=bool(dropout_layers(subject.victim.model)))
 
 
-def _ranked(defence: str) -> list[str]:
-    """All registered attacks: those that answer the defence, then the others, each strongest first.
+def _ranked(federation: Federation) -> list[str]:
+    """All registered attacks: those that answer most of the defence, then the others, each strongest first.
 
     Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
     answer: the plain ones are what everything is compared with.
     """
     order = [*STRONGEST_FIRST, *PLAIN, *ATTACKS]
     names = [name for name in dict.fromkeys(order) if name in ATTACKS]
-    last = {name for name in names if _needs_defence(name) and not answered(name, defence)}
-    return sorted(names, key=lambda name: (not answered(name, defence), name in last))
+    known = {name: len(answered(name, federation.subject)) for name in names}
+    last = {name for name in names if _needs_defence(name) and not known[name]}
+    return sorted(names, key=lambda name: (-known[name], name in last))
 
 
 def _status(
@@ -211,8 +287,9 @@ def _superfluous(attack: str, federation: Federation) -> str:
     defence = federation.subject.defence
     if attack == "portfolio":
         return "its members are planned one by one; name it with --attacks to run it"
-    if _needs_defence(attack) and not answered(attack, defence) and not _answers_model(attack, federation):
-        return f"it answers {', '.join(sorted(entry_of(attack).answers))}, and the defence is {defence}"
+    if _needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
+        own = entry_of(attack).inside or entry_of(attack).answers
+        return f"it answers {', '.join(sorted(own))}, and the defence is {defence}"
     return ""
 
 
@@ -222,7 +299,7 @@ def _needs_defence(attack: str) -> bool:
 
 def _answers_model(attack: str, federation: Federation) -> bool:
     """Whether an attack answers dropout that the model itself has, whatever was announced as its defence."""
-    return _DROPOUT in entry_of(attack).answers and bool(dropout_layers(federation.subject.victim.model))
+    return _DROPOUT in entry_of(attack).inside and bool(dropout_layers(federation.subject.victim.model))
 
 
 def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> str | None:
@@ -242,14 +319,9 @@ def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -
 
 def _why_run(attack: str, federation: Federation) -> str:
     defence = federation.subject.defence
-    if _needs_defence(attack) and not answered(attack, defence):
+    if _needs_defence(attack) and not answered(attack, federation.subject):
         names = dropout_layers(federation.subject.victim.model)
         return f"the model itself has dropout ({', '.join(names[:3])}), whose masks it searches with the images"
     if defence == "unknown":
         return "the defence is not known, and this attack does not ask for it"
-    parts = [part.name for part in defence_parts(defence) if part.name != "none"]
-    found = answered(attack, defence)
-    if not found:
-        return f"ignores {', '.join(parts)}: what the defence is compared with" if parts else "there is no defence"
-    left = [part for part in parts if part not in found]
-    return f"answers {', '.join(found)}" + (f"; ignores {', '.join(left)}" if left else "")
+    return why_run(attack, defence, drops=bool(dropout_layers(federation.subject.victim.model)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,9 @@ from typing import Any
 from attacker.audit.chunk import Chunk
 from attacker.audit.chunk_store import ChunkFolder
 from attacker.audit.crew import Event, work
+
+_WAIT = 5.0
+"""Seconds of one wait for the cluster."""
 
 # Ray ends its driver from C++, where no Python hears of it, when the node that it is connected to is lost.
 _LAST_WORDS = """
@@ -41,6 +46,7 @@ class RayCluster:
         self._folder = folder
         self._gpu = gpu
         self._running: dict[Any, str] = {}
+        self._ends: dict[Any, float] = {}
         self._last_words: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RayCluster:
@@ -75,22 +81,45 @@ class RayCluster:
         if self._last_words is not None:
             self._last_words.communicate(b"done")
 
+    @property
+    def workers(self) -> int:
+        """See `Crew`."""
+        return self._slots()
+
     def free(self) -> bool:
-        """Whether another chunk can be begun: twice the cluster's slots are, so that none waits for this process."""
-        return len(self._running) < 2 * self._slots()
+        """Whether another chunk can be begun: twice the cluster's slots are, so that none waits for this process.
+
+        Where chunks have their time, it must not run while they wait: then as many are as there are slots.
+        """
+        return len(self._running) < (1 if self._ends else 2) * self._slots()
 
     def begin(self, chunk: Chunk) -> None:
         """See `Crew`."""
-        self._running[self._task.remote(chunk.to_json(), str(self._folder))] = chunk.id
+        reference = self._task.remote(chunk.to_json(), str(self._folder))
+        self._running[reference] = chunk.id
+        if chunk.patience is not None:
+            self._ends[reference] = time.monotonic() + chunk.patience
 
     def wait(self) -> Sequence[Event]:
         """See `Crew`; also returns, with nothing, after a few seconds."""
-        ready, _ = self._ray.wait(list(self._running), timeout=5.0)
+        ready, _ = self._ray.wait(list(self._running), timeout=self._patience())
         if not ready:
             # Ray itself would wait for a minute for a cluster that is gone, and then end this process.
             _reach(self._head)
             self._slots()
-        return [self._event(one) for one in ready]
+        now = time.monotonic()
+        late = [one for one, end in self._ends.items() if one not in ready and one in self._running and end <= now]
+        return [*(self._event(one) for one in ready), *(self._end(one) for one in late)]
+
+    def _patience(self) -> float:
+        """Seconds of one wait."""
+        ends = [end for one, end in self._ends.items() if one in self._running]
+        return max(0.0, min(_WAIT, min(ends, default=math.inf) - time.monotonic()))
+
+    def _end(self, reference: Any) -> Event:
+        """Kill a task that does not come back."""
+        self._ray.cancel(reference, force=True)
+        return Event("ended", self._running.pop(reference))
 
     def _slots(self) -> int:
         """Chunks that the cluster can work on at a time."""

@@ -7,6 +7,7 @@ are identical (an infinite PSNR).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -39,6 +40,7 @@ from attacker.audit.record_evidence import (
     TapeIdentity,
     ThreatModel,
     UpdateFacts,
+    UpdateReading,
     VerdictEntry,
 )
 
@@ -75,13 +77,16 @@ __all__ = [
     "TapeIdentity",
     "ThreatModel",
     "UpdateFacts",
+    "UpdateReading",
     "VerdictEntry",
     "VerdictName",
     "VictimImage",
     "finite",
+    "parts_of",
 ]
 
 SCHEMA_VERSION: Final = 2
+_PLUS: Final = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
 class Machine(Entry):
@@ -91,6 +96,15 @@ class Machine(Entry):
     cores: Count
     memory_bytes: Count
     gpus: list[str]
+
+
+def parts_of(defence: str) -> set[str]:
+    """Names of the parts of a defence spec, without those that do nothing.
+
+    >>> sorted(parts_of("none+precode:latent=8 + noise:std=1e+2"))
+    ['noise', 'precode']
+    """
+    return {part.strip().partition(":")[0] for part in _PLUS.split(defence)} - {"none", ""}
 
 
 class AttackDescription(Entry):
@@ -112,8 +126,13 @@ class AttackDescription(Entry):
 
     def answers_to(self, defence: str) -> bool:
         """Whether the attack takes a part of this defence spec into account."""
-        parts = {part.strip().partition(":")[0] for part in defence.split("+")}
+        parts = parts_of(defence)
         return self.adaptive and (not self.answers or bool(parts & set(self.answers)))
+
+    def answers_whole(self, defence: str) -> bool:
+        """Whether the attack takes every part of this defence spec into account; nobody knows an unannounced one."""
+        parts = parts_of(defence)
+        return self.adaptive and "unknown" not in parts and (not self.answers or parts <= set(self.answers))
 
 
 class RoundResult(Entry):
@@ -165,6 +184,11 @@ class FederationSummary(Entry):
     doubts: list[str] = Field(
         default=[], description="what the updates show against the announced defence; absent in older records"
     )
+    not_announced: list[str] = Field(
+        default=[],
+        description="what the updates show that was not announced and that honest clients can show as well; absent in "
+        "older records",
+    )
     lost: Count | None = Field(description="tape entries that could not be written, null when not known")
     truth_known: bool
     truth_note: str = Field(description="why there is no truth, or none of some updates; empty when there is")
@@ -205,6 +229,11 @@ class VictimImage(Entry):
     baseline: PicturePath | None = Field(
         default=None, description="the mean training image, a guess that needs no update; absent in older records"
     )
+    guess: PicturePath | None = Field(
+        default=None, description="the best guess at this image without any update; absent in older records"
+    )
+    guess_ssim: Number | None = Field(default=None, description="its SSIM against the truth")
+    guess_name: str = Field(default="", description="which guess it is")
     same_as: Identifier | None = Field(
         default=None, description="the first victim of this federation with the same image; null for a first one"
     )
@@ -250,6 +279,10 @@ class ImageResult(Entry):
         default=None,
         description="share by which the distance still fell over the last tenth of the search; null when not measured",
     )
+    cut: bool = Field(
+        default=False,
+        description="whether the budget ended it, so that the best until then was kept; absent in older records",
+    )
     starts: Count | None = Field(
         default=None, description="starts that a search compared; 0 when it does not search, null in older records"
     )
@@ -274,11 +307,18 @@ class AttackSummary(Entry):
         "truth"
     )
     success_rate: Share | None
-    interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval of the success rate")
+    interval: tuple[Share, Share] | None = Field(
+        description="95 % Wilson interval of the success rate, by independent trials: images of one update are one, "
+        "equal images are one"
+    )
     mean_ssim: Number | None
     median_ssim: Number | None
     baseline_successes: Count | None = Field(
         description="images on which the mean training image alone reaches the threshold"
+    )
+    guess_successes: Count | None = Field(
+        default=None,
+        description="images on which the best guess without the update reaches the threshold; absent in older records",
     )
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -18,7 +18,12 @@ LabelKnowledge = Literal["granted", "recovered"]
 Role = Literal["plain", "adaptive"]
 PlanStatus = Literal["run", "not_applicable", "refused", "over_budget"]
 VerdictName = Literal[
-    "leaks", "leaks to an adaptive attacker", "not shown to leak", "held against everything tried", "not known"
+    "leaks",
+    "leaks to an adaptive attacker",
+    "leaks in part",
+    "not shown to leak",
+    "held against everything tried",
+    "not known",
 ]
 
 

@@ -28,6 +28,10 @@ class PlannedAttack(Entry):
     updates: Count = Field(description="updates it was planned for")
     iterations: Count | None = Field(description="of one update, null when it does not search")
     expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    unanswerable: bool = Field(
+        default=False,
+        description="whether no search here answers these updates within ten times the budget; absent in older records",
+    )
     mends: list[Identifier] = Field(
         default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
     )
@@ -111,6 +115,22 @@ class LeakageSummary(Entry):
     )
 
 
+class UpdateReading(Entry):
+    """What one update says by itself, without any attack that searches."""
+
+    round: Count
+    node: str
+    images: Count | None = Field(description="behind it, null when not revealed")
+    steps: Count | None = Field(description="local steps behind it, null when not announced")
+    numbers: Count = Field(description="in it")
+    norm: Number | None = Field(description="L2 norm of the update")
+    statistics: Count = Field(description="normalisation layers whose running means of features are on the tape")
+    at_least: list[Count] = Field(
+        description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
+    )
+    why_no_labels: str = Field(description="why not; empty otherwise")
+
+
 class UpdateFacts(Entry):
     """What the audit measured about the updates that it attacked, beside attacking them."""
 
@@ -119,6 +139,14 @@ class UpdateFacts(Entry):
     )
     buffers_withheld: bool = Field(description="whether normalisation statistics of the model are not on the tape")
     steps: Count | None = Field(description="most local steps behind one update; null when not announced")
+    noise_floors: dict[str, Number] = Field(
+        default={},
+        description="by name of a gradient distance, how far the announced noise alone keeps the true images from "
+        "their update, the median; empty without noise, where that is not known, and in older records",
+    )
+    readings: list[UpdateReading] = Field(
+        default=[], description="of updates that no search answers; absent in older records"
+    )
 
 
 class TapeIdentity(Entry):

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from attacker.attacks.attack import Reconstruction
-from attacker.audit.assemble import assemble, best_ssim, collect
+from attacker.audit.as_it_went import as_it_went, left_over
+from attacker.audit.assemble import assemble, best_ssim, collect, count_others
 from attacker.audit.campaign import CampaignState, Score, Watch, cut, run_chunks
 from attacker.audit.campaign_folder import CampaignFolder, OtherSettings
 from attacker.audit.chunk import Chunk, attack_seed
 from attacker.audit.chunk_store import ChunkFolder, ChunkStore, MemoryChunks
+from attacker.audit.clock import UNLIMITED, Clock
 from attacker.audit.crew import Crew, Event, OwnProcess, Processes
 from attacker.audit.files import Pictures, make_private_folder
 from attacker.audit.finish import finish_record, write_audit
@@ -30,8 +32,10 @@ from attacker.audit.ray_crew import RayCluster
 from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
+from attacker.audit.shuffled import attack_shuffled
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth_open import TruthWish
+from attacker.engine.deadline import within
 from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
 
@@ -139,10 +143,13 @@ def audit(
     truth: TruthWish = True,
     watch: Watch | None = None,
     say: Say | None = None,
+    clock: Clock | None = None,
 ) -> AuditRecord:
     """Audit one or more federations as a campaign in ``OUT/campaign``: killed at any moment, the same call goes on.
 
-    What is found does not depend on who works, nor on how often the campaign was interrupted. An audit of other
+    What is found does not depend on who works, nor on how often the campaign was interrupted. Where the budget ends
+    before the work, searches give the best until then and say so, what was not begun is left out, and the same call
+    goes on with that, in as much time again. An audit of other
     settings that is in the folder, finished or not, is set aside into ``OUT/earlier-1`` (or the next number), which is
     said.
 
@@ -156,7 +163,8 @@ def audit(
         truth: Where the true images of all tapes are known from, as ``--truth`` takes it, or a function of node id and
             round; True leaves it to each source.
         watch: Told about the work now and then.
-        say: Told, in a sentence each, what a reader should know before the work begins.
+        say: Told, in a sentence each, what a reader should know.
+        clock: Of the budget, where it began earlier, with the command; None begins now.
 
     Raises:
         NothingToAttack: If a tape's model or images are not known, or it holds no update.
@@ -168,24 +176,34 @@ def audit(
         raise ValueError(f"expected at least one worker, got {workers}")
     if truth is not True:
         sources = [replace(one, truth=truth) for one in sources]
+    clock = clock or Clock(settings.budget, settings.leakage)
     with CampaignFolder(out) as campaign:
-        planned = _begun(campaign, sources, settings, say)
-        federations = open_federations(sources, settings, campaign.controls, fresh=planned is None)
+        planned = _begun(campaign, sources, settings, say, clock)
+        federations = open_federations(sources, settings, campaign.controls, fresh=planned is None, clock=clock)
         if planned is None:
-            planned = _if_any_fits(_and_those_that_refuse(plan_audit(federations, settings)), settings)
+            planned = plan_audit(federations, settings, clock=clock, say=say)
+            planned = _if_any_fits(_and_those_that_refuse(planned), settings)
             planned = with_mends(federations, planned, settings)
             campaign.begin(_identity(federations, settings), planned)
         chunks = cut(federations, planned, settings)
         if say is not None:
             say(_ahead(federations, planned))
         crew = _crew(campaign.chunks, workers, ray_address, settings)
-        run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch)
+        run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch, clock=clock)
+        went = as_it_went(planned, chunks, campaign.chunks)
+        if say is not None and (left := left_over(planned, went)):
+            say(_over(left))
         folder = out.expanduser().absolute()
-        return _finish(federations, planned, chunks, campaign.chunks, settings, title, folder, watch, workers)
+        return _finish(federations, went, chunks, campaign.chunks, settings, title, folder, watch, workers, clock)
 
 
 def plan(
-    sources: Sequence[TapeSource], settings: AuditSettings, *, estimate: bool = True
+    sources: Sequence[TapeSource],
+    settings: AuditSettings,
+    *,
+    estimate: bool = True,
+    say: Say | None = None,
+    clock: Clock | None = None,
 ) -> tuple[list[Federation], list[PlannedAttack]]:
     """What `audit` would do, without doing it; only the time of a few iterations is measured.
 
@@ -193,25 +211,36 @@ def plan(
         sources: The tapes.
         settings: What is to be done.
         estimate: Whether that time is measured.
+        say: Told in a sentence about updates that no search can answer.
+        clock: Of the budget; None begins now.
 
     Raises:
         NothingToAttack: As `audit`.
         ValueError: As `audit`.
     """
+    clock = clock or Clock(settings.budget, settings.leakage)
     with ExitStack() as stack:
         controls = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        federations = open_federations(sources, settings, controls)
-        return federations, with_mends(federations, plan_audit(federations, settings, estimate=estimate), settings)
+        federations = open_federations(sources, settings, controls, clock=clock)
+        planned = plan_audit(federations, settings, estimate=estimate, clock=clock, say=say)
+        return federations, with_mends(federations, planned, settings)
+
+
+def _over(left: int) -> str:
+    return (
+        f"The budget ended before {counted(left, 'update')} could be attacked, counted for each attack; the record "
+        "says which. The same command goes on with them, in as much time again."
+    )
 
 
 def _begun(
-    campaign: CampaignFolder, sources: Sequence[TapeSource], settings: AuditSettings, say: Say | None
+    campaign: CampaignFolder, sources: Sequence[TapeSource], settings: AuditSettings, say: Say | None, clock: Clock
 ) -> list[PlannedAttack] | None:
     """The plan of the audit that is in the folder; None where there is none, or it was another one and is set aside."""
     if not campaign.begun:
         return None
     # Without controls: those of the earlier audit may be of another defence, and are not there for this one.
-    bare = open_federations(sources, replace(settings, control=False), campaign.controls)
+    bare = open_federations(sources, replace(settings, control=False), campaign.controls, clock=clock)
     try:
         return campaign.resume(_identity(bare, settings))
     except OtherSettings as differ:
@@ -247,18 +276,35 @@ def _finish(
     folder: Path,
     watch: Watch | None,
     processes: int = 1,
+    clock: Clock = UNLIMITED,
 ) -> AuditRecord:
+    if watch is not None:
+        watch(CampaignState.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     found = collect(chunks, store)
-    record = finish_record(assemble(federations, planned, found, settings, title=title, pictures=Pictures(folder)))
+    placebos = attack_shuffled(chunks, found, count_others(federations), seconds=clock.finishing())
+    with within(clock.finishing()):
+        whole = assemble(
+            federations, planned, found, settings, title=title, pictures=Pictures(folder), shuffled=placebos
+        )
+    record = finish_record(whole)
     write_audit(record, folder)
     if not settings.leakage:
         return record
     # The audit is safe by now, even if this takes all memory and the process is killed.
     summaries = []
-    for own in (one for one in federations if needs_indices(one, federations)):
+    wanted = [one for one in federations if needs_indices(one, federations)]
+    for number, own in enumerate(wanted):
         if watch is not None:
             watch(CampaignState.after(f"{own.id}: leakage indices", len(chunks)))
-        summaries.append(leakage_of(own, record, seed=settings.seed, processes=processes))
+        summaries.append(
+            leakage_of(
+                own,
+                record,
+                seed=settings.seed,
+                processes=processes,
+                seconds=clock.finishing() / (len(wanted) - number),
+            )
+        )
     record = finish_record(record, summaries)
     write_audit(record, folder)
     return record
@@ -283,6 +329,8 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings) -> list[
         ValueError: If so; the shortest attack is named.
     """
     left_out = [one for one in planned if one.status == "over_budget"]
+    if any(one.unanswerable for one in planned):
+        return planned  # that is what the audit has to say
     if left_out and not any(one.status == "run" for one in planned):
         shortest = min(left_out, key=lambda one: one.expected_seconds or 0.0)
         raise ValueError(

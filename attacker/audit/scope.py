@@ -11,14 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from attacker.audit.chunk import Site, Target
+from attacker.audit.clock import OPENING, UNLIMITED, Clock
 from attacker.audit.control import control_training, open_control, why_no_control, write_control
 from attacker.audit.control_training import SECONDS
+from attacker.audit.costs import replayed_images, seconds_of_pass
 from attacker.audit.record import ControlRound
 from attacker.audit.selection import choose_updates, node_rank
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import Subject, TapeSource, open_subject
 from attacker.audit.truth import Truth
 from attacker.audit.truth_check import MOST_IMAGES, check_truth
+from attacker.engine.deadline import within
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry
 
@@ -68,7 +71,12 @@ class Federation:
 
 
 def open_federations(
-    sources: Sequence[TapeSource], settings: AuditSettings, controls: Path, *, fresh: bool = True
+    sources: Sequence[TapeSource],
+    settings: AuditSettings,
+    controls: Path,
+    *,
+    fresh: bool = True,
+    clock: Clock = UNLIMITED,
 ) -> list[Federation]:
     """Open the tapes, choose the updates, and write or open the controls; each control follows its federation.
 
@@ -77,6 +85,8 @@ def open_federations(
         settings: Of the audit.
         controls: Folder for the tapes of controls.
         fresh: Whether controls are written; otherwise those that an earlier run wrote are opened.
+        clock: Of the audit. When its share for this is over truths are not checked any more, and what that says is
+            noted; a control is of as many updates as there is time for, or left out with the reason.
 
     Raises:
         ValueError: If there is no tape, one cannot be audited, or labels are to be granted and are not known.
@@ -89,16 +99,20 @@ def open_federations(
     found: list[Federation] = []
     for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):
         entries = choose_updates(subject, victims=settings.victims, seed=settings.seed, rounds=settings.rounds)
-        checked = check_truth(subject, entries)
+        with within(clock.left(OPENING)):
+            checked = check_truth(subject, entries)
         subject = replace(subject, truth=subject.truth if checked.scored else None, truth_note=checked.note)
         own = _federation(f"f{number}", subject, source, entries, settings, checked.refused)
         repeated = [entry for entry in entries if entry.file not in checked.refused]
         reason = why_no_control(subject, repeated) if settings.control else "it was left out"
         needed = settings.control and subject.defence != "none"
+        if needed and fresh and not reason:
+            reason = _why_no_time(subject, repeated[0], clock)
         control: list[Federation] = []
         if needed and not reason:
             try:
-                control = [_control(own, controls / own.id, settings, fresh=fresh)]
+                with within(clock.left(OPENING)):
+                    control = [_control(own, controls / own.id, settings, fresh=fresh)]
             except (ValueError, OSError):
                 raise
             except Exception as error:  # the clients' model is foreign code, and is trained here
@@ -106,6 +120,20 @@ def open_federations(
                 reason = f"computing it failed: {type(error).__name__}: {error}"
         found += [Federation(**{**vars(own), "no_control": reason if needed else ""}), *control]
     return found
+
+
+def _why_no_time(subject: Subject, entry: TapeEntry, clock: Clock) -> str:
+    """Why there is no time to repeat even one client's training; empty where there is."""
+    if clock.budget is None:
+        return ""
+    seen = subject.tape.load(entry)
+    needed, left = replayed_images(seen) * seconds_of_pass(subject.victim, seen), clock.left(OPENING)
+    if needed <= left:
+        return ""
+    return (
+        f"repeating one client's training would take about {needed:.0f} s, and {left:.0f} s of the budget are left for "
+        "it; a longer --budget gives it more"
+    )
 
 
 def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fresh: bool) -> Federation:

@@ -9,7 +9,7 @@ from itertools import permutations
 
 from attacker.audit.record import AttackSummary, ImageResult
 from attacker.audit.view import FederationView
-from attacker.report.words import attack_name, capitalised, percent
+from attacker.report.words import attack_name, capitalised, counted, percent
 from fl_precode.spec import parse_spec
 
 Found = tuple[str, str, str | None]
@@ -29,13 +29,30 @@ RIGHT_LABELS = 0.95
 MARGIN = 0.05
 """Mean SSIM by which a weaker attack must lead before a stronger one is doubted; it must be two standard errors too."""
 
+FOUND_A_WAY = 0.5
+"""Share of images from which a search that brought them back has found a way, however little its distance fell."""
+
+FLOOR_WIDTH = 0.02
+"""Share of the distance that noise alone causes, up to which a search that begins there has nothing left to find."""
+
+CUT_SHARE = 0.05
+"""Share of images on which a search may be cut before its result is doubted."""
+
+_SAID = "matched by "
+_SQUARED = frozenset({"dlg", "idlg", "see-through-gradients"})
 _BUDGET = ("iterations", "restarts")
 
 
 def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
-    """Searches whose distance hardly fell on most images: no gradient, a wrong direction, steps too small or none."""
+    """Searches whose distance hardly fell on most images: no gradient, a wrong direction, steps too small or none.
+
+    Not those that brought back half of the images, which found a way; nor those that stand where the announced noise
+    alone keeps the true images, for which nothing is left to find; nor formulas, which do not search.
+    """
     for one in view.tried:
-        if not _stuck(_judged_by(view, one)):
+        seen = _judged_by(view, one)
+        rates = [found.success_rate or 0.0 for found in (one, seen.summary(one.attack)) if found is not None]
+        if max(rates) >= FOUND_A_WAY or not _stuck(seen, one.attack):
             continue
         yield (
             "loss-did-not-fall",
@@ -45,31 +62,52 @@ def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
         )
 
 
-def _stuck(rows: Sequence[ImageResult]) -> bool:
+def _stuck(view: FederationView, spec: str) -> bool:
     """Whether most of the searches that were measured got nowhere."""
-    fell = [_fell(row) for row in rows]
+    fell = [_fell(row, _floor(view, row)) for row in view.rows(spec)]
     known = [value for value in fell if value is not None]
     return bool(known) and sum(known) < len(known) / 2
 
 
-def _fell(row: ImageResult) -> bool | None:
-    if row.iterations == 0 and row.outcome == "iteration_limit":
+def _fell(row: ImageResult, floor: float) -> bool | None:
+    """Whether the distance fell by a share of what there was to gain; None where nothing was, or it is not measured."""
+    searched = bool(row.starts) or row.starting_loss is not None
+    if searched and row.iterations == 0 and row.outcome == "iteration_limit":
         return False
     if row.starting_loss is None or row.matching_loss is None:
         return None
-    return row.matching_loss <= (1 - LEAST_FALL) * row.starting_loss
+    room = row.starting_loss - floor
+    if floor and room <= FLOOR_WIDTH * floor:
+        return None
+    return row.matching_loss <= row.starting_loss - LEAST_FALL * room
 
 
-def _judged_by(view: FederationView, one: AttackSummary) -> Sequence[ImageResult]:
-    """The searches that tell whether an attack works: for a plain one those without the defence, where there are any.
+def _floor(view: FederationView, row: ImageResult) -> float:
+    """The distance that the announced noise alone causes, by the measure of this search; 0 where it is not known."""
+    facts = view.federation.facts
+    return 0.0 if facts is None else facts.noise_floors.get(_distance(row), 0.0)
+
+
+def _distance(row: ImageResult) -> str:
+    """Name of the distance by which a search was measured: what it said itself, its setting, or what it is made for."""
+    said = row.reason.removeprefix(_SAID)
+    if said != row.reason:
+        return said.split(";")[0].strip()
+    spec = parse_spec(row.method or row.attack)
+    if "layers" in spec.options:
+        return ""  # by a part of the gradient, on which there is less noise
+    return spec.options.get("distance", "l2" if spec.name in _SQUARED else "cosine")
+
+
+def _judged_by(view: FederationView, one: AttackSummary) -> FederationView:
+    """The federation that tells whether an attack works: for a plain one the control, where it was measured there.
 
     With the defence a plain search may fail by the defence alone, and lucky draws of a random model look like progress.
     """
-    if view.defended and not view.adaptive(one.attack) and view.control is not None:
-        without = view.control.searches(one.attack)
-        if any(_fell(row) is not None for row in without):
-            return without
-    return view.searches(one.attack)
+    control = None if view.adaptive(one.attack) else view.control
+    if control is not None and any(_fell(row, 0.0) is not None for row in control.rows(one.attack)):
+        return control
+    return view
 
 
 def budget_edge(view: FederationView) -> Iterator[Found]:
@@ -97,6 +135,23 @@ def _late_fall(row: ImageResult) -> float | None:
 def _median_loss(rows: Sequence[ImageResult]) -> float:
     losses = [row.matching_loss for row in rows if row.matching_loss is not None]
     return statistics.median(losses) if losses else math.inf
+
+
+def search_cut(view: FederationView) -> Iterator[Found]:
+    """Attacks that the budget ended before the iterations that they were planned for, whatever their distance did.
+
+    Their steps had not become small yet, so that standing still says little.
+    """
+    for one in view.tried:
+        rows = view.rows(one.attack)
+        cut = sum(row.cut for row in rows)
+        if cut > CUT_SHARE * len(rows) and (one.success_rate or 0.0) < 1:
+            yield (
+                "search-cut",
+                f"The budget ended {attack_name(one.attack)} before its time on {cut} of "
+                f"{counted(len(rows), 'image')}; what it had found until then is kept.",
+                one.attack,
+            )
 
 
 def single_start(view: FederationView) -> Iterator[Found]:

@@ -6,7 +6,8 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from enum import Enum, auto
+from typing import Final, TypeVar
 
 from attacker.audit.nothing import NothingToAttack, no_update
 from attacker.audit.subject import Subject
@@ -16,7 +17,18 @@ from fl_precode.tape import TapeEntry, TapeError
 _logger = logging.getLogger(__name__)
 
 
+_MOST_LOOKED_AT: Final = 512
+"""Updates at most whose images are looked at to find different ones."""
+
 E = TypeVar("E", bound=Located)
+
+
+class _Overlap(Enum):
+    """How many of an update's images were in updates before it."""
+
+    NONE = auto()
+    SOME = auto()
+    ALL = auto()
 
 
 def ordered_victims(
@@ -75,8 +87,9 @@ def choose_updates(
 ) -> list[TapeEntry]:
     """The updates to attack; those that the tape cannot give are passed over (the tape names them).
 
-    Nodes whose truth can be known come first: an update without truth shows nothing. Classes count where one update
-    is of one image, or of images of one class.
+    Nodes whose truth can be known come first: an update without truth shows nothing. Of these come first those whose
+    images no update before them holds, as far as there are any: an image that is attacked twice counts once. Classes
+    count where one update is of one image, or of images of one class.
 
     Args:
         subject: The federation.
@@ -101,6 +114,7 @@ def choose_updates(
     )
     if truth is not None:
         order.sort(key=lambda entry: not truth.knows(entry))
+        order = different_first(order, truth, victims)
     chosen: list[TapeEntry] = []
     for entry in order:
         if len(chosen) == victims:
@@ -114,6 +128,31 @@ def choose_updates(
     if not chosen:
         raise _nothing(subject, rounds)
     return sorted(chosen, key=lambda one: (one.round, node_rank(truth, one.node)))
+
+
+def different_first(order: Sequence[E], truth: TruthSource, wanted: int) -> list[E]:
+    """The updates, those first whose images no update before them holds, then those with some new image.
+
+    Args:
+        order: All updates, those whose truth is known first.
+        truth: Knows their images.
+        wanted: How many will be attacked; no more is looked at than it takes, and at most `_MOST_LOOKED_AT`.
+    """
+    if len(order) <= wanted:
+        return list(order)
+    groups: dict[_Overlap, list[E]] = {_Overlap.NONE: [], _Overlap.SOME: [], _Overlap.ALL: []}
+    seen: set[bytes] = set()
+    for place, entry in enumerate(order):
+        if len(groups[_Overlap.NONE]) >= wanted or place == _MOST_LOOKED_AT or not truth.knows(entry):
+            break
+        own = truth.prints(entry)
+        known = own & seen
+        groups[_Overlap.NONE if not known else _Overlap.SOME if known != own else _Overlap.ALL].append(entry)
+        seen |= own
+    rest = order[sum(map(len, groups.values())) :]
+    known_rest = [entry for entry in rest if truth.knows(entry)]
+    unknown = rest[len(known_rest) :]
+    return [*groups[_Overlap.NONE], *known_rest, *groups[_Overlap.SOME], *groups[_Overlap.ALL], *unknown]
 
 
 def _nothing(subject: Subject, rounds: tuple[int, int] | None) -> NothingToAttack:

@@ -6,6 +6,7 @@ Every source answers by the tape's entry: `attacker.audit.truth_federation` reco
 
 from __future__ import annotations
 
+import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,14 +16,12 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from attacker.audit.guesses import FEWEST_AVERAGED, Guesses, digest, most_of_class
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import Scale
 
 _MOST_AVERAGED: Final = 4_096
 """Images at most that the mean image is the mean of."""
-
-_FEWEST_AVERAGED: Final = 16
-"""Different images below which a mean shows each of them, and is no guess that one could make without the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +81,27 @@ class TruthSource(ABC):
     def mean_image(self) -> Tensor | None:
         """(channels, height, width) in [0, 1]: a guess that needs no update; None where no image is known."""
 
+    @abstractmethod
+    def of_class(self, label: int) -> Tensor:
+        """Different images of a class that are known, the same ones every time; for guesses, which need no update.
+
+        Returns:
+            (n, channels, height, width) in [0, 1]; n is at most `most_of_class`, and may be 0.
+        """
+
+    @cached_property
+    def guesses(self) -> Guesses:
+        """What can be guessed from these images, each guess worked out once."""
+        return Guesses(self)
+
+    def prints(self, entry: Located) -> frozenset[bytes]:
+        """Of the images behind an update, equal for equal images; empty where they are not known."""
+        try:
+            found = self.truth(entry)
+        except ValueError:
+            return frozenset()
+        return frozenset() if found is None else frozenset(map(digest, found.images))
+
     def steps(self, entry: Located) -> list[Truth]:
         """The batch of each local step in order, where that is known, else all images as one."""
         found = self.truth(entry)
@@ -124,8 +144,8 @@ class HeldTruth(TruthSource):
         self.clients = dict(clients)
 
     @abstractmethod
-    def held(self) -> Iterator[Tensor]:
-        """All images, some at a time, (n, channels, height, width) in [0, 1]; those of one update may come again."""
+    def held(self) -> Iterator[Truth]:
+        """All images with their labels, some at a time; those of one update may come again."""
 
     def rank(self, node: str) -> str:
         """The client's name, where it has one."""
@@ -134,7 +154,15 @@ class HeldTruth(TruthSource):
     @cached_property
     def mean_image(self) -> Tensor | None:
         """Mean of the images held; where they are few, their mean colour: the mean of one image is that image."""
-        return mean_of(self.held())
+        return mean_of(one.images for one in self.held())
+
+    def of_class(self, label: int) -> Tensor:
+        """Of the images held; the choice goes by their content, so that it depends on no order."""
+        return self._by_class.get(label, torch.zeros(0, 1, 1, 1))
+
+    @cached_property
+    def _by_class(self) -> dict[int, Tensor]:
+        return chosen_by_class(self.held())
 
 
 class SameClients(TruthSource):
@@ -174,6 +202,19 @@ class SameClients(TruthSource):
     def mean_image(self) -> Tensor | None:
         """The same."""
         return self._source.mean_image
+
+    def of_class(self, label: int) -> Tensor:
+        """The same."""
+        return self._source.of_class(label)
+
+    @cached_property
+    def guesses(self) -> Guesses:
+        """The same."""
+        return self._source.guesses
+
+    def prints(self, entry: Located) -> frozenset[bytes]:
+        """As of the first tape's update."""
+        return self._source.prints(self._first(entry))
 
     @property
     def scale(self) -> Scale | None:
@@ -226,4 +267,30 @@ def mean_of(images: Iterable[Tensor]) -> Tensor | None:
     if total is None:
         return None
     mean = (total / len(seen)).to(torch.float32)
-    return mean if len(seen) >= _FEWEST_AVERAGED else mean.mean(dim=(1, 2), keepdim=True).expand_as(mean).clone()
+    return mean if len(seen) >= FEWEST_AVERAGED else mean.mean(dim=(1, 2), keepdim=True).expand_as(mean).clone()
+
+
+def chosen_by_class(truths: Iterable[Truth]) -> dict[int, Tensor]:
+    """Different images of each class, at most `most_of_class` of each; those of the first one's shape.
+
+    Which ones goes by their content, as good as by lot, and is the same in whatever order they come.
+    """
+    kept: dict[int, list[tuple[bytes, Tensor]]] = {}
+    shape: torch.Size | None = None
+    for some in truths:
+        for image, label in zip(some.images, some.labels.tolist(), strict=True):
+            shape = image.shape if shape is None else shape
+            if image.shape != shape:
+                continue
+            own, most = kept.setdefault(label, []), most_of_class(image.numel())
+            own.append((digest(image), image))
+            if len(own) >= 2 * most:
+                own[:] = _first_different(own, most)
+    return {
+        label: torch.stack([image for _, image in _first_different(own, most_of_class(own[0][1].numel()))])
+        for label, own in kept.items()
+    }
+
+
+def _first_different(own: Iterable[tuple[bytes, Tensor]], most: int) -> list[tuple[bytes, Tensor]]:
+    return heapq.nsmallest(most, dict(own).items(), key=lambda one: one[0])

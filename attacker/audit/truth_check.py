@@ -11,6 +11,7 @@ from attacker.audit.image_scale import usual_scales
 from attacker.audit.subject import Subject
 from attacker.audit.truth import Truth, TruthSource, known_scale
 from attacker.audit.truth_fit import why_not_behind
+from attacker.engine.deadline import time_is_up
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 from fl_precode.tape import TapeEntry
@@ -50,15 +51,26 @@ def check_truth(subject: Subject, entries: Sequence[TapeEntry]) -> CheckedTruth:
         return CheckedTruth(note=subject.truth_note, scored=source is not None)
     refused: dict[str, str] = {}
     said: list[str] = []
-    for entry in entries:
+    unchecked = 0
+    for number, entry in enumerate(entries):
+        if number and time_is_up():
+            unchecked = len(entries) - number
+            break
         reason = _why_not_scored(subject, source, entry) if source.knows(entry) else _NONE
         if reason:
             refused[entry.file] = reason
             said.append(f"Round {entry.round}, client {entry.node}: {reason}.")
-    return CheckedTruth(refused=refused, note=_note(source, said, len(entries)), scored=len(refused) < len(entries))
+    note = _note(source, said, len(entries), unchecked)
+    return CheckedTruth(refused=refused, note=note, scored=len(refused) < len(entries))
 
 
-def _note(source: TruthSource, said: Sequence[str], updates: int) -> str:
+def _note(source: TruthSource, said: Sequence[str], updates: int, unchecked: int = 0) -> str:
+    if unchecked:
+        early = (
+            f"The budget had no time to compare the truth in {source.origin} with {unchecked} of the {updates} "
+            "attacked updates; whether it is theirs is not known."
+        )
+        return f"{early} {_note(source, said, updates)}".strip()
     if not said:
         return ""
     if len(said) == updates and all(one.endswith(f": {_NONE}.") for one in said):

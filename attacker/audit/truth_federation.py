@@ -16,13 +16,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacker.audit.guesses import FEWEST_AVERAGED, digest, most_of_class
 from attacker.audit.truth import Located, Truth, TruthSource
 from fl_precode.config import Settings
+from fl_precode.data import ImageDataset
 from fl_precode.federation import Federation, prepare
 
 EVALUATION_NAME = "evaluation.json"
 _MOST_TRAINED = 4_096
 _NOT_COMPARED = ("seed", "data-root", "tape", "output-dir", "code-fingerprint")
+_MOST_READ = 4_096
+"""Images of a class at most that those to guess by are chosen among."""
+
+
+class TrainingImages:
+    """Guesses' source (`attacker.audit.guesses.KnownImages`): all training images of an image set.
+
+    Args:
+        images: The training images.
+    """
+
+    def __init__(self, images: ImageDataset) -> None:
+        self._images = images
+        self._classes: dict[int, Tensor] = {}
+        self._prints: dict[int, bytes] = {}
+
+    @cached_property
+    def mean_image(self) -> Tensor:
+        """Mean of all, (channels, height, width) in [0, 1]; of few different ones their mean colour.
+
+        The mean of one image is that image, and no guess.
+        """
+        pixels = self._images.images
+        mean: Tensor = pixels.to(torch.float32).mean(dim=0) / 255
+        different: set[bytes] = set()
+        for image in pixels:
+            different.add(image.contiguous().numpy().tobytes())
+            if len(different) == FEWEST_AVERAGED:
+                return mean
+        return mean.mean(dim=(1, 2), keepdim=True).expand_as(mean).clone()
+
+    def of_class(self, label: int) -> Tensor:
+        """Different images of a class, (n, channels, height, width) in [0, 1], chosen by their content."""
+        if label not in self._classes:
+            own = (self._images.labels == label).nonzero().flatten()
+            read = own[:: -(-len(own) // _MOST_READ) or 1].tolist()
+            places = {self.print_of(place): place for place in read}
+            most = most_of_class(self._images.images[0].numel())
+            self._classes[label] = self._images.batch([places[key] for key in sorted(places)[:most]])[0]
+        return self._classes[label]
+
+    def print_of(self, place: int) -> bytes:
+        """Equal for equal images."""
+        if place not in self._prints:
+            self._prints[place] = digest(self._images.images[place])
+        return self._prints[place]
 
 
 class FederationTruth(TruthSource):
@@ -36,6 +84,7 @@ class FederationTruth(TruthSource):
 
     def __init__(self, federation: Federation, nodes: Mapping[str, int], path: Path) -> None:
         self._federation = federation
+        self._images = TrainingImages(federation.data.train)
         self._nodes = dict(nodes)
         self._path = path
         self.origin = str(path)
@@ -168,11 +217,18 @@ class FederationTruth(TruthSource):
         images, labels = self._federation.data.train.batch(chosen)
         return Truth(images=images, labels=labels)
 
-    @cached_property
+    @property
     def mean_image(self) -> Tensor:
         """Mean of all training images, (channels, height, width) in [0, 1]: a guess that needs no update."""
-        mean: Tensor = self._federation.data.train.images.to(torch.float32).mean(dim=0) / 255
-        return mean
+        return self._images.mean_image
+
+    def of_class(self, label: int) -> Tensor:
+        """Different training images of a class."""
+        return self._images.of_class(label)
+
+    def prints(self, entry: Located) -> frozenset[bytes]:
+        """Of the images that a node used in a round."""
+        return frozenset(self._images.print_of(int(place)) for place in np.unique(np.concatenate(self._used(entry))))
 
 
 def differing_settings(tape: Mapping[str, Any], file: Mapping[str, Any]) -> list[str]:

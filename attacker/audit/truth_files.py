@@ -22,6 +22,7 @@ from fl_precode.true_images import true_batch
 PICTURE_ENDINGS: Final = (".png", ".jpg", ".jpeg")
 CLASS_LIST: Final = "classes.txt"
 _ROUND: Final = re.compile(r"round-0*(\d+)")
+_NO_CLASS: Final = -1
 _MODES: Final = ("1", "L", "P", "RGB")
 """Pillow's modes whose pixels are bytes; it would cut others off without a word."""
 
@@ -69,12 +70,13 @@ class FolderTruth(HeldTruth):
         """By the names of folders."""
         return tuple(sorted({label for _, label in self._files(entry)})) or None
 
-    def held(self) -> Iterator[Tensor]:
-        """Picture by picture."""
+    def held(self) -> Iterator[Truth]:
+        """Picture by picture; those in a folder of no class have none."""
         for folder in self._folders.values():
             for path in sorted(folder.rglob("*")):
                 if path.suffix.lower() in PICTURE_ENDINGS:
-                    yield self._picture(path)
+                    label = torch.tensor([self._numbers.get(path.parent.name, _NO_CLASS)])
+                    yield Truth(images=self._picture(path), labels=label)
 
     def _files(self, entry: Located) -> list[tuple[Path, int]]:
         folder = self._folders.get(entry.node)
@@ -202,9 +204,9 @@ class NpzTruth(HeldTruth):
         """Of the labels."""
         return tuple(sorted(set(self._labels[self._of(entry)].tolist()))) or None
 
-    def held(self) -> Iterator[Tensor]:
+    def held(self) -> Iterator[Truth]:
         """All at once."""
-        yield self._images
+        yield Truth(images=self._images, labels=self._labels)
 
     def _of(self, entry: Located) -> Tensor:
         mine = np.ones(len(self._labels), dtype=bool)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacker.attacks.attack import check_observation
-from attacker.audit.announced import doubts
+from attacker.audit.announced import sightings
 from attacker.audit.truth import Truth
 from attacker.engine import observed_gradient, steps_behind
 from attacker.engine.batch_norm import batch_norms
@@ -97,7 +97,7 @@ def why_not_behind(
         replay = _nearest(ways, images, labels)
         others_of_all = _others(images, labels, others, victim.inputs.classes)
         signs = _SIGNS if len(scales) == 1 else _SIGNS_OF_A_GUESS
-        # With the number of steps known noise shows in the update's rank, and `doubts` would have had a word.
+        # With the number of steps known noise shows in the update's rank, and `sightings` would have had a word.
         noise_excluded = defence != "unknown" or steps_behind(observation) is not None
         return "" if replay is None else _told(replay, images, labels, others_of_all, signs, noise_excluded)
     except Exception:  # foreign models may raise anything
@@ -113,7 +113,7 @@ def _cannot_be_replayed(victim: Victim, observation: Observation, defence: str) 
         return True
     if defence != "unknown" and gradient_defence(defence) is not None:
         return True
-    return _alike(observation) or bool(doubts(victim, observation, "none"))
+    return _alike(observation) or bool(sightings(victim, observation, "none"))
 
 
 def _alike(observation: Observation) -> bool:

@@ -7,8 +7,6 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from torch import Tensor
-
 from attacker.audit.truth import HeldTruth, Located, Truth
 from fl_precode.true_images import true_batch
 
@@ -61,7 +59,7 @@ class FunctionTruth(HeldTruth):
                 self._classes[place] = ()
         return self._classes[place]
 
-    def held(self) -> Iterator[Tensor]:
+    def held(self) -> Iterator[Truth]:
         """Of the first updates of the tape."""
         for entry in self._entries[:_MOST_ASKED]:
             try:
@@ -69,7 +67,7 @@ class FunctionTruth(HeldTruth):
             except ValueError:
                 continue
             if found is not None:
-                yield found.images
+                yield found
 
     def _ask(self, node: str, number: int) -> Truth | None:
         try:

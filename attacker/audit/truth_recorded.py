@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from attacker.audit.truth import HeldTruth, Located, Truth
 from fl_precode.recorded_truth import SUFFIX, RecordedBatch, RecordedHead, Scale, read_batch, read_head
@@ -75,14 +74,16 @@ class RecordedTruth(HeldTruth):
         found = {head.scale for heads in self._stems.values() for head in heads}
         return found.pop() if len(found) == 1 else None
 
-    def held(self) -> Iterator[Tensor]:
+    def held(self) -> Iterator[Truth]:
         """File by file."""
         for heads in self._stems.values():
             for head in heads:
                 try:
-                    yield read_batch(head.path).images
+                    batch = read_batch(head.path)
                 except (ValueError, OSError) as error:
                     _logger.warning("passed over: %s", error)
+                else:
+                    yield Truth(images=batch.images, labels=batch.labels)
 
     def _heads(self, entry: Located) -> Sequence[RecordedHead]:
         message = str(getattr(entry, "message", ""))

@@ -5,13 +5,18 @@ One rule decides for each federation, the first that fits:
 1. No attack gave a result: *not known*.
 2. No similarity could be measured, because the truth is not there: *not known*; the sentence says what the updates
    confirm by themselves.
-3. The average training image alone counts as come back on every victim, and no attack brought one back nearer
-   to the truth, so that the measure cannot tell: *not known*.
+3. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
+   truth than that by the margin, so that the measure cannot tell: *not known*.
 4. Images came back without a defence, or by an attack that ignores the defence: *leaks*.
 5. Images came back, but only by attacks that know the defence: *leaks to an adaptive attacker*.
-6. Nothing came back, with a defence; a plain attack that was stopped here brings images back from the undefended
-   control; an attack that knows the defence ran; and no flag says weak: *held against everything tried*.
-7. Nothing came back otherwise: *not shown to leak*, with the weak evidence named.
+6. No image counts as come back, and the results of one attack are nearer to the truth than every guess, by more than
+   chance and on average by SSIM 0.1: *leaks in part*.
+7. Nothing came back, with a defence; a plain attack that was stopped here brings back half of the undefended control
+   or more; one attack by itself knows the whole defence and gave results; and no flag says weak: *held against
+   everything tried*.
+8. Nothing came back otherwise: *not shown to leak*, with the weak evidence named.
+
+The number that a verdict gives is that of all attacks together: an image counts if any attack brought it back.
 
 No rule ever calls a federation safe: an audit can show a leak, and cannot show that there is none.
 """
@@ -28,16 +33,21 @@ from attacker.audit.record import (
     FederationSummary,
     Flag,
     ImageResult,
+    UpdateReading,
     VerdictEntry,
     VerdictName,
+    parts_of,
 )
-from attacker.audit.view import FederationView, views
+from attacker.audit.view import FederationView, Lead, views
 from attacker.report.words import (
     attack_name,
     capitalised,
+    count,
+    counted,
     dataset_name,
     defence_name,
     distance,
+    figure,
     interval,
     joined,
     model_name,
@@ -73,30 +83,34 @@ def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
     name, sentence = _decide(view, own)
     cautions = [*_assumed(view), *(one.sentence for one in own)]
     if name != "not known":
-        cautions += _average_image(view)
+        said = any(one.name == "too-few-victims" for one in own)  # with the same reason
+        cautions += [*([] if said else _together(view)), *_guesses(view)]
+    cautions += _read(view)
     return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
 
 
 def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
     title = title_of(view.federation)
     if not view.tried:
-        return "not known", _not_attacked(title, view.summaries)
+        return "not known", _unanswerable(view, title) or _not_attacked(title, view.summaries)
     if not view.scored:
         return "not known", f"{title}: {_without_truth(view)}"
     if view.cannot_be_told:
         return "not known", (
-            f"{title}: nothing can be concluded. These images are so alike that their average, which needs no update, "
-            f"already reaches SSIM >= {view.record.success_threshold:g} on every one of them."
+            f"{title}: nothing can be concluded. These images are so easily guessed that a guess without any update, "
+            f"such as their average, already reaches SSIM >= {view.record.success_threshold:g} on every one of them."
         )
     if not view.nothing_came_back:
         return _leak(view, own)
     weak = _phrases(one for one in own if one.weak)
-    informed = view.of_role(adaptive=True, among=view.scored)
-    if view.defended and view.stopped and informed and not weak:
-        return "held against everything tried", _held(view, informed) + _aside(own)
+    if view.lead is not None:
+        return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
+    # The rule stands by itself, even where somebody lost the flags.
+    if view.defended and view.convincing and view.whole and not view.near_misses and not weak:
+        return "held against everything tried", _held(view) + _aside(own)
     weak = weak or [_UNDEFENDED]
     return "not shown to leak", (
-        f"{title}: not shown to leak (weak evidence: {'; '.join(weak)}). {_nothing(view)}.{_aside(own)}"
+        f"{title}: not shown to leak (weak evidence: {'; '.join(weak)}). {_nothing(view)}.{_close(view)}{_aside(own)}"
     )
 
 
@@ -166,6 +180,32 @@ def _aside(own: Sequence[Flag]) -> str:
     return f" Mind that {joined(noted)}." if noted else ""
 
 
+def _unanswerable(view: FederationView, title: str) -> str:
+    """That no search can answer the updates in the time; empty where one can."""
+    own = (one for one in view.record.plan if one.federation == view.federation.id and one.unanswerable)
+    reason = next((one.reason for one in own), "")
+    return f"{title}: nothing is known about it. {reason}" if reason else ""
+
+
+def _read(view: FederationView) -> list[str]:
+    """What was read from updates that no search can answer."""
+    facts = view.federation.facts
+    return [] if facts is None else [reading_text(one) for one in facts.readings]
+
+
+def reading_text(one: UpdateReading) -> str:
+    """What one update says by itself, in a sentence."""
+    parts = [f"{count(one.numbers)} numbers of L2 norm {distance(one.norm)}"]
+    if one.statistics:
+        parts.append(f"running means of the features in {counted(one.statistics, 'layer')}")
+    most = sorted(range(len(one.at_least)), key=lambda label: -one.at_least[label])[:_MOST_LABELS]
+    if own := [f"{count(one.at_least[label])} of class {label}" for label in most if one.at_least[label]]:
+        parts.append(f"at least {joined(own)} among its {count(one.images or 0)} images, if it trained by plain SGD")
+    else:
+        parts.append(f"no certain labels{f' ({one.why_no_labels})' if one.why_no_labels else ''}")
+    return f"Read from the update of round {one.round}, client {one.node}, without a search: {'; '.join(parts)}."
+
+
 def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
     reasons = "; ".join(
         f"{attack_name(one.attack)}: {one.reasons[0] if one.reasons else 'it gave no result'}" for one in own
@@ -173,8 +213,12 @@ def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
     return f"{title}: no attack gave a result, so nothing is known about it ({reasons or 'none was asked for'})."
 
 
+def _of(back: int, images: int) -> str:
+    return f"{back} of {counted(images, 'image')}"
+
+
 def _share(one: AttackSummary) -> str:
-    return f"{one.successes} of {one.images} image{'' if one.images == 1 else 's'}"
+    return _of(one.successes or 0, one.images)
 
 
 def _certainty(one: AttackSummary) -> str:
@@ -182,64 +226,145 @@ def _certainty(one: AttackSummary) -> str:
     return f"95 % interval {interval(low, high)}"
 
 
+def _names(summaries: Iterable[AttackSummary]) -> str:
+    return joined(list(dict.fromkeys(attack_name(one.attack) for one in summaries)))
+
+
 def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
-    defence = capitalised(defence_name(view.federation.defence))
+    defence = defence_name(view.federation.defence)
+    model, union = model_name(view.federation.model), view.union
     plain = [one for one in view.of_role(adaptive=False, among=view.scored) if one.successes]
-    best = max(plain or view.scored, key=lambda one: (one.success_rate or 0.0, one.images))
-    model = model_name(view.federation.model)
-    came = f"{_share(best)} came back by {attack_name(best.attack)}"
-    measure = f"(SSIM >= {view.record.success_threshold:g}; {_certainty(best)})"
+    best = _strongest(view)
+    alone = best.successes == union.back and best.images == union.images
+    came = (
+        f"{_of(union.back, union.images)} came back by {attack_name(best.attack) if alone else 'at least one attack'}"
+    )
+    measure = f"(SSIM >= {view.record.success_threshold:g}; 95 % interval {interval(*union.interval)})"
     if not view.defended:
         text = f"Undefended {model} leaks: {came} {measure}."
     elif plain:
-        text = f"{defence} does not stop the leak on {model}: {came}, which ignores it {measure}."
+        which = f", which {_attitude(view, best)}" if alone else ""
+        do = "do" if len(parts_of(view.federation.defence)) > 1 else "does"
+        text = f"{capitalised(defence)} {do} not stop the leak on {model}: {came}{which} {measure}."
     else:
-        text = f"{model} with {defence_name(view.federation.defence)} leaks to an adaptive attacker: {came} {measure}."
+        text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
+    text += _who(view, best, alone=alone)
     if best.attack.partition(":")[0] == "first-layer":
-        behind = f", and {defence} sits behind that layer" if "precode" in view.federation.defence else ""
+        behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
         text += f" The gradient of the first layer contains the image exactly{behind}."
+    if near := len(view.near_misses):
+        text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)
     weak = _phrases(one for one in own if one.weak)
-    if weak and (best.success_rate or 0.0) < 1:
+    if weak and union.back < union.images:
         text += f" The share may be higher still: {'; '.join(weak)}."
     return "leaks" if plain else "leaks to an adaptive attacker", text + _aside(own)
 
 
+def _strongest(view: FederationView) -> AttackSummary:
+    """The attack that brought back the most images; of several the plain one, which everybody could run."""
+    return min(
+        view.scored,
+        key=lambda one: (
+            -(one.successes or 0),
+            view.adaptive(one.attack),
+            -one.images,
+            -(one.mean_ssim or 0.0),
+            one.attack,
+        ),
+    )
+
+
+def _attitude(view: FederationView, one: AttackSummary, defence: str = "it") -> str:
+    """Whether an attack ignores or knows the defence, as a verb and its object."""
+    if not view.adaptive(one.attack):
+        return f"ignores {defence}"
+    whole = one in view.whole or len(parts_of(view.federation.defence)) < 2
+    return f"knows {defence}" if whole else f"knows a part of {defence}"
+
+
+def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
+    """The strongest attack, and what is due to attacks that ignore the defence, as sentences with a space before."""
+    text = ""
+    if not alone:
+        which = f", which {_attitude(view, best)}," if view.defended else ","
+        fits = "" if best.images == view.union.images else f" of the {best.images} that it fits"
+        text = f" The strongest, {attack_name(best.attack)}{which} brought back {best.successes}{fits} by itself."
+    plain = view.back(adaptive=False)
+    if view.defended and plain and view.adaptive(best.attack):
+        names = _names(one for one in view.of_role(adaptive=False, among=view.scored) if one.successes)
+        text += f" Attacks that ignore the defence brought back {_of(len(plain), view.union.images)} ({names})."
+    return text
+
+
 def _would_have_suggested(view: FederationView) -> str:
-    """Which attacks alone would have made the defence look good."""
-    failed = [one for one in view.scored if one.successes == 0]
+    """Which attacks that work without the defence would have made it look good."""
+    failed = [one for one in view.scored if one.successes == 0 and view.works_without(one.attack)]
     if not failed or not view.defended:
         return ""
-    names = capitalised(joined([attack_name(one.attack) for one in failed]))
-    return f" {names} alone brought back {_share(failed[0])} and would have suggested that the defence works."
+    return (
+        f" {capitalised(_names(failed))} alone brought back none and would have suggested that the defence works: "
+        "without it, half of the images or more come back that way."
+    )
+
+
+def _in_part(view: FederationView, lead: Lead, weak: Sequence[str]) -> str:
+    which = f", which {_attitude(view, lead.summary, 'the defence')}," if view.defended else ""
+    return (
+        f"{title_of(view.federation)}: leaks in part. No image counts as come back (SSIM >= "
+        f"{view.record.success_threshold:g}), but what {attack_name(lead.summary.attack)}{which} made of the updates "
+        f"is nearer to the truth than every guess without them on {_of(lead.ahead, lead.images)}: SSIM "
+        f"{figure(lead.ssim)} on average, {figure(lead.gain)} more than the best guess.{_close(view)}"
+        + (f" It may leak more: {'; '.join(weak)}." if weak else "")
+    )
+
+
+def _close(view: FederationView) -> str:
+    """How many images came close to what counts, as a sentence with a space before it."""
+    near = view.near_misses
+    if not near:
+        return ""
+    return f" {_of(len(near), view.union.images)} came close to what counts, up to SSIM {figure(near[0].ssim, 3)}."
 
 
 def _nothing(view: FederationView) -> str:
-    """What did not come back, and what did without the defence."""
+    """What did not come back, and what did without the defence, without a full stop."""
     if view.stopped:
         here, there = view.stopped[0]
         without = f", against {_share(there)} without the defence"
     else:
-        here, without = max(view.scored, key=lambda one: one.images), ""
+        here, without = view.scored[0], ""
     return f"{_share(here)} came back by {attack_name(here.attack)} ({_certainty(here)}){without}"
 
 
-def _held(view: FederationView, informed: Sequence[AttackSummary]) -> str:
-    names = capitalised(joined([attack_name(one.attack) for one in informed]))
-    know = "knows" if len(informed) == 1 else "know"
+def _held(view: FederationView) -> str:
+    surest = max(view.whole, key=lambda one: (view.independent(one.attack), one.images, one.attack))
+    know = "knows" if len({attack_name(one.attack) for one in view.whole}) == 1 else "know"
     return (
         f"{capitalised(defence_name(view.federation.defence))} held against everything tried on "
-        f"{model_name(view.federation.model)}: {_nothing(view)}. {names}, which {know} the defence, brought none back "
-        f"either ({_certainty(max(informed, key=lambda one: one.images))}). A stronger attack still might."
+        f"{model_name(view.federation.model)}: {_nothing(view)}. {capitalised(_names(view.whole))}, which {know} the "
+        f"whole defence, brought none back either ({_certainty(surest)}). A stronger attack still might."
     )
 
 
-def _average_image(view: FederationView) -> list[str]:
-    flat = max((one.baseline_successes or 0 for one in view.scored), default=0)
-    if not flat:
+def _together(view: FederationView) -> list[str]:
+    """Why the images are fewer independent trials than they are, where that is so."""
+    union = view.union
+    if not view.compared or union.independent >= union.images:
+        return []
+    updates, clients = view.attacked
+    return [
+        f"The {union.images} images count as {counted(union.independent, 'independent trial')}: they come from "
+        f"{counted(updates, 'update')} of {counted(clients, 'client')}. Images of one update stand or fall together, "
+        "and an image that is attacked again is no new one. Intervals go by these trials."
+    ]
+
+
+def _guesses(view: FederationView) -> list[str]:
+    if not view.guessed:
         return []
     return [
-        f"The average training image alone reaches SSIM >= {view.record.success_threshold:g} on {flat} of these "
-        "images, so reaching it there does not show that an update leaked. Images that an attack brought back nearer "
-        f"to the truth than that average: {view.nearer}."
+        f"A guess without any update, such as the average training image, already reaches SSIM >= "
+        f"{view.record.success_threshold:g} on {view.guessed} of these images. There an image counts as come back only "
+        "where an attack closed a quarter or more of what that guess leaves open."
     ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacker.engine.adam import Adam
 from attacker.engine.course import Course
+from attacker.engine.deadline import time_is_up
 from attacker.engine.draws import Draws
 from attacker.engine.matched import Best, Matched
 from attacker.engine.objective import Objective
@@ -93,7 +94,8 @@ class Descent:
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
         Returns:
-            One iterate of each candidate, as `iterate` says, those that left included; it was measured.
+            One iterate of each candidate, as `iterate` says, those that left included; it was measured. Where a
+            deadline ends the search (`attacker.engine.deadline`), the best until then.
 
         Raises:
             ValueError: If there is Langevin noise to draw and no ``draws``.
@@ -108,6 +110,9 @@ class Descent:
                 break
             if progress is not None and iteration % every == 0:
                 progress(iteration / self.iterations, search.smallest_distance())
+            if iteration + 1 < self.iterations and time_is_up(search.victims):
+                search.cut(iteration + 1)
+                break
         else:
             search.measure_last()
         found = search.found()
@@ -143,6 +148,7 @@ class _Search:
         self._stage, self._steps = self._schedule.stage(self._clock), self._clock
         self._survivors = Survivors(*start.shape[:2])
         self._course = Course(self._best.distances, settings.iterations)
+        self._cut = False
         self._found = Matched(
             candidates=start.detach().clone(),
             distances=self._best.distances.clone(),
@@ -247,6 +253,16 @@ class _Search:
         self._finished, self._diverged, self._steps = map(cut.take, (self._finished, self._diverged, self._steps))
         return True
 
+    @property
+    def victims(self) -> int:
+        """Those that are still searched for."""
+        return len(self._x)
+
+    def cut(self, steps: int) -> None:
+        """End the search after so many steps, with the best iterates until then."""
+        self._cut = True
+        self._finish(torch.ones_like(self._finished), steps)
+
     def smallest_distance(self) -> float:
         """Of all candidates, those that left included."""
         return min(float(self._found.distances.min()), float(self._best.distances.min()))
@@ -255,7 +271,7 @@ class _Search:
         """What was found until now, in the original order."""
         self._store()
         late = self._course.late_falls(self._found.distances, self._found.iterations)
-        return replace(self._found, starts=self._course.starts, late_falls=late)
+        return replace(self._found, starts=self._course.starts, late_falls=late, cut=self._cut)
 
     def _store(self) -> None:
         for values, into in (

@@ -34,6 +34,11 @@ class Draws:
         """Generators for (victims, restarts) with seeds drawn from ``generator``."""
         return cls(torch.randint(2**62, (victims, restarts), generator=generator, device=generator.device).tolist())
 
+    @classmethod
+    def of_each(cls, generators: Sequence[Generator], restarts: int) -> Draws:
+        """Generators for as many victims as ``generators``, each victim's seeds drawn from its own."""
+        return cls([cls.seeded(1, restarts, generator).seeds[0] for generator in generators])
+
     @property
     def axes(self) -> tuple[int, int]:
         """Numbers of victims and of restarts."""

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from attacker.engine.observed import observed_gradient, steps_behind
+from attacker.engine.distance import Elements
+from attacker.engine.elementwise import elementwise_differences, stacked_units
+from attacker.engine.observed import kept_gradient, observed_gradient, steps_behind
 from attacker.engine.probe import RandomCandidates, Reference, cast, cast_replay
 from attacker.engine.products import GradientProducts, Products, Replay, matched_names, precise, squared_norms
 from attacker.engine.trace import Trace
@@ -38,23 +40,38 @@ class ObservedUpdates:
     Args:
         observations: One for each victim.
         matched: Names of the parameters that count; None for all.
+        elements: Which elements count, and how; None compares all, by inner products.
+        units: Of each victim, by parameter name, what updates are divided by; None for 1.
     """
 
-    def __init__(self, observations: Sequence[Observation], matched: Collection[str] | None = None) -> None:
-        targets = [observed_gradient(one) for one in observations]
+    def __init__(
+        self,
+        observations: Sequence[Observation],
+        matched: Collection[str] | None = None,
+        elements: Elements | None = None,
+        units: Sequence[Mapping[str, float]] | None = None,
+    ) -> None:
+        kept = elements is not None and elements.kept
+        targets = [kept_gradient(one) if kept else observed_gradient(one) for one in observations]
         names = matched_names(targets[0], matched)
         self._targets = {name: torch.stack([one[name] for one in targets]) for name in names}
         self._square = squared_norms(targets, names)
+        self._units = None if units is None else stacked_units(units, self._targets)
+        self._elements = Elements() if units is not None and elements is None else elements
 
     def keep(self, victims: Sequence[int]) -> ObservedUpdates:
         """Those of some victims."""
         kept, chosen = copy(self), list(victims)
         kept._targets = {name: value[chosen] for name, value in self._targets.items()}
         kept._square = self._square[chosen]
+        if self._units is not None:
+            kept._units = {name: unit[chosen] for name, unit in self._units.items()}
         return kept
 
     def products(self, formed: Mapping[str, Tensor]) -> Products:
         """Products with ``formed``, (victims, restarts, ...) by name of each parameter, of which some may not count."""
+        if self._elements is not None:
+            return elementwise_differences(formed, self._targets, self._elements, self._units)
         inner = square = precise(self._square.new_zeros(()))
         for name, target in self._targets.items():
             one = formed[name].reshape(*formed[name].shape[:2], -1)  # a parameter may have no dimensions

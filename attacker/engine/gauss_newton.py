@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacker.engine.deadline import time_is_up
 from attacker.engine.least_squares import solve
 
 _PROBE = 1e-3
@@ -64,7 +65,7 @@ def refine(
             values = residual(tried).detach().square().sum(dim=1)
             better = (values < best).reshape(-1, *[1] * (x.dim() - 1))
             x, best = torch.where(better, tried, x), torch.where(values < best, values, best)
-        if bool((best > (1 - gain) * before).all()):
+        if bool((best > (1 - gain) * before).all()) or (done < steps and time_is_up(len(x))):
             break
     return Refined(x=x, values=best, steps=done)
 

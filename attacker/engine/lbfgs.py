@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacker.engine.course import Course
 from attacker.engine.curvature import CurvaturePairs, row_products
+from attacker.engine.deadline import time_is_up
 from attacker.engine.matched import Matched
 from attacker.engine.objective import Objective
 from attacker.engine.products import precise
@@ -70,7 +71,7 @@ class LBFGS:
 
         Returns:
             The best measured iterates. A candidate is diverged when its line search ended at a value that is not
-            finite, or when its start had none.
+            finite, or when its start had none. A deadline (`attacker.engine.deadline`) ends the search early.
         """
         search = _Search(self, objective, start)
         every = max(1, self.iterations // _REPORTS)
@@ -80,6 +81,9 @@ class LBFGS:
             if progress is not None and done % every == 0:
                 progress(done / self.iterations, search.smallest_distance())
             search.evaluate(done)
+            if done + 1 < self.iterations and time_is_up(len(start)):
+                search.cut = True
+                break
         found = search.found()
         if progress is not None:
             progress(1.0, float(found.distances.min()))
@@ -91,6 +95,7 @@ class _Search:
 
     def __init__(self, settings: LBFGS, objective: Objective, start: Tensor) -> None:
         self._settings, self._objective, self._shape = settings, objective, start.shape
+        self.cut = False
         flat = start.detach().reshape(start.shape[0] * start.shape[1], -1)
         self._lines = _Lines(flat, *self._measure(flat), settings.history, settings.learning_rate)
         nothing_yet = torch.full_like(self._axes(self._lines.best_values), torch.inf)
@@ -151,7 +156,7 @@ class _Search:
         """What was found until now, in the original order."""
         self._store()
         late = self._course.late_falls(self._found.distances, self._found.iterations)
-        return replace(self._found, starts=self._course.starts, late_falls=late)
+        return replace(self._found, starts=self._course.starts, late_falls=late, cut=self.cut)
 
     def _measure(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses and distances, (c,), and the gradient of the losses, (c, n)."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacker.engine.deadline import time_is_up
+
 _LOOK_EVERY = 20
 
 
@@ -83,7 +85,7 @@ def solve(
             slope = transposed(residual).norm(dim=1)
             converged = (length <= tolerance * size) | (slope <= tolerance * norm.sqrt() * length)
             done = done | converged
-            if bool(done.all()):
+            if bool(done.all()) or (used < iterations and time_is_up(len(rows))):
                 break
     residual = (rows - apply(x)).norm(dim=1)
     return Solution(x=x, residuals=_ratio(residual, size), iterations=used, converged=done)

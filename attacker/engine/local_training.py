@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from attacker.engine.distance import Elements
 from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
 from attacker.engine.observed import in_gradient_units, steps_behind
 from attacker.engine.products import GradientProducts, Products, Replay
@@ -93,6 +94,8 @@ class LocalTrainingProducts(GradientProducts):
         vmapped: All candidates at once, as far as torch's batching rules are right (`local_training_products` compares
             first), or one after another.
         matched: Names of the parameters that count; None for all.
+        elements: Which elements of the update count, and how; None compares all, by inner products.
+        units: Of each victim, by parameter name, what updates are divided by; None for 1.
 
     Attributes:
         vmapped: As given.
@@ -108,11 +111,13 @@ class LocalTrainingProducts(GradientProducts):
         *,
         vmapped: bool,
         matched: Collection[str] | None = None,
+        elements: Elements | None = None,
+        units: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         self._replay = replay
         self._first = observations[0]
         self._training = LocalTraining.announced(observations[0])
-        self._observed = ObservedUpdates(observations, matched)
+        self._observed = ObservedUpdates(observations, matched, elements, units)
         self.vmapped = vmapped
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
@@ -150,7 +155,13 @@ class LocalTrainingProducts(GradientProducts):
 
 
 def local_training_products(
-    replay: Replay, observations: Sequence[Observation], seen: Trace, *, matched: Collection[str] | None = None
+    replay: Replay,
+    observations: Sequence[Observation],
+    seen: Trace,
+    *,
+    matched: Collection[str] | None = None,
+    elements: Elements | None = None,
+    units: Sequence[Mapping[str, float]] | None = None,
 ) -> GradientProducts:
     """`LocalTrainingProducts` for all candidates at once where that is exact for the model, else one by one.
 
@@ -159,12 +170,17 @@ def local_training_products(
         observations: One for each victim, of the same problem.
         seen: A trace of the victim's model.
         matched: Names of the parameters that count; None for all.
+        elements: Which elements of the update count, and how; None compares all, by inner products.
+        units: Of each victim, by parameter name, what updates are divided by; None for 1.
 
     Raises:
         ValueError: If the protocol does not announce enough, or the model is not twice differentiable.
     """
 
     def build(way: str, replay: Replay, observations: Sequence[Observation]) -> GradientProducts:
-        return LocalTrainingProducts(replay, observations, vmapped=way == "vmap", matched=matched)
+        own = None if units is None else units[: len(observations)]  # a probe looks at the first victim only
+        return LocalTrainingProducts(
+            replay, observations, vmapped=way == "vmap", matched=matched, elements=elements, units=own
+        )
 
     return fastest_exact(build, ("vmap",), replay, observations, seen)

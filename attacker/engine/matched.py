@@ -25,6 +25,7 @@ class Matched:
         starts: (victims, restarts), the distance at the start; NaN where it was not measured.
         late_falls: (victims, restarts), share by which the distance fell over the last tenth of the candidate's own
             search; NaN where it is not known.
+        cut: Whether a deadline ended the search before its iterations; see `attacker.engine.deadline`.
     """
 
     candidates: Tensor
@@ -33,6 +34,7 @@ class Matched:
     iterations: Tensor
     starts: Tensor
     late_falls: Tensor
+    cut: bool = False
 
     def best_restart(self) -> Tensor:
         """Each victim's restart with the smallest distance, (victims,); a diverged one wins only among its like."""

@@ -21,6 +21,14 @@ def observed_gradient(observation: Observation) -> Gradients:
     return in_gradient_units(observation.update, observation)
 
 
+def kept_gradient(observation: Observation) -> Gradients:
+    """As `observed_gradient`, with zeros wherever the update is zero, which weight decay would hide."""
+    found = observed_gradient(observation)
+    if found is observation.update or not observation.protocol.weight_decay:
+        return found
+    return {name: value * (observation.update[name] != 0) for name, value in found.items()}
+
+
 def in_gradient_units(update: Mapping[str, Tensor], observation: Observation) -> dict[str, Tensor]:
     """A change of the observation's weights on the scale of one gradient of the loss.
 

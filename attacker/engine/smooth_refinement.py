@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attacker.engine.deadline import time_is_up
 from attacker.engine.gauss_newton import Refined, refine
 
 EDGE = 0.005
@@ -39,7 +40,7 @@ def refine_smoothly(
         project: Onto valid images.
         pixels: To the [0, 1] scale, affine.
     """
-    x = start
+    x, step = start, 0
     for step in range(steps):
         weight = (FIRST * (LAST / FIRST) ** (step / max(1, steps - 1))) ** 0.5
         edges = _edge_weights(pixels(x))
@@ -49,7 +50,9 @@ def refine_smoothly(
             return torch.cat([weight * residual(x), smooth], dim=1)
 
         x = refine(both, x, steps=1, inner=inner, project=project).x
-    return Refined(x=x, values=residual(x).detach().square().sum(dim=1), steps=steps)
+        if step + 1 < steps and time_is_up(len(x)):
+            break
+    return Refined(x=x, values=residual(x).detach().square().sum(dim=1), steps=step + 1)
 
 
 def differences(x: Tensor) -> Tensor:

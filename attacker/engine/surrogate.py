@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attacker.engine.adam import Adam
 from attacker.engine.by_victim import VictimLayers
+from attacker.engine.distance import Elements
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
 from attacker.engine.observed import observed_gradient
@@ -44,6 +45,8 @@ class SurrogateProducts(GradientProducts):
             `surrogate_products` chooses.
         learning_rate: Of ``a``; 0 keeps it at 1/2, for searches that measure a point twice.
         matched: Names of the parameters that count; None for all.
+        elements: Which elements of the update count, and how; None compares all, by inner products. Not "factored".
+        units: Of each victim, by parameter name, what updates are divided by; None for 1. Not "factored".
 
     Attributes:
         way: As given.
@@ -58,6 +61,8 @@ class SurrogateProducts(GradientProducts):
         way: str,
         learning_rate: float = LEARNING_RATE,
         matched: Collection[str] | None = None,
+        elements: Elements | None = None,
+        units: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         self._replay = replay
         self._position = _Position(learning_rate)
@@ -74,7 +79,7 @@ class SurrogateProducts(GradientProducts):
             ]
             self._layers = MixedLayers(seen, replay, ends, large=self._factored.large)
         else:
-            self._observed = ObservedUpdates(observations, matched)
+            self._observed = ObservedUpdates(observations, matched, elements, units)
             self._updates = {name: torch.stack([one[name] for one in updates]) for name in updates[0]}
 
     @property
@@ -124,6 +129,8 @@ def surrogate_products(
     *,
     learning_rate: float = LEARNING_RATE,
     matched: Collection[str] | None = None,
+    elements: Elements | None = None,
+    units: Sequence[Mapping[str, float]] | None = None,
 ) -> GradientProducts:
     """`SurrogateProducts` in the fastest way that is exact for the model.
 
@@ -133,15 +140,27 @@ def surrogate_products(
         seen: A trace of the victim's model.
         learning_rate: Of the surrogate's position, 0 or more.
         matched: Names of the parameters that count; None for all.
+        elements: Which elements of the update count, and how; None compares all, by inner products.
+        units: Of each victim, by parameter name, what updates are divided by; None for 1.
 
     Raises:
         ValueError: If the model is not twice differentiable.
     """
 
     def build(way: str, replay: Replay, observations: Sequence[Observation]) -> GradientProducts:
-        return SurrogateProducts(replay, observations, seen, way=way, learning_rate=learning_rate, matched=matched)
+        return SurrogateProducts(
+            replay,
+            observations,
+            seen,
+            way=way,
+            learning_rate=learning_rate,
+            matched=matched,
+            elements=elements,
+            units=None if units is None else units[: len(observations)],  # a probe looks at the first victim only
+        )
 
-    ways = ("vmap",) if why_not_factored(replay.victim.model, seen) else ("factored", "vmap")
+    single = elements is not None or units is not None
+    ways = ("vmap",) if single or why_not_factored(replay.victim.model, seen) else ("factored", "vmap")
     return fastest_exact(build, ways, replay, observations, seen)
 
 

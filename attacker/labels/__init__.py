@@ -3,6 +3,7 @@
 from attacker.labels.best import best_labels
 from attacker.labels.bias_corrected import bias_corrected_labels
 from attacker.labels.counts import count_labels
+from attacker.labels.hypotheses import label_hypotheses
 from attacker.labels.idlg import idlg_label
 from attacker.labels.llg import llg_labels
 from attacker.labels.llg_white_box import llg_white_box_labels
@@ -17,6 +18,7 @@ __all__ = [
     "bias_corrected_labels",
     "count_labels",
     "idlg_label",
+    "label_hypotheses",
     "llg_labels",
     "llg_white_box_labels",
     "recover_labels",

@@ -15,6 +15,9 @@ from fl_precode.observation import Observation
 
 _Found = tuple[Tensor | None, str]
 
+_MOST_NEGATIVE = 0.25
+"""Share of the features' absolute sum up to which they count as not negative; GELU and leaky ReLU lie below."""
+
 
 def best_labels(
     victim: Victim, observation: Observation, *, generator: torch.Generator, probes: int = 256
@@ -23,12 +26,14 @@ def best_labels(
 
     The order of preference, where a method that cannot apply or finds nothing leaves the turn to the next:
 
-    1. One image: ``idlg``, which is exact.
+    1. One image: ``idlg``, which is exact with a bias; without one ``rows``, and of two classes ``idlg`` again.
     2. A classifier with a bias: ``counts``. But with fewer images than classes, where its estimate contradicts itself
        (`Counts.contradicts_itself`, as it does for trained models), ``bias-corrected`` first.
     3. ``bias-corrected``, which does without the scale of the update.
-    4. A classifier without a bias, whose features are positive on average on random inputs: ``llg-white-box``, then
+    4. A classifier without a bias, whose features are hardly ever negative on random inputs: ``llg-white-box``, then
        ``llg``, which does without the scale.
+
+    A bias that pruning set to zero as a whole counts as none.
 
     A batch with repeated labels is the rule, so that ``unique`` and ``yin`` are never chosen. The same generator state
     gives the same answer.
@@ -56,12 +61,13 @@ def _best(victim: Victim, observation: Observation, generator: torch.Generator, 
     batch = known_batch_size(observation, method="best")
     if found.silent:
         return None, f"the gradient of the classifier {found.layer.name!r} is zero: no labels in it"
-    if found.bias is None:
+    if found.bias is None and (batch > 1 or found.classes == 2):
         probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
-        if float(probed.features) <= 0:
+        if float(probed.negative) > _MOST_NEGATIVE:
             return None, (
-                f"the classifier {found.layer.name!r} has no bias, and its features are not positive on average "
-                f"({float(probed.features):.3g} on random inputs): the signs of its gradient say nothing about labels"
+                f"the classifier {found.layer.name!r} shows no bias gradient, and its features are negative as well "
+                f"as positive (on random inputs {float(probed.negative):.0%} of their absolute sum is below zero): the "
+                "signs of its gradient say nothing about labels"
             )
 
     reasons = []
@@ -79,7 +85,7 @@ def _best(victim: Victim, observation: Observation, generator: torch.Generator, 
 
 def _order(found: ClassifierGradient, batch: int) -> tuple[str, ...]:
     if batch == 1:
-        return ("idlg",)
+        return ("idlg",) if found.bias is not None or found.classes == 2 else ("rows",)
     return ("llg-white-box", "llg") if found.bias is None else ("counts", "bias-corrected")
 
 

@@ -14,6 +14,9 @@ from attacker.engine.trace import LayerRun, trace
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
+_ALTERED = 1e-3
+"""Of the largest element: far above the rounding of float32, and below what noise or pruning that matters leaves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierGradient:
@@ -28,7 +31,7 @@ class ClassifierGradient:
         layer: The classifier as it ran.
         gradient: Weight and bias by parameter name.
         own_weight: (classes, features), or None when the classifier's weight did not move, its bias only.
-        bias: (classes,), or None when the classifier has none.
+        bias: (classes,), or None when the classifier has none, or pruning set all of it to zero.
         why_unscaled: Why only the direction of the gradient is known, or None when its size is known too.
         steps: Local steps behind it, 1 for a gradient; None when what was announced does not say.
     """
@@ -66,6 +69,14 @@ class ClassifierGradient:
     def per_class(self) -> Tensor:
         """(classes,): the bias gradient, or without a bias the row sums, right for features that are not negative."""
         return self.row_sums if self.bias is None else self.bias
+
+    @property
+    def altered(self) -> bool:
+        """Whether the gradient cannot be that of a softmax, whose bias, or rows, sum to zero over the classes."""
+        values = self.own_weight if self.bias is None else self.bias
+        if values is None:
+            return False
+        return float(values.sum(dim=0).abs().max()) > _ALTERED * float(values.abs().max())
 
     @property
     def silent(self) -> bool:
@@ -116,7 +127,7 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
         layer=layer,
         gradient=gradient,
         own_weight=None if f"{prefix}weight" not in gradient else by_class(gradient[f"{prefix}weight"]),
-        bias=None if f"{prefix}bias" not in gradient else by_class(gradient[f"{prefix}bias"]),
+        bias=None if _lost(gradient, prefix) else by_class(gradient[f"{prefix}bias"]),
         why_unscaled=why_scale_unknown(observation),
         steps=steps_behind(observation),
     )
@@ -183,6 +194,14 @@ def _check_protocol(observation: Observation) -> None:
     unknown = why_scale_unknown(observation)
     if protocol.weight_decay and unknown is not None:
         raise ValueError(f"label recovery cannot take weight decay out of the update: {unknown}")
+
+
+def _lost(gradient: Gradients, prefix: str) -> bool:
+    """Whether there is no bias, or nothing of it while the weight moved: p - y of every class is never zero."""
+    weight, bias = gradient.get(f"{prefix}weight"), gradient.get(f"{prefix}bias")
+    if bias is None:
+        return True
+    return weight is not None and not bool((bias != 0).any()) and bool((weight != 0).any())
 
 
 def _finite(update: Gradients, name: str, shape: torch.Size) -> Tensor:

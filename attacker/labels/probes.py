@@ -25,11 +25,13 @@ class Probed(NamedTuple):
         probabilities: (classes,), p_c, softmax of the classifier's outputs; sums to 1.
         features: Scalar, the sum of the features before the classifier.
         offsets: (classes,), p_c times that sum: what a class without images has as its row sum.
+        negative: Scalar, share of the features' absolute sum that is below zero.
     """
 
     probabilities: Tensor
     features: Tensor
     offsets: Tensor
+    negative: Tensor
 
 
 def probe_classifier(
@@ -77,15 +79,16 @@ def _probe_at(
     probes: int,
 ) -> Probed:
     like = next(iter(parameters.values()))
-    chunks: list[tuple[Tensor, Tensor]] = []
+    chunks: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def record(module: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
         del module
         if logits.shape[-1] == 1:  # as two logits, of which the first is 0; see `by_class`
             logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
-        p, h = precise(logits).softmax(dim=-1), precise(arguments[0]).sum(dim=-1, keepdim=True)
+        p, values = precise(logits).softmax(dim=-1), precise(arguments[0])
+        h, size = values.sum(dim=-1, keepdim=True), values.abs().sum(dim=-1, keepdim=True)
         # A classifier may run at several places of one image; its gradient then sums over them as these rows do.
-        chunks.append((p.reshape(-1, p.shape[-1]), h.reshape(-1, 1)))
+        chunks.append((p.reshape(-1, p.shape[-1]), h.reshape(-1, 1), size.reshape(-1, 1)))
 
     handle = classifier.module.register_forward_hook(record)
     try:
@@ -97,9 +100,10 @@ def _probe_at(
                 functional_call(victim.model, state, (inputs.to(like.device),))
     finally:
         handle.remove()
-    p, h = (torch.cat(values) for values in zip(*chunks, strict=True))
+    p, h, size = (torch.cat(values) for values in zip(*chunks, strict=True))
     if not bool(torch.isfinite(p).all() and torch.isfinite(h).all()):
         raise ValueError(
             f"the model {victim.name!r} answers random inputs with NaN or infinity at the weights of this round"
         )
-    return Probed(probabilities=p.mean(dim=0), features=h.mean(), offsets=(p * h).mean(dim=0))
+    negative = (size - h).sum() / (2 * size.sum()).clamp_min(1e-300)
+    return Probed(probabilities=p.mean(dim=0), features=h.mean(), offsets=(p * h).mean(dim=0), negative=negative)

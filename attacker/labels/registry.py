@@ -11,10 +11,11 @@ from torch import Tensor
 
 from attacker.labels.bias_corrected import bias_corrected_labels
 from attacker.labels.counts import count_labels
-from attacker.labels.evidence import classifier_gradient, known_batch_size
+from attacker.labels.evidence import ClassifierGradient, classifier_gradient, known_batch_size
 from attacker.labels.idlg import idlg_label
 from attacker.labels.llg import llg_labels
 from attacker.labels.llg_white_box import llg_white_box_labels
+from attacker.labels.rows import row_label
 from attacker.labels.unique import unique_labels
 from attacker.labels.yin import yin_labels
 from attacker.victim import Victim
@@ -45,7 +46,13 @@ def _idlg(victim: Victim, observation: Observation) -> Tensor | None:
     batch = known_batch_size(observation, method="idlg")
     if batch != 1:
         raise ValueError(f"label recovery 'idlg' finds the label of one image, and this update comes from {batch}")
-    return idlg_label(found.layer, found.gradient, classes=found.classes)
+    gradient = found.gradient if found.bias is not None else _without_bias(found)
+    return idlg_label(found.layer, gradient, classes=found.classes)
+
+
+def _without_bias(found: ClassifierGradient) -> dict[str, Tensor]:
+    """The gradient without a bias of which pruning left nothing."""
+    return {name: value for name, value in found.gradient.items() if not name.endswith("bias")}
 
 
 def _alone(
@@ -64,6 +71,12 @@ LABEL_RECOVERY: Mapping[str, LabelRecovery] = MappingProxyType(
             assumes="one image",
             source="Zhao, Mopuri, Bilen 2020",
             function=_alone(_idlg),
+        ),
+        "rows": LabelRecovery(
+            description="the class whose row of the weight gradient points against all others",
+            assumes="one image, three or more classes",
+            source="this project",
+            function=_alone(row_label),
         ),
         "unique": LabelRecovery(
             description="all classes whose gradient is negative",

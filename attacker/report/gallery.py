@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attacker.audit.counting import counts
+from attacker.audit.counting import best_guess, comparable, counts
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
 from attacker.audit.view import confirms
 from attacker.report import words
@@ -60,7 +60,8 @@ class Row:
         node: By whom.
         place: Where it came from, for people.
         ssim: Of the attack that came closest, or None.
-        tiles: The truth, the plain and the adaptive attack that came closest, and a baseline, as far as there are any.
+        tiles: The truth, the plain and the adaptive attack that came closest, what came back without the defence, and
+            the best guess without any update, as far as there are any.
         others: What the other attacks made of it.
         large: Whether no true image is known, so that the pictures are all there is, and shown large.
     """
@@ -201,7 +202,7 @@ def _row(
     truth = Tile(
         title="True image", alt=f"True image: {where}", path=victim.truth, placeholder="not known", caption=(name,)
     )
-    baseline = _average(victim, results, where) if control is None else _control(control, where)
+    baseline = (*(() if control is None else _control(control, where)), *_guess(victim, results, where))
     return Row(
         federation=federation.id,
         title=title,
@@ -251,7 +252,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
         alt=f"Reconstruction by {name}: {where}",
         path=row.reconstruction,
         placeholder="the attack failed" if row.outcome in ("failed", "diverged") else "no picture",
-        caption=(*((name,) if title else ()), *by, *_scores(row)),
+        caption=(*((name,) if title else ()), *by, *_scores(row), *_beside(row, record.success_threshold)),
         came_back=came_back,
         attack=row.attack,
         ssim=row.ssim,
@@ -271,19 +272,31 @@ def _control(row: ImageResult, where: str) -> tuple[Tile, ...]:
     )
 
 
-def _average(victim: VictimImage, results: Sequence[ImageResult], where: str) -> tuple[Tile, ...]:
-    similarity = next((row.baseline_ssim for row in results if row.baseline_ssim is not None), None)
-    if similarity is None and victim.baseline is None:
+def _guess(victim: VictimImage, results: Sequence[ImageResult], where: str) -> tuple[Tile, ...]:
+    """The best guess without any update; in older records the average training image, the only one that they know."""
+    picture, similarity, name = victim.guess, victim.guess_ssim, victim.guess_name
+    if similarity is None:
+        similarity = next((row.baseline_ssim for row in results if row.baseline_ssim is not None), None)
+        picture, name = victim.baseline, "mean image"
+    if similarity is None and picture is None:
         return ()
     return (
         Tile(
-            title="Average image",
-            alt=f"Average training image beside: {where}",
-            path=victim.baseline,
+            title="Best guess",
+            alt=f"Best guess without the update, beside: {where}",
+            path=picture,
             placeholder="no picture",
-            caption=("a guess without any update", f"SSIM {words.figure(similarity)}"),
+            caption=(name, f"SSIM {words.figure(similarity)}"),
         ),
     )
+
+
+def _beside(row: ImageResult, threshold: float) -> tuple[str, ...]:
+    """Why an image that reaches the threshold does not count."""
+    guess = best_guess(row)
+    if not comparable(row) or row.ssim is None or row.ssim < threshold or guess is None or counts(row, threshold):
+        return ()
+    return (f"no better than a guess: {row.guess or 'mean image'}, SSIM {words.figure(guess)}",)
 
 
 def _scores(row: ImageResult) -> tuple[str, ...]:

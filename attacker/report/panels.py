@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
-from attacker.audit.view import confirms
+from attacker.audit.view import FederationView, Union, confirms
 from attacker.report import words
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
 from attacker.report.verdict import Verdict, is_defended, knows, verdicts
@@ -45,6 +45,7 @@ class Panel:
         cautions: Of the verdict, without those that are flags.
         flags: Reasons to distrust a low score: name, and its sentences.
         attacks: All that were asked for.
+        union: What all of them together brought back; None where there are not several.
         best: The most successful attack of each kind, with the kind's name: plain, adaptive, undefended control.
         planned: What was planned for it, in the plan's order.
     """
@@ -57,12 +58,15 @@ class Panel:
     cautions: tuple[str, ...]
     flags: tuple[tuple[str, tuple[str, ...]], ...]
     attacks: tuple[AttackRow, ...]
+    union: Union | None
     best: tuple[tuple[str, AttackSummary], ...]
     planned: tuple[PlannedAttack, ...]
 
     @property
     def all_came_back(self) -> bool:
-        """Whether one attack brought back every image, so that no low score is there to be distrusted."""
+        """Whether every image came back by some attack, so that no low score is there to be distrusted."""
+        if self.union is not None:
+            return self.union.success_rate == 1
         return any(row.summary.success_rate == 1 for row in self.attacks)
 
 
@@ -143,6 +147,7 @@ def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict 
         verdict=None if control else verdict,
         flags=tuple((one, tuple(dict.fromkeys(own))) for one, own in sentences.items()),
         attacks=tuple(_attack_row(record, federation, one) for one in summaries),
+        union=FederationView(record=record, federation=federation).together,
         best=tuple(_best(record, federation, summaries)),
         planned=tuple(one for one in record.plan if one.federation == federation.id),
     )
@@ -175,9 +180,9 @@ def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
 
 
 def most_successful(summaries: Sequence[AttackSummary]) -> AttackSummary | None:
-    """The attack with the highest success rate; None when none is known."""
-    scored = [one for one in summaries if one.success_rate is not None]
-    return max(scored, key=lambda one: (one.success_rate or 0.0, one.images), default=None)
+    """The attack that brought back the most images, so that 58 of 64 go before 2 of 2; None when none is known."""
+    scored = [one for one in summaries if one.successes is not None]
+    return max(scored, key=lambda one: (one.successes or 0, one.success_rate or 0.0, one.images), default=None)
 
 
 def _best(

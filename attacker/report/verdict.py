@@ -20,19 +20,20 @@ class Finding(StrEnum):
 
     LEAKS = "Leaks"
     LEAKS_ADAPTIVE = "Leaks to an adaptive attacker"
+    LEAKS_IN_PART = "Leaks in part"
     NOT_SHOWN = "Not shown to leak"
     HELD = "Held against everything tried"
     NOT_KNOWN = "Not known"
 
     @property
     def leak(self) -> bool:
-        """Whether images came back."""
+        """Whether images came back as a whole."""
         return self in (Finding.LEAKS, Finding.LEAKS_ADAPTIVE)
 
     @property
     def tone(self) -> str:
         """Name of the label's style."""
-        if self.leak:
+        if self.leak or self is Finding.LEAKS_IN_PART:
             return "leak"
         return "open" if self is Finding.HELD else "unknown"
 
@@ -99,9 +100,11 @@ def overall(found: Sequence[Verdict]) -> str:
     parts = [f"Training images came back from {_of_all(leaks, total)} federations audited"]
     if held:
         parts.append(f"{number_word(held)} held against everything tried, which is no proof of protection")
+    if part := sum(one.finding is Finding.LEAKS_IN_PART for one in counted):
+        parts.append(f"{number_word(part)} {'leaks' if part == 1 else 'leak'} in part")
     if open_ := sum(one.finding is Finding.NOT_SHOWN for one in counted):
         parts.append(f"{number_word(open_)} {'is' if open_ == 1 else 'are'} not shown to leak, on weak evidence")
-    if rest := total - leaks - held - open_:
+    if rest := total - leaks - held - part - open_:
         parts.append(f"about {number_word(rest)} nothing can be concluded")
     return f"{'; '.join(parts)}."
 
@@ -124,6 +127,8 @@ def _single(finding: Finding) -> str:
         return "Training images came back from this federation, to an attacker who knows its defence."
     if finding.leak:
         return "Training images came back from this federation."
+    if finding is Finding.LEAKS_IN_PART:
+        return "This federation leaks in part: no image came back whole, and what came back is no guess."
     if finding is Finding.HELD:
         return "The defence held against everything tried, which is no proof of protection."
     if finding is Finding.NOT_SHOWN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -58,6 +59,7 @@ _STATUS = {
     "over_budget": "Left out, the budget was spent",
 }
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -77,8 +79,10 @@ def defence_name(spec: str) -> str:
     ('no defence', 'PRECODE (latent=64, beta=0.01)')
     >>> defence_name("precode+ppp:std=0.01")
     'PRECODE and PPP (std=0.01)'
+    >>> defence_name("noise:std=1e+2")
+    'Gaussian noise (std=1e+2)'
     """
-    return joined([_named(part, _DEFENCES) for part in spec.split("+")])
+    return joined([_named(part.strip(), _DEFENCES) for part in _PLUS.split(spec)])
 
 
 def defence_text(spec: str) -> str:

@@ -36,7 +36,7 @@ class Cell:
         epoch: Of the central training whose weights are attacked; 0 is the untrained model.
         attacks: The attack's spec; of a choice those that it is between.
         part: Which images are attacked: the first of a random order (empty), or, for the search of a defence,
-            ``validation`` or ``judged``, which have none in common and which the mean image does not resemble.
+            ``validation`` or ``judged``, which have none in common; no guess resembles them, if there are such.
         runtime: Of a federation: ``flower``, or ``process`` for the same clients' work in this process.
     """
 
@@ -126,6 +126,7 @@ class VictimScore(Entry):
     psnr: Number | None
     mse: Number | None
     baseline_ssim: Number | None
+    guess_ssim: Number | None = None
     matching_loss: Number | None
 
 

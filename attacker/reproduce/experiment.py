@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from attacker.attacks.registry import build_attack
+from attacker.audit.guesses import Guesses
 from attacker.audit.machine import versions
+from attacker.audit.truth_federation import TrainingImages
 from attacker.reproduce.cells import Cell, Setup
 from attacker.reproduce.scales import SCALES, Scale
 from attacker.reproduce.worst_case import attacks_on
@@ -24,6 +26,8 @@ BATCH = 64
 """Of the central training, as in the paper."""
 ADAM_RATE = 1e-3
 FEDERATED_BATCH = 32
+GUESSES = "the best guess"
+"""What an attacked image has to come back beyond; results that were compared with less are made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +142,7 @@ class Experiment:
         if cell.kind == "federation":
             rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
             return common | {"rounds": rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
-        return common | {"victims": scale.victims}
+        return common | {"victims": scale.victims, "compared with": GUESSES}
 
 
 def attack_cell(setup: Setup, attack: str, epoch: int) -> Cell:
@@ -161,6 +165,12 @@ def of_scale(name: str) -> Scale:
 def images(data: str, data_root: str) -> ImageData:
     """An image set, loaded once in a process; see `load_data`."""
     return load_data(data, data_root)
+
+
+@lru_cache(maxsize=4)
+def guesses_of(data: ImageData) -> Guesses:
+    """What images can be guessed to be by somebody who has other training images, and no update."""
+    return Guesses(TrainingImages(data.train))
 
 
 @lru_cache(maxsize=16)

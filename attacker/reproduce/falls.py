@@ -14,18 +14,16 @@ Tried = tuple[State, AttackScore]
 def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
     """One entry for each defended model, undefended ones included.
 
-    A defence falls to an attack when an image comes back that is nearer to the truth than the mean training image,
-    which needs no update. Counts would not do: where the mean image resembles 13 of 16, four exact ones are fewer.
-    A plain attack does not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where
-    nothing comes back although the undefended model is reconstructed, the attacks tried were stopped, which proves
-    nothing more.
+    A defence falls to an attack when an image comes back, beyond the best guess without the update. A plain attack does
+    not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where nothing comes back
+    although the undefended model is reconstructed, the attacks tried were stopped, which proves nothing more.
     """
     return [_fall(setup, setups) for setup in setups]
 
 
 def broken(one: AttackScore) -> bool:
-    """Whether an image came back for which guessing would not have done as well."""
-    return one.score.nearer > 0
+    """Whether an image came back."""
+    return one.score.successes > 0
 
 
 def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
@@ -39,9 +37,9 @@ def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
     return _entry(setup, "none tried", max(tried, key=_strength) if tried else None)
 
 
-def _strength(tried: Tried) -> tuple[int, int, float]:
+def _strength(tried: Tried) -> tuple[int, float]:
     score = tried[1].score
-    return score.nearer, score.successes, score.ssim or 0.0
+    return score.successes, score.ssim or 0.0
 
 
 def _undefended_falls(setup: SetupSummary, setups: Sequence[SetupSummary]) -> bool:
@@ -73,7 +71,7 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, 
     if state is None or one is None:
         return f"{defence}: no attack fits these updates, so nothing is known."
     score = one.score
-    back = _came_back(score, resembled=state.baseline.successes > 0)
+    back = _came_back(score)
     when = state_name(state.epoch)
     name = words.attack_name(one.attack)
     if assumption == "plain":
@@ -90,11 +88,9 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, 
     return f"Cannot tell: the attacks bring nothing back from the undefended model either; {back}, {when}."
 
 
-def _came_back(score: Score, *, resembled: bool) -> str:
+def _came_back(score: Score) -> str:
     low, high = score.interval or (0.0, 1.0)
     found = f"{score.successes} of {score.victims} images came back (95 % interval {words.interval(low, high)})"
-    if resembled and score.successes:
-        found += f", {score.nearer} of them nearer than the mean training image"
     if score.not_applicable:
         found += f", {score.not_applicable} not attacked because it does not fit them"
     return found

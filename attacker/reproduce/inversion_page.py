@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from attacker.audit.counting import counts
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.files import png_bytes
 from attacker.audit.machine import this_machine, versions
@@ -213,5 +214,4 @@ def _shot(found: tuple[Inverted, dict[str, Tensor]] | None, number: int) -> Shot
     if found is None or str(number) not in found[1]:
         return None, None, False
     score = found[0].images[number]
-    back = score.ssim is not None and score.ssim >= SUCCESS_THRESHOLD
-    return png_bytes(found[1][str(number)][0].nan_to_num(0.0)), score.psnr, back
+    return png_bytes(found[1][str(number)][0].nan_to_num(0.0)), score.psnr, counts(score, SUCCESS_THRESHOLD)

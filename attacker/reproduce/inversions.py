@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
-from attacker.audit.evaluate import OUTCOMES, as_images, score_images
+from attacker.audit.evaluate import OUTCOMES, as_images, scored
 from attacker.audit.machine import versions
+from attacker.audit.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
 from attacker.audit.record import Count, Entry, Number, OutcomeName
 from attacker.bench.problem import observe
 from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectrum
 from attacker.reproduce.cells import Made, StoredFile
-from attacker.reproduce.experiment import generator, image_digest, images
+from attacker.reproduce.experiment import GUESSES, generator, guesses_of, image_digest, images
 from attacker.reproduce.nets import NETS, ONE_LOGIT, published, r_gap
 from attacker.reproduce.store import Store, identity
 from fl_precode.federation import choose_device
@@ -129,6 +130,8 @@ class InvertedImage(Entry):
 
     psnr: Number | None
     ssim: Number | None
+    baseline_ssim: Number | None = None
+    guess_ssim: Number | None = None
     matching_loss: Number | None
     outcome: OutcomeName
     reason: str
@@ -203,7 +206,9 @@ class Inversions:
         """What a piece's result depends on besides the piece."""
         del cell
         known = {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
-        return {"seed": self.seed, "images": image_digest(self.data, self.data_root), **known}
+        return {
+            "seed": self.seed, "images": image_digest(self.data, self.data_root), "compared with": GUESSES, **known
+        }  # fmt: skip
 
     def cost(self, cell: Inversion) -> float:
         """Expected seconds, roughly."""
@@ -253,24 +258,38 @@ class Inversions:
             granted = list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else None
             found = build_attack(cell.attack)(victim, seen, generator=own, labels=granted)
         seconds = (time.process_time() - began) / cell.images
-        rows, kept = [], {}
-        for number, (one, image) in enumerate(zip(found, torch.split(truth, 1), strict=True)):
-            restored = as_images(one, victim.inputs)
-            score = score_images(restored, image)[0] if restored is not None else None
-            if restored is not None:
-                kept[str(number)] = restored.float().cpu()
+        made = [as_images(one, victim.inputs) for one in found]
+        kept = {str(i): restored.float().cpu() for i, restored in enumerate(made) if restored is not None}
+        rows = self._rows(found, made, truth.cpu(), seconds)
+        pictures = store.keep(f"images-{identity(cell, self.recipe(cell))}", kept) if kept else None
+        return Inverted(images=rows, pictures=pictures, seconds=0.0)
+
+    def _rows(
+        self, found: Sequence[Reconstruction], made: Sequence[Tensor | None], truth: Tensor, seconds: float
+    ) -> list[InvertedImage]:
+        """Here the truth comes in."""
+        data = images(self.data, self.data_root)
+        guesses = guesses_of(data).at(*data.train.batch(range(len(truth))))
+        others = updates_of_others(same_images(list(torch.split(truth, 1))))
+        rows = []
+        for number, (one, restored) in enumerate(zip(found, made, strict=True)):
+            image = truth[number : number + 1]
+            (score,) = scored(restored, image, one.outcome)
+            placebos = [other for place in others[number] if (other := made[place]) is not None]
+            (best,) = beyond(guesses[number : number + 1], image, ((OTHER_UPDATE, placebos),))
             rows.append(
                 InvertedImage(
-                    psnr=None if score is None else score.psnr,
-                    ssim=None if score is None else score.ssim,
+                    psnr=score.psnr,
+                    ssim=score.ssim,
+                    baseline_ssim=best.mean_ssim,
+                    guess_ssim=best.ssim,
                     matching_loss=one.matching_loss,
                     outcome=OUTCOMES[one.outcome],
                     reason=one.reason,
                     cpu_seconds=seconds,
                 )
             )
-        pictures = store.keep(f"images-{identity(cell, self.recipe(cell))}", kept) if kept else None
-        return Inverted(images=rows, pictures=pictures, seconds=0.0)
+        return rows
 
     def _noisy(self, seen: Observation, cell: Inversion) -> Observation:
         if not cell.std:

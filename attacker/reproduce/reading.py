@@ -11,7 +11,6 @@ NOTHING = Score(
     not_applicable=0,
     failed=0,
     successes=0,
-    nearer=0,
     rate=None,
     interval=None,
     ssim=None,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from attacker.audit.counting import RULE
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.record import Count, Entry, Number, Share
 from attacker.report import words
@@ -68,8 +69,8 @@ def sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: Sc
         return f"{name}: no defence that was tried holds and keeps the accuracy. Of {len(trials)}, {'; '.join(parts)}."
     text = (
         f"{name}: {words.defence_name(found.defence)} with {found.batch_size} image(s) a step and {found.local_steps} "
-        f"local step(s) is the cheapest of what was tried that holds. No attack reached SSIM >= {SUCCESS_THRESHOLD:g} "
-        f"on any of {scale.victims} images that the search had not seen: with 95 % confidence, at most "
+        f"local step(s) is the cheapest of what was tried that holds. No attack reached SSIM >= {SUCCESS_THRESHOLD:g}, "
+        f"{RULE}, on any of {scale.victims} images that the search had not seen: with 95 % confidence, at most "
         f"{words.percent(bound)} of all come back to these attacks."
     )
     if found.closest_ssim is not None:

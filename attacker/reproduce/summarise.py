@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from attacker.audit.counting import best_guess, counts
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import finite
@@ -147,7 +148,7 @@ def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], obj
     ]
     return State(
         epoch=epoch,
-        baseline=score([_flat(column[0]) for column in columns]),
+        baseline=score([_guessed(column) for column in columns]),
         attacks=[
             AttackScore(
                 attack=spec,
@@ -167,24 +168,23 @@ def _similarity(one: VictimScore) -> float:
     return float("-inf") if one.ssim is None else one.ssim
 
 
-def _flat(one: VictimScore) -> VictimScore:
-    """The mean image in place of a reconstruction."""
-    return one.model_copy(
-        update={"ssim": one.baseline_ssim, "psnr": None, "mse": None, "outcome": "converged", "reason": ""}
-    )
+def _guessed(column: Sequence[VictimScore]) -> VictimScore:
+    """The best guess at an image in place of a reconstruction; a guess has nothing that it has to come beyond."""
+    best = max((known for one in column if (known := best_guess(one)) is not None), default=None)
+    nothing = {"psnr": None, "mse": None, "outcome": "converged", "reason": ""}
+    return column[0].model_copy(update={**nothing, "ssim": best, "baseline_ssim": -1.0, "guess_ssim": -1.0})
 
 
 def score(rows: Iterable[VictimScore]) -> Score:
-    """Success of one attack, or of a choice between several. An image without SSIM counts as not come back."""
+    """Success of one attack, or of a choice between several; an image came back as `attacker.audit.counting` has it."""
     own = list(rows)
     tried = [one for one in own if one.outcome != "not_applicable"]
-    back = [one for one in tried if one.ssim is not None and one.ssim >= SUCCESS_THRESHOLD]
+    back = [one for one in tried if counts(one, SUCCESS_THRESHOLD)]
     return Score(
         victims=len(tried),
         not_applicable=len(own) - len(tried),
         failed=sum(one.outcome in ("failed", "diverged") for one in tried),
         successes=len(back),
-        nearer=sum(one.baseline_ssim is None or _similarity(one) > one.baseline_ssim for one in back),
         rate=len(back) / len(tried) if tried else None,
         interval=wilson_interval(len(back), len(tried)) if tried else None,
         ssim=_mean(one.ssim for one in tried),

@@ -16,8 +16,7 @@ class Score(Entry):
     victims: Count = Field(description="images attacked, without those that the attack does not fit")
     not_applicable: Count
     failed: Count = Field(description="raised or diverged; they count as not come back")
-    successes: Count = Field(description="images that came back")
-    nearer: Count = Field(description="of them, those that are nearer to the truth than the mean training image")
+    successes: Count = Field(description="images that came back, beyond the threshold and the best guess")
     rate: Share | None = Field(description="null when the attack fits no victim")
     interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval of the rate")
     ssim: Number | None = Field(description="mean")
@@ -39,7 +38,7 @@ class State(Entry):
     """The model at one moment of its training, attacked."""
 
     epoch: Count = Field(description="0 is the untrained model")
-    baseline: Score = Field(description="the mean training image, a guess that needs no update")
+    baseline: Score = Field(description="the best guess without the update, counted from the threshold on")
     attacks: list[AttackScore]
     best_by_own_measure: Score = Field(description="per client the image whose update fits best; needs no truth")
     best_by_ssim: Score = Field(description="per client the best of all attacks by SSIM: an oracle, the upper bound")

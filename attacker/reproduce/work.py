@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.contest import Contest
 from attacker.attacks.registry import build_attack
-from attacker.audit.evaluate import OUTCOMES, SUCCESS_THRESHOLD, as_images, score_images
+from attacker.audit.evaluate import OUTCOMES, SUCCESS_THRESHOLD, as_images, in_order, scored
+from attacker.audit.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
 from attacker.audit.record import finite
 from attacker.engine import trace
-from attacker.metrics import match_batch
 from attacker.reproduce.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
 from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
-from attacker.reproduce.experiment import Experiment, generator, images
+from attacker.reproduce.experiment import Experiment, generator, guesses_of, images
 from attacker.reproduce.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
 from attacker.reproduce.store import Store, identity
 from attacker.victim import Victim
@@ -61,22 +61,18 @@ def victims(experiment: Experiment, cell: Cell) -> list[list[int]]:
 
 
 def _telling(data: ImageData, order: Sequence[int], wanted: int) -> list[int]:
-    """The first images for which SSIM tells a reconstruction from the mean image."""
-    mean = mean_image(data)
+    """The first images for which SSIM tells a reconstruction from a guess; for want of them those guessed worst."""
     found: list[int] = []
+    others: list[tuple[float, int]] = []
     for index in order:
         if len(found) == wanted:
-            break
-        truth = data.train.batch([index])[0]
-        flat = score_images(mean.expand_as(truth), truth)[0].ssim
-        if flat is not None and flat < SUCCESS_THRESHOLD:
+            return found
+        (guess,) = guesses_of(data).at(*data.train.batch([index]))
+        if guess is not None and guess.ssim < SUCCESS_THRESHOLD:
             found.append(index)
-    return found
-
-
-def mean_image(data: ImageData) -> Tensor:
-    """Mean of the training images, (channels, height, width) in [0, 1]: a guess that needs no update."""
-    return data.train.images.to(torch.float32).mean(dim=0) / 255
+        else:
+            others.append((1.0 if guess is None else guess.ssim, index))
+    return [*found, *(index for _, index in sorted(others, key=lambda one: one[0]))][:wanted]
 
 
 def _train(experiment: Experiment, cell: Cell, store: Store) -> Training:
@@ -171,30 +167,39 @@ def _attack(experiment: Experiment, cell: Cell, store: Store) -> AttackRun:
 
 def _scores(scene: Scene, found: Sequence[Reconstruction]) -> list[VictimScore]:
     """Here the truth comes in."""
-    mean = mean_image(scene.data)
+    truths = [scene.data.train.batch(own) for own in scene.clients]
+    made = [as_images(result, scene.victim.inputs) for result in found]
+    same = same_images([truth for truth, _ in truths])
     rows = []
-    for own, result in zip(scene.clients, found, strict=True):
-        truth, labels = scene.data.train.batch(own)
-        restored = as_images(result, scene.victim.inputs)
-        if restored is not None and len(own) > 1:
-            restored = restored[match_batch(restored.nan_to_num(nan=0.5), truth)]
-        scores = score_images(restored, truth) if restored is not None else [None] * len(own)
-        flat = score_images(mean.expand_as(truth), truth)
-        rows += [
-            VictimScore(
-                image=own[i],
-                label=int(labels[i]),
-                outcome=OUTCOMES[result.outcome],
-                reason=result.reason,
-                ssim=score.ssim if score else None,
-                psnr=score.psnr if score else None,
-                mse=score.mse if score else None,
-                baseline_ssim=flat[i].ssim,
-                matching_loss=finite(result.matching_loss),
-            )
-            for i, score in enumerate(scores)
-        ]
+    for place, others in enumerate(updates_of_others(same)):
+        placebos = [images for one in others if (images := made[one]) is not None]
+        rows += _rows(scene, place, found[place], truths[place], placebos)
     return rows
+
+
+def _rows(
+    scene: Scene, place: int, result: Reconstruction, of: tuple[Tensor, Tensor], placebos: Sequence[Tensor]
+) -> list[VictimScore]:
+    """Of one client."""
+    (truth, labels), own = of, scene.clients[place]
+    restored = as_images(result, scene.victim.inputs)
+    scores = scored(None if restored is None else in_order(restored, truth), truth, result.outcome)
+    best = beyond(guesses_of(scene.data).at(truth, labels), truth, ((OTHER_UPDATE, placebos),))
+    return [
+        VictimScore(
+            image=own[i],
+            label=int(labels[i]),
+            outcome=OUTCOMES[result.outcome],
+            reason=result.reason,
+            ssim=score.ssim,
+            psnr=score.psnr,
+            mse=score.mse,
+            baseline_ssim=best[i].mean_ssim,
+            guess_ssim=best[i].ssim,
+            matching_loss=finite(result.matching_loss),
+        )
+        for i, score in enumerate(scores)
+    ]
 
 
 def _keep(store: Store, name: str, found: Sequence[Reconstruction]) -> StoredFile | None:

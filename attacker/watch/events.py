@@ -13,8 +13,9 @@ federation: the tape was opened; ``model``, ``defence``, ``truth`` (why similari
 seen: what the tape holds; ``rounds``, ``updates``, ``left`` (updates not attacked yet), ``failures``.
 attack: an attack is under way; ``round``, ``node``, ``attack``, ``done`` in [0, 1].
 result: an attack ended; ``id``, ``round``, ``node``, ``attack``, ``reason`` (why there is no picture, or empty),
-    ``image`` and ``truth`` (data URIs or null), ``ssim`` (or null), ``seconds``.
-scores: the truth became known later; ``found``: id to ``ssim`` and ``truth``.
+    ``image`` and ``truth`` (data URIs or null), ``ssim`` (mean, or null), ``guess`` (mean SSIM of the best guesses
+    without the update, or null), ``back`` (images that came back beyond those, or null), ``of`` how many, ``seconds``.
+scores: the truth became known later; ``found``: id to ``ssim``, ``guess``, ``back``, ``of`` and ``truth``.
 problem: something is damaged or failed; ``text``.
 """
 

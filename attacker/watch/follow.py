@@ -13,14 +13,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from attacker.attacks.attack import Attack, Reconstruction
+from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
-from attacker.audit.evaluate import as_images, score_images
+from attacker.audit.counting import beats
+from attacker.audit.evaluate import SUCCESS_THRESHOLD, as_images, in_order, scored
 from attacker.audit.files import png_bytes
 from attacker.audit.image_scale import estimate_scale
 from attacker.audit.subject import Subject, TapeSource, open_subject
 from attacker.audit.truth_open import truth_path
-from attacker.metrics import match_batch
 from attacker.watch.events import Event
 from fl_precode.tape import Tape, TapeEntry, TapeError
 
@@ -30,6 +30,8 @@ CHEAP: Final = ("first-layer", "inverting-gradients:iterations=200,restarts=1")
 _MOST_IMAGES = 8
 _MOST_KEPT = 500
 _PROGRESS_SECONDS = 0.5
+_UNKNOWN: Final = {"ssim": None, "guess": None, "back": None, "of": None, "truth": None}
+"""What a result says of similarity where the truth is not known."""
 
 Tell = Callable[[Event], None]
 
@@ -138,7 +140,7 @@ class Follower:
             return subject
         self._subject = subject = self._opened()
         later = {one.id: self._score(subject, one.entry, one.images) for one in self._kept}
-        found = {number: {"ssim": ssim, "truth": truth} for number, (ssim, truth) in later.items() if truth is not None}
+        found = {number: score for number, score in later.items() if score["truth"] is not None}
         self._kept = [one for one in self._kept if one.id not in found]
         if found:
             self.tell({"kind": "scores", "found": found})
@@ -184,28 +186,38 @@ class Follower:
         number = next(self._numbers)
         event: Event = {"kind": "result", "id": number, "round": entry.round, "node": entry.node, "attack": spec}
         event |= {"seconds": 0.0 if done is None else done.seconds, "reason": reason if images is None else ""}
-        ssim, truth = None, None
+        score: Event = dict(_UNKNOWN)
         if images is not None:
-            ssim, truth = self._score(subject, entry, images)
-            if truth is None:
+            score = self._score(subject, entry, images)
+            if score["truth"] is None:
                 self._kept = [*self._kept, _Kept(id=number, entry=entry, images=images)][-_MOST_KEPT:]
-        self.tell({**event, "image": picture(images), "ssim": ssim, "truth": truth})
+        self.tell({**event, "image": picture(images), **score})
 
-    def _score(self, subject: Subject, entry: TapeEntry, images: Tensor) -> tuple[float | None, str | None]:
-        """Mean SSIM of the images of an update and the picture of the truth; None where they are not known."""
+    def _score(self, subject: Subject, entry: TapeEntry, images: Tensor) -> Event:
+        """What a result's event says of similarity to the truth; None where it is not known."""
         try:
             found = None if subject.truth is None or not subject.truth.knows(entry) else subject.truth.truth(entry)
         except ValueError as error:
             self._tell_once({"kind": "problem", "text": f"The truth of {entry.file} is not used: {error}"})
             found = None
-        if found is None:
-            return None, None
+        if found is None or subject.truth is None:
+            return dict(_UNKNOWN)
         truth = found.images
         if images.shape != truth.shape:
-            return None, picture(truth)
-        order = match_batch(images.nan_to_num(nan=0.5), truth) if len(truth) > 1 else slice(None)
-        values = [one.ssim for one in score_images(images[order], truth) if one.ssim is not None]
-        return (sum(values) / len(values) if values else None), picture(truth)
+            return {**_UNKNOWN, "truth": picture(truth)}
+        values = [one.ssim for one in scored(in_order(images, truth), truth, Outcome.ITERATION_LIMIT)]
+        guesses = [None if one is None else one.ssim for one in subject.truth.guesses.at(truth, found.labels)]
+        back = [
+            guess is not None and ssim is not None and beats(ssim, guess, SUCCESS_THRESHOLD)
+            for ssim, guess in zip(values, guesses, strict=True)
+        ]
+        return {
+            "ssim": _mean(values),
+            "guess": _mean(guesses),
+            "back": sum(back),
+            "of": len(back),
+            "truth": picture(truth),
+        }
 
     def _tell_once(self, event: Event) -> None:
         """Tell what was not told before, or has changed since."""
@@ -217,6 +229,11 @@ class Follower:
             return
         self._told.append(event)
         self.tell(event)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def picture(images: Tensor | None) -> str | None:

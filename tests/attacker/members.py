@@ -85,7 +85,7 @@ class Raises(Attack):
         if self.on_refusal:
             raise RuntimeError("no memory for a reason")
 
-    def run(self, victim, observations, labels, generator, progress):
+    def run(self, victim, observations, labels, generators, progress):
         raise RuntimeError("out of memory")
 
 
@@ -102,5 +102,5 @@ class Answers(Attack):
     def refuses(self, victim, observation):
         return None
 
-    def run(self, victim, observations, labels, generator, progress):
+    def run(self, victim, observations, labels, generators, progress):
         return [self.result] * len(observations)

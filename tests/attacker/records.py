@@ -94,6 +94,37 @@ def record(federations: list[FederationSummary], summaries: list[AttackSummary],
     return AuditRecord.model_validate(content | changes)
 
 
+def each(identifier: str, attack: str, images: int = 64, **changes: object) -> list[ImageResult]:
+    """As `rows`, every image in an update of its own, of a client of its own."""
+    return rows(identifier, attack, images, **({"node": [str(number) for number in range(images)]} | changes))
+
+
+def told(federations: list[FederationSummary], summaries: list[AttackSummary], **changes: object) -> AuditRecord:
+    """A record whose results are those that its summaries tell of, each image in an update of its own.
+
+    Results of an attack on a federation that are given as ``results`` take the place of those.
+    """
+    given = list(changes.pop("results", []))
+    known = {(row.federation, row.attack) for row in given}
+    made = [row for one in summaries if (one.federation, one.attack) not in known for row in _rows_of(one)]
+    return record(federations, summaries, **({"results": [*given, *made]} | changes))
+
+
+def _rows_of(one: AttackSummary) -> list[ImageResult]:
+    back, flat = one.successes or 0, one.baseline_successes or 0
+    known = one.successes is not None
+    places = range(one.images)
+    outcomes = ["failed" if place >= one.images - one.failed else "iteration_limit" for place in places]
+    return each(
+        one.federation,
+        one.attack,
+        one.images,
+        outcome=outcomes,
+        ssim=[(0.98 if place < back else 0.2) if known and outcomes[place] != "failed" else None for place in places],
+        baseline_ssim=[(0.9 if place < flat else 0.1) if known else None for place in places],
+    )
+
+
 def left_out(node: str, reason: str) -> LeftOut:
     return LeftOut(round=1, node=node, reason=reason)
 

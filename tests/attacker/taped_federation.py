@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_precode.config import Settings
+from fl_precode.defences import gradient_defence, perturbation_generator
 from fl_precode.federation import prepare
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.tape import TapeHeader, TapeWriter
@@ -44,8 +45,13 @@ def tape_federation(
     evaluation: bool = True,
     header: TapeHeader | None = None,
     local: dict[str, Any] | None = None,
+    perturbed: bool = False,
 ) -> Taped:
-    """``local`` are settings of local training; with them the clients send weights."""
+    """``local`` are settings of local training; with them the clients send weights.
+
+    ``perturbed``: gradients go through the part of the defence that changes them, as a client's do.
+    """
+    chain = gradient_defence(defence) if perturbed else None
     settings = Settings(
         model=model,
         defence=defence,
@@ -81,6 +87,9 @@ def tape_federation(
                 gradient = {name: (state[name] - value) / settings.learning_rate for name, value in sent.items()}
             else:
                 sent, _ = batch_gradient(network, batches[0])
+                if chain is not None:
+                    draws = perturbation_generator(seed, partition_id, server_round)
+                    sent = dict(chain(sent, generator=draws, model=network, batch=batches[0]))
                 gradient, behind = sent, batch_size
             arrays = {name: value.detach().numpy() for name, value in sent.items()}
             writer.write_observation(server_round, node, arrays, batch_size=behind, buffers=())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacker.audit.announced import common_doubts, doubts
+from attacker.audit.announced import Sighting, common_sightings, doubts, sightings
 from attacker.audit.run import audit_tape
 from attacker.report.verdict import verdicts
 from attacker.victim import Victim
@@ -113,16 +113,17 @@ def test_partial_noise_that_was_left_out() -> None:
         ("prune:share=0.9", "it was pruned"),
         ("quantise:bits=4", "it was rounded"),
         ("sign", "it was rounded"),
-        ("noise:std=0.001", "about 0.001 is in the update"),
-        ("dp:max_norm=1,noise_multiplier=0.5", "noise with a standard deviation"),
+        ("noise:std=0.001", "root mean square of 0.001"),
+        ("dp:max_norm=1,noise_multiplier=0.5", "No innocent reason explains it"),
     ],
 )
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("announced", ["none", "unknown"])
 def test_applied_and_not_announced(model: str, applied: str, says: str, announced: str) -> None:
     victim, seen = update(model, applied)
-    found = doubts(victim, seen, announced)
-    assert any(says in sentence for sentence in found), found
+    (found,) = sightings(victim, seen, announced)
+    assert says in found.sentence
+    assert found.contradicts == (announced == "none")  # nothing contradicts a client that announced nothing
 
 
 def test_more_images_than_a_layer_has_rows_say_nothing_about_noise() -> None:
@@ -142,9 +143,11 @@ def test_locally_trained_weights(announced: str) -> None:
 def test_weight_decay_fills_every_rank_and_is_not_taken_for_noise() -> None:
     victim, seen = update("mlp", "none")
     decayed = {name: value + 0.01 * seen.parameters[name] for name, value in seen.update.items()}
-    assert doubts(victim, replace(seen, update=decayed), "none") != ()
+    (found,) = sightings(victim, replace(seen, update=decayed), "none")
+    assert not found.contradicts
+    assert "as a weight-decay of 0.01 leaves it" in found.sentence
     announced = replace(seen.protocol, weight_decay=0.01)
-    assert doubts(victim, replace(seen, update=decayed, protocol=announced), "none") == ()
+    assert sightings(victim, replace(seen, update=decayed, protocol=announced), "none") == ()
 
 
 def test_updates_that_cannot_be_attacked_raise_no_doubt_and_no_error() -> None:
@@ -171,8 +174,13 @@ def test_rounding_of_trained_weights_is_not_taken_for_a_defence(rate: float) -> 
     assert doubts(victim, seen, "none") == ()
 
 
-def test_doubts_of_several_updates_are_counted() -> None:
-    assert common_doubts([("a", "b"), ("a",), ()]) == ["a (2 of 3 updates looked at)", "b (1 of 3 updates looked at)"]
+def test_what_several_updates_show_is_counted_by_kind_and_quoted_where_it_is_largest() -> None:
+    small, large = (Sighting(code="noise", sentence=f"noise of {size}", size=size) for size in (1.0, 2.0))
+    honest = Sighting(code="explained", sentence="weight decay", contradicts=False)
+    assert common_sightings([(small, honest), (large,), ()]) == (
+        ["noise of 2.0 (2 of 3 updates looked at)"],
+        ["weight decay (1 of 3 updates looked at)"],
+    )
 
 
 def test_the_verdict_says_that_the_clients_did_not_do_what_the_tape_announces(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from attacker.attacks import ATTACKS
 from attacker.attacks import answers as module
-from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, attacks_for
+from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, attacks_for, parts_of, unanswerable
 from attacker.attacks.registry import AttackEntry
 from fl_precode import Protocol
 from fl_precode.defences import DEFENCES
@@ -48,7 +48,8 @@ def test_the_update_decides_what_applies():
     pair = client(victim, tiny.images(SPEC, 2), [0, 1], [normal(2, 5)], protocol=protocol)
     found = {one.spec: one for one in attacks_for(victim, observation=pair)}
     assert "gradients of 2 images" in found["noise-recovery"].reason
-    assert found["ignore"].reason == "answers precode; ignores noise"
+    assert found["ignore"].reason == "answers precode, noise"
+    assert found["through-bottleneck"].reason.startswith("not applicable")
     assert found["defence-matched"].reason == "answers precode, noise"
     foreign = replace(pair, parameters={"a": X}, update={"a": X})
     assert all(not one.applies and "another model" in one.reason for one in attacks_for(victim, observation=foreign))
@@ -91,8 +92,46 @@ def test_only_defences_that_exist_are_answered():
     for name, entry in ATTACKS.items():
         assert entry.answers <= DEFENCES.keys() - {"none"}, name
         assert entry.adaptive == bool(entry.answers)
-    assert answers("ignore:iterations=3", "cvb+noise:std=1e+2") == ("cvb",)
+        assert entry.inside <= entry.answers, name
+    assert answers("ignore:iterations=3", "cvb+noise:std=1e+2") == ("cvb", "noise")
+    assert answers("ignore:distance=cosine", "cvb+noise:std=1e+2") == ("cvb",)  # by a distance of its own
     assert answers("dlg", "precode") == ()
+
+
+def test_what_an_attack_answers_depends_on_the_whole_defence():
+    """A formula that one other part touches is exact no more; a search for masks finds none where there is none."""
+    assert answers("first-layer", "dropout+clip:max_norm=1") == ("dropout", "clip")
+    assert answers("first-layer", "dropout+prune:share=0.9") == ()
+    assert answers("spear", "precode+noise:std=0.1") == ()
+    assert answers("dropout-inversion", "prune:share=0.9") == ()
+    assert answers("dropout-inversion", "prune:share=0.9", drops=True) == ("prune",)
+    assert answers("noise-restoring", "noise:std=0.1") == ()
+
+
+@pytest.mark.parametrize(
+    ("defence", "whole", "left"),
+    [
+        ("dropout+prune:share=0.9", "dropout-inversion", ()),
+        ("precode+dropout", "dropout-inversion", ()),
+        ("cvb+dropout+quantise:bits=4+noise:std=0.1", "dropout-inversion", ()),
+        ("precode+prune:share=0.5", "noise-restoring", ()),
+        ("cvb+ppp:std=0.1+clip:max_norm=1", "noise-restoring", ()),
+        ("soteria+noise:std=0.1", "defence-matched", ()),
+        ("precode+prune:share=0.5+sign", "ignore", ()),
+        ("precode+noise:std=0.1+sign", None, ("sign",)),
+        ("dp:max_norm=1,noise_multiplier=1", None, ("dp",)),
+    ],
+)
+def test_one_attack_knows_the_whole_defence_and_comes_first_or_none_does(defence, whole, left):
+    assert unanswerable(defence) == left
+    found = attacks_for(victim_of(tiny.convnet, bottleneck=True), defence=defence)
+    knows_all = [one.spec for one in found if answers(one.spec, defence) == parts_of(defence)]
+    assert (whole in knows_all) == bool(whole)
+    assert [one.spec for one in found][: len(knows_all)] == knows_all
+    words = f"no attack here knows {' and '.join(left)}"
+    asked = [one for one in found if one.role == "adaptive" or left == parts_of(defence)]
+    assert asked
+    assert all((words in one.reason) == bool(left) for one in asked)
 
 
 @pytest.mark.parametrize("defence", ["precode", "dropout", "clip"])

@@ -160,8 +160,19 @@ def test_matching_needs_a_batch_size_and_labels():
     victim = victim_of(NoLinear)
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
     check_refused(run(MATCHING, victim, replace(pair, batch_size=None)), "batch size is unknown")
-    check_refused(run(MATCHING, victim, pair), "labels are unknown")
+    check_without_labels(run(MATCHING, victim, four(victim)))
     assert run(MATCHING, victim, pair, torch.tensor([1, 2])).inputs.shape == (2, 1, 6, 6)
+
+
+def four(victim: Victim) -> Observation:
+    """Four images have 35 possible labels of four classes: too many to try each."""
+    return tiny.observe(victim, tiny.images(SPEC, 4), [1, 2, 3, 3])
+
+
+def check_without_labels(found: Reconstruction) -> None:
+    assert found.outcome is Outcome.ITERATION_LIMIT  # it fits, and its images did not come back
+    assert "the labels are unknown" in found.reason
+    assert found.inputs is None
 
 
 class NoLinear(nn.Module):
@@ -175,11 +186,14 @@ class NoLinear(nn.Module):
         return self.conv(x).flatten(1)
 
 
-def test_matching_without_a_linear_layer_needs_granted_labels():
+def test_matching_without_a_linear_layer_tries_all_labels_unless_they_are_granted():
     victim = victim_of(NoLinear)
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    check_refused(run(MATCHING, victim, observation), "labels are unknown")
-    assert run(MATCHING, victim, observation, torch.tensor([1])).inputs is not None
+    tried, told = run(MATCHING, victim, observation), run(MATCHING, victim, observation, torch.tensor([1]))
+    assert "which were tried" in tried.reason
+    assert tried.inputs is not None
+    assert told.reason == ""
+    assert told.inputs is not None
 
 
 def test_one_observation_without_labels_does_not_stop_the_others():
@@ -187,8 +201,8 @@ def test_one_observation_without_labels_does_not_stop_the_others():
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
     one = tiny.observe(victim, tiny.images(SPEC, 1), [1])
     granted = [None, torch.tensor([1]), torch.tensor([1, 2])]
-    found = MATCHING(victim, [pair, one, pair], generator=torch.Generator(), labels=granted)
-    assert [result.outcome is Outcome.NOT_APPLICABLE for result in found] == [True, False, False]
+    found = MATCHING(victim, [four(victim), one, pair], generator=torch.Generator(), labels=granted)
+    check_without_labels(found[0])
     assert [None if r.inputs is None else len(r.inputs) for r in found] == [None, 1, 2]
 
 

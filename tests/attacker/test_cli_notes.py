@@ -38,7 +38,7 @@ def flat(text: str) -> str:
 @pytest.fixture
 def two_steps(tmp_path):
     """Weights after two local steps, whose learning rate nobody says."""
-    protocol = Protocol(name="fedavg", local_steps=2, batch_size=1)
+    protocol = Protocol(name="fedavg", local_steps=2, batch_size=1, loss="cross-entropy")
     header = TapeHeader(model="mlp", defence="none", kind="weights", protocol=protocol, inputs=DIGITS)
     return tape_federation(tmp_path, rounds=1, header=header, evaluation=False, local={"local_steps": 2}).tape
 

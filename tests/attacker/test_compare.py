@@ -15,7 +15,7 @@ from attacker.audit.record import TapeIdentity, VictimImage
 from attacker.cli import app
 from attacker.intervals import difference_interval, mcnemar, paired_interval
 from attacker.report.compare_page import headline, render_comparison
-from tests.attacker.records import ADAPTIVE, PLAIN, federation, record, rows
+from tests.attacker.records import ADAPTIVE, PLAIN, each, federation, record
 
 TAPE = TapeIdentity(sha256="a" * 64, manifest_bytes=9)
 
@@ -26,10 +26,10 @@ def audit(back, images=20, *, defence="precode", tape=TAPE, attacks=(PLAIN,), co
     results = []
     for place, attack in enumerate(attacks):
         ssim = [0.9 if number in back and place == 0 else 0.1 for number in range(images)]
-        results += rows("f2", attack, images, ssim=ssim)
+        results += each("f2", attack, images, ssim=ssim)
     if control:
         federations.insert(0, federation("f1", control_of="f2"))
-        results += rows("f1", PLAIN, images, ssim=0.9)
+        results += each("f1", PLAIN, images, ssim=0.9)
     victims = [
         VictimImage(
             id=f"f2-u{n}-i0", federation="f2", round=n + 1, node="7", image=0, label=1, label_name="a", truth=None

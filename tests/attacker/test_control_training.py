@@ -19,9 +19,9 @@ from fl_precode.defences import apply_defence
 from fl_precode.local_training import batch_gradient
 from fl_precode.models import build_model
 from fl_precode.observation import Observation, Protocol
-from tests.attacker.records import federation, record
+from tests.attacker.records import federation, told
 from tests.attacker.taped_federation import tape_federation
-from tests.attacker.test_verdict import HELD, PAIR, ROWS
+from tests.attacker.test_verdict import HELD, PAIR
 
 DIGITS = load_data("digits", "")
 
@@ -143,7 +143,7 @@ def test_the_losses_are_kept_beside_the_control(tmp_path, defence, rounds):
 def test_a_control_that_is_not_as_well_trained_is_named_and_forbids_held(defended_loss, loss, flagged):
     training = [ControlRound(round=3, defended_loss=defended_loss, cut_loss=2.4, loss=loss, steps=40)]
     own = [PAIR[1].model_copy(update={"id": "f2"}), federation("f1", control_of="f2", control_training=training)]
-    whole = record(own, HELD, results=ROWS)
+    whole = told(own, HELD)
     whole = whole.model_copy(update={"flags": flags(whole)})
     assert [one.name for one in whole.flags] == (["control-untrained"] if flagged else [])
     (verdict,) = [one for one in verdicts(whole) if one.federation == "f2"]

@@ -45,12 +45,14 @@ def plain(victim, observation, **changes):
 @pytest.mark.parametrize(
     ("defence", "distance"),
     [
-        ("noise:std=1e-3", "l2"),
-        ("noise:std=1e-5+clip:max_norm=1e+2", "cosine"),
-        ("laplace:std=1e-3", "l1"),
+        ("noise:std=1e-3", "l2-relative"),
+        ("noise:std=1e-5+clip:max_norm=1e-2", "cosine"),
+        ("noise:std=1e-5+clip:max_norm=1e+2", "l2-relative"),  # it was not clipped: its scale is known
+        ("laplace:std=1e-3", "l1-relative"),
+        ("laplace:std=1e-3+clip:max_norm=1e-2", "l1-direction"),
         ("prune:share=0.5", "cosine-kept"),
-        ("prune:share=0.5+noise:std=1e-3", "l2-kept"),
-        ("noise:std=1e-3+prune:share=0.5+clip:max_norm=9", "cosine-kept"),
+        ("noise:std=1e-3+prune:share=0.5", "l2-relative-kept"),
+        ("noise:std=1e-3+prune:share=0.5+clip:max_norm=1e-2", "cosine-kept"),
     ],
 )
 def test_the_distance_follows_the_noise(defence, distance):
@@ -72,7 +74,11 @@ def test_observations_of_different_defences_keep_their_order():
     victim = victim_of(tiny.convnet)
     seen = [sent(victim, name) for name in ("noise:std=1e-3", "prune:share=0.5", "noise:std=1e-3", "none")]
     found = run(ATTACK, victim, seen)
-    assert [one.reason for one in found[:3]] == ["matched by l2", "matched by cosine-kept", "matched by l2"]
+    assert [one.reason for one in found[:3]] == [
+        "matched by l2-relative",
+        "matched by cosine-kept",
+        "matched by l2-relative",
+    ]
     assert found[3].outcome is Outcome.NOT_APPLICABLE
 
 
@@ -96,15 +102,15 @@ def test_soterias_layer_is_left_out():
 def test_behind_a_bottleneck_only_what_runs_before_its_noise_counts(defence):
     victim = victim_of(tiny.convnet, bottleneck=True)
     seen = sent(victim, defence)
-    distance = {"precode": "cosine", "precode+ppp:std=1e-3": "l2"}.get(defence, "cosine-kept")
+    distance = {"precode": "cosine", "precode+ppp:std=1e-3": "l2-relative"}.get(defence, "cosine-kept")
     (one,) = run(ATTACK, victim, [seen], labels=LABEL)
-    assert one.reason == f"matched by {distance}"
+    assert one.reason == ("" if defence == "precode" else f"matched by {distance}")
     assert torch.equal(one.inputs, plain(victim, seen, layers="0.*|3.encoder.*", distance=distance).inputs)
     (more,) = run(replace(ATTACK, draws=3), victim, [seen], labels=LABEL)
     assert not torch.equal(one.inputs, more.inputs)
 
 
-@pytest.mark.parametrize("defence", ["none", "clip:max_norm=1", "sign", "quantise:bits=8", "dropout"])
+@pytest.mark.parametrize("defence", ["none", "clip:max_norm=1", "dp:max_norm=1,noise_multiplier=1", "dropout"])
 def test_where_there_is_nothing_to_adapt_to_it_is_refused(defence):
     victim = victim_of(tiny.convnet)
     seen = replace(tiny.observe(victim, X, [0]), protocol=Protocol(defence=defence))

@@ -152,11 +152,19 @@ def test_every_noise_has_a_distance_and_every_defence_a_noise():
     [
         ("none", "cosine"),
         ("precode:latent=64", "cosine"),
-        ("noise:std=0.01", "l2"),
-        ("laplace:scale=0.01", "l1"),
+        ("noise:std=0.01", "l2-relative"),
+        ("laplace:scale=0.01", "l1-relative"),
         ("prune:share=0.9", "cosine-kept"),
-        ("precode+laplace:scale=0.1", "l1"),
-        ("noise:std=0.1+prune:share=0.9", "l2-kept"),
+        ("precode+laplace:scale=0.1", "l1-relative"),
+        ("precode+ppp:std=0.1", "l2-relative"),
+        ("quantise:bits=4", "l2-relative"),
+        ("clip:max_norm=1", "cosine"),
+        ("noise:std=0.1+prune:share=0.9", "l2-relative-kept"),
+        ("prune:share=0.9+laplace:std=0.1", "l1-relative-kept"),
+        ("noise:std=0.1+clip:max_norm=1", "cosine"),
+        ("laplace:std=0.1+clip:max_norm=1", "l1-direction"),
+        ("laplace:std=0.1+prune:share=0.9+sign", "l1-direction-kept"),
+        ("sign+prune:share=0.9", "signs-kept"),
     ],
 )
 def test_the_distance_follows_the_announced_defence(defence, distance):
@@ -168,11 +176,18 @@ def test_the_noise_of_a_foreign_defence_is_not_guessed():
         matched_distance("precode+blur")
 
 
-def test_replays_of_several_steps_compare_all_elements():
-    victim = victim_of()
-    step = tiny.observe(victim, tiny.images(SPEC, 1), [2], learning_rate=0.05)
-    several = replace(step, protocol=Protocol(name="fedavg", local_steps=3, learning_rate=0.05))
-    settings = replace(QUICK, distance="cosine-kept")
-    assert "set local_training to one-gradient" in (settings.refuses(victim, several) or "")
-    assert replace(settings, local_training="one-gradient").refuses(victim, several) is None
-    assert replace(QUICK, layers="!3.*").refuses(victim, several) is None
+@pytest.mark.parametrize("local_training", ["unrolled", "surrogate"])
+def test_replays_of_several_steps_compare_only_what_was_sent(local_training):
+    victim, x = victim_of(), tiny.images(SPEC, 1)
+    several = tiny.observe(victim, x, [2], learning_rate=0.05)
+    protocol = Protocol(name="fedavg", local_steps=3, learning_rate=0.05, batch_size=1, weight_decay=0.01)
+    sent = {name: torch.where(torch.rand_like(value) < 0.5, value, 0) for name, value in several.update.items()}
+    several = replace(several, update=sent, protocol=protocol)
+    settings = replace(QUICK, iterations=1, local_training=local_training)
+    found = {
+        distance: attack(replace(settings, distance=distance), victim, several).starting_loss
+        for distance in ("cosine", "cosine-kept", "l1-relative", "l1-relative-kept")
+    }
+    assert len(set(found.values())) == 4
+    assert found["cosine-kept"] < found["cosine"]
+    assert found["l1-relative-kept"] < found["l1-relative"]

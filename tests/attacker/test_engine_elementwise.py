@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import product
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from attacker.engine import (
     cosine_distance,
     elementwise_products,
 )
+from attacker.engine.distance import Elements
 from tests.attacker.replay_models import DENSE, FACTORED, LOOP
 from tests.attacker.test_engine_products import TOLERANCE, Problem
 from tests.oracles import loop_gradient
@@ -47,13 +49,20 @@ def pruned(problem: Problem, share: float = 0.7) -> None:
 
 
 def by_formula(name: str, g: Tensor, target: Tensor) -> Tensor:
-    if name == "l1":
-        return (g - target).abs().sum()
-    sent = target != 0
-    g, target = g[sent], target[sent]
-    if name == "l2-kept":
-        return (g - target).square().sum()
-    return 1 - (g * target).sum() / (g.norm() * target.norm())
+    base = name.removesuffix("-kept")
+    if name.endswith("-kept"):
+        sent = target != 0
+        g, target = g[sent], target[sent]
+    if base == "signs":
+        return 1 - (g * target.sign()).sum() / g.abs().sum()
+    if base == "l1-direction":
+        g = g / g.norm() * target.norm()
+    if base == "cosine":
+        return 1 - (g * target).sum() / (g.norm() * target.norm())
+    different = (g - target).abs().sum() if base.startswith("l1") else (g - target).square().sum()
+    if base in ("l1", "l2"):
+        return different
+    return different / (target.abs().sum() if base.startswith("l1") else target.square().sum())
 
 
 def oracle(problem: Problem, name: str, matched: list[str]) -> Tensor:
@@ -83,24 +92,30 @@ def check(problem: Problem, name: str, products: GradientProducts, matched: list
 
 
 def choose(problem: Problem, name: str, matched: list[str] | None = None) -> GradientProducts:
+    assert ELEMENTWISE.keys() <= DISTANCES.keys()
     return elementwise_products(
         problem.replay,
         problem.targets,
         problem.seen,
         batch_size=problem.batch,
-        kept=ELEMENTWISE[name],
+        elements=ELEMENTWISE[name],
         matched=matched,
     )
 
 
+USUAL = ("l1", "cosine-kept", "l2-kept")
+
+
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("name", ELEMENTWISE)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [*product(MODELS, USUAL), *(("mlp", name) for name in sorted(ELEMENTWISE.keys() - {*USUAL}))],
+)
 def test_the_chosen_path_equals_the_formula(model, name, batch):
     problem = Problem(MODELS[model], victims=2, restarts=2, batch=batch)
     pruned(problem)
     products = choose(problem, name)
-    assert isinstance(products, FactoredProducts) == (model in FACTORED and ELEMENTWISE[name])
+    assert isinstance(products, FactoredProducts) == (model in FACTORED and ELEMENTWISE[name] == Elements(kept=True))
     check(problem, name, products)
 
 
@@ -147,14 +162,14 @@ def test_float32_resolves_the_distance_of_kept_elements_near_the_solution():
     assert float(distance.abs().max()) < 1e-7
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", USUAL)
 @pytest.mark.parametrize("at_once", [True, False])
 def test_some_parameters_alone(name, at_once):
     problem = Problem(FACTORED["convnet with bottleneck"], victims=2, restarts=1, batch=2)
     pruned(problem)
     matched = list(problem.parameters)[1:4]
     products = ElementwiseProducts(
-        problem.replay, problem.targets, kept=ELEMENTWISE[name], at_once=at_once, matched=matched
+        problem.replay, problem.targets, elements=ELEMENTWISE[name], at_once=at_once, matched=matched
     )
     check(problem, name, products, matched)
     check(problem, name, choose(problem, name, matched), matched)
@@ -168,11 +183,11 @@ def test_weights_of_each_victim_and_victims_that_leave(at_once):
         Replay(problem.victim, {name: torch.randn_like(w) for name, w in problem.parameters.items()}, {})
         for _ in range(3)
     ]
-    whole = ElementwiseProducts(others, problem.targets, kept=True, at_once=at_once)
+    whole = ElementwiseProducts(others, problem.targets, elements=Elements(kept=True), at_once=at_once)
     order = [2, 0]
     some = whole.keep(order)(problem.candidates[order], problem.labels[order])
     for place, v in enumerate(order):
-        alone = ElementwiseProducts([others[v]], [problem.targets[v]], kept=True, at_once=False)
+        alone = ElementwiseProducts([others[v]], [problem.targets[v]], elements=Elements(kept=True), at_once=False)
         wanted = alone(problem.candidates[v : v + 1], problem.labels[v : v + 1])
         torch.testing.assert_close(some.inner[place], wanted.inner[0], atol=1e-10, rtol=1e-10)
         torch.testing.assert_close(some.square[place], wanted.square[0], atol=1e-10, rtol=1e-10)
@@ -206,6 +221,6 @@ def test_inner_products_do_not_give_absolute_differences():
 def test_a_frozen_candidate_needs_no_graph():
     problem = Problem(FACTORED["mlp"], victims=1, restarts=1, batch=1)
     for at_once in (True, False):
-        products = ElementwiseProducts(problem.replay, problem.targets, kept=False, at_once=at_once)
+        products = ElementwiseProducts(problem.replay, problem.targets, elements=Elements(), at_once=at_once)
         with torch.no_grad():
             assert not absolute_distance(products(problem.candidates, problem.labels)).requires_grad

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from attacker.attacks.attack import Attack, Outcome, Reconstruction
+from attacker.attacks.label_trial import without_labels
 from attacker.attacks.registry import ATTACKS, AttackEntry
-from attacker.audit.evaluate import AttackRun, UpdateEvaluation, score_images, summarise
+from attacker.audit.evaluate import AttackRun, Placebos, UpdateEvaluation, score_images, summarise
 from attacker.audit.files import Pictures
+from attacker.audit.guesses import Guesses
 from attacker.audit.run import attack_seed, audit_tape, audit_tapes
 from attacker.audit.selection import ordered_victims
 from attacker.audit.subject import TapeSource, open_subject, summarise_federation
@@ -24,6 +26,15 @@ from fl_precode.tape import TapeHeader
 from tests.attacker.taped_federation import tape_federation
 
 QUICK = ("first-layer", "inverting-gradients:iterations=3")
+
+
+class Grey:
+    """Somebody who knows no image, and guesses grey."""
+
+    mean_image = torch.full((1, 8, 8), 0.5)
+
+    def of_class(self, label):
+        return torch.zeros(0, 1, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +59,7 @@ def evaluation(batched, tmp_path):
             observation=subject.tape.observations(nodes=[node])[0],
             inputs=subject.victim.inputs,
             truth=Truth(images=images, labels=labels),
-            mean_image=torch.full((1, 8, 8), 0.5),
+            guesses=Guesses(Grey()),
             class_names=tuple("abcdefghij"),
             pictures=Pictures(tmp_path),
         ),
@@ -71,16 +82,47 @@ def test_batches_are_matched_before_they_are_scored(evaluation):
     assert all(row.baseline_ssim < 0.3 for row in rows)
 
 
-def test_a_diverged_image_has_no_score_and_does_not_spoil_the_others(evaluation):
+def test_a_diverged_image_is_like_its_truth_in_nothing_and_does_not_spoil_the_others(evaluation):
     update, inputs, _ = evaluation
     broken = inputs[[1, 0, 2]].clone()
     broken[0] = torch.nan
     rows = update.results(attacked(broken, matching_loss=math.nan), "a1")
-    assert [row.ssim is None for row in rows] == [False, True, False]
-    assert rows[0].ssim == pytest.approx(1, abs=1e-5)
+    assert [row.ssim for row in rows] == pytest.approx([1, 0, 1], abs=1e-5)
     assert rows[1].psnr is rows[1].mse is rows[1].matching_loss is None
     summary = summarise("f1", "inverting-gradients", rows)
     assert (summary.images, summary.successes) == (3, 2)
+    assert summary.mean_ssim == pytest.approx(2 / 3, abs=1e-5)
+    nothing = Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason="it is not finite")
+    rows = update.results(AttackRun(spec="first-layer", reconstruction=nothing), "a2")
+    assert [row.ssim for row in rows] == [0, 0, 0]
+    assert summarise("f1", "first-layer", rows).median_ssim == 0
+
+
+def test_a_row_is_compared_with_what_the_same_attack_makes_of_other_updates(evaluation):
+    update, inputs, _ = evaluation
+    images = update._inputs.denormalise(inputs)
+    alone = update.results(attacked(inputs), "a1")
+    assert {row.guess for row in alone} <= {"mean image", "plain image"}
+    near = (images + 0.1 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    for made, name in (
+        (Placebos(others=[near.flip(0)]), "the same attack on another update"),
+        (Placebos(shuffled=[near]), "the same attack on the shuffled update"),
+    ):
+        rows = update.results(attacked(inputs), "a1", made)
+        assert {row.guess for row in rows} == {name}
+        assert all(row.guess_ssim > other.guess_ssim for row, other in zip(rows, alone, strict=True))
+        assert summarise("f1", "inverting-gradients", rows).successes == 3  # an exact one counts all the same
+        again = update.results(attacked(update._inputs.normalise(near)), "a1", made)
+        assert summarise("f1", "inverting-gradients", again).successes == 0
+
+
+def test_an_update_whose_labels_were_not_found_stays_in_the_denominator(evaluation):
+    update, inputs, _ = evaluation
+    fits = "inverting-gradients"
+    found, none = update.results(attacked(inputs), "a1"), AttackRun(spec=fits, reconstruction=without_labels("none"))
+    other = AttackRun(spec=fits, reconstruction=Reconstruction.not_applicable("it is made for one image"))
+    summary = summarise("f1", fits, [*found, *update.results(none, "a2"), *update.results(other, "a3")])
+    assert (summary.images, summary.successes, summary.not_applicable) == (6, 3, 3)
 
 
 def test_images_of_another_number_are_a_named_failure(evaluation):
@@ -185,7 +227,7 @@ class Raising(Attack):
     def refuses(self, victim, observation):
         return None
 
-    def run(self, victim, observations, labels, generator, progress):
+    def run(self, victim, observations, labels, generators, progress):
         raise RuntimeError("no memory left")
 
 
@@ -193,6 +235,7 @@ def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path, m
     entry = AttackEntry(description="always raises", source="none", build=lambda spec: Raising())
     registry = {**ATTACKS, "raising": entry}
     monkeypatch.setattr("attacker.attacks.registry.ATTACKS", registry)
+    monkeypatch.setattr("attacker.attacks.answers.ATTACKS", registry)
     record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
     assert [row.outcome for row in record.results] == ["failed", "converged"]
     assert record.results[0].reason == "RuntimeError: no memory left"

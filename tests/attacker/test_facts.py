@@ -11,6 +11,7 @@ from torch import nn
 from attacker.audit.facts import tape_identity, update_facts
 from attacker.audit.run import audit_tape
 from fl_precode import Protocol
+from fl_precode.defences import gradient_defence
 from fl_precode.tape import Tape
 from tests.attacker import tiny
 from tests.attacker.taped_federation import tape_federation
@@ -109,3 +110,37 @@ def test_the_tapes_identity_follows_its_content(tmp_path):
         manifest.write(b"\n")
     assert tape_identity(Tape(one.tape)) != known
     assert first.fingerprint(known.manifest_bytes) == (known.sha256, known.manifest_bytes)
+
+
+@pytest.mark.parametrize(
+    ("defence", "names"),
+    [
+        ("noise:std=0.02", {"cosine", "l2", "l1", "l2-relative", "l1-relative"}),
+        ("laplace:std=0.02", {"cosine", "l2", "l1", "l2-relative", "l1-relative"}),
+        ("clip:max_norm=0.5+noise:std=0.02", {"cosine"}),
+        ("noise:std=0.02+clip:max_norm=0.5", set()),
+        ("noise:std=0.02+prune:share=0.5", set()),
+        ("precode+noise:std=0.02", set()),
+        ("none", set()),
+        ("unknown", set()),
+    ],
+)
+def test_how_far_announced_noise_keeps_the_true_images_is_what_is_measured_on_them(defence, names):
+    inputs = tiny.inputs(3, 16)
+    victim = tiny.victim(tiny.mlp(inputs), inputs)
+    seen = tiny.observe(victim, tiny.images(inputs, 2), [0, 1])
+    chain = gradient_defence(defence) if defence != "unknown" else None
+    update = seen.update if chain is None else chain(seen.update, generator=torch.Generator().manual_seed(1))
+    noisy = replace(seen, update=update, protocol=replace(seen.protocol, defence=defence))
+    floors = update_facts(victim, [noisy]).noise_floors
+    assert set(floors) == names
+    true, sent = (torch.cat([one[name].flatten() for name in sorted(one)]) for one in (seen.update, update))
+    measured = {
+        "cosine": 1 - torch.nn.functional.cosine_similarity(true, sent, dim=0),
+        "l2": (true - sent).square().sum(),
+        "l1": (true - sent).abs().sum(),
+        "l2-relative": (true - sent).square().sum() / sent.square().sum(),
+        "l1-relative": (true - sent).abs().sum() / sent.abs().sum(),
+    }
+    for name, floor in floors.items():
+        assert floor == pytest.approx(float(measured[name]), rel=0.1)

@@ -65,8 +65,9 @@ def test_pictures_of_normalised_images_are_right_and_the_scale_is_said_to_be_a_g
     record = audit_tape(tape, out=tmp_path / "audit", attacks=["first-layer", "dlg:iterations=200"], victims=2)
     assert min(decibels(record, tmp_path / "audit").values()) > 40
     (federation,) = record.federations
-    (said,) = federation.assumptions
-    assert said.code == "scale-guessed"
+    loss, said = federation.assumptions
+    assert (loss.code, said.code) == ("loss", "scale-guessed")
+    assert "update sums to zero over the classes" in loss.sentence
     assert said.updates == 2
     assert said.line == f"mean = [{mean[0]}]\nstd = [{std[0]}]"
 

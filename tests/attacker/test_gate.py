@@ -15,7 +15,7 @@ from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.gate import Answer, came_back, judged, junit
 from attacker.audit.run import audit_tape
 from attacker.cli import app
-from tests.attacker.records import ADAPTIVE, PLAIN, federation, record, rows, summary
+from tests.attacker.records import ADAPTIVE, PLAIN, each, federation, record, summary
 from tests.attacker.taped_federation import tape_federation
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -153,9 +153,9 @@ def test_junit_survives_hostile_names():
 
 def made(successes=0, images=64, federations=PAIR, **changes):
     results = [
-        *rows("f1", PLAIN, images, ssim=0.9),
-        *rows("f2", PLAIN, images, ssim=[0.9] * successes + [0.1] * (images - successes)),
-        *rows("f2", ADAPTIVE, images, **({"ssim": 0.2} | changes)),
+        *each("f1", PLAIN, images, ssim=0.9),
+        *each("f2", PLAIN, images, ssim=[0.9] * successes + [0.1] * (images - successes)),
+        *each("f2", ADAPTIVE, images, **({"ssim": 0.2} | changes)),
     ]
     summaries = [summary("f1", PLAIN, images, images), summary("f2", PLAIN, successes, images)]
     return finish_record(record(federations, [*summaries, summary("f2", ADAPTIVE, 0, images)], results=results))

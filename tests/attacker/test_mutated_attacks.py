@@ -41,7 +41,7 @@ class Weakened(Attack):
         return self.healthy.refuses(victim, observation)
 
     def run(
-        self, victim, observations, labels: list[Tensor | None], generator: Generator, progress: Progress | None
+        self, victim, observations, labels: list[Tensor | None], generators: list[Generator], progress: Progress | None
     ) -> list[Reconstruction]:
         broken = copy.deepcopy(self.healthy)
         matching = broken if isinstance(broken, GradientMatching) else broken.matching
@@ -55,7 +55,7 @@ class Weakened(Attack):
             object.__setattr__(matching, "restarts", 1)
         else:
             labels = [None if one is None else (one + 1) % victim.inputs.classes for one in labels]
-        return broken.run(victim, observations, labels, generator, progress)
+        return broken.run(victim, observations, labels, generators, progress)
 
 
 CAUGHT = {
@@ -124,8 +124,7 @@ def test_a_weakened_plain_attack_is_caught(audited, defect, flag):
     """Beside a weakened adaptive one, so that nothing comes back that would settle the matter."""
     spec = f"plain-{defect}"
     raised, verdict = judged(audited, spec, "adaptive-wrong-sign")
-    reliable = defect == "no-restarts"  # on this model one start brings back all images of the control
-    assert ((flag, spec) in raised) is not reliable
+    assert (flag, spec) in raised
     assert verdict.verdict == "not shown to leak"
 
 

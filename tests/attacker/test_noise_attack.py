@@ -22,7 +22,8 @@ PAGES = [
     *ROOT.glob("attacker/reproduce/*.py"), *ROOT.glob("attacker/reproduce/templates/*"), ROOT / "README.md",
 ]  # fmt: skip
 ADVICE = (
-    r"to hide (it|an image|images)\b", r"noise (that|which) (would )?hides? (it|an image|images)", r"would hide it", r"hides an image",
+    r"to hide (it|an image|images)\b", r"noise (that|which) (would )?hides? (it|an image|images)",
+    r"would hide it", r"hides an image",
     r"noise needed", r"noise of [\d.e-]+ [^.]{0,60}\b(hides|protects|is enough)", r"takes a standard deviation",
 )  # fmt: skip
 

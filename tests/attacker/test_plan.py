@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from attacker.attacks.race import heat_iterations
 from attacker.attacks.registry import ATTACKS, build_attack
 from attacker.audit import plan as planner
 from attacker.audit.costs import cost
 from attacker.audit.knowledge import Knowledge
-from attacker.audit.plan import LADDER, plan_audit
+from attacker.audit.plan import LADDER, PRIORS, plan_audit
 from attacker.audit.scope import open_federations
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
@@ -68,10 +69,19 @@ def test_the_most_iterations_that_fit(federations, monkeypatch, share):
     assert found["f1", "ignore"].expected_seconds == pytest.approx(UNIT * cost(spec) * 2)
 
 
-def test_what_is_expected_is_two_updates_of_every_start(federations, monkeypatch):
+def test_what_is_expected_is_two_updates_of_every_start_and_of_every_heat(federations, monkeypatch):
     found = planned(federations, monkeypatch, budget=1e6)
-    assert found["f1", "ignore"].expected_seconds == pytest.approx(UNIT * LADDER[0] * 2)
-    assert found["f1", "noise-recovery"].expected_seconds == pytest.approx(UNIT * LADDER[0] * 2 * 2)
+    heats = 4 * heat_iterations(LADDER[0])
+    assert found["f1", "ignore"].expected_seconds == pytest.approx(UNIT * (LADDER[0] + heats) * 2)
+    assert found["f1", "noise-recovery"].expected_seconds == pytest.approx(UNIT * (2 * LADDER[0] + heats) * 2)
+
+
+def test_every_search_with_a_prior_races_its_weights(federations, monkeypatch):
+    found = planned(federations, monkeypatch, budget=1e6)
+    specs = {name: one.attack for (own, name), one in found.items() if own == "f1" and one.status == "run"}
+    raced = {name for name, spec in specs.items() if f"total_variations={PRIORS}" in spec}
+    assert raced == {"inverting-gradients", "noise-recovery", "noise-restoring", "ignore", "defence-matched"}
+    assert {float(weight) for weight in PRIORS.split("|")} == {1e-6, 1e-4, 1e-2, 1e-1}
 
 
 def test_the_first_search_of_each_kind_has_two_starts_as_long_as_there_is_time(federations, monkeypatch):

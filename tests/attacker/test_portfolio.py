@@ -9,7 +9,8 @@ import torch
 
 from attacker.attacks import FirstLayerInversion, GradientMatching, Member, Outcome, Portfolio, build_attack
 from attacker.attacks.contest import EXACT_BELOW
-from attacker.attacks.portfolio import generators, standard_members
+from attacker.attacks.portfolio import standard_members
+from attacker.attacks.randomness import derived
 from attacker.metrics import match_batch, mse
 from tests.attacker import tiny
 from tests.attacker.members import (
@@ -92,11 +93,12 @@ def test_it_is_never_worse_than_a_member_alone(build, labels):
     _, seen = observations(victim, 2)
     whole = portfolio(40)
     found = run(whole, victim, seen, seed=5, labels=labels)
-    _, *own = generators(torch.Generator().manual_seed(5), 1 + len(whole.members))
+    each = derived(torch.Generator().manual_seed(5), len(seen))
+    _, *own = zip(*(derived(one, 1 + len(whole.members)) for one in each), strict=True)
     best = [float("inf")] * len(seen)
-    for member, generator in zip(whole.members, own, strict=True):
+    for member, generators in zip(whole.members, own, strict=True):
         given = labels or [torch.tensor([0]), torch.tensor([1])]
-        for index, alone in enumerate(member.attack(victim, seen, generator=generator, labels=given)):
+        for index, alone in enumerate(member.attack(victim, seen, generator=generators, labels=given)):
             if alone.inputs is not None:
                 distance = measured(victim, seen[index], alone)
                 if distance < best[index]:
@@ -149,7 +151,9 @@ def test_labels_of_a_batch_are_recovered_once_or_optimised():
     bare = victim_of(convolutions)  # no method of label recovery fits
     observation = tiny.observe(bare, x, [0, 3])
     assert run(dlg, bare, [observation])[0].labels is not None
-    assert "the labels are unknown" in run(signed, bare, [observation])[0].reason
+    assert "which were tried" in run(signed, bare, [observation])[0].reason
+    many = tiny.observe(bare, tiny.images(SPEC, 4), [0, 1, 3, 3])
+    assert "the labels are unknown" in run(signed, bare, [many])[0].reason
 
 
 def test_granted_labels_are_checked():

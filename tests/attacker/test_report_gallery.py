@@ -35,7 +35,8 @@ def test_a_row_has_the_truth_the_closest_attacks_and_a_baseline(made):
     assert len(gallery.rows) == 24
     assert {row.federation for row in gallery.rows} == {"f1", "f2"}
     row = next(row for row in gallery.rows if row.federation == "f2")
-    assert [tile.title for tile in row.tiles] == ["True image", "Plain attack", "Adaptive attack", "Without defence"]
+    attacked = ["True image", "Plain attack", "Adaptive attack"]
+    assert [tile.title for tile in row.tiles] == [*attacked, "Without defence", "Best guess"]
     own = [one for one in record.results if one.victim_id == "f2-v0"]
     for tile, specs in ((row.tiles[1], PLAIN), (row.tiles[2], ADAPTIVE)):
         assert tile.ssim == max(one.ssim for one in own if one.attack in specs)
@@ -44,8 +45,28 @@ def test_a_row_has_the_truth_the_closest_attacks_and_a_baseline(made):
     assert row.tiles[3].path == control.reconstruction
     assert sorted(tile.attack for tile in (*row.tiles, *row.others) if tile.attack) == sorted(PLAIN + ADAPTIVE)
     undefended = next(row for row in gallery.rows if row.federation == "f1")
-    assert [tile.title for tile in undefended.tiles] == ["True image", "Plain attack", "Average image"]
-    assert undefended.tiles[2].caption[1] == "SSIM 0.10"
+    assert [tile.title for tile in undefended.tiles] == ["True image", "Plain attack", "Best guess"]
+    assert undefended.tiles[2].caption == ("mean image", "SSIM 0.10")
+
+
+def test_what_a_guess_reaches_as_well_is_shown_beside_it_and_named(made):
+    folder, record = made
+    (first,) = [one for one in record.victims if one.id == "f1-v0"]
+    guessed = first.model_copy(
+        update={"guess": first.truth, "guess_ssim": 0.7, "guess_name": "another image of its class"}
+    )
+    more = {"ssim": 0.72, "guess_ssim": 0.71, "guess": "the same attack on another update"}
+    grown = record.model_copy(
+        update={
+            "victims": [guessed if one.id == first.id else one for one in record.victims],
+            "results": [one.model_copy(update=more) if one.victim_id == first.id else one for one in record.results],
+        }
+    )
+    row = make_gallery(grown, TITLES, Album(folder), LIMIT).rows[0]
+    _, attack, guess = row.tiles
+    assert attack.came_back is False
+    assert attack.caption[-1] == "no better than a guess: the same attack on another update, SSIM 0.71"
+    assert (guess.path, guess.caption) == (first.truth, ("another image of its class", "SSIM 0.70"))
 
 
 def test_exact_pictures_are_the_files(made):
@@ -91,7 +112,7 @@ def test_two_hundred_victims_stay_below_five_megabytes(tmp_path):
     page = Page(text)
     assert "To fit on one page they are WebP copies of quality 90" in page.words
     pictures = [one for one in page.images if one["class"].startswith("shot")]
-    assert len(pictures) == 200 * 3 + 200 * 4 + 200 * 2 + 200 * 3  # first tiles, and those of the other attacks
+    assert len(pictures) == 200 * 3 + 200 * 5 + 200 * 2 + 200 * 3  # first tiles, and those of the other attacks
 
 
 def test_more_images_than_a_page_holds_are_counted(made):

@@ -34,7 +34,7 @@ def between(page: Page, start: str, end: str) -> str:
 
 def test_flags_stand_beside_the_verdict_and_only_once(page):
     card = between(page, "Verdict ", "Threat model: what")
-    assert "Reasons to distrust a low score" in card
+    assert "Flags, which would count against a low score" in card  # all attacks together brought back every image
     assert card.count("Only 12 images were attacked.") == 1
     assert card.index("still-falling") < card.index("and 1 more")
     for spec in ("inverting-gradients:iterations=600", "dlg"):

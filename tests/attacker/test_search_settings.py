@@ -61,6 +61,7 @@ COVERED_ELSEWHERE = {  # test_attacks.py, test_dlg.py
     "iterations",
     "learning_rate",
     "total_variation",
+    "total_variations",  # test_race.py
     "restarts",
     "signed",
     "boxed",

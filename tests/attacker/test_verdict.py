@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 
 from attacker.audit.checks import FLAGS, flags
-from attacker.audit.record import Flag
+from attacker.audit.record import AuditRecord, Flag
 from attacker.audit.verdict import verdicts
-from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, federation, record, rows, summary
+from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, summary, told
 
 PAIR = [federation("f1"), federation("f2", "precode")]
 WORKS = summary("f1", PLAIN, 60, 64)
 HELD = [WORKS, summary("f2", PLAIN, 0, 64), summary("f2", ADAPTIVE, 0, 64)]
-ROWS = [*rows("f1", PLAIN), *rows("f2", PLAIN), *rows("f2", ADAPTIVE)]
 
 
 def last(federations, summaries, **changes):
-    return verdicts(record(federations, summaries, **({"results": ROWS} | changes)))[-1]
+    return verdicts(told(federations, summaries, **changes))[-1]
 
 
 def test_rule_1_no_attack_fits():
@@ -43,22 +42,23 @@ def test_rule_2_without_truth_the_sentence_says_what_cannot_be_known():
 
 
 def test_rule_3_images_that_are_all_alike():
-    found = last(PAIR, [summary("f2", PLAIN, 4, baseline_successes=4)])
+    found = last(PAIR, [summary("f2", PLAIN, 0, baseline_successes=4)])
     assert found.verdict == "not known"
-    assert "their average, which needs no update" in found.sentence
+    assert "a guess without any update, such as their average" in found.sentence
 
 
 def test_rule_3_images_that_are_all_alike_and_yet_came_back():
-    own = rows("f2", PLAIN, ssim=[0.99, 0.65, 0.7, 0.2], baseline_ssim=0.7)
-    found = last(PAIR, [summary("f2", PLAIN, 3, baseline_successes=4)], results=own)
+    own = each("f2", PLAIN, 4, ssim=[0.99, 0.75, 0.7, 0.2], baseline_ssim=0.7)
+    found = last(PAIR, [summary("f2", PLAIN, 3, baseline_successes=4)], results=own)  # as an older version counted
     assert found.verdict == "leaks"
-    assert found.cautions[-1].endswith("nearer to the truth than that average: 1.")
-    dull = [one.model_copy(update={"ssim": 0.7}) for one in own]
+    assert "1 of 4 images came back" in found.sentence
+    assert "reaches SSIM >= 0.6 on 4 of these images" in found.cautions[-1]
+    dull = [one.model_copy(update={"ssim": 0.75}) for one in own]
     assert last(PAIR, [summary("f2", PLAIN, 4, baseline_successes=4)], results=dull).verdict == "not known"
 
 
 def test_rule_4_undefended_leak():
-    found = last([PAIR[0]], [summary("f1", PLAIN, 3)], results=rows("f1", PLAIN))
+    found = last([PAIR[0]], [summary("f1", PLAIN, 3)])
     assert found.verdict == "leaks"
     assert found.sentence == (
         "Undefended LeNet leaks: 3 of 4 images came back by Inverting Gradients "
@@ -72,11 +72,11 @@ def test_rule_4_a_plain_attack_gets_through_the_defence():
     assert found.sentence.startswith(
         "PRECODE does not stop the leak on LeNet: 2 of 4 images came back by Inverting Gradients, which ignores it"
     )
-    assert "Ignore alone brought back 0 of 4 images and would have suggested that the defence works." in found.sentence
+    assert "would have suggested" not in found.sentence  # nobody knows whether Ignore works without the defence
 
 
 def test_rule_4_a_low_share_may_be_higher():
-    stuck = [*rows("f1", PLAIN), *rows("f2", PLAIN), *rows("f2", ADAPTIVE, matching_loss=1.0)]
+    stuck = each("f2", ADAPTIVE, 4, matching_loss=1.0)
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 2), summary("f2", ADAPTIVE, 0)], results=stuck)
     assert "The share may be higher still: a search came no closer to the update." in found.sentence
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 4), summary("f2", ADAPTIVE, 0)], results=stuck)
@@ -85,7 +85,8 @@ def test_rule_4_a_low_share_may_be_higher():
 
 def test_rule_5_only_an_adaptive_attack_gets_through():
     pair = [federation("f1", model="mlp"), federation("f2", "precode", model="mlp")]
-    whole = record(pair, [summary("f1", FIRST, 4), summary("f2", FIRST, 4), summary("f2", PLAIN, 0)])
+    works = summary("f1", PLAIN, 3)
+    whole = told(pair, [summary("f1", FIRST, 4), works, summary("f2", FIRST, 4), summary("f2", PLAIN, 0)])
 
     def judged(*, oblivious):
         changes = {"adaptive": True, "oblivious": oblivious}
@@ -98,8 +99,8 @@ def test_rule_5_only_an_adaptive_attack_gets_through():
     assert found.sentence == (
         "MLP with PRECODE leaks to an adaptive attacker: 4 of 4 images came back by first-layer inversion (SSIM "
         ">= 0.6; 95 % interval 51 to 100 %). The gradient of the first layer contains the image exactly, and PRECODE "
-        "sits behind that layer. Inverting Gradients alone brought back 0 of 4 images and would have suggested that "
-        "the defence works."
+        "sits behind that layer. Inverting Gradients alone brought back none and would have suggested that the "
+        "defence works: without it, half of the images or more come back that way."
     )
 
 
@@ -109,15 +110,15 @@ def test_rule_6_held():
     assert found.cautions == []
     assert found.sentence == (
         "PRECODE held against everything tried on LeNet: 0 of 64 images came back by Inverting Gradients (95 % "
-        "interval 0 to 6 %), against 60 of 64 images without the defence. Ignore, which knows the defence, brought "
-        "none back either (95 % interval 0 to 6 %). A stronger attack still might."
+        "interval 0 to 6 %), against 60 of 64 images without the defence. Ignore, which knows the whole "
+        "defence, brought none back either (95 % interval 0 to 6 %). A stronger attack still might."
     )
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_rule_6_every_flag_changes_the_sentence_and_a_weak_one_forbids_held(name):
     raised = Flag(federation="f2", name=name, attack=None, sentence="A reason.", weak=FLAGS[name].weak)
-    whole = record(PAIR, HELD, results=ROWS)
+    whole = told(PAIR, HELD)
     found = verdicts(whole, [raised])[-1]
     assert found.verdict == ("not shown to leak" if FLAGS[name].weak else "held against everything tried")
     assert FLAGS[name].phrase in found.sentence
@@ -143,7 +144,7 @@ def test_rule_6_every_flag_changes_the_sentence_and_a_weak_one_forbids_held(name
 def test_rule_7_what_is_missing_for_held(federations, summaries):
     assert last(federations, summaries).verdict == "not shown to leak"
     # Even where somebody lost the flags:
-    whole = record(federations, summaries, results=ROWS)
+    whole = told(federations, summaries)
     bare = verdicts(whole, [])[-1].verdict
     few = any(one.images < 64 and one.federation == "f2" for one in summaries) and len(summaries) == 3
     if not few or summaries[2].images != 4:
@@ -162,9 +163,9 @@ def test_rule_7_names_the_weak_evidence():
 
 def test_a_control_has_a_verdict_of_its_own():
     pair = [federation("f1", control_of="f2"), PAIR[1]]
-    control = verdicts(record(pair, HELD, results=ROWS))[0]
+    control = verdicts(told(pair, HELD))[0]
     assert control.verdict == "leaks"
-    weak = verdicts(record(pair, [summary("f1", PLAIN, 0, 64), *HELD[1:]], results=ROWS))
+    weak = verdicts(told(pair, [summary("f1", PLAIN, 0, 64), *HELD[1:]]))
     assert weak[0].verdict == "not shown to leak"
     assert "LeNet with no defence on faces, the control: not shown to leak (weak evidence: the attacks fail" in (
         weak[0].sentence
@@ -173,7 +174,7 @@ def test_a_control_has_a_verdict_of_its_own():
 
 @pytest.mark.parametrize(("answers", "held"), [(["cvb", "dropout"], False), (["precode"], True), ([], True)])
 def test_an_adaptive_attack_counts_against_the_defences_that_it_answers(answers, held):
-    whole = record(PAIR, HELD, results=ROWS)
+    whole = told(PAIR, HELD)
     described = [one.model_copy(update={"answers": answers}) if one.spec == ADAPTIVE else one for one in whole.attacks]
     found = verdicts(whole.model_copy(update={"attacks": described}))[-1]
     assert (found.verdict == "held against everything tried") is held
@@ -187,13 +188,20 @@ def test_a_defence_that_was_not_announced_is_not_taken_for_none():
 
 def test_the_average_image_is_a_caution():
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 2, baseline_successes=1)])
-    assert "average training image alone reaches SSIM >= 0.6 on 1 of these images" in found.cautions[-1]
+    assert "the average training image, already reaches SSIM >= 0.6 on 1 of these images" in found.cautions[-1]
 
 
 def test_a_record_of_the_first_version_gets_verdicts_too():
-    old = [one.model_copy(update={"starting_loss": None, "late_fall": None, "starts": None}) for one in ROWS]
-    assert last(PAIR, HELD, results=old).verdict == "held against everything tried"
-    assert last(PAIR, HELD[:2], results=old).verdict == "not shown to leak"
+    new = {"starting_loss", "late_fall", "starts", "guess_ssim", "guess", "method", "recovered_label"}
+    for summaries, verdict in ((HELD, "held against everything tried"), (HELD[:2], "not shown to leak")):
+        content = told(PAIR, summaries).model_dump()
+        content["results"] = [
+            {key: value for key, value in row.items() if key not in new} for row in content["results"]
+        ]
+        for field in ("assumptions", "facts", "doubts", "control_of", "tape_identity"):
+            for one in content["federations"]:
+                del one[field]
+        assert verdicts(AuditRecord.model_validate(content))[-1].verdict == verdict
 
 
 def every_sentence():
@@ -229,5 +237,5 @@ def test_the_docs_have_every_rule():
 
 
 def test_flags_and_verdicts_agree():
-    whole = record(PAIR, HELD[:2], results=ROWS)
+    whole = told(PAIR, HELD[:2])
     assert verdicts(whole) == verdicts(whole, flags(whole))

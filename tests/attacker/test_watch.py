@@ -71,7 +71,8 @@ def test_it_waits_for_the_tape_and_then_takes_the_newest_update_first(whole, tmp
     rounds = [event["round"] for event in of_kind(told, "result")]
     assert rounds == [2, 3, 3, 2, 1, 1]
     assert {event["node"] for event in of_kind(told, "result")} == {HOSTILE, "7"}
-    assert all(event["ssim"] > 0.99 for event in of_kind(told, "result"))
+    assert all(event["ssim"] > 0.99 > event["guess"] > -1 for event in of_kind(told, "result"))
+    assert {(event["back"], event["of"]) for event in of_kind(told, "result")} == {(1, 1)}
     assert all(event["image"].startswith("data:image/png") for event in of_kind(told, "result"))
     assert of_kind(told, "seen")[-1] == {"kind": "seen", "rounds": 3, "updates": 6, "left": 0, "failures": 0}
     assert not one.step()
@@ -139,7 +140,17 @@ def test_a_damaged_update_is_named_and_the_rest_goes_on(whole, tmp_path):
 
 
 def result(number: int, server_round: int, ssim: float | None = 0.5) -> dict:
-    figures = {"attack": "a", "reason": "", "seconds": 0.1, "image": "data:,", "truth": None, "ssim": ssim}
+    figures = {
+        "attack": "a",
+        "reason": "",
+        "seconds": 0.1,
+        "image": "data:,",
+        "truth": None,
+        "ssim": ssim,
+        "guess": 0.2,
+        "back": 0,
+        "of": 1,
+    }
     return {"kind": "result", "id": number, "round": server_round, "node": "7", **figures}
 
 

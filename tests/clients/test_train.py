@@ -164,3 +164,20 @@ def test_local_adam_steps_by_the_size_of_the_learning_rate():
     # The first step of Adam is the learning rate in every entry with a gradient, whatever its size.
     moved = (model[1].weight.detach() - before).abs()
     assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
+
+
+@pytest.mark.parametrize("defence", ["noise:std=0.1", "laplace:std=0.1", "dp:max_norm=1,noise_multiplier=1", "sign"])
+@pytest.mark.parametrize("protocol", ["fedsgd", "fedavg"])
+def test_a_defence_changes_what_is_trained_and_moves_no_frozen_layer(protocol, defence):
+    model, chain = small_model(), gradient_defence(defence)
+    model[1].requires_grad_(False)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    if protocol == "fedsgd":
+        sent, _ = defended_gradient(model, batch(), chain, generator)
+        moved = {name: value for name, value in sent.items() if value.any()}
+        assert sent.keys() == before.keys()
+    else:
+        defended_training(model, [batch()], chain, generator, learning_rate=0.1)
+        moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert set(moved) == {"3.weight", "3.bias"}

@@ -53,15 +53,16 @@
     one.append(image, make("figcaption", title));
     return one;
   };
-  const entry = (one, threshold) => {
+  const entry = (one) => {
     const item = make("li", "", "card"), tiles = make("div", "", "tiles");
-    const where = `round ${one.round}, client ${short(one.node)}`, back = one.ssim !== null && one.ssim >= threshold;
+    const where = `round ${one.round}, client ${short(one.node)}`, back = one.back > 0;
     item.dataset.id = one.id;
     item.append(make("p", `Round ${one.round}, client ${short(one.node)}`));
     if (one.image) tiles.append(figure(one.image, one.attack.split(":")[0], `Reconstruction: ${where}`, back));
     if (one.truth) tiles.append(figure(one.truth, "true image", `True image: ${where}`, false));
     item.append(tiles);
-    if (one.ssim !== null) item.append(make("p", `SSIM ${one.ssim.toFixed(2)}${back ? ", came back" : ""}`, back ? "mark back" : ""));
+    const share = one.of > 1 ? `${one.back} of ${one.of} ` : "", beside = one.guess === null ? "" : `, a guess ${one.guess.toFixed(2)}`;
+    if (one.ssim !== null) item.append(make("p", `SSIM ${one.ssim.toFixed(2)}${beside}${back ? `, ${share}came back` : ""}`, back ? "mark back" : ""));
     if (one.reason) item.append(make("p", one.reason, "soft"));
     return item;
   };
@@ -78,14 +79,14 @@
     at("share").hidden = !state.attack;
     at("share").value = state.attack ? state.attack.done : 0;
     const note = state.federation ? state.federation.truth : "";
-    set("truth", note ? `Similarity is not known. ${note}` : "Dashed: from here on an image counts as come back.");
+    set("truth", note ? `Similarity is not known. ${note}` : "Dashed: from here on an image counts as come back, where no guess without the update comes as close.");
     at("none").hidden = state.results.length > 0;
     // Progress changes often, pictures do not.
     const results = state.results.map((one) => `${one.id} ${one.ssim}`).join();
     if (results !== drawnResults) {
       drawnResults = results;
       chart(state.points, state.threshold);
-      at("newest").replaceChildren(...state.results.map((one) => entry(one, state.threshold)));
+      at("newest").replaceChildren(...state.results.map(entry));
     }
     at("problems-part").hidden = !state.problems.length;
     at("problems").replaceChildren(...state.problems.map((text) => make("li", text)));
