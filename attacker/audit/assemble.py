@@ -187,6 +187,7 @@ def _entry(
     return entry.model_copy(
         update={
             "control_of": own.control_of,
+            "control_training": list(own.training),
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from attacker.audit import search_checks
+from attacker.audit.control_checks import control_untrained
 from attacker.audit.counting import NEAR
 from attacker.audit.noise_source import from_a_seed
 from attacker.audit.record import AuditRecord, Flag, parts_of
@@ -54,6 +55,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "weaker-beats-stronger": FlagKind("a weaker attack did better than a stronger one"),
         "no-control": FlagKind("there is no undefended control"),
         "control-not-reconstructed": FlagKind("the attacks fail without a defence too"),
+        "control-untrained": FlagKind("the undefended control is not as well trained"),
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
         "near-miss": FlagKind("images came close to what counts as come back"),
@@ -310,6 +312,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _no_control,
     _undefended_not_reconstructed,
     _control_hardly,
+    control_untrained,
     _too_few_victims,
     _near_miss,
     _victims_left_out,

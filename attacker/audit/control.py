@@ -6,22 +6,27 @@ the defended federation says nothing about the defence.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from attacker.audit.control_training import MOST_IMAGES, SECONDS, ControlTraining
+from attacker.audit.record import ControlRound
 from attacker.audit.subject import Subject
-from attacker.audit.truth import SameClients, TruthSource, known_scale
+from attacker.audit.truth import SameClients, Truth, TruthSource, known_scale
 from attacker.engine import steps_behind
 from attacker.engine.deadline import time_is_up
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
+from fl_precode.private_file import write_private
 from fl_precode.tape import Tape, TapeEntry, TapeWriter
 
 _GUARDS = ("bottleneck", "dropout")
@@ -114,13 +119,22 @@ def _why_not_repeated(subject: Subject, truth: TruthSource, entry: TapeEntry) ->
     return ""
 
 
-def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) -> None:
+def write_control(
+    subject: Subject, entries: Sequence[TapeEntry], folder: Path, *, seconds: float = SECONDS
+) -> list[ControlRound]:
     """Write the control as a tape: the same rounds and nodes, no defence.
+
+    Where the defence has layers of its own, what is left without them is trained until it is as well trained as the
+    defended model.
 
     Args:
         subject: The defended federation; `why_no_control` has nothing against it.
         entries: Updates to repeat; those whose images are not known are left out.
         folder: Of the new tape; absent or empty.
+        seconds: For that training.
+
+    Returns:
+        How well trained it is in each round; empty where the defence has no layers of its own.
 
     Raises:
         ValueError: If the folder is not empty, or an update cannot be read.
@@ -143,23 +157,58 @@ def write_control(subject: Subject, entries: Sequence[TapeEntry], folder: Path) 
         ),
     )
     names = base_names(subject.victim.model)
-    written: set[int] = set()
-    for entry in known:
-        if written and time_is_up():
+    inputs = known_scale(subject.truth, subject.victim.inputs) or subject.victim.inputs
+    own_layers = len(names) < len(subject.victim.model.state_dict())
+    trainer = _trainer(subject, inputs, training.batch_norm, seconds) if own_layers else None
+    models: dict[int, nn.Module] = {}
+    # In the order of training: the control of a round goes on from that of the last one.
+    for entry in sorted(known, key=lambda one: one.round):
+        if models and time_is_up():
             break  # a control of fewer updates is one, too
         seen = subject.tape.load(entry)
-        model = undefended(subject.undefended, seen, names)
+        first = entry.round not in models
+        if first:
+            cut = undefended(subject.undefended, seen, names)
+            models = {entry.round: cut if trainer is None else trainer.at(seen, cut)}
+        model = models[entry.round]
         buffers = [name for name, _ in model.named_buffers() if name in {names.get(one) for one in seen.buffers}]
-        if entry.round not in written:
+        if first:
             writer.write_round(entry.round, _arrays(model, buffers))
-            written.add(entry.round)
-        inputs = known_scale(subject.truth, subject.victim.inputs) or subject.victim.inputs
         reply = _reply(model, subject.truth, entry, inputs, training)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
         writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
     if writer.lost:
         raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
+    found = [] if trainer is None else trainer.rounds
+    write_private(_beside(folder), json.dumps([one.model_dump() for one in found], indent=1).encode())
+    return found
+
+
+def control_training(folder: Path) -> list[ControlRound]:
+    """How well trained a control is that `write_control` wrote to this folder; empty where it did not say."""
+    try:
+        return [ControlRound.model_validate(one) for one in json.loads(_beside(folder).read_bytes())]
+    except FileNotFoundError:
+        return []
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.training.json")
+
+
+def _trainer(subject: Subject, inputs: InputSpec, batch_norm: str, seconds: float) -> ControlTraining:
+    """What trains the control on, with all images that the evaluation knows."""
+    truth = subject.truth
+    assert truth is not None
+    known = truth.training_images()
+    if known is None:
+        found = [truth.truth(entry) for entry in subject.tape.entries[:MOST_IMAGES] if truth.knows(entry)]
+        each = [one for one in found if one is not None]
+        known = Truth(images=torch.cat([one.images for one in each]), labels=torch.cat([one.labels for one in each]))
+    return ControlTraining(
+        defended=subject.victim.model, known=known, inputs=inputs, batch_norm=batch_norm, seconds=seconds
+    )
 
 
 def open_control(subject: Subject, folder: Path) -> Subject:

@@ -15,6 +15,7 @@ from typing import Final
 from attacker.audit.in_time import TimeEnded, call_in_time
 from attacker.audit.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
 from attacker.audit.leakage_images import ImageLeak, LeakingImage, leaks_of
+from attacker.audit.noise_attack import attack_under_noise
 from attacker.audit.record import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
 from attacker.audit.scope import Federation
 from attacker.audit.truth import Truth
@@ -157,6 +158,12 @@ def leakage_summary(
         reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=noisy)
     except Exception as error:
         figures, reason = {}, _failure(federation, "what its gradient says of single images", error)
+    unit = figures.get("unit_rmse")
+    if isinstance(unit, float) and unit > 0 and not bottleneck_shapes(victim):
+        try:
+            figures["noise_attack"] = attack_under_noise(tasks, unit, seed=seed)
+        except Exception as error:
+            failures.append(_failure(federation, "what a search makes of noise on its update", error))
     reason = " ".join([reason, *failures])
     return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
 

@@ -29,10 +29,12 @@ from attacker.audit.record_entry import (
 )
 from attacker.audit.record_evidence import (
     AssumptionEntry,
+    ControlRound,
     Flag,
     InfluenceGroup,
     LayerLeakage,
     LeakageSummary,
+    NoiseAttack,
     PlannedAttack,
     PrivacySpent,
     TapeIdentity,
@@ -48,6 +50,7 @@ __all__ = [
     "AttackDescription",
     "AttackSummary",
     "AuditRecord",
+    "ControlRound",
     "Count",
     "Entry",
     "FederationSummary",
@@ -60,6 +63,7 @@ __all__ = [
     "LeakageSummary",
     "LeftOut",
     "Machine",
+    "NoiseAttack",
     "Number",
     "OutcomeName",
     "PicturePath",
@@ -198,6 +202,10 @@ class FederationSummary(Entry):
     facts: UpdateFacts | None = Field(default=None, description="absent in older records")
     assumptions: list[AssumptionEntry] = Field(
         default=[], description="what was guessed about the updates; absent in older records"
+    )
+    control_training: list[ControlRound] = Field(
+        default=[],
+        description="for a control of a defence with own layers: how well trained it is; absent in older records",
     )
     noise_from_seed: bool = Field(
         default=False, description="whether the defence's noise can be drawn again from the run configuration's seed"

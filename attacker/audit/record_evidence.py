@@ -85,6 +85,18 @@ class LayerLeakage(Entry):
     rank: Count = Field(description="independent equations, counted or computed")
 
 
+class NoiseAttack(Entry):
+    """A search with a prior on updates under noise at which an attacker without one is expected to see nothing."""
+
+    std: Number = Field(description="standard deviation of the Gaussian noise on each number of the update")
+    expected_rmse: Number = Field(description="error at it that E-I2F foresees for an attacker without a prior")
+    iterations: Count = Field(description="of each search")
+    ssim: list[Number | None] = Field(
+        description="of each image that was tried, by the best of several weights of the prior; null when diverged"
+    )
+    reason: str = Field(description="why nothing was tried; empty otherwise")
+
+
 class LeakageSummary(Entry):
     """Leakage indices of one federation's model, computed without reconstructing anything."""
 
@@ -98,6 +110,9 @@ class LeakageSummary(Entry):
     correlation: Number | None = Field(description="Spearman's, of I2F and the measured error; null when not measured")
     correlation_interval: tuple[Number, Number] | None
     reason: str = Field(description="why something is missing; empty otherwise")
+    noise_attack: NoiseAttack | None = Field(
+        default=None, description="what an attacker with a prior makes of noise; absent in older records"
+    )
 
 
 class UpdateReading(Entry):
@@ -149,3 +164,13 @@ class PrivacySpent(Entry):
     epsilon: Number | None = Field(description="null where there is none; the note says why")
     delta: Number
     note: str = Field(description="what the figure assumes, or why there is none")
+
+
+class ControlRound(Entry):
+    """How well trained an undefended control is, at the weights of one round; mean cross-entropy in nats."""
+
+    round: Count
+    defended_loss: Number | None = Field(description="of the defended model; null when not finite")
+    cut_loss: Number | None = Field(description="of the control as it was without the defence's own layers")
+    loss: Number | None = Field(description="of the control that was attacked")
+    steps: Count = Field(description="of training without the defence between the two")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from attacker.audit.chunk import Site, Target
 from attacker.audit.clock import OPENING, UNLIMITED, Clock
-from attacker.audit.control import open_control, why_no_control, write_control
+from attacker.audit.control import control_training, open_control, why_no_control, write_control
+from attacker.audit.control_training import SECONDS
 from attacker.audit.costs import replayed_images, seconds_of_pass
+from attacker.audit.record import ControlRound
 from attacker.audit.selection import choose_updates, node_rank
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import Subject, TapeSource, open_subject
@@ -24,6 +26,9 @@ from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry
 
 _logger = logging.getLogger(__name__)
+
+_SHARE = 0.05
+"""Of an audit's budget, for training the control of one federation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,7 @@ class Federation:
         targets: The same as attackers see them.
         control_of: Identifier of the defended federation, for a control.
         no_control: Why there is no control, where there should be one and none could be made; else empty.
+        training: How well trained a control is, where the defence has layers of its own.
         refused: File of an update to the reason why its truth is not scored.
     """
 
@@ -48,6 +54,7 @@ class Federation:
     targets: tuple[Target, ...]
     control_of: str | None = None
     no_control: str = ""
+    training: tuple[ControlRound, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def observations(self) -> list[Observation]:
@@ -133,11 +140,12 @@ def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fre
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
         repeated = [entry for entry in defended.entries if entry.file not in defended.refused]
-        write_control(defended.subject, repeated, folder)
+        seconds = SECONDS if settings.budget is None else min(SECONDS, _SHARE * settings.budget)
+        write_control(defended.subject, repeated, folder, seconds=seconds)
     subject = open_control(defended.subject, folder)
     source = TapeSource(tape=folder)
     own = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
-    return Federation(**{**vars(own), "control_of": defended.id})
+    return Federation(**{**vars(own), "control_of": defended.id, "training": tuple(control_training(folder))})
 
 
 def _federation(

@@ -111,6 +111,10 @@ class TruthSource(ABC):
         """A key for a node that is the same in every federation where it is known which client the node is."""
         return f"unknown {node}"
 
+    def training_images(self) -> Truth | None:
+        """All images that the clients train on, where the source has them beyond those behind single updates."""
+        return None
+
     @property
     def scale(self) -> Scale | None:
         """Mean and deviation by which clients normalise, by channel or one for all; None where that is not known."""

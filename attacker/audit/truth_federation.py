@@ -23,6 +23,7 @@ from fl_precode.data import ImageDataset
 from fl_precode.federation import Federation, prepare
 
 EVALUATION_NAME = "evaluation.json"
+_MOST_TRAINED = 4_096
 _NOT_COMPARED = ("seed", "data-root", "tape", "output-dir", "code-fingerprint")
 _MOST_READ = 4_096
 """Images of a class at most that those to guess by are chosen among."""
@@ -208,6 +209,13 @@ class FederationTruth(TruthSource):
         if not 1 <= server_round <= rounds:
             raise ValueError(f"round {server_round} is not in {self._path}: the run had rounds 1 to {rounds}")
         return self._federation.batches(partition_id, server_round)
+
+    def training_images(self) -> Truth:
+        """The images of all clients, at most 4,096 of them, taken evenly."""
+        own = np.sort(np.concatenate(self._federation.partitions))
+        chosen = own[np.arange(min(len(own), _MOST_TRAINED)) * len(own) // min(len(own), _MOST_TRAINED)]
+        images, labels = self._federation.data.train.batch(chosen)
+        return Truth(images=images, labels=labels)
 
     @property
     def mean_image(self) -> Tensor:

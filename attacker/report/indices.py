@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attacker.audit.record import AuditRecord, LeakageSummary
 from attacker.report import words
-from attacker.report.leakage_words import noise_needed, rmse_size, seen_at
+from attacker.report.leakage_words import noise_without_prior, rmse_size, seen_at
 from attacker.report.panels import Panel
 
 
@@ -45,8 +45,9 @@ class Determined:
 
     @property
     def noise(self) -> str:
-        """How much noise on the update hides an image; empty where that is not known."""
-        return noise_needed(self.found.unit_rmse) if self.computed and self.found.unit_rmse else ""
+        """What noise on the update does to attackers without and with a prior; empty where that is not known."""
+        unit = self.found.unit_rmse
+        return noise_without_prior(unit, self.found.noise_attack) if self.computed and unit else ""
 
     @staticmethod
     def size(rmse: float) -> str:

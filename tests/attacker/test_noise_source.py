@@ -12,9 +12,9 @@ from attacker.audit.run import audit_tape
 from attacker.audit.verdict import verdicts
 from attacker.report.page import render_page
 from fl_precode.config import Settings
-from tests.attacker.records import federation, record
+from tests.attacker.records import federation, told
 from tests.attacker.taped_federation import tape_federation
-from tests.attacker.test_verdict import HELD, PAIR, ROWS
+from tests.attacker.test_verdict import HELD, PAIR
 
 SPENT = {"epsilon": 1.5, "delta": 1e-5, "sample_rate": 0.1, "steps": 3, "note": "proved for Poisson sampling"}
 DP = "dp:max_norm=1,noise_multiplier=1"
@@ -37,7 +37,7 @@ def test_which_noise_can_be_drawn_again(defence, settings, seeded):
     assert noise_from_a_seed(defence, settings) is seeded
 
 
-def test_an_epsilon_of_seeded_noise_does_not_get_into_the_record():
+def test_an_epsilon_of_seeded_noise_does_not_get_into_the_told():
     honest = privacy_of(DP, {"seeded-noise": False}, {"privacy": SPENT})
     assert (honest.epsilon, honest.note) == (1.5, SPENT["note"])
     void = privacy_of(DP, OLD, {"privacy": SPENT})
@@ -48,9 +48,9 @@ def test_an_epsilon_of_seeded_noise_does_not_get_into_the_record():
 
 
 def test_no_verdict_says_held_of_noise_that_the_server_can_take_away():
-    held = record(PAIR, HELD, results=ROWS)
+    held = told(PAIR, HELD)
     assert {one.federation: one.verdict for one in verdicts(held)}["f2"] == "held against everything tried"
-    seeded = record([PAIR[0], federation("f2", "precode", noise_from_seed=True)], HELD, results=ROWS)
+    seeded = told([PAIR[0], federation("f2", "precode", noise_from_seed=True)], HELD)
     seeded = seeded.model_copy(update={"flags": flags(seeded)})
     assert [one.name for one in seeded.flags] == ["noise-from-a-seed"]
     (found,) = [one for one in verdicts(seeded) if one.federation == "f2"]

@@ -79,8 +79,8 @@ def test_what_one_update_determines_is_said_in_words_and_layer_by_layer(page):
     section = between(page, "What one update determines Computed", "The plan: what ran")
     for wanted in (
         "One update of one image determines 2,900 of 3,072 numbers of the image (94 %); the other 172 leave no trace",
-        "a standard deviation of 0.024 on each number of the update leaves an image plain to see",
-        "to hide it (0.25) takes 0.06.",
+        "Gaussian noise of standard deviation 0.024 is added to each number of the update",
+        "and by 0.25 at 0.06. This is no advice",
         "conv1 Conv2d 3,072 900",
         "Client 7 3 about 0.2 about 0.4 hard to recognise",
         "Class <i>face</i> 6 about 0.1",
@@ -219,7 +219,7 @@ def test_a_model_that_determines_everything_and_one_that_was_too_large(tmp_path)
     two = [federation("f1"), federation("f2", "precode")]
     page = Page(render_page(record(two, [], leakage=[large, blank]), tmp_path))
     section = between(page, "What one update determines Computed", "Failures and gaps")
-    assert "determines all 3,072 numbers of the image. On average over noise" in section
+    assert "determines all 3,072 numbers of the image. An attacker without any idea" in section
     assert "Not computed: too large for an audit." in section
     assert section.count("too large for an audit") == 1
     assert "Computed for 5 of 64 attacked images." in section
