@@ -182,7 +182,7 @@ def audit(
         federations = open_federations(sources, settings, campaign.controls, fresh=planned is None, clock=clock)
         if planned is None:
             planned = plan_audit(federations, settings, clock=clock, say=say)
-            planned = _if_any_fits(_and_those_that_refuse(planned), settings)
+            planned = _if_any_fits(_and_those_that_refuse(planned), settings, clock)
             planned = with_mends(federations, planned, settings)
             campaign.begin(_identity(federations, settings), planned)
         chunks = cut(federations, planned, settings)
@@ -322,7 +322,7 @@ def _and_those_that_refuse(planned: list[PlannedAttack]) -> list[PlannedAttack]:
     return planned
 
 
-def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings) -> list[PlannedAttack]:
+def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings, clock: Clock) -> list[PlannedAttack]:
     """The plan, unless its budget has no room for anything.
 
     Raises:
@@ -333,10 +333,11 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings) -> list[
         return planned  # that is what the audit has to say
     if left_out and not any(one.status == "run" for one in planned):
         shortest = min(left_out, key=lambda one: one.expected_seconds or 0.0)
+        left = clock.planned() or 0.0
         raise ValueError(
-            f"a budget of {settings.budget:g} s has no room for any attack: the shortest, {shortest.attack}, is "
-            f"expected to take {shortest.expected_seconds or 0.0:.2g} s; give a larger --budget, or name attacks with "
-            "--attacks"
+            f"a budget of {settings.budget:g} s has no room for any attack: {left:.2g} s of it are left for attacks, "
+            f"and the shortest, {shortest.attack}, is expected to take {shortest.expected_seconds or 0.0:.2g} s; give "
+            "a larger --budget, or name attacks with --attacks"
         )
     return planned
 
