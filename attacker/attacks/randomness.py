@@ -23,7 +23,7 @@ def one_for_each(generator: Generator | Sequence[Generator], count: int) -> list
     Raises:
         ValueError: If there are more or fewer generators than observations.
     """
-    if isinstance(generator, Generator):
+    if not isinstance(generator, Sequence):
         return derived(generator, count)
     if len(generator) != count:
         raise ValueError(f"expected a generator for each of {count} observations, or one, got {len(generator)}")

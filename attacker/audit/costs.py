@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from attacker.attacks.attack import Attack
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.portfolio import Portfolio
 from attacker.attacks.registry import build_attack
@@ -85,13 +86,15 @@ def searches_for(spec: str) -> int | None:
 
 def cost(spec: str) -> float:
     """Cost of an attack on one update, in iterations of gradient matching by one candidate."""
-    name = spec.partition(":")[0]
+    return _cost(spec.partition(":")[0], build_attack(spec))
+
+
+def _cost(name: str, attack: Attack) -> float:
     if name in FIXED:
         return FIXED[name]
-    attack = build_attack(spec)
     if isinstance(attack, Portfolio):
-        return sum(cost(member.method) for member in attack.members)
-    settings = _matching(spec)
+        return sum(_cost(member.method.partition(":")[0], member.attack) for member in attack.members)
+    settings = _matching_of(attack)
     if settings is None:
         return _UNKNOWN
     return settings.evaluations * _BY_METHOD.get(name, 1.0)
@@ -178,6 +181,9 @@ def _watched(
 
 
 def _matching(spec: str) -> GradientMatching | None:
-    attack = build_attack(spec)
+    return _matching_of(build_attack(spec))
+
+
+def _matching_of(attack: Attack) -> GradientMatching | None:
     found = getattr(attack, "matching", attack)
     return found if isinstance(found, GradientMatching) else None

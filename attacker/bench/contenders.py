@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks import GradientMatching
+from attacker.attacks.randomness import derived
 from attacker.bench.problem import Problem
 from attacker.engine import Draws, LoopProducts, Replay, cosine_distance, total_variation
 from attacker.engine.memory import peak_bytes
@@ -111,7 +112,7 @@ def plain_loop(problem: Problem) -> Contender:
     def attack(iterations: int) -> tuple[Tensor, list[float]]:
         products = LoopProducts(Replay(problem.victim, one.parameters, one.buffers), [one.update])
         # The engine's own start, so that both take the same path.
-        draws = Draws.seeded(1, 1, Generator().manual_seed(_SEED))
+        draws = Draws.of_each(derived(Generator().manual_seed(_SEED), 1), 1)
         x = draws.normal(1, *inputs.shape, like=next(iter(one.parameters.values()))).requires_grad_(True)
         labels = problem.labels[:1].reshape(1, 1, 1)
         adam = torch.optim.Adam([x], lr=settings.learning_rate)

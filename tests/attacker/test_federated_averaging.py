@@ -139,4 +139,5 @@ def test_an_audit_attacks_a_tape_of_local_training(tmp_path, way):
     assert {row.outcome for row in record.results} <= {"converged", "iteration_limit"}
     assert all(row.ssim is not None for row in record.results)
     if way == "unrolled":
-        assert record.summaries[0].successes >= 4
+        # Digits of a class are alike, so that hardly any counts beyond the best guess; they are what was looked for.
+        assert record.summaries[0].median_ssim > 0.8

@@ -162,5 +162,5 @@ def test_counts_depend_on_the_probes_and_never_contradict_the_gradient():
 
 def test_an_unknown_name_is_told_the_known_ones():
     victim = constant()
-    with pytest.raises(ValueError, match=r"unknown label recovery 'magic'; there are idlg, unique, yin, llg"):
+    with pytest.raises(ValueError, match=r"unknown label recovery 'magic'; there are idlg, rows, unique, yin, llg"):
         recover("magic", victim, seen(victim, [1]))

@@ -194,7 +194,7 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
         state = {name: value.clone() for name, value in model.named_buffers()}
         seen.append(replace(one, buffers=state))
     victim = tiny.victim(models[0], SPEC)
-    may_differ = weights_may_differ(QUICK, victim, trace(victim), seen)
+    may_differ = weights_may_differ(QUICK, victim, trace(victim), seen, [Knowledge()] * len(seen))
     assert may_differ == {"0.running_mean", "0.running_var", "0.num_batches_tracked"}
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
@@ -220,6 +220,9 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
     expected = [attack_piece(QUICK, piece.part(range(1), range(4)), None)[0] for piece in apart]
     for one, other in zip(attack_piece(QUICK, whole.part(range(3), range(4)), None), expected, strict=True):
         torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
-    assert weights_may_differ(replace(QUICK, distance="l1"), victim, trace(victim), seen) is None
+    assert (
+        weights_may_differ(replace(QUICK, distance="l1"), victim, trace(victim), seen, [Knowledge()] * len(seen))
+        is None
+    )
     several = [replace(one, kind="weights", protocol=Protocol(local_steps=4)) for one in seen]
-    assert weights_may_differ(QUICK, victim, trace(victim), several) is None
+    assert weights_may_differ(QUICK, victim, trace(victim), several, [Knowledge()] * len(several)) is None

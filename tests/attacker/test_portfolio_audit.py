@@ -29,7 +29,8 @@ def test_results_name_the_member_that_found_them(tape, tmp_path):
 def test_a_portfolio_of_defects_has_failed(tape, tmp_path, monkeypatch):
     broken = Portfolio(members=(Member(method="a", attack=Raises()),))
     registry = {**ATTACKS, "broken": AttackEntry(description="raises", source="none", build=lambda spec: broken)}
-    monkeypatch.setattr("attacker.attacks.registry.ATTACKS", registry)
+    for module in ("registry", "answers"):
+        monkeypatch.setattr(f"attacker.attacks.{module}.ATTACKS", registry)
     (row,) = audit_tape(tape, out=tmp_path, attacks=["broken"], victims=1).results
     assert (row.outcome, row.reason) == ("failed", "a: RuntimeError: out of memory")
 

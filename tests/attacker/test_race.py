@@ -56,11 +56,11 @@ def test_a_diverged_search_wins_only_among_its_like():
     [("lenet", "1e-6"), ("lenet:activation=relu", "1e-1")],
 )
 def test_the_race_finds_the_prior_that_suits_the_model(tmp_path, model, suits):
-    tape = tape_federation(tmp_path / "run", model=model, dataset="faces", clients=1, rounds=1).tape
+    tape = tape_federation(tmp_path / "run", model=model, dataset="faces", clients=3, rounds=1).tape
     base = "inverting-gradients:preset=precode-paper,iterations=80,learning_rate=0.1"
     specs = {weight: f"{base},total_variation={weight}" for weight in ("1e-6", "1e-1")}
     specs["raced"] = f"{base},total_variations={PRIORS}"
-    record = audit_tape(tape, out=tmp_path / "out", attacks=list(specs.values()), victims=1)
+    record = audit_tape(tape, out=tmp_path / "out", attacks=list(specs.values()), victims=3)
     mean = {name: next(s.mean_ssim for s in record.summaries if s.attack == spec) for name, spec in specs.items()}
     (other,) = {"1e-6", "1e-1"} - {suits}
     assert mean[suits] > mean[other] + 0.1
@@ -109,7 +109,7 @@ def test_a_search_by_the_announced_distance_races_too():
     attack = build_attack("defence-matched:iterations=5,total_variations=1e-6|1e-1")
     (result,) = attack(victim, [seen], generator=torch.Generator().manual_seed(0), labels=[torch.tensor([0])])
     assert result.iterations == 10
-    assert result.reason.startswith("matched by l2; total variation weighs")
+    assert result.reason.startswith("matched by l2-relative; total variation weighs")
 
 
 @pytest.mark.parametrize("given", ["1e-6", "1e-6|1e-6", "1e-6|-1", "1e-6|much", "|", "1e-6|inf"])
