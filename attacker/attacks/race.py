@@ -171,6 +171,8 @@ def by_trial(
         The best heat of each update, with its labels; None where there was no hypothesis.
     """
     most = max(map(len, hypotheses), default=0)
+    if not most:
+        return [None] * len(hypotheses)
     heat = heat_of(settings, settings.weights[len(settings.weights) // 2], most=_TRIAL)
     # For every update: what it draws later must not depend on the others' hypotheses.
     draws = Draws.of_each(generators, heat.restarts)

@@ -277,6 +277,7 @@ def test_the_deficient_net_of_the_hybrid_paper():
     assert quality(found, x, spec) > quality(plain, x, spec) + 5
 
 
+@pytest.mark.slow
 def test_smaller_residuals_alone_do_not_replace_an_estimate():
     """ReLU leaves layers open and stops searches at its kinks: they fit updates a little better by worse images."""
     data = load_data("photos")

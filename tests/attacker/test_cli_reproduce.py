@@ -195,7 +195,8 @@ def test_searches_wait_until_accuracy_is_known(tmp_path, monkeypatch):
 
 
 def test_what_stands_every_attack_may_fall_to_a_patient_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("attacker.reproduce.recommend.every_attack_on", lambda *_: ("layerwise-inversion",))
+    hasty = "inverting-gradients:iterations=1"
+    monkeypatch.setattr("attacker.reproduce.recommend.every_attack_on", lambda *_: (hasty,))
     monkeypatch.setattr("attacker.reproduce.recommend.patient_attacks_on", lambda *_: ("first-layer",))
     monkeypatch.setattr("attacker.reproduce.recommend.TOLERANCE", 1.0)
     monkeypatch.setattr("attacker.reproduce.recommend.LEARNT", -1.0)

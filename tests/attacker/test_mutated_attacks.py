@@ -6,10 +6,10 @@ back. Whoever breaks that attack makes PRECODE look safe, unless the audit notic
 
 from __future__ import annotations
 
-import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from torch import Generator, Tensor
 
@@ -24,6 +24,13 @@ from tests.attacker.taped_federation import tape_federation
 BUDGET = "iterations=30,restarts=2,total_variation=1e-3"
 PLAIN, ADAPTIVE = f"inverting-gradients:{BUDGET}", f"ignore:{BUDGET}"
 VICTIMS = 64
+
+
+class Unchecked(GradientMatching):
+    """Gradient matching whose settings may make no sense."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +50,19 @@ class Weakened(Attack):
     def run(
         self, victim, observations, labels: list[Tensor | None], generators: list[Generator], progress: Progress | None
     ) -> list[Reconstruction]:
-        broken = copy.deepcopy(self.healthy)
-        matching = broken if isinstance(broken, GradientMatching) else broken.matching
+        alone = isinstance(self.healthy, GradientMatching)
+        matching = self.healthy if alone else self.healthy.matching
         if self.defect == "zero-steps":
-            object.__setattr__(matching, "iterations", 0)
+            matching = replace(matching, iterations=1, learning_rate=1e-9)
         elif self.defect == "wrong-sign":
-            object.__setattr__(matching, "learning_rate", -matching.learning_rate)
+            matching = Unchecked(**{**vars(matching), "learning_rate": -matching.learning_rate})
         elif self.defect == "tiny-learning-rate":
-            object.__setattr__(matching, "learning_rate", 1e-6)
+            matching = replace(matching, learning_rate=1e-6)
         elif self.defect == "no-restarts":
-            object.__setattr__(matching, "restarts", 1)
+            matching = replace(matching, restarts=1)
         else:
             labels = [None if one is None else (one + 1) % victim.inputs.classes for one in labels]
+        broken = matching if alone else replace(self.healthy, matching=matching)
         return broken.run(victim, observations, labels, generators, progress)
 
 
@@ -67,12 +75,21 @@ CAUGHT = {
 }
 
 
+def tiles(file):
+    """Images of 16 random tiles each: small, and so different that no image is a guess at another."""
+    rng = np.random.default_rng(0)
+    shades = rng.integers(0, 256, (2 * VICTIMS, 4, 4), dtype=np.uint8)
+    np.savez(file, images=shades.repeat(2, axis=1).repeat(2, axis=2), labels=np.arange(len(shades)) % 10)
+
+
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
     """One audit with both healthy attacks and all weakened ones, from which audits with some of them are cut."""
     folder = tmp_path_factory.mktemp("run")
+    tiles(folder / "tiles.npz")
+    own = {"dataset": f"npz:{folder / 'tiles.npz'}", "clients": VICTIMS, "rounds": 1}
     sources = [
-        TapeSource(tape=tape_federation(folder / defence, defence=defence, clients=VICTIMS, rounds=1).tape)
+        TapeSource(tape=tape_federation(folder / defence, defence=defence, **own).tape)
         for defence in ("none", "precode")
     ]
     registry = dict(ATTACKS)

@@ -101,7 +101,7 @@ def test_an_attack_can_be_looked_at_alone(page, found):
     choose(page, "Defence", "f2")
     first = page.locator("#victims > li:not([hidden])").first
     titles = first.locator("figure:visible > p").all_inner_texts()
-    assert sorted(titles) == ["DLG", "True image", "Without defence"]
+    assert sorted(titles) == ["Best guess", "DLG", "True image", "Without defence"]
     choose(page, "Sort by", "ssim-down")
     assert rows(page, "federation") == ["f2"] * 30
     shown = page.locator("#victims > li:not([hidden]) figure[data-attack=dlg]")
