@@ -50,11 +50,23 @@ class TeachingGroup(TyperGroup):
         except Exception as error:
             if _is_of_the_command_line(error):
                 raise
+            if _was_interrupted(error):
+                print("Interrupted; the job was not finished.", file=sys.stderr)  # noqa: T201
+                raise typer.Exit(INTERRUPTED) from None
             if ctx.params.get("debug"):
                 traceback.print_exc()
             else:
                 print(error_paragraph(error), file=sys.stderr)  # noqa: T201
             raise typer.Exit(1) from None
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: where a class is being made, as during an import, Python wraps it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_of_the_command_line(error: Exception) -> bool:

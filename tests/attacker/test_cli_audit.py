@@ -206,3 +206,16 @@ def test_input_domains_from_text():
     assert parse_inputs(None, None, None, None) is None
     with pytest.raises(typer.BadParameter):
         parse_inputs("3x32x16", None, None, None)
+
+
+class _Interrupted:
+    def __set_name__(self, owner, name):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_class_is_made_is_ctrl_c(monkeypatch, tmp_path):
+    """As during the imports of a command: Python 3.11 wraps what `__set_name__` raises in a RuntimeError."""
+    monkeypatch.setattr("attacker.audit.subject.Tape", lambda _path: type("Made", (), {"field": _Interrupted()}))
+    result = CliRunner().invoke(app, ["plan", str(tmp_path)])
+    assert result.exit_code == 130
+    assert "Interrupted" in result.stderr
