@@ -53,6 +53,7 @@ def test_memory(tmp_path):
     assert row["matching_loss"] > 0
 
 
+@pytest.mark.slow
 def test_quality_is_taken_up_where_it_ended(tmp_path):
     out = tmp_path / "quality.json"
     command = ["quality.py", "--groups", "dlg", "batches", "--iterations", "2", "--steps", "1", "--images", "4"]
@@ -77,6 +78,7 @@ def test_quality_is_taken_up_where_it_ended(tmp_path):
         run("quality.py", "--groups", "deep", "--models", "mlp", out=tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_analytic_is_taken_up_where_it_ended(tmp_path):
     out = tmp_path / "analytic.json"
     command = ["analytic.py", "--images", "1", "--epochs", "0", "--only", "sigmoid uniform"]

@@ -166,6 +166,7 @@ def test_the_search_recommends_what_holds_and_says_why_the_others_do_not(tmp_pat
         assert one.closest_attack == "first-layer"
 
 
+@pytest.mark.slow
 def test_processes_change_neither_the_recommendation_nor_what_it_cost_to_know(tmp_path):
     scale = replace(TINY, search_rounds=5, clients=2)
     alone, crew = (searched(tmp_path / str(n), workers=n, scale=scale).run(at_most=4) for n in (1, 2))
