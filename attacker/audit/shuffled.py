@@ -6,6 +6,7 @@ would take another hour here, and what it makes of nothing is a plain image, wit
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,13 +18,14 @@ import torch
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.chunk import Chunk, Found, run_chunk, seed_of
 from attacker.audit.placebos import FEWEST_COMPARED
+from attacker.engine.deadline import within
 from fl_precode.observation import Observation
 
 DRAWS: Final = FEWEST_COMPARED
 """Updates without the image that a formula is tried on: other ones, and for want of them shuffled ones."""
 
 _MOST_SECONDS: Final = 10.0
-"""Of all shuffled updates of an audit, by what the attacks took on the updates themselves."""
+"""Of all shuffled updates of an audit. What is not done by then is left out."""
 
 
 def attack_shuffled(
@@ -46,11 +48,13 @@ def attack_shuffled(
             draws = DRAWS - others.get((chunk.federation, target.file), DRAWS)
             if draws <= 0 or one is None or not _is_formula(one) or one.seconds * draws > left:
                 continue
-            left -= one.seconds * draws
-            alone = replace(chunk, targets=(target,), pieces=1)
-            made[chunk.federation, chunk.attack, target.file] = [
-                run_chunk(alone, change=partial(shuffled, draw=draw))[0] for draw in range(draws)
-            ]
+            alone, began = replace(chunk, targets=(target,), pieces=1), time.monotonic()
+            # Equations without a solution take longer to solve than those of the update.
+            with within(left) as deadline:
+                tried = [run_chunk(alone, change=partial(shuffled, draw=draw))[0] for draw in range(draws)]
+            left -= time.monotonic() - began
+            if not deadline.cut:
+                made[chunk.federation, chunk.attack, target.file] = tried
     return made
 
 

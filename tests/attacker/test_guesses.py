@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attacker import metrics
+from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.audit.assemble import count_others
 from attacker.audit.campaign import cut
 from attacker.audit.chunk import run_chunk
@@ -212,6 +213,18 @@ def test_formulas_are_tried_on_shuffled_updates_where_there_are_few_others(tmp_p
         assert all(not torch.allclose(one.inputs, found["f1", attack, file].inputs, atol=0.01) for one in some)
     slow = {place: replace(one, seconds=60.0) for place, one in found.items()}
     assert attack_shuffled(chunks, slow, count_others(federations)) == {}
+
+
+def test_a_formula_that_finds_no_end_on_the_shuffled_update_is_left_out(tmp_path):
+    tape = tape_federation(tmp_path, model="lenet", clients=1, rounds=1).tape
+    settings = AuditSettings(attacks=("hybrid:steps=3,inner=5",), victims=1, control=False)
+    federations = open_federations([TapeSource(tape=tape)], settings, tmp_path / "controls")
+    (chunk,) = cut(federations, plan_audit(federations, settings, estimate=False), settings)
+    place = chunk.federation, chunk.attack, chunk.targets[0].file
+    quick = Reconstruction(inputs=torch.zeros(1), labels=None, outcome=Outcome.CONVERGED)
+    others = {place[::2]: DRAWS - 1}
+    assert list(attack_shuffled([chunk], {place: quick}, others)) == [place]
+    assert attack_shuffled([chunk], {place: quick}, others, seconds=1e-3) == {}
 
 
 def test_a_lone_update_is_compared_with_itself_shuffled_and_still_counts(tmp_path):
