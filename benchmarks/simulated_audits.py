@@ -19,7 +19,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +228,13 @@ def results(todo: Sequence[tuple[int, str]], *, seed: int, shared: bool, process
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _prepare, max_tasks_per_child=50) as pool:
-        work = [pool.submit(_work, number, kind, seed, shared) for number, kind in todo]
-        for done in as_completed(work):
-            yield done.result()
+    # Not an executor: Python 3.11's waits for ever when all of its processes have had their tasks.
+    with context.Pool(processes, _prepare, maxtasksperchild=50) as pool:
+        yield from pool.imap_unordered(_spread, [(number, kind, seed, shared) for number, kind in todo])
+
+
+def _spread(task: tuple[int, str, int, bool]) -> Row:
+    return _work(*task)
 
 
 def main() -> None:
