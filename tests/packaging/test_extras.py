@@ -23,7 +23,7 @@ for package in (fl_precode, attacker):
             importlib.import_module(found.name)
 print(len(sys.modules))
 """
-PAGES = ("attacker.report", "attacker.watch", "attacker.reproduce")
+PAGES = ("attacker.report", "attacker.reproduce")
 REPORT = {"jinja2", "matplotlib"}
 OTHERS = {"ray", "sklearn", "torchvision", "medmnist", "opacus"}
 
