@@ -150,36 +150,29 @@ def use_threads(threads: int) -> None:
     keep_freed_memory()
 
 
-def finish(record: AuditRecord, folder: Path) -> Path | None:
+def finish(record: AuditRecord, folder: Path) -> Path:
     """Write the report of a fresh audit into ``folder/report``, print the results and where the report is.
 
     Returns:
-        Absolute path of the page; None where the extra ``report`` is not installed, which is said.
+        Absolute path of the page.
     """
     page = write_page(record, folder)
     show(record, folder, page)
     return page
 
 
-def write_page(record: AuditRecord, folder: Path) -> Path | None:
-    """Write the report into ``folder/report``; its absolute path, None where the extra ``report`` is not installed."""
-    try:
-        from attacker.report.page import write_report
-    except ModuleNotFoundError as error:
-        if error.name != "jinja2":
-            raise
-        return None
+def write_page(record: AuditRecord, folder: Path) -> Path:
+    """Write the report into ``folder/report``; its absolute path."""
+    from attacker.report.page import write_report
+
     return write_report(record, folder=folder, out=folder / "report")
 
 
-def show(record: AuditRecord, folder: Path, page: Path | None) -> None:
+def show(record: AuditRecord, folder: Path, page: Path) -> None:
     """Print the results, and where record and report are."""
     show_results(record)
     typer.echo(f"record: {folder.absolute() / 'audit.json'}")
-    if page is None:
-        typer.echo(f"no page: it needs pip install 'fl-precode[report]'; then: fl-precode report {folder}")
-    else:
-        typer.echo(f"report: {page}")
+    typer.echo(f"report: {page}")
 
 
 def show_results(record: AuditRecord) -> None:
