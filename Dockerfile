@@ -13,7 +13,7 @@ WORKDIR /app
 RUN pip install "${TORCH}" numpy
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['report'], sep='\n')" \
+print(*p['dependencies'], *p['optional-dependencies']['audit'], sep='\n')" \
     > /tmp/requirements.txt && pip install -r /tmp/requirements.txt && rm /tmp/requirements.txt
 
 COPY LICENSE README.md ./

@@ -30,7 +30,6 @@ from attacker import (
     cli_report,
     cli_reproduce,
     cli_run,
-    cli_watch,
 )
 from attacker.cli_errors import error_paragraph
 
@@ -116,7 +115,6 @@ cli_plan.register(app)
 cli_audit.register(app)
 cli_gate.register(app)
 cli_report.register(app)
-cli_watch.register(app)
 cli_analyse.register(app)
 cli_bench.register(app)
 cli_reproduce.register(app)

@@ -14,6 +14,7 @@ import typer
 from attacker.cli_audit import use_threads
 from attacker.cli_device import AUTO, Device, find_device
 from attacker.cli_options import split_attacks
+from attacker.cli_progress import progress_bar
 
 if TYPE_CHECKING:
     from attacker.reproduce.experiment import Experiment
@@ -176,33 +177,18 @@ def how_many(workers: int, device: str) -> int:
 
 @contextmanager
 def cell_progress() -> Iterator[Watcher]:
-    """A live bar on stderr with the time left; without a terminal a line for every finished piece."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
+    """A bar with the time left; without a terminal a line for every finished piece."""
     from attacker.report.words import duration
     from attacker.reproduce.run import Done
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<46}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[cells]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=1.0, cells="", left="")
+    with progress_bar("starting", keep=True) as tell:
         finished = -1
 
         def watch(done: Done) -> None:
             nonlocal finished
             left = "" if done.seconds_left is None else f"about {duration(done.seconds_left)} left"
-            cells = f"{done.cells}/{done.of}"
-            bar.update(task, description=done.title[:46], completed=done.share, cells=cells, left=left)
-            if not console.is_terminal and done.cells > finished >= 0:
-                console.print(f"{cells} {done.title}; {left}", markup=False, highlight=False)
+            note = " ".join(filter(None, (f"{done.cells}/{done.of}", left)))
+            tell(done.share, done.title, note, line=done.cells > finished >= 0)
             finished = done.cells
 
         yield watch

@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--flwr", nargs="+", required=True, help="versions")
     parser.add_argument("--python", default=sys.executable, help="program that makes the environments")
     parser.add_argument("--site", type=Path, help="packages of this Python that need not be installed again")
-    parser.add_argument("--extras", default="", help="such as [report,simulation]")
+    parser.add_argument("--extras", default="[audit]", help="such as [audit,simulation]")
     parser.add_argument("--reference", action="store_true", help="run the reference app as well")
     parser.add_argument("--environments", type=Path, required=True, help="folder that keeps them")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from attacker.leakage.record import Leakage, outliers
-from attacker.report import words
+from attacker.report.html import data_uri, environment, write_html
 from attacker.report.leakage_words import advice, headline, warning
-from fl_precode.private_file import write_private
 
-_TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, HEIGHT = 440, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 _FLOOR = -16
@@ -85,25 +81,18 @@ def lost_picture(lost: Sequence[Sequence[float]]) -> str | None:
     image.putdata(pixels)
     content = io.BytesIO()
     image.save(content, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri(content.getvalue())
 
 
 def render_leakage(found: Leakage) -> str:
     """The page as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["words"] = words
     first = next((one for one in found.images if one.reason is None), None)
     chart = None
     if first is not None and first.rank is not None:
         chart = spectrum_chart(found.eigenvalues, unknowns=first.unknowns, rank=first.rank)
     most, least = outliers(found.images)
-    return environment.get_template("leakage.html.j2").render(
+    template = environment().get_template("leakage.html.j2")
+    return template.render(
         found=found,
         first=first,
         headline=headline(found),
@@ -122,7 +111,4 @@ def write_leakage(found: Leakage, path: Path) -> Path:
     Raises:
         OSError: If it cannot be written.
     """
-    path = path.expanduser().absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, render_leakage(found).encode())
-    return path
+    return write_html(render_leakage(found), path)

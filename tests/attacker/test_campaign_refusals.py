@@ -240,7 +240,7 @@ def test_without_jinja_the_extra_is_named(tmp_path):
         [sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'\n"
+    assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[audit]'\n"
 
 
 def test_ctrl_c_is_for_the_campaign_and_not_for_its_workers(tmp_path):

@@ -152,6 +152,6 @@ def test_without_flags_some_would_have_passed_for_protection(audited, defect):
     """What the flags are for: with 64 victims and a control that leaks, only they stand between these and "held"."""
     raised, verdict = judged(audited, PLAIN, f"adaptive-{defect}")
     summary = next(one for one in audited.summaries if (one.federation, one.attack) == ("f2", f"adaptive-{defect}"))
-    if summary.successes == 0:
-        assert {name for name, _ in raised} <= {*CAUGHT.values(), "weaker-beats-stronger", "budget-edge"}
-        assert verdict.verdict == "not shown to leak"
+    assert summary.successes == 0
+    assert {name for name, _ in raised} <= {*CAUGHT.values(), "weaker-beats-stronger", "budget-edge"}
+    assert verdict.verdict == "not shown to leak"

@@ -61,6 +61,7 @@ def test_bench_on_cuda(tmp_path):
     assert all(row["peak_mib"] > 0 for row in record["models"]["lenet"])
 
 
+@pytest.mark.slow  # the cases marked gpu are the same on a real one; straw stands in where there is none
 def test_nothing_lands_on_the_wrong_device():
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch has no devices written in Python (2.9 and newer have)")

@@ -78,7 +78,7 @@ def installed_at(clone: Path) -> Path:
 @pytest.mark.timeout(5400)
 def test_the_first_three_blocks_of_the_readme_work_as_printed(shell):
     first, make, own = bash_blocks(ROOT / "README.md")[:3]
-    assert "pip install '.[report,simulation]'" in first
+    assert "pip install '.[audit,simulation]'" in first
     assert "-e" not in re.findall(r"pip install (.*)", first)[0].split()
     shell.type(first)
     package = installed_at(shell.clone)
