@@ -25,7 +25,7 @@ from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.knowledge import Knowledge
 from attacker.audit.placement import brought_back, placed
-from attacker.audit.subject import Subject, TapeSource, open_subject
+from attacker.audit.subject import UPDATES, Subject, TapeSource, open_subject
 from attacker.engine.deadline import share_of_time, within
 from attacker.victim import Victim
 from fl_precode.models.input_spec import InputSpec
@@ -89,9 +89,10 @@ class Site:
 
     def open(self) -> Subject:
         """The tape with its victim, without truth."""
-        return open_subject(
-            TapeSource(tape=Path(self.tape), truth=False, model=self.model, defence=self.defence, inputs=self.inputs)
+        source = TapeSource(
+            tape=Path(self.tape), truth=False, model=self.model, defence=self.defence, inputs=self.inputs
         )
+        return open_subject(source, checked=UPDATES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.shuffled import attack_shuffled
-from attacker.audit.subject import TapeSource
+from attacker.audit.subject import TapeSource, updates_read_once
 from attacker.audit.truth_open import TruthWish
 from attacker.engine.deadline import within
 from attacker.report.words import counted, duration
@@ -68,6 +68,7 @@ def audit_tape(
     return audit_tapes([source], out=out, attacks=attacks, victims=victims, seed=seed, labels=labels, progress=progress)
 
 
+@updates_read_once()
 def audit_tapes(
     sources: Sequence[TapeSource],
     *,
@@ -132,6 +133,7 @@ def audit_tapes(
         return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
+@updates_read_once()
 def audit(
     sources: Sequence[TapeSource],
     settings: AuditSettings,
