@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
-    from attacker.audit.campaign import CampaignState, Watch
     from attacker.audit.run import AuditProgress
+    from attacker.jobs.progress import State, Watch
 
 EVERY: Final = 2.0
 """Seconds without a word, at most."""
@@ -105,7 +105,7 @@ def audit_progress() -> Iterator[AuditProgress]:
         yield lambda text, done: bar.update(task, description=text, completed=done)
 
 
-def state_line(state: CampaignState) -> str:
+def state_line(state: State) -> str:
     """One line about how far a campaign is."""
     from attacker.cli_plan import duration
 
@@ -114,8 +114,8 @@ def state_line(state: CampaignState) -> str:
     parts.append(f"{100 * state.share:.0f} %")
     if state.failing:
         parts.append(f"{state.failing} failing")
-    if state.best_ssim is not None:
-        parts.append(f"best SSIM {state.best_ssim:.2f}")
+    if state.best is not None:
+        parts.append(f"best SSIM {state.best:.2f}")
     if state.seconds_left is not None:
         parts.append(f"{duration(state.seconds_left)} left")
     return " · ".join(parts)
