@@ -124,7 +124,7 @@ def _audited(
 def _check_crew(workers: int, ray_address: str) -> None:
     if not ray_address:
         return
-    from attacker.audit.ray_crew import is_address
+    from attacker.jobs.ray_workers import is_address
 
     if workers > 1:
         raise typer.BadParameter(

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from attacker.audit.campaign import CampaignState, Watch
+    from attacker.jobs.progress import State, Watch
 
 EVERY: Final = 2.0
 """Seconds without a word, at most."""
@@ -140,7 +140,7 @@ def progress_bar(title: str, *, total: float = 1.0, keep: bool = False) -> Itera
         yield tell
 
 
-def state_line(state: CampaignState) -> str:
+def state_line(state: State) -> str:
     """One line about how far a campaign is."""
     from attacker.cli_plan import duration
 
@@ -149,8 +149,8 @@ def state_line(state: CampaignState) -> str:
     parts.append(f"{100 * state.share:.0f} %")
     if state.failing:
         parts.append(f"{state.failing} failing")
-    if state.best_ssim is not None:
-        parts.append(f"best SSIM {state.best_ssim:.2f}")
+    if state.best is not None:
+        parts.append(f"best SSIM {state.best:.2f}")
     if state.seconds_left is not None:
         parts.append(f"{duration(state.seconds_left)} left")
     return " · ".join(parts)

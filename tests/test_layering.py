@@ -16,8 +16,14 @@ FRONT_END = {"attacker/cli_run.py", "attacker/cli_analyse.py", "attacker/cli_lis
 HOST_SIDE = {"deploy/demo.py", "deploy/compose.py"}
 """Run by whichever Python there is, before anything is installed."""
 
+ABOVE_JOBS = tuple(f"attacker.{one}" for one in ("attacks", "audit", "engine", "labels", "leakage", "report"))
+
 INSIDE = (
     (("attacker/engine/", "attacker/metrics.py"), ("attacker.attacks", "attacker.audit", "attacker.report")),
+    (
+        ("attacker/jobs/",),
+        ABOVE_JOBS,
+    ),
     (("attacker/leakage/",), ("attacker.attacks", "attacker.audit", "attacker.labels", "attacker.report")),
     (("attacker/engine/",), ("attacker.leakage",)),
     (("attacker/attacks/", "attacker/labels/"), ("attacker.audit", "attacker.report")),
@@ -66,7 +72,7 @@ def forbidden_to_the_attacker(file: str) -> list[str]:
     if file.startswith("attacker/reproduce/"):
         # Evaluation that knows the images and runs federations. The clients' own code comes in by one file.
         return ["flwr", "ray"] + ([] if file == "attacker/reproduce/client.py" else ["server", "clients"])
-    banned = ["flwr", "server", "clients"] + ([] if file == "attacker/audit/ray_crew.py" else ["ray"])
+    banned = ["flwr", "server", "clients"] + ([] if file == "attacker/jobs/ray_workers.py" else ["ray"])
     if file not in SEARCHES:
         banned.append("attacker.reproduce")
     if file not in FRONT_END:

@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.allocator import keep_freed_memory
-from attacker.audit.crew import leave_with_parent
 from attacker.audit.record import finite
+from attacker.jobs.workers import leave_with_parent
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
 from attacker.leakage.jacobian import Jacobian
 from attacker.leakage.released import Released, bottleneck_shapes, draw_noise, released

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from attacker.audit.in_time import TimeEnded, call_in_time
 from attacker.audit.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
 from attacker.audit.leakage_images import ImageLeak, LeakingImage, leaks_of
 from attacker.audit.noise_attack import attack_under_noise
@@ -20,6 +19,7 @@ from attacker.audit.record import AuditRecord, ImageResult, LayerLeakage, Leakag
 from attacker.audit.scope import Federation
 from attacker.audit.truth import Truth
 from attacker.engine.constants import settled
+from attacker.jobs.in_time import TimeEnded, call_in_time
 from attacker.leakage.jacobian import EXACT_NUMBERS
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.released import bottleneck_shapes

@@ -15,10 +15,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from attacker.audit.checksum import checksum
-from attacker.audit.files import make_private_folder
+from attacker.jobs.store import checksum
 from attacker.reproduce.cells import Made, StoredFile
-from fl_precode.private_file import write_private
+from fl_precode.private_file import make_private_folder, write_private
 
 MARKER = ".fl-precode-reproduce"
 FORMAT, VERSION = "fl-precode-cell", 1

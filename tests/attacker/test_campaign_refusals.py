@@ -18,10 +18,10 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.audit.campaign_folder import CampaignFolder
-from attacker.audit.chunk import Chunk, Site
-from attacker.audit.crew import Processes
-from attacker.audit.ray_crew import RayCluster, run_text
 from attacker.cli import app
+from attacker.jobs.job import Job
+from attacker.jobs.ray_workers import RayCluster, run_text
+from attacker.jobs.workers import Processes
 from tests.attacker.campaigns import finished
 from tests.attacker.taped_federation import tape_federation
 
@@ -192,10 +192,7 @@ def test_no_cluster_is_said_at_once(taped, tmp_path):
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path):
-    chunk = Chunk(
-        id="c", federation="f1", attack="first-layer", site=Site(tape="t"), targets=(), seed=0, granted=()
-    )  # fmt: skip
-    text = run_text(chunk.to_json(), str(tmp_path / "elsewhere"))
+    text = run_text(Job(id="c", work="attacker.audit.attack_work:ATTACK").to_json(), str(tmp_path / "elsewhere"))
     assert "is not there on this node of the Ray cluster" in text
     assert "storage that all nodes share" in text
     assert not (tmp_path / "elsewhere").exists()
@@ -256,7 +253,7 @@ def test_ctrl_c_is_for_the_campaign_and_not_for_its_workers(tmp_path):
 def test_an_audit_that_ray_ends_has_last_words(ends, words):
     """Ray ends its driver from C++ when its node is lost: no exception, no `finally`."""
     code = (
-        "import os, subprocess, sys; from attacker.audit.ray_crew import _LAST_WORDS\n"
+        "import os, subprocess, sys; from attacker.jobs.ray_workers import _LAST_WORDS\n"
         f"words = subprocess.Popen([sys.executable, '-c', _LAST_WORDS], stdin=subprocess.PIPE); {ends}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

@@ -1,4 +1,4 @@
-"""Work on an existing Ray cluster. Ray carries text only; tapes and finished chunks lie where all nodes see them."""
+"""Jobs on an existing Ray cluster. Ray carries text; files lie where all nodes see them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from attacker.audit.chunk import Chunk
-from attacker.audit.chunk_store import ChunkFolder
-from attacker.audit.crew import Event, work
+from attacker.jobs.job import Event, Job
+from attacker.jobs.workers import do_in_folder
 
 _WAIT = 5.0
 """Seconds of one wait for the cluster."""
@@ -24,17 +23,17 @@ _WAIT = 5.0
 _LAST_WORDS = """
 import sys
 if not sys.stdin.buffer.read():
-    print("Error: this audit was ended before its time, as Ray does when it loses its cluster. What was finished is "
+    print("Error: this command was ended before its time, as Ray does when it loses its cluster. What was finished is "
           "kept; the same command goes on from there, without --ray-address on this machine alone", file=sys.stderr)
 """
 
 
 class RayCluster:
-    """A cluster that is running already; each chunk is a task on one of its processors, or on a GPU.
+    """A cluster that is running already; each job is a task on one of its processors, or on a GPU.
 
     Args:
         address: ``auto`` or ``host:port``.
-        folder: Of finished chunks, on storage that all nodes share.
+        folder: Of finished jobs, on storage that all nodes share.
         gpu: Whether tasks ask for a GPU.
 
     Raises:
@@ -70,7 +69,7 @@ class RayCluster:
         )  # fmt: skip
         self._ray: Any = ray  # partly untyped
         self._head = str(ray.get_runtime_context().gcs_address)
-        # A task that died is begun again by the campaign, which counts how often.
+        # A task that died is begun again by `run_jobs`, which counts how often.
         options: dict[str, Any] = {"max_retries": 0, **({"num_gpus": 1} if self._gpu else {"num_cpus": 1})}
         self._task = ray.remote(**options)(run_text)
         return self
@@ -87,18 +86,18 @@ class RayCluster:
         return self._slots()
 
     def free(self) -> bool:
-        """Whether another chunk can be begun: twice the cluster's slots are, so that none waits for this process.
+        """Whether another job can be begun: twice the cluster's slots are, so that none waits for this process.
 
-        Where chunks have their time, it must not run while they wait: then as many are as there are slots.
+        Where jobs have their time, it must not run while they wait: then as many are as there are slots.
         """
         return len(self._running) < (1 if self._ends else 2) * self._slots()
 
-    def begin(self, chunk: Chunk) -> None:
+    def begin(self, job: Job) -> None:
         """See `Crew`."""
-        reference = self._task.remote(chunk.to_json(), str(self._folder))
-        self._running[reference] = chunk.id
-        if chunk.patience is not None:
-            self._ends[reference] = time.monotonic() + chunk.patience
+        reference = self._task.remote(job.to_json(), str(self._folder))
+        self._running[reference] = job.id
+        if job.patience is not None:
+            self._ends[reference] = time.monotonic() + job.patience
 
     def wait(self) -> Sequence[Event]:
         """See `Crew`; also returns, with nothing, after a few seconds."""
@@ -122,7 +121,7 @@ class RayCluster:
         return Event("ended", self._running.pop(reference))
 
     def _slots(self) -> int:
-        """Chunks that the cluster can work on at a time."""
+        """Jobs that the cluster can do at a time."""
         kind = "GPU" if self._gpu else "CPU"
         slots = int(self._ray.cluster_resources().get(kind, 0))
         if slots < 1:
@@ -133,13 +132,13 @@ class RayCluster:
         return slots
 
     def _event(self, reference: Any) -> Event:
-        chunk = self._running.pop(reference)
+        job = self._running.pop(reference)
         try:
             problem = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return Event("died" if self._was_lost(error) else "raised", chunk, text=text)
-        return Event("raised", chunk, text=problem) if problem else Event("done", chunk)
+            return Event("died" if self._was_lost(error) else "raised", job, text=text)
+        return Event("raised", job, text=problem) if problem else Event("done", job)
 
     def _was_lost(self, error: Exception) -> bool:
         """Whether it can go better elsewhere or in smaller pieces; a node that cannot import this package cannot."""
@@ -177,12 +176,11 @@ def _unusable(address: str, why: str) -> str:
     )
 
 
-def run_text(chunk: str, folder: str) -> str:
-    """The task: work on a chunk given as text; returns what it raised as text, empty when it is done."""
+def run_text(job: str, folder: str) -> str:
+    """The task: do a job given as text; returns what it raised as text, empty when it is done."""
     if not Path(folder).is_dir():
         return (
             f"FileNotFoundError: {folder} is not there on this node of the Ray cluster; --out and the tape must lie on "
             "storage that all nodes share, under the same path"
         )
-    event = work(Chunk.from_json(chunk), ChunkFolder(Path(folder)))
-    return event.text
+    return do_in_folder(Job.from_json(job), Path(folder), lambda _share: None).text

@@ -1,4 +1,4 @@
-"""Who works on chunks: this process, or processes of their own on this machine. What they are sent is text."""
+"""Who does jobs: this process, or processes of their own on this machine. What they are sent is text."""
 
 from __future__ import annotations
 
@@ -15,34 +15,16 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from attacker.allocator import keep_freed_memory
-from attacker.audit.chunk import Chunk, run_chunk
-from attacker.audit.chunk_store import ChunkFolder, ChunkStore
-from attacker.audit.in_time import TimeEnded, call_in_time
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a worker says of its chunk.
-
-    Attributes:
-        kind: "progress", "done"; "raised", the chunk cannot be worked on at all; "died", with its worker; "ended" by
-            force, because its time was over and it did not come back.
-        chunk: Id.
-        text: What was raised, or how the worker ended.
-        share: Of the chunk that is done.
-    """
-
-    kind: Literal["progress", "done", "raised", "died", "ended"]
-    chunk: str
-    text: str = ""
-    share: float = 0.0
+from attacker.jobs.in_time import TimeEnded, call_in_time
+from attacker.jobs.job import Event, Job, Tell, work_of
+from attacker.jobs.store import FolderStore, JobStore
 
 
 class Crew(Protocol):
-    """Works on chunks."""
+    """Does jobs."""
 
     def __enter__(self) -> Crew: ...
 
@@ -52,30 +34,30 @@ class Crew(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many chunks are worked on at a time."""
+        """How many jobs are done at a time."""
 
     def free(self) -> bool:
-        """Whether another chunk can be begun."""
+        """Whether another job can be begun."""
 
-    def begin(self, chunk: Chunk) -> None:
-        """Begin a chunk."""
+    def begin(self, job: Job) -> None:
+        """Begin a job."""
 
     def wait(self) -> Sequence[Event]:
-        """What happened since; waits until something did, or the patience for a chunk is over."""
+        """What happened since; waits until something did, or the patience for a job is over."""
 
 
 class OwnProcess:
-    """This process works itself, one chunk after another.
+    """This process works itself, one job after another.
 
     Args:
         store: Where results go.
-        watch: Hears of the chunk at hand.
+        watch: Hears of the job at hand.
     """
 
-    def __init__(self, store: ChunkStore, watch: Callable[[Event], None]) -> None:
+    def __init__(self, store: JobStore[Any], watch: Callable[[Event], None]) -> None:
         self._store = store
         self._watch = watch
-        self._chunk: Chunk | None = None
+        self._job: Job | None = None
 
     workers = 1
 
@@ -83,29 +65,29 @@ class OwnProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._chunk = None
+        self._job = None
 
     def free(self) -> bool:
         """See `Crew`."""
-        return self._chunk is None
+        return self._job is None
 
-    def begin(self, chunk: Chunk) -> None:
+    def begin(self, job: Job) -> None:
         """See `Crew`."""
-        self._chunk = chunk
+        self._job = job
 
     def wait(self) -> Sequence[Event]:
         """See `Crew`."""
-        chunk, self._chunk = self._chunk, None
-        assert chunk is not None
-        return [_in_time(chunk, self._store, self._watch)]
+        job, self._job = self._job, None
+        assert job is not None
+        return [_in_time(job, self._store, self._watch)]
 
 
 class Processes:
-    """Worker processes on this machine, one chunk each at a time; one that dies is replaced.
+    """Worker processes on this machine, one job each at a time; one that dies is replaced.
 
     Args:
         workers: How many.
-        folder: Of finished chunks; workers write there themselves.
+        folder: Of finished jobs; workers write there themselves.
     """
 
     def __init__(self, workers: int, folder: Path) -> None:
@@ -138,12 +120,12 @@ class Processes:
         """See `Crew`."""
         return bool(self._idle)
 
-    def begin(self, chunk: Chunk) -> None:
+    def begin(self, job: Job) -> None:
         """See `Crew`."""
         worker = self._idle.pop()
-        self._busy[worker.line] = (worker, chunk.id)
-        self._ends[worker.line] = time.monotonic() + (math.inf if chunk.patience is None else chunk.patience)
-        message = {"sent": time.time(), "chunk": chunk.to_json()}
+        self._busy[worker.line] = (worker, job.id)
+        self._ends[worker.line] = time.monotonic() + (math.inf if job.patience is None else job.patience)
+        message = {"sent": time.time(), "job": job.to_json()}
         with suppress(OSError):  # it died while it was idle; `wait` finds the line closed
             worker.line.send_bytes(json.dumps(message).encode())
 
@@ -157,10 +139,10 @@ class Processes:
 
     def _end(self, line: Any) -> Event:
         """Kill a worker that does not come back."""
-        worker, chunk = self._busy[line]
+        worker, job = self._busy[line]
         worker.process.kill()
         self._replace(line)
-        return Event("ended", chunk)
+        return Event("ended", job)
 
     def _replace(self, line: Any) -> None:
         """A new worker for one that is dead, or dying."""
@@ -170,12 +152,12 @@ class Processes:
         self._idle.append(self._start(worker.number))
 
     def _hear(self, line: Any) -> Event:
-        worker, chunk = self._busy[line]
+        worker, job = self._busy[line]
         try:
             event = Event(**json.loads(line.recv_bytes()))
         except (EOFError, OSError):
             self._replace(line)
-            return Event("died", chunk, text=f"its process ended with code {worker.process.exitcode}")
+            return Event("died", job, text=f"its process ended with code {worker.process.exitcode}")
         if event.kind != "progress":
             del self._busy[line]
             self._idle.append(worker)
@@ -204,72 +186,72 @@ class _Worker:
 
 
 def _serve(line: Any, folder: str, number: int) -> None:
-    """The life of a worker: chunks in, events out, until the line is closed."""
+    """The life of a worker: jobs in, events out, until the line is closed."""
     leave_with_parent()
     keep_freed_memory()
     _choose_gpu(number)
-    store = ChunkFolder(Path(folder))
     while True:
         try:
-            chunk = _received(json.loads(line.recv_bytes()))
-            send = _Sender(line, chunk.id)
-            event = work(chunk, store, send.progress)
+            job = _received(json.loads(line.recv_bytes()))
+            event = do_in_folder(job, Path(folder), _Sender(line, job.id).progress)
             line.send_bytes(json.dumps(vars(event)).encode())
         except (EOFError, ConnectionError):  # the parent ended, and hears nothing any more
             return
 
 
-def _received(message: dict[str, Any]) -> Chunk:
-    """The chunk, whose time ran on while this process imported PyTorch."""
-    chunk = Chunk.from_json(message["chunk"])
-    if chunk.seconds is None:
-        return chunk
-    return replace(chunk, seconds=max(0.0, chunk.seconds - (time.time() - message["sent"])))
+def _received(message: dict[str, Any]) -> Job:
+    """The job, whose time ran on while this process imported PyTorch."""
+    job = Job.from_json(message["job"])
+    if job.seconds is None:
+        return job
+    return replace(job, seconds=max(0.0, job.seconds - (time.time() - message["sent"])))
 
 
-def _in_time(chunk: Chunk, store: ChunkStore, watch: Callable[[Event], None]) -> Event:
-    """Work on a chunk in this process; one that does not come back in time is left behind, and keeps nothing."""
+def _in_time(job: Job, store: JobStore[Any], watch: Callable[[Event], None]) -> Event:
+    """Do a job in this process; one that does not come back in time is left behind, and keeps nothing."""
 
     def tell(share: float) -> None:
-        watch(Event("progress", chunk.id, share=share))
+        watch(Event("progress", job.id, share=share))
 
-    if chunk.patience is None:
-        return work(chunk, store, tell)
+    def result() -> Any:
+        return work_of(job.work).do(job.content, seconds=job.seconds, tell=tell)
+
     try:
-        found = call_in_time(lambda: run_chunk(chunk, tell), chunk.patience)
-        store.keep(chunk.id, found)
+        found = result() if job.patience is None else call_in_time(result, job.patience)
+        store.keep(job.id, found)
     except TimeEnded:
-        return Event("ended", chunk.id)
+        return Event("ended", job.id)
     except Exception as error:
-        return _raised(chunk, error)
-    return Event("done", chunk.id)
+        return _raised(job, error)
+    return Event("done", job.id)
 
 
-def _raised(chunk: Chunk, error: Exception) -> Event:
-    return Event("raised", chunk.id, text=f"{type(error).__name__}: {error}")
+def _raised(job: Job, error: Exception) -> Event:
+    return Event("raised", job.id, text=f"{type(error).__name__}: {error}")
 
 
-def work(chunk: Chunk, store: ChunkStore, progress: Callable[[float], None] | None = None) -> Event:
-    """Work on a chunk and keep what it gives; the event says how it ended."""
+def do_in_folder(job: Job, folder: Path, tell: Tell) -> Event:
+    """Do a job and keep its result in a folder; the event says how it ended."""
     try:
-        store.keep(chunk.id, run_chunk(chunk, progress))
+        work = work_of(job.work)
+        FolderStore(folder, work).keep(job.id, work.do(job.content, seconds=job.seconds, tell=tell))
     except Exception as error:
-        return _raised(chunk, error)
-    return Event("done", chunk.id)
+        return _raised(job, error)
+    return Event("done", job.id)
 
 
 class _Sender:
     """Sends progress, but not every step of it."""
 
-    def __init__(self, line: Any, chunk: str) -> None:
+    def __init__(self, line: Any, job: str) -> None:
         self._line = line
-        self._chunk = chunk
+        self._job = job
         self._told = 0.0
 
     def progress(self, share: float) -> None:
         if share >= self._told + 0.05:
             self._told = share
-            self._line.send_bytes(json.dumps(vars(Event("progress", self._chunk, share=share))).encode())
+            self._line.send_bytes(json.dumps(vars(Event("progress", self._job, share=share))).encode())
 
 
 def _choose_gpu(number: int) -> None:
