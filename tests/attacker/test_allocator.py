@@ -36,12 +36,14 @@ def look():
 def attack():
     import torch
     from attacker.attacks import GradientMatching
+    from attacker.attacks.parts import Adam
     from tests.attacker import tiny
     spec = tiny.inputs()
     victim = tiny.victim(tiny.mlp(spec), spec)
     seen = [tiny.observe(victim, tiny.images(spec, 1, seed=0), [0])]
     progress = lambda *_: found or look()
-    GradientMatching(iterations=1)(victim, seen, generator=torch.Generator().manual_seed(0), progress=progress)
+    attack = GradientMatching(optimiser=Adam(iterations=1))
+    attack(victim, seen, generator=torch.Generator().manual_seed(0), progress=progress)
 
 BODY
 mapped, freed, start = found[0]

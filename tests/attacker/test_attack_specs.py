@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from attacker.attacks import ATTACKS, PRESETS, Attack, GradientMatching, Portfolio, build_attack
+from attacker.attacks.search_options import OPTIONS, options_of
 
 GOLDEN = json.loads(Path(__file__).with_name("attack_specs.json").read_text())
 """Of each spec its settings in which it differs from the attack's own defaults, or the error."""
 
-DEFAULTS = GradientMatching()
+DEFAULTS = {**OPTIONS, "method": "inverting-gradients"}
 
 
 def searched(attack: GradientMatching) -> dict[str, Any]:
     """The options of gradient matching that are not those of Inverting Gradients."""
-    options = {one.name: getattr(attack, one.name) for one in fields(GradientMatching)}
-    if attack.total_variations:
-        options["total_variation"] = DEFAULTS.total_variation  # those that are raced take its place
-    return {name: value for name, value in options.items() if value != getattr(DEFAULTS, name)}
+    options = {**options_of(attack), "method": attack.method}
+    if attack.raced is not None:
+        options["total_variation"] = OPTIONS["total_variation"]  # those that are raced take its place
+    return {name: value for name, value in options.items() if value != DEFAULTS[name]}
 
 
 def settings(attack: Attack) -> dict[str, Any]:
