@@ -9,17 +9,18 @@ from attacker.attacks.adaptive import AdaptiveMatching
 from attacker.attacks.attack import Attack
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.search_options import OPTIONS, Option
 from fl_precode.spec import Spec
 
 _TRUE_OR_FALSE = ("true", "false")
-_NOT_FOR_ADAPTIVE = ("method", "optimiser", "history", "labels")
+_NOT_FOR_ADAPTIVE = ("optimiser", "history", "labels")
 
 _OF_EVERY_SEARCH = ("matching", "announced")
 
 ANNOUNCED = "announced"
 """The value of ``distance`` that takes what fits the announced defence, and the default."""
 
-SEARCH_OPTIONS = ("preset", *(one.name for one in fields(GradientMatching) if one.name not in _NOT_FOR_ADAPTIVE))
+SEARCH_OPTIONS = ("preset", *(name for name in OPTIONS if name not in _NOT_FOR_ADAPTIVE))
 """Options of every adaptive attack: those of the search by Adam."""
 
 
@@ -29,21 +30,20 @@ def matching_settings(preset: GradientMatching, spec: Spec) -> GradientMatching:
     Raises:
         ValueError: If a value is out of its range, or contradicts another.
     """
-    settings: dict[str, int | float | bool | str] = {}
-    for option in fields(GradientMatching):
-        if option.name not in spec.options:
+    given: dict[str, Option] = {}
+    for name, initial in OPTIONS.items():
+        if name not in spec.options:
             continue
-        initial = getattr(preset, option.name)
         if isinstance(initial, str):
-            settings[option.name] = spec.options[option.name]
+            given[name] = spec.options[name]
         elif isinstance(initial, bool):
-            settings[option.name] = spec.choice(option.name, _TRUE_OR_FALSE, "true") == "true"
+            given[name] = spec.choice(name, _TRUE_OR_FALSE, "true") == "true"
         else:
-            value = spec.integer(option.name) if isinstance(initial, int) else spec.number(option.name)
+            value = spec.integer(name) if isinstance(initial, int) else spec.number(name)
             assert value is not None
-            settings[option.name] = value
+            given[name] = value
     try:
-        return replace(preset, **settings)  # type: ignore[arg-type]
+        return preset.with_options(**given)
     except ValueError as error:
         raise ValueError(f"{spec.text!r}: {error}") from None
 

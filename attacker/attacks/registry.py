@@ -12,7 +12,6 @@ from attacker.attacks.attack import Attack
 from attacker.attacks.defence_matched import ANSWERED, DefenceMatched
 from attacker.attacks.dropout_inversion import DropoutInversion
 from attacker.attacks.first_layer import FirstLayerInversion
-from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.hybrid import Hybrid
 from attacker.attacks.ignoring import Ignore
 from attacker.attacks.layerwise import LayerwiseInversion
@@ -20,6 +19,7 @@ from attacker.attacks.noise_recovery import NoiseRecovery
 from attacker.attacks.noise_restoring import NoiseRestoring
 from attacker.attacks.portfolio import Member, Portfolio, standard_members
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.search_options import OPTIONS
 from attacker.attacks.spear import Spear
 from attacker.attacks.then_refine import ThenRefine
 from attacker.attacks.through_bottleneck import ThroughBottleneck
@@ -114,7 +114,7 @@ def _portfolio(spec: Spec) -> Attack:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
 
-_SETTINGS = tuple(option.name for option in fields(GradientMatching) if option.name != "method")
+_SETTINGS = tuple(OPTIONS)
 # What makes DLG and iDLG the methods they are is not for the spec to change.
 _DLG_SETTINGS = (
     "iterations",
@@ -280,15 +280,15 @@ def build_attack(spec: str) -> Attack:
     """The attack that a spec names, with its settings.
 
     Args:
-        spec: ``name`` or ``name:key=value,key=value``. ``inverting-gradients`` takes the fields of `GradientMatching`
-            and ``preset``, one of `PRESETS`, whose values the other options replace.
+        spec: ``name`` or ``name:key=value,key=value``. ``inverting-gradients`` takes `OPTIONS` of gradient
+            matching and ``preset``, one of `PRESETS`, whose values the other options replace.
 
     Raises:
         ValueError: If the attack or an option does not exist (the message lists those that do), or a value is out of
             its range.
 
-    >>> build_attack("inverting-gradients:preset=precode-paper,restarts=2").iterations
-    7000
+    >>> build_attack("inverting-gradients:preset=precode-paper,restarts=2").restarts
+    Restarts(count=2, halving=0)
     """
     parsed = parse_spec(spec)
     if parsed.name not in ATTACKS:

@@ -13,6 +13,7 @@ from attacker.attacks.chain_inversion import Estimate, any_entrance
 from attacker.attacks.contest import EXACT_BELOW
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.hybrid import check_positive
+from attacker.attacks.parts import Adam
 from attacker.attacks.refined import Candidate, run_from_estimates, valid_start
 from attacker.engine.distance import total_variation
 from attacker.engine.gauss_newton import refine
@@ -123,7 +124,8 @@ class ThenRefine(Attack):
         generators: Sequence[Generator],
     ) -> Candidate:
         labels = [found if known is None else known for known, found in zip(granted, estimate.labels, strict=True)]
-        results = GradientMatching(iterations=self.iterations)(victim, own, generator=generators, labels=labels)
+        search = GradientMatching(optimiser=Adam(iterations=self.iterations))
+        results = search(victim, own, generator=generators, labels=labels)
         shape = victim.inputs.shape
         images = [torch.zeros(1, *shape) if one.inputs is None else one.inputs for one in results]
         inputs = torch.cat([image.to(estimate.inputs) for image in images])

@@ -14,6 +14,7 @@ import torch
 
 from attacker.attacks.attack import Attack
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.parts import Adam
 from attacker.attacks.portfolio import Portfolio
 from attacker.attacks.registry import build_attack
 from attacker.audit.chunk import chunk_size
@@ -81,7 +82,7 @@ def searches_for(spec: str) -> int | None:
     (9, None)
     """
     settings = _matching(spec)
-    return None if settings is None else settings.iterations
+    return None if settings is None else settings.optimiser.iterations
 
 
 def cost(spec: str) -> float:
@@ -117,7 +118,7 @@ def measure_unit(federation: Federation, settings: AuditSettings, seconds: float
     """
     subject = federation.subject
     entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
-    probe = GradientMatching(iterations=_WATCHED)
+    probe = GradientMatching(optimiser=Adam(iterations=_WATCHED))
     with within(seconds) as deadline:
         try:
             seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]

@@ -3,7 +3,7 @@
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
 from attacker.engine.choose import gradient_products, weights_pay
 from attacker.engine.dense import DenseProducts
-from attacker.engine.descent import Companions, Descent
+from attacker.engine.descent import Companions, Descent, SoftSign
 from attacker.engine.distance import (
     DISTANCES,
     ELEMENTWISE,
@@ -38,7 +38,7 @@ from attacker.engine.observed import (
 from attacker.engine.priors import GroupConsistency, ImageNorm, Prior, TotalVariation
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.schedule import Schedule
-from attacker.engine.starts import first_candidates
+from attacker.engine.starts import Grey, Normal, Patterned, Start, Uniform, start_named
 from attacker.engine.surrogate import SurrogateProducts, surrogate_products
 from attacker.engine.trace import LayerRun, Trace, trace
 
@@ -58,6 +58,7 @@ __all__ = [
     "FactoredProducts",
     "GradientObjective",
     "GradientProducts",
+    "Grey",
     "GroupConsistency",
     "ImageNorm",
     "LayerRun",
@@ -65,25 +66,30 @@ __all__ = [
     "LocalTrainingProducts",
     "LoopProducts",
     "Matched",
+    "Normal",
     "Objective",
+    "Patterned",
     "Prior",
     "Products",
     "Replay",
     "Schedule",
+    "SoftSign",
+    "Start",
     "TotalVariation",
     "SurrogateProducts",
     "Trace",
+    "Uniform",
     "absolute_distance",
     "cosine_distance",
     "elementwise_differences",
     "elementwise_products",
-    "first_candidates",
     "gradient_products",
     "group_observations",
     "local_training_products",
     "observed_gradient",
     "same_weights",
     "squared_distance",
+    "start_named",
     "steps_behind",
     "surrogate_products",
     "total_variation",

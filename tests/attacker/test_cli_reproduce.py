@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.attacks import GradientMatching, build_attack
+from attacker.attacks.search_options import options_of
 from attacker.cli import app
 from attacker.reproduce import scales
 from attacker.reproduce.candidates import candidates
@@ -107,8 +108,8 @@ def test_patient_attackers_have_more_of_everything():
         patient = [build_attack(spec) for spec in patient_attacks_on(defence, TINY)]
         assert {one.name for one in patient} <= usual
         for one in patient:
-            settings = one if isinstance(one, GradientMatching) else one.matching
-            assert (settings.iterations, settings.restarts, settings.total_variation) == (16, 4, 0.01)
+            settings = options_of(one if isinstance(one, GradientMatching) else one.matching)
+            assert (settings["iterations"], settings["restarts"], settings["total_variation"]) == (16, 4, 0.01)
     names = {spec.partition(":")[0] for spec in patient_attacks_on("prune:share=0.9", TINY)}
     assert names == {"inverting-gradients", "defence-matched"}
 

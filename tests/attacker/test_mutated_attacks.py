@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.parts import Adam
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
 from attacker.audit.finish import finish_record
 from attacker.audit.run import audit_tapes
@@ -28,8 +29,8 @@ PLAIN, ADAPTIVE = f"inverting-gradients:{BUDGET}", f"ignore:{BUDGET}"
 VICTIMS = 64
 
 
-class Unchecked(GradientMatching):
-    """Gradient matching whose settings may make no sense."""
+class Unchecked(Adam):
+    """Adam whose settings may make no sense."""
 
     def __post_init__(self) -> None:
         pass
@@ -55,13 +56,14 @@ class Weakened(Attack):
         alone = isinstance(self.healthy, GradientMatching)
         matching = self.healthy if alone else self.healthy.matching
         if self.defect == "zero-steps":
-            matching = replace(matching, iterations=1, learning_rate=1e-9)
+            matching = matching.with_options(iterations=1, learning_rate=1e-9)
         elif self.defect == "wrong-sign":
-            matching = Unchecked(**{**vars(matching), "learning_rate": -matching.learning_rate})
+            adam = vars(matching.optimiser)
+            matching = replace(matching, optimiser=Unchecked(**{**adam, "learning_rate": -adam["learning_rate"]}))
         elif self.defect == "tiny-learning-rate":
-            matching = replace(matching, learning_rate=1e-6)
+            matching = matching.with_options(learning_rate=1e-6)
         elif self.defect == "no-restarts":
-            matching = replace(matching, restarts=1)
+            matching = matching.with_options(restarts=1)
         else:
             labels = [None if one is None else (one + 1) % victim.inputs.classes for one in labels]
         broken = matching if alone else replace(self.healthy, matching=matching)
