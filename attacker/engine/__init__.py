@@ -2,6 +2,7 @@
 
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
 from attacker.engine.choose import gradient_products, weights_pay
+from attacker.engine.convolutions import ConvolutionKind
 from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Companions, Descent
 from attacker.engine.distance import (
@@ -17,6 +18,8 @@ from attacker.engine.draws import Draws
 from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.features import FeatureTarget
+from attacker.engine.layer_kinds import LayerKind, LayerProducts, LayerShare, ObservedLayer, register_layer
+from attacker.engine.layers import LinearKind
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
     LocalTraining,
@@ -26,6 +29,7 @@ from attacker.engine.local_training import (
 )
 from attacker.engine.loop import LoopProducts
 from attacker.engine.matched import Matched
+from attacker.engine.norms import NormKind
 from attacker.engine.objective import BottleneckNoise, GradientObjective, Objective
 from attacker.engine.observed import (
     group_observations,
@@ -49,6 +53,7 @@ __all__ = [
     "BatchStatistics",
     "BottleneckNoise",
     "Companions",
+    "ConvolutionKind",
     "FeatureTarget",
     "SCALED",
     "DenseProducts",
@@ -60,12 +65,18 @@ __all__ = [
     "GradientProducts",
     "GroupConsistency",
     "ImageNorm",
+    "LayerKind",
+    "LayerProducts",
     "LayerRun",
+    "LayerShare",
+    "LinearKind",
     "LocalTraining",
     "LocalTrainingProducts",
     "LoopProducts",
     "Matched",
+    "NormKind",
     "Objective",
+    "ObservedLayer",
     "Prior",
     "Products",
     "Replay",
@@ -82,6 +93,7 @@ __all__ = [
     "group_observations",
     "local_training_products",
     "observed_gradient",
+    "register_layer",
     "same_weights",
     "squared_distance",
     "steps_behind",

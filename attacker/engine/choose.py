@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from attacker.engine.dense import DenseProducts
 from attacker.engine.factored import FactoredProducts, why_not_factored
+from attacker.engine.layer_kinds import kind_of
 from attacker.engine.loop import LoopProducts
 from attacker.engine.probe import Builder, Reference, gradient_reference
 from attacker.engine.products import GradientProducts, Replay, by_victim
@@ -93,9 +94,10 @@ def _structure(model: nn.Module) -> Hashable:
     """Layers with their settings, flags and modes; weights do not decide which products are right."""
     plain = (bool, int, float, str, tuple, type(None))
     return tuple(
-        (name, type(module), *((key, repr(value)) for key, value in vars(module).items() if isinstance(value, plain)))
+        (name, type(module), kind_of(module), *((key, repr(one)) for key, one in vars(module).items()
+                                                if isinstance(one, plain)))
         for name, module in model.named_modules()
-    )
+    )  # fmt: skip
 
 
 def _fastest(
