@@ -1,9 +1,7 @@
 """Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
 
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
-from attacker.engine.choose import gradient_products, weights_pay
 from attacker.engine.convolutions import ConvolutionKind
-from attacker.engine.dense import DenseProducts
 from attacker.engine.descent import Companions, Descent
 from attacker.engine.distance import (
     DISTANCES,
@@ -15,7 +13,7 @@ from attacker.engine.distance import (
     total_variation,
 )
 from attacker.engine.draws import Draws
-from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
+from attacker.engine.elementwise import elementwise_differences
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.features import FeatureTarget
 from attacker.engine.layer_kinds import LayerKind, LayerProducts, LayerShare, ObservedLayer, register_layer
@@ -38,6 +36,13 @@ from attacker.engine.observed import (
     steps_behind,
     why_not_one_step,
     why_scale_unknown,
+)
+from attacker.engine.one_step import (
+    DenseProducts,
+    ElementwiseProducts,
+    elementwise_products,
+    gradient_products,
+    weights_pay,
 )
 from attacker.engine.priors import GroupConsistency, ImageNorm, Prior, TotalVariation
 from attacker.engine.products import GradientProducts, Products, Replay

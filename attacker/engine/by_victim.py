@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,19 @@ LayerWeights = Mapping[str, Tensor | None]
 """Parameters and buffers of one layer by name, (victims, ...), or (1, ...) when the victims share them."""
 
 
-class VictimLayers:
+class ExchangedLayers(ABC):
+    """Layers whose forward pass is exchanged while candidates pass the model."""
+
+    @abstractmethod
+    def installed(self, candidates: Tensor) -> AbstractContextManager[None]:
+        """Let the layers run inside the block as these candidates (victims, restarts, ...) need it."""
+
+    @abstractmethod
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
+        """The same for some of the candidates; see `GradientProducts.keep`."""
+
+
+class VictimLayers(ExchangedLayers):
     """Exchanges the forward pass of layers for one that gives each victim its own weights.
 
     The flat batch of `attacker.engine.factored.FactoredProducts` holds the victims one after another, so that a Linear
@@ -34,8 +48,9 @@ class VictimLayers:
         self._weights = dict(weights)
         self._together = together
 
-    def keep(self, victims: Sequence[int]) -> VictimLayers:
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
         """The layers with the weights of some of the victims, in the given order."""
+        del restarts
         kept = copy(self)
         kept._weights = {layer: _of_some(own, list(victims)) for layer, own in self._weights.items()}
         return kept
@@ -57,11 +72,14 @@ class VictimLayers:
         layout = torch.channels_last if large else torch.contiguous_format
         return cls(_exchanged(seen, replays, layout, every=every), together=not large)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self, candidates: Tensor) -> AbstractContextManager[None]:
+        """Every candidate of a victim has its weights."""
+        del candidates
+        return self.exchanged()
+
+    def exchanged(self) -> AbstractContextManager[None]:
         """Let the layers run with the victims' weights inside the block; layers exchanged before stay as they are."""
-        with shadowed({layer: self._forward(layer, own) for layer, own in self._weights.items()}):
-            yield
+        return shadowed({layer: self._forward(layer, own) for layer, own in self._weights.items()})
 
     def _forward(self, layer: nn.Module, own: LayerWeights) -> Forward:
         kind = kind_of(layer)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.engine.batch_norm import batches_of
-from attacker.engine.by_victim import VictimLayers, join, victims_buffers
+from attacker.engine.by_victim import ExchangedLayers, VictimLayers, join, victims_buffers
 from attacker.engine.convolutions import one_by_one
 from attacker.engine.factors import vector_products
 from attacker.engine.layer_kinds import LayerProducts, ObservedLayer, kind_of, plain_kind
@@ -71,6 +71,15 @@ def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | N
     return next((reason for reason in reasons if reason), None)
 
 
+def serves_one_by_one(seen: Trace, batch_size: int) -> bool:
+    """Whether a layer is so large that candidates are better served one by one, with channels last."""
+    return any(
+        kind.is_large(run.module, run.inputs, batch_size)
+        for run in seen.layers
+        if (kind := plain_kind(run.module)) and run.inputs is not None
+    )
+
+
 class FactoredProducts(GradientProducts):
     """Products by layer from layer inputs and output gradients (also known as ghost products).
 
@@ -83,9 +92,10 @@ class FactoredProducts(GradientProducts):
         batch_size: Images of one candidate.
         matched: Names of the parameters that count in the products; None for all.
         kept: Whether only elements count in which the observed gradient is not zero; see `elementwise_differences`.
+        layers: How layers run for the candidates; None for the weights of the replay.
 
     Attributes:
-        large: Whether convolutions are large, so that candidates are served one by one.
+        layers: How layers run for the candidates.
     """
 
     def __init__(
@@ -97,19 +107,16 @@ class FactoredProducts(GradientProducts):
         batch_size: int,
         matched: Collection[str] | None = None,
         kept: bool = False,
+        layers: ExchangedLayers | None = None,
     ) -> None:
         self._kept = kept
         replays = by_victim(replay, len(targets))
         names = matched_names(targets[0], matched)
         self._target_square = squared_norms(targets, names)
         self._modules = {run.name: run.module for run in seen.layers}
-        large = any(
-            kind.is_large(run.module, run.inputs, batch_size)
-            for run in seen.layers
-            if (kind := plain_kind(run.module)) and run.inputs is not None
-        )
-        self.large = large
-        self._victim_layers = VictimLayers.of(seen, replays, large=large)
+        large = serves_one_by_one(seen, batch_size)
+        self._large = large
+        self.layers = layers or VictimLayers.of(seen, replays, large=large)
         self._replay = replace(replays[0], parameters={k: v.detach() for k, v in replays[0].parameters.items()})
         self._products: dict[str, LayerProducts] = {}
         for run in seen.layers:
@@ -138,13 +145,13 @@ class FactoredProducts(GradientProducts):
         """Products for every candidate; see `GradientProducts.__call__`."""
         victims, restarts, batch = candidates.shape[:3]
         differentiable = torch.is_grad_enabled() and candidates.requires_grad
-        alone = one_by_one(self.large, victims * restarts)
+        alone = one_by_one(self._large, victims * restarts)
         layout = torch.channels_last if alone else torch.contiguous_format
         flat = candidates.flatten(0, 2).contiguous(memory_format=layout)
         with (
+            self.layers.installed(candidates),
             torch.enable_grad(),
             batches_of(self._replay.victim.model, batch),
-            self._victim_layers.installed(),
             self._reshaped(),
             self._record() as passes,
         ):
@@ -179,11 +186,10 @@ class FactoredProducts(GradientProducts):
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
         """Products for some of the victims; see `GradientProducts.keep`."""
-        del restarts
         kept, chosen = copy(self), list(victims)
         kept._target_square = self._target_square[chosen]
         kept._products = {name: products.keep(chosen) for name, products in self._products.items()}
-        kept._victim_layers = self._victim_layers.keep(chosen)
+        kept.layers = self.layers.keep(chosen, restarts)
         return kept
 
     @contextmanager
