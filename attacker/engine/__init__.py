@@ -1,8 +1,7 @@
 """Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
 
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
-from attacker.engine.choose import gradient_products, weights_pay
-from attacker.engine.dense import DenseProducts
+from attacker.engine.convolutions import ConvolutionKind
 from attacker.engine.descent import Companions, Descent, SoftSign
 from attacker.engine.distance import (
     DISTANCES,
@@ -14,9 +13,11 @@ from attacker.engine.distance import (
     total_variation,
 )
 from attacker.engine.draws import Draws
-from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
+from attacker.engine.elementwise import elementwise_differences
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.features import FeatureTarget
+from attacker.engine.layer_kinds import LayerKind, LayerProducts, LayerShare, ObservedLayer, register_layer
+from attacker.engine.layers import LinearKind
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
     LocalTraining,
@@ -26,6 +27,7 @@ from attacker.engine.local_training import (
 )
 from attacker.engine.loop import LoopProducts
 from attacker.engine.matched import Matched
+from attacker.engine.norms import NormKind
 from attacker.engine.objective import BottleneckNoise, GradientObjective, Objective
 from attacker.engine.observed import (
     group_observations,
@@ -34,6 +36,13 @@ from attacker.engine.observed import (
     steps_behind,
     why_not_one_step,
     why_scale_unknown,
+)
+from attacker.engine.one_step import (
+    DenseProducts,
+    ElementwiseProducts,
+    elementwise_products,
+    gradient_products,
+    weights_pay,
 )
 from attacker.engine.priors import GroupConsistency, ImageNorm, Prior, TotalVariation
 from attacker.engine.products import GradientProducts, Products, Replay
@@ -49,6 +58,7 @@ __all__ = [
     "BatchStatistics",
     "BottleneckNoise",
     "Companions",
+    "ConvolutionKind",
     "FeatureTarget",
     "SCALED",
     "DenseProducts",
@@ -61,13 +71,19 @@ __all__ = [
     "Grey",
     "GroupConsistency",
     "ImageNorm",
+    "LayerKind",
+    "LayerProducts",
     "LayerRun",
+    "LayerShare",
+    "LinearKind",
     "LocalTraining",
     "LocalTrainingProducts",
     "LoopProducts",
     "Matched",
+    "NormKind",
     "Normal",
     "Objective",
+    "ObservedLayer",
     "Patterned",
     "Prior",
     "Products",
@@ -87,6 +103,7 @@ __all__ = [
     "group_observations",
     "local_training_products",
     "observed_gradient",
+    "register_layer",
     "same_weights",
     "squared_distance",
     "start_named",
