@@ -21,6 +21,7 @@ from attacker.cli_options import (
     Images,
     Know,
     LabelsOption,
+    Loss,
     Mean,
     Model,
     NoControl,
@@ -100,6 +101,7 @@ def audit(
     truth: Truth = None,
     no_truth: NoTruth = False,
     model: Model = None,
+    loss: Loss = None,
     defence: Defence = None,
     images: Images = None,
     classes: Classes = None,
@@ -140,7 +142,7 @@ def audit(
             )  # fmt: skip
             use_threads(threads)
             find_own_models()
-            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs)
+            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs, loss)
             record = _audited(sources, settings, out, workers, ray_address, ticker, began)
             ticker.do("writing the page")
             page = write_page(record, out)

@@ -85,6 +85,13 @@ NoControl = Annotated[bool, typer.Option("--no-control", help="Leave out the con
 Model = Annotated[
     str | None, typer.Option(help="Model, where the tape does not say: package.module:factory.", show_default=False)
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="What the clients minimise, where the tape does not say: package.module:function of (scores, labels).",
+        show_default=False,
+    ),
+]
 Defence = Annotated[
     str | None, typer.Option(help="Defence in the model, where the tape does not say.", show_default=False)
 ]
@@ -237,12 +244,15 @@ def tape_sources(
     model: str | None,
     defence: str | None,
     inputs: InputSpec | None,
+    loss: str | None,
 ) -> list[TapeSource]:
     """The tapes of a command, each with what its options say."""
     from attacker.audit.subject import TapeSource
 
     return [
-        TapeSource(tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs)
+        TapeSource(
+            tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs, loss=loss
+        )
         for tape in tapes
     ]
 

@@ -19,6 +19,7 @@ from attacker.cli_options import (
     Images,
     Know,
     LabelsOption,
+    Loss,
     Mean,
     Model,
     NoControl,
@@ -69,6 +70,7 @@ def plan(
     truth: Truth = None,
     no_truth: NoTruth = False,
     model: Model = None,
+    loss: Loss = None,
     defence: Defence = None,
     images: Images = None,
     classes: Classes = None,
@@ -98,7 +100,7 @@ def plan(
                 leakage=True,  # as the command audit has it, whose budget they share
             )  # fmt: skip
             find_own_models()
-            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs)
+            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs, loss)
             federations, planned = _planned(sources, settings, ticker, began)
     except ValueError as error:
         if ended := end_of_nothing(error):

@@ -152,6 +152,8 @@ class GradientMatching(Attack):
         """Why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
+        if self.labels == "joint" and (other := victim.why_not_cross_entropy("a search for labels with the images")):
+            return other
         if self.batch_norm:
             reason = why_no_batch_statistics(victim.model, observation.buffers)
             if reason is not None:

@@ -77,8 +77,9 @@ def gradient_products(
 
     model = replays[0].victim.model
     key = (
-        _structure(model), type(replays[0].victim), batch_size, None if matched is None else frozenset(matched),
-        any(one is not replays[0] for one in replays), *((one.dtype, one.device) for one in targets[0].values()),
+        _structure(model), type(replays[0].victim), replays[0].victim.criterion, batch_size,
+        None if matched is None else frozenset(matched), any(one is not replays[0] for one in replays),
+        *((one.dtype, one.device) for one in targets[0].values()),
     )  # fmt: skip
     chosen = _CHOSEN.setdefault(model, {})
     if key not in chosen:
