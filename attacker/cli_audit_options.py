@@ -23,6 +23,7 @@ from attacker.cli_options import (
     Images,
     Know,
     LabelsOption,
+    Loss,
     Mean,
     Model,
     NoControl,
@@ -68,6 +69,7 @@ class AuditOptions:
     truth: Truth = None
     no_truth: NoTruth = False
     model: Model = None
+    loss: Loss = None
     defence: Defence = None
     images: Images = None
     classes: Classes = None
@@ -86,7 +88,7 @@ class AuditOptions:
         return [
             TapeSource(
                 tape=tape, evaluation=self.evaluation, truth=truth, model=self.model, defence=self.defence,
-                inputs=inputs,
+                inputs=inputs, loss=self.loss,
             )
             for tape in tapes
         ]  # fmt: skip

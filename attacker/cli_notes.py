@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from attacker.cli_options import Classes, Defence, Images, Mean, Model, Std, find_own_models, parse_inputs
+from attacker.cli_options import Classes, Defence, Images, Loss, Mean, Model, Std, find_own_models, parse_inputs
 from attacker.cli_reasons import (
     NOTHING_ATTACKED,
     assumption_lines,
@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
 def notes(
     tape: Annotated[Path, typer.Argument(help="Folder that the Interceptor wrote.", show_default=False)],
     model: Model = None,
+    loss: Loss = None,
     defence: Defence = None,
     images: Images = None,
     classes: Classes = None,
@@ -65,7 +66,7 @@ def notes(
     from attacker.audit.nothing import NothingToAttack
     from attacker.audit.subject import TapeSource
 
-    source = TapeSource(tape=tape, truth=False, model=model, defence=defence, inputs=inputs)
+    source = TapeSource(tape=tape, truth=False, model=model, defence=defence, inputs=inputs, loss=loss)
     try:
         runs = _show(source)
     except NothingToAttack as error:

@@ -81,6 +81,13 @@ NoControl = Annotated[bool, typer.Option("--no-control", help="Leave out the con
 Model = Annotated[
     str | None, typer.Option(help="Model, where the tape does not say: package.module:factory.", show_default=False)
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="What the clients minimise, where the tape does not say: package.module:function of (scores, labels).",
+        show_default=False,
+    ),
+]
 Defence = Annotated[
     str | None, typer.Option(help="Defence in the model, where the tape does not say.", show_default=False)
 ]

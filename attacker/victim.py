@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacker.model_copy import check_runs_alone, own_copy
 from fl_precode.assumption import Assumption
 from fl_precode.bottleneck import track_kl
+from fl_precode.loss import Criterion, Loss, checked_loss
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.models.outputs import class_scores, describe_output, is_plain, output_tensors
 from fl_precode.sampling import sample_noise
@@ -51,33 +53,47 @@ class Victim:
 
     Attributes:
         model: The architecture, defence included. Its own weights are irrelevant: each observation brings the weights.
-            Kept in evaluation mode.
+            A deep copy of the model that is given, which stays as it is; kept in evaluation mode.
         inputs: Shape, normalisation and number of classes of the images.
         name: Model spec as it stands in the tape, for records (``lenet``).
+        loss: What the clients minimise, of (scores, labels), a scalar; None for cross-entropy, or the binary one of one
+            logit. The penalty of bottlenecks comes on top.
         form: What the model returns, found out by two random images unless given. `dataclasses.replace` hands it on: a
-            model that is adapted to an attack returns what it did before.
+            model that is adapted to an attack returns what it did before, and is not copied again.
+        criterion: The loss where it is not cross-entropy, as it is replayed; found out likewise.
+
+    Raises:
+        ModelCopyError: If the model cannot be copied.
+        LossError: If the loss is none that can be replayed.
     """
 
     model: nn.Module
     inputs: InputSpec
     name: str = "model"
+    loss: Loss | None = None
     form: OutputForm = field(default=_NOT_LOOKED_AT, repr=False, compare=False)
+    criterion: Criterion | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.model.eval()
         # At once: later it may be asked for inside of a transformation, or under hooks that count what runs.
         if self.form is _NOT_LOOKED_AT:
-            object.__setattr__(self, "form", self._looked_at())
+            given = self.model
+            object.__setattr__(self, "model", own_copy(given).eval())
+            object.__setattr__(self, "form", self._looked_at(given))
+            object.__setattr__(self, "criterion", self._checked_loss())
+        self.model.eval()
 
-    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def training_loss(self, inputs: Tensor, labels: Tensor, batch_size: int | None = None) -> Tensor:
         """The clients' training loss, a mean over the batch, plus the penalty of every bottleneck in the model.
 
-        Cross-entropy; for one logit of a binary task, binary cross-entropy of its sigmoid (which the model may take
-        itself). Where class scores stand in what the model returns: `fl_precode.models.outputs.class_scores`.
+        `loss`, or cross-entropy; for one logit of a binary task, binary cross-entropy of its sigmoid (which the model
+        may take itself). Where class scores stand in what the model returns: `fl_precode.models.outputs.class_scores`.
 
         Args:
             inputs: (batch, channels, height, width), normalised.
-            labels: (batch,) class indices, or (batch, classes) probabilities.
+            labels: (batch,) class indices, or numbers of sets of classes where the loss takes these (`Criterion.rows`);
+                under cross-entropy also (batch, classes) probabilities.
+            batch_size: Images of one batch where several stand one behind the other; the mean of their losses is given.
 
         Returns:
             Scalar, in nats.
@@ -90,11 +106,45 @@ class Victim:
         scores = class_scores(output, self.inputs.classes)
         if scores is None:
             raise NoLossError(_no_scores(output, self.inputs))
+        if self.criterion is not None:
+            return self.criterion.of_batches(scores, labels, batch_size) + kl.penalty(scores)
+        return self._cross_entropy(scores, labels) + kl.penalty(scores)
+
+    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         if scores.shape[1] == self.inputs.classes:
-            return F.cross_entropy(scores, labels) + kl.penalty(scores)
+            return F.cross_entropy(scores, labels)
         target = (labels if labels.dim() == 1 else labels[:, 1]).to(scores.dtype)
         binary = F.binary_cross_entropy if self.form.is_probability else F.binary_cross_entropy_with_logits
-        return binary(scores[:, 0], target) + kl.penalty(scores)
+        return binary(scores[:, 0], target)
+
+    def _checked_loss(self) -> Criterion | None:
+        """The loss as it is replayed; None where it is cross-entropy, by whatever name."""
+        if self.loss is None or self.form.why_no_loss is not None:
+            return None
+        columns = 1 if self.form.one_logit else self.inputs.classes
+        return checked_loss(self.loss, self._cross_entropy, columns=columns, probabilities=self.form.is_probability)
+
+    def why_not_cross_entropy(self, what: str) -> str | None:
+        """Why something that holds under cross-entropy alone does not hold here, or None where it does.
+
+        Args:
+            what: What needs it, as a sentence begins: ``label recovery``.
+        """
+        if self.criterion is None:
+            return None
+        return f"{what} needs cross-entropy, and the clients minimise {self.criterion.name!r}"
+
+    @property
+    def minimises_cross_entropy(self) -> bool:
+        """Whether what holds under cross-entropy holds here."""
+        return self.why_no_loss is None and self.criterion is None
+
+    @property
+    def label_numbers(self) -> int:
+        """How many labels there are, counted from 0: as many as classes, more where an image may have several."""
+        classes = self.inputs.classes
+        several = self.criterion is not None and self.criterion.rows and self.criterion.columns > 1
+        return classes + 2**classes if several else classes
 
     def outcome(self, inputs: Tensor) -> Tensor:
         """A scalar that depends on everything that the model returns, for questions in which the loss is of no matter.
@@ -116,8 +166,8 @@ class Victim:
         """Why the clients' loss cannot be replayed, as attacks that search must, or None when it can."""
         return self.form.why_no_loss
 
-    def _looked_at(self) -> OutputForm:
-        """What the model returns for two random images; as if it were class scores where it cannot be run."""
+    def _looked_at(self, given: nn.Module) -> OutputForm:
+        """What the copy of a model returns for two random images; as if it were class scores where it cannot be run."""
         like = next((one for one in self.model.parameters() if one.is_floating_point()), torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like)
@@ -127,6 +177,7 @@ class Victim:
                 output: object = self.model(probe)
         except Exception:  # a foreign model may raise anything; whoever runs it says what
             return OutputForm()
+        check_runs_alone(self.model, given, output_tensors(output))
         scores = class_scores(output, self.inputs.classes)
         if scores is None:
             return OutputForm(why_no_loss=_no_scores(output, self.inputs))
@@ -151,7 +202,9 @@ def assumptions_of(victim: Victim) -> tuple[Assumption, ...]:
 
 def _assumed(victim: Victim) -> Iterator[Assumption]:
     form = victim.form
-    if form.one_logit:
+    if victim.loss is not None:
+        pass  # it was said
+    elif form.one_logit:
         end = "a probability (its sigmoid is in the model)" if form.is_probability else "one logit"
         yield Assumption(
             code="loss-assumed-bce",

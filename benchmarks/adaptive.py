@@ -46,7 +46,7 @@ def observe(victim: Victim, x: Tensor, y: Tensor, node: str, defence: str) -> Ob
     parameters = dict(victim.model.named_parameters())
     victim.model.train()
     with seeded(int(node)), sample_noise(generator=torch.Generator().manual_seed(int(node))):
-        loss = victim.loss(x, y)
+        loss = victim.training_loss(x, y)
     found = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
     chain = gradient_defence(defence)
     if chain is not None:

@@ -39,7 +39,7 @@ def gradients(victim: Victim, x: Tensor, y: Tensor, noise: list[Tensor], *, grap
     """By name; at the noise given, one tensor for each bottleneck."""
     parameters = dict(victim.model.named_parameters())
     with sample_noise(values=noise):
-        loss = victim.loss(x, y)
+        loss = victim.training_loss(x, y)
     found = torch.autograd.grad(loss, list(parameters.values()), create_graph=graph)
     return dict(zip(parameters, found, strict=True))
 

@@ -75,7 +75,7 @@ def train(victim: Victim, x: Tensor, y: Tensor, *, steps: int, generator: torch.
     for _ in range(steps):
         chosen = torch.randint(len(x), (TRAINING_BATCH,), generator=generator)
         optimiser.zero_grad()
-        victim.loss(x[chosen], y[chosen]).backward()
+        victim.training_loss(x[chosen], y[chosen]).backward()
         optimiser.step()
     with torch.no_grad():
         right = [
@@ -99,7 +99,7 @@ def draw(y: Tensor, batch: int, kind: str, classes: int, generator: torch.Genera
 def observe(victim: Victim, x: Tensor, y: Tensor) -> Observation:
     """What the server sees of one FedSGD client with this batch."""
     parameters = dict(victim.model.named_parameters())
-    gradients = torch.autograd.grad(victim.loss(x, y), list(parameters.values()))
+    gradients = torch.autograd.grad(victim.training_loss(x, y), list(parameters.values()))
     return Observation(
         parameters={name: value.detach() for name, value in parameters.items()},
         buffers={},
@@ -120,7 +120,7 @@ def observe_local_training(victim: Victim, x: Tensor, y: Tensor, *, steps: int, 
     optimiser = torch.optim.SGD(model.parameters(), lr=rate)
     for part in torch.arange(len(x)).chunk(steps):
         optimiser.zero_grad()
-        local.loss(x[part], y[part]).backward()
+        local.training_loss(x[part], y[part]).backward()
         optimiser.step()
     return Observation(
         parameters=sent,

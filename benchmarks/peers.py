@@ -88,7 +88,7 @@ class FromCheckout:
 def distance(problem: Problem, found: Tensor) -> float:
     """Cosine distance of the gradient at one image from the first observed one, measured alike for every contender."""
     named = dict(problem.victim.model.named_parameters())
-    loss = problem.victim.loss(found, problem.labels[:1])
+    loss = problem.victim.training_loss(found, problem.labels[:1])
     gradients = torch.autograd.grad(loss, list(named.values()))
     update = problem.observations[0].update
     one = torch.cat([value.flatten().double() for value in gradients])

@@ -33,7 +33,7 @@ def observe(victim: Victim, x: Tensor, y: Tensor, node: str) -> Observation:
     """The gradient that a client with the batch (x, y) would send."""
     parameters = dict(victim.model.named_parameters())
     with sample_noise(generator=torch.Generator().manual_seed(int(node))):
-        loss = victim.loss(x, y)
+        loss = victim.training_loss(x, y)
     found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return Observation(
         parameters={name: value.detach() for name, value in parameters.items()},

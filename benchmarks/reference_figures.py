@@ -67,7 +67,7 @@ def observe(victim: Victim, image: Tensor, label: Tensor, *, node: int) -> Obser
     """What the server sees of one FedSGD client with one image: (1, channels, height, width) and (1,)."""
     parameters = dict(victim.model.named_parameters())
     with sample_noise(generator=torch.Generator().manual_seed(1000 + node)):
-        loss = victim.loss(victim.inputs.normalise(image), label)
+        loss = victim.training_loss(victim.inputs.normalise(image), label)
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return Observation(
         parameters={name: value.detach() for name, value in parameters.items()},

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from fl_precode.import_path import is_import_path
 from fl_precode.observation import CROSS_ENTROPY
 
 _WORDS: Final[Mapping[str, str]] = MappingProxyType(
@@ -107,7 +108,7 @@ def announced_settings(settings: Mapping[str, Any]) -> Announced:
     >>> dict(announced_settings({"fit.lr": "0.1", "local_epochs": 1, "server-lr": 1.0}).fields)
     {'learning_rate': 0.1, 'local_epochs': 1}
     >>> announced_settings({"criterion": "CrossEntropyLoss", "label-smoothing": 0.1}).fields["loss"]
-    'label smoothing of 0.1'
+    'torch.nn:CrossEntropyLoss(label_smoothing=0.1)'
     """
     fields: dict[str, Any] = {}
     keys: dict[str, str] = {}
@@ -125,7 +126,7 @@ def announced_settings(settings: Mapping[str, Any]) -> Announced:
             fields[name], keys[name] = value, key
     for key, value in settings.items():
         if _parts(key)[-2:] == ["label", "smoothing"] and isinstance(value, int | float) and value > 0:
-            fields["loss"], keys["loss"] = f"label smoothing of {value:g}", key
+            fields["loss"], keys["loss"] = _smoothed(fields.get("loss"), value), key
     return Announced(fields, keys, refused)
 
 
@@ -188,12 +189,21 @@ def _loss(value: Any) -> str | None:
     """The name of a loss; None for its value, which clients report under the same word."""
     if not isinstance(value, str):
         return None
+    if is_import_path(value.strip()):
+        return value.strip()
     word = value.strip().rpartition(".")[2]
     try:
         float(word)
     except ValueError:
         return CROSS_ENTROPY if re.sub(r"[^a-z]", "", word.lower()) in _CROSS_ENTROPY else word
     return None
+
+
+def _smoothed(loss: str | None, share: float) -> str:
+    """The loss with smoothed labels: of cross-entropy a name that can be imported, of others words."""
+    if loss in (None, CROSS_ENTROPY):
+        return f"torch.nn:CrossEntropyLoss(label_smoothing={share:g})"
+    return f"{loss} with label smoothing of {share:g}"
 
 
 def _count(value: Any) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fl_precode.loss import Loss
 from fl_precode.objective import training_loss
 from fl_precode.perturb import Batch
 
@@ -20,8 +21,10 @@ def set_training(model: nn.Module, batch_norm: str) -> None:
                 module.eval()
 
 
-def batch_gradient(model: nn.Module, batch: Batch, *, batch_norm: str = "batch") -> tuple[dict[str, Tensor], float]:
-    """FedSGD: the gradient of one batch; ``batch_norm`` as in `set_training`.
+def batch_gradient(
+    model: nn.Module, batch: Batch, *, batch_norm: str = "batch", loss: Loss | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """FedSGD: the gradient of one batch; ``batch_norm`` as in `set_training`, ``loss`` as in `training_loss`.
 
     Returns:
         Parameter name to gradient, and the loss in nats. Gradients are zero where the parameter is frozen, or the loss
@@ -30,10 +33,10 @@ def batch_gradient(model: nn.Module, batch: Batch, *, batch_norm: str = "batch")
     set_training(model, batch_norm)
     named = dict(model.named_parameters())
     trained = {name: value for name, value in named.items() if value.requires_grad}
-    loss = training_loss(model, *batch)
-    gradients = dict(zip(trained, torch.autograd.grad(loss, list(trained.values()), allow_unused=True), strict=True))
+    value = training_loss(model, *batch, loss)
+    gradients = dict(zip(trained, torch.autograd.grad(value, list(trained.values()), allow_unused=True), strict=True))
     filled = {n: torch.zeros_like(p) if (g := gradients.get(n)) is None else g for n, p in named.items()}
-    return filled, float(loss.detach())
+    return filled, float(value.detach())
 
 
 def local_training(
@@ -46,10 +49,11 @@ def local_training(
     optimiser: str = "sgd",
     batch_norm: str = "batch",
     defend: Callable[[nn.Module, Batch], None] | None = None,
+    loss: Loss | None = None,
 ) -> float:
     """FedAvg: SGD over the batches, in place; plain, or with momentum and weight decay. Or ``adam``, without momentum.
 
-    ``defend`` changes each step's gradients before the optimiser sees them.
+    ``defend`` changes each step's gradients before the optimiser sees them; ``loss`` as in `training_loss`.
 
     Returns:
         Mean loss over the steps, in nats.
@@ -63,10 +67,10 @@ def local_training(
     total = 0.0
     for inputs, labels in batches:
         steps.zero_grad()
-        loss = training_loss(model, inputs, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = training_loss(model, inputs, labels, loss)
+        value.backward()  # type: ignore[no-untyped-call]
         if defend is not None:
             defend(model, (inputs, labels))
         steps.step()
-        total += float(loss.detach())
+        total += float(value.detach())
     return total / len(batches)

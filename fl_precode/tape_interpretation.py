@@ -142,14 +142,14 @@ class Interpretation:
             {name: sent[name] for name in floats},
             floats,
             classifier_bias=self.layout.classifier_bias,
-            rate=_announced(self.header.protocol, entry).learning_rate,
+            rate=announced_by(entry, self.header.protocol).learning_rate,
             images=examples_of({**entry.metrics, **entry.configs}, entry.weighted_by),
         )
 
     def _protocol(
         self, entry: TapeEntry, aligned: _Aligned, update: Tensors
     ) -> tuple[Protocol, int | None, tuple[Assumption, ...]]:
-        protocol = _announced(self.header.protocol, entry)
+        protocol = announced_by(entry, self.header.protocol)
         examples = examples_of({**entry.metrics, **entry.configs}, entry.weighted_by)
         if self.layout is None or entry.kind == "gradient":
             return protocol, _announced_images(entry, protocol, examples), ()
@@ -327,7 +327,7 @@ def _meaning_assumed(guess: Guess) -> tuple[Assumption, ...]:
     )
 
 
-def _announced(protocol: Protocol, entry: TapeEntry) -> Protocol:
+def announced_by(entry: TapeEntry, protocol: Protocol) -> Protocol:
     """The protocol with what the server's message and the reply say where the tape and its notes say nothing."""
     said: dict[str, Any] = {}
     for records in (entry.asked, entry.configs, entry.metrics):

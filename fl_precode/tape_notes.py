@@ -3,6 +3,7 @@
 The tape itself is never changed after it was written. What stands in ``TAPE.toml`` goes before the tape's header::
 
     model = "my_app.task:Net"       # package.module:factory, importable where the audit runs
+    loss = "my_app.task:loss"       # of (scores, labels), likewise; "cross-entropy"; nobody said where it is missing
     input = "3x32x32"               # channels x height x width
     classes = 10
     mean = [0.5, 0.5, 0.5]          # by channel, on the [0, 1] scale; 0 where only std is given
@@ -36,7 +37,7 @@ from fl_precode.private_file import write_private
 from fl_precode.tape_format import TapeHeader
 
 _PROTOCOL = {item.name.replace("_", "-"): item.name for item in fields(Protocol)}
-_TOP = {"model", "defence", "input", "classes", "mean", "std", "reply", "examples", "clients", "protocol"}
+_TOP = {"model", "loss", "defence", "input", "classes", "mean", "std", "reply", "examples", "clients", "protocol"}
 
 
 def notes_path(tape: Path) -> Path:
@@ -93,6 +94,7 @@ def write_notes(tape: Path, header: TapeHeader) -> bool:
     inputs = header.inputs
     known: dict[str, Any] = {
         "model": None if header.model == "unknown" else header.model,
+        "loss": header.protocol.loss,
         "input": None if inputs is None else "x".join(map(str, inputs.shape)),
         "classes": None if inputs is None else inputs.classes,
         "mean": None if inputs is None or not inputs.scale_known else list(inputs.mean),
@@ -101,6 +103,7 @@ def write_notes(tape: Path, header: TapeHeader) -> bool:
     }
     examples = {
         "model": "package.module:factory",
+        "loss": "package.module:function",
         "input": "3x32x32",
         "classes": 10,
         "mean": [0, 0, 0],
@@ -110,7 +113,8 @@ def write_notes(tape: Path, header: TapeHeader) -> bool:
     lines = ["# What an audit of the tape beside this file needs to know; take the # away where something is missing."]
     for key, value in known.items():
         lines.append(f"# {key} = {json.dumps(examples[key])}" if value is None else f"{key} = {json.dumps(value)}")
-    protocol = {key: value for key, value in asdict(header.protocol).items() if value is not None and key != "name"}
+    protocol = {key: value for key, value in asdict(header.protocol).items() if value is not None}
+    protocol = {key: value for key, value in protocol.items() if key not in ("name", "loss")}
     lines += ["", "[protocol]", *(f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in protocol.items())]
     write_private(path, ("\n".join(lines) + "\n").encode())
     return True
@@ -131,6 +135,8 @@ def with_notes(header: TapeHeader, tape: Path) -> TapeHeader:
         _refuse_unknown(notes, _TOP)
         _refuse_unknown(notes.get("protocol", {}), set(_PROTOCOL))
         announced = {_PROTOCOL[key]: value for key, value in notes.get("protocol", {}).items()}
+        if "loss" in notes:
+            announced.setdefault("loss", str(notes["loss"]))
         return replace(
             header,
             model=str(notes.get("model", header.model)),

@@ -25,7 +25,7 @@ def loop_gradient(
             self.model = victim.model
 
         def forward(self) -> Tensor:
-            return victim.loss(x, y)
+            return victim.training_loss(x, y)
 
     weights = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
     with sample_noise(values=list(noise)):

@@ -155,7 +155,7 @@ def _estimate(victim: Victim, place: Entrance, indices: Sequence[int], observati
             labels.append(torch.tensor([label], device=seen.device))
         else:
             entries.append(enter(weight, seen, precise(gradient[place.bias])))
-            known = victim.why_no_loss is None
+            known = victim.minimises_cross_entropy
             labels.append(idlg_label(classifier, gradient, classes=victim.inputs.classes) if known else None)
     leaked = _leaked(place, observations, gradients, entries)
     solved = invert_chain(place.steps, leaked)

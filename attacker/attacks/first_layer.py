@@ -91,12 +91,11 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
     layer = first_linear(seen)
     assert not isinstance(layer, str)
     gradient = observed_gradient(observation)
-    classes = victim.inputs.classes
     labels: Tensor | None = None
     if granted is not None:
-        labels = check_labels(granted, batch_size=1, classes=classes)
-    elif victim.why_no_loss is None:
-        labels = idlg_label(seen.last_linear(), gradient, classes=classes)
+        labels = check_labels(granted, batch_size=1, classes=victim.label_numbers)
+    elif victim.minimises_cross_entropy:
+        labels = idlg_label(seen.last_linear(), gradient, classes=victim.inputs.classes)
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     row = int(bias.abs().argmax())
     inputs = layer.images((weight[row] / bias[row])[None], victim).to(gradient[layer.weight].dtype)

@@ -90,6 +90,10 @@ class GradientMatching(Search, Attack):
         """Why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
+        if self.optimiser.joint_labels and (
+            other := victim.why_not_cross_entropy("a search for labels with the images")
+        ):
+            return other
         for prior in self.priors:
             if (reason := prior.refuses(victim, observation)) is not None:
                 return reason

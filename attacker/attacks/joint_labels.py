@@ -24,9 +24,9 @@ class SoftlyLabelled(Victim):
 
     _table: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def training_loss(self, inputs: Tensor, labels: Tensor, batch_size: int | None = None) -> Tensor:
         """The clients' training loss; ``labels`` are (batch,) rows of the table inside `probabilities`."""
-        return super().loss(inputs, self._table[-1][labels] if self._table else labels)
+        return super().training_loss(inputs, self._table[-1][labels] if self._table else labels, batch_size)
 
     @contextmanager
     def probabilities(self, table: Tensor) -> Iterator[None]:

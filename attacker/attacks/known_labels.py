@@ -38,7 +38,8 @@ def known_labels(
         (source,) = derived(generator, 1)
         size = observation.batch_size
         if labels is not None:
-            checked = labels if size is None else check_labels(labels, batch_size=size, classes=victim.inputs.classes)
+            numbers = victim.label_numbers
+            checked = labels if size is None else check_labels(labels, batch_size=size, classes=numbers)
             found.append((checked, "granted"))
         else:
             found.append(best_labels(victim, observation, generator=source))

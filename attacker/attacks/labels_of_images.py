@@ -47,25 +47,28 @@ def labels_of_images(
     Raises:
         ValueError: If granted labels do not fit the batch.
     """
-    count, classes = len(inputs), victim.inputs.classes
-    likeness = _likeness(victim, layer, observation, inputs, deltas)
-    known = None
+    count, known = len(inputs), None
     if granted is not None:
-        known = check_labels(granted, batch_size=observation.batch_size or count, classes=classes)
+        known = check_labels(granted, batch_size=observation.batch_size or count, classes=victim.label_numbers)
     elif seen.bottlenecks:
         sized = replace(observation, batch_size=observation.batch_size or count)
         known, _ = best_labels(victim, sized, generator=generator)
     if known is None:
-        return likeness.argmax(dim=1)
-    rows, columns = linear_sum_assignment(-likeness[:, known].cpu().numpy())
+        every = torch.arange(victim.inputs.classes, device=inputs.device)
+        return _likeness(victim, layer, observation, inputs, deltas, every).argmax(dim=1)
+    tried, places = torch.unique(known, return_inverse=True)
+    likeness = _likeness(victim, layer, observation, inputs, deltas, tried)
+    rows, columns = linear_sum_assignment(-likeness[:, places].cpu().numpy())
     assert list(rows) == list(range(count))
     return known[torch.as_tensor(columns).to(known.device)]
 
 
-def _likeness(victim: Victim, layer: FirstLinear, observation: Observation, inputs: Tensor, deltas: Tensor) -> Tensor:
-    """(images, classes): cosine of the observed gradient with that of each class."""
+def _likeness(
+    victim: Victim, layer: FirstLinear, observation: Observation, inputs: Tensor, deltas: Tensor, tried: Tensor
+) -> Tensor:
+    """(images, labels): cosine of the observed gradient with that of each label that is tried."""
     found = []
-    for label in range(victim.inputs.classes):
+    for label in tried.tolist():
         labels = torch.full((len(inputs),), label, device=inputs.device)
         _, gradient = gradient_at(victim, layer.module, observation, inputs, labels)
         found.append(torch.cosine_similarity(gradient.double().flatten(1), deltas, dim=1))

@@ -79,8 +79,7 @@ def labels_of(estimate: Estimate, place: int, granted: Tensor | None, *, classes
 
 
 def _result(victim: Victim, estimate: Estimate, place: int, granted: Tensor | None, like: Tensor) -> Reconstruction:
-    classes = victim.inputs.classes
-    labels = labels_of(estimate, place, granted, classes=classes)
+    labels = labels_of(estimate, place, granted, classes=victim.label_numbers)
     inputs = estimate.inputs[place : place + 1].to(like.dtype)
     if not bool(inputs.isfinite().all()):
         reason = f"the image is not finite; {estimate.words(place)}"

@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from attacker.engine.constants import copied
+from attacker.model_copy import copied
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 

@@ -70,7 +70,7 @@ def run_from_estimates(
             candidates = improve(estimate, own, [granted[index] for index in places], sources)
             seconds = estimate.seconds + (time.perf_counter() - began) / len(places)
             for place, index in enumerate(places):
-                labels = labels_of(estimate, place, granted[index], classes=victim.inputs.classes)
+                labels = labels_of(estimate, place, granted[index], classes=victim.label_numbers)
                 results[index] = _result(estimate, candidates, place, labels, own[place], seconds)
             if progress is not None:
                 progress(len(results) / len(observations), None)

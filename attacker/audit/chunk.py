@@ -27,6 +27,7 @@ from attacker.audit.placement import brought_back, placed
 from attacker.audit.subject import UPDATES, Subject, TapeSource, open_subject
 from attacker.engine.deadline import share_of_time, within
 from attacker.victim import Victim
+from fl_precode.loss import importable_name
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 from fl_precode.seeding import seeded
@@ -72,6 +73,7 @@ class Site:
         model: Model spec in place of the header's.
         defence: Defence spec in place of the header's.
         inputs: Input domain in place of the header's.
+        loss: Name of what the clients minimise in place of the header's.
     """
 
     tape: str
@@ -79,12 +81,14 @@ class Site:
     model: str | None = None
     defence: str | None = None
     inputs: InputSpec | None = None
+    loss: str | None = None
 
     @classmethod
     def of(cls, source: TapeSource, stamp: str) -> Site:
         """What an attacker may know of a source; the truth stays behind."""
         tape = str(source.tape.absolute())
-        return cls(tape=tape, stamp=stamp, model=source.model, defence=source.defence, inputs=source.inputs)
+        loss = None if source.loss is None else importable_name(source.loss)
+        return cls(tape=tape, stamp=stamp, model=source.model, defence=source.defence, inputs=source.inputs, loss=loss)
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Site:
@@ -95,7 +99,12 @@ class Site:
     def open(self) -> Subject:
         """The tape with its victim, without truth."""
         source = TapeSource(
-            tape=Path(self.tape), truth=False, model=self.model, defence=self.defence, inputs=self.inputs
+            tape=Path(self.tape),
+            truth=False,
+            model=self.model,
+            defence=self.defence,
+            inputs=self.inputs,
+            loss=self.loss,
         )
         return open_subject(source, checked=UPDATES)
 

@@ -24,6 +24,7 @@ from attacker.engine import steps_behind
 from attacker.engine.deadline import time_is_up
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
+from fl_precode.loss import Loss, described
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 from fl_precode.private_file import write_private
@@ -152,7 +153,7 @@ def write_control(
             defence="none",
             kind=training.kind,
             inputs=subject.victim.inputs,
-            protocol=replace(header.protocol, defence="none"),
+            protocol=replace(header.protocol, defence="none", loss=_loss_name(subject)),
             settings={**header.settings, "defence": "none"},
         ),
     )
@@ -174,7 +175,7 @@ def write_control(
         buffers = [name for name, _ in model.named_buffers() if name in {names.get(one) for one in seen.buffers}]
         if first:
             writer.write_round(entry.round, _arrays(model, buffers))
-        reply = _reply(model, subject.truth, entry, inputs, training)
+        reply = _reply(model, subject.truth, entry, inputs, training, subject.victim.criterion)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
         writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
@@ -183,6 +184,12 @@ def write_control(
     found = [] if trainer is None else trainer.rounds
     write_private(_beside(folder), json.dumps([one.model_dump() for one in found], indent=1).encode())
     return found
+
+
+def _loss_name(subject: Subject) -> str | None:
+    """By which the control's tape is replayed under the same loss."""
+    loss = subject.victim.loss
+    return subject.tape.header.protocol.loss if loss is None else described(loss)
 
 
 def control_training(folder: Path) -> list[ControlRound]:
@@ -207,7 +214,12 @@ def _trainer(subject: Subject, inputs: InputSpec, batch_norm: str, seconds: floa
         each = [one for one in found if one is not None]
         known = Truth(images=torch.cat([one.images for one in each]), labels=torch.cat([one.labels for one in each]))
     return ControlTraining(
-        defended=subject.victim.model, known=known, inputs=inputs, batch_norm=batch_norm, seconds=seconds
+        defended=subject.victim.model,
+        known=known,
+        inputs=inputs,
+        batch_norm=batch_norm,
+        loss=subject.victim.criterion,
+        seconds=seconds,
     )
 
 
@@ -215,7 +227,12 @@ def open_control(subject: Subject, folder: Path) -> Subject:
     """The control as a federation of its own, with the truth of the defended one."""
     return Subject(
         tape=Tape(folder, checked=UPDATES),
-        victim=Victim(model=deepcopy(subject.undefended), inputs=subject.victim.inputs, name=subject.victim.name),
+        victim=Victim(
+            model=subject.undefended,
+            inputs=subject.victim.inputs,
+            name=subject.victim.name,
+            loss=subject.victim.loss,
+        ),
         defence="none",
         undefended=subject.undefended,
         truth=None if subject.truth is None else SameClients(subject.truth, subject.tape.entries),
@@ -274,14 +291,20 @@ def _arrays(model: nn.Module, buffers: Sequence[str]) -> dict[str, Any]:
 
 
 def _reply(
-    model: nn.Module, truth: TruthSource, entry: TapeEntry, inputs: InputSpec, training: _Training
+    model: nn.Module,
+    truth: TruthSource,
+    entry: TapeEntry,
+    inputs: InputSpec,
+    training: _Training,
+    loss: Loss | None,
 ) -> dict[str, Tensor]:
     """What the client sends: its gradient, or its weights after local training. The model is left as it is."""
     work = deepcopy(model)
     if training.kind == "gradient":
         whole = truth.truth(entry)
         assert whole is not None
-        return batch_gradient(work, (inputs.normalise(whole.images), whole.labels), batch_norm=training.batch_norm)[0]
+        batch = inputs.normalise(whole.images), whole.labels
+        return batch_gradient(work, batch, batch_norm=training.batch_norm, loss=loss)[0]
     batches = [(inputs.normalise(step.images), step.labels) for step in truth.steps(entry)]
     local_training(
         work,
@@ -291,5 +314,6 @@ def _reply(
         weight_decay=training.weight_decay,
         optimiser=training.optimiser,
         batch_norm=training.batch_norm,
+        loss=loss,
     )
     return {name: value.detach() for name, value in work.named_parameters()}

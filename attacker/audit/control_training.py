@@ -21,6 +21,7 @@ from attacker.audit.record import ControlRound, finite
 from attacker.audit.truth import Truth
 from attacker.engine.deadline import time_is_up
 from fl_precode.local_training import set_training
+from fl_precode.loss import Loss
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 from fl_precode.seeding import seeded
@@ -54,6 +55,7 @@ class ControlTraining:
         known: True images and labels that the evaluation has; at most `MOST_IMAGES` are used.
         inputs: Domain of the images, with the clients' scale.
         batch_norm: What the clients normalise by.
+        loss: What they minimise, without the penalty of bottlenecks; None for cross-entropy.
         seconds: For all rounds. Where they end before the steps do, another machine may get other controls.
         rounds: What was done in each round, filled by `at`.
     """
@@ -62,6 +64,7 @@ class ControlTraining:
     known: Truth
     inputs: InputSpec
     batch_norm: str = "batch"
+    loss: Loss | None = None
     seconds: float = SECONDS
     rounds: list[ControlRound] = field(default_factory=list)
     _before: dict[str, Tensor] | None = None
@@ -139,18 +142,21 @@ class ControlTraining:
         set_training(model, self.batch_norm)
         few = torch.randperm(len(self._labels), generator=order)[:_BATCH].to(self._labels.device)
         optimiser.zero_grad()
-        torch.autograd.backward(F.cross_entropy(model(self._images[few]), self._labels[few]))
+        torch.autograd.backward((self.loss or F.cross_entropy)(model(self._images[few]), self._labels[few]))
         optimiser.step()
 
     @torch.no_grad()
     def _loss(self, model: nn.Module) -> float:
-        """Mean cross-entropy in nats as in training, on some of the images; the model is left as it is."""
+        """Mean loss in nats as in training, on some of the images; the model is left as it is."""
         trial, total = deepcopy(model), 0.0
         set_training(trial, self.batch_norm)
         with seeded(1):
             for few in torch.split(self._measured, _BATCH):
                 logits = trial(self._images[few])
-                total += float(F.cross_entropy(logits, self._labels[few], reduction="sum"))
+                if self.loss is None:
+                    total += float(F.cross_entropy(logits, self._labels[few], reduction="sum"))
+                else:
+                    total += float(self.loss(logits, self._labels[few])) * len(few)
         return total / len(self._measured)
 
 

@@ -17,7 +17,8 @@ from attacker.audit.noise_floor import noise_floors
 from attacker.audit.record import AssumptionEntry, TapeIdentity, UpdateFacts
 from attacker.engine import Replay, steps_behind
 from attacker.engine.batch_norm import batch_norms
-from attacker.engine.constants import copied, settled
+from attacker.engine.constants import settled
+from attacker.model_copy import copied
 from attacker.victim import Victim, assumptions_of
 from fl_precode.assumption import Assumption
 from fl_precode.observation import Observation
@@ -107,7 +108,7 @@ def _replayed(victim: Victim, observation: Observation, seed: int) -> Tensor:
     """The gradient of always the same images, the global generator seeded; one vector."""
     (group,) = as_trained(victim, [observation])
     model = copied(group.victim.model)
-    other = Victim(model=model, inputs=victim.inputs, name=victim.name)
+    other = replace(victim, model=model)
     model.train()
     for name in batch_norms(model):  # those that are left normalise by buffers
         model.get_submodule(name).eval()

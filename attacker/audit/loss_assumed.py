@@ -22,6 +22,7 @@ from attacker.labels.evidence import classifier_gradient
 from attacker.victim import Victim
 from fl_precode.assumption import Assumption
 from fl_precode.defences import gradient_defence
+from fl_precode.loss import described
 from fl_precode.observation import CROSS_ENTROPY, Observation
 from fl_precode.optimiser_traces import optimiser_trace
 
@@ -45,6 +46,13 @@ _SEEN: Final[dict[Sum, str]] = {
 }
 
 
+_BY_NAME: Final = 'loss = "my_app.task:loss"  # a function of (scores, labels), importable where the audit runs'
+
+
+def _replayed(victim: Victim) -> str:
+    return "mean cross-entropy of the class scores" if victim.loss is None else repr(described(victim.loss))
+
+
 def loss_assumed(victim: Victim, observation: Observation) -> Assumption | None:
     """That the clients' loss is taken to be cross-entropy of the class scores; None where it was announced.
 
@@ -57,12 +65,15 @@ def loss_assumed(victim: Victim, observation: Observation) -> Assumption | None:
     announced = observation.protocol.loss
     if victim.form.one_logit or victim.why_no_loss is not None or announced == CROSS_ENTROPY:
         return None
+    if victim.loss is not None and announced in (None, described(victim.loss)):
+        return None
     if announced is not None:
         return Assumption(
             code="loss",
-            sentence=f"The clients' loss is replayed as mean cross-entropy of the class scores, although {announced!r} "
-            "was announced: no other can be replayed.",
+            sentence=f"The clients' loss is replayed as {_replayed(victim)}, although {announced!r} was announced, "
+            "which names nothing that can be imported.",
             doubt="The announcement itself: gradients of another loss are matched by no image, so that searches fail.",
+            line=_BY_NAME,
         )
     return Assumption(
         code="loss",
@@ -70,7 +81,7 @@ def loss_assumed(victim: Victim, observation: Observation) -> Assumption | None:
         f"they minimise.{_SEEN[_seen(victim, observation)]}",
         doubt="Clients that minimise another loss (label smoothing, focal, class weights, a squared error, auxiliary "
         "heads) give gradients that no image matches, so that searches fail for that reason alone.",
-        line=f'[protocol]\nloss = "{CROSS_ENTROPY}"',
+        line=f'loss = "{CROSS_ENTROPY}"  # or "my_app.task:loss", a function of (scores, labels)',
     )
 
 
@@ -124,7 +135,7 @@ def _sums_to_zero_here(victim: Victim, names: list[str]) -> bool:
     images = torch.randn((2, *victim.inputs.shape), generator=torch.Generator().manual_seed(0)).to(like)
     labels = torch.arange(2, device=like.device) % victim.inputs.classes
     with torch.enable_grad():
-        gradients = torch.autograd.grad(victim.loss(images, labels), chosen)
+        gradients = torch.autograd.grad(victim.training_loss(images, labels), chosen)
     flat = torch.cat([_by_class(one) for one in gradients], dim=1)
     return bool(flat.sum(dim=0).norm() <= _ZERO * flat.abs().sum(dim=0).norm()) and bool(flat.any())
 

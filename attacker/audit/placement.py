@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Reconstruction
-from attacker.engine.constants import copied
+from attacker.model_copy import copied
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +30,15 @@ from attacker.audit.truth_open import TruthWish, open_truth
 from attacker.victim import Victim
 from fl_precode.checked_files import CheckedFiles
 from fl_precode.defences import apply_defence
+from fl_precode.import_path import is_import_path
+from fl_precode.loss import Loss, importable_name, load_loss
 from fl_precode.model_layout import ModelLayout
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.recognised_defence import contained_defence, recognised, recognised_defence
 from fl_precode.tape import Tape
+from fl_precode.tape_interpretation import announced_by
 from fl_precode.tape_notes import with_notes
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class TapeSource:
         model: Model spec in place of the header's.
         defence: Defence spec in place of the header's.
         inputs: Input domain in place of the header's.
+        loss: What the clients minimise in place of the header's, as `fl_precode.loss.importable_name` takes it.
     """
 
     tape: Path
@@ -77,6 +81,7 @@ class TapeSource:
     model: str | None = None
     defence: str | None = None
     inputs: InputSpec | None = None
+    loss: Loss | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +116,16 @@ def open_subject(source: TapeSource, *, checked: CheckedFiles | None = None) -> 
 
     Raises:
         NothingToAttack: If the model or the images' shape are neither in its header nor given.
-        ValueError: If it is no tape (`TapeError`), model or defence do not exist or do not fit, or the notes beside the
-            tape or the evaluation file are wrong.
+        ValueError: If it is no tape (`TapeError`), model or defence do not exist or do not fit, the loss cannot be
+            imported or replayed, or the notes beside the tape or the evaluation file are wrong.
         OSError: If an evaluation file was named and cannot be read.
         RuntimeError: If the truth needs a data set that is not on this machine.
     """
     tape = Tape(source.tape, checked=checked)
-    tape.header = header = with_notes(tape.header, source.tape.absolute())
+    header = with_notes(tape.header, source.tape.absolute())
+    if source.loss is not None:
+        header = replace(header, protocol=replace(header.protocol, loss=importable_name(source.loss)))
+    tape.header = header
     model, inputs = source.model or header.model, source.inputs or header.inputs
     if model in _UNKNOWN or inputs is None:
         missing = ["the model (--model package.module:factory)"] if model in _UNKNOWN else []
@@ -130,17 +138,24 @@ def open_subject(source: TapeSource, *, checked: CheckedFiles | None = None) -> 
     plain = build_model(model, inputs, seed=0, strict=False)  # weights come with each update
     defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
     tape.layout = ModelLayout.of(defended)
+    protocol = announced_by(tape.entries[0], header.protocol) if tape.entries else header.protocol
     _take_constants(defended, tape)
     truth, note = open_truth(tape, inputs, source.truth, source.evaluation)
     return Subject(
         tape=tape,
-        victim=Victim(model=defended, inputs=inputs, name=model),
+        victim=Victim(model=defended, inputs=inputs, name=model, loss=_announced_loss(protocol)),
         defence=defence,
         undefended=plain,
         truth=truth,
         truth_note=note,
         result=_read_result(source, tape),
     )
+
+
+def _announced_loss(protocol: Protocol) -> Loss | None:
+    """What the clients minimise, where it was announced by a name that can be imported; None for cross-entropy."""
+    announced = protocol.loss
+    return None if announced is None or not is_import_path(announced) else load_loss(announced)
 
 
 def _take_constants(model: nn.Module, tape: Tape) -> None:

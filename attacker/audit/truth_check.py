@@ -12,7 +12,7 @@ from attacker.audit.subject import Subject
 from attacker.audit.truth import Truth, TruthSource, known_scale
 from attacker.audit.truth_fit import why_not_behind
 from attacker.engine.deadline import time_is_up
-from fl_precode.models.input_spec import InputSpec
+from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.tape import TapeEntry
 
@@ -93,7 +93,7 @@ def _why_not_scored(subject: Subject, source: TruthSource, entry: TapeEntry) -> 
     if truth is None:
         return _NONE
     observation, inputs = subject.tape.load(entry), subject.victim.inputs
-    if reason := _unlike(truth, observation, inputs):
+    if reason := _unlike(truth, observation, subject.victim):
         return reason
     if len(truth.images) > MOST_IMAGES:
         return f"it has {len(truth.images)} images, and no more than {MOST_IMAGES} are compared one by one"
@@ -103,7 +103,7 @@ def _why_not_scored(subject: Subject, source: TruthSource, entry: TapeEntry) -> 
     return why_not_behind(subject.victim, observation, steps, others, subject.defence, scales)
 
 
-def _unlike(truth: Truth, observation: Observation, inputs: InputSpec) -> str:
+def _unlike(truth: Truth, observation: Observation, victim: Victim) -> str:
     """Why these cannot be the images behind an update, by number, shape and class."""
     count, behind = len(truth.images), observation.batch_size
     if behind is not None and count != behind:
@@ -112,10 +112,11 @@ def _unlike(truth: Truth, observation: Observation, inputs: InputSpec) -> str:
             counted if count > behind else ""
         )
     shape = tuple(truth.images.shape[1:])
-    if shape != inputs.shape:
-        return f"its images have the shape {shape}, and the model takes {inputs.shape}"
-    if int(truth.labels.max()) >= inputs.classes:
-        return f"it has a label {int(truth.labels.max())}, and the model has {inputs.classes} classes, from 0 on"
+    if shape != victim.inputs.shape:
+        return f"its images have the shape {shape}, and the model takes {victim.inputs.shape}"
+    if int(truth.labels.max()) >= victim.label_numbers:
+        classes = victim.inputs.classes
+        return f"it has a label {int(truth.labels.max())}, and the model has {classes} classes, from 0 on"
     return ""
 
 

@@ -196,7 +196,7 @@ class _Replay:
     def __init__(self, victim: Victim, observation: Observation, order: Sequence[Tensor], mode: str) -> None:
         protocol = observation.protocol
         self._inputs, self._order, self._mode, self._protocol = victim.inputs, order, mode, protocol
-        self._names = sorted(observation.update)
+        self._names, self._loss = sorted(observation.update), victim.criterion
         self._start = deepcopy(victim.model)
         self._start.load_state_dict({**observation.parameters, **observation.buffers}, strict=False)
         for name, parameter in self._start.named_parameters():
@@ -218,6 +218,7 @@ class _Replay:
             momentum=self._protocol.momentum or 0.0,
             weight_decay=self._protocol.weight_decay or 0.0,
             batch_norm=self._mode,
+            loss=self._loss,
         )
         before, after = (dict(one.named_parameters()) for one in (self._start, model))
         return self._unit({name: before[name] - after[name] for name in self._names})
@@ -225,7 +226,7 @@ class _Replay:
     def _gradient(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         set_training(model, self._mode)
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        loss = training_loss(model, images, labels)
+        loss = training_loss(model, images, labels, self._loss)
         found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         return dict(zip(named, found, strict=True))
 

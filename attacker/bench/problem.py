@@ -99,7 +99,7 @@ def observe(victim: Victim, images: Tensor, labels: Tensor, *, batch_size: int) 
     observations = []
     for node in range(len(images) // batch_size):
         mine = slice(node * batch_size, (node + 1) * batch_size)
-        loss = victim.loss(victim.inputs.normalise(images[mine]), labels[mine])
+        loss = victim.training_loss(victim.inputs.normalise(images[mine]), labels[mine])
         gradients = torch.autograd.grad(loss, list(named.values()))
         observations.append(
             Observation(

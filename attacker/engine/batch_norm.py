@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from attacker.engine.constants import constants_of, copied
+from attacker.engine.constants import constants_of
+from attacker.model_copy import copied
 
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 

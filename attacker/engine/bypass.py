@@ -45,7 +45,7 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
     try:
         with torch.enable_grad(), sample_noise(generator=torch.Generator(like.device).manual_seed(1)):
             label = torch.zeros(1, dtype=torch.long, device=like.device)
-            loss = victim.loss(probe, label) if has_loss else victim.outcome(probe)
+            loss = victim.training_loss(probe, label) if has_loss else victim.outcome(probe)
     finally:
         handle.remove()
     if len(outputs) != 1:

@@ -65,7 +65,10 @@ def fastest_way(
         ValueError: If the model is not twice differentiable.
     """
     victim = candidates.victim
-    key = (structure(victim.model), type(victim), candidates.axes, tuple(ways), own.dtype, own.device, decided_by)
+    key = (
+        structure(victim.model), type(victim), victim.criterion, candidates.axes, tuple(ways), own.dtype, own.device,
+        decided_by,
+    )  # fmt: skip
     chosen = _CHOSEN.setdefault(victim.model, {})
     if key not in chosen:
         reference = Reference(lambda *case: build(LOOP, *case), problem, candidates, own)

@@ -6,7 +6,6 @@ of their change. So a model with constants keeps them as buffers, and its parame
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attacker.model_copy import copied
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -122,16 +122,6 @@ def reference(model: nn.Module) -> Tensor:
     """A tensor in the type and on the device of the model's images: its first real weight; zero without one."""
     tensors = (one for one in (*model.parameters(), *model.buffers()) if one.is_floating_point())
     return next(tensors, torch.zeros((), device="cpu"))
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model whose layers keep what they computed in the last pass (spectral norm)."""
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def _renamed(values: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -101,6 +101,8 @@ def _linear(victim: Victim, seen: Chain) -> Entrance | str:
         if step.shared:
             return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
         scores = last and victim.why_no_loss is None and step.module.out_features == victim.inputs.classes
+        if scores and not has_bias and (other := victim.why_not_cross_entropy(f"{step.name!r}, which has no bias,")):
+            return other
         if has_bias or scores:
             return Entrance(
                 steps=seen.steps[:place],

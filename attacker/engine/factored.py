@@ -158,7 +158,7 @@ class FactoredProducts(GradientProducts):
             inputs = flat if differentiable else flat.detach().requires_grad_(True)
             eps = [value.flatten(0, 2) for value in noise]
             loss = self._replay.loss(
-                self._replay.parameters, inputs, labels.expand(victims, restarts, batch).flatten(), eps
+                self._replay.parameters, inputs, labels.expand(victims, restarts, batch).flatten(), eps, batch
             )
             # The loss is a mean over all images of all candidates; each candidate's own loss is a mean over its images.
             total = loss * (victims * restarts)

@@ -87,12 +87,22 @@ class Replay:
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
 
-    def loss(self, parameters: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """Training loss of one batch at ``parameters``, a scalar; shapes (batch, ...) as for the model."""
+    def loss(
+        self,
+        parameters: Mapping[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        noise: Sequence[Tensor],
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Training loss of one batch at ``parameters``, a scalar; shapes (batch, ...) as for the model.
+
+        Of several batches, of ``batch_size`` images each, that stand one behind the other, the mean.
+        """
         state = {f"model.{name}": value for name, value in (*self.buffers.items(), *parameters.items())}
         source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
         with source, twice_differentiable(self.victim.model):
-            value: Tensor = functional_call(_VictimLoss(self.victim), state, (inputs, labels))
+            value: Tensor = functional_call(_VictimLoss(self.victim), state, (inputs, labels, batch_size))
         return value
 
 
@@ -102,10 +112,10 @@ class _VictimLoss(nn.Module):
     def __init__(self, victim: Victim) -> None:
         super().__init__()
         self.model = victim.model
-        self._loss = victim.loss
+        self._victim = victim
 
-    def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self._loss(inputs, labels)
+    def forward(self, inputs: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
+        return self._victim.training_loss(inputs, labels, batch_size)
 
 
 def by_victim(replay: Replay | Sequence[Replay], victims: int) -> list[Replay]:

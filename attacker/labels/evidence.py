@@ -95,9 +95,10 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
         The classifier's gradient, of several steps their mean.
 
     Raises:
-        ValueError: If no Linear layer with one output for each class runs last, its parameters are not in the update
-            under its name and in its shape, the classifier's gradient is not finite, the announced learning rate or
-            number of steps cannot be, or weight decay is mixed in by an unknown share.
+        ValueError: If the clients minimise another loss than cross-entropy, no Linear layer with one output for each
+            class runs last, its parameters are not in the update under its name and in its shape, the classifier's
+            gradient is not finite, the announced learning rate or number of steps cannot be, or weight decay is mixed
+            in by an unknown share.
     """
     _check_protocol(observation)
     layer = trace(victim).last_linear()
@@ -110,6 +111,8 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
         )
     if victim.why_no_loss is not None:
         raise ValueError(f"there are no labels in the update: {victim.why_no_loss}")
+    if (other := victim.why_not_cross_entropy("label recovery")) is not None:
+        raise ValueError(other)
     prefix = f"{layer.name}." if layer.name else ""
     parameters = {f"{prefix}weight": layer.module.weight, f"{prefix}bias": layer.module.bias}
     shapes = {name: value.shape for name, value in parameters.items() if value is not None}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from attacker.engine.constants import copied
 from attacker.leakage.released import Released
+from attacker.model_copy import copied
 from fl_precode.perturb import GradientDefence
 
 

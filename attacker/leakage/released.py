@@ -98,7 +98,7 @@ def released(
     Raises:
         ValueError: If labels are out of range, or the model has bottlenecks and the noise does not fit them.
     """
-    classes = victim.inputs.classes
+    classes = victim.label_numbers
     if labels.dim() != 1 or not len(labels) or bool(((labels < 0) | (labels >= classes)).any()):
         raise ValueError(f"expected labels (batch,) from 0 to {classes - 1}, got {labels.tolist()}")
     wanted = [(len(labels), *shape) for shape in bottleneck_shapes(victim)]

@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_precode.flower.recorder import Asked, Recorder
 from fl_precode.flower.senders import Senders
+from fl_precode.loss import Loss
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeWriter
 
@@ -46,14 +47,16 @@ class Interceptor(Strategy):
         classes: Number of classes.
         run_config: For a new tape: Flower's run configuration. What it says of local training, in whatever spelling
             (`fl_precode.announced_settings`), is announced on the tape; nothing else of it is kept.
+        loss: For a new tape: what the clients minimise, a function of (scores, labels) at the top of a module or its
+            name, ``my_app.task:loss``; goes before what the run configuration says. Audits import it by its name.
 
     With a new tape a file of the same name with ``.toml`` is written beside it, for what must be added by hand; with
     model, images and run configuration given, ``fl-precode audit TAPE`` needs no further word.
 
     Raises:
         TypeError: If the strategy is none of Flower's message API, or cannot be listened to; the text says what can.
-        ValueError: If the tape's folder holds something else, the inputs are no shape, or a writer is given together
-            with what only a new tape takes.
+        ValueError: If the tape's folder holds something else, the inputs are no shape, the loss cannot be imported by
+            its name, or a writer is given together with what only a new tape takes.
     """
 
     def __init__(
@@ -67,13 +70,14 @@ class Interceptor(Strategy):
         inputs: InputSpec | str | None = None,
         classes: int | None = None,
         run_config: Mapping[str, object] | None = None,
+        loss: Loss | str | None = None,
     ) -> None:
         problem = why_not_watched(strategy)
         if problem is not None:
             raise TypeError(problem)
         recorder = Recorder(
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
-            run_config=run_config,
+            run_config=run_config, loss=loss,
         )  # fmt: skip
         self.strategy = strategy
         self._recorder = recorder

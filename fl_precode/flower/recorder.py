@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fl_precode.announced_settings import announced_settings
 from fl_precode.flower.fingerprint import REPLY_RECORD
+from fl_precode.loss import Loss, importable_name
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.tape import TapeHeader, TapeWriter
@@ -59,10 +60,11 @@ class Recorder:
         inputs: For a new tape: the images' domain, or their shape alone, which needs ``classes``.
         classes: For a new tape: number of classes.
         run_config: For a new tape: Flower's run configuration, for what it says of local training.
+        loss: For a new tape: what the clients minimise, or its name.
 
     Raises:
-        ValueError: If the tape's folder holds something else than a tape, the inputs are no shape, or a writer is given
-            together with what only a new tape takes.
+        ValueError: If the tape's folder holds something else than a tape, the inputs are no shape, the loss has no name
+            by which it is imported, or a writer is given together with what only a new tape takes.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Recorder:
         inputs: InputSpec | str | None,
         classes: int | None,
         run_config: Mapping[str, object] | None,
+        loss: Loss | str | None,
     ) -> None:
         self.batch_size = batch_size
         self._buffers = buffers
@@ -82,11 +85,13 @@ class Recorder:
         self._sent: dict[str, str | None] = {}
         self._same: dict[tuple[int, ...], tuple[str, RecordDict]] = {}
         if isinstance(tape, TapeWriter):
-            if (model, inputs, classes, run_config) != (None, None, None, None):
-                raise ValueError("model, inputs, classes and run_config are for a new tape; a writer's header has them")
+            if any(one is not None for one in (model, inputs, classes, run_config, loss)):
+                raise ValueError(
+                    "model, inputs, classes, run_config and loss are for a new tape; a writer's header has them"
+                )
             self.tape = tape
         else:
-            self.tape = _new_tape(Path(tape), model, inputs, classes, run_config)
+            self.tape = _new_tape(Path(tape), model, inputs, classes, _protocol(run_config, loss))
 
     def guarded(self, record: Callable[..., None], *arguments: object) -> None:
         """Call; whatever goes wrong is logged and counted, because a curious listener must never be noticed."""
@@ -228,7 +233,7 @@ def _new_tape(
     model: str | None,
     inputs: InputSpec | str | None,
     classes: int | None,
-    run_config: Mapping[str, object] | None,
+    protocol: Protocol,
 ) -> TapeWriter:
     if isinstance(inputs, str):
         if classes is None:
@@ -236,7 +241,7 @@ def _new_tape(
         inputs = input_spec(inputs, classes)
     elif classes is not None:
         raise ValueError("classes belongs to a shape, such as inputs='3x32x32'; an InputSpec has its own")
-    header = TapeHeader(model=model or "unknown", inputs=inputs, protocol=_protocol(run_config))
+    header = TapeHeader(model=model or "unknown", inputs=inputs, protocol=protocol)
     writer = _first_free(path, header)
     try:
         if not write_notes(writer.path, writer.header):
@@ -270,7 +275,13 @@ def _first_free(path: Path, header: TapeHeader) -> TapeWriter:
         return writer
 
 
-def _protocol(run_config: Mapping[str, object] | None) -> Protocol:
+def _protocol(run_config: Mapping[str, object] | None, loss: Loss | str | None) -> Protocol:
+    """What is known of local training, with a loss that was named."""
+    protocol = _configured(run_config)
+    return protocol if loss is None else replace(protocol, loss=importable_name(loss))
+
+
+def _configured(run_config: Mapping[str, object] | None) -> Protocol:
     """What a run configuration says of local training; what it does not say is logged."""
     if run_config is None:
         return Protocol()

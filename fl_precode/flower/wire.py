@@ -15,6 +15,7 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fl_precode.flower.recorder import Asked, Recorder
+from fl_precode.loss import Loss
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeWriter
 
@@ -35,6 +36,7 @@ class ListeningGrid(Grid):
         inputs: For a new tape: the images' domain.
         classes: Number of classes.
         run_config: For a new tape: Flower's run configuration.
+        loss: For a new tape: what the clients minimise.
 
     Raises:
         ValueError: As `Interceptor`.
@@ -51,11 +53,12 @@ class ListeningGrid(Grid):
         inputs: InputSpec | str | None = None,
         classes: int | None = None,
         run_config: Mapping[str, object] | None = None,
+        loss: Loss | str | None = None,
     ) -> None:
         self._grid = grid
         self._recorder = Recorder(
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
-            run_config=run_config,
+            run_config=run_config, loss=loss,
         )  # fmt: skip
         self._round = 0
         self._nodes: set[int] = set()

@@ -71,7 +71,7 @@ def client(victim: Victim, x: Tensor, y: Sequence[int], noise: Sequence[Tensor],
     """The gradient of one batch at the given noise."""
     parameters = dict(victim.model.named_parameters())
     with sample_noise(values=noise):
-        loss = victim.loss(x, torch.tensor(list(y)))
+        loss = victim.training_loss(x, torch.tensor(list(y)))
     found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     fields = {
         "parameters": {name: value.detach().clone() for name, value in parameters.items()},

@@ -39,7 +39,7 @@ def train(
     for batch in batches:
         optimiser.zero_grad()
         with sample_noise(values=[value[list(batch)] for value in noise]) if noise else nullcontext():
-            client.loss(images[list(batch)], labels[list(batch)]).backward()
+            client.training_loss(images[list(batch)], labels[list(batch)]).backward()
         optimiser.step()
     before = {name: value.detach().clone() for name, value in victim.model.named_parameters()}
     after = dict(model.named_parameters())

@@ -48,7 +48,7 @@ def update(model: str, defence: str, *, batch: int = 2, announced: str | None = 
     victim = Victim(model=made, inputs=inputs)
     images = inputs.normalise(images)
     torch.manual_seed(1)
-    loss = victim.loss(images, labels)
+    loss = victim.training_loss(images, labels)
     names = [name for name, _ in made.named_parameters()]
     gradient = dict(zip(names, torch.autograd.grad(loss, list(made.parameters())), strict=True))
     chain = gradient_defence(defence)

@@ -89,11 +89,11 @@ def test_soft_labels_are_rows_of_the_table_and_hard_ones_are_classes():
     table = torch.randn(5, SPEC.classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(1)
     rows = torch.tensor([4, 0, 2])
     with soft.probabilities(table):
-        value = soft.loss(x, rows)
+        value = soft.training_loss(x, rows)
     wanted = -(table[rows] * F.log_softmax(plain.model(x), dim=1)).sum(1).mean()
     torch.testing.assert_close(value, wanted)
     labels = torch.tensor([3, 0, 2])
-    torch.testing.assert_close(soft.loss(x, labels), plain.loss(x, labels))
+    torch.testing.assert_close(soft.training_loss(x, labels), plain.training_loss(x, labels))
 
 
 def test_a_bottleneck_keeps_one_draw_of_noise_while_lines_are_searched():

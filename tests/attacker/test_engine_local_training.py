@@ -102,7 +102,7 @@ def _graph_gradient(victim, weights, x, y, noise) -> dict[str, Tensor]:
             self.model = victim.model
 
         def forward(self) -> Tensor:
-            return victim.loss(x, y)
+            return victim.training_loss(x, y)
 
     leaves = {name: value if value.requires_grad else value.clone().requires_grad_() for name, value in weights.items()}
     with sample_noise(values=noise):

@@ -159,7 +159,7 @@ def test_an_autoencoder_s_image_comes_back_by_the_first_layer_and_searches_say_w
     for name in ("inverting-gradients", "dlg", "idlg", "spear", "see-through-gradients"):
         assert "images, not class scores: its loss is not known" in build_attack(name).refuses(victim, seen), name
     with pytest.raises(NoLossError, match="the model returns images, not class scores"):
-        victim.loss(IMAGES, torch.zeros(4, dtype=torch.long))
+        victim.training_loss(IMAGES, torch.zeros(4, dtype=torch.long))
 
 
 def test_layers_are_inverted_without_a_loss():

@@ -65,7 +65,7 @@ def observe(
     """The update of a client with the batch (x, y): its gradient, or one SGD step when a learning rate is given."""
     parameters = dict(one.model.named_parameters())
     with sample_noise(generator=torch.Generator().manual_seed(7)):
-        loss = one.loss(x, torch.tensor(list(y)))
+        loss = one.training_loss(x, torch.tensor(list(y)))
     found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     scale = 1.0 if learning_rate is None else -learning_rate
     steps = {} if learning_rate is None else {"local_steps": 1, "learning_rate": learning_rate}
