@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from fl_precode.import_path import is_import_path
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -67,6 +69,15 @@ class Spec:
             return float(self.options[key])
         except ValueError:
             raise ValueError(f"{self.text!r}: expected {key} to be a number, got {self.options[key]!r}") from None
+
+
+def spec_name(text: str) -> str:
+    """What a spec names, without its settings: a name, or the place of a class.
+
+    >>> spec_name("dlg:iterations=9"), spec_name("my_app.attacks:Mine(steps=3)")
+    ('dlg', 'my_app.attacks:Mine')
+    """
+    return text.partition("(")[0].strip() if is_import_path(text) else text.partition(":")[0].strip()
 
 
 def parse_spec(text: str) -> Spec:

@@ -8,22 +8,17 @@ quotes, True, False, None, lists, tuples, dicts. What has a default keeps it, un
 
 from __future__ import annotations
 
-import ast
-import importlib
 import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from torch import nn
 
+from fl_precode.import_path import is_import_path, load, split_path
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.seeding import undisturbed_rng
-
-_PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\(.*\))?\s*", re.DOTALL)
 
 
 def _side(inputs: InputSpec) -> int:
@@ -121,7 +116,7 @@ class Factory:
 
 def looks_like_factory(text: str, names: Collection[str]) -> bool:
     """Whether the spec is an import path and not one of our own ``names`` with options."""
-    return _PATH.fullmatch(text) is not None and text.partition(":")[0] not in names
+    return is_import_path(text) and text.partition(":")[0] not in names
 
 
 def load_factory(text: str) -> Factory:
@@ -131,15 +126,8 @@ def load_factory(text: str) -> Factory:
         ValueError: If the module or the attribute is missing, the import fails, it is nothing to call, a setting is no
             keyword with a literal, or it needs an argument that nobody gives.
     """
-    match = _PATH.fullmatch(text)
-    assert match is not None  # `looks_like_factory` was asked
-    path, attribute, settings = match[1], match[2], _settings(text, match[3])
-    found = _imported(text, path)
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            public = ", ".join(word for word in dir(found) if not word.startswith("_")) or "nothing public"
-            raise ValueError(f"model {text!r}: {path!r} has no {attribute!r}; it has {public}")
-        found = getattr(found, name)
+    _, _, settings = split_path(text, "model")
+    found = load(text, "model")
     if isinstance(found, nn.Module) or not callable(found):
         raise ValueError(
             f"model {text!r}: expected a class or function that builds a model, got a {type(found).__name__}; "
@@ -156,46 +144,6 @@ def settings_hint(text: str, setting: str) -> str:
     'my_app.task:Net(num_classes=4)'
     """
     return f"{text.partition('(')[0].strip()}({setting})"
-
-
-def _imported(text: str, path: str) -> Any:
-    try:
-        # The first import may build layers; it must not shift anyone's random numbers, and only the first one would.
-        with undisturbed_rng():
-            return importlib.import_module(path)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}.")
-        why = "there is no such module" if missing else f"importing it failed: {type(error).__name__}: {error}"
-        raise ValueError(
-            f"model {text!r}: cannot import {path!r}, {why}. It must be installed, or PYTHONPATH must hold its folder"
-        ) from error
-
-
-def _settings(text: str, arguments: str | None) -> dict[str, object]:
-    """Keyword arguments of ``(key=literal, ...)``; nothing is evaluated but literals."""
-    if arguments is None:
-        return {}
-    wanted = "expected settings by keyword, such as Net(num_classes=10, name='small')"
-    try:
-        call = ast.parse(f"f{arguments}", mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"model {text!r}: {wanted}, and {arguments!r} cannot be read: {error}") from None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-        raise ValueError(f"model {text!r}: {wanted}; {arguments!r} has values without a name")
-    found: dict[str, object] = {}
-    for one in call.keywords:
-        source = ast.unparse(one.value)
-        try:
-            value = ast.literal_eval(one.value)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            raise ValueError(
-                f"model {text!r}: expected {one.arg} to be a literal (a number, text in quotes, True, False, None, a "
-                f"list, a tuple or a dict), got {source!r}. A function that needs more is written in Python, and named"
-            ) from None
-        if one.arg is None:
-            raise ValueError(f"model {text!r}: {wanted}; '**' is not read")
-        found[one.arg] = value
-    return found
 
 
 _Known = tuple[dict[str, Callable[[InputSpec], object]], frozenset[str]]
