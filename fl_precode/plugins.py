@@ -49,6 +49,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._entries: dict[str, Entry] = {}
         self._places: dict[str, str] = {}
         self._refused: dict[str, str] = {}
+        self._plugins: set[str] = set()
         self._searched = False
 
     def __getitem__(self, name: str) -> Entry:
@@ -78,6 +79,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def place_of(self, name: str) -> str:
         """Where the class of a name stands, ``package.module:Class``."""
         return self._places.get(name, "")
+
+    def is_everywhere(self, name: str) -> bool:
+        """Whether other processes know the name as well: ours and those of plug-ins, but not what a program added."""
+        self._search()
+        return name in self._plugins or self.place_of(name).startswith(("attacker.", "fl_precode."))
 
     def add(self, name: str, entry: Entry, place: str) -> None:
         """Add an entry; the same class may be added again, as a notebook does that runs a cell twice.
@@ -136,9 +142,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def _load(self, point: EntryPoint) -> None:
         taken = self._places.get(point.name)
-        if taken == point.value:
-            return
-        if taken is not None:
+        if taken is not None and taken != point.value:
             raise _Taken(f"has a name that is taken by {taken}; its entry point needs a name of its own")
         # The first import may build layers; it must not shift anyone's random numbers.
         with undisturbed_rng():
@@ -147,6 +151,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         if self._places.get(point.name) != point.value:
             package = point.dist.name if point.dist is not None else ""
             self.add(point.name, self._entry_of(point.name, found, package), point.value)
+        self._plugins.add(point.name)
 
 
 class _Taken(ValueError):

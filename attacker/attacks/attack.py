@@ -185,10 +185,11 @@ def check_results(attack: Attack, results: object, victim: Victim, observations:
     for one in results:
         if one.inputs is None:
             continue
-        if one.inputs.dim() != 4 or tuple(one.inputs.shape[1:]) != shape:
+        if one.inputs.dim() != 4 or tuple(one.inputs.shape[1:]) != shape or not one.inputs.is_floating_point():
             raise ValueError(
                 f"{who}: expected images of shape (batch, {', '.join(map(str, shape))}) as the model takes them, got "
-                f"{tuple(one.inputs.shape)}; return Reconstruction(inputs=None, ...) with a reason where there are none"
+                f"{tuple(one.inputs.shape)} of {one.inputs.dtype}; return Reconstruction(inputs=None, ...), with a "
+                "reason, where there are none"
             )
         if one.labels is not None and len(one.labels) != len(one.inputs):
             raise ValueError(f"{who}: expected a label for each of {len(one.inputs)} images, got {len(one.labels)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
@@ -13,7 +15,10 @@ from attacker.attacks.registration import ATTACKS, AttackEntry, check_kind, entr
 from fl_precode.import_path import is_import_path, load, split_path
 from fl_precode.spec import Spec, parse_spec, spec_name
 
-__all__ = ["ATTACKS", "AttackEntry", "attack_title", "build_attack", "entry_of"]
+__all__ = ["ATTACKS", "HELD", "AttackEntry", "attack_title", "build_attack", "entry_of"]
+
+HELD: Final[dict[str, Attack]] = {}
+"""Attacks that were given as objects and that no spec describes, under specs of their own: in this process alone."""
 
 _NOUN: Final = "attack"
 _SETTINGS = tuple(option.name for option in fields(GradientMatching) if option.name != "method")
@@ -94,8 +99,10 @@ def entry_of(attack: str) -> AttackEntry:
         KeyError: If there is none; see `build_attack` for an error that teaches.
         ValueError: If an import path leads to no attack.
     """
+    if attack in HELD:
+        return _entry_of_kind(type(HELD[attack]))
     name = spec_name(attack)
-    return _entry_at(name) if name not in ATTACKS and is_import_path(name) else ATTACKS[name]
+    return _entry_of_kind(_kind_at(name)) if name not in ATTACKS and is_import_path(name) else ATTACKS[name]
 
 
 def attack_title(attack: str) -> str:
@@ -106,6 +113,9 @@ def attack_title(attack: str) -> str:
     """
     name = spec_name(attack)
     entry = ATTACKS.get(name)
+    kind = type(HELD[attack]) if attack in HELD else _loaded(name)
+    if entry is None and kind is not None:
+        entry = _entry_of_kind(kind)
     return (entry.title if entry is not None else "") or name.rpartition(":")[2]
 
 
@@ -124,6 +134,8 @@ def build_attack(spec: str) -> Attack:
     >>> build_attack("inverting-gradients:preset=precode-paper,restarts=2").iterations
     7000
     """
+    if spec in HELD:
+        return HELD[spec]
     if is_import_path(spec) and spec.partition(":")[0] not in ATTACKS:
         return _built_at(spec)
     parsed = parse_spec(spec)
@@ -154,7 +166,15 @@ def _kind_at(spec: str) -> Any:
     return kind
 
 
-def _entry_at(place: str) -> AttackEntry:
-    kind = _kind_at(place)
-    registered = kind.__dict__.get("registered", {})
+def _loaded(place: str) -> type[Attack] | None:
+    """The class of a place whose module this process has: records come from anywhere, and name what they like."""
+    module, _, attribute = place.partition(":")
+    kind: Any = sys.modules.get(module)
+    for name in attribute.split("."):
+        kind = getattr(kind, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, Attack) else None
+
+
+def _entry_of_kind(kind: type[Attack]) -> AttackEntry:
+    registered: Mapping[str, AttackEntry] = kind.__dict__.get("registered", {})
     return next(iter(registered.values()), None) or entry_of_class(kind.__name__, kind, "")

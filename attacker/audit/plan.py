@@ -252,7 +252,7 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
 
 
 def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
-    names = settings.attacks if settings.attacks is not None else _ranked(federation)
+    names = _ranked(federation) if settings.specs is None else list(settings.specs)
     if federation.control_of is not None:
         names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
