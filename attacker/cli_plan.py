@@ -89,13 +89,15 @@ def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack
 
 
 def _show_what_runs(planned: Sequence[PlannedAttack]) -> None:
+    from fl_precode.spec import spec_name
+
     if not planned:
         return
     table = attack_table("role", "iterations", "time", last="why")
     for one in planned:
         time = "" if one.expected_seconds is None else duration(one.expected_seconds)
         count = "" if one.iterations is None else str(one.iterations)
-        add_attack(table, one.attack.partition(":")[0], one.role, count, time, one.reason)
+        add_attack(table, spec_name(one.attack), one.role, count, time, one.reason)
     show_table(table)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 
 from attacker.attacks.adaptive import AdaptiveMatching
@@ -48,8 +47,9 @@ def matching_settings(preset: GradientMatching, spec: Spec) -> GradientMatching:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
 
-def options_of(kind: type[AdaptiveMatching], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Names of the options that a spec of this attack may carry."""
+def options_of(kind: type[Attack], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the options that a spec of this adaptive attack may carry."""
+    assert issubclass(kind, AdaptiveMatching)
     own = tuple(one.name for one in fields(kind) if one.name not in _OF_EVERY_SEARCH)
     return (*own, *(name for name in SEARCH_OPTIONS if name not in without))
 
@@ -59,22 +59,19 @@ def follows_announcement(spec: Spec) -> bool:
     return spec.options.get("distance", ANNOUNCED) == ANNOUNCED
 
 
-def builder(kind: type[AdaptiveMatching]) -> Callable[[Spec], Attack]:
-    """Makes an adaptive attack from its checked spec."""
-
-    def build(spec: Spec) -> Attack:
-        preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
-        own: dict[str, int | float | None] = {
-            one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
-            for one in fields(kind)
-            if one.name in spec.options and one.name not in _OF_EVERY_SEARCH
-        }
-        announced = follows_announcement(spec)
-        named = {name: value for name, value in spec.options.items() if name != "distance" or not announced}
-        matching = matching_settings(preset, replace(spec, options=named))
-        try:
-            return kind(matching=matching, announced=announced, **own)
-        except ValueError as error:
-            raise ValueError(f"{spec.text!r}: {error}") from None
-
-    return build
+def build_adaptive(kind: type[Attack], spec: Spec) -> Attack:
+    """Make an adaptive attack of this class from its checked spec."""
+    assert issubclass(kind, AdaptiveMatching)
+    preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
+    own: dict[str, int | float | None] = {
+        one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
+        for one in fields(kind)
+        if one.name in spec.options and one.name not in _OF_EVERY_SEARCH
+    }
+    announced = follows_announcement(spec)
+    named = {name: value for name, value in spec.options.items() if name != "distance" or not announced}
+    matching = matching_settings(preset, replace(spec, options=named))
+    try:
+        return kind(matching=matching, announced=announced, **own)
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None

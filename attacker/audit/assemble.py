@@ -71,7 +71,7 @@ def assemble(
         pictures: Where pictures are kept.
         shuffled: What quick attacks made of shuffled updates.
     """
-    specs = settings.attacks or tuple(dict.fromkeys(one.attack for one in plan if one.status == "run"))
+    specs = settings.specs or tuple(dict.fromkeys(one.attack for one in plan if one.status == "run"))
     images: list[VictimImage] = []
     rows: list[ImageResult] = []
     entries: list[FederationSummary] = []

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from attacker.attacks.attack import Reconstruction
+from attacker.attacks.objects import check_travel
 from attacker.audit.as_it_went import as_it_went, left_over
 from attacker.audit.assemble import assemble, best_ssim, collect, count_others
 from attacker.audit.attack_work import ChunkStore
@@ -179,6 +180,8 @@ def audit(
     """
     if workers < 1:
         raise ValueError(f"expected at least one worker, got {workers}")
+    if workers > 1 or ray_address:
+        check_travel(settings.specs or ())
     if truth is not True:
         sources = [replace(one, truth=truth) for one in sources]
     clock = clock or Clock(settings.budget, settings.leakage)

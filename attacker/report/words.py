@@ -25,24 +25,6 @@ _DEFENCES = {
     "soteria": "Soteria",
     "dp": "DP-SGD",
 }
-_ATTACKS = {
-    "first-layer": "first-layer inversion",
-    "inverting-gradients": "Inverting Gradients",
-    "spear": "SPEAR",
-    "dlg": "DLG",
-    "idlg": "iDLG",
-    "see-through-gradients": "See Through Gradients",
-    "portfolio": "portfolio of attacks",
-    "layerwise-inversion": "layer-wise inversion",
-    "through-bottleneck": "inversion through the bottleneck",
-    "hybrid": "Hybrid",
-    "then-refine": "layer-wise inversion, refined",
-    "ignore": "Ignore",
-    "noise-restoring": "noise restoring",
-    "noise-recovery": "noise recovery",
-    "dropout-inversion": "dropout inversion",
-    "defence-matched": "defence-matched gradients",
-}
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _KNOWLEDGE = {
     "labels": "the true labels of each client's images",
@@ -100,8 +82,10 @@ def attack_name(spec: str) -> str:
     >>> attack_name("inverting-gradients:iterations=100")
     'Inverting Gradients'
     """
-    name = spec.partition(":")[0]
-    return _ATTACKS.get(name, name)
+    # Each says it at its class. Pages of finished audits need nothing else of them, so they are not loaded before.
+    from attacker.attacks.registry import attack_title
+
+    return attack_title(spec)
 
 
 def dataset_name(spec: str) -> str:

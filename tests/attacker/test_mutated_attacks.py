@@ -6,7 +6,6 @@ back. Whoever breaks that attack makes PRECODE look safe, unless the audit notic
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,20 +95,16 @@ def audited(tmp_path_factory):
         TapeSource(tape=tape_federation(folder / defence, defence=defence, **own).tape)
         for defence in ("none", "precode")
     ]
-    registry = dict(ATTACKS)
+    weakened = {}
     for defect in CAUGHT:
         for role, spec in (("plain", PLAIN), ("adaptive", ADAPTIVE)):
-            registry[f"{role}-{defect}"] = AttackEntry(
+            weakened[f"{role}-{defect}"] = AttackEntry(
                 description="weakened on purpose",
                 source="none",
                 build=lambda _spec, one=spec, of=defect: Weakened(healthy=build_attack(one), defect=of),
                 answers=ATTACKS[spec.partition(":")[0]].answers,
             )
-    with pytest.MonkeyPatch.context() as patch:
-        for module in list(sys.modules.values()):  # wherever the registry is known by its name
-            if getattr(module, "ATTACKS", None) is ATTACKS and module.__name__.startswith("attacker."):
-                patch.setattr(module, "ATTACKS", registry)
-        weakened = [f"{role}-{defect}" for role in ("plain", "adaptive") for defect in CAUGHT]
+    with ATTACKS.instead(weakened):
         return audit_tapes(
             sources, out=folder / "audit", attacks=[PLAIN, ADAPTIVE, *weakened], victims=VICTIMS, labels="granted"
         )
