@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 if TYPE_CHECKING:
     from attacker.jobs.progress import State, Watch
 
-EVERY: Final = 2.0
-"""Seconds without a word, at most."""
+EVERY: Final = 1.5
+"""Seconds between two lines: what holds the interpreter for half a second leaves two without a word."""
 
 _TITLE: Final = 46
 """Characters that tell what is being done."""
