@@ -126,7 +126,7 @@ def _pictures(
 ) -> tuple[str, InputSpec, Tensor, Tensor]:
     """Where images come from, their domain, the images in [0, 1], labels."""
     if inputs is not None:
-        from attacker.bench.problem import smooth_images
+        from attacker.leakage.smooth_images import smooth_images
 
         return ("random smooth images", inputs, *smooth_images(count, inputs, seed=seed))
     from fl_precode.data import load_data

@@ -55,8 +55,9 @@ def bench(
 
     from attacker.bench.contenders import contenders
     from attacker.bench.measure import Row, enough_iterations, measure
-    from attacker.bench.problem import make_problem, smooth_images
+    from attacker.bench.problem import make_problem
     from attacker.bench.record import record, table
+    from attacker.leakage.smooth_images import smooth_images
     from fl_precode.models.input_spec import InputSpec
 
     where = find_device(device)

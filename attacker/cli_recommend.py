@@ -1,4 +1,4 @@
-"""The command ``recommend``. It needs the repository."""
+"""The command ``recommend``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from attacker.cli_reproduce import (
     WorkersOption,
     chosen_experiment,
     how_many,
-    needs_repository,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def recommend(
 
     Example: fl-precode recommend --model mlp --data photos --out outputs/recommend
     """
-    needs_repository()
     experiment = chosen_experiment(scale, [data], model, ["none"], attacks, data_root, seed, device)
     if len(experiment.models) != 1:
         raise typer.BadParameter(f"expected one model, got {model!r}", param_hint="--model")

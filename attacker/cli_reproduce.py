@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,7 +73,6 @@ def precode(
 
     Example: fl-precode reproduce precode --scale smoke --out outputs/precode
     """
-    needs_repository()
     experiment = chosen_experiment(scale, data, models, defences, attacks, data_root, seed, device)
     from attacker.reproduce.finish import finish
     from attacker.reproduce.run import run_cells
@@ -90,20 +88,6 @@ def precode(
     typer.echo(f"{made} of {len(cells)} pieces were made now")
     typer.echo(f"figures: {page.parent / 'results.json'}")
     typer.echo(f"page: {page}")
-
-
-def needs_repository() -> None:
-    """Refuse an installation without the reference app.
-
-    Raises:
-        ValueError: If ``clients`` and ``server`` cannot be imported.
-    """
-    missing = [name for name in ("clients", "server") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"{' and '.join(missing)} cannot be imported: the reference app is part of the repository, not of the "
-            "installed package. Run from a checkout installed with: pip install -e ."
-        )
 
 
 def chosen_experiment(
