@@ -16,8 +16,8 @@ from attacker.cli_device import AUTO, Device, find_device
 from attacker.cli_options import split_attacks
 
 if TYPE_CHECKING:
+    from attacker.jobs.progress import State, Watch
     from attacker.reproduce.experiment import Experiment
-    from attacker.reproduce.run import Watcher
     from attacker.reproduce.summary import Summary
 
 
@@ -80,10 +80,10 @@ def precode(
 
     setups, left_out = experiment.split()
     use_threads(1)
-    with cell_progress() as watcher:
+    with cell_progress() as watch:
         folder = out.expanduser().absolute()
         cells = experiment.cells(setups)
-        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watcher=watcher)
+        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watch=watch)
     summary, page = finish(experiment, setups, left_out, folder)
     _table(summary)
     typer.echo(f"{made} of {len(cells)} pieces were made now")
@@ -175,13 +175,12 @@ def how_many(workers: int, device: str) -> int:
 
 
 @contextmanager
-def cell_progress() -> Iterator[Watcher]:
+def cell_progress() -> Iterator[Watch]:
     """A live bar on stderr with the time left; without a terminal a line for every finished piece."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     from attacker.report.words import duration
-    from attacker.reproduce.run import Done
 
     console = Console(stderr=True)
     columns = (
@@ -196,14 +195,14 @@ def cell_progress() -> Iterator[Watcher]:
         task = bar.add_task("starting", total=1.0, cells="", left="")
         finished = -1
 
-        def watch(done: Done) -> None:
+        def watch(state: State) -> None:
             nonlocal finished
-            left = "" if done.seconds_left is None else f"about {duration(done.seconds_left)} left"
-            cells = f"{done.cells}/{done.of}"
-            bar.update(task, description=done.title[:46], completed=done.share, cells=cells, left=left)
-            if not console.is_terminal and done.cells > finished >= 0:
-                console.print(f"{cells} {done.title}; {left}", markup=False, highlight=False)
-            finished = done.cells
+            left = "" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
+            cells = f"{state.done}/{state.of}"
+            bar.update(task, description=state.title[:46], completed=state.share, cells=cells, left=left)
+            if not console.is_terminal and state.done > finished >= 0:
+                console.print(f"{cells} {state.title}; {left}", markup=False, highlight=False)
+            finished = state.done
 
         yield watch
 
