@@ -16,8 +16,8 @@ from attacker.cli_options import split_attacks
 from attacker.cli_progress import progress_bar
 
 if TYPE_CHECKING:
+    from attacker.jobs.progress import State, Watch
     from attacker.reproduce.experiment import Experiment
-    from attacker.reproduce.run import Watcher
     from attacker.reproduce.summary import Summary
 
 
@@ -79,10 +79,10 @@ def precode(
 
     setups, left_out = experiment.split()
     use_threads(1)
-    with cell_progress() as watcher:
+    with cell_progress() as watch:
         folder = out.expanduser().absolute()
         cells = experiment.cells(setups)
-        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watcher=watcher)
+        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watch=watch)
     summary, page = finish(experiment, setups, left_out, folder)
     _table(summary)
     typer.echo(f"{made} of {len(cells)} pieces were made now")
@@ -160,20 +160,19 @@ def how_many(workers: int, device: str) -> int:
 
 
 @contextmanager
-def cell_progress() -> Iterator[Watcher]:
+def cell_progress() -> Iterator[Watch]:
     """A bar with the time left; without a terminal a line for every finished piece."""
     from attacker.report.words import duration
-    from attacker.reproduce.run import Done
 
     with progress_bar("starting", keep=True) as tell:
         finished = -1
 
-        def watch(done: Done) -> None:
+        def watch(state: State) -> None:
             nonlocal finished
-            left = "" if done.seconds_left is None else f"about {duration(done.seconds_left)} left"
-            note = " ".join(filter(None, (f"{done.cells}/{done.of}", left)))
-            tell(done.share, done.title, note, line=done.cells > finished >= 0)
-            finished = done.cells
+            left = "" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
+            note = " ".join(filter(None, (f"{state.done}/{state.of}", left)))
+            tell(state.share, state.title, note, line=state.done > finished >= 0)
+            finished = state.done
 
         yield watch
 

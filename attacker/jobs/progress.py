@@ -60,22 +60,25 @@ class Progress:
     """Turns what happens to jobs into a `State`.
 
     Args:
-        jobs: All of them; those that an earlier session finished count, too, when `finish` is told.
+        jobs: All of them, those too that an earlier session finished.
         watch: Told now and then.
     """
 
     def __init__(self, jobs: Iterable[Job], watch: Watch | None = None) -> None:
         self._titles: dict[str, str] = {}
         self._costs: dict[str, float] = {}
-        for job in jobs:
-            self._titles[job.id], self._costs[job.id] = job.title, max(job.cost, _LEAST)
-        self._total = sum(self._costs.values())
         self._watch = watch
         self._parts: dict[str, float] = {}
         self._old = self._worked = 0.0
         self._done = self._failing = 0
         self._best: float | None = None
         self._began = time.monotonic()
+        for job in jobs:
+            self.add(job)
+
+    def add(self, job: Job) -> None:
+        """One more job; one that is known already counts once."""
+        self._titles[job.id], self._costs[job.id] = job.title, max(job.cost, _LEAST)
 
     def hear(self, event: Event) -> None:
         """An event of the crew."""
@@ -89,30 +92,42 @@ class Progress:
         """A job is begun."""
         self._tell(job.id)
 
-    def finish(self, job: Job, judgement: Judgement | None = None, *, old: bool = False) -> None:
-        """A job is finished; an old one was, before this session."""
+    def finish(self, job: Job, judgement: Judgement | None = None) -> None:
+        """A job is finished."""
         self._parts.pop(job.id, None)
+        self._count(job, judgement)
+        self._tell(job.id)
+
+    def finish_old(self, jobs: Iterable[Job], judge: Callable[[Job], Judgement | None] = lambda _job: None) -> None:
+        """These were finished before this session; it is told once."""
+        last = ""
+        for job in jobs:
+            last = job.id
+            self._count(job, judge(job))
+            self._old += self._costs[job.id]
+        self._tell(last)
+
+    def _count(self, job: Job, judgement: Judgement | None) -> None:
         self._done += 1
         self._worked += self._costs[job.id]
-        self._old += self._costs[job.id] if old else 0.0
         if judgement is not None:
             self._failing += judgement.failed
             self._best = max((one for one in (self._best, judgement.score) if one is not None), default=None)
-        self._tell(job.id)
 
     def _tell(self, job: str) -> None:
         if self._watch is None:
             return
         worked = self._worked + sum(self._costs[one] * share for one, share in self._parts.items())
+        total = sum(self._costs.values())
         fresh, spent = worked - self._old, time.monotonic() - self._began
         self._watch(
             State(
-                title=self._titles[job],
+                title=self._titles.get(job, ""),
                 done=self._done,
                 of=len(self._costs),
                 failing=self._failing,
-                share=min(1.0, worked / self._total) if self._total else 1.0,
-                seconds_left=spent / fresh * max(0.0, self._total - worked) if fresh > 0 else None,
+                share=min(1.0, worked / total) if total else 1.0,
+                seconds_left=spent / fresh * max(0.0, total - worked) if fresh > 0 else None,
                 best=self._best,
             )
         )

@@ -85,6 +85,7 @@ class Foreman:
     def add(self, job: Job) -> None:
         """A job to be done after those that wait; one that waits or is being done is not done twice."""
         if job.id not in self._running and all(job.id != one.id for one in self._waiting):
+            self._progress.add(job)
             self._waiting.append(job)
 
     def withdraw(self) -> None:
@@ -160,25 +161,13 @@ def run_jobs(
         ValueError: If a finished job was altered.
     """
     terms, progress = terms or Terms(), Progress(jobs, watch)
-    waiting = finish_old(jobs, store, progress, terms)
-    if waiting:
+    old = [job for job in jobs if store.has(job.id)]
+    if old:
+        progress.finish_old(old, lambda job: terms.judged(job, store.load(job.id)))
+    known = {job.id for job in old}
+    if waiting := [job for job in jobs if job.id not in known]:
         with hire(progress.hear) as crew:
             work_through(waiting, store, crew, progress, terms)
-
-
-def finish_old(jobs: Sequence[Job], store: JobStore[Any], progress: Progress, terms: Terms) -> list[Job]:
-    """Tell progress of those that are finished; returns the others.
-
-    Raises:
-        ValueError: If a finished job was altered.
-    """
-    left: list[Job] = []
-    for job in jobs:
-        if store.has(job.id):
-            progress.finish(job, terms.judged(job, store.load(job.id)), old=True)
-        else:
-            left.append(job)
-    return left
 
 
 def work_through(

@@ -146,6 +146,8 @@ def read_sealed(path: Path, form: str, version: int) -> dict[str, Any]:
     """
     try:
         content: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Altered(path, "it is missing") from None
     except (OSError, ValueError) as error:
         raise Altered(path, str(error)) from None
     if not isinstance(content, dict) or content.pop("sha256", None) != checksum(content):
@@ -174,6 +176,8 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """
     try:
         content = path.read_bytes()
+    except FileNotFoundError:
+        raise Altered(path, "it is missing") from None
     except OSError as error:
         raise Altered(path, str(error)) from None
     if hashlib.sha256(content).hexdigest() != sha256:

@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from attacker.allocator import keep_freed_memory
 from attacker.jobs.in_time import TimeEnded, call_in_time
 from attacker.jobs.job import Event, Job, Tell, work_of
 from attacker.jobs.store import FolderStore, JobStore
+
+_LOOK: Final = 0.25
+"""Seconds of one wait: a thread that waits longer could not be interrupted, see `call_in_time`."""
 
 
 class Crew(Protocol):
@@ -43,7 +46,7 @@ class Crew(Protocol):
         """Begin a job."""
 
     def wait(self) -> Sequence[Event]:
-        """What happened since; waits until something did, or the patience for a job is over."""
+        """What happened since; waits until something did, the patience for a job is over, or a moment has passed."""
 
 
 class OwnProcess:
@@ -83,7 +86,7 @@ class OwnProcess:
 
 
 class Processes:
-    """Worker processes on this machine, one job each at a time; one that dies is replaced.
+    """Worker processes on this machine, one job each at a time, begun with their first; one that dies is replaced.
 
     Args:
         workers: How many.
@@ -100,7 +103,6 @@ class Processes:
         self._ends: dict[Any, float] = {}
 
     def __enter__(self) -> Processes:
-        self._idle = [self._start(number) for number in range(self.workers)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -118,11 +120,11 @@ class Processes:
 
     def free(self) -> bool:
         """See `Crew`."""
-        return bool(self._idle)
+        return len(self._busy) < self.workers
 
     def begin(self, job: Job) -> None:
         """See `Crew`."""
-        worker = self._idle.pop()
+        worker = self._idle.pop() if self._idle else self._start(len(self._busy))
         self._busy[worker.line] = (worker, job.id)
         self._ends[worker.line] = time.monotonic() + (math.inf if job.patience is None else job.patience)
         message = {"sent": time.time(), "job": job.to_json()}
@@ -132,7 +134,7 @@ class Processes:
     def wait(self) -> Sequence[Event]:
         """See `Crew`."""
         patience = max(0.0, min(self._ends[line] for line in self._busy) - time.monotonic())
-        heard = connection.wait(list(self._busy), None if math.isinf(patience) else patience)
+        heard = connection.wait(list(self._busy), min(patience, _LOOK))
         now = time.monotonic()
         late = [line for line in self._busy if line not in heard and self._ends[line] <= now]
         return [*map(self._hear, heard), *map(self._end, late)]
@@ -187,7 +189,7 @@ class _Worker:
 
 def _serve(line: Any, folder: str, number: int) -> None:
     """The life of a worker: jobs in, events out, until the line is closed."""
-    leave_with_parent()
+    _leave_with_parent()
     keep_freed_memory()
     _choose_gpu(number)
     while True:
@@ -261,7 +263,7 @@ def _choose_gpu(number: int) -> None:
         torch.cuda.set_device(number % torch.cuda.device_count())
 
 
-def leave_with_parent() -> None:
+def _leave_with_parent() -> None:
     """A worker whose parent was killed ends at once, whatever it is doing."""
     parent = multiprocessing.parent_process()
 

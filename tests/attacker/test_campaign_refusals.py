@@ -243,6 +243,7 @@ def test_without_jinja_the_extra_is_named(tmp_path):
 def test_ctrl_c_is_for_the_campaign_and_not_for_its_workers(tmp_path):
     """A terminal sends it to all; workers would each print where they were."""
     with Processes(1, tmp_path) as crew:
+        crew.begin(Job(id="j", work="tests.nowhere:WORK"))
         status = Path(f"/proc/{crew.pids[0]}/status").read_text()
     blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
     assert blocked >> (signal.SIGINT - 1) & 1
