@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 from attacker.attacks.adaptation import Knowledge
+from attacker.attacks.distances import Distance
 from attacker.attacks.layers import matched_parameters
-from attacker.attacks.parts import Distance, ReplayMode
 from attacker.attacks.piece import Piece
 from attacker.engine import (
     GradientProducts,
@@ -32,6 +33,21 @@ from fl_precode.observation import Observation
 UNROLLED_STEPS = 16
 """Local steps up to which "auto" unrolls; a step costs about as much as one gradient (benchmarks/federated_averaging).
 """
+
+
+class ReplayMode(StrEnum):
+    """How weights after several local steps are replayed.
+
+    ``UNROLLED`` replays SGD steps (the protocol must announce steps or epochs, images of a step and learning rate),
+    ``SURROGATE`` takes one gradient at weights between those sent and received, ``ONE_GRADIENT`` one gradient of all
+    images at the weights sent. ``AUTO`` takes one gradient for one step, unrolls up to 16 steps where enough is
+    announced, and takes the surrogate otherwise.
+    """
+
+    AUTO = "auto"
+    ONE_GRADIENT = "one-gradient"
+    UNROLLED = "unrolled"
+    SURROGATE = "surrogate"
 
 
 def chosen_replay(mode: ReplayMode, observation: Observation) -> ReplayMode:
