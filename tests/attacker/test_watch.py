@@ -273,4 +273,4 @@ def test_an_interrupt_ends_it_without_a_word(watching):
 def test_bad_usage_is_named():
     done = CliRunner().invoke(command_line, ["watch", "x", "--attacks", "magic"])
     assert done.exit_code == 2
-    assert "unknown attack 'magic'" in re.sub(r"[│\s]+", " ", done.stderr)
+    assert "there is no attack 'magic'" in re.sub(r"[│\s]+", " ", done.stderr)
