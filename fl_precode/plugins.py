@@ -124,7 +124,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         """What to say to somebody who asks for a name that is not here."""
         if name in self._refused:
             return f"the {self._noun} {name!r} is a plug-in that cannot be used: {self._refused[name]}"
-        return f"unknown {self._noun} {name!r}; there are {', '.join(self)}"
+        return f"there is no {self._noun} {name!r}; expected one of {', '.join(self)}"
 
     def _search(self) -> None:
         """Load the entry points, once in a process."""

@@ -7,24 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 _MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20"}
-_DEFENCES = {
-    "none": "no defence",
-    "unknown": "a defence that was not announced",
-    "precode": "PRECODE",
-    "precode-reference": "PRECODE (reference settings)",
-    "cvb": "CVB",
-    "cvb-reference": "CVB (reference KL)",
-    "dropout": "dropout",
-    "noise": "Gaussian noise",
-    "laplace": "Laplace noise",
-    "ppp": "PPP",
-    "prune": "pruning",
-    "clip": "clipping",
-    "quantise": "quantisation",
-    "sign": "signs",
-    "soteria": "Soteria",
-    "dp": "DP-SGD",
-}
+_NO_DEFENCES = {"none": "no defence", "unknown": "a defence that was not announced"}
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _KNOWLEDGE = {
     "labels": "the true labels of each client's images",
@@ -64,7 +47,10 @@ def defence_name(spec: str) -> str:
     >>> defence_name("noise:std=1e+2")
     'Gaussian noise (std=1e+2)'
     """
-    return joined([_named(part.strip(), _DEFENCES) for part in _PLUS.split(spec)])
+    from fl_precode.defences import DEFENCES
+
+    titles = {name: entry.title for name, entry in DEFENCES.items() if entry.title} | _NO_DEFENCES
+    return joined([_named(part.strip(), titles) for part in _PLUS.split(spec)])
 
 
 def defence_text(spec: str) -> str:

@@ -75,7 +75,7 @@ def test_unknown_settings_are_type_errors():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("gradient-inversion", f"there are {', '.join(ATTACKS)}"),
+        ("gradient-inversion", f"expected one of {', '.join(ATTACKS)}"),
         ("inverting-gradients:restart=2", "has no option 'restart'; it has .*restarts"),
         ("first-layer:restarts=2", "it has none"),
         ("inverting-gradients:restarts=two", "whole number"),

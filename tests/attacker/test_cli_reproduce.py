@@ -37,7 +37,7 @@ def invoke(*arguments):
         (["--models", "mlp", "--defences", "none,cvb"], "fits none"),
         (["--defences", ","], "expected one or more different defences"),
         (["--defences", "none,none"], "expected one or more different defences"),
-        (["--attacks", "magic"], "unknown attack"),
+        (["--attacks", "magic"], "there is no attack"),
         (["--seed", "-1"], "--seed"),
     ],
 )

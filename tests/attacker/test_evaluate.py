@@ -297,7 +297,7 @@ def test_a_header_without_model_asks_for_it(tmp_path):
         ({"victims": 0}, "at least one tape and one victim"),
         ({"attacks": []}, "one or more different attacks"),
         ({"attacks": ["first-layer", "first-layer"]}, "one or more different attacks"),
-        ({"attacks": ["first"]}, "unknown attack 'first'"),
+        ({"attacks": ["first"]}, "there is no attack 'first'"),
         ({"labels": "some"}, "'granted' or 'recovered'"),
     ],
 )
