@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vision_transformer import VisionTransformer
 
 from fl_precode import VariationalBottleneck
@@ -206,6 +207,13 @@ def vision_transformer(spec: InputSpec) -> nn.Module:
     return nn.Sequential(nn.Conv2d(spec.channels, 3, 1), nn.ZeroPad2d((0, 1, 0, 1)), drawn(model))
 
 
+def convnext(spec: InputSpec) -> nn.Module:
+    """torchvision's, with two stages."""
+    stages = [CNBlockConfig(4, 6, 2), CNBlockConfig(6, None, 1)]
+    model = ConvNeXt(stages, stochastic_depth_prob=0.1, num_classes=spec.classes)
+    return nn.Sequential(nn.Conv2d(spec.channels, 3, 1), nn.ZeroPad2d((1, 2, 1, 2)), drawn(model))
+
+
 def drawn(model: nn.Module) -> nn.Module:
     """Random parameters where the published initial values are zeros, or hide a layer."""
     for value in model.parameters():
@@ -275,6 +283,7 @@ FACTORED = {
     "attention, tokens first": TokensFirst,
     "class token and positions": TokenNet,
     "vision transformer": vision_transformer,
+    "convnext": convnext,
 }
 DENSE = {
     "mixing": Mixing,
