@@ -1,7 +1,7 @@
 """The parts that gradient matching is composed of: small frozen objects, each of which checks itself.
 
-A setting that makes sense with one part only belongs to this part. `Optimiser.check_beside` checks the few demands of an
-optimiser on the parts beside it. A new distance, prior, start or optimiser is a new class of its kind.
+A setting that makes sense with one part only belongs to this part. `Optimiser.check_beside` checks the few demands of
+an optimiser on the parts beside it. A new distance, prior, start or optimiser is a new class of its kind.
 """
 
 from attacker.attacks.distances import L1, L2, Cosine, Distance, Signs, distance_named
