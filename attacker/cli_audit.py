@@ -68,11 +68,9 @@ def register(app: typer.Typer) -> None:
 
 _Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the report.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes that attack; what they find is the same for any number.")]
-_RayAddress = Annotated[
+RayAddress = Annotated[
     str,
-    typer.Option(
-        metavar="HOST:PORT", help="Attack on a Ray cluster that is there; auto finds one here.", show_default=False
-    ),
+    typer.Option(metavar="HOST:PORT", help="Work on a Ray cluster that is there; auto finds one.", show_default=False),
 ]
 _Leakage = Annotated[
     bool,
@@ -106,7 +104,7 @@ def audit(
     mean: Mean = None,
     std: Std = None,
     workers: _Workers = 1,
-    ray_address: _RayAddress = "",
+    ray_address: RayAddress = "",
     threads: Threads = 1,
     device: Device = AUTO,
     leakage: _Leakage = True,
@@ -123,7 +121,7 @@ def audit(
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
     began = time.monotonic()
-    _check_crew(workers, ray_address)
+    check_crew(workers, ray_address)
     # What comes next takes seconds, PyTorch alone two: the first line must not wait for it.
     ticker = Ticker("loading PyTorch")
     known = all(map(looks_like_a_tape, tapes))  # else there is nothing to say but the error
@@ -183,7 +181,12 @@ def _audited(
     )
 
 
-def _check_crew(workers: int, ray_address: str) -> None:
+def check_crew(workers: int, ray_address: str) -> None:
+    """Refuse workers here and on a cluster at once, and what names no cluster.
+
+    Raises:
+        typer.BadParameter: If so.
+    """
     if not ray_address:
         return
     from attacker.jobs.ray_workers import is_address
