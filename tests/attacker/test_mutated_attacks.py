@@ -21,6 +21,8 @@ from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from tests.attacker.taped_federation import tape_federation
 
+pytestmark = pytest.mark.slow  # a verdict of "held" takes 64 victims, and they a minute and a half
+
 BUDGET = "iterations=30,restarts=2,total_variation=1e-3"
 PLAIN, ADAPTIVE = f"inverting-gradients:{BUDGET}", f"ignore:{BUDGET}"
 VICTIMS = 64
