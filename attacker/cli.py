@@ -33,6 +33,7 @@ from attacker import (
     cli_watch,
 )
 from attacker.cli_errors import error_paragraph
+from attacker.jobs.in_time import any_left_behind
 
 INTERRUPTED = 130
 
@@ -130,8 +131,7 @@ def leave(end: SystemExit) -> None:
 
     The interpreter cannot be taken down under a thread that is inside PyTorch: the process would crash, or wait.
     """
-    in_time = sys.modules.get("attacker.audit.in_time")
-    if in_time is not None and in_time.any_left_behind():
+    if any_left_behind():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
