@@ -1,35 +1,16 @@
-"""How this process hands memory back: not while it searches."""
+"""How a process of ours hands memory back: not while it searches.
+
+For the command line and its workers; a process that calls attacks as a library keeps the allocator that it has.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_BLOCK = 32 << 20  # the most that glibc takes
 _KEEP = 2**31 - 1
-_ADAPTED = 2 * _LARGEST_BLOCK
-"""What glibc sets for itself once a process has freed a block of the largest size."""
-
-
-class _Searches:
-    """How many searches run in this process now, and whether it keeps its memory besides.
-
-    Attributes:
-        running: Searches in all threads.
-        for_good: Whether `keep_freed_memory` was called where that can be done.
-    """
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.running = 0
-        self.for_good = False
-
-
-_SEARCHES = _Searches()
 
 
 def keep_freed_memory() -> bool:
@@ -41,29 +22,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this process has such an allocator.
     """
-    with _SEARCHES.lock:
-        kept = _keep(_KEEP)
-        _SEARCHES.for_good = _SEARCHES.for_good or kept
-    return kept
-
-
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """As `keep_freed_memory`, until the last of all such blocks ends; what is free then is returned.
-
-    glibc no longer adapts its thresholds afterwards; they stay at the largest to which it would have adapted them.
-    """
-    with _SEARCHES.lock:
-        _SEARCHES.running += 1
-        if _SEARCHES.running == 1 and not _SEARCHES.for_good:
-            _keep(_KEEP)
-    try:
-        yield
-    finally:
-        with _SEARCHES.lock:
-            _SEARCHES.running -= 1
-            if _SEARCHES.running == 0 and not _SEARCHES.for_good and _keep(_ADAPTED):
-                ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+    return _keep(_KEEP)
 
 
 def _keep(free: int) -> bool:

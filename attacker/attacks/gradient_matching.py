@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from attacker.allocator import freed_memory_kept
 from attacker.attacks.adaptation import PLAIN, Knowledge, NoiseSearch
 from attacker.attacks.as_trained import AsTrained, as_trained
 from attacker.attacks.attack import Attack, Progress, Reconstruction
@@ -296,9 +295,8 @@ class _Group:
         )
         parts = [part for group in groups for part in pieces_within_budget(settings, group)]
         results: list[Reconstruction | None] = [None] * len(places)
-        with freed_memory_kept():
-            for number, part in enumerate(parts):
-                with share_of_time(number, len(parts)):
-                    for index, found in attack_bounded(settings, part, share(progress, number, len(parts))):
-                        results[index] = better(results[index], found)
+        for number, part in enumerate(parts):
+            with share_of_time(number, len(parts)):
+                for index, found in attack_bounded(settings, part, share(progress, number, len(parts))):
+                    results[index] = better(results[index], found)
         return results

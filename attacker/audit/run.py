@@ -24,7 +24,7 @@ from attacker.audit.files import Pictures, make_private_folder
 from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.knowledge import LABELS, Knowledge
 from attacker.audit.leakage_summary import leakage_of, needs_indices
-from attacker.audit.machine import versions
+from attacker.audit.machine import threads_restored, versions
 from attacker.audit.mending import with_mends
 from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
@@ -68,6 +68,7 @@ def audit_tape(
     return audit_tapes([source], out=out, attacks=attacks, victims=victims, seed=seed, labels=labels, progress=progress)
 
 
+@threads_restored()
 def audit_tapes(
     sources: Sequence[TapeSource],
     *,
@@ -132,6 +133,7 @@ def audit_tapes(
         return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
+@threads_restored()
 def audit(
     sources: Sequence[TapeSource],
     settings: AuditSettings,
@@ -197,6 +199,7 @@ def audit(
         return _finish(federations, went, chunks, campaign.chunks, settings, title, folder, watch, workers, clock)
 
 
+@threads_restored()
 def plan(
     sources: Sequence[TapeSource],
     settings: AuditSettings,

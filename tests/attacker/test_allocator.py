@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import pytest
 
-from attacker.allocator import freed_memory_kept, keep_freed_memory
+from attacker.allocator import keep_freed_memory
 
 # In a process of its own, because the settings stay, and because glibc adapts them to what was freed before.
 PROGRAM = """
 import ctypes, json
-from attacker.allocator import freed_memory_kept, keep_freed_memory
+from attacker.allocator import keep_freed_memory
 
 class Counts(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
@@ -84,36 +84,18 @@ def test_a_freed_block_serves_the_next_tensor():
 
 
 @glibc
-@pytest.mark.parametrize(
-    "search",
-    [
-        "with freed_memory_kept(): look()",
-        "with freed_memory_kept():\n with freed_memory_kept(): pass\n look()",
-        "try:\n with freed_memory_kept():\n  look()\n  raise ValueError\nexcept ValueError: pass",
-        "attack()",
-    ],
-    ids=["a block", "another one ended meanwhile", "one that fails", "an attack"],
-)
-def test_a_search_keeps_memory_and_returns_it(search):
-    during = seen(search)
-    assert during.mapped == 0
-    assert during.kept >= FREED
-    assert during.end < FREED // 2
+def test_an_attack_leaves_the_allocator_of_its_process_alone():
+    assert seen("attack()").end < FREED // 2
 
 
 @glibc
-@pytest.mark.parametrize(
-    "search", ["keep_freed_memory()\nattack()", "with freed_memory_kept():\n keep_freed_memory()\n look()"]
-)
-def test_a_process_that_keeps_memory_for_good_does_so_beyond_its_searches(search):
-    assert seen(search).end >= FREED
+def test_a_process_that_keeps_memory_for_good_does_so_beyond_its_searches():
+    assert seen("keep_freed_memory()\nattack()").end >= FREED
 
 
 def test_another_system_or_c_library_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr("attacker.allocator.ctypes.CDLL", lambda name: object())
     assert not keep_freed_memory()
-    with freed_memory_kept():
-        pass
     monkeypatch.undo()
     monkeypatch.setattr("attacker.allocator.sys.platform", "darwin")
     assert not keep_freed_memory()
