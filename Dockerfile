@@ -13,7 +13,7 @@ WORKDIR /app
 RUN pip install "${TORCH}" numpy
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['report'], sep='\n')" \
+print(*p['dependencies'], *p['optional-dependencies']['audit'], sep='\n')" \
     > /tmp/requirements.txt && pip install -r /tmp/requirements.txt && rm /tmp/requirements.txt
 
 COPY LICENSE README.md ./
@@ -23,7 +23,8 @@ COPY server server
 COPY clients clients
 COPY deploy deploy
 # Named volumes take the owner of the folder that they are mounted on.
-RUN pip install --no-deps . && python -m compileall -q /app \
+# The reference app is of a checkout, which this image holds.
+RUN pip install --no-deps -e . && python -m compileall -q /app \
     && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin app \
     && for folder in state tape results audit data/client-0 data/client-1 data/client-2 keys/ca keys/superlink \
         keys/superexec keys/nodes keys/node-0 keys/node-1 keys/node-2; do mkdir -p "/$folder"; done \

@@ -35,7 +35,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing fl-precode into $(VENV), once; PyTorch is several GB, this takes a few minutes."
-	$(PIP) install -e '.[report,simulation]'
+	$(PIP) install -e '.[audit,simulation]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python

@@ -1,7 +1,4 @@
-"""How a process of ours hands memory back: not while it searches.
-
-For the command line and its workers; a process that calls attacks as a library keeps the allocator that it has.
-"""
+"""How a process of ours hands memory back: the command line's and the workers', never a library's host."""
 
 from __future__ import annotations
 
@@ -17,20 +14,16 @@ def keep_freed_memory() -> bool:
     """Let glibc keep blocks of up to 32 MiB, and 2 GiB of them, for the next tensor instead of returning each at once.
 
     Every evaluation allocates what the last one freed. Pages that were returned in between are zeroed and mapped anew:
-    measured on ResNet20-4, up to 14 % of the time in the kernel, and 8 % of all when two processes searched.
+    measured on ResNet20-4, up to 14 % of the time in the kernel, and 8 % of all when two processes searched. Variables
+    of the environment would do as well, but only for processes yet to start, and an audit works in its own by default.
 
     Returns:
         Whether this process has such an allocator.
     """
-    return _keep(_KEEP)
-
-
-def _keep(free: int) -> bool:
-    """Set how many free bytes stay with the process; whether that can be set here."""
     if sys.platform != "linux":
         return False
     try:
         option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library, such as musl
         return False
-    return bool(option(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(option(_M_TRIM_THRESHOLD, free))
+    return bool(option(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(option(_M_TRIM_THRESHOLD, _KEEP))

@@ -11,34 +11,38 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from importlib import metadata
-from typing import Annotated, Any
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from attacker import (
-    cli_analyse,
-    cli_audit,
-    cli_bench,
-    cli_comparisons,
-    cli_gate,
-    cli_lists,
-    cli_notes,
-    cli_plan,
-    cli_recommend,
-    cli_report,
-    cli_reproduce,
-    cli_run,
-    cli_watch,
-)
+from attacker import cli_analyse, cli_audit, cli_gate, cli_lists, cli_notes, cli_plan, cli_report
 from attacker.cli_errors import error_paragraph
 
 INTERRUPTED = 130
+OF_A_CHECKOUT: Final = {
+    "run": "cli_run",
+    "demo": "cli_run",
+    "bench": "cli_bench",
+    "reproduce": "cli_reproduce",
+    "recommend": "cli_recommend",
+}
+"""Commands that an installed package does not have, and the module of each."""
 
 
 class TeachingGroup(TyperGroup):
     """Turns whatever a command raises into one paragraph and an exit code."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; one that only a checkout has is refused by saying so."""
+        if args[0] in OF_A_CHECKOUT and args[0] not in self.commands:
+            ctx.fail(
+                f"`fl-precode {args[0]}` needs the reference app, which is part of the repository and not of the "
+                "installed package: run it in a checkout that is installed with pip install -e '.[experiments]'"
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see the module for the exit codes."""
@@ -100,9 +104,9 @@ def _options(
 ) -> None:
     """Does a federated training leak its images, and does a defence stop it?
 
-    Start with `fl-precode demo`. To audit your own Flower app, wrap its strategy
+    To audit your own Flower app, wrap its strategy in the Interceptor
 
-    in the Interceptor and run `fl-precode audit` on the tape.
+    and run `fl-precode audit` on the tape. In a checkout, start with `fl-precode demo`.
 
     Exit codes: 0 done, 1 the job failed, 2 bad usage,
     3 nothing could be attacked, 130 interrupted.
@@ -110,19 +114,16 @@ def _options(
     del debug, version
 
 
-cli_run.register(app)
-cli_notes.register(app)
-cli_plan.register(app)
-cli_audit.register(app)
-cli_gate.register(app)
-cli_report.register(app)
-cli_watch.register(app)
-cli_analyse.register(app)
-cli_bench.register(app)
-cli_reproduce.register(app)
-cli_comparisons.register(app)
-cli_recommend.register(app)
-cli_lists.register(app)
+def _add_commands() -> None:
+    """Add the commands; those of a checkout where there is one."""
+    own = [cli_notes, cli_plan, cli_audit, cli_gate, cli_report, cli_analyse]
+    names = dict.fromkeys((*OF_A_CHECKOUT.values(), "cli_comparisons"))
+    there = [import_module(f"attacker.{name}") for name in names if find_spec(f"attacker.{name}")]
+    for module in (*own, cli_lists, *there):
+        module.register(app)
+
+
+_add_commands()
 
 
 def leave(end: SystemExit) -> None:

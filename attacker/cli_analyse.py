@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from attacker.cli_audit import use_threads
 from attacker.cli_options import parse_inputs
+from attacker.cli_progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +93,8 @@ def analyse(
     built = apply_defence(defence, build_model(model, inputs, seed=seed), inputs, seed=seed)
     check_gradient_defence(defence, built)
     origin = f"untrained, seed {seed}" if weights is None else _load(built, weights)
-    with _progress(count) as report:
+    done = itertools.count(1)
+    with progress_bar("images", total=count) as tell:
         found = run(
             Victim(model=built, inputs=inputs, name=model),
             pixels,
@@ -103,7 +104,7 @@ def analyse(
             names=(defence, origin, source),
             seed=seed,
             exact=exact,
-            progress=report,
+            progress=lambda: tell(next(done)),
         )
     console = Console()
     if not console.is_terminal:
@@ -125,7 +126,7 @@ def _pictures(
 ) -> tuple[str, InputSpec, Tensor, Tensor]:
     """Where images come from, their domain, the images in [0, 1], labels."""
     if inputs is not None:
-        from attacker.bench.problem import smooth_images
+        from attacker.leakage.smooth_images import smooth_images
 
         return ("random smooth images", inputs, *smooth_images(count, inputs, seed=seed))
     from fl_precode.data import load_data
@@ -147,18 +148,6 @@ def _load(model: nn.Module, path: Path) -> str:
     except RuntimeError as error:
         raise ValueError(f"the weights of {path} do not fit the model with its defence: {error}") from None
     return path.name
-
-
-@contextmanager
-def _progress(images: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr; nothing is drawn where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=images)
-        yield lambda: bar.advance(task)
 
 
 def _show(found: Leakage, console: Console) -> None:

@@ -4,50 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attacker.allocator import keep_freed_memory
-from attacker.cli_device import AUTO, Device
-from attacker.cli_options import (
-    Attacks,
-    Budget,
-    Classes,
-    Defence,
-    Evaluation,
-    Images,
-    Know,
-    LabelsOption,
-    Loss,
-    Mean,
-    Model,
-    NoControl,
-    NoTruth,
-    Rounds,
-    Seed,
-    Std,
-    Tapes,
-    Threads,
-    Truth,
-    Victims,
-    Withhold,
-    audit_settings,
-    check_truth,
-    find_own_models,
-    looks_like_a_tape,
-    parse_inputs,
-    tape_sources,
-)
+from attacker.cli_audit_options import AuditOptions, begun, with_audit_options
+from attacker.cli_options import Tapes
 from attacker.cli_progress import Ticker, campaign_watch
 from attacker.cli_reasons import (
     NOTHING_ATTACKED,
     assumption_lines,
     attacked,
     columns,
-    end_of_nothing,
     not_run_of_record,
     reason_lines,
     wrapped,
@@ -85,32 +55,14 @@ _Leakage = Annotated[
 ]
 
 
+@with_audit_options
 def audit(
     tapes: Tapes,
     out: _Out = Path("audit"),
-    attacks: Attacks = None,
-    victims: Victims = 4,
-    budget: Budget = None,
-    seed: Seed = 0,
-    labels: LabelsOption = None,
-    know: Know = None,
-    withhold: Withhold = None,
-    no_control: NoControl = False,
-    rounds: Rounds = None,
-    evaluation: Evaluation = None,
-    truth: Truth = None,
-    no_truth: NoTruth = False,
-    model: Model = None,
-    loss: Loss = None,
-    defence: Defence = None,
-    images: Images = None,
-    classes: Classes = None,
-    mean: Mean = None,
-    std: Std = None,
+    *,
+    options: AuditOptions,
     workers: _Workers = 1,
     ray_address: _RayAddress = "",
-    threads: Threads = 1,
-    device: Device = AUTO,
     leakage: _Leakage = True,
 ) -> None:
     """Attack the updates on a tape and write what came back: audit.json and a report.
@@ -124,32 +76,16 @@ def audit(
 
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
-    began = time.monotonic()
+    start = time.monotonic()
     _check_crew(workers, ray_address)
-    # What comes next takes seconds, PyTorch alone two: the first line must not wait for it.
-    ticker = Ticker("loading PyTorch")
-    known = all(map(looks_like_a_tape, tapes))  # else there is nothing to say but the error
-    if known:
-        ticker.say("\n".join(wrapped(f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.", columns())))
     try:
-        with ticker if known else nullcontext():
-            inputs = parse_inputs(images, classes, mean, std)
-            wish = check_truth(no_truth, evaluation, truth)
-            settings = audit_settings(
-                attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know,
-                withhold=withhold, control=not no_control, rounds=rounds, threads=threads, device=device,
-                leakage=leakage,
-            )  # fmt: skip
-            use_threads(threads)
-            find_own_models()
-            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs, loss)
-            record = _audited(sources, settings, out, workers, ray_address, ticker, began)
+        with begun(tapes, f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.") as ticker:
+            sources = options.sources(tapes)
+            settings = options.settings(leakage=leakage)
+            use_threads(settings.threads)
+            record = _audited(sources, settings, out, workers, ray_address, ticker, start)
             ticker.do("writing the page")
             page = write_page(record, out)
-    except ValueError as error:
-        if ended := end_of_nothing(error):
-            raise ended from None
-        raise
     except KeyboardInterrupt:
         if (out / "campaign").is_dir():
             typer.echo(f"What was finished is kept in {out}; the same command goes on from there.", err=True)
@@ -188,7 +124,7 @@ def _audited(
 def _check_crew(workers: int, ray_address: str) -> None:
     if not ray_address:
         return
-    from attacker.audit.ray_crew import is_address
+    from attacker.jobs.ray_workers import is_address
 
     if workers > 1:
         raise typer.BadParameter(
@@ -214,36 +150,29 @@ def use_threads(threads: int) -> None:
     keep_freed_memory()
 
 
-def finish(record: AuditRecord, folder: Path) -> Path | None:
+def finish(record: AuditRecord, folder: Path) -> Path:
     """Write the report of a fresh audit into ``folder/report``, print the results and where the report is.
 
     Returns:
-        Absolute path of the page; None where the extra ``report`` is not installed, which is said.
+        Absolute path of the page.
     """
     page = write_page(record, folder)
     show(record, folder, page)
     return page
 
 
-def write_page(record: AuditRecord, folder: Path) -> Path | None:
-    """Write the report into ``folder/report``; its absolute path, None where the extra ``report`` is not installed."""
-    try:
-        from attacker.report.page import write_report
-    except ModuleNotFoundError as error:
-        if error.name != "jinja2":
-            raise
-        return None
+def write_page(record: AuditRecord, folder: Path) -> Path:
+    """Write the report into ``folder/report``; its absolute path."""
+    from attacker.report.page import write_report
+
     return write_report(record, folder=folder, out=folder / "report")
 
 
-def show(record: AuditRecord, folder: Path, page: Path | None) -> None:
+def show(record: AuditRecord, folder: Path, page: Path) -> None:
     """Print the results, and where record and report are."""
     show_results(record)
     typer.echo(f"record: {folder.absolute() / 'audit.json'}")
-    if page is None:
-        typer.echo(f"no page: it needs pip install 'fl-precode[report]'; then: fl-precode report {folder}")
-    else:
-        typer.echo(f"report: {page}")
+    typer.echo(f"report: {page}")
 
 
 def show_results(record: AuditRecord) -> None:

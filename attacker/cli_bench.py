@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from attacker.cli_audit import use_threads
 from attacker.cli_device import AUTO, Device, find_device
 from attacker.cli_options import split_attacks
+from attacker.cli_progress import progress_bar
 
 MODELS = "lenet,mlp,resnet20:width=4"
 _WIDTH = 100
@@ -53,8 +55,9 @@ def bench(
 
     from attacker.bench.contenders import contenders
     from attacker.bench.measure import Row, enough_iterations, measure
-    from attacker.bench.problem import make_problem, smooth_images
+    from attacker.bench.problem import make_problem
     from attacker.bench.record import record, table
+    from attacker.leakage.smooth_images import smooth_images
     from fl_precode.models.input_spec import InputSpec
 
     where = find_device(device)
@@ -105,21 +108,7 @@ def _counts(text: str) -> list[int]:
 
 @contextmanager
 def _progress(model: str, steps: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr over the measurements of one model; nothing is drawn where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    text = TextColumn("{task.description:<28}", markup=False)
-    with Progress(
-        text, BarColumn(), TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(model, total=steps)
-        begun = 0
-
-        def report(name: str) -> None:
-            nonlocal begun
-            bar.update(task, description=f"{model}: {name}", completed=begun)
-            begun += 1
-
-        yield report
+    """A bar over the measurements of one model; it is told what begins."""
+    with progress_bar(model, total=steps) as tell:
+        begun = itertools.count()
+        yield lambda name: tell(next(begun), f"{model}: {name}")

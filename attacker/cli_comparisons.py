@@ -22,9 +22,10 @@ from attacker.cli_reproduce import (
 )
 
 if TYPE_CHECKING:
+    from attacker.reproduce.cell_work import Experimental
     from attacker.reproduce.influence_page import InfluenceSummary
     from attacker.reproduce.inversion_page import InversionSummary
-    from attacker.reproduce.run import C, Comparison
+    from attacker.reproduce.run import C
 
 _Data = Annotated[
     str, typer.Option(help="Image set: a name, npz:PATH, folder:PATH, or a file or folder. Default: the scale's.")
@@ -117,14 +118,14 @@ def i2f(
     _end(made, len(pieces), page)
 
 
-def _work(comparison: Comparison[C], pieces: Sequence[C], out: Path, workers: int, device: str) -> tuple[Path, int]:
+def _work(comparison: Experimental[C], pieces: Sequence[C], out: Path, workers: int, device: str) -> tuple[Path, int]:
     """Make the pieces that are missing; the folder, and how many there were."""
     from attacker.reproduce.run import run_pieces
 
     use_threads(1)
     folder = out.expanduser().absolute()
-    with cell_progress() as watcher:
-        return folder, run_pieces(comparison, pieces, folder, workers=how_many(workers, device), watcher=watcher)
+    with cell_progress() as watch:
+        return folder, run_pieces(comparison, pieces, folder, workers=how_many(workers, device), watch=watch)
 
 
 def _end(made: int, pieces: int, page: Path) -> None:

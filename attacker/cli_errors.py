@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 
 _EXTRAS = {
-    "jinja2": "report",
-    "matplotlib": "report",
+    **dict.fromkeys(
+        ("scipy", "skimage", "PIL", "pydantic", "typer", "click", "rich", "psutil", "jinja2", "markupsafe"), "audit"
+    ),
+    "matplotlib": "experiments",
     "ray": "simulation",
     "sklearn": "simulation",
     "torchvision": "datasets",
@@ -36,7 +38,7 @@ def error_paragraph(error: Exception) -> str:
     >>> error_paragraph(KeyError("round"))
     "Error: something unexpected happened (KeyError: 'round'). `fl-precode --debug ...` shows where."
     >>> error_paragraph(ModuleNotFoundError("No module named 'jinja2'", name="jinja2"))
-    "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'"
+    "Error: this needs jinja2, which is not installed: pip install 'fl-precode[audit]'"
     """
     if isinstance(error, ValueError | OSError | RuntimeError | ImportError) and (text := error_text(error)):
         return f"Error: {text}"

@@ -1,4 +1,4 @@
-"""Options of the commands that audit a tape, and what their texts become."""
+"""Options of the commands that read a tape, and what their texts become."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacker.cli_device import find_device
-
 if TYPE_CHECKING:
     from attacker.audit.knowledge import Knowledge
-    from attacker.audit.settings import AuditSettings
-    from attacker.audit.subject import TapeSource
     from fl_precode.models.input_spec import InputSpec
 
 DEFAULT_BUDGET = "10m"
@@ -114,47 +110,6 @@ Std = Annotated[
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads for the attacks of one process.")]
 
 
-def audit_settings(
-    *,
-    attacks: Sequence[str] | None,
-    victims: int,
-    budget: str | None,
-    seed: int,
-    labels: Labels | None,
-    know: Sequence[str] | None,
-    withhold: Sequence[str] | None,
-    control: bool,
-    rounds: str | None,
-    threads: int,
-    device: str,
-    leakage: bool = False,
-) -> AuditSettings:
-    """Settings of an audit from the command line; a wrong one is bad usage and stops before anything is opened."""
-    where = find_device(device)
-
-    from attacker.audit.settings import AuditSettings, build_attacks
-
-    wanted = tuple(spec for text in attacks for spec in split_attacks(text)) if attacks else None
-    try:
-        if wanted is not None:
-            build_attacks(wanted)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--attacks") from None
-    seconds = None if wanted is not None and budget is None else parse_duration(budget or DEFAULT_BUDGET)
-    return AuditSettings(
-        attacks=wanted,
-        victims=victims,
-        seed=seed,
-        knowledge=parse_knowledge(know, withhold, labels),
-        budget=seconds,
-        control=control,
-        rounds=parse_rounds(rounds),
-        device=str(where),
-        threads=threads,
-        leakage=leakage,
-    )
-
-
 def parse_knowledge(
     know: Sequence[str] | None, withhold: Sequence[str] | None, labels: Labels | None = None
 ) -> Knowledge:
@@ -235,26 +190,6 @@ def looks_like_a_tape(folder: Path) -> bool:
         return isinstance(json.loads((folder / "tape.json").read_bytes()), dict)
     except (OSError, ValueError):
         return False
-
-
-def tape_sources(
-    tapes: Sequence[Path],
-    evaluation: Path | None,
-    truth: bool | str,
-    model: str | None,
-    defence: str | None,
-    inputs: InputSpec | None,
-    loss: str | None,
-) -> list[TapeSource]:
-    """The tapes of a command, each with what its options say."""
-    from attacker.audit.subject import TapeSource
-
-    return [
-        TapeSource(
-            tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs, loss=loss
-        )
-        for tape in tapes
-    ]
 
 
 def split_attacks(text: str) -> list[str]:

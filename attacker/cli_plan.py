@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import typer
 
-from attacker.cli_device import AUTO, Device
-from attacker.cli_options import (
-    Attacks,
-    Budget,
-    Classes,
-    Defence,
-    Evaluation,
-    Images,
-    Know,
-    LabelsOption,
-    Loss,
-    Mean,
-    Model,
-    NoControl,
-    NoTruth,
-    Rounds,
-    Seed,
-    Std,
-    Tapes,
-    Threads,
-    Truth,
-    Victims,
-    Withhold,
-    audit_settings,
-    check_truth,
-    find_own_models,
-    looks_like_a_tape,
-    parse_inputs,
-    tape_sources,
-)
+from attacker.cli_audit_options import AuditOptions, begun, with_audit_options
+from attacker.cli_options import Tapes
 from attacker.cli_progress import Ticker
-from attacker.cli_reasons import NOTHING_ATTACKED, columns, end_of_nothing, not_run, reason_lines, wrapped
+from attacker.cli_reasons import NOTHING_ATTACKED, columns, not_run, reason_lines, wrapped
 from attacker.cli_tables import add_attack, attack_table, show_table
 
 if TYPE_CHECKING:
@@ -55,57 +26,19 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(plan)
 
 
-def plan(
-    tapes: Tapes,
-    attacks: Attacks = None,
-    victims: Victims = 4,
-    budget: Budget = None,
-    seed: Seed = 0,
-    labels: LabelsOption = None,
-    know: Know = None,
-    withhold: Withhold = None,
-    no_control: NoControl = False,
-    rounds: Rounds = None,
-    evaluation: Evaluation = None,
-    truth: Truth = None,
-    no_truth: NoTruth = False,
-    model: Model = None,
-    loss: Loss = None,
-    defence: Defence = None,
-    images: Images = None,
-    classes: Classes = None,
-    mean: Mean = None,
-    std: Std = None,
-    threads: Threads = 1,
-    device: Device = AUTO,
-) -> None:
+@with_audit_options
+def plan(tapes: Tapes, options: AuditOptions) -> None:
     """Show which attacks `audit` would run on a tape, which not and why, and how long it would take.
 
     Exit code 3: nothing could be attacked; why, and what mends it, is said.
 
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """
-    began = time.monotonic()
-    ticker = Ticker("loading PyTorch")  # takes seconds, for which the first line must not wait
-    known = all(map(looks_like_a_tape, tapes))
-    if known:
-        ticker.say(f"Plan of an audit of {', '.join(map(str, tapes))}.")
-    try:
-        with ticker if known else nullcontext():
-            inputs = parse_inputs(images, classes, mean, std)
-            wish = check_truth(no_truth, evaluation, truth)
-            settings = audit_settings(
-                attacks=attacks, victims=victims, budget=budget, seed=seed, labels=labels, know=know,
-                withhold=withhold, control=not no_control, rounds=rounds, threads=threads, device=device,
-                leakage=True,  # as the command audit has it, whose budget they share
-            )  # fmt: skip
-            find_own_models()
-            sources = tape_sources(tapes, evaluation, wish, model, defence, inputs, loss)
-            federations, planned = _planned(sources, settings, ticker, began)
-    except ValueError as error:
-        if ended := end_of_nothing(error):
-            raise ended from None
-        raise
+    start = time.monotonic()
+    with begun(tapes, f"Plan of an audit of {', '.join(map(str, tapes))}.") as ticker:
+        sources = options.sources(tapes)
+        settings = options.settings(leakage=True)  # as the command audit has it, whose budget they share
+        federations, planned = _planned(sources, settings, ticker, start)
     show_plan(federations, planned, settings)
     if not any(one.status == "run" for one in planned):
         raise typer.Exit(NOTHING_ATTACKED)
@@ -156,13 +89,15 @@ def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack
 
 
 def _show_what_runs(planned: Sequence[PlannedAttack]) -> None:
+    from fl_precode.spec import spec_name
+
     if not planned:
         return
     table = attack_table("role", "iterations", "time", last="why")
     for one in planned:
         time = "" if one.expected_seconds is None else duration(one.expected_seconds)
         count = "" if one.iterations is None else str(one.iterations)
-        add_attack(table, one.attack.partition(":")[0], one.role, count, time, one.reason)
+        add_attack(table, spec_name(one.attack), one.role, count, time, one.reason)
     show_table(table)
 
 

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from attacker.audit.campaign import CampaignState, Watch
-    from attacker.audit.run import AuditProgress
+    from attacker.jobs.progress import State, Watch
 
-EVERY: Final = 2.0
-"""Seconds without a word, at most."""
+EVERY: Final = 1.5
+"""Seconds between two lines: what holds the interpreter for half a second leaves two without a word."""
 
+_TITLE: Final = 46
+"""Characters that tell what is being done."""
 _BLANK: Final = "\r\x1b[2K"
 
 
@@ -91,21 +92,55 @@ def campaign_watch(ticker: Ticker) -> Watch:
     return lambda state: ticker.do(state_line(state))
 
 
+class Tell(Protocol):
+    """Moves a bar of `progress_bar`."""
+
+    def __call__(self, done: float, text: str = "", note: str = "", *, line: bool = False) -> None:
+        """Show how far the work is.
+
+        Args:
+            done: Of the bar's total.
+            text: What is being done; empty leaves what stands there.
+            note: Beside the bar.
+            line: Whether it is worth a line of its own where stderr is no terminal, as in a log.
+        """
+
+
 @contextmanager
-def audit_progress() -> Iterator[AuditProgress]:
-    """A progress bar on stderr for `audit_tapes`; nothing is drawn where stderr is no terminal."""
+def progress_bar(title: str, *, total: float = 1.0, keep: bool = False) -> Iterator[Tell]:
+    """A bar on stderr with the time that has passed; where stderr is no terminal, lines for what is worth one.
+
+    Args:
+        title: What is done at first.
+        total: What is to be done.
+        keep: Leave the bar on the terminal when all is done.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    text = TextColumn("{task.description:<28}", markup=False)
-    columns = (text, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("audit", total=1.0)
-        yield lambda text, done: bar.update(task, description=text, completed=done)
+    columns = (
+        TextColumn(f"{{task.description:<{_TITLE}}}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=not keep, disable=not console.is_terminal) as shown:
+        task = shown.add_task(title[:_TITLE], total=total, note="")
+
+        def tell(done: float, text: str = "", note: str = "", *, line: bool = False) -> None:
+            nonlocal title
+            title = text or title
+            shown.update(task, description=title[:_TITLE], completed=done, note=note)
+            if line and not console.is_terminal:
+                said = " ".join(filter(None, (f"{done / total:4.0%}", title, note)))
+                console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+        yield tell
 
 
-def state_line(state: CampaignState) -> str:
+def state_line(state: State) -> str:
     """One line about how far a campaign is."""
     from attacker.cli_plan import duration
 
@@ -114,8 +149,8 @@ def state_line(state: CampaignState) -> str:
     parts.append(f"{100 * state.share:.0f} %")
     if state.failing:
         parts.append(f"{state.failing} failing")
-    if state.best_ssim is not None:
-        parts.append(f"best SSIM {state.best_ssim:.2f}")
+    if state.best is not None:
+        parts.append(f"best SSIM {state.best:.2f}")
     if state.seconds_left is not None:
         parts.append(f"{duration(state.seconds_left)} left")
     return " · ".join(parts)

@@ -82,12 +82,14 @@ def reason_lines(found: Sequence[NotRun], notes: Path | None, *, width: int) -> 
         notes: Of the tape, or None where there are several tapes.
         width: Columns.
     """
+    from fl_precode.spec import spec_name
+
     groups: dict[tuple[tuple[str, ...], str], list[NotRun]] = {}
     for one in found:
         groups.setdefault((one.mends, "" if one.mends else one.reason), []).append(one)
     lines: list[str] = []
     for (mends, reason), own in sorted(groups.items(), key=lambda item: _importance(*item)):
-        names = ", ".join(dict.fromkeys(one.attack.partition(":")[0] for one in own))
+        names = ", ".join(dict.fromkeys(spec_name(one.attack) for one in own))
         text = f"not known: {_lacking(mends)}" if mends else reason
         if mends == ("budget",):
             text = "expected to take longer than the budget leaves"

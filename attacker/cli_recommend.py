@@ -1,9 +1,7 @@
-"""The command ``recommend``. It needs the repository."""
+"""The command ``recommend``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from attacker.cli_audit import use_threads
 from attacker.cli_device import AUTO, Device
+from attacker.cli_progress import progress_bar
 from attacker.cli_reproduce import (
     AttacksOption,
     RootOption,
@@ -19,7 +18,6 @@ from attacker.cli_reproduce import (
     WorkersOption,
     chosen_experiment,
     how_many,
-    needs_repository,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +53,6 @@ def recommend(
 
     Example: fl-precode recommend --model mlp --data photos --out outputs/recommend
     """
-    needs_repository()
     experiment = chosen_experiment(scale, [data], model, ["none"], attacks, data_root, seed, device)
     if len(experiment.models) != 1:
         raise typer.BadParameter(f"expected one model, got {model!r}", param_hint="--model")
@@ -63,7 +60,11 @@ def recommend(
 
     use_threads(1)
     folder = out.expanduser().absolute()
-    with _search_progress() as tell:
+    with progress_bar("starting", keep=True) as bar:
+
+        def tell(text: str, share: float) -> None:
+            bar(share, text, line=True)
+
         search = Search(experiment, folder, tell, workers=how_many(workers, experiment.device))
         found = search.run(at_most=candidates)
     if found.trials:
@@ -72,30 +73,6 @@ def recommend(
     typer.echo(f"record: {folder / RECOMMENDATION_NAME}")
     if not found.found:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _search_progress() -> Iterator[Callable[[str, float], None]]:
-    """A live bar on stderr; without a terminal a line for every candidate."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<46}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=1.0)
-
-        def tell(text: str, share: float) -> None:
-            bar.update(task, description=text[:46], completed=share)
-            if not console.is_terminal:
-                console.print(f"{share:4.0%} {text}", markup=False, highlight=False)
-
-        yield tell
 
 
 def _trials(found: Recommendation) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ import typer
 from attacker.cli_audit import use_threads
 from attacker.cli_device import AUTO, Device, find_device
 from attacker.cli_options import split_attacks
+from attacker.cli_progress import progress_bar
 
 if TYPE_CHECKING:
+    from attacker.jobs.progress import State, Watch
     from attacker.reproduce.experiment import Experiment
-    from attacker.reproduce.run import Watcher
     from attacker.reproduce.summary import Summary
 
 
@@ -73,36 +73,21 @@ def precode(
 
     Example: fl-precode reproduce precode --scale smoke --out outputs/precode
     """
-    needs_repository()
     experiment = chosen_experiment(scale, data, models, defences, attacks, data_root, seed, device)
     from attacker.reproduce.finish import finish
     from attacker.reproduce.run import run_cells
 
     setups, left_out = experiment.split()
     use_threads(1)
-    with cell_progress() as watcher:
+    with cell_progress() as watch:
         folder = out.expanduser().absolute()
         cells = experiment.cells(setups)
-        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watcher=watcher)
+        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watch=watch)
     summary, page = finish(experiment, setups, left_out, folder)
     _table(summary)
     typer.echo(f"{made} of {len(cells)} pieces were made now")
     typer.echo(f"figures: {page.parent / 'results.json'}")
     typer.echo(f"page: {page}")
-
-
-def needs_repository() -> None:
-    """Refuse an installation without the reference app.
-
-    Raises:
-        ValueError: If ``clients`` and ``server`` cannot be imported.
-    """
-    missing = [name for name in ("clients", "server") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"{' and '.join(missing)} cannot be imported: the reference app is part of the repository, not of the "
-            "installed package. Run from a checkout installed with: pip install -e ."
-        )
 
 
 def chosen_experiment(
@@ -175,35 +160,19 @@ def how_many(workers: int, device: str) -> int:
 
 
 @contextmanager
-def cell_progress() -> Iterator[Watcher]:
-    """A live bar on stderr with the time left; without a terminal a line for every finished piece."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
+def cell_progress() -> Iterator[Watch]:
+    """A bar with the time left; without a terminal a line for every finished piece."""
     from attacker.report.words import duration
-    from attacker.reproduce.run import Done
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<46}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[cells]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=1.0, cells="", left="")
+    with progress_bar("starting", keep=True) as tell:
         finished = -1
 
-        def watch(done: Done) -> None:
+        def watch(state: State) -> None:
             nonlocal finished
-            left = "" if done.seconds_left is None else f"about {duration(done.seconds_left)} left"
-            cells = f"{done.cells}/{done.of}"
-            bar.update(task, description=done.title[:46], completed=done.share, cells=cells, left=left)
-            if not console.is_terminal and done.cells > finished >= 0:
-                console.print(f"{cells} {done.title}; {left}", markup=False, highlight=False)
-            finished = done.cells
+            left = "" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
+            note = " ".join(filter(None, (f"{state.done}/{state.of}", left)))
+            tell(state.share, state.title, note, line=state.done > finished >= 0)
+            finished = state.done
 
         yield watch
 

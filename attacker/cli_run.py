@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from attacker.cli_progress import progress_bar
 
 
 class JobFailed(RuntimeError):
@@ -49,7 +51,7 @@ def run(
         raise typer.BadParameter(str(error), param_hint="--set") from None
     if (folder / "tape").exists():
         raise ValueError(f"{folder} already holds a tape; name a new folder with --out")
-    with FederationProgress(f"{settings.model}, {settings.defence}", settings.num_server_rounds) as on_line:
+    with federation_progress(f"{settings.model}, {settings.defence}", settings.num_server_rounds) as on_line:
         outcome = launch(
             settings,
             client_resources_num_cpus=client_cpus,
@@ -121,35 +123,19 @@ def _value(text: str) -> str | int | float | bool:
     return text
 
 
-class FederationProgress:
-    """A progress bar over rounds, fed with the lines of a run's log."""
+@contextmanager
+def federation_progress(title: str, rounds: int) -> Iterator[Callable[[str], None]]:
+    """A bar over rounds, fed with the lines of a run's log."""
+    with progress_bar(f"federation {title}", total=rounds + 1, keep=True) as tell:
 
-    def __init__(self, title: str, rounds: int) -> None:
-        self._rounds = rounds
-        self._progress = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]:<16}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task(f"federation {title}", total=rounds + 1, state="starting")
+        def on_line(line: str) -> None:
+            # The strategy logs this line when a round begins.
+            if started := re.search(r"\[ROUND (\d+)/\d+\]", line):
+                tell(int(started[1]), note=f"round {started[1]} of {rounds}")
 
-    def __enter__(self) -> Callable[[str], None]:
-        self._progress.start()
-        return self._see
-
-    def __exit__(self, *exception: object) -> None:
-        if exception[0] is None:
-            self._progress.update(self._task, completed=self._rounds + 1, state="done")
-        self._progress.stop()
-
-    def _see(self, line: str) -> None:
-        # The strategy logs this line when a round begins.
-        started = re.search(r"\[ROUND (\d+)/\d+\]", line)
-        if started:
-            state = f"round {started[1]} of {self._rounds}"
-            self._progress.update(self._task, completed=int(started[1]), state=state)
+        tell(0, note="starting")
+        yield on_line
+        tell(rounds + 1, note="done", line=True)
 
 
 def write_log(folder: Path, log: str) -> None:

@@ -30,10 +30,12 @@ def add_attack(table: Table, spec: str, *cells: str) -> None:
     """A row: the attack's name with its settings beneath, and the cells."""
     from rich.text import Text
 
-    name, _, settings = spec.partition(":")
-    first = Text(name)
-    if settings:
-        first.append("\n  " + settings.replace(",", ",\n  "), style="dim")
+    from fl_precode.spec import parse_spec
+
+    parsed = parse_spec(spec)
+    first = Text(parsed.name)
+    for number, (key, value) in enumerate(parsed.options.items(), start=1):
+        first.append(f"\n  {key}={value}" + ("," if number < len(parsed.options) else ""), style="dim")
     table.add_row(first, *(Text(cell) for cell in cells))
 
 

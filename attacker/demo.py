@@ -11,8 +11,8 @@ from rich.console import Console
 from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from attacker.cli_audit import finish, use_threads
-from attacker.cli_progress import audit_progress
-from attacker.cli_run import FederationProgress, JobFailed, write_log
+from attacker.cli_progress import progress_bar
+from attacker.cli_run import JobFailed, federation_progress, write_log
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime
 
@@ -55,14 +55,14 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
     prepare_folder(out, list(settings))
     with SimulationRuntime() as runtime:
         for one in settings.values():
-            with FederationProgress(f"{one.model}, {one.defence}", rounds) as on_line:
+            with federation_progress(f"{one.model}, {one.defence}", rounds) as on_line:
                 outcome = runtime.run(one, on_line=on_line)
             write_log(Path(one.output_dir), outcome.log)
             if not outcome.completed:
                 log = Path(one.output_dir) / "federation.log"
                 raise JobFailed(f"the federation failed: {outcome.reason}. The whole log is in {log}")
     use_threads(1)
-    with audit_progress() as progress:
+    with progress_bar("audit") as tell:
         record = audit_tapes(
             [TapeSource(tape=Path(one.tape)) for one in settings.values()],
             out=out,
@@ -75,7 +75,7 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
             victims=victims,
             seed=seed,
             title=f"Demo: federated training on {dataset}, with and without PRECODE",
-            progress=progress,
+            progress=lambda text, done: tell(done, text),
         )
     finish(record, out)
     Console().print(f"done in {time.monotonic() - started:.0f} s")

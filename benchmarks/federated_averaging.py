@@ -22,7 +22,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import PRESETS
+from attacker.attacks.search_options import options_of
 from attacker.engine import (
     LocalTrainingProducts,
     Replay,
@@ -53,7 +53,7 @@ INPUTS = InputSpec(
     channels=3, height=32, width=32, classes=10, mean=(0.49147, 0.48226, 0.44677), std=(0.24703, 0.24349, 0.26159)
 )
 REPLAYS = ("one-gradient", "surrogate", "unrolled")
-TOTAL_VARIATION = PRESETS["inverting-gradients"].total_variation
+TOTAL_VARIATION = float(options_of(PRESETS["inverting-gradients"])["total_variation"])
 
 
 def photographs(count: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def ours(
     victim: Victim, observation: Observation, labels: Tensor, replay: str, options: argparse.Namespace
 ) -> tuple[Tensor, Any]:
     preset = PRESETS["idlg" if options.optimiser == "l-bfgs" else "inverting-gradients"]
-    attack = replace(preset, iterations=options.iterations, local_training=replay)
+    attack = preset.with_options(iterations=options.iterations, local_training=replay)
     (found,) = attack(victim, [observation], generator=torch.Generator().manual_seed(0), labels=[labels])
     if found.inputs is None:
         raise RuntimeError(f"{replay}: {found.outcome}: {found.reason}")

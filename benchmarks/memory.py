@@ -39,7 +39,7 @@ def attack(model: str, candidates: int, budget: float) -> dict[str, Any]:
     _, images, labels, inputs = first_images(1)
     problem = make_problem(model, images, labels, inputs, device=torch.device("cpu"))
     before, began = resident("VmRSS"), time.process_time()
-    (found,) = GradientMatching(iterations=1, restarts=candidates, memory=budget)(
+    (found,) = GradientMatching().with_options(iterations=1, restarts=candidates, memory=budget)(
         problem.victim, problem.observations, generator=torch.Generator().manual_seed(0), labels=[labels]
     )
     peak = resident("VmHWM")

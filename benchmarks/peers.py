@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import GradientMatching
+from attacker.attacks.search_options import options_of
 from attacker.bench.contenders import Contender, Run, timed
 from attacker.bench.problem import Problem
 from attacker.victim import Victim
@@ -57,7 +58,7 @@ class Peer:
 
         def attack(iterations: int) -> Tensor:
             torch.manual_seed(0)
-            settings = GradientMatching(iterations=iterations)
+            settings = GradientMatching().with_options(iterations=iterations)
             return self.reconstruct(problem.victim, problem.observations[0].update, problem.labels[:1], settings)
 
         def run(iterations: int) -> Run:
@@ -105,18 +106,20 @@ class InvertingGradients(Peer):
         inputs = victim.inputs
         device = labels.device
         mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
-        common = {"indices": "def", "weights": "equal", "restarts": settings.restarts, "init": "randn"}
+        ours = options_of(settings)
+        common = {"indices": "def", "weights": "equal", "restarts": ours["restarts"], "init": "randn"}
         common |= {"filter": "none", "scoring_choice": "loss"}
-        if settings.optimiser == "l-bfgs":  # its own values; one of its steps is up to 20 evaluations
+        if ours["optimiser"] == "l-bfgs":  # its own values; one of its steps is up to 20 evaluations
             config = {
                 "signed": False, "boxed": False, "cost_fn": "l2", "lr": 1e-4, "optim": "LBFGS",
-                "max_iterations": max(1, settings.iterations // 20), "total_variation": 1e-4, "lr_decay": False,
+                "max_iterations": max(1, settings.optimiser.iterations // 20),
+                "total_variation": 1e-4, "lr_decay": False,
             }  # fmt: skip
         else:
             config = {
-                "signed": settings.signed, "boxed": settings.boxed, "cost_fn": "sim", "lr": settings.learning_rate,
-                "optim": "adam", "max_iterations": settings.iterations,
-                "total_variation": settings.total_variation, "lr_decay": True,
+                "signed": ours["signed"], "boxed": ours["boxed"], "cost_fn": "sim", "lr": ours["learning_rate"],
+                "optim": "adam", "max_iterations": ours["iterations"],
+                "total_variation": ours["total_variation"], "lr_decay": True,
             }  # fmt: skip
         attack = self.library.GradientReconstructor(
             victim.model, (mean, std), {**common, **config}, num_images=len(labels)
@@ -141,15 +144,15 @@ class Breaching(Peer):
             return self.library.get_attack_config("invertinggradients")
 
     def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
-        inputs, model, config = victim.inputs, victim.model, self._config
-        config.optim.max_iterations = settings.iterations
-        config.optim.step_size = settings.learning_rate
-        config.optim.signed = "hard" if settings.signed else None
-        config.optim.boxed = settings.boxed
-        config.optim.callback = settings.iterations
-        config.restarts.num_trials = settings.restarts
+        inputs, model, config, ours = victim.inputs, victim.model, self._config, options_of(settings)
+        config.optim.max_iterations = ours["iterations"]
+        config.optim.step_size = ours["learning_rate"]
+        config.optim.signed = "hard" if ours["signed"] else None
+        config.optim.boxed = ours["boxed"]
+        config.optim.callback = ours["iterations"]
+        config.restarts.num_trials = ours["restarts"]
         # Its total variation is the mean over both directions, half of the sum that the other two take.
-        config.regularization.total_variation.scale = 2 * settings.total_variation
+        config.regularization.total_variation.scale = 2 * float(ours["total_variation"])
         setup = {"device": labels.device, "dtype": torch.float}
         attack = self.library.attacks.prepare_attack(model, torch.nn.CrossEntropyLoss(), config, setup)
         metadata = SimpleNamespace(modality="vision", shape=inputs.shape, mean=inputs.mean, std=inputs.std)

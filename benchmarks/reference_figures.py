@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attacker.attacks import PRESETS, Attack, FirstLayerInversion
 from attacker.attacks.attack import Progress, Reconstruction
+from attacker.attacks.search_options import options_of
 from attacker.metrics import psnr, ssim, success_rate
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol, sample_noise
@@ -126,11 +127,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     name, images, labels, inputs = first_images(options.images)
     matching = PRESETS["precode-paper"]
     if options.iterations:
-        matching = type(matching)(
-            iterations=options.iterations,
-            learning_rate=matching.learning_rate,
-            total_variation=matching.total_variation,
-        )
+        matching = matching.with_options(iterations=options.iterations)
     results: dict[str, Any] = {}
     for defence in ("none", "precode"):
         victim = Victim(
@@ -158,9 +155,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "data": name,
         "images": options.images,
         "model": options.model,
-        "iterations": matching.iterations,
-        "learning_rate": matching.learning_rate,
-        "total_variation": matching.total_variation,
+        **{name: options_of(matching)[name] for name in ("iterations", "learning_rate", "total_variation")},
         "seed": options.seed,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

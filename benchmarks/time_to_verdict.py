@@ -31,7 +31,7 @@ from benchmarks.simulated_tapes import simulate
 from fl_precode.config import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = (sys.executable, "-c", "from attacker.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from fl_precode.cli import main; main()")
 PLANNED = re.compile(r"\bexpected: ", re.IGNORECASE)
 LATEST = 3.0
 """Times the budget, and a minute more, after which a command is ended and counted as one that does not end."""

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from inspect import getdoc, isabstract
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from fl_precode.import_path import load
 from fl_precode.model_defences import Cvb, CvbReference, Dropout, ModelDefence, Precode, PrecodeReference, Undefended
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Gradients
 from fl_precode.perturb import Batch, Clip, GaussianNoise, GradientDefence, LaplaceNoise, Prune, Quantise, Sign
 from fl_precode.perturb_partly import PartialNoise
+from fl_precode.plugins import Registry
 from fl_precode.private_sgd import DpSgd
 from fl_precode.seeding import seeded
 from fl_precode.soteria import Soteria
-from fl_precode.spec import Spec, parse_spec
+from fl_precode.spec import Spec, names_class, parse_spec
+
+Settings = type[ModelDefence] | type[GradientDefence]
+Kind = TypeVar("Kind", bound=Settings)
+
+GROUP: Final = "fl_precode.defences"
+"""Entry points by which other packages add defences."""
 
 
 @dataclass(frozen=True)
@@ -30,46 +38,128 @@ class DefenceEntry:
     Attributes:
         description: One line.
         settings: Frozen dataclass; its fields are the options that the spec may carry.
+        title: Its name for people, as it stands within a sentence; empty for the name that specs use.
     """
 
     description: str
-    settings: type[ModelDefence] | type[GradientDefence]
+    settings: Settings
+    title: str = ""
 
 
-DEFENCES: Mapping[str, DefenceEntry] = MappingProxyType(
-    {
-        "none": DefenceEntry("No defence: the model as it is", Undefended),
-        "precode": DefenceEntry(
-            "PRECODE, a variational bottleneck before the classifier; latent=256, beta=0.001 per nat, before=module",
-            Precode,
-        ),
-        "precode-reference": DefenceEntry(
-            "PRECODE with the reference code's units: latent 256, beta 1e-3 per bit; before=module|...",
-            PrecodeReference,
-        ),
-        "cvb": DefenceEntry(
-            "Convolutional variational bottleneck behind the first block; latent=channels/2, kernel=5, beta=0.1",
-            Cvb,
-        ),
-        "cvb-reference": DefenceEntry("The same with the KL term of the authors' code; same options", CvbReference),
-        "dropout": DefenceEntry("Dropout before the classifier while training; p=0.5, before=module|...", Dropout),
-        "noise": DefenceEntry("Gaussian noise on what is sent; std", GaussianNoise),
-        "laplace": DefenceEntry("Laplace noise on what is sent; std", LaplaceNoise),
-        "ppp": DefenceEntry(
-            "Gaussian noise only where a bottleneck leaves gradients nearly deterministic; std, threshold=0.5",
-            PartialNoise,
-        ),
-        "prune": DefenceEntry("Zero for the smallest numbers of each tensor; share", Prune),
-        "clip": DefenceEntry("A largest L2 norm for the whole update (not differential privacy); max_norm", Clip),
-        "quantise": DefenceEntry("Stochastic rounding to 2^bits - 1 values for each tensor; bits", Quantise),
-        "sign": DefenceEntry("Signs times each tensor's mean magnitude (not a privacy defence)", Sign),
-        "soteria": DefenceEntry(
-            "Zero columns in a Linear layer's weight gradient, by how features depend on the input; share=0.6, layer",
-            Soteria,
-        ),
-        "dp": DefenceEntry("DP-SGD: clips each example's gradient and adds noise; max_norm, noise_multiplier", DpSgd),
-    }
+def _check_kind(kind: object) -> None:
+    """Refuse what is no class of defences.
+
+    Raises:
+        TypeError: If it is none, a method is missing, or it is no dataclass.
+    """
+    name = getattr(kind, "__name__", repr(kind))
+    if not (isinstance(kind, type) and issubclass(kind, ModelDefence | GradientDefence)):
+        raise TypeError(f"expected a subclass of GradientDefence or ModelDefence (fl_precode.defences), got {name}")
+    if isabstract(kind) or not is_dataclass(kind):
+        raise TypeError(f"the defence {name} lacks __call__, or is no frozen dataclass: see docs/adding-a-defence.md")
+
+
+def _entry_of_class(name: str, kind: object, package: str) -> DefenceEntry:
+    """What is known of a class that does not register itself."""
+    del name
+    _check_kind(kind)
+    assert isinstance(kind, type)
+    line = (getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
+    return DefenceEntry(f"{line} ({package})" if package else line, kind, kind.__name__)
+
+
+DEFENCES: Registry[DefenceEntry] = Registry("defence", GROUP, _entry_of_class)
+"""Defences by name; those of plug-ins too."""
+
+
+def register_defence(name: str, *, description: str, title: str = "") -> Callable[[Kind], Kind]:
+    """Register the decorated class as a defence that specs, clients and reports know by name.
+
+    It stands above ``@dataclass``, whose fields become the options of the spec.
+
+    Args:
+        name: By which specs call it.
+        description: One line for the list of defences.
+        title: Its name for people, as it stands within a sentence.
+
+    Raises:
+        ValueError: If the name is taken by another class, or is no name for a spec.
+        TypeError: If what is decorated is no defence.
+    """
+
+    def decorate(kind: Kind) -> Kind:
+        _check_kind(kind)
+        DEFENCES.add(name, DefenceEntry(description, kind, title), f"{kind.__module__}:{kind.__qualname__}")
+        return kind
+
+    return decorate
+
+
+register_defence("none", title="no defence", description="No defence: the model as it is")(Undefended)
+register_defence(
+    "precode",
+    title="PRECODE",
+    description="PRECODE, a variational bottleneck before the classifier; latent=256, beta=0.001 per nat, "
+    "before=module",
+)(Precode)
+register_defence(
+    "precode-reference",
+    title="PRECODE (reference settings)",
+    description="PRECODE with the reference code's units: latent 256, beta 1e-3 per bit; before=module|...",
+)(PrecodeReference)
+register_defence(
+    "cvb",
+    title="CVB",
+    description="Convolutional variational bottleneck behind the first block; latent=channels/2, kernel=5, beta=0.1",
+)(Cvb)
+register_defence(
+    "cvb-reference",
+    title="CVB (reference KL)",
+    description="The same with the KL term of the authors' code; same options",
+)(CvbReference)
+register_defence(
+    "dropout", title="dropout", description="Dropout before the classifier while training; p=0.5, before=module|..."
+)(Dropout)
+register_defence("noise", title="Gaussian noise", description="Gaussian noise on what is sent; std")(GaussianNoise)
+register_defence("laplace", title="Laplace noise", description="Laplace noise on what is sent; std")(LaplaceNoise)
+register_defence(
+    "ppp",
+    title="PPP",
+    description="Gaussian noise only where a bottleneck leaves gradients nearly deterministic; std, threshold=0.5",
+)(PartialNoise)
+register_defence("prune", title="pruning", description="Zero for the smallest numbers of each tensor; share")(Prune)
+register_defence(
+    "clip", title="clipping", description="A largest L2 norm for the whole update (not differential privacy); max_norm"
+)(Clip)
+register_defence(
+    "quantise", title="quantisation", description="Stochastic rounding to 2^bits - 1 values for each tensor; bits"
+)(Quantise)
+register_defence("sign", title="signs", description="Signs times each tensor's mean magnitude (not a privacy defence)")(
+    Sign
 )
+register_defence(
+    "soteria",
+    title="Soteria",
+    description="Zero columns in a Linear layer's weight gradient, by how features depend on the input; share=0.6, "
+    "layer",
+)(Soteria)
+register_defence(
+    "dp", title="DP-SGD", description="DP-SGD: clips each example's gradient and adds noise; max_norm, noise_multiplier"
+)(DpSgd)
+
+__all__ = [
+    "DEFENCES",
+    "Batch",
+    "DefenceEntry",
+    "GradientDefence",
+    "ModelDefence",
+    "apply_defence",
+    "changes_model",
+    "check_defence",
+    "check_gradient_defence",
+    "gradient_defence",
+    "register_defence",
+]
 
 _BOTTLENECKS = ({"precode", "precode-reference"}, {"cvb", "cvb-reference"})
 _NOISES = {"noise", "laplace", "ppp"}
@@ -97,7 +187,8 @@ class Chain(GradientDefence):
         """See `GradientDefence`."""
         defended = dict(gradients)
         for part in self.parts:
-            defended = part(defended, generator=generator, model=model, batch=batch)
+            before, defended = defended, part(defended, generator=generator, model=model, batch=batch)
+            _check_shapes(part, before, defended)
         return defended
 
     def check(self, model: nn.Module) -> None:
@@ -117,6 +208,22 @@ class Chain(GradientDefence):
     def of_update(self) -> Chain | None:
         """The parts that belong to the update after local training, or None."""
         return _chain([part for part in self.parts if not part.per_step])
+
+
+def _check_shapes(part: GradientDefence, before: Gradients, after: object) -> None:
+    """Refuse what a defence must not do, anyone's own above all: the server could not use what is sent.
+
+    Raises:
+        ValueError: If names or shapes are not what they were.
+    """
+    shapes = {name: tuple(value.shape) for name, value in before.items()}
+    found = {name: tuple(value.shape) for name, value in after.items()} if isinstance(after, Mapping) else {}
+    if found != shapes:
+        odd = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+        raise ValueError(
+            f"the defence {type(part).__name__} must return every gradient under its name and in its shape; expected "
+            f"{odd[0]!r} of shape {shapes.get(odd[0], 'none')}, got {found.get(odd[0], 'none')}"
+        )
 
 
 def _chain(parts: Sequence[GradientDefence]) -> Chain | None:
@@ -219,8 +326,8 @@ def perturbation_generator(*identity: int | str) -> Generator:
 def _parse(text: str) -> list[ModelDefence | GradientDefence]:
     specs = defence_parts(text)
     for spec in specs:
-        if spec.name not in DEFENCES:
-            raise ValueError(f"there is no defence {spec.name!r}; expected one of {', '.join(DEFENCES)}")
+        if spec.name not in DEFENCES and not names_class(spec.text):
+            raise ValueError(DEFENCES.why_unknown(spec.name))
     parts = [_settings(spec) for spec in specs]
     problem = _contradiction([spec.name for spec in specs]) or _wrong_order(specs, parts)
     if problem:
@@ -228,8 +335,24 @@ def _parse(text: str) -> list[ModelDefence | GradientDefence]:
     return parts
 
 
+def _kind(spec: Spec) -> Settings:
+    """The class of a name, or at a place.
+
+    Raises:
+        ValueError: If there is no class of defences at the place.
+    """
+    if spec.name in DEFENCES:
+        return DEFENCES[spec.name].settings
+    kind: Settings = load(spec.text, "defence")
+    try:
+        _check_kind(kind)
+    except TypeError as error:
+        raise ValueError(f"defence {spec.text!r}: {error}") from None
+    return kind
+
+
 def _settings(spec: Spec) -> ModelDefence | GradientDefence:
-    settings = DEFENCES[spec.name].settings
+    settings = _kind(spec)
     known = {field.name: field for field in fields(settings)}  # type: ignore[arg-type]  # all are dataclasses
     spec.check_options(known)
     missing = [name for name, field in known.items() if field.default is MISSING and name not in spec.options]
@@ -258,7 +381,7 @@ def _contradiction(names: Sequence[str]) -> str | None:
         return "'none' stands alone; leave it out"
     for one in sorted(has):
         if names.count(one) > 1:
-            several = ", for several bottlenecks write before=a|b" if DEFENCES[one].settings in (Precode, Cvb) else ""
+            several = ", for several bottlenecks write before=a|b" if one in ("precode", "cvb") else ""
             return f"{one!r} is given twice; give it once{several}"
     for kin in _BOTTLENECKS:
         if kin <= has:

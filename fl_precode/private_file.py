@@ -1,9 +1,21 @@
-"""Files that hold updates or say whose they are: readable by their owner only, and never half-written."""
+"""Files and folders that hold updates or say whose they are: readable by their owner only, and never half-written."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def make_private_folder(folder: Path) -> Path:
+    """Create the folder, 0700, with its parents, and return its absolute path. An existing folder keeps its mode.
+
+    Raises:
+        OSError: If it cannot be made, or a file stands in its place.
+    """
+    folder = folder.expanduser().absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def write_private(path: Path, content: bytes) -> None:

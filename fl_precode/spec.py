@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from fl_precode.import_path import is_import_path, split_path
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -69,8 +71,27 @@ class Spec:
             raise ValueError(f"{self.text!r}: expected {key} to be a number, got {self.options[key]!r}") from None
 
 
+def spec_name(text: str) -> str:
+    """What a spec names, without its settings: a name, or the place of a class.
+
+    >>> spec_name("dlg:iterations=9"), spec_name("my_app.attacks:Mine(steps=3)")
+    ('dlg', 'my_app.attacks:Mine')
+    """
+    return text.partition("(")[0].strip() if names_class(text) else text.partition(":")[0].strip()
+
+
+def names_class(text: str) -> bool:
+    """Whether a spec names a class by its place, and not a thing by name with a setting that lacks its value.
+
+    >>> names_class("mine:Attack"), names_class("my_app.attacks:mine"), names_class("precode:latent")
+    (True, True, False)
+    """
+    module, _, attribute = text.partition(":")
+    return is_import_path(text) and ("." in module or "(" in attribute or attribute[:1].isupper())
+
+
 def parse_spec(text: str) -> Spec:
-    """Read ``name`` or ``name:key=value,key=value``.
+    """Read ``name`` or ``name:key=value,key=value``, or the place of a class, ``package.module:Class(key=value)``.
 
     Raises:
         ValueError: If the text has another form, or an option twice.
@@ -78,6 +99,9 @@ def parse_spec(text: str) -> Spec:
     >>> parse_spec("precode:latent=64,beta=0.01").options
     {'latent': '64', 'beta': '0.01'}
     """
+    if names_class(text):
+        settings = split_path(text, "the spec")[2]
+        return Spec(name=spec_name(text), options={key: str(value) for key, value in settings.items()}, text=text)
     name, colon, rest = text.partition(":")
     name = name.strip()
     if not name or (colon and not rest.strip()):

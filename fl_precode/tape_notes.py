@@ -46,26 +46,12 @@ def notes_path(tape: Path) -> Path:
 
 
 def input_spec(shape: str, classes: int) -> InputSpec:
-    """The input domain of images of which only the shape is known: how they are normalised is not (`scale_known`).
-
-    Args:
-        shape: Channels x height x width, such as ``3x32x32``.
-        classes: Number of classes.
+    """The input domain of images of which only the shape is known; see `InputSpec.parse`.
 
     Raises:
         ValueError: If the shape is something else.
-
-    >>> input_spec("1x8x8", 10).shape
-    (1, 8, 8)
     """
-    try:
-        channels, height, width = (int(part) for part in shape.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"expected channels x height x width, such as 3x32x32, got {shape!r}") from None
-    mean, std = (0.0,) * channels, (1.0,) * channels
-    return InputSpec(
-        channels=channels, height=height, width=width, classes=classes, mean=mean, std=std, scale_known=False
-    )
+    return InputSpec.parse(shape, classes)
 
 
 def protocol_of(run_config: Mapping[str, Any]) -> Protocol:

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fl_precode.assumption import Assumption
+from fl_precode.checked_files import CheckedFiles
 from fl_precode.model_layout import ModelLayout
 from fl_precode.observation import Observation
 from fl_precode.tape_format import (
@@ -44,6 +46,8 @@ class Tape:
 
     Args:
         path: Folder of the tape.
+        checked: Where updates are kept once they were read and checked, also for other readers of the same tape; None
+            reads them again each time.
 
     Attributes:
         path: Folder of the tape.
@@ -60,8 +64,9 @@ class Tape:
         TapeError: If the folder is no tape, its header is damaged, or its format is newer than this version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, checked: CheckedFiles | None = None) -> None:
         self.path = Path(path)
+        self._checked = checked
         self.header: TapeHeader = self._read_header()
         self.entries: list[TapeEntry] = []
         self.failures: list[TapeFailure] = []
@@ -122,9 +127,12 @@ class Tape:
             TapeError: If a file is missing, altered or no safetensors, or the reply does not fit what was sent; the
                 same sentence is in `problems` then.
         """
+        return self._load(entry, keep=True)
+
+    def _load(self, entry: TapeEntry, *, keep: bool) -> Observation:
         read = Interpretation(header=self.header, layout=self.layout, assumptions=self.assumptions)
         try:
-            found = read.observation(entry, self._record)
+            found = read.observation(entry, partial(self._record, keep=keep))
             self._sizes[entry.file] = found.batch_size
             return found
         except TapeError as error:
@@ -151,16 +159,19 @@ class Tape:
         return {entry.round for entry in self._rounds}
 
     def verify(self) -> list[str]:
-        """Load everything listed once, one update at a time, and return all `problems`."""
+        """Load everything listed once, one update at a time, and return all `problems`.
+
+        What was read and checked before is not read again where the tape keeps it, and nothing more is kept.
+        """
         for entry in self.entries:
             with suppress(TapeError):
-                self.load(entry)
+                self._load(entry, keep=False)
         used = {entry.sent.file for entry in self.entries if entry.sent is not None}
         unread = [entry for entry in self._rounds if entry.file not in used]
         extras = [one for entry in (*self.entries, *self._rounds) for one in entry.extras]
         for one in (*unread, *extras):
             try:
-                self._tensors(one)
+                self._tensors(one, keep=False)
             except TapeError as error:
                 self._note(str(error))
         return list(self.problems)
@@ -228,15 +239,8 @@ class Tape:
         elif found.st_size != entry.bytes:
             self._note(_wrong_length(entry, found.st_size))
 
-    def _tensors(self, entry: StoredRecord) -> Mapping[str, Tensor]:
-        try:
-            content = _read_inside(self.path, entry.file, limit=entry.bytes)
-        except OSError as error:
-            raise TapeError(f"{entry.file}: cannot be read ({error.strerror})") from error
-        if len(content) != entry.bytes:
-            raise TapeError(_wrong_length(entry, len(content)))
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise TapeError(f"{entry.file}: was altered, its SHA-256 is not the one that the manifest lists")
+    def _tensors(self, entry: StoredRecord, *, keep: bool = True) -> Mapping[str, Tensor]:
+        content = self._content(entry, keep=keep)
         try:
             tensors: dict[str, Tensor] = load(content)
             tensors |= {name: torch.view_as_complex(tensors[name]) for name in entry.complex}
@@ -245,12 +249,29 @@ class Tape:
         # Their order in the file is not kept and another in every process, and sums over them are rounded by it.
         return dict(sorted(tensors.items()))
 
-    def _record(self, entry: StoredRecord) -> Mapping[str, Tensor]:
+    def _content(self, entry: StoredRecord, *, keep: bool) -> bytes:
+        """The file of a stored record, which was read and checked before or is now."""
+        known = None if self._checked is None else self._checked.get(entry.sha256)
+        if known is not None and len(known) == entry.bytes:
+            return known
+        try:
+            content = _read_inside(self.path, entry.file, limit=entry.bytes)
+        except OSError as error:
+            raise TapeError(f"{entry.file}: cannot be read ({error.strerror})") from error
+        if len(content) != entry.bytes:
+            raise TapeError(_wrong_length(entry, len(content)))
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise TapeError(f"{entry.file}: was altered, its SHA-256 is not the one that the manifest lists")
+        if keep and self._checked is not None:
+            self._checked.keep(entry.sha256, content)
+        return content
+
+    def _record(self, entry: StoredRecord, *, keep: bool = True) -> Mapping[str, Tensor]:
         """A stored record; what was sent is read once for all clients that got it."""
         if not entry.file.startswith(f"{PARAMETERS}/"):
-            return self._tensors(entry)
+            return self._tensors(entry, keep=keep)
         if self._loaded is None or self._loaded[0] != entry:
-            self._loaded = (entry, self._tensors(entry))
+            self._loaded = (entry, self._tensors(entry, keep=keep))
         return self._loaded[1]
 
 

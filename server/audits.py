@@ -16,7 +16,7 @@ import psutil
 _log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 600.0
-COMMAND = (sys.executable, "-c", "from attacker.cli import main; main()", "audit", "--budget", "1m", "--no-leakage")
+COMMAND = (sys.executable, "-c", "from fl_precode.cli import main; main()", "audit", "--budget", "1m", "--no-leakage")
 _NICENESS = 10
 
 

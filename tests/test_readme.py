@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from attacker.cli import app
 from fl_precode.flower.interceptor import Interceptor
+from tests.attacker.taped_federation import tape_federation
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,12 +32,25 @@ def test_the_python_in_the_readme_runs(tmp_path):
     names = {"Net": Net, "FedAvg": FedAvg, "criterion": nn.CrossEntropyLoss(), "example_input": torch.zeros(1, 1, 2, 3)}
     names |= {"images": torch.rand(4, 1, 2, 3), "labels": torch.arange(4) % 3}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (audit,) = [block for block in blocks if "flp.audit" in block]
+    blocks.remove(audit)
     assert len(blocks) == 3
     for block in blocks:
         exec(block.replace("/absolute/path/of/a/new/tape", str(tmp_path / "tape")), names)
     assert names["loss"].requires_grad
     assert names["loss"] > names["criterion"](names["logits"], names["labels"])
     assert isinstance(names["strategy"], Interceptor)
+
+
+def test_the_audit_in_the_readme_runs(tmp_path, capsys, monkeypatch):
+    tape_federation(tmp_path / "outputs" / "mine", rounds=1)
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "flp.audit" in block]
+    assert len(block.splitlines()) <= 10
+    exec(block.replace("iterations=600", "iterations=20"), {})
+    sentence, page = capsys.readouterr().out.splitlines()[-2:]
+    assert "came back by first-layer inversion" in sentence
+    assert Path(page).read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -13,6 +13,8 @@ from attacker.attacks.announced_update import Comparison, announced_comparison
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.bounded import share
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.parts import Adam
+from attacker.attacks.search_options import options_of
 from attacker.engine import Trace, trace
 from attacker.engine.deadline import share_of_time
 from attacker.victim import Victim
@@ -38,10 +40,11 @@ class AdaptiveMatching(Attack):
     announced: bool = True
 
     def __post_init__(self) -> None:
-        if self.matching.optimiser != "adam" or self.matching.labels != "recovered":
+        if not isinstance(self.matching.optimiser, Adam):
+            got = options_of(self.matching)
             raise ValueError(
                 f"{self.name} searches by Adam with labels that are granted or recovered; expected optimiser='adam' "
-                f"and labels='recovered', got {self.matching.optimiser!r} and {self.matching.labels!r}"
+                f"and labels='recovered', got {got['optimiser']!r} and {got['labels']!r}"
             )
         _ = self.noise_search  # its settings are checked when it is made
 
@@ -64,7 +67,7 @@ class AdaptiveMatching(Attack):
         known = self._known(changed, trace(changed), observation)
         if isinstance(known, str):
             return known
-        reason = replace(self.matching, distance=known.distance).refuses(victim, known.observation)
+        reason = self._compared_by(known.distance).refuses(victim, known.observation)
         matched = known.knowledge.matched
         if reason is None and matched is not None:
             silent = not any(bool((observation.update[name] != 0).any()) for name in matched)
@@ -89,7 +92,7 @@ class AdaptiveMatching(Attack):
         for number, distance in enumerate(distances):
             own = [index for index, one in known.items() if one.distance == distance]
             with share_of_time(number, len(distances)):
-                results = replace(self.matching, distance=distance).search(
+                results = self._compared_by(distance).search(
                     changed,
                     [known[index].observation for index in own],
                     [labels[index] for index in own],
@@ -101,6 +104,9 @@ class AdaptiveMatching(Attack):
             found.update(zip(own, results, strict=True))
         return [_explained(found[index], one) for index, one in known.items()]
 
+    def _compared_by(self, distance: str) -> GradientMatching:
+        return replace(self.matching, distance=self.matching.distance.named(distance))
+
     def _known(self, victim: Victim, seen: Trace, observation: Observation) -> _Known | str:
         """All that the attack knows of an observation: of the model's defence, and of the update's."""
         own = self.knowledge(victim, seen, observation)
@@ -110,7 +116,7 @@ class AdaptiveMatching(Attack):
         if isinstance(fits, str):
             return fits
         if fits is None or not fits.parts:
-            return _Known(observation=observation, distance=self.matching.distance, knowledge=own)
+            return _Known(observation=observation, distance=self.matching.distance.name, knowledge=own)
         return _joined(own, fits)
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 
 from attacker.attacks.adaptive import AdaptiveMatching
 from attacker.attacks.attack import Attack
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.presets import PRESETS
+from attacker.attacks.search_options import OPTIONS, Option
 from fl_precode.spec import Spec
 
 _TRUE_OR_FALSE = ("true", "false")
-_NOT_FOR_ADAPTIVE = ("method", "optimiser", "history", "labels")
+_NOT_FOR_ADAPTIVE = ("optimiser", "history", "labels")
 
 _OF_EVERY_SEARCH = ("matching", "announced")
 
 ANNOUNCED = "announced"
 """The value of ``distance`` that takes what fits the announced defence, and the default."""
 
-SEARCH_OPTIONS = ("preset", *(one.name for one in fields(GradientMatching) if one.name not in _NOT_FOR_ADAPTIVE))
+SEARCH_OPTIONS = ("preset", *(name for name in OPTIONS if name not in _NOT_FOR_ADAPTIVE))
 """Options of every adaptive attack: those of the search by Adam."""
 
 
@@ -29,27 +29,27 @@ def matching_settings(preset: GradientMatching, spec: Spec) -> GradientMatching:
     Raises:
         ValueError: If a value is out of its range, or contradicts another.
     """
-    settings: dict[str, int | float | bool | str] = {}
-    for option in fields(GradientMatching):
-        if option.name not in spec.options:
+    given: dict[str, Option] = {}
+    for name, initial in OPTIONS.items():
+        if name not in spec.options:
             continue
-        initial = getattr(preset, option.name)
         if isinstance(initial, str):
-            settings[option.name] = spec.options[option.name]
+            given[name] = spec.options[name]
         elif isinstance(initial, bool):
-            settings[option.name] = spec.choice(option.name, _TRUE_OR_FALSE, "true") == "true"
+            given[name] = spec.choice(name, _TRUE_OR_FALSE, "true") == "true"
         else:
-            value = spec.integer(option.name) if isinstance(initial, int) else spec.number(option.name)
+            value = spec.integer(name) if isinstance(initial, int) else spec.number(name)
             assert value is not None
-            settings[option.name] = value
+            given[name] = value
     try:
-        return replace(preset, **settings)  # type: ignore[arg-type]
+        return preset.with_options(**given)
     except ValueError as error:
         raise ValueError(f"{spec.text!r}: {error}") from None
 
 
-def options_of(kind: type[AdaptiveMatching], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Names of the options that a spec of this attack may carry."""
+def options_of(kind: type[Attack], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the options that a spec of this adaptive attack may carry."""
+    assert issubclass(kind, AdaptiveMatching)
     own = tuple(one.name for one in fields(kind) if one.name not in _OF_EVERY_SEARCH)
     return (*own, *(name for name in SEARCH_OPTIONS if name not in without))
 
@@ -59,22 +59,19 @@ def follows_announcement(spec: Spec) -> bool:
     return spec.options.get("distance", ANNOUNCED) == ANNOUNCED
 
 
-def builder(kind: type[AdaptiveMatching]) -> Callable[[Spec], Attack]:
-    """Makes an adaptive attack from its checked spec."""
-
-    def build(spec: Spec) -> Attack:
-        preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
-        own: dict[str, int | float | None] = {
-            one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
-            for one in fields(kind)
-            if one.name in spec.options and one.name not in _OF_EVERY_SEARCH
-        }
-        announced = follows_announcement(spec)
-        named = {name: value for name, value in spec.options.items() if name != "distance" or not announced}
-        matching = matching_settings(preset, replace(spec, options=named))
-        try:
-            return kind(matching=matching, announced=announced, **own)
-        except ValueError as error:
-            raise ValueError(f"{spec.text!r}: {error}") from None
-
-    return build
+def build_adaptive(kind: type[Attack], spec: Spec) -> Attack:
+    """Make an adaptive attack of this class from its checked spec."""
+    assert issubclass(kind, AdaptiveMatching)
+    preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
+    own: dict[str, int | float | None] = {
+        one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
+        for one in fields(kind)
+        if one.name in spec.options and one.name not in _OF_EVERY_SEARCH
+    }
+    announced = follows_announcement(spec)
+    named = {name: value for name, value in spec.options.items() if name != "distance" or not announced}
+    matching = matching_settings(preset, replace(spec, options=named))
+    try:
+        return kind(matching=matching, announced=announced, **own)
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from attacker.attacks.announced_update import COMPARED, compared_parts
-from attacker.attacks.registry import ATTACKS, build_attack
+from attacker.attacks.registry import ATTACKS, build_attack, entry_of
 from attacker.victim import Victim
 from fl_precode.defences import defence_parts
 from fl_precode.observation import Observation, Protocol
+from fl_precode.spec import spec_name
 
-STRONGEST_FIRST = (
-    "first-layer",
-    "through-bottleneck",
-    "layerwise-inversion",
-    "spear",
-    "hybrid",
-    "then-refine",
-    "noise-recovery",
-    "noise-restoring",
-    "ignore",
-    "dropout-inversion",
-    "defence-matched",
-    "portfolio",
-)
-"""Attacks by what they reach where they fit: formulas, then systems of equations, then searches with more and with less
-knowledge. Names that are not registered are passed over; registered ones that are not here come last."""
-
-PLAIN = ("inverting-gradients", "idlg", "dlg", "see-through-gradients")
-"""Attacks that ignore every defence, and that a defence is compared with."""
+COMPARED_WITH: Final = "inverting-gradients"
+"""The search that is run on a defence before all others, whatever plug-ins there are."""
 
 Role = Literal["plain", "adaptive"]
 
@@ -50,6 +34,33 @@ class Choice:
     role: Role
     applies: bool
     reason: str
+
+
+def strongest_first() -> list[str]:
+    """Attacks but for the plain searches, by what they reach where they fit; what plug-ins say nothing of comes last.
+
+    >>> strongest_first()[:3]
+    ['first-layer', 'through-bottleneck', 'layerwise-inversion']
+    """
+    return [name for name, entry in ATTACKS.items() if not entry.plain_search]
+
+
+def plain_searches() -> list[str]:
+    """Attacks that ignore every defence, and that a defence is compared with.
+
+    >>> plain_searches()
+    ['inverting-gradients', 'idlg', 'dlg', 'see-through-gradients']
+    """
+    return [name for name, entry in ATTACKS.items() if entry.plain_search]
+
+
+def is_compared_with(attack: str) -> bool:
+    """Whether an attack, by name or spec, is the search that a defence is compared with before all others.
+
+    >>> is_compared_with("inverting-gradients:iterations=9"), is_compared_with("dlg")
+    (True, False)
+    """
+    return spec_name(attack) == COMPARED_WITH
 
 
 def attacks_for(
@@ -96,7 +107,7 @@ def answers(attack: str, defence: str, *, drops: bool = False) -> tuple[str, ...
     >>> answers("first-layer", "precode+clip:max_norm=1"), answers("first-layer", "precode+prune:share=0.5")
     (('precode', 'clip'), ())
     """
-    entry, parts = ATTACKS[attack.partition(":")[0]], parts_of(defence)
+    entry, parts = entry_of(attack), parts_of(defence)
     own = entry.answers_as(attack) & ({*parts} - COMPARED | compared_parts(parts))
     found = tuple(part for part in parts if part in own)
     if entry.inside and not entry.inside & {*parts, *(["dropout"] if drops else [])}:
@@ -156,10 +167,8 @@ def _candidates(defence: str) -> list[str]:
 
     Those that answer more of it come first, then the stronger ones.
     """
-    analytic = [name for name in STRONGEST_FIRST if name in ATTACKS and not needs_defence(name)]
-    answering = [name for name in ATTACKS if answers(name, defence)]
-    ranked = [name for name in STRONGEST_FIRST if name in answering or name in analytic]
-    names = [*dict.fromkeys([*ranked, *answering, *(name for name in PLAIN if name in ATTACKS)])]
+    ranked = [name for name in strongest_first() if answers(name, defence) or not needs_defence(name)]
+    names = [*ranked, *plain_searches()]
     return sorted(names, key=lambda name: -len(answers(name, defence)))
 
 
@@ -169,7 +178,7 @@ def needs_defence(attack: str) -> bool:
     >>> needs_defence("ignore:iterations=10"), needs_defence("hybrid")
     (True, False)
     """
-    return "defence" in ATTACKS[attack.partition(":")[0]].needs
+    return "defence" in entry_of(attack).needs
 
 
 def _choice(name: str, defence: str, victim: Victim, observation: Observation | None) -> Choice:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, final
 from typing import Protocol as TypingProtocol
-from typing import final
 
 from torch import Generator, Tensor
 
@@ -16,6 +17,9 @@ from attacker.attacks.randomness import one_for_each
 from attacker.engine.constants import by_first_name, only_moving, settled, with_constants
 from attacker.victim import Victim
 from fl_precode.observation import Observation
+
+if TYPE_CHECKING:
+    from attacker.attacks.registration import AttackEntry
 
 
 class Outcome(StrEnum):
@@ -78,12 +82,18 @@ class Progress(TypingProtocol):
 
 
 class Attack(ABC):
-    """A reconstruction attack. Subclasses are final, frozen, keyword-only dataclasses of settings."""
+    """A reconstruction attack. Subclasses are final, frozen, keyword-only dataclasses of settings.
+
+    Attributes:
+        registered: What is known of the class, by each name under which `register_attack` registered it.
+    """
+
+    registered: ClassVar[Mapping[str, AttackEntry]] = MappingProxyType({})
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """Short name as in the registry and the record."""
+        return next(iter(self.registered), type(self).__name__)
 
     @abstractmethod
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
@@ -144,6 +154,7 @@ class Attack(ABC):
             told = _share(progress, number, len(groups))
             known, sources = [granted[i] for i in fits], [generators[i] for i in fits]
             done = self.run(with_constants(victim, constants), own, known, sources, told)
+            check_results(self, done, victim, len(own))
             for i, result in zip(fits, done, strict=True):
                 results[i] = _with_what_was_left_out(result, observations[i])
         return results
@@ -156,6 +167,32 @@ class Attack(ABC):
             return reason
         fixed, own = settled(victim, observation)
         return self.refuses(fixed, own) if own.parameters else why_nothing_to_match(observation)
+
+
+def check_results(attack: Attack, results: object, victim: Victim, observations: int) -> None:
+    """Refuse results of an attack that nobody could score: anyone may write one.
+
+    Raises:
+        TypeError: If they are no list of reconstructions.
+        ValueError: If they are of another number than the observations, or the images are of another shape.
+    """
+    who = f"the attack {attack.name!r}"
+    if not isinstance(results, Sequence) or not all(isinstance(one, Reconstruction) for one in results):
+        raise TypeError(f"{who}: expected run() to return a list of Reconstruction, got {type(results).__name__}")
+    if len(results) != observations:
+        raise ValueError(f"{who}: expected one Reconstruction for each of {observations} updates, got {len(results)}")
+    shape = tuple(victim.inputs.shape)
+    for one in results:
+        if one.inputs is None:
+            continue
+        if one.inputs.dim() != 4 or tuple(one.inputs.shape[1:]) != shape or not one.inputs.is_floating_point():
+            raise ValueError(
+                f"{who}: expected images of shape (batch, {', '.join(map(str, shape))}) as the model takes them, got "
+                f"{tuple(one.inputs.shape)} of {one.inputs.dtype}; return Reconstruction(inputs=None, ...), with a "
+                "reason, where there are none"
+            )
+        if one.labels is not None and len(one.labels) != len(one.inputs):
+            raise ValueError(f"{who}: expected a label for each of {len(one.inputs)} images, got {len(one.labels)}")
 
 
 def check_observation(victim: Victim, observation: Observation) -> str | None:

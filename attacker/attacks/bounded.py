@@ -6,36 +6,34 @@ import gc
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from attacker.attacks.attack import Outcome, Reconstruction
-from attacker.attacks.matching import PieceProgress, attack_piece
+from attacker.attacks.matching import Search
+from attacker.attacks.parts import PieceProgress
 from attacker.attacks.piece import Piece
-from attacker.attacks.replaying import replayed_products
 from attacker.engine.memory import GIB, default_budget, evaluation_memory, is_out_of_memory
-
-if TYPE_CHECKING:
-    from attacker.attacks.gradient_matching import GradientMatching
 
 logger = logging.getLogger(__name__)
 
 
-def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece]:
+def pieces_within_budget(search: Search, piece: Piece) -> list[Piece]:
     """The piece in parts whose candidates fit into the budget, as one evaluation of one victim shows."""
     if piece.draws.axes == (1, 1):  # nothing to divide
         return piece.within(1)
     candidate = piece.like.new_zeros(piece.batch_size, *piece.victim.inputs.shape)
-    budget = int(settings.memory * GIB) or default_budget(candidate.device)
+    budget = int(search.memory * GIB) or default_budget(candidate.device)
     first = piece.part(range(min(2, piece.draws.axes[0])) if piece.own_weights else range(1), range(1))
     try:
-        products = replayed_products(settings, first, piece.victim)
-        needed = evaluation_memory(products.keep([0]), candidate, piece.seen.latents, history=settings.history)
+        products = search.products(first, piece.victim)
+        needed = evaluation_memory(
+            products.keep([0]), candidate, piece.seen.latents, history=search.optimiser.remembered
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return piece.within(1, whole_victims=settings.compares_restarts)
+        return piece.within(1, whole_victims=search.compares_restarts)
     if piece.own_weights:  # stacked, and once more in the order in which they are multiplied
         weights = sum(value.numel() * value.element_size() for value in piece.observations[0].parameters.values())
         needed = replace(needed, per_victim=2 * weights)
@@ -45,11 +43,11 @@ def pieces_within_budget(settings: GradientMatching, piece: Piece) -> list[Piece
         budget, images=count * piece.batch_size, restarts=piece.draws.axes[1], device=candidate.device
     )
     logger.debug("%d candidates at once: %s, budget %d bytes", fits, needed, budget)
-    return piece.within(fits, whole_victims=settings.compares_restarts)
+    return piece.within(fits, whole_victims=search.compares_restarts)
 
 
 def attack_bounded(
-    settings: GradientMatching, piece: Piece, progress: PieceProgress | None
+    search: Search, piece: Piece, progress: PieceProgress | None
 ) -> Iterator[tuple[int, Reconstruction]]:
     """Attack a piece, by halves when memory runs out.
 
@@ -57,7 +55,7 @@ def attack_bounded(
         Observation and result; an observation comes more than once where its restarts were split.
     """
     try:
-        found = attack_piece(settings, piece, progress)
+        found = search.reconstruct(piece, progress)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -69,16 +67,16 @@ def attack_bounded(
     if piece.like.device.type == "cuda":
         torch.cuda.empty_cache()
     victims, restarts = piece.draws.axes
-    together = restarts if settings.compares_restarts else 1
+    together = restarts if search.compares_restarts else 1
     if victims * restarts == together:
         many = "one candidate" if together == 1 else f"the {together} restarts that are compared as they go, each"
         reason = f"the memory does not hold {many} of {piece.batch_size} image(s) with its gradient"
         yield piece.indices[0], Reconstruction.not_applicable(reason)
         return
     logger.warning("out of memory with %d candidates; going on with halves", victims * restarts)
-    halves = piece.within((victims * restarts + 1) // 2, whole_victims=settings.compares_restarts)
+    halves = piece.within((victims * restarts + 1) // 2, whole_victims=search.compares_restarts)
     for number, half in enumerate(halves):
-        yield from attack_bounded(settings, half, share(progress, number, len(halves)))
+        yield from attack_bounded(search, half, share(progress, number, len(halves)))
 
 
 def share(progress: PieceProgress | None, number: int, pieces: int) -> PieceProgress | None:

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from attacker.attacks.adaptation import Knowledge, NoiseSearch
 from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.attacks.adaptive_specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED, announced_parts
+from attacker.attacks.defence_names import BOTTLENECKS
+from attacker.attacks.registration import register_attack
 from attacker.engine import Trace
 from attacker.engine.noise_free import before_noise
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
-_BOTTLENECKS = frozenset({"precode", "precode-reference", "cvb", "cvb-reference"})
-
-ANSWERED = _BOTTLENECKS | COMPARED
+ANSWERED = BOTTLENECKS | COMPARED
 """Defences that the attack adapts to, by name."""
 
 _LEAVES_DIRECTION = frozenset({"clip"})
 """Of these what alone would change nothing: Inverting Gradients does not see it."""
 
 
+@register_attack(
+    "defence-matched",
+    title="defence-matched gradients",
+    description="gradient matching by the distance and the layers that fit the announced defence",
+    source="Balunović et al., ICLR 2022",
+    build=build_adaptive,
+    options=partial(options_of, without=("layers", "distance")),
+    answers=ANSWERED,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=110,
+)
 @dataclass(frozen=True, kw_only=True)
 class DefenceMatched(AdaptiveMatching):
     """Match what the announced defence left, by the distance that its noise makes likeliest (Balunović et al. 2022).
@@ -53,7 +66,7 @@ class DefenceMatched(AdaptiveMatching):
         names = {part.name for part in announced_parts(observation)}
         if not (ANSWERED - _LEAVES_DIRECTION) & names:
             return f"nothing to adapt to: {defence!r} leaves what this attack matches as it is"
-        if not _BOTTLENECKS & names:
+        if not BOTTLENECKS & names:
             return Knowledge()
         if not seen.bottlenecks:
             return f"a bottleneck was announced ({defence!r}), and the model has none"

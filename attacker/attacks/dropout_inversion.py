@@ -6,13 +6,29 @@ from dataclasses import dataclass, replace
 
 from attacker.attacks.adaptation import Knowledge, NoiseSearch
 from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.attacks.adaptive_specs import build_adaptive, options_of
+from attacker.attacks.announced_update import COMPARED
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.noise_restoring import check_rate
+from attacker.attacks.registration import register_attack
 from attacker.engine import Trace
 from attacker.engine.dropout import MaskedDropout, with_masks
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "dropout-inversion",
+    title="dropout inversion",
+    description="gradient matching that optimises dropout masks, and bottlenecks' noise, with the images",
+    source="Scheliga et al., AAAI 2023",
+    build=build_adaptive,
+    options=options_of,
+    answers=DROPOUT | BOTTLENECKS | COMPARED,
+    inside=DROPOUT,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=100,
+)
 @dataclass(frozen=True, kw_only=True)
 class DropoutInversion(AdaptiveMatching):
     """DIA (Scheliga, Mäder, Seeland, AAAI 2023, arXiv 2208.06163): optimise images and dropout masks.

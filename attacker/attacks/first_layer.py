@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.first_linear import PROBES, first_linear, why_dropped_before
 from attacker.attacks.granted import check_labels
+from attacker.attacks.registration import register_attack
 from attacker.attacks.replayed_distance import replayed_distance
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
 from attacker.engine.rank import numerical_rank, rank_words
@@ -19,6 +21,19 @@ from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "first-layer",
+    title="first-layer inversion",
+    description="division in the first layer: exact for one image when that layer is Linear with a bias",
+    source="Phong et al., TIFS 2018",
+    # All of them stand behind the first layer, or scale its gradient as a whole; Soteria may defend that one.
+    answers=BOTTLENECKS | DROPOUT | {"clip"},
+    oblivious=True,
+    rank=10,
+    cost=2.0,
+    exact=True,
+    portfolio=1,
+)
 @dataclass(frozen=True, kw_only=True)
 class FirstLayerInversion(Attack):
     """``x = dW_i / db_i`` for the row i with the largest ``|db_i|`` (Phong et al. 2017, TIFS 13(5)).

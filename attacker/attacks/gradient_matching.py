@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Generator, Tensor
 
@@ -14,18 +15,19 @@ from attacker.attacks.bounded import attack_bounded, better, pieces_within_budge
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.label_trial import labels_to_try, with_trial, without_labels
 from attacker.attacks.layers import matched_parameters
+from attacker.attacks.matching import Search
 from attacker.attacks.piece import group_pieces
-from attacker.attacks.race import Size, by_trial, heat_of, raced
+from attacker.attacks.race import Size, by_trial, evaluations, raced
 from attacker.attacks.replaying import weights_may_differ, why_not_replayed
-from attacker.attacks.settings import check_settings
-from attacker.engine import Draws, observed_gradient, trace, why_no_batch_statistics
+from attacker.attacks.search_options import Option, with_options
+from attacker.engine import Draws, observed_gradient, trace
 from attacker.engine.deadline import share_of_time
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientMatching(Attack):
+class GradientMatching(Search, Attack):
     """Inverting Gradients (Geiping et al., NeurIPS 2020, arXiv 2003.14053), DLG and iDLG, by settings and presets.
 
     By default it minimises ``1 - cos(g(x), g*) + total_variation * TV(x)`` over all parameters by Adam, the learning
@@ -42,123 +44,59 @@ class GradientMatching(Attack):
     weights; a candidate holds all images of the client, in the order in which the steps use them. Field defaults are
     the command line defaults of the reference code.
 
+    Specs name the same by flat options (`attacker.attacks.search_options`).
+
     Attributes:
-        iterations: Evaluations of all candidates, 1 or more: Adam's steps, or the trials of L-BFGS.
-        learning_rate: Initial step in the normalised scale, positive; for L-BFGS a multiple of its own step.
-        total_variation: Weight of mean |dh| + mean |dv|, 0 or more.
-        total_variations: Weights that are raced for each update in its place, two or more, such as
-            "1e-6|1e-4|1e-2|1e-1"; see `attacker.attacks.race`. "" for the one of ``total_variation``.
-        restarts: Starts for each observation, 1 or more; independent unless ``group_consistency`` couples them.
-        signed: Whether Adam receives only the sign of the gradient.
-        boxed: Whether candidates are clamped to valid images after every step.
-        converged_below: Distance below which the outcome is "converged", in (0, 2] for a cosine, else positive.
-        distance: One of `attacker.engine.DISTANCES`: "cosine", or "l2", the squared distance, or "l1", the absolute
-            one, which need the gradient's scale ("-relative" to the observed gradient's, or not: "l1-direction");
-            "-kept" over the elements that pruning kept.
-        optimiser: "adam" or "l-bfgs"; the second fits neither signs, box nor total variation.
-        history: Steps that L-BFGS remembers, 1 or more; 0 for Adam.
-        labels: How labels that were not granted are found: "recovered" first, or "joint" with the images by L-BFGS.
-        memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
-            together run one part after another, unless ``halving`` or ``group_consistency`` compares them.
-        start: "normal" in the normalised scale, "uniform" over valid images, "grey" (the mean image), or "patterned-N",
-            a random N x N tile repeated.
-        schedule: Of Adam's rate: "step" as above, "constant" (the one that fits L-BFGS), "linear" or "cosine" to 0.
-        warmup: Iterations over which the rate rises to the schedule, 0 or more.
-        sign_softness: With ``signed``, s > 0 replaces the sign of the gradient g by tanh(g / s); 0 is the sign.
-        langevin: Standard deviation of noise added to every step, as a multiple of the learning rate, 0 or more.
-        stop_below: Distance below which a victim is done, at most ``converged_below``; 0 goes on.
-        plateau: Iterations without a gain of 1 % after which a candidate goes on with the next fall of the learning
-            rate, and is done when there is none left; 0 waits for ever.
-        halving: How often the worse half of the restarts is dropped; needs 2**halving of them.
-        image_norm: Weight of the mean square of the pixels in the normalised scale, 0 or more.
-        batch_norm: Weight of the distance to the running statistics of BatchNorm layers, 0 or more.
-        group_consistency: Weight of the mean squared difference to the restarts' consensus, 0 or more.
-        group_mean: The consensus: "mean", or "registered", the mean after shifting each restart to fit.
+        distance: `Cosine`, `L2`, `L1` or `Signs`, with the distances below which a search has converged, or ends.
+        optimiser: `Adam` or `LBFGS`; the second has no signs, box or schedule, fits no prior with kinks, and can search
+            for labels.
+        priors: Of `TotalVariation` or `RacedTotalVariation`, `ImageNorm`, `GroupConsistency` and `BNStatistics`.
+        init: `Normal`, `Uniform`, `Grey` or `Patterned`.
+        restarts: `Restarts`, which may be halved on the way.
+        replay: A `ReplayMode`.
+        layers: Patterns of the parameters that are matched; see `Search`.
+        memory: GiB for the candidates that run together; see `Search`.
         method: Name of the method that these settings are, as in the registry; changes nothing else.
-        local_training: How weights after several local steps are replayed: "unrolled" SGD steps (the protocol must
-            announce steps or epochs, images of a step and learning rate), one gradient at "surrogate" weights between
-            those sent and received, or "one-gradient" of all images at the weights sent. "auto" takes one gradient for
-            one step, unrolls up to 16 steps where enough is announced, and takes the surrogate otherwise.
-        iterate: What a search by Adam that ran to its end gives: the "last" iterate, as in the reference code, or the
-            "best", with the smallest measured loss. One that ended early gives the best.
-        layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
 
     Raises:
-        ValueError: If a setting is out of its range, or contradicts another.
+        ValueError: If a setting is out of its range, or parts do not fit together.
     """
 
-    iterations: int = 24_000
-    learning_rate: float = 0.1
-    total_variation: float = 1e-4
-    total_variations: str = ""
-    restarts: int = 1
-    signed: bool = True
-    boxed: bool = True
-    converged_below: float = 0.01
-    distance: str = "cosine"
-    optimiser: str = "adam"
-    history: int = 0
-    labels: str = "recovered"
-    memory: float = 0.0
-    start: str = "normal"
-    schedule: str = "step"
-    warmup: int = 0
-    sign_softness: float = 0.0
-    langevin: float = 0.0
-    stop_below: float = 0.0
-    plateau: int = 0
-    halving: int = 0
-    image_norm: float = 0.0
-    batch_norm: float = 0.0
-    group_consistency: float = 0.0
-    group_mean: str = "mean"
     method: str = "inverting-gradients"
-    local_training: str = "auto"
-    layers: str = ""
-    iterate: str = "last"
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
     @property
     def name(self) -> str:
         """Name in the registry of the method that these settings are."""
         return self.method
 
-    @property
-    def compares_restarts(self) -> bool:
-        """Whether a victim's restarts must run together, whatever the memory."""
-        return self.restarts > 1 and (self.halving > 0 or self.group_consistency > 0)
+    def with_options(self, **options: Option) -> Self:
+        """The same attack with some options of specs in place of what its parts say.
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The weight of total variation, or those that are raced, the smallest first."""
-        if not self.total_variations:
-            return (self.total_variation,)
-        return tuple(sorted(float(weight) for weight in self.total_variations.split("|")))
+        Raises:
+            TypeError: If an option does not exist.
+            ValueError: If a value is out of its range, or contradicts another.
+
+        >>> GradientMatching().with_options(iterations=600, signed=False).optimiser.iterations
+        600
+        """
+        return with_options(self, **options)
 
     @property
     def evaluations(self) -> int:
         """Evaluations of candidates for one update, those of a race included."""
-        whole = self.iterations * self.restarts
-        if not self.total_variations:
-            return whole
-        heats = [heat_of(self, weight) for weight in self.weights]
-        short = sum(heat.iterations * heat.restarts for heat in heats)
-        return short if heats[0].iterations == self.iterations else short + whole
+        return evaluations(self)
 
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
         """Why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
-        if self.labels == "joint" and (other := victim.why_not_cross_entropy("a search for labels with the images")):
+        if self.optimiser.joint_labels and (
+            other := victim.why_not_cross_entropy("a search for labels with the images")
+        ):
             return other
-        if self.batch_norm:
-            reason = why_no_batch_statistics(victim.model, observation.buffers)
-            if reason is not None:
-                return (
-                    f"batch_norm={self.batch_norm:g} has nothing to compare with: {reason}; batch_norm=0 does without"
-                )
+        for prior in self.priors:
+            if (reason := prior.refuses(victim, observation)) is not None:
+                return reason
         try:
             matched = matched_parameters(self.layers, observation.parameters)
         except ValueError as error:
@@ -167,7 +105,7 @@ class GradientMatching(Attack):
             return "the batch size is unknown, and candidates need one"
         if not any(bool((observation.update[name] != 0).any()) for name in matched):
             return "the update is zero everywhere that counts: it has no direction to match"
-        return why_not_replayed(self, observation)
+        return why_not_replayed(self.replay, self.distance, observation)
 
     def run(
         self,
@@ -193,7 +131,7 @@ class GradientMatching(Attack):
         """As `run`, with what an adaptive attack knows of each observation and makes of noise."""
         if not observations:
             return []
-        draws = Draws.of_each(generators, self.restarts)
+        draws = Draws.of_each(generators, self.restarts.count)
         results: list[Reconstruction | None] = [None] * len(observations)
         groups = as_trained(victim, observations)
         for number, group in enumerate(groups):
@@ -202,7 +140,7 @@ class GradientMatching(Attack):
                 found = self._run(
                     own,
                     [labels[index] for index in group.indices],
-                    draws.keep(group.indices, [range(self.restarts)] * len(group.indices)),
+                    draws.keep(group.indices, [range(self.restarts.count)] * len(group.indices)),
                     [generators[index] for index in group.indices],
                     share(progress, number, len(groups)),
                 )
@@ -220,7 +158,7 @@ class GradientMatching(Attack):
     ) -> list[Reconstruction]:
         victim, observations = group.clients.victim, group.clients.observations
         recovered = known_labels(victim, observations, labels, generators)
-        joint = self.labels == "joint"
+        joint = self.optimiser.joint_labels
         known = [
             None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)
         ]
@@ -235,9 +173,9 @@ class GradientMatching(Attack):
         known = [
             own if one is None or one.labels is None else one.labels for own, one in zip(known, tried, strict=True)
         ]
-        if self.total_variations:
+        if self.raced is not None:
             sizes = [group.size(self, place) for place in range(len(observations))]
-            results = raced(self, group.search, sizes, known, generators, after)
+            results = raced(self, self.raced, group.search, sizes, known, generators, after)
         else:
             results = group.search(self, range(len(observations)), known, draws, after)
         return [
@@ -260,7 +198,7 @@ class _Group:
     knowledge: Sequence[Knowledge]
     noise: NoiseSearch
 
-    def size(self, settings: GradientMatching, place: int) -> Size:
+    def size(self, settings: Search, place: int) -> Size:
         """How much one update tells about its images."""
         observation = self.clients.observations[place]
         names = self.knowledge[place].matched or matched_parameters(settings.layers, observation.parameters)
@@ -271,7 +209,7 @@ class _Group:
 
     def search(
         self,
-        settings: GradientMatching,
+        settings: Search,
         places: Sequence[int],
         labels: Sequence[Tensor | None],
         draws: Draws,
@@ -288,9 +226,14 @@ class _Group:
             draws,
             knowledge=[self.knowledge[place] for place in places],
             noise=self.noise,
-            joint=settings.labels == "joint",
+            joint=settings.optimiser.joint_labels,
             may_differ=weights_may_differ(
-                settings, clients.victim, seen, clients.observations, [self.knowledge[place] for place in places]
+                settings.replay,
+                settings.distance,
+                clients.victim,
+                seen,
+                clients.observations,
+                [self.knowledge[place] for place in places],
             ),
         )
         parts = [part for group in groups for part in pieces_within_budget(settings, group)]

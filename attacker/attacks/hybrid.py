@@ -11,12 +11,24 @@ from torch import Generator, Tensor
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.chain_inversion import Estimate, any_entrance
 from attacker.attacks.contest import EXACT_BELOW
+from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.refined import Candidate, run_from_estimates, valid_start
+from attacker.attacks.registration import register_attack
 from attacker.engine.smooth_refinement import refine_smoothly
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "hybrid",
+    title="Hybrid",
+    description="layer-wise inversion; where equations fall short, the smoothest image that gives the update",
+    source="after Chen, Campbell, arXiv 2111.10178",
+    answers=PRECODE,
+    rank=50,
+    cost=300.0,
+    colour="#0f766e",
+)
 @dataclass(frozen=True, kw_only=True)
 class Hybrid(Attack):
     """Layer-wise inversion, and for updates whose equations fall short the smoothest image that gives the update.

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from attacker.attacks.adaptation import Knowledge, NoiseSearch
 from attacker.attacks.adaptive import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive_specs import build_adaptive, options_of
+from attacker.attacks.announced_update import COMPARED
+from attacker.attacks.defence_names import BOTTLENECKS
+from attacker.attacks.registration import register_attack
 from attacker.engine import Trace
 from attacker.engine.noise_free import before_noise
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "ignore",
+    title="Ignore",
+    description="gradient matching without the layers that a bottleneck's noise makes random",
+    source="Scheliga et al., arXiv 2208.04767",
+    build=build_adaptive,
+    options=partial(options_of, without=("layers",)),
+    answers=BOTTLENECKS | COMPARED,
+    inside=BOTTLENECKS,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=90,
+    portfolio=9,
+)
 @dataclass(frozen=True, kw_only=True)
 class Ignore(AdaptiveMatching):
     """Leave the decoder of every bottleneck and all later layers out of the distance (Scheliga, Mäder, Seeland).

@@ -10,10 +10,22 @@ from torch import Generator, Tensor
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.chain_inversion import Estimate, estimates, why_not_invertible
 from attacker.attacks.granted import check_labels
+from attacker.attacks.registration import register_attack
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "layerwise-inversion",
+    title="layer-wise inversion",
+    description="one linear system for each layer: exact for one image where their equations suffice",
+    source="Zhu, Blaschko, ICLR 2021; Chen, Campbell, arXiv 2111.10178",
+    rank=30,
+    cost=150.0,
+    exact=True,
+    portfolio=2,
+    colour="#1d63b8",
+)
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseInversion(Attack):
     """Recover every layer's input from its output and its gradient, starting at a fully connected layer.

@@ -34,7 +34,7 @@ MATCHED_DISTANCES: Mapping[Noise, str] = MappingProxyType(
 
 DEFENCE_NOISE: Mapping[str, Noise] = MappingProxyType(
     {
-        **dict.fromkeys(DEFENCES, Noise.NONE),
+        **dict.fromkeys(DEFENCES.built_in, Noise.NONE),
         "noise": Noise.GAUSSIAN,
         "gaussian": Noise.GAUSSIAN,
         "ppp": Noise.GAUSSIAN,

@@ -1,13 +1,13 @@
-"""Gradient matching of one piece: starts, search, and what came of it."""
+"""Gradient matching of what is attacked together: the parts of a search, and what comes of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,97 +15,229 @@ from torch import Tensor
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.joined_noise import JoinedNoise, NoisyObjective
 from attacker.attacks.joint_labels import JointCandidates, JointObjective, SoftlyLabelled
+from attacker.attacks.layers import check_patterns
+from attacker.attacks.parts import (
+    Adam,
+    Cosine,
+    Distance,
+    Optimiser,
+    PieceProgress,
+    Prior,
+    Problem,
+    RacedTotalVariation,
+    ReplayMode,
+    Restarts,
+    TotalVariation,
+)
 from attacker.attacks.piece import Piece
 from attacker.attacks.replaying import replayed_products
 from attacker.engine import (
-    DISTANCES,
-    LBFGS,
-    BatchStatistics,
     BottleneckNoise,
     Companions,
-    Descent,
     FeatureTarget,
     GradientObjective,
-    GroupConsistency,
-    ImageNorm,
+    GradientProducts,
+    Grey,
     Matched,
+    Normal,
     Objective,
-    Prior,
     Replay,
-    TotalVariation,
-    first_candidates,
+    Start,
 )
+from attacker.engine import Prior as Penalty
+from attacker.engine.ranges import check_choice
 from attacker.victim import Victim
 
-if TYPE_CHECKING:
-    from attacker.attacks.gradient_matching import GradientMatching
 
-PieceProgress = Callable[[float, float | None], None]
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Gradient matching composed of parts.
+
+    Attributes:
+        distance: Between the candidates' gradients and the observed ones.
+        optimiser: `Adam`, or `LBFGS`.
+        priors: Penalties on images, each kind once.
+        init: Where a search starts.
+        restarts: How many starts each observation has.
+        replay: How weights after several local steps are replayed.
+        layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
+        memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
+            together run one part after another, unless they are compared on the way.
+
+    Raises:
+        ValueError: If parts do not fit together, or a setting is out of its range.
+    """
+
+    distance: Distance = Cosine()
+    optimiser: Optimiser = Adam()
+    priors: Sequence[Prior] = (TotalVariation(1e-4),)
+    init: Start = Normal()
+    restarts: Restarts = Restarts()
+    replay: ReplayMode = ReplayMode.AUTO
+    layers: str = ""
+    memory: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "priors", tuple(self.priors))
+        check_choice("local_training", self.replay, tuple(ReplayMode))
+        object.__setattr__(self, "replay", ReplayMode(self.replay))
+        check_patterns(self.layers)
+        if not 0 <= self.memory < float("inf"):
+            raise ValueError(f"expected memory in GiB, 0 (for the default) or more, got {self.memory!r}")
+        self.optimiser.check_beside(self.distance, self.priors, self.restarts)
+        self._check_priors()
+        if isinstance(self.init, Grey) and self.restarts.count > 1 and not self.optimiser.wanders:
+            raise ValueError("start='grey' is one point, from which all restarts go the same way; set restarts to 1")
+
+    def _check_priors(self) -> None:
+        kinds = [TotalVariation if isinstance(one, RacedTotalVariation) else type(one) for one in self.priors]
+        twice = next((kind.__name__ for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"expected each kind of prior once, got {twice} twice; add up the weights")
+        if not self._coupled:
+            return
+        if self.restarts.count < 2:
+            raise ValueError("group_consistency compares restarts of a victim; set restarts to 2 or more, or it to 0")
+        if self.optimiser.plateau:
+            raise ValueError(
+                "plateau lets restarts leave one by one, and group_consistency makes each depend on the others; "
+                "set one of them to 0"
+            )
+
+    @property
+    def _coupled(self) -> bool:
+        return any(one.couples_restarts and one.weight for one in self.priors)
+
+    @property
+    def compares_restarts(self) -> bool:
+        """Whether a victim's restarts must run together, whatever the memory."""
+        return self.restarts.count > 1 and (self.restarts.halving > 0 or self._coupled)
+
+    @property
+    def raced(self) -> RacedTotalVariation | None:
+        """The prior whose weight is raced, or None."""
+        return next((one for one in self.priors if isinstance(one, RacedTotalVariation)), None)
+
+    def products(self, piece: Piece, victim: Victim) -> GradientProducts:
+        """Products of candidates' updates with the observed ones; see `replayed_products`."""
+        return replayed_products(
+            piece,
+            victim,
+            mode=self.replay,
+            distance=self.distance,
+            layers=self.layers,
+            measures_twice=self.optimiser.measures_twice,
+        )
+
+    def reconstruct(self, piece: Piece, progress: PieceProgress | None) -> list[Reconstruction]:
+        """Attack observations together, one result each, in order."""
+        began = time.perf_counter()
+        victims, restarts = piece.draws.axes
+        start = self.init.candidates(piece.victim.inputs, piece.batch_size, draws=piece.draws, like=piece.like)
+        search = _with_labels if piece.labels is None else _with_noise
+        found = search(self, piece, start, progress)
+        labels = found.labels.expand(victims, restarts, piece.batch_size)
+        seconds = (time.perf_counter() - began) / victims
+        return [_result(self, found, index, labels[index], seconds) for index in range(victims)]
+
+    def minimised(
+        self,
+        piece: Piece,
+        objective: Objective,
+        start: Tensor,
+        progress: PieceProgress | None,
+        joined: JoinedNoise | None = None,
+    ) -> Matched:
+        """The candidates that the optimiser finds, those of a victim still apart.
+
+        Args:
+            piece: What is attacked.
+            objective: Distance and priors.
+            start: First candidates.
+            progress: Receives the share done.
+            joined: How candidates are made of images and noise, where they are.
+        """
+        project = piece.victim.inputs.clamp if self.optimiser.boxed else None
+        companions = None
+        if joined is not None:
+            companions = Companions(first=joined.pixels, learning_rate=piece.noise.rate)
+            project = partial(joined.within_bounds, piece=piece, boxed=self.optimiser.boxed)
+        problem = Problem(
+            objective=objective,
+            start=start,
+            draws=piece.draws,
+            project=project,
+            companions=companions,
+            stop_below=self.distance.stop_below,
+            halving=self.restarts.halving,
+        )
+        return self.optimiser.minimise(problem, progress)
+
+    def objective(self, piece: Piece, victim: Victim, labels: Tensor) -> GradientObjective:
+        """Distance and priors of images.
+
+        Args:
+            piece: What is attacked.
+            victim: Whose loss is replayed: the piece's own, or one that takes soft labels.
+            labels: (victims, 1, batch).
+        """
+        noise = BottleneckNoise(
+            draws=piece.draws,
+            batch=piece.batch_size,
+            latents=piece.seen.latents,
+            average=piece.noise.draws,
+            known=_stacked_noise(piece),
+        )
+        return GradientObjective(
+            products=self.products(piece, victim),
+            measure=self.distance.measure,
+            labels=labels,
+            noise=noise.drawn_once(piece.like) if self.optimiser.measures_twice else noise,
+            weighted_priors=_penalties(self.priors, piece),
+        )
 
 
-def attack_piece(settings: GradientMatching, piece: Piece, progress: PieceProgress | None) -> list[Reconstruction]:
-    """Attack observations together, one result each, in order."""
-    began = time.perf_counter()
-    victims, restarts = piece.draws.axes
-    batch, inputs = piece.batch_size, piece.victim.inputs
-    start = first_candidates(settings.start, inputs, batch, draws=piece.draws, like=piece.like)
+class _Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        matched: The images.
+        labels: (victims, 1 or restarts, batch), with which they match.
+        noise: (victims, restarts, batch, ...) of each random layer; () for none.
+    """
+
+    matched: Matched
+    labels: Tensor
     noise: Sequence[Tensor] = ()
-    if piece.labels is not None:
-        assumed = torch.stack(list(piece.labels)).to(start.device).unsqueeze(1)
-        objective = _objective(settings, piece, piece.victim, assumed)
-        matched, noise = _with_noise(settings, piece, objective, start, progress)
-        used = assumed.expand(victims, restarts, batch)
-    else:
-        joint = JointCandidates(SoftlyLabelled(**_fields(piece.victim)), batch)
-        no_labels = torch.zeros(victims, 1, batch, dtype=torch.long, device=start.device)
-        joint_objective = JointObjective(joint=joint, images=_objective(settings, piece, joint.victim, no_labels))
-        joined = joint.join(start, piece.draws.normal(batch, inputs.classes, like=start))
-        matched = _search(settings, piece, joint_objective, joined, progress)
-        images, logits = joint.split(matched.candidates)
-        matched, used = replace(matched, candidates=images), logits.argmax(dim=-1)
-    seconds = (time.perf_counter() - began) / victims
-    return [_result(settings, matched, index, used[index], seconds, noise) for index in range(victims)]
 
 
-def _with_noise(
-    settings: GradientMatching,
-    piece: Piece,
-    objective: GradientObjective,
-    start: Tensor,
-    progress: PieceProgress | None,
-) -> tuple[Matched, Sequence[Tensor]]:
-    """What the search found, and the noise that belongs to it, (victims, restarts, batch, ...) each; () for none."""
-    joined = JoinedNoise.of(piece)
-    known = objective.noise
+def _with_labels(search: Search, piece: Piece, start: Tensor, progress: PieceProgress | None) -> _Found:
+    """Labels are not known, and are optimised with the images."""
+    joint = JointCandidates(SoftlyLabelled(**_fields(piece.victim)), piece.batch_size)
+    no_labels = torch.zeros(len(start), 1, piece.batch_size, dtype=torch.long, device=start.device)
+    objective = JointObjective(joint=joint, images=search.objective(piece, joint.victim, no_labels))
+    logits = piece.draws.normal(piece.batch_size, piece.victim.inputs.classes, like=start)
+    matched = search.minimised(piece, objective, joint.join(start, logits), progress)
+    images, logits = joint.split(matched.candidates)
+    return _Found(replace(matched, candidates=images), logits.argmax(dim=-1))
+
+
+def _with_noise(search: Search, piece: Piece, start: Tensor, progress: PieceProgress | None) -> _Found:
+    """Noise that is not known is optimised with the images where the attack asks for it, and drawn otherwise."""
+    labels = torch.stack(list(piece.labels or ())).to(start.device).unsqueeze(1)
+    objective = search.objective(piece, piece.victim, labels)
+    joined, known = JoinedNoise.of(piece), objective.noise
     if piece.noise.rate and joined.places:
         noisy = NoisyObjective(joined=joined, images=objective, mask_penalty=piece.noise.mask_penalty)
-        first = joined.start(start, piece)
-        matched = _search(settings, piece, noisy, first, progress, joined=joined)
+        matched = search.minimised(piece, noisy, joined.start(start, piece), progress, joined)
         images, found = joined.split(matched.candidates)
         own = dict(zip(joined.places, found, strict=True))
         every = [own[place] if place in own else known.of_layer(place, images) for place in range(len(known.latents))]
-        return replace(matched, candidates=images), every
-    matched = _search(settings, piece, objective, start, progress)
+        return _Found(replace(matched, candidates=images), labels, every)
+    matched = search.minimised(piece, objective, start, progress)
     certain = known.latents and not joined.places
-    return matched, [known.of_layer(place, start) for place in range(len(known.latents))] if certain else ()
-
-
-def _objective(settings: GradientMatching, piece: Piece, victim: Victim, labels: Tensor) -> GradientObjective:
-    noise = BottleneckNoise(
-        draws=piece.draws,
-        batch=piece.batch_size,
-        latents=piece.seen.latents,
-        average=piece.noise.draws,
-        known=_stacked_noise(piece),
-    )
-    # A line search must see the same loss when it looks twice, Adam is given fresh noise at each step.
-    return GradientObjective(
-        products=replayed_products(settings, piece, victim),
-        measure=DISTANCES[settings.distance],
-        labels=labels,
-        noise=noise.drawn_once(piece.like) if settings.optimiser == "l-bfgs" else noise,
-        weighted_priors=_priors(settings, piece),
-    )
+    noise = [known.of_layer(place, start) for place in range(len(known.latents))] if certain else ()
+    return _Found(matched, labels, noise)
 
 
 def _stacked_noise(piece: Piece) -> list[Tensor | None]:
@@ -119,25 +251,13 @@ def _stacked_noise(piece: Piece) -> list[Tensor | None]:
     ]
 
 
-def _priors(settings: GradientMatching, piece: Piece) -> list[tuple[float, Prior]]:
-    found: list[tuple[float, Prior]] = []
-    if settings.total_variation:
-        found.append((settings.total_variation, TotalVariation()))
-    if settings.image_norm:
-        found.append((settings.image_norm, ImageNorm()))
-    if settings.group_consistency:
-        found.append((settings.group_consistency, GroupConsistency(registered=settings.group_mean == "registered")))
+def _penalties(chosen: Sequence[Prior], piece: Piece) -> list[tuple[float, Penalty]]:
+    """Penalties with their weights: on images alone, on known features, and on what else the model makes of images."""
+    wanted = [one for one in chosen if one.weight]
+    found = [(one.weight, one.on(piece)) for one in wanted if not one.of_model]
     if piece.noise.feature_weight and piece.knowledge[0].features:
         found.append((piece.noise.feature_weight, _features(piece)))
-    if settings.batch_norm:
-        one = piece.sent[0]
-        shared = Replay(piece.known, one.parameters, one.buffers)
-        replays = [
-            shared if other.parameters is one.parameters else Replay(piece.known, other.parameters, other.buffers)
-            for other in piece.sent
-        ]
-        found.append((settings.batch_norm, BatchStatistics(replays, latents=piece.seen.latents)))
-    return found
+    return found + [(one.weight, one.on(piece)) for one in wanted if one.of_model]
 
 
 def _features(piece: Piece) -> FeatureTarget:
@@ -154,65 +274,22 @@ def _features(piece: Piece) -> FeatureTarget:
     return FeatureTarget(replays, targets, [value for value in before if value is not None])
 
 
-def _search(
-    settings: GradientMatching,
-    piece: Piece,
-    objective: Objective,
-    start: Tensor,
-    progress: PieceProgress | None,
-    joined: JoinedNoise | None = None,
-) -> Matched:
-    if settings.optimiser == "l-bfgs":
-        lines = LBFGS(
-            iterations=settings.iterations,
-            learning_rate=settings.learning_rate,
-            history=settings.history,
-            stop_below=settings.stop_below,
-            plateau=settings.plateau,
-        )
-        return lines.run(objective, start, progress=progress)
-    descent = Descent(
-        iterations=settings.iterations,
-        learning_rate=settings.learning_rate,
-        signed=settings.signed,
-        sign_softness=settings.sign_softness,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        langevin=settings.langevin,
-        stop_below=settings.stop_below,
-        plateau=settings.plateau,
-        halving=settings.halving,
-        iterate=settings.iterate,
-    )
-    project: Callable[[Tensor], Tensor] | None = piece.victim.inputs.clamp if settings.boxed else None
-    companions = None
-    if joined is not None:
-        companions = Companions(first=joined.pixels, learning_rate=piece.noise.rate)
-        project = partial(joined.within_bounds, piece=piece, boxed=settings.boxed)
-    return descent.run(objective, start, project=project, draws=piece.draws, companions=companions, progress=progress)
-
-
-def _result(
-    settings: GradientMatching,
-    matched: Matched,
-    index: int,
-    labels: Tensor,
-    seconds: float,
-    noise: Sequence[Tensor],
-) -> Reconstruction:
+def _result(search: Search, found: _Found, index: int, labels: Tensor, seconds: float) -> Reconstruction:
+    """The best restart of one victim."""
+    matched, total = found.matched, search.optimiser.iterations
     restart = int(matched.best_restart()[index])
     distance = float(matched.distances[index, restart])
     measured = distance < float("inf")
-    outcome = Outcome.CONVERGED if distance < settings.converged_below else Outcome.ITERATION_LIMIT
+    outcome = Outcome.CONVERGED if distance < search.distance.converged_below else Outcome.ITERATION_LIMIT
     reason = ""
     if bool(matched.diverged[index, restart]):
         outcome = Outcome.DIVERGED
         kept = "the best iterate before that is kept" if measured else "it was finite at no iterate"
-        reason = f"the gradient distance became non-finite in all of {settings.restarts} restart(s); {kept}"
+        reason = f"the gradient distance became non-finite in all of {search.restarts.count} restart(s); {kept}"
     steps = int(matched.iterations[index].max())
     cut = matched.cut and outcome is not Outcome.CONVERGED
     if cut:
-        early = f"its time ended after {steps} of {settings.iterations} iterations, and the best until then is kept"
+        early = f"its time ended after {steps} of {total} iterations, and the best until then is kept"
         reason = "; ".join(part for part in (reason, early) if part)
     return Reconstruction(
         inputs=matched.candidates[index, restart] if measured else None,
@@ -225,7 +302,7 @@ def _result(
         starting_loss=_measured(matched.starts[index, restart]),
         late_fall=_measured(matched.late_falls[index, restart]) if measured else None,
         starts=matched.distances.shape[1],
-        noise=tuple(one[index, restart] for one in noise) if measured else (),
+        noise=tuple(one[index, restart] for one in found.noise) if measured else (),
         cut=cut,
     )
 

@@ -9,14 +9,31 @@ from torch import Generator, Tensor
 
 from attacker.attacks.adaptation import Knowledge, NoiseSearch
 from attacker.attacks.adaptive import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive_specs import build_adaptive, options_of
+from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.attack import Progress, Reconstruction
+from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.noise_restoring import check_rate
 from attacker.attacks.recovered_noise import RecoveredNoise, recover_noise
+from attacker.attacks.registration import register_attack
 from attacker.engine import Trace, trace
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "noise-recovery",
+    title="noise recovery",
+    description="one image: the noise that PRECODE drew, in closed form; then matching as without PRECODE",
+    source="this project",
+    build=build_adaptive,
+    options=options_of,
+    answers=PRECODE | COMPARED,
+    inside=PRECODE,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=70,
+    portfolio=7,
+)
 @dataclass(frozen=True, kw_only=True)
 class NoiseRecovery(AdaptiveMatching):
     """Closed-form noise recovery (`attacker.attacks.recovered_noise`), for one image and one step; in no source.

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from attacker.attacks.adaptation import Knowledge, NoiseSearch
 from attacker.attacks.adaptive import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive_specs import build_adaptive, options_of
+from attacker.attacks.announced_update import COMPARED
+from attacker.attacks.defence_names import BOTTLENECKS
+from attacker.attacks.registration import register_attack
 from attacker.engine import Trace
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -21,6 +25,20 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"expected a positive, finite {name}, got {value!r}")
 
 
+@register_attack(
+    "noise-restoring",
+    title="noise restoring",
+    description="gradient matching that optimises the noise of bottlenecks with the images",
+    source="Scheliga et al., arXiv 2208.04767",
+    build=build_adaptive,
+    options=options_of,
+    answers=BOTTLENECKS | COMPARED,
+    inside=BOTTLENECKS,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=80,
+    cost_of_iteration=1.3,
+    portfolio=8,
+)
 @dataclass(frozen=True, kw_only=True)
 class NoiseRestoring(AdaptiveMatching):
     """Optimise (x', eps') so that all gradients match; eps' starts from N(0, 1) for each candidate and layer.

@@ -5,18 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.contest import Contest
+from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.randomness import derived
+from attacker.attacks.registration import ATTACKS, register_attack
+from attacker.attacks.registry import build_attack
 from attacker.engine import trace
 from attacker.victim import Victim
 from fl_precode.observation import Observation
+from fl_precode.spec import Spec
 
 _logger = logging.getLogger(__name__)
+
+_BUDGET: Final = {"iterations": 2_000, "restarts": 1, "plateau": 200}
+_WEIGHT: Final = "total_variation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,38 @@ class Member:
     attack: Attack
 
 
+def _from_spec(kind: type[Attack], spec: Spec) -> Attack:
+    """Make the usual members, with the budget and the weights of a spec."""
+    del kind
+    weights = spec.options.get("total_variations", "1e-6|1e-4|1e-2").split("|")
+    try:
+        total_variations = [float(weight) for weight in weights]
+    except ValueError:
+        raise ValueError(
+            f"{spec.text!r}: expected total_variations to be numbers separated by |, got {'|'.join(weights)!r}"
+        ) from None
+    budget = {name: spec.integer(name) for name in _BUDGET}
+    given = {name: value for name, value in budget.items() if value is not None}
+    methods = standard_members(**{**_BUDGET, **given}, total_variations=total_variations)
+    try:
+        return Portfolio(members=tuple(Member(method=method, attack=build_attack(method)) for method in methods))
+    except ValueError as error:
+        raise ValueError(f"{spec.text!r}: {error}") from None
+
+
+@register_attack(
+    "portfolio",
+    title="portfolio of attacks",
+    description="first-layer, DLG, Inverting Gradients and what answers a bottleneck: the best match",
+    source="Phong et al., Zhu et al., Geiping et al., Scheliga et al.",
+    build=_from_spec,
+    options=lambda _kind: (*_BUDGET, "total_variations"),
+    # Only what its members answer on every model.
+    answers=BOTTLENECKS,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=120,
+    made_of_others=True,
+)
 @dataclass(frozen=True, kw_only=True)
 class Portfolio(Attack):
     """The worst case for the client among several attacks, as far as the attacker can tell without the truth.
@@ -118,7 +158,8 @@ def standard_members(
 ) -> tuple[str, ...]:
     """Specs of the usual members: what is exact where it fits, then what finds smooth models, then all others.
 
-    The last ones answer a bottleneck and refuse models without one.
+    The last ones answer a bottleneck and refuse models without one. Which attacks these are, each says at its class
+    (`attacker.attacks.registration.AttackEntry.portfolio`).
 
     Args:
         iterations: Of each search.
@@ -132,14 +173,17 @@ def standard_members(
     if not total_variations:
         raise ValueError("expected one or more weights of total variation, such as 1e-6|1e-4|1e-2, got none")
     budget = f"iterations={iterations},restarts={restarts},plateau={plateau}"
-    matching = [f"inverting-gradients:{budget},total_variation={weight:g}" for weight in total_variations]
-    adaptive = [
-        f"{name}:{budget},total_variation={weight:g}"
-        for name in ("noise-recovery", "noise-restoring", "ignore")
-        for weight in total_variations
-    ]
-    analytic = ("first-layer", "layerwise-inversion", "through-bottleneck", "spear")
-    return (*analytic, f"dlg:{budget}", *matching, *adaptive)
+    places = {name: entry.portfolio for name, entry in ATTACKS.items() if entry.portfolio is not None}
+    specs: list[str] = []
+    for name in sorted(places, key=places.__getitem__):
+        options = ATTACKS[name].options
+        if "iterations" not in options:
+            specs.append(name)
+        elif _WEIGHT not in options:
+            specs.append(f"{name}:{budget}")
+        else:
+            specs += [f"{name}:{budget},{_WEIGHT}={weight:g}" for weight in total_variations]
+    return tuple(specs)
 
 
 def _attack(

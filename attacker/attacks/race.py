@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Outcome, Progress, Reconstruction
 from attacker.attacks.bounded import share
+from attacker.attacks.matching import Search
+from attacker.attacks.parts import RacedTotalVariation, Restarts, TotalVariation
 from attacker.engine import Draws
 from attacker.engine.deadline import share_of_time
-
-if TYPE_CHECKING:
-    from attacker.attacks.gradient_matching import GradientMatching
 
 _SHARE: Final = 4
 _LEAST: Final = 300
@@ -23,20 +22,18 @@ _MOST: Final = 500
 """A heat has a fourth of the final's iterations, within these: shorter heats were measured to choose worse."""
 _TRIAL: Final = 100
 """Iterations of a trial of labels, at most: wrong ones are far from matching."""
-_LONGEST_STEP: Final = 0.1
-"""Heats have fewer steps for the same way, which may be this long."""
 _FACTOR: Final = 1.5
 """However many the unknowns, a residual so many times the smallest is worse."""
 
 Found = Reconstruction | None
 
 
-class Search(Protocol):
+class Searches(Protocol):
     """Gradient matching of some of the updates that are attacked together."""
 
     def __call__(
         self,
-        settings: GradientMatching,
+        settings: Search,
         places: Sequence[int],
         labels: Sequence[Tensor | None],
         draws: Draws,
@@ -68,28 +65,41 @@ def heat_iterations(iterations: int) -> int:
     return min(iterations, _MOST, max(_LEAST, iterations // _SHARE))
 
 
-def heat_of(settings: GradientMatching, weight: float, *, most: int = _MOST) -> GradientMatching:
+def heat_of(settings: Search, weight: float, *, most: int = _MOST) -> Search:
     """A short search with one weight of the prior, of so many iterations at most.
 
-    It goes as far as the long one by longer steps. Only a heat that is no shorter has all restarts.
+    Only a heat that is no shorter has all restarts.
     """
-    iterations = min(heat_iterations(settings.iterations), most)
-    rate = settings.learning_rate
-    longer = max(rate, min(_LONGEST_STEP, rate * settings.iterations / iterations))
+    whole = settings.optimiser.iterations
+    iterations = min(heat_iterations(whole), most)
+    all_of_them = settings.compares_restarts or iterations == whole
     return replace(
-        settings,
-        iterations=iterations,
-        learning_rate=longer if settings.optimiser == "adam" else rate,
-        warmup=settings.warmup * iterations // settings.iterations,
-        total_variation=weight,
-        total_variations="",
-        restarts=settings.restarts if settings.compares_restarts or iterations == settings.iterations else 1,
+        weighted(settings, weight),
+        optimiser=settings.optimiser.shortened(iterations),
+        restarts=settings.restarts if all_of_them else Restarts(),
     )
 
 
+def weighted(settings: Search, weight: float) -> Search:
+    """The same search with one weight of total variation."""
+    others = [one for one in settings.priors if not isinstance(one, TotalVariation | RacedTotalVariation)]
+    return replace(settings, priors=(TotalVariation(weight), *others) if weight else others)
+
+
+def evaluations(settings: Search) -> int:
+    """Evaluations of candidates for one update, those of a race included."""
+    whole = settings.optimiser.iterations * settings.restarts.count
+    if settings.raced is None:
+        return whole
+    heats = [heat_of(settings, weight) for weight in settings.raced.weights]
+    short = sum(heat.optimiser.iterations * heat.restarts.count for heat in heats)
+    return short if heats[0].optimiser.iterations == settings.optimiser.iterations else short + whole
+
+
 def raced(
-    settings: GradientMatching,
-    search: Search,
+    settings: Search,
+    prior: RacedTotalVariation,
+    search: Searches,
     sizes: Sequence[Size],
     labels: Sequence[Tensor | None],
     generators: Sequence[Generator],
@@ -100,19 +110,21 @@ def raced(
     Where a heat would be as long as the whole search there is no final.
 
     Args:
-        settings: With more than one weight.
+        settings: Of the search.
+        prior: Its prior, with the weights.
         search: Of the updates.
         sizes: One for each update.
         labels: (batch,) for each update, None for those that cannot be searched.
         generators: One for each update.
         progress: Receives the share done.
     """
-    weights, places = settings.weights, range(len(labels))
-    heat = heat_iterations(settings.iterations)
-    alone = heat == settings.iterations
-    whole = len(weights) * heat + (0 if alone else settings.iterations)
+    weights, places = sorted(prior.weights), range(len(labels))
+    iterations = settings.optimiser.iterations
+    heat = heat_iterations(iterations)
+    alone = heat == iterations
+    whole = len(weights) * heat + (0 if alone else iterations)
     # All start at the same points: what differs is then the prior, and not luck.
-    draws = Draws.of_each(generators, settings.restarts)
+    draws = Draws.of_each(generators, settings.restarts.count)
     ran: list[list[tuple[float, Reconstruction]]] = [[] for _ in places]
     for number, weight in enumerate(weights):
         told = _part(progress, number * heat / whole, heat / whole)
@@ -127,7 +139,7 @@ def raced(
         done = len(weights) * heat / whole
         groups = {weight: [p for p, own in chosen.items() if own == weight] for weight in sorted(set(chosen.values()))}
         for number, (weight, members) in enumerate(groups.items()):
-            final = replace(settings, total_variation=weight, total_variations="")
+            final = weighted(settings, weight)
             told = _part(progress, done + (1 - done) * number / len(groups), (1 - done) / len(groups))
             given = [labels[place] for place in members]
             starts = _starts(draws, members, final)
@@ -136,12 +148,14 @@ def raced(
             for place, found in zip(members, finals, strict=True):
                 if found is not None:
                     ran[place].append((weight, found))
-    return [_together(ran[place], sizes[place], settings, alone=alone) if ran[place] else None for place in places]
+    return [
+        _together(ran[place], sizes[place], settings, prior, alone=alone) if ran[place] else None for place in places
+    ]
 
 
-def _starts(draws: Draws, places: Sequence[int], settings: GradientMatching) -> Draws:
+def _starts(draws: Draws, places: Sequence[int], settings: Search) -> Draws:
     """The first starts of some updates, from their beginning."""
-    return draws.keep(places, [range(settings.restarts)] * len(places)).afresh()
+    return draws.keep(places, [range(settings.restarts.count)] * len(places)).afresh()
 
 
 def _part(progress: Progress | None, begin: float, length: float) -> Progress | None:
@@ -152,8 +166,8 @@ def _part(progress: Progress | None, begin: float, length: float) -> Progress | 
 
 
 def by_trial(
-    settings: GradientMatching,
-    search: Search,
+    settings: Search,
+    search: Searches,
     hypotheses: Sequence[Sequence[Tensor]],
     generators: Sequence[Generator],
     progress: Progress | None,
@@ -173,9 +187,10 @@ def by_trial(
     most = max(map(len, hypotheses), default=0)
     if not most:
         return [None] * len(hypotheses)
-    heat = heat_of(settings, settings.weights[len(settings.weights) // 2], most=_TRIAL)
+    weight = next((one.weight for one in settings.priors if isinstance(one, TotalVariation | RacedTotalVariation)), 0.0)
+    heat = heat_of(settings, weight, most=_TRIAL)
     # For every update: what it draws later must not depend on the others' hypotheses.
-    draws = Draws.of_each(generators, heat.restarts)
+    draws = Draws.of_each(generators, heat.restarts.count)
     best: list[Found] = [None] * len(hypotheses)
     for number in range(most):
         places = [place for place, own in enumerate(hypotheses) if number < len(own)]
@@ -188,7 +203,7 @@ def by_trial(
     return best
 
 
-def _fitter(one: Found, other: Found, settings: GradientMatching) -> Found:
+def _fitter(one: Found, other: Found, settings: Search) -> Found:
     """Of two results that differ in their labels the one that fits better, with the work of both."""
     if one is None or other is None:
         return one or other
@@ -196,9 +211,7 @@ def _fitter(one: Found, other: Found, settings: GradientMatching) -> Found:
     return replace(better, seconds=one.seconds + other.seconds, iterations=one.iterations + other.iterations)
 
 
-def best_fit(
-    ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: GradientMatching
-) -> tuple[float, Reconstruction]:
+def best_fit(ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: Search) -> tuple[float, Reconstruction]:
     """The largest weight among the results that fit as well as the best.
 
     A weak prior lets the images follow noise, and a search that is not at its end yet, so that the smallest distance
@@ -211,21 +224,25 @@ def best_fit(
     return max(fits or ran, key=lambda one: (one[0], one[1].iterations))
 
 
-def _residual(found: Found, settings: GradientMatching) -> float:
+def _residual(found: Found, settings: Search) -> float:
     """Share of the update's square that the images do not explain; infinite where nothing was measured."""
     if found is None or found.matching_loss is None or found.outcome is Outcome.DIVERGED:
         return math.inf
-    loss = found.matching_loss
-    return loss * (2 - loss) if settings.distance.startswith("cosine") and loss < 1 else loss
+    return settings.distance.residual(found.matching_loss)
 
 
 def _together(
-    ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: GradientMatching, *, alone: bool
+    ran: Sequence[tuple[float, Reconstruction]],
+    size: Size,
+    settings: Search,
+    prior: RacedTotalVariation,
+    *,
+    alone: bool,
 ) -> Reconstruction:
     """The best result, with the work of all; a heat is no start of its own, because it is short."""
     weight, best = best_fit(ran, size, settings)
     long = [found for _, found in ran] if alone else [ran[-1][1]]
-    words = f"total variation weighs {weight:g}, the best of {settings.total_variations}"
+    words = f"total variation weighs {weight:g}, the best of {prior.text}"
     return replace(
         best,
         reason="; ".join(part for part in (best.reason, words) if part),

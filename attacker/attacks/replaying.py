@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from enum import StrEnum
 
 from attacker.attacks.adaptation import Knowledge
+from attacker.attacks.distances import Distance
 from attacker.attacks.layers import matched_parameters
+from attacker.attacks.piece import Piece
 from attacker.engine import (
-    ELEMENTWISE,
-    SCALED,
     GradientProducts,
     Replay,
     Trace,
@@ -30,65 +30,79 @@ from attacker.engine.surrogate import LEARNING_RATE
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
-if TYPE_CHECKING:
-    from attacker.attacks.gradient_matching import GradientMatching
-    from attacker.attacks.piece import Piece
-
-LOCAL_TRAINING = ("auto", "one-gradient", "unrolled", "surrogate")
 UNROLLED_STEPS = 16
 """Local steps up to which "auto" unrolls; a step costs about as much as one gradient (benchmarks/federated_averaging).
 """
 
 
-def chosen_replay(settings: GradientMatching, observation: Observation) -> str:
-    """What ``local_training`` means for an observation: "one-gradient", "unrolled" or "surrogate"."""
-    if settings.local_training != "auto":
-        return settings.local_training
+class ReplayMode(StrEnum):
+    """How weights after several local steps are replayed.
+
+    ``UNROLLED`` replays SGD steps (the protocol must announce steps or epochs, images of a step and learning rate),
+    ``SURROGATE`` takes one gradient at weights between those sent and received, ``ONE_GRADIENT`` one gradient of all
+    images at the weights sent. ``AUTO`` takes one gradient for one step, unrolls up to 16 steps where enough is
+    announced, and takes the surrogate otherwise.
+    """
+
+    AUTO = "auto"
+    ONE_GRADIENT = "one-gradient"
+    UNROLLED = "unrolled"
+    SURROGATE = "surrogate"
+
+
+def chosen_replay(mode: ReplayMode, observation: Observation) -> ReplayMode:
+    """What a mode means for an observation: never ``AUTO``."""
+    if mode is not ReplayMode.AUTO:
+        return mode
     if why_not_one_step(observation) is None:
-        return "one-gradient"
+        return ReplayMode.ONE_GRADIENT
     few = (steps_behind(observation) or 0) <= UNROLLED_STEPS
-    return "unrolled" if few and why_not_unrolled(observation) is None else "surrogate"
+    return ReplayMode.UNROLLED if few and why_not_unrolled(observation) is None else ReplayMode.SURROGATE
 
 
-def why_not_replayed(settings: GradientMatching, observation: Observation) -> str | None:
+def why_not_replayed(mode: ReplayMode, distance: Distance, observation: Observation) -> str | None:
     """Why candidates cannot be compared with the update in the chosen way, or None when they can."""
-    replay = chosen_replay(settings, observation)
-    if replay == "surrogate" and observation.kind == "gradient":
+    replay = chosen_replay(mode, observation)
+    if replay is ReplayMode.SURROGATE and observation.kind == "gradient":
         return "surrogate weights lie between those sent and those received: the update is one gradient"
-    if replay == "unrolled":
+    if replay is ReplayMode.UNROLLED:
         return why_not_unrolled(observation)
-    reason = why_scale_unknown(observation) if settings.distance in SCALED else None
-    return reason and f"{reason}: distance={settings.distance} needs the gradient's scale, cosine does not"
+    reason = why_scale_unknown(observation) if distance.needs_scale else None
+    return reason and f"{reason}: distance={distance.name} needs the gradient's scale, cosine does not"
 
 
-def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) -> GradientProducts:
+def replayed_products(
+    piece: Piece, victim: Victim, *, mode: ReplayMode, distance: Distance, layers: str, measures_twice: bool
+) -> GradientProducts:
     """Products of candidates' updates with the observed ones.
 
     Args:
-        settings: Of the attack.
         piece: What is attacked.
         victim: Whose loss is replayed: the piece's own, or one that takes soft labels.
+        mode: How local training is replayed.
+        distance: That the products are for.
+        layers: Patterns of the parameters that count.
+        measures_twice: Whether the same must be found whenever the same is looked at.
     """
     one = piece.observations[0]
     replay = Replay(victim, one.parameters, one.buffers)
     own = [Replay(victim, other.parameters, other.buffers) for other in piece.observations]
-    matched = matched_parameters(settings.layers, one.parameters) if settings.layers else None
+    matched = matched_parameters(layers, one.parameters) if layers else None
     if piece.knowledge[0].matched is not None:
         matched = piece.knowledge[0].matched & (piece.knowledge[0].matched if matched is None else matched)
-    elements = ELEMENTWISE.get(settings.distance)
+    elements = distance.elements
     units = [known.units for known in piece.knowledge] if piece.knowledge[0].units else None
-    chosen = chosen_replay(settings, one)
-    if chosen == "unrolled":
+    chosen = chosen_replay(mode, one)
+    if chosen is ReplayMode.UNROLLED:
         return local_training_products(
             replay, piece.observations, piece.seen, matched=matched, elements=elements, units=units
         )
-    if chosen == "surrogate":
+    if chosen is ReplayMode.SURROGATE:
         return surrogate_products(
             replay,
             piece.observations,
             piece.seen,
-            # A line search must see the same loss when it looks twice.
-            learning_rate=0.0 if settings.optimiser == "l-bfgs" else LEARNING_RATE,
+            learning_rate=0.0 if measures_twice else LEARNING_RATE,
             matched=matched,
             elements=elements,
             units=units,
@@ -114,7 +128,8 @@ def replayed_products(settings: GradientMatching, piece: Piece, victim: Victim) 
 
 
 def weights_may_differ(
-    settings: GradientMatching,
+    mode: ReplayMode,
+    distance: Distance,
     victim: Victim,
     seen: Trace,
     observations: Sequence[Observation],
@@ -124,8 +139,8 @@ def weights_may_differ(
 
     Only where it is faster, and where one gradient is replayed: other replays start from weights that all share.
     """
-    several = any(chosen_replay(settings, one) != "one-gradient" for one in observations)
-    single = settings.distance in ELEMENTWISE or any(one.units for one in knowledge)
+    several = any(chosen_replay(mode, one) is not ReplayMode.ONE_GRADIENT for one in observations)
+    single = distance.elements is not None or any(one.units for one in knowledge)
     if several or single or not weights_pay(victim.model, seen):
         return None
     return running_buffers(victim.model)

@@ -10,10 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before, why_no_relu
 from attacker.attacks.labels_of_images import labels_of_images
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.attacks.mixture import Mixture, Unmixed
+from attacker.attacks.registration import register_attack
 from attacker.attacks.replayed_distance import replayed_distance
 from attacker.attacks.unmixing import Candidate, SparseColumns
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
@@ -25,6 +27,18 @@ AGREEMENT = 0.95
 units that changed sides during several local steps; one wrong column of the mixing spoils about half of some images."""
 
 
+@register_attack(
+    "spear",
+    title="SPEAR",
+    description="exact images of a batch when the first layer is Linear with a bias and a ReLU",
+    source="Dimitrov et al., NeurIPS 2024",
+    answers=BOTTLENECKS | DROPOUT,
+    oblivious=True,
+    rank=40,
+    cost=3_000.0,  # reckoned
+    exact=True,
+    portfolio=4,
+)
 @dataclass(frozen=True, kw_only=True)
 class Spear(Attack):
     """Exact recovery of a batch (Dimitrov et al., SPEAR, NeurIPS 2024).

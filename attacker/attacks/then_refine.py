@@ -11,9 +11,12 @@ from torch import Generator, Tensor
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.chain_inversion import Estimate, any_entrance
 from attacker.attacks.contest import EXACT_BELOW
+from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.hybrid import check_positive
+from attacker.attacks.parts import Adam
 from attacker.attacks.refined import Candidate, run_from_estimates, valid_start
+from attacker.attacks.registration import register_attack
 from attacker.engine.distance import total_variation
 from attacker.engine.gauss_newton import refine
 from attacker.victim import Victim
@@ -23,6 +26,16 @@ _DECISIVE = 0.25
 """Of a squared distance: half of the residual."""
 
 
+@register_attack(
+    "then-refine",
+    title="layer-wise inversion, refined",
+    description="layer-wise inversion, then least squares on all gradients from there: noise and rounding",
+    source="this project; Zhu, Blaschko, ICLR 2021",
+    answers=PRECODE,
+    rank=60,
+    cost=700.0,
+    colour="#b3261e",
+)
 @dataclass(frozen=True, kw_only=True)
 class ThenRefine(Attack):
     """Layer-wise inversion, then Gauss-Newton from its image on the gradients of all layers that were inverted.
@@ -123,7 +136,8 @@ class ThenRefine(Attack):
         generators: Sequence[Generator],
     ) -> Candidate:
         labels = [found if known is None else known for known, found in zip(granted, estimate.labels, strict=True)]
-        results = GradientMatching(iterations=self.iterations)(victim, own, generator=generators, labels=labels)
+        search = GradientMatching(optimiser=Adam(iterations=self.iterations))
+        results = search(victim, own, generator=generators, labels=labels)
         shape = victim.inputs.shape
         images = [torch.zeros(1, *shape) if one.inputs is None else one.inputs for one in results]
         inputs = torch.cat([image.to(estimate.inputs) for image in images])

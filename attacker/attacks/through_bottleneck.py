@@ -9,11 +9,25 @@ from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.chain_inversion import estimates, why_not_invertible
+from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.layerwise import reconstructions
+from attacker.attacks.registration import register_attack
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
 
+@register_attack(
+    "through-bottleneck",
+    title="inversion through the bottleneck",
+    description="layer-wise inversion from PRECODE's encoder down: whatever the noise was, one image",
+    source="this project; Zhu, Blaschko, ICLR 2021",
+    answers=PRECODE,
+    needs=frozenset({"defence"}),
+    rank=20,
+    cost=150.0,
+    exact=True,
+    portfolio=3,
+)
 @dataclass(frozen=True, kw_only=True)
 class ThroughBottleneck(Attack):
     """Enter a model defended by PRECODE at the encoder of its first bottleneck, and invert the layers before it.

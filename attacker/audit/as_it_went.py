@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from attacker.audit.attack_work import ChunkStore
 from attacker.audit.chunk import Chunk
-from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.record import PlannedAttack
 
 

@@ -11,8 +11,8 @@ from attacker.attacks.answers import not_compared
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import entry_of
 from attacker.audit.announced import Sighting, common_sightings, sightings
+from attacker.audit.attack_work import ChunkStore
 from attacker.audit.chunk import Chunk, Found, attack_seed
-from attacker.audit.chunk_store import ChunkStore
 from attacker.audit.counting import beats
 from attacker.audit.evaluate import (
     SUCCESS_THRESHOLD,
@@ -71,7 +71,7 @@ def assemble(
         pictures: Where pictures are kept.
         shuffled: What quick attacks made of shuffled updates.
     """
-    specs = settings.attacks or tuple(dict.fromkeys(one.attack for one in plan if one.status == "run"))
+    specs = settings.specs or tuple(dict.fromkeys(one.attack for one in plan if one.status == "run"))
     images: list[VictimImage] = []
     rows: list[ImageResult] = []
     entries: list[FederationSummary] = []

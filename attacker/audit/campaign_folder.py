@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from attacker.audit.checksum import checksum
-from attacker.audit.chunk_store import ChunkFolder
-from attacker.audit.files import make_private_folder
+from attacker.audit.attack_work import ATTACK
 from attacker.audit.record import PlannedAttack
-from fl_precode.private_file import write_private
+from attacker.jobs.store import Altered, FolderStore, read_sealed, write_sealed
+from fl_precode.private_file import make_private_folder
 
 NAME: Final = "campaign"
 FORMAT: Final = "fl-precode-campaign"
@@ -52,7 +51,7 @@ class CampaignFolder:
 
     def __enter__(self) -> CampaignFolder:
         self._take()
-        self.chunks = ChunkFolder(self.folder / "chunks")
+        self.chunks = FolderStore(self.folder / "chunks", ATTACK)
         self.chunks.sweep()
         return self
 
@@ -107,7 +106,7 @@ class CampaignFolder:
             "identity": dict(identity),
             "plan": [one.model_dump(mode="json") for one in plan],
         }
-        write_private(self._file, json.dumps(content | {"sha256": checksum(content)}, indent=1).encode())
+        write_sealed(self._file, content)
 
     def set_aside(self) -> Path:
         """Move the audit that is here, with all that it left, into ``OUT/earlier-1`` or the next free number.
@@ -132,7 +131,7 @@ class CampaignFolder:
                 (out / name).rename(aside / name)
         make_private_folder(self.folder)
         self._take()
-        self.chunks = ChunkFolder(self.folder / "chunks")
+        self.chunks = FolderStore(self.folder / "chunks", ATTACK)
         return aside
 
     def resume(self, identity: Mapping[str, Any]) -> list[PlannedAttack]:
@@ -143,12 +142,9 @@ class CampaignFolder:
             ValueError: If it was altered.
         """
         try:
-            content = json.loads(self._file.read_bytes())
-            altered = content.pop("sha256", None) != checksum(content)
-        except (OSError, ValueError, AttributeError):
-            altered = True
-        if altered or (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"{self._file} was altered or damaged; remove {self.folder} to begin the audit anew")
+            content = read_sealed(self._file, FORMAT, VERSION)
+        except Altered as error:
+            raise ValueError(f"{error.what}; remove {self.folder} to begin the audit anew") from None
         now = json.loads(json.dumps(dict(identity)))
         begun = content["identity"]
         differ = [

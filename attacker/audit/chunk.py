@@ -9,7 +9,6 @@ a foreign model or attack may draw, have a seed too, that of the first update.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from attacker.attacks.attack import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.knowledge import Knowledge
 from attacker.audit.placement import brought_back, placed
-from attacker.audit.subject import Subject, TapeSource, open_subject
+from attacker.audit.subject import UPDATES, Subject, TapeSource, open_subject
 from attacker.engine.deadline import share_of_time, within
 from attacker.victim import Victim
 from fl_precode.loss import importable_name
@@ -91,18 +90,23 @@ class Site:
         loss = None if source.loss is None else importable_name(source.loss)
         return cls(tape=tape, stamp=stamp, model=source.model, defence=source.defence, inputs=source.inputs, loss=loss)
 
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Site:
+        """The site of which `asdict` made this, also where it was sent as JSON."""
+        inputs = content["inputs"]
+        return cls(**{**content, "inputs": None if inputs is None else _inputs(inputs)})
+
     def open(self) -> Subject:
         """The tape with its victim, without truth."""
-        return open_subject(
-            TapeSource(
-                tape=Path(self.tape),
-                truth=False,
-                model=self.model,
-                defence=self.defence,
-                inputs=self.inputs,
-                loss=self.loss,
-            )
+        source = TapeSource(
+            tape=Path(self.tape),
+            truth=False,
+            model=self.model,
+            defence=self.defence,
+            inputs=self.inputs,
+            loss=self.loss,
         )
+        return open_subject(source, checked=UPDATES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +124,6 @@ class Chunk:
         device: As torch names it.
         threads: Of the processor.
         pieces: The targets are attacked in so many parts one after another; more than one only after a process died.
-        seconds: After which searches end with the best that they have; None for as long as it takes. What a chunk
-            gives depends on it only where it is cut, and then says so.
-        patience: Seconds after which whoever runs it ends it by force, and it has failed; None waits for ever.
     """
 
     id: str
@@ -135,22 +136,21 @@ class Chunk:
     device: str = "cpu"
     threads: int = 1
     pieces: int = 1
-    seconds: float | None = None
-    patience: float | None = None
 
-    def to_json(self) -> str:
-        """Text from which `from_json` makes an equal chunk."""
-        return json.dumps(asdict(self))
+    def to_content(self) -> dict[str, Any]:
+        """Plain data, for a job, from which `from_content` makes an equal chunk."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Chunk:
-        """The chunk that `to_json` wrote."""
-        content: dict[str, Any] = json.loads(text)
-        site = content.pop("site")
-        inputs = site.pop("inputs")
-        content["targets"] = tuple(_target(one) for one in content["targets"])
-        content["granted"] = tuple(content["granted"])
-        return cls(site=Site(**site, inputs=None if inputs is None else _inputs(inputs)), **content)
+    def from_content(cls, content: Mapping[str, Any]) -> Chunk:
+        """The chunk of a job, also of one that was sent as JSON."""
+        own = {
+            **content,
+            "site": Site.from_content(content["site"]),
+            "targets": tuple(_target(one) for one in content["targets"]),
+            "granted": tuple(content["granted"]),
+        }
+        return cls(**own)
 
 
 def chunk_size(batch_size: int | None) -> int:
@@ -175,6 +175,7 @@ def run_chunk(
     chunk: Chunk,
     progress: Callable[[float], None] | None = None,
     *,
+    seconds: float | None = None,
     change: Callable[[Observation], Observation] | None = None,
 ) -> list[Reconstruction]:
     """Attack the targets of a chunk.
@@ -182,6 +183,8 @@ def run_chunk(
     Args:
         chunk: The chunk.
         progress: Told the share that is done.
+        seconds: After which searches end with the best that they have; None for as long as it takes. What a chunk
+            gives depends on it only where it is cut, and then says so.
         change: Makes another update of each, which is attacked in its place.
 
     Returns:
@@ -192,7 +195,7 @@ def run_chunk(
     Raises:
         ValueError: If the tape, or an update on it, is not what it was.
     """
-    with nullcontext() if chunk.seconds is None else within(chunk.seconds):
+    with nullcontext() if seconds is None else within(seconds):
         return _run(chunk, progress, change)
 
 
@@ -200,7 +203,7 @@ def _run(
     chunk: Chunk, progress: Callable[[float], None] | None, change: Callable[[Observation], Observation] | None
 ) -> list[Reconstruction]:
     torch.set_num_threads(chunk.threads)
-    subject = _subject(chunk.site)
+    subject = opened(chunk.site)
     entries = {entry.file: entry for entry in subject.tape.entries}
     gone = [target.file for target in chunk.targets if target.file not in entries]
     if gone:
@@ -275,7 +278,8 @@ def failed(reason: str) -> Reconstruction:
 
 
 @lru_cache(maxsize=2)
-def _subject(site: Site) -> Subject:
+def opened(site: Site) -> Subject:
+    """See `Site.open`; a process that works on a tape opens it once."""
     return site.open()
 
 

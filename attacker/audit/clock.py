@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from attacker.audit.chunk import Chunk
+from attacker.jobs.job import Job
 
 OPENING: Final = 0.25
 """Share of the budget until which truths are checked and controls trained."""
@@ -91,29 +91,28 @@ class Clock:
         """Seconds of attacks to plan; None without a budget."""
         return None if self.budget is None else _PLANNED * self.attacking()
 
-    def timed(self, chunk: Chunk, cost: float, rest: Sequence[float], workers: int) -> Chunk | None:
-        """The chunk with the time that it gets; None where there is none left.
+    def timed(self, job: Job, rest: Sequence[Job], workers: int) -> Job | None:
+        """The job with the time that it gets; None where there is none left.
 
         It may take twice its share of what is left, so that an estimate that was too low costs little, and leaves
         those that come after it theirs.
 
         Args:
-            chunk: The next one.
-            cost: What it is expected to take, in any unit.
-            rest: The same of those that come after it.
+            job: The next one.
+            rest: Those that come after it.
             workers: Who work at a time.
         """
         if self.budget is None:
-            return chunk
+            return job
         left = self.attacking()
         if left <= 0:
             return None
-        own, others = _LENIENCE * cost, sum(rest) / max(1, workers)
+        own, others = _LENIENCE * job.cost, sum(one.cost for one in rest) / max(1, workers)
         share = own / (own + others) if own > 0 else 0.0
         least = min(_MOST_KEPT, _LEAST_SHARE * len(rest))
         seconds = left * min(1.0 - least, max(share, workers / (1 + len(rest)), _LEAST_SHARE))
         patience = max(1.5 * seconds + _SLACK, _PATIENCE * left)
-        return replace(chunk, seconds=seconds, patience=min(patience, max(self.left(), _SLACK)))
+        return replace(job, seconds=seconds, patience=min(patience, max(self.left(), _SLACK)))
 
 
 UNLIMITED: Final = Clock(None)

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from attacker.attacks.registry import ATTACKS
 from attacker.audit.record import ImageResult
-
-EXACT: Final = frozenset({"first-layer", "layerwise-inversion", "through-bottleneck", "spear"})
-"""Attacks by formula; they call a result converged only where their equations have one solution."""
+from fl_precode.spec import spec_name
 
 AGREES: Final = 1e-4
 """Distance up to which a replayed gradient is the update: rounding of weights that were subtracted ends far below."""
 
 
 def confirms(row: ImageResult) -> bool:
-    """Whether the update itself confirms this image: an exact formula found it, and its gradient is the update."""
-    exact = row.attack.partition(":")[0] in EXACT and row.outcome == "converged"
+    """Whether the update itself confirms this image: an exact formula found it, and its gradient is the update.
+
+    Formulas call a result converged only where their equations have one solution.
+    """
+    entry = ATTACKS.get(spec_name(row.attack))
+    exact = entry is not None and entry.exact and row.outcome == "converged"
     return exact and row.matching_loss is not None and row.matching_loss <= AGREES
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attacker.audit.control_training import MOST_IMAGES, SECONDS, ControlTraining
 from attacker.audit.record import ControlRound
-from attacker.audit.subject import Subject
+from attacker.audit.subject import UPDATES, Subject
 from attacker.audit.truth import SameClients, Truth, TruthSource, known_scale
 from attacker.engine import steps_behind
 from attacker.engine.deadline import time_is_up
@@ -226,7 +226,7 @@ def _trainer(subject: Subject, inputs: InputSpec, batch_norm: str, seconds: floa
 def open_control(subject: Subject, folder: Path) -> Subject:
     """The control as a federation of its own, with the truth of the defended one."""
     return Subject(
-        tape=Tape(folder),
+        tape=Tape(folder, checked=UPDATES),
         victim=Victim(
             model=subject.undefended,
             inputs=subject.victim.inputs,

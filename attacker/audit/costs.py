@@ -6,20 +6,21 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from attacker.attacks.attack import Attack
 from attacker.attacks.gradient_matching import GradientMatching
+from attacker.attacks.parts import Adam
 from attacker.attacks.portfolio import Portfolio
-from attacker.attacks.registry import build_attack
+from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack, entry_of
 from attacker.audit.chunk import chunk_size
 from attacker.audit.placement import placed
 from attacker.engine import Replay, steps_behind
 from attacker.engine.deadline import within
+from fl_precode.spec import spec_name
 
 if TYPE_CHECKING:
     from attacker.audit.scope import Federation
@@ -29,20 +30,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-FIXED: Final[Mapping[str, float]] = MappingProxyType(
-    {
-        "first-layer": 2.0,
-        "through-bottleneck": 150.0,
-        "layerwise-inversion": 150.0,
-        "hybrid": 300.0,
-        "then-refine": 700.0,
-        "spear": 3_000.0,
-    }
-)
-"""Attacks that do not search for a number of iterations: their cost in iterations of gradient matching, measured on the
-LeNet (the last one reckoned). On other models it is a guess."""
-
-_BY_METHOD: Final[Mapping[str, float]] = MappingProxyType({"dlg": 1.5, "idlg": 1.2, "noise-restoring": 1.3})
 _UNKNOWN = 1_000.0
 _WATCHED: Final = 25
 """Iterations of a search that are watched."""
@@ -61,17 +48,13 @@ _LONG: Final = 0.5
 """Seconds of a pass that is not repeated on more images."""
 
 
-_OF_ONE_STEP: Final = ("first-layer", "through-bottleneck", "layerwise-inversion", "spear")
-"""Formulas that replay nothing: however many steps are behind an update, they cost what they do for one."""
-
-
 def replays(spec: str) -> bool:
-    """Whether an attack replays all steps of an update.
+    """Whether an attack replays all steps of an update; of formulas each costs what it does for one step.
 
     >>> replays("dlg:iterations=9"), replays("first-layer")
     (True, False)
     """
-    return spec.partition(":")[0] not in _OF_ONE_STEP
+    return not entry_of(spec).exact
 
 
 def searches_for(spec: str) -> int | None:
@@ -81,23 +64,23 @@ def searches_for(spec: str) -> int | None:
     (9, None)
     """
     settings = _matching(spec)
-    return None if settings is None else settings.iterations
+    return None if settings is None else settings.optimiser.iterations
 
 
 def cost(spec: str) -> float:
     """Cost of an attack on one update, in iterations of gradient matching by one candidate."""
-    return _cost(spec.partition(":")[0], build_attack(spec))
+    return _cost(entry_of(spec), build_attack(spec))
 
 
-def _cost(name: str, attack: Attack) -> float:
-    if name in FIXED:
-        return FIXED[name]
+def _cost(entry: AttackEntry | None, attack: Attack) -> float:
+    if entry is not None and entry.cost is not None:
+        return entry.cost
     if isinstance(attack, Portfolio):
-        return sum(_cost(member.method.partition(":")[0], member.attack) for member in attack.members)
+        return sum(_cost(ATTACKS.get(spec_name(member.method)), member.attack) for member in attack.members)
     settings = _matching_of(attack)
     if settings is None:
         return _UNKNOWN
-    return settings.evaluations * _BY_METHOD.get(name, 1.0)
+    return settings.evaluations * (1.0 if entry is None else entry.cost_of_iteration)
 
 
 def measure_unit(federation: Federation, settings: AuditSettings, seconds: float = 10.0) -> float | None:
@@ -117,7 +100,7 @@ def measure_unit(federation: Federation, settings: AuditSettings, seconds: float
     """
     subject = federation.subject
     entries = federation.entries[: chunk_size(federation.targets[0].batch_size)]
-    probe = GradientMatching(iterations=_WATCHED)
+    probe = GradientMatching(optimiser=Adam(iterations=_WATCHED))
     with within(seconds) as deadline:
         try:
             seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]

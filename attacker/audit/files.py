@@ -9,19 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fl_precode.private_file import write_private
-
-
-def make_private_folder(folder: Path) -> Path:
-    """Create the folder, 0700, with its parents, and return its absolute path. An existing folder keeps its mode.
-
-    Raises:
-        OSError: If it cannot be made, or a file stands in its place.
-    """
-    folder = folder.expanduser().absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+from fl_precode.private_file import make_private_folder, write_private
 
 
 def png_bytes(image: Tensor) -> bytes:

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
-import signal
+import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Generator, Tensor
 
-from attacker.allocator import keep_freed_memory
-from attacker.audit.crew import leave_with_parent
+from attacker.audit.chunk import Site, opened
 from attacker.audit.record import finite
+from attacker.engine.constants import settled
+from attacker.jobs.job import Job, Tell
+from attacker.jobs.run import hire_for, run_jobs
+from attacker.jobs.store import FolderStore
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
 from attacker.leakage.jacobian import Jacobian
 from attacker.leakage.released import Released, bottleneck_shapes, draw_noise, released
 from attacker.leakage.spectrum import Spectrum, spectrum
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence
+from fl_precode.observation import Observation
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the update of an image is: other processes open it there.
+
+    Attributes:
+        site: The tape.
+        file: Of the update on it.
+    """
+
+    site: Site
+    file: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +55,7 @@ class LeakingImage:
         image: (1, channels, height, width) in [0, 1].
         label: (1,) class.
         seed: Of noise.
+        origin: Where other processes find its update; None where they cannot.
     """
 
     victim: Victim
@@ -47,6 +65,7 @@ class LeakingImage:
     image: Tensor
     label: Tensor
     seed: int
+    origin: Origin | None = None
 
     def released(self, generator: Generator) -> tuple[Released, Tensor]:
         """The gradient as a function of the image, and the image in the type of the weights."""
@@ -74,23 +93,109 @@ class ImageLeak:
     influence: float | None
 
 
+class LeakWork:
+    """Analyses one image; see `Work`."""
+
+    format = "fl-precode-leak"
+    version = 1
+
+    def do(self, content: Mapping[str, Any], *, seconds: float | None, tell: Tell) -> ImageLeak | None:
+        """See `Work`; an image is analysed whole, whatever time it takes."""
+        torch.set_num_threads(content["threads"])
+        origin = Origin(site=Site.from_content(content["site"]), file=content["file"])
+        subject = opened(origin.site)
+        (entry,) = (one for one in subject.tape.entries if one.file == origin.file)
+        image, label = torch.tensor(content["image"]), torch.tensor(content["label"])
+        seen = subject.tape.load(entry)
+        return leak_of(leaking_image(subject.victim, content["defence"], seen, image, label, seed=content["seed"]))
+
+    def encode(self, result: ImageLeak | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `Codec`."""
+        return {"leak": None if result is None else asdict(result)}, {}
+
+    def decode(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ImageLeak | None:
+        """See `Codec`."""
+        return None if content["leak"] is None else ImageLeak(**content["leak"])
+
+
+LEAK: Final = LeakWork()
+
+
+def leaking_image(
+    victim: Victim,
+    defence: str,
+    seen: Observation,
+    image: Tensor,
+    label: Tensor,
+    *,
+    seed: int,
+    origin: Origin | None = None,
+) -> LeakingImage:
+    """One image of an update, with what of the victim its gradient moves.
+
+    Args:
+        victim: Model with the defence's bottlenecks in it.
+        defence: Spec.
+        seen: The update that it is in.
+        image: (1, channels, height, width) in [0, 1].
+        label: (1,) class.
+        seed: Of noise.
+        origin: Where other processes find the update; None where they cannot.
+
+    Raises:
+        ValueError: If no parameter moved.
+    """
+    victim, seen = settled(victim, seen)
+    if not seen.parameters:
+        raise ValueError("no parameter of the model moved, so that there is no gradient")
+    return LeakingImage(
+        victim=victim,
+        defence=defence,
+        parameters=dict(seen.parameters),
+        buffers=dict(seen.buffers),
+        image=image,
+        label=label,
+        seed=seed,
+        origin=origin,
+    )
+
+
 def leaks_of(images: Sequence[LeakingImage], *, processes: int = 1) -> list[ImageLeak | None]:
     """The leak of each image, None where the gradient is zero or not finite. The same for any number of processes.
 
     Args:
         images: They may be of one model or of several.
-        processes: At most; what does not travel to another process, or ends one, is analysed in this one.
+        processes: At most; what other processes do not find or cannot open, or ends one, is analysed in this one.
     """
     processes = min(processes, len(images))
-    if processes > 1:
-        fresh = multiprocessing.get_context("spawn")  # forked copies of a process with threads may hang
-        threads = torch.get_num_threads()
+    origins = [image.origin for image in images if image.origin is not None]
+    if processes > 1 and len(origins) == len(images):
         try:
-            with ProcessPoolExecutor(processes, fresh, initializer=_begin, initargs=(threads,)) as pool:
-                return list(pool.map(leak_of, images))
-        except Exception:  # a model that does not travel, a process without memory: one after another may do
+            return _by_workers(images, origins, processes)
+        except Exception:  # a model that only this process has, too little memory: one after another may do
             _logger.info("images are analysed in one process", exc_info=True)
     return [leak_of(image) for image in images]
+
+
+def _by_workers(images: Sequence[LeakingImage], origins: Sequence[Origin], processes: int) -> list[ImageLeak | None]:
+    jobs = [_job(number, *one) for number, one in enumerate(zip(images, origins, strict=True))]
+    with tempfile.TemporaryDirectory() as folder:
+        store = FolderStore(Path(folder) / "leaks", LEAK)
+        run_jobs(jobs, store, hire_for(store, workers=processes))
+        return [store.load(job.id) for job in jobs]
+
+
+def _job(number: int, image: LeakingImage, origin: Origin) -> Job:
+    content = {
+        "site": asdict(origin.site),
+        "file": origin.file,
+        "defence": image.defence,
+        "image": image.image.tolist(),
+        "label": image.label.tolist(),
+        "seed": image.seed,
+        "threads": torch.get_num_threads(),
+    }
+    return Job(id=f"image-{number}", work="attacker.audit.leakage_images:LEAK", title="leakage", content=content)
 
 
 def leak_of(image: LeakingImage) -> ImageLeak | None:
@@ -125,11 +230,3 @@ def _influence(
         return None
     moved = Jacobian(at, pixels).to_image(change.to(pixels))
     return finite(float(whole.influence(moved)) / math.sqrt(pixels.numel()))
-
-
-def _begin(threads: int) -> None:
-    """The life of a process: it ends with the one that started it, and says nothing on Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    leave_with_parent()
-    torch.set_num_threads(threads)
-    keep_freed_memory()

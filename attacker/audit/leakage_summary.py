@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from attacker.audit.in_time import TimeEnded, call_in_time
 from attacker.audit.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
-from attacker.audit.leakage_images import ImageLeak, LeakingImage, leaks_of
+from attacker.audit.leakage_images import ImageLeak, LeakingImage, Origin, leaking_image, leaks_of
 from attacker.audit.noise_attack import attack_under_noise
 from attacker.audit.record import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
 from attacker.audit.scope import Federation
 from attacker.audit.truth import Truth
-from attacker.engine.constants import settled
+from attacker.jobs.in_time import TimeEnded, call_in_time
 from attacker.leakage.jacobian import EXACT_NUMBERS
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.released import bottleneck_shapes
@@ -84,6 +83,7 @@ def leakage_of(
             seed=seed,
             most=MOST_IMAGES if math.isinf(within) else min(MOST_IMAGES, int(within)),
             processes=processes,
+            origins=[Origin(site=own.site, file=entry.file) for entry in own.entries],
         )
 
     if math.isinf(seconds) or why_too_large(own.subject.victim):
@@ -106,6 +106,7 @@ def leakage_summary(
     seed: int = 0,
     most: int = MOST_IMAGES,
     processes: int = 1,
+    origins: Sequence[Origin | None] = (),
 ) -> LeakageSummary:
     """Rank, expected error and I2F for some of the attacked images, each by itself, at the weights that were sent.
 
@@ -122,6 +123,7 @@ def leakage_summary(
         seed: Of noise.
         most: Images at most; they are taken evenly from all.
         processes: That work at a time, where it is worth starting them.
+        origins: Where they find each update; without them this process does everything.
 
     Returns:
         The summary; ``reason`` says what is missing and why, and nothing is raised for models that cannot be analysed.
@@ -130,8 +132,8 @@ def leakage_summary(
     if reason := why_too_large(victim):
         return blank.model_copy(update={"reason": reason})
     known = [
-        (seen, truth, place)
-        for seen, truth in zip(observations, truths, strict=True)
+        (seen, truth, place, origin)
+        for seen, truth, origin in zip(observations, truths, origins or [None] * len(truths), strict=True)
         if truth is not None
         for place in range(len(truth.images))
     ]
@@ -208,8 +210,8 @@ def why_too_large(victim: Victim) -> str:
     return f"too large for an audit, with {size}; fl-precode analyse takes more time for it"
 
 
-_Image = tuple[Observation, Truth, int]
-"""An update, the truth behind it, and the place of one image there."""
+_Image = tuple[Observation, Truth, int, Origin | None]
+"""An update, the truth behind it, the place of one image there, and where other processes find the update."""
 
 
 def _layers(image: LeakingImage) -> dict[str, object]:
@@ -230,23 +232,15 @@ def _layers(image: LeakingImage) -> dict[str, object]:
 
 
 def _task(victim: Victim, defence: str, image: _Image, seed: int) -> LeakingImage:
-    seen, truth, place = image
-    victim, seen = settled(victim, seen)
-    if not seen.parameters:
-        raise ValueError("no parameter of the model moved, so that there is no gradient")
-    return LeakingImage(
-        victim=victim,
-        defence=defence,
-        parameters=dict(seen.parameters),
-        buffers=dict(seen.buffers),
-        image=truth.images[place : place + 1].clone(),
-        label=truth.labels[place : place + 1].clone(),
-        seed=seed,
+    seen, truth, place, origin = image
+    own = slice(place, place + 1)
+    return leaking_image(
+        victim, defence, seen, truth.images[own].clone(), truth.labels[own].clone(), seed=seed, origin=origin
     )
 
 
 def _leak(image: _Image, found: ImageLeak) -> Leak:
-    seen, truth, place = image
+    seen, truth, place, _ = image
     return Leak(seen=seen, place=place, label=int(truth.labels[place]), **vars(found))
 
 
@@ -274,9 +268,9 @@ def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared
         parts.append(f"{count - len(leaks)} of them have a gradient of zero or infinity and are left out")
     if noisy:
         parts.append("for an attacker who fits the noise that the model draws along with the image")
-    if any(len(truth.images) > 1 for _, truth, _ in some):
+    if any(len(truth.images) > 1 for _, truth, _, _ in some):
         parts.append("each image by itself, as if nothing else were in its update")
-    if any(seen.kind == "weights" for seen, _, _ in some):
+    if any(seen.kind == "weights" for seen, _, _, _ in some):
         parts.append("one gradient at the weights that were sent, whatever steps followed")
     if not any(one.influence is not None for one in leaks):
         parts.append("no known defence changes the gradient, so that no error is predicted from one")

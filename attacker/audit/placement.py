@@ -27,9 +27,14 @@ def placed(
 
 
 def brought_back(found: Reconstruction) -> Reconstruction:
-    """The reconstruction with its tensors on the CPU, where it is compared with the truth."""
-    inputs, labels = (None if value is None else value.detach().cpu() for value in (found.inputs, found.labels))
-    return replace(found, inputs=inputs, labels=labels, noise=tuple(one.detach().cpu() for one in found.noise))
+    """The reconstruction with tensors of its own on the CPU, where it is compared with the truth."""
+    inputs, labels = (None if value is None else _own(value) for value in (found.inputs, found.labels))
+    return replace(found, inputs=inputs, labels=labels, noise=tuple(_own(one) for one in found.noise))
+
+
+def _own(value: Tensor) -> Tensor:
+    # An attack may give one tensor for several updates, or a view of another: files take neither.
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _placed(one: Observation, device: torch.device) -> Observation:

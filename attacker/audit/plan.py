@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, why_run
-from attacker.attacks.registry import ATTACKS, build_attack, entry_of
+from attacker.attacks.answers import answers, is_compared_with, plain_searches, strongest_first, why_run
+from attacker.attacks.registry import build_attack, entry_of
 from attacker.audit.clock import MOST_MEASURING, Clock
-from attacker.audit.costs import FIXED, cost, measure_unit, replays, searches_for
+from attacker.audit.costs import cost, measure_unit, replays, searches_for
 from attacker.audit.knowledge import DEFENCE, Knowledge
 from attacker.audit.record import PlannedAttack, PlanStatus, Role
 from attacker.audit.scope import Federation
@@ -137,7 +137,7 @@ def _first_searches(considered: Sequence[_Considered]) -> set[int]:
     for number, one in enumerate(considered):
         if (
             one.status == "run"
-            and one.name not in FIXED
+            and entry_of(one.name).cost is None
             and {"iterations", "restarts"} <= {*entry_of(one.name).options}
         ):
             found.setdefault((one.federation.id, one.role), number)
@@ -157,8 +157,9 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     ('first-layer', 'dlg:iterations=500,restarts=2')
     """
     more = f",restarts={starts}" if starts > 1 else ""
-    options = entry_of(name).options
-    if name in FIXED or "iterations" not in options:
+    entry = entry_of(name)
+    options = entry.options
+    if entry.cost is not None or "iterations" not in options:
         return name
     if "preset" not in options:
         return f"{name}:iterations={iterations}{more}"
@@ -213,7 +214,7 @@ def _ended_early(one: PlannedAttack, budget: float) -> PlannedAttack:
 
 
 def _is_compared_with(one: PlannedAttack) -> bool:
-    return one.attack.partition(":")[0] == PLAIN[0]
+    return is_compared_with(one.attack)
 
 
 def _some_updates(one: PlannedAttack, seconds: float) -> PlannedAttack | None:
@@ -251,7 +252,7 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
 
 
 def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
-    names = settings.attacks if settings.attacks is not None else _ranked(federation)
+    names = _ranked(federation) if settings.specs is None else list(settings.specs)
     if federation.control_of is not None:
         names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
@@ -277,8 +278,7 @@ def _ranked(federation: Federation) -> list[str]:
     Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
     answer: the plain ones are what everything is compared with.
     """
-    order = [*STRONGEST_FIRST, *PLAIN, *ATTACKS]
-    names = [name for name in dict.fromkeys(order) if name in ATTACKS]
+    names = [*strongest_first(), *plain_searches()]
     known = {name: len(answered(name, federation.subject)) for name in names}
     last = {name for name in names if _needs_defence(name) and not known[name]}
     return sorted(names, key=lambda name: (-known[name], name in last))
@@ -304,7 +304,7 @@ def _status(
 def _superfluous(attack: str, federation: Federation) -> str:
     """Why an attack that was not named need not be tried; empty otherwise."""
     defence = federation.subject.defence
-    if attack == "portfolio":
+    if entry_of(attack).made_of_others:
         return "its members are planned one by one; name it with --attacks to run it"
     if _needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
         own = entry_of(attack).inside or entry_of(attack).answers

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from attacker.attacks.attack import Reconstruction
+from attacker.attacks.objects import check_travel
 from attacker.audit.as_it_went import as_it_went, left_over
 from attacker.audit.assemble import assemble, best_ssim, collect, count_others
-from attacker.audit.campaign import CampaignState, Score, Watch, cut, run_chunks
+from attacker.audit.attack_work import ChunkStore
+from attacker.audit.campaign import Score, cut, run_chunks
 from attacker.audit.campaign_folder import CampaignFolder, OtherSettings
 from attacker.audit.chunk import Chunk, attack_seed
-from attacker.audit.chunk_store import ChunkFolder, ChunkStore, MemoryChunks
 from attacker.audit.clock import UNLIMITED, Clock
-from attacker.audit.crew import Crew, Event, OwnProcess, Processes
-from attacker.audit.files import Pictures, make_private_folder
+from attacker.audit.files import Pictures
 from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.knowledge import LABELS, Knowledge
 from attacker.audit.leakage_summary import leakage_of, needs_indices
@@ -28,16 +28,20 @@ from attacker.audit.machine import threads_restored, versions
 from attacker.audit.mending import with_mends
 from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
-from attacker.audit.ray_crew import RayCluster
 from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.shuffled import attack_shuffled
-from attacker.audit.subject import TapeSource
+from attacker.audit.subject import TapeSource, updates_read_once
 from attacker.audit.truth_open import TruthWish
 from attacker.engine.deadline import within
+from attacker.jobs.progress import State, Watch
+from attacker.jobs.run import hire_for
+from attacker.jobs.store import MemoryStore
+from attacker.jobs.workers import OwnProcess
 from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.private_file import make_private_folder
 
 __all__ = ["DEFAULT_ATTACKS", "attack_seed", "audit", "audit_tape", "audit_tapes", "build_attacks", "plan"]
 
@@ -69,6 +73,7 @@ def audit_tape(
 
 
 @threads_restored()
+@updates_read_once()
 def audit_tapes(
     sources: Sequence[TapeSource],
     *,
@@ -119,7 +124,7 @@ def audit_tapes(
         leakage=leakage,
     )
 
-    def watch(state: CampaignState) -> None:
+    def watch(state: State) -> None:
         if progress is not None:
             progress(state.title, state.share)
 
@@ -127,13 +132,14 @@ def audit_tapes(
         federations = open_federations(sources, settings, Path(controls))
         folder = make_private_folder(out)
         planned = _and_those_that_refuse(plan_audit(federations, settings, estimate=False))
-        store = MemoryChunks()
+        store: MemoryStore[Sequence[Reconstruction]] = MemoryStore()
         chunks = cut(federations, planned, settings)
         run_chunks(chunks, store, lambda hear: OwnProcess(store, hear), watch=watch)
         return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
 @threads_restored()
+@updates_read_once()
 def audit(
     sources: Sequence[TapeSource],
     settings: AuditSettings,
@@ -176,6 +182,8 @@ def audit(
     """
     if workers < 1:
         raise ValueError(f"expected at least one worker, got {workers}")
+    if workers > 1 or ray_address:
+        check_travel(settings.specs or ())
     if truth is not True:
         sources = [replace(one, truth=truth) for one in sources]
     clock = clock or Clock(settings.budget, settings.leakage)
@@ -190,8 +198,9 @@ def audit(
         chunks = cut(federations, planned, settings)
         if say is not None:
             say(_ahead(federations, planned))
-        crew = _crew(campaign.chunks, workers, ray_address, settings)
-        run_chunks(chunks, campaign.chunks, crew, plan=planned, score=_score(federations), watch=watch, clock=clock)
+        gpu = settings.device.startswith("cuda")
+        hire = hire_for(campaign.chunks, workers=workers, ray_address=ray_address, gpu=gpu)
+        run_chunks(chunks, campaign.chunks, hire, plan=planned, score=_score(federations), watch=watch, clock=clock)
         went = as_it_went(planned, chunks, campaign.chunks)
         if say is not None and (left := left_over(planned, went)):
             say(_over(left))
@@ -282,7 +291,7 @@ def _finish(
     clock: Clock = UNLIMITED,
 ) -> AuditRecord:
     if watch is not None:
-        watch(CampaignState.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
+        watch(State.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     found = collect(chunks, store)
     placebos = attack_shuffled(chunks, found, count_others(federations), seconds=clock.finishing() / 3)
     with within(clock.finishing()):
@@ -298,7 +307,7 @@ def _finish(
     wanted = [one for one in federations if needs_indices(one, federations)]
     for number, own in enumerate(wanted):
         if watch is not None:
-            watch(CampaignState.after(f"{own.id}: leakage indices", len(chunks)))
+            watch(State.after(f"{own.id}: leakage indices", len(chunks)))
         summaries.append(
             leakage_of(
                 own,
@@ -364,16 +373,6 @@ def _identity(federations: Sequence[Federation], settings: AuditSettings) -> dic
 def _words(inputs: InputSpec) -> str:
     shape = "x".join(map(str, inputs.shape))
     return f"{shape}, {inputs.classes} classes, mean {inputs.mean}, deviation {inputs.std}"
-
-
-def _crew(
-    folder: ChunkFolder, workers: int, ray_address: str, settings: AuditSettings
-) -> Callable[[Callable[[Event], None]], Crew]:
-    if ray_address:
-        return lambda _hear: RayCluster(ray_address, folder.folder, gpu=settings.device.startswith("cuda"))
-    if workers > 1:
-        return lambda _hear: Processes(workers, folder.folder)
-    return lambda hear: OwnProcess(folder, hear)
 
 
 def _score(federations: Sequence[Federation]) -> Score:

@@ -18,7 +18,7 @@ from attacker.audit.costs import replayed_images, seconds_of_pass
 from attacker.audit.record import ControlRound
 from attacker.audit.selection import choose_updates, node_rank
 from attacker.audit.settings import AuditSettings
-from attacker.audit.subject import Subject, TapeSource, open_subject
+from attacker.audit.subject import UPDATES, Subject, TapeSource, open_subject
 from attacker.audit.truth import Truth
 from attacker.audit.truth_check import MOST_IMAGES, check_truth
 from attacker.engine.deadline import within
@@ -94,7 +94,7 @@ def open_federations(
     """
     if not sources:
         raise ValueError("expected at least one tape and one victim, got 0 tapes")
-    subjects = [open_subject(source) for source in sources]
+    subjects = [open_subject(source, checked=UPDATES) for source in sources]
     _check_labels(subjects, settings)
     found: list[Federation] = []
     for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attacker.attacks.attack import Attack
+from attacker.attacks.objects import spec_of
 from attacker.attacks.registry import build_attack
 from attacker.audit.knowledge import Knowledge
 
@@ -15,7 +16,7 @@ class AuditSettings:
     """What is to be done with every tape.
 
     Attributes:
-        attacks: Specs, run as they are; None plans all that apply.
+        attacks: Specs or objects, run as they are; None plans all that apply.
         victims: Updates to attack on each tape, at least 1; fewer when the tape has fewer.
         seed: Of the choice of victims and of the attacks, not negative.
         knowledge: What the attacker knows.
@@ -28,10 +29,11 @@ class AuditSettings:
             them, so that an audit may be gone on with by the other choice.
 
     Raises:
+        TypeError: If an attack is neither a spec nor an object.
         ValueError: If an attack is unknown or named twice, or a number is out of its range.
     """
 
-    attacks: tuple[str, ...] | None = None
+    attacks: tuple[str | Attack, ...] | None = None
     victims: int = 4
     seed: int = 0
     knowledge: Knowledge = field(default_factory=Knowledge)
@@ -46,7 +48,7 @@ class AuditSettings:
         if self.victims < 1:
             raise ValueError(f"expected at least one tape and one victim, got {self.victims} victims")
         if self.attacks is not None:
-            build_attacks(self.attacks)
+            build_attacks(self.specs or ())
         elif self.budget is None:
             raise ValueError("expected a budget for the plan, in seconds, or the attacks to run")
         if self.budget is not None and not 0 < self.budget < float("inf"):
@@ -54,10 +56,15 @@ class AuditSettings:
         if self.rounds is not None and not 0 <= self.rounds[0] <= self.rounds[1]:
             raise ValueError(f"expected rounds from a first to a last one, got {self.rounds[0]}:{self.rounds[1]}")
 
+    @property
+    def specs(self) -> tuple[str, ...] | None:
+        """Specs of the attacks, in order, from which they can be built; None plans all that apply."""
+        return None if self.attacks is None else tuple(spec_of(one) for one in self.attacks)
+
     def identity(self) -> dict[str, Any]:
         """Everything here that attacks depend on, in words of the command line."""
         return {
-            "attacks": "planned" if self.attacks is None else " ".join(self.attacks),
+            "attacks": "planned" if self.specs is None else " ".join(self.specs),
             "victims": self.victims,
             "seed": self.seed,
             "knowledge": " ".join(sorted(self.knowledge.granted)),

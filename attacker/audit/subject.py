@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -27,6 +28,7 @@ from attacker.audit.truth import TruthSource
 from attacker.audit.truth_federation import differing_settings
 from attacker.audit.truth_open import TruthWish, open_truth
 from attacker.victim import Victim
+from fl_precode.checked_files import CheckedFiles
 from fl_precode.defences import apply_defence
 from fl_precode.import_path import is_import_path
 from fl_precode.loss import Loss, importable_name, load_loss
@@ -41,9 +43,21 @@ from fl_precode.tape_notes import with_notes
 
 _logger = logging.getLogger(__name__)
 
+UPDATES: Final = CheckedFiles()
+"""Updates that the audit of this process, or a worker of one, has read and checked."""
+
 RESULT_NAME = "result.json"
 _UNKNOWN = ("", "unknown")
 _STATISTICS = ("running_mean", "running_var")
+
+
+@contextmanager
+def updates_read_once() -> Iterator[None]:
+    """While this lasts each update is read and checked once, as far as `UPDATES` has room; then all are let go."""
+    try:
+        yield
+    finally:
+        UPDATES.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +107,12 @@ class Subject:
     result: Mapping[str, Any]
 
 
-def open_subject(source: TapeSource) -> Subject:
+def open_subject(source: TapeSource, *, checked: CheckedFiles | None = None) -> Subject:
     """Open a tape and build the model that its clients trained.
+
+    Args:
+        source: The tape.
+        checked: Where its updates are kept once they were read; None reads them again each time.
 
     Raises:
         NothingToAttack: If the model or the images' shape are neither in its header nor given.
@@ -103,7 +121,7 @@ def open_subject(source: TapeSource) -> Subject:
         OSError: If an evaluation file was named and cannot be read.
         RuntimeError: If the truth needs a data set that is not on this machine.
     """
-    tape = Tape(source.tape)
+    tape = Tape(source.tape, checked=checked)
     header = with_notes(tape.header, source.tape.absolute())
     if source.loss is not None:
         header = replace(header, protocol=replace(header.protocol, loss=importable_name(source.loss)))

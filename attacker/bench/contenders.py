@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks import GradientMatching
+from attacker.attacks.parts import Adam, Restarts, TotalVariation
 from attacker.attacks.randomness import derived
 from attacker.bench.problem import Problem
 from attacker.engine import Draws, LoopProducts, Replay, cosine_distance, total_variation
@@ -85,7 +86,7 @@ def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
     """
 
     def attack(iterations: int) -> tuple[Tensor, list[float]]:
-        settings = GradientMatching(iterations=iterations, restarts=restarts)
+        settings = GradientMatching(optimiser=Adam(iterations=iterations), restarts=Restarts(restarts))
         results = settings(
             problem.victim,
             problem.observations[:victims],
@@ -106,7 +107,7 @@ def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
 
 def plain_loop(problem: Problem) -> Contender:
     """One candidate of one victim by double backward over whole gradients, as research code does it."""
-    one, settings = problem.observations[0], GradientMatching()
+    one, optimiser, prior = problem.observations[0], Adam(), TotalVariation(1e-4)
     inputs = problem.victim.inputs
 
     def attack(iterations: int) -> tuple[Tensor, list[float]]:
@@ -115,13 +116,13 @@ def plain_loop(problem: Problem) -> Contender:
         draws = Draws.of_each(derived(Generator().manual_seed(_SEED), 1), 1)
         x = draws.normal(1, *inputs.shape, like=next(iter(one.parameters.values()))).requires_grad_(True)
         labels = problem.labels[:1].reshape(1, 1, 1)
-        adam = torch.optim.Adam([x], lr=settings.learning_rate)
+        adam = torch.optim.Adam([x], lr=optimiser.learning_rate)
         decay = torch.optim.lr_scheduler.MultiStepLR(adam, [int(share * iterations) for share in _DECAYS])
         best = x.detach().clone()
         least = reached = torch.full((), torch.inf, dtype=torch.float64, device=x.device)
         for iteration in range(iterations + 1):
             distance = cosine_distance(products(x, labels)).squeeze()
-            loss = distance + settings.total_variation * total_variation(x).squeeze()
+            loss = distance + prior.weight * total_variation(x).squeeze()
             better = loss.detach() < least  # not looked at, since a GPU would have to be waited for
             best = torch.where(better, x.detach(), best)
             reached, least = torch.where(better, distance.detach(), reached), torch.where(better, loss.detach(), least)

@@ -6,33 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from attacker.metrics import psnr
 from attacker.victim import Victim
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation, Protocol
-
-_COARSE = 5
-
-
-def smooth_images(count: int, inputs: InputSpec, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Random images without sharp edges and random labels: speed does not depend on what is to be seen.
-
-    Args:
-        count: Images.
-        inputs: Their shape and the number of classes.
-        seed: Of both.
-
-    Returns:
-        (count, channels, height, width) in [0, 1], and (count,) class indices.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, inputs.channels, _COARSE, _COARSE, generator=generator)
-    size = (inputs.height, inputs.width)
-    images = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True)
-    return images, torch.randint(inputs.classes, (count,), generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 """Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
 
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
-from attacker.engine.choose import gradient_products, weights_pay
-from attacker.engine.dense import DenseProducts
-from attacker.engine.descent import Companions, Descent
+from attacker.engine.convolutions import ConvolutionKind
+from attacker.engine.descent import Companions, Descent, SoftSign
 from attacker.engine.distance import (
     DISTANCES,
     ELEMENTWISE,
@@ -14,9 +13,11 @@ from attacker.engine.distance import (
     total_variation,
 )
 from attacker.engine.draws import Draws
-from attacker.engine.elementwise import ElementwiseProducts, elementwise_differences, elementwise_products
+from attacker.engine.elementwise import elementwise_differences
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.features import FeatureTarget
+from attacker.engine.layer_kinds import LayerKind, LayerProducts, LayerShare, ObservedLayer, register_layer
+from attacker.engine.layers import LinearKind
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
     LocalTraining,
@@ -26,6 +27,7 @@ from attacker.engine.local_training import (
 )
 from attacker.engine.loop import LoopProducts
 from attacker.engine.matched import Matched
+from attacker.engine.norms import NormKind
 from attacker.engine.objective import BottleneckNoise, GradientObjective, Objective
 from attacker.engine.observed import (
     group_observations,
@@ -35,10 +37,17 @@ from attacker.engine.observed import (
     why_not_one_step,
     why_scale_unknown,
 )
+from attacker.engine.one_step import (
+    DenseProducts,
+    ElementwiseProducts,
+    elementwise_products,
+    gradient_products,
+    weights_pay,
+)
 from attacker.engine.priors import GroupConsistency, ImageNorm, Prior, TotalVariation
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.schedule import Schedule
-from attacker.engine.starts import first_candidates
+from attacker.engine.starts import Grey, Normal, Patterned, Start, Uniform, start_named
 from attacker.engine.surrogate import SurrogateProducts, surrogate_products
 from attacker.engine.trace import LayerRun, Trace, trace
 
@@ -49,6 +58,7 @@ __all__ = [
     "BatchStatistics",
     "BottleneckNoise",
     "Companions",
+    "ConvolutionKind",
     "FeatureTarget",
     "SCALED",
     "DenseProducts",
@@ -58,32 +68,45 @@ __all__ = [
     "FactoredProducts",
     "GradientObjective",
     "GradientProducts",
+    "Grey",
     "GroupConsistency",
     "ImageNorm",
+    "LayerKind",
+    "LayerProducts",
     "LayerRun",
+    "LayerShare",
+    "LinearKind",
     "LocalTraining",
     "LocalTrainingProducts",
     "LoopProducts",
     "Matched",
+    "NormKind",
+    "Normal",
     "Objective",
+    "ObservedLayer",
+    "Patterned",
     "Prior",
     "Products",
     "Replay",
     "Schedule",
+    "SoftSign",
+    "Start",
     "TotalVariation",
     "SurrogateProducts",
     "Trace",
+    "Uniform",
     "absolute_distance",
     "cosine_distance",
     "elementwise_differences",
     "elementwise_products",
-    "first_candidates",
     "gradient_products",
     "group_observations",
     "local_training_products",
     "observed_gradient",
+    "register_layer",
     "same_weights",
     "squared_distance",
+    "start_named",
     "steps_behind",
     "surrogate_products",
     "total_variation",

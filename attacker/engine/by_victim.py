@@ -2,82 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
-from typing import NamedTuple
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.constants import constants_of
-from attacker.engine.convolve import Convolve, Geometry, pads_first
-from attacker.engine.factors import PlainLayer, padded
-from attacker.engine.matmul import MatrixProduct, worth_it
-from attacker.engine.norms import (
-    NORM_LAYERS,
-    NormLayer,
-    Statistics,
-    affine,
-    normalised,
-    runs_on_statistics,
-    scaled,
-)
+from attacker.engine.layer_kinds import Forward, kind_of, plain_kind
 from attacker.engine.products import Replay
 from attacker.engine.shadowed import shadowed
 from attacker.engine.trace import LayerRun, Trace
 
-LAYERS = (nn.Linear, nn.Conv2d, *NORM_LAYERS)
-"""Kinds of layers that can be given weights of each victim, and whose products are factored."""
+LayerWeights = Mapping[str, Tensor | None]
+"""Parameters and buffers of one layer by name, (victims, ...), or (1, ...) when the victims share them."""
 
 
-class LayerWeights(NamedTuple):
-    """What one layer needs for its forward pass.
+class ExchangedLayers(ABC):
+    """Layers whose forward pass is exchanged while candidates pass the model."""
 
-    Attributes:
-        weights: (victims, ...), or (1, ...) when the victims share them; None for a layer without.
-        biases: As ``weights``.
-        statistics: Running statistics of a normalisation layer that runs on them.
-    """
+    @abstractmethod
+    def installed(self, candidates: Tensor) -> AbstractContextManager[None]:
+        """Let the layers run inside the block as these candidates (victims, restarts, ...) need it."""
 
-    weights: Tensor | None
-    biases: Tensor | None
-    statistics: Statistics | None
-
-    def keep(self, victims: Sequence[int]) -> LayerWeights:
-        """Those of some of the victims, in the given order; what is shared stays."""
-        chosen = list(victims)
-
-        def pick(value: Tensor | None) -> Tensor | None:
-            return value if value is None or len(value) == 1 else value[chosen]
-
-        statistics = self.statistics
-        if statistics is not None and len(statistics[0]) > 1:
-            statistics = statistics[0][chosen], statistics[1][chosen]
-        return LayerWeights(pick(self.weights), pick(self.biases), statistics)
+    @abstractmethod
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
+        """The same for some of the candidates; see `GradientProducts.keep`."""
 
 
-class VictimLayers:
+class VictimLayers(ExchangedLayers):
     """Exchanges the forward pass of layers for one that gives each victim its own weights.
 
     The flat batch of `attacker.engine.factored.FactoredProducts` holds the victims one after another, so that a Linear
-    layer is a batched matrix product. For shared weights convolutions and batch norm on running statistics are
-    exchanged too, whose second derivatives are cheaper here than in torch, and Linear layers where `MatrixProduct` is
-    faster.
+    layer is a batched matrix product. For shared weights those are exchanged too whose second derivatives are cheaper
+    here than in torch (`LayerKind.is_cheaper`).
 
     Args:
         weights: For each layer to exchange, what it needs.
         together: Whether convolutions with weights of each victim are one call with victims as groups.
     """
 
-    def __init__(self, weights: Mapping[PlainLayer | NormLayer, LayerWeights], *, together: bool) -> None:
+    def __init__(self, weights: Mapping[nn.Module, LayerWeights], *, together: bool) -> None:
         self._weights = dict(weights)
         self._together = together
 
-    def keep(self, victims: Sequence[int]) -> VictimLayers:
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
         """The layers with the weights of some of the victims, in the given order."""
+        del restarts
         kept = copy(self)
-        kept._weights = {layer: one.keep(victims) for layer, one in self._weights.items()}
+        kept._weights = {layer: _of_some(own, list(victims)) for layer, own in self._weights.items()}
         return kept
 
     @classmethod
@@ -97,86 +72,43 @@ class VictimLayers:
         layout = torch.channels_last if large else torch.contiguous_format
         return cls(_exchanged(seen, replays, layout, every=every), together=not large)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self, candidates: Tensor) -> AbstractContextManager[None]:
+        """Every candidate of a victim has its weights."""
+        del candidates
+        return self.exchanged()
+
+    def exchanged(self) -> AbstractContextManager[None]:
         """Let the layers run with the victims' weights inside the block; layers exchanged before stay as they are."""
-        forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {
-            layer: _forward(layer, weights, together=self._together) for layer, weights in self._weights.items()
-        }
-        with shadowed(forwards):
-            yield
+        return shadowed({layer: self._forward(layer, own) for layer, own in self._weights.items()})
+
+    def _forward(self, layer: nn.Module, own: LayerWeights) -> Forward:
+        kind = kind_of(layer)
+        assert kind is not None  # no other layer is exchanged
+        return kind.forward(layer, own, together=self._together)
 
 
-def _forward(layer: PlainLayer | NormLayer, own: LayerWeights, *, together: bool) -> Callable[[Tensor], Tensor]:
-    """The layer as a function of its input (victims * images, ...)."""
-    if isinstance(layer, NORM_LAYERS):
-        return _norm(layer, own)
-    assert own.weights is not None
-    if isinstance(layer, nn.Conv2d):
-        return _convolution(layer, own, together=together)
-    if len(own.weights) == 1 and worth_it(own.weights):
-        return _shared_linear(own.weights[0], None if own.biases is None else own.biases[0])
-    transposed = own.weights.mT
-
-    def linear(received: Tensor) -> Tensor:
-        rows = received.reshape(len(transposed), -1, received.shape[-1])
-        out = rows @ transposed if own.biases is None else torch.baddbmm(own.biases.unsqueeze(1), rows, transposed)
-        return out.reshape(*received.shape[:-1], -1)
-
-    return linear
-
-
-def _shared_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    def linear(received: Tensor) -> Tensor:
-        out: Tensor = MatrixProduct.apply(received.reshape(-1, received.shape[-1]), weight, bias)
-        return out.reshape(*received.shape[:-1], -1)
-
-    return linear
-
-
-def _convolution(layer: nn.Conv2d, own: LayerWeights, *, together: bool) -> Callable[[Tensor], Tensor]:
-    geometry, pads = Geometry.of(layer), pads_first(layer)
-
-    def convolve(images: Tensor) -> Tensor:
-        whole = padded(layer, images) if pads else images
-        out: Tensor = Convolve.apply(whole, own.weights, own.biases, geometry, together)
-        return out
-
-    return convolve
-
-
-def _norm(layer: NormLayer, own: LayerWeights) -> Callable[[Tensor], Tensor]:
-    if own.statistics is None:
-        return lambda images: scaled(layer, normalised(layer, images, None), own.weights, own.biases)
-    mean, variance = own.statistics
-    scale = (variance + layer.eps).rsqrt()
-    if own.weights is not None:
-        scale = scale * own.weights
-    shift = -mean * scale
-    if own.biases is not None:
-        shift = shift + own.biases
-    return lambda images: affine(images, scale, shift)
+def _of_some(own: LayerWeights, victims: list[int]) -> LayerWeights:
+    """Weights of some of the victims, in the given order; what is shared stays."""
+    return {name: value if value is None or len(value) == 1 else value[victims] for name, value in own.items()}
 
 
 def _exchanged(
     seen: Trace, replays: Sequence[Replay], layout: torch.memory_format, *, every: bool
-) -> dict[PlainLayer | NormLayer, LayerWeights]:
+) -> dict[nn.Module, LayerWeights]:
     shared = not every and all(one is replays[0] for one in replays)
-    exchanged: dict[PlainLayer | NormLayer, LayerWeights] = {}
+    exchanged: dict[nn.Module, LayerWeights] = {}
     statistics: set[str] = set()
     for run in seen.layers:
-        if not _is_plain(run.module):
+        kind = plain_kind(run.module)
+        if kind is None:
             if shared:
                 continue
             raise ValueError(f"{run.name} ({type(run.module).__name__}) cannot be given weights of each victim")
         statistics |= {join(run.name, name) for name, _ in run.module.named_buffers(recurse=False)}
-        if shared and not _gets_cheaper(run.module):
+        if shared and not kind.is_cheaper(run.module):
             continue
-        weights, biases = (
-            _stacked(run, kind, replays[:1] if shared else replays, layout) for kind in ("weight", "bias")
-        )
-        assert isinstance(run.module, LAYERS)
-        exchanged[run.module] = LayerWeights(weights, biases, running_statistics(run, replays))
+        weights = {name: _stacked(run, name, replays[:1] if shared else replays, layout) for name in kind.parameters}
+        exchanged[run.module] = weights | victims_buffers(run, replays)
     first = {name: value for name, value in replays[0].buffers.items() if name not in statistics}
     for one in replays:
         others = {name: value for name, value in one.buffers.items() if name not in statistics}
@@ -187,41 +119,26 @@ def _exchanged(
     return exchanged
 
 
-def _gets_cheaper(layer: nn.Module) -> bool:
-    """Whether the layer is worth exchanging where victims share its weights."""
-    if isinstance(layer, nn.Linear):
-        return worth_it(layer.weight)
-    return isinstance(layer, nn.Conv2d) or runs_on_statistics(layer)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether the layer is of a known kind, and not of a class derived from one, with weight and bias alone."""
-    own = {name for name, _ in module.named_parameters(recurse=False)} | constants_of(module)
-    return type(module) in LAYERS and own <= {"weight", "bias"}
-
-
-def _stacked(run: LayerRun, kind: str, replays: Sequence[Replay], layout: torch.memory_format) -> Tensor | None:
-    own = getattr(run.module, kind)
+def _stacked(run: LayerRun, name: str, replays: Sequence[Replay], layout: torch.memory_format) -> Tensor | None:
+    own = getattr(run.module, name, None)
     if own is None:
         return None
-    values = [{**one.buffers, **one.parameters}.get(join(run.name, kind), own).detach() for one in replays]
+    values = [{**one.buffers, **one.parameters}.get(join(run.name, name), own).detach() for one in replays]
     return torch.stack([one.contiguous(memory_format=layout) if one.dim() == 4 else one for one in values])
 
 
-def running_statistics(run: LayerRun, replays: Sequence[Replay]) -> Statistics | None:
-    """Running statistics of the victims, once when they are equal."""
-    if not runs_on_statistics(run.module):
-        return None
+def victims_buffers(run: LayerRun, replays: Sequence[Replay]) -> dict[str, Tensor]:
+    """Buffers that the layer computes with, (victims, ...) by name, or (1, ...) where they are equal."""
+    kind = kind_of(run.module)
+    names = () if kind is None else kind.buffers(run.module)
     own = dict(run.module.named_buffers(recurse=False))
 
-    def stack(kind: str) -> Tensor:
-        found = [one.buffers.get(join(run.name, kind), own[kind]) for one in replays]
+    def stack(name: str) -> Tensor:
+        found = [one.buffers.get(join(run.name, name), own[name]) for one in replays]
         alike = all(value is found[0] or torch.equal(value, found[0]) for value in found)
         return torch.stack(found[:1] if alike else found)
 
-    mean, variance = stack("running_mean"), stack("running_var")
-    victims = max(len(mean), len(variance))
-    return mean.expand(victims, -1), variance.expand(victims, -1)
+    return {name: stack(name) for name in names}
 
 
 def join(module: str, parameter: str) -> str:

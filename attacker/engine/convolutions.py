@@ -1,20 +1,27 @@
-"""One convolution's share of the inner products, exact, by whichever way is cheapest.
+"""Convolutions: their forward pass with each victim's weights, and their share of the inner products.
 
 Columns of patches ("im2col") are never made: on CPUs they cost more than the convolution itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.convolve import Formed, FormedTogether, Geometry, pads_first
+from attacker.engine.convolve import Convolve, Formed, FormedTogether, Geometry, pads_first
 from attacker.engine.factors import WeightTarget, padded, weight_by_group
 from attacker.engine.gram import GramSquare, Inner, Kernels
-from attacker.engine.layers import LayerProducts, LayerShare
+from attacker.engine.layer_kinds import (
+    Forward,
+    LayerKind,
+    LayerProducts,
+    LayerShare,
+    ObservedLayer,
+    register_layer,
+)
 
 # Multiplications for one candidate from which a library call of its own is faster than its share of a joint call, and
 # a layout with channels last faster than with channels first (measured with oneDNN on AVX-512).
@@ -29,6 +36,42 @@ _FEW = 2
 def one_by_one(large: bool, candidates: int) -> bool:
     """Whether convolutions serve candidates by library calls of their own and hold channels last."""
     return large or candidates <= _FEW
+
+
+@register_layer(nn.Conv2d)
+class ConvolutionKind(LayerKind[nn.Conv2d]):
+    """Convolutions of images, by whichever way is cheapest."""
+
+    def why_not(self, layer: nn.Conv2d, output_shape: tuple[int, ...] | None) -> str | None:
+        """Single images have no axis along which candidates could be told apart."""
+        del layer
+        return "a convolution gets images without a batch axis" if len(output_shape or ()) != 4 else None
+
+    def is_cheaper(self, layer: nn.Conv2d) -> bool:
+        """Always; see `Convolve`."""
+        del layer
+        return True
+
+    def is_large(self, layer: nn.Conv2d, inputs: Tensor, batch_size: int) -> bool:
+        """See `Costs.large`."""
+        return Costs.of(layer, inputs, batch_size).large
+
+    def forward(self, layer: nn.Conv2d, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+        """One call with a group of channels for each victim, or one call for each; see `LayerKind.forward`."""
+        geometry, pads = Geometry.of(layer), pads_first(layer)
+
+        def convolve(images: Tensor) -> Tensor:
+            whole = padded(layer, images) if pads else images
+            out: Tensor = Convolve.apply(whole, own["weight"], own["bias"], geometry, together)
+            return out
+
+        return convolve
+
+    def products(self, layer: nn.Conv2d, observed: ObservedLayer) -> LayerProducts:
+        """From Gram matrices, or from weight gradients that are formed."""
+        weights, biases = (observed.gradients.get(name, ()) for name in ("weight", "bias"))
+        costs = Costs.of(layer, observed.inputs, observed.batch_size)
+        return ConvolutionProducts(layer, weights, biases, costs, large=observed.large, kept=observed.kept)
 
 
 class ConvolutionProducts(LayerProducts):

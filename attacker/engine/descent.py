@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from attacker.engine.deadline import time_is_up
 from attacker.engine.draws import Draws
 from attacker.engine.matched import Best, Matched
 from attacker.engine.objective import Objective
+from attacker.engine.ranges import check_positive
 from attacker.engine.schedule import Schedule
 from attacker.engine.stopping import Plateau, halving_rungs, worse_half
 from attacker.engine.survivors import Survivors
@@ -36,6 +38,29 @@ class Companions:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class SoftSign:
+    """The sign of the gradient g, softened to tanh(g / softness).
+
+    About the sign for entries larger than the softness, about the gradient itself for smaller ones.
+
+    Attributes:
+        softness: In units of the gradient, positive.
+
+    Raises:
+        ValueError: If it is not positive and finite.
+    """
+
+    softness: float
+
+    def __post_init__(self) -> None:
+        check_positive("softness", self.softness)
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """What Adam receives in place of the gradient."""
+        return (gradient / self.softness).tanh()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Descent:
     """Adam on all candidates at once, each with a loss and a clock of its own.
@@ -46,31 +71,24 @@ class Descent:
     Attributes:
         iterations: Optimiser steps, 1 or more.
         learning_rate: Initial step, in the model's normalised scale.
-        signed: Whether Adam receives the sign of the gradient g instead of the gradient.
-        sign_softness: With ``signed``, s > 0 makes it tanh(g / s): about the sign for entries larger than s, about the
-            gradient itself for smaller ones. 0 is the hard sign.
+        signed: Whether Adam receives the sign of the gradient instead of the gradient, or a `SoftSign` of it.
         schedule: How the learning rate falls: "step", "constant", "linear" or "cosine"; see `Schedule`.
         warmup: Iterations over which the learning rate rises to the schedule.
         langevin: Standard deviation of the noise that is added to every step, as a multiple of the learning rate.
-        stop_below: A victim is solved when one of its restarts has a distance below this; 0 never.
         plateau: Iterations in which a candidate's best loss has to fall by 1 % (`PLATEAU_GAIN`). Where it does not, the
             candidate goes on with the next fall of the learning rate at once, and is finished when there is none
             left. 0 waits for ever.
-        halving: How often the worse half of each victim's restarts is dropped, by distance; see `halving_rungs`.
         iterate: What a candidate gives that came to the end of its schedule: the "last" iterate, as reference codes do,
             or the one with the smallest loss that was measured, "best". Any other gives the best.
     """
 
     iterations: int
     learning_rate: float
-    signed: bool = True
-    sign_softness: float = 0.0
+    signed: bool | SoftSign = True
     schedule: str = "step"
     warmup: int = 0
     langevin: float = 0.0
-    stop_below: float = 0.0
     plateau: int = 0
-    halving: int = 0
     iterate: str = "last"
 
     def run(
@@ -81,6 +99,8 @@ class Descent:
         project: Callable[[Tensor], Tensor] | None = None,
         draws: Draws | None = None,
         companions: Companions | None = None,
+        stop_below: float = 0.0,
+        halving: int = 0,
         progress: Callable[[float, float | None], None] | None = None,
     ) -> Matched:
         """Descend from ``start``, (victims, restarts, batch, channels, height, width), normalised.
@@ -91,6 +111,8 @@ class Descent:
             project: Applied after each step, for example on the box of valid images; None for no bounds.
             draws: Generators of all candidates, for Langevin noise.
             companions: Entries of ``start``, then (victims, restarts, entries), that are no part of the images.
+            stop_below: A victim is solved when one of its restarts has a distance below this; 0 never.
+            halving: How often the worse half of each victim's restarts is dropped, by distance; see `halving_rungs`.
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
         Returns:
@@ -102,7 +124,8 @@ class Descent:
         """
         if self.langevin and draws is None:
             raise ValueError("expected draws for the Langevin noise, got None; pass the generators of the candidates")
-        search = _Search(self, objective, start, project, draws, companions)
+        limits = _Limits(stop_below, halving_rungs(self.iterations, halving))
+        search = _Search(self, objective, start, project, draws, companions, limits)
         every = max(1, self.iterations // _REPORTS)
         for iteration in range(self.iterations):
             search.step(iteration)
@@ -121,6 +144,18 @@ class Descent:
         return found
 
 
+class _Limits(NamedTuple):
+    """When candidates are finished before their iterations are.
+
+    Attributes:
+        stop_below: Distance below which a victim is solved; 0 for none.
+        rungs: Iterations after which the worse half of each victim's restarts is dropped.
+    """
+
+    stop_below: float
+    rungs: list[int]
+
+
 class _Search:
     """The state of a descent: everything has the axes (victims, restarts) of the candidates still in the batch."""
 
@@ -132,11 +167,11 @@ class _Search:
         project: Callable[[Tensor], Tensor] | None,
         draws: Draws | None,
         companions: Companions | None,
+        limits: _Limits,
     ) -> None:
-        self._companions = companions
+        self._companions, self._limits = companions, limits
         self._settings, self._objective, self._project, self._draws = settings, objective, project, draws
         self._schedule = Schedule(shape=settings.schedule, iterations=settings.iterations, warmup=settings.warmup)
-        self._rungs = halving_rungs(settings.iterations, settings.halving)
         self._x = start.detach().clone()
         self._adam = Adam(self._x)
         self._best = Best.of(self._x)
@@ -181,10 +216,10 @@ class _Search:
             self._stage = stage
             self._clock = torch.where(flat, self._schedule.next_stage(self._clock), self._clock)
             self._end(self._clock >= self._settings.iterations, iteration)
-        if self._settings.stop_below:
-            solved = (self._best.distances < self._settings.stop_below).any(dim=1, keepdim=True)
+        if self._limits.stop_below:
+            solved = (self._best.distances < self._limits.stop_below).any(dim=1, keepdim=True)
             self._finish(solved.expand_as(self._finished), iteration)
-        if iteration in self._rungs:
+        if iteration in self._limits.rungs:
             self._finish(worse_half(self._best.distances, self._finished), iteration)
 
     def _end(self, which: Tensor, steps: int) -> None:
@@ -217,10 +252,10 @@ class _Search:
 
     def _shaped(self, gradient: Tensor) -> Tensor:
         """What Adam receives in place of the gradient."""
-        settings = self._settings
-        if not settings.signed:
+        signed = self._settings.signed
+        if not signed:
             return gradient
-        shaped = (gradient / settings.sign_softness).tanh() if settings.sign_softness else gradient.sign()
+        shaped = signed(gradient) if isinstance(signed, SoftSign) else gradient.sign()
         if self._companions is not None:
             first = self._companions.first
             shaped = torch.cat([shaped[..., :first], gradient[..., first:]], dim=-1)

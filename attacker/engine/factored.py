@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from attacker.engine.batch_norm import batches_of
-from attacker.engine.by_victim import LAYERS, VictimLayers, join, running_statistics
-from attacker.engine.convolutions import ConvolutionProducts, Costs, one_by_one
+from attacker.engine.by_victim import ExchangedLayers, VictimLayers, join, victims_buffers
+from attacker.engine.convolutions import one_by_one
 from attacker.engine.factors import vector_products
-from attacker.engine.layers import KeptLinearProducts, LayerProducts, LinearProducts
-from attacker.engine.norms import NORM_LAYERS, NormProducts, Statistics, mixes_images
+from attacker.engine.layer_kinds import LayerProducts, ObservedLayer, kind_of, plain_kind
+from attacker.engine.norms import mixes_images
 from attacker.engine.products import (
     GradientProducts,
     Products,
@@ -31,7 +31,7 @@ from attacker.engine.products import (
     precise,
     squared_norms,
 )
-from attacker.engine.trace import LayerRun, Trace, Views, trace
+from attacker.engine.trace import Trace, Views, trace
 from fl_precode.observation import Gradients
 
 
@@ -57,14 +57,27 @@ def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | N
         own = {join(name, parameter) for parameter, _ in module.named_parameters(recurse=False)}
         if not own & counted:
             continue
-        if type(module) not in LAYERS:
+        kind = kind_of(module)
+        if kind is None:
             return f"{name or 'the model'} ({type(module).__name__}) is no plain layer of a known kind"
         if runs.count(name) != 1:
             return f"{name} ({type(module).__name__}) runs {runs.count(name)} times in one forward pass"
-        if own - {join(name, "weight"), join(name, "bias")}:
-            return f"{name} has parameters besides weight and bias"
-    shapes = [run.output_shape for run in seen.layers if isinstance(run.module, nn.Conv2d)]
-    return "a convolution gets images without a batch axis" if any(len(s or ()) != 4 for s in shapes) else None
+        if own - {join(name, parameter) for parameter in kind.parameters}:
+            return f"{name} has parameters besides {' and '.join(kind.parameters)}"
+    blind = [run.name for run in seen.layers if run.inputs is None and kind_of(run.module)]
+    if blind:
+        return f"{blind[0]} gets no tensor as its first argument"
+    reasons = [kind.why_not(run.module, run.output_shape) for run in seen.layers if (kind := kind_of(run.module))]
+    return next((reason for reason in reasons if reason), None)
+
+
+def serves_one_by_one(seen: Trace, batch_size: int) -> bool:
+    """Whether a layer is so large that candidates are better served one by one, with channels last."""
+    return any(
+        kind.is_large(run.module, run.inputs, batch_size)
+        for run in seen.layers
+        if (kind := plain_kind(run.module)) and run.inputs is not None
+    )
 
 
 class FactoredProducts(GradientProducts):
@@ -79,9 +92,10 @@ class FactoredProducts(GradientProducts):
         batch_size: Images of one candidate.
         matched: Names of the parameters that count in the products; None for all.
         kept: Whether only elements count in which the observed gradient is not zero; see `elementwise_differences`.
+        layers: How layers run for the candidates; None for the weights of the replay.
 
     Attributes:
-        large: Whether convolutions are large, so that candidates are served one by one.
+        layers: How layers run for the candidates.
     """
 
     def __init__(
@@ -93,30 +107,32 @@ class FactoredProducts(GradientProducts):
         batch_size: int,
         matched: Collection[str] | None = None,
         kept: bool = False,
+        layers: ExchangedLayers | None = None,
     ) -> None:
         self._kept = kept
         replays = by_victim(replay, len(targets))
         names = matched_names(targets[0], matched)
         self._target_square = squared_norms(targets, names)
         self._modules = {run.name: run.module for run in seen.layers}
-        costs = {
-            run.name: Costs.of(run.module, run.inputs, batch_size)
-            for run in seen.layers
-            if isinstance(run.module, nn.Conv2d) and run.inputs is not None
-        }
-        large = any(cost.large for cost in costs.values())
-        self.large = large
-        self._victim_layers = VictimLayers.of(seen, replays, large=large)
+        large = serves_one_by_one(seen, batch_size)
+        self._large = large
+        self.layers = layers or VictimLayers.of(seen, replays, large=large)
         self._replay = replace(replays[0], parameters={k: v.detach() for k, v in replays[0].parameters.items()})
         self._products: dict[str, LayerProducts] = {}
         for run in seen.layers:
-            own = [join(run.name, kind) for kind in ("weight", "bias")]
-            weights, biases = ([one[name] for one in targets] if name in names else [] for name in own)
-            if weights or biases:
-                statistics = running_statistics(run, replays)
-                self._products[run.name] = _layer_products(
-                    run, weights, biases, statistics, costs=costs, large=large, batch_size=batch_size, kept=kept
+            kind = kind_of(run.module)
+            counted = {} if kind is None else {name: join(run.name, name) for name in kind.parameters}
+            gradients = {name: [one[whole] for one in targets] for name, whole in counted.items() if whole in names}
+            if kind is not None and gradients and run.inputs is not None:
+                observed = ObservedLayer(
+                    gradients=gradients,
+                    buffers=victims_buffers(run, replays),
+                    inputs=run.inputs,
+                    batch_size=batch_size,
+                    large=large,
+                    kept=kept,
                 )
+                self._products[run.name] = kind.products(run.module, observed)
         self._inplace = [m for m in self._replay.victim.model.modules() if getattr(m, "inplace", False) is True]
         if any(run.overwritten for run in seen.layers):
             with _out_of_place(self._inplace):
@@ -129,13 +145,13 @@ class FactoredProducts(GradientProducts):
         """Products for every candidate; see `GradientProducts.__call__`."""
         victims, restarts, batch = candidates.shape[:3]
         differentiable = torch.is_grad_enabled() and candidates.requires_grad
-        alone = one_by_one(self.large, victims * restarts)
+        alone = one_by_one(self._large, victims * restarts)
         layout = torch.channels_last if alone else torch.contiguous_format
         flat = candidates.flatten(0, 2).contiguous(memory_format=layout)
         with (
+            self.layers.installed(candidates),
             torch.enable_grad(),
             batches_of(self._replay.victim.model, batch),
-            self._victim_layers.installed(),
             self._reshaped(),
             self._record() as passes,
         ):
@@ -170,11 +186,10 @@ class FactoredProducts(GradientProducts):
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
         """Products for some of the victims; see `GradientProducts.keep`."""
-        del restarts
         kept, chosen = copy(self), list(victims)
         kept._target_square = self._target_square[chosen]
         kept._products = {name: products.keep(chosen) for name, products in self._products.items()}
-        kept._victim_layers = self._victim_layers.keep(chosen)
+        kept.layers = self.layers.keep(chosen, restarts)
         return kept
 
     @contextmanager
@@ -204,28 +219,6 @@ class FactoredProducts(GradientProducts):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _layer_products(
-    run: LayerRun,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    statistics: Statistics | None,
-    *,
-    costs: Mapping[str, Costs],
-    large: bool,
-    batch_size: int,
-    kept: bool,
-) -> LayerProducts:
-    if isinstance(run.module, nn.Conv2d):
-        return ConvolutionProducts(run.module, weights, biases, costs[run.name], large=large, kept=kept)
-    if isinstance(run.module, NORM_LAYERS):
-        return NormProducts(run.module, statistics, weights, biases)
-    if kept and weights:
-        return KeptLinearProducts(weights, biases)
-    assert run.inputs is not None  # `why_not_factored` lets nothing but Linear layers pass
-    images = len(run.inputs)
-    return LinearProducts(weights, biases, batch_size * run.inputs[..., 0].numel() // images)
 
 
 @contextmanager

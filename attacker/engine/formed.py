@@ -1,77 +1,103 @@
-"""Products of updates that are really formed, one for each candidate; the ways to form them, and the fastest right one.
+"""Products of updates that are really formed, one for each candidate: what a client computes, by vmap or one by one.
 
-For replays that differ from "the gradient at the observed weights": local training and surrogate weights.
+What is computed is a `ClientUpdate`: one gradient, unrolled local training, or one gradient at surrogate weights. What
+is measured of it is said by `ObservedUpdates`: inner products, or differences element by element.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from attacker.engine.choose import fastest_way
 from attacker.engine.distance import Elements
 from attacker.engine.elementwise import elementwise_differences, stacked_units
 from attacker.engine.observed import kept_gradient, observed_gradient, steps_behind
-from attacker.engine.probe import RandomCandidates, Reference, cast, cast_replay
+from attacker.engine.probe import RandomCandidates, cast, cast_replay
 from attacker.engine.products import GradientProducts, Products, Replay, matched_names, precise, squared_norms
 from attacker.engine.trace import Trace
-from fl_precode.observation import Observation
-
-logger = logging.getLogger(__name__)
+from fl_precode.observation import Gradients, Observation
 
 _PROBED_STEPS = 2
 
 Formed = Callable[..., dict[str, Tensor]]
 """Maps one candidate's tensors to what its client would send, by parameter name."""
 
-Build = Callable[[str, Replay, Sequence[Observation]], GradientProducts]
-"""Products that work in the named way."""
+
+class ClientUpdate(ABC):
+    """What a client sends for its images, on the scale of one gradient."""
+
+    @abstractmethod
+    def form(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor], *, vmapped: bool) -> dict[str, Tensor]:
+        """The update of every candidate.
+
+        Args:
+            candidates: (victims, restarts, batch, channels, height, width), normalised.
+            labels: (victims, restarts, batch).
+            noise: What each bottleneck adds, (victims, restarts, batch, ...) each.
+            vmapped: All candidates at once by ``vmap``, or one after another.
+
+        Returns:
+            (victims, restarts, ...) by parameter name, differentiable where the candidates are.
+        """
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
+        """The same for some of the candidates; see `GradientProducts.keep`."""
+        del victims, restarts
+        return self
 
 
 class ObservedUpdates:
     """Observed updates on the scale of a gradient, ready for products with formed ones.
 
     Args:
-        observations: One for each victim.
+        targets: One for each victim, by parameter name.
         matched: Names of the parameters that count; None for all.
         elements: Which elements count, and how; None compares all, by inner products.
         units: Of each victim, by parameter name, what updates are divided by; None for 1.
+
+    Raises:
+        ValueError: If ``matched`` holds other names or none.
     """
 
     def __init__(
         self,
-        observations: Sequence[Observation],
+        targets: Sequence[Gradients],
         matched: Collection[str] | None = None,
         elements: Elements | None = None,
         units: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
-        kept = elements is not None and elements.kept
-        targets = [kept_gradient(one) if kept else observed_gradient(one) for one in observations]
         names = matched_names(targets[0], matched)
         self._targets = {name: torch.stack([one[name] for one in targets]) for name in names}
-        self._square = squared_norms(targets, names)
         self._units = None if units is None else stacked_units(units, self._targets)
         self._elements = Elements() if units is not None and elements is None else elements
+        self._square = squared_norms(targets, names) if self._elements is None else None
+
+    @property
+    def names(self) -> list[str]:
+        """Parameters that count."""
+        return list(self._targets)
 
     def keep(self, victims: Sequence[int]) -> ObservedUpdates:
         """Those of some victims."""
         kept, chosen = copy(self), list(victims)
         kept._targets = {name: value[chosen] for name, value in self._targets.items()}
-        kept._square = self._square[chosen]
+        kept._square = None if self._square is None else self._square[chosen]
         if self._units is not None:
             kept._units = {name: unit[chosen] for name, unit in self._units.items()}
         return kept
 
     def products(self, formed: Mapping[str, Tensor]) -> Products:
         """Products with ``formed``, (victims, restarts, ...) by name of each parameter, of which some may not count."""
-        if self._elements is not None:
-            return elementwise_differences(formed, self._targets, self._elements, self._units)
+        if self._square is None:
+            return elementwise_differences(formed, self._targets, self._elements or Elements(), self._units)
         inner = square = precise(self._square.new_zeros(()))
         for name, target in self._targets.items():
             one = formed[name].reshape(*formed[name].shape[:2], -1)  # a parameter may have no dimensions
@@ -80,27 +106,66 @@ class ObservedUpdates:
         return Products(inner=inner, square=square, target=self._square)
 
 
+class FormedProducts(GradientProducts):
+    """Forms every candidate's update, and compares it with the observed one.
+
+    Memory grows with candidates times parameters. With ``vmapped`` products are right as far as torch's batching rules
+    are: the second derivatives of LayerNorm and InstanceNorm are wrong with torch 2.15. So a selection compares first
+    (`attacker.engine.choose.fastest_way`).
+
+    Args:
+        update: What the clients compute.
+        observed: What they sent.
+        vmapped: All candidates at once, or one after another.
+
+    Attributes:
+        update: As given.
+        vmapped: As given.
+    """
+
+    def __init__(self, update: ClientUpdate, observed: ObservedUpdates, *, vmapped: bool) -> None:
+        self.update, self._observed = update, observed
+        self.vmapped = vmapped
+
+    def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
+        """Products for every candidate, ``batch`` being all images of the client; see `GradientProducts.__call__`."""
+        labels = labels.expand(candidates.shape[:3])
+        return self._observed.products(self.update.form(candidates, labels, noise, vmapped=self.vmapped))
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
+        """Products for some of the candidates; see `GradientProducts.keep`."""
+        kept = copy(self)
+        kept.update = self.update.keep(victims, restarts)
+        kept._observed = self._observed.keep(victims)
+        return kept
+
+
 def weight_gradient(
     replay: Replay, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, noise: Sequence[Tensor], *, vmapped: bool
 ) -> dict[str, Tensor]:
     """Gradient of one candidate's loss at weights that may depend on its images, differentiable where these are.
 
     Args:
-        replay: The victim's loss.
+        replay: The victim's loss, at whose weights those parameters stay that are not among ``weights``.
         weights: Where, by name.
         x: (images, channels, height, width).
         y: (images,).
         noise: (images, latent) for each bottleneck.
         vmapped: By ``torch.func``, or by plain autograd: a sixth faster, and independent of ``vmap``'s rules.
     """
+
+    def loss(weights: Mapping[str, Tensor]) -> Tensor:
+        return replay.loss({**replay.parameters, **weights}, x, y, noise)
+
     if vmapped:
-        found: dict[str, Tensor] = grad(replay.loss)(weights, x, y, noise)
+        found: dict[str, Tensor] = grad(loss)(dict(weights))
         return found
     differentiable = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights.values()))
     with torch.enable_grad():
         leaves = {name: w if w.requires_grad else w.detach().requires_grad_(True) for name, w in weights.items()}
-        loss = replay.loss(leaves, x, y, noise)
-        values = torch.autograd.grad(loss, list(leaves.values()), create_graph=differentiable, materialize_grads=True)
+        values = torch.autograd.grad(
+            loss(leaves), list(leaves.values()), create_graph=differentiable, materialize_grads=True
+        )
     return dict(zip(leaves, values, strict=True))
 
 
@@ -130,43 +195,40 @@ def form_each(form: Formed, *arguments: object, vmapped: bool) -> dict[str, Tens
     return {name: value.reshape(victims, restarts, *value.shape[1:]) for name, value in found.items()}
 
 
-def fastest_exact(
-    build: Build, ways: Sequence[str], replay: Replay, observations: Sequence[Observation], seen: Trace
-) -> GradientProducts:
-    """Products in the first way that is seen to be right; ``vmap`` silently is not for some layers.
-
-    Each way is compared with the way "loop", in value and in gradient with respect to the image, on two random
-    candidates of the first victim and at most two local steps, in float64 where the device and the model can.
-
-    Args:
-        build: Makes the products.
-        ways: To try, fastest first; "loop" comes after the last.
-        replay: The victim's loss at the weights that the clients received.
-        observations: One for each victim, of the same problem.
-        seen: A trace of the victim's model.
-
-    Raises:
-        ValueError: If the model is not twice differentiable.
-    """
-    candidates = RandomCandidates(replay.victim, seen, (1, 2, observations[0].batch_size or 1))
-    own = next(iter(observations[0].parameters.values()))
-    reference = Reference(partial(build, "loop"), partial(_shortened, replay, observations[0]), candidates, own)
-    for way in ways:
-        reason = reference.disagreement(partial(build, way))
-        if reason is None:
-            return build(way, replay, observations)
-        logger.debug("not %s: %s", way, reason)
-    return build("loop", replay, observations)
+def targets_of(observations: Sequence[Observation], elements: Elements | None) -> list[Gradients]:
+    """Observed updates on the scale of one gradient, with their zeros where only kept elements count."""
+    kept = elements is not None and elements.kept
+    return [kept_gradient(one) if kept else observed_gradient(one) for one in observations]
 
 
-def _shortened(replay: Replay, observation: Observation, dtype: torch.dtype) -> tuple[Replay, list[Observation]]:
-    """The same problem in ``dtype``, with fewer steps."""
-    steps = min(steps_behind(observation) or 1, _PROBED_STEPS)
-    short = replace(
-        observation,
-        parameters=cast(observation.parameters, dtype),
-        update=cast(observation.update, dtype),
-        protocol=replace(observation.protocol, local_steps=steps, local_epochs=None),
+def fastest_of(
+    build: Callable[[str, Replay, Sequence[Observation]], GradientProducts],
+    ways: Mapping[str, Callable[[], str | None]],
+    replay: Replay,
+    observations: Sequence[Observation],
+    seen: Trace,
+    *,
+    decided_by: Hashable,
+) -> str:
+    """The fastest exact way for local training, seen on the first victim and at most two steps (`fastest_way`)."""
+    first = observations[0]
+    protocol = _shortened(first).protocol
+    return fastest_way(
+        build,
+        ways,
+        problem=lambda dtype: _in_dtype(replay, _shortened(first), dtype),
+        candidates=RandomCandidates(replay.victim, seen, (1, 2, first.batch_size or 1)),
+        own=next(iter(first.parameters.values())),
+        decided_by=(decided_by, protocol),
     )
-    whole = cast_replay(replay, dtype)
-    return replace(whole, parameters=short.parameters), [short]
+
+
+def _shortened(observation: Observation) -> Observation:
+    steps = min(steps_behind(observation) or 1, _PROBED_STEPS)
+    return replace(observation, protocol=replace(observation.protocol, local_steps=steps, local_epochs=None))
+
+
+def _in_dtype(replay: Replay, observation: Observation, dtype: torch.dtype) -> tuple[Replay, Sequence[Observation]]:
+    parameters, update = cast(observation.parameters, dtype), cast(observation.update, dtype)
+    whole = replace(cast_replay(replay, dtype), parameters=parameters)
+    return whole, [replace(observation, parameters=parameters, update=update)]

@@ -1,58 +1,66 @@
-"""One layer's share of the inner products, from what the layer receives and the gradients of its output."""
+"""Linear layers: their forward pass with each victim's weights, and their share of the inner products."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from copy import copy
-from typing import NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacker.engine.factors import LayerRows, WeightTarget, vector_products
+from attacker.engine.layer_kinds import (
+    Forward,
+    LayerKind,
+    LayerProducts,
+    LayerShare,
+    ObservedLayer,
+    register_layer,
+)
+from attacker.engine.matmul import MatrixProduct, worth_it
 from attacker.engine.products import precise
 
 
-class LayerShare(NamedTuple):
-    """One layer's share.
+@register_layer(nn.Linear)
+class LinearKind(LayerKind[nn.Linear]):
+    """Rows times a matrix."""
 
-    Attributes:
-        vectors: Gradients for `LayerProducts.vectors`, (victims, restarts, numbers) each; they are small, and those of
-            all layers are multiplied together.
-        products: Inner products and squares over the other parameters, (victims, restarts) each, in float64; None when
-            no other counts.
-    """
+    def is_cheaper(self, layer: nn.Linear) -> bool:
+        """See `worth_it`."""
+        return worth_it(layer.weight)
 
-    vectors: Sequence[Tensor]
-    products: tuple[Tensor, Tensor] | None
+    def forward(self, layer: nn.Linear, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+        """Batched matrix products; see `LayerKind.forward`."""
+        del layer, together
+        weights, biases = own["weight"], own["bias"]
+        assert weights is not None
+        if len(weights) == 1 and worth_it(weights):
+            return _shared_linear(weights[0], None if biases is None else biases[0])
+        transposed = weights.mT
+
+        def linear(received: Tensor) -> Tensor:
+            rows = received.reshape(len(transposed), -1, received.shape[-1])
+            out = rows @ transposed if biases is None else torch.baddbmm(biases.unsqueeze(1), rows, transposed)
+            return out.reshape(*received.shape[:-1], -1)
+
+        return linear
+
+    def products(self, layer: nn.Linear, observed: ObservedLayer) -> LayerProducts:
+        """From factors, or by the mask of kept elements."""
+        del layer
+        weights, biases = (observed.gradients.get(name, ()) for name in ("weight", "bias"))
+        if observed.kept and weights:
+            return KeptLinearProducts(weights, biases)
+        rows = observed.inputs[..., 0].numel() // len(observed.inputs)
+        return LinearProducts(weights, biases, observed.batch_size * rows)
 
 
-class LayerProducts(ABC):
-    """What one layer adds to the inner products and squares of all candidates.
+def _shared_linear(weight: Tensor, bias: Tensor | None) -> Forward:
+    def linear(received: Tensor) -> Tensor:
+        out: Tensor = MatrixProduct.apply(received.reshape(-1, received.shape[-1]), weight, bias)
+        return out.reshape(*received.shape[:-1], -1)
 
-    Attributes:
-        vectors: Observed gradients of the layer's parameters that are vectors, (victims, numbers) each.
-    """
-
-    vectors: tuple[Tensor, ...] = ()
-
-    @abstractmethod
-    def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
-        """The layer's share for every candidate.
-
-        Args:
-            received: The layer's input for the flat batch, (victims * restarts * batch, ...).
-            delta: Gradient of the loss with respect to the layer's output, (victims * restarts * batch, ...).
-            victims: Number of victims.
-            restarts: Number of restarts.
-        """
-
-    def keep(self, victims: Sequence[int]) -> Self:
-        """The same for some of the victims, in the given order."""
-        kept = copy(self)
-        kept.vectors = tuple(one[list(victims)] for one in self.vectors)
-        return kept
+    return linear
 
 
 class LinearProducts(LayerProducts):

@@ -45,14 +45,12 @@ class LBFGS:
         iterations: Evaluations, line searches included.
         learning_rate: First trial on a line, as a multiple of the quasi-Newton step.
         history: Steps that each candidate remembers; memory is ``2 * history`` times that of the candidates.
-        stop_below: A victim is solved when one of its restarts has a distance below this; 0 never.
         plateau: Evaluations in which a candidate's best loss has to fall by 1 % (`PLATEAU_GAIN`); 0 waits for ever.
     """
 
     iterations: int
     learning_rate: float
     history: int
-    stop_below: float = 0.0
     plateau: int = 0
 
     def run(
@@ -60,6 +58,7 @@ class LBFGS:
         objective: Objective,
         start: Tensor,
         *,
+        stop_below: float = 0.0,
         progress: Callable[[float, float | None], None] | None = None,
     ) -> Matched:
         """Descend from ``start``, (victims, restarts, ...).
@@ -67,13 +66,14 @@ class LBFGS:
         Args:
             objective: What to minimise; it must be the same when it is measured again.
             start: First iterate, measured as well.
+            stop_below: A victim is solved when one of its restarts has a distance below this; 0 never.
             progress: Receives the share done and the smallest distance so far, about 100 times.
 
         Returns:
             The best measured iterates. A candidate is diverged when its line search ended at a value that is not
             finite, or when its start had none. A deadline (`attacker.engine.deadline`) ends the search early.
         """
-        search = _Search(self, objective, start)
+        search = _Search(self, objective, start, stop_below)
         every = max(1, self.iterations // _REPORTS)
         for done in range(self.iterations):
             if done % _LOOK_EVERY == 0 and not search.shrink():
@@ -93,8 +93,8 @@ class LBFGS:
 class _Search:
     """The state of the candidates still in the batch: (victims, restarts) outside of the lines, flat inside."""
 
-    def __init__(self, settings: LBFGS, objective: Objective, start: Tensor) -> None:
-        self._settings, self._objective, self._shape = settings, objective, start.shape
+    def __init__(self, settings: LBFGS, objective: Objective, start: Tensor, stop_below: float) -> None:
+        self._objective, self._shape, self._stop_below = objective, start.shape, stop_below
         self.cut = False
         flat = start.detach().reshape(start.shape[0] * start.shape[1], -1)
         self._lines = _Lines(flat, *self._measure(flat), settings.history, settings.learning_rate)
@@ -125,8 +125,8 @@ class _Search:
 
     def _stop(self) -> None:
         finished = self._plateau.reached(self._axes(self._lines.best_values))
-        if self._settings.stop_below:
-            solved = self._axes(self._lines.best_distances) < self._settings.stop_below
+        if self._stop_below:
+            solved = self._axes(self._lines.best_distances) < self._stop_below
             finished = finished | solved.any(dim=1, keepdim=True)
         self._lines.stop(finished.flatten())
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from attacker.engine.choose import possible
 from attacker.engine.distance import Elements
-from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
+from attacker.engine.formed import (
+    ClientUpdate,
+    FormedProducts,
+    ObservedUpdates,
+    fastest_of,
+    form_each,
+    targets_of,
+    weight_gradient,
+)
 from attacker.engine.observed import in_gradient_units, steps_behind
-from attacker.engine.products import GradientProducts, Products, Replay
+from attacker.engine.products import GradientProducts, Replay
 from attacker.engine.trace import Trace
 from fl_precode.observation import Observation
 
@@ -80,60 +87,31 @@ def why_not_unrolled(observation: Observation) -> str | None:
     return f"not announced, and a replay of local training needs it: {', '.join(missing)}" if missing else None
 
 
-class LocalTrainingProducts(GradientProducts):
-    """Products of the update that local SGD on a candidate's images would give with the observed one.
+class Unrolled(ClientUpdate):
+    """Weights after local SGD on a candidate's images minus weights before, on the scale of one gradient.
 
     Unrolled as in Geiping et al. (NeurIPS 2020, section 6, "federated averaging") and Dimitrov et al. (TMLR 2022).
-    Both updates are taken to the scale of one gradient by `in_gradient_units`, so that distances compare with those of
-    other replays. Memory and time grow with the number of steps. A bottleneck's noise, where it is given, is one draw
-    for each image and the same in all steps.
+    Memory and time grow with the number of steps. A bottleneck's noise, where it is given, is one draw for each image
+    and the same in all steps.
 
     Args:
         replay: The victim's loss at the weights that the clients received.
-        observations: One for each victim, of the same problem (`group_observations`).
-        vmapped: All candidates at once, as far as torch's batching rules are right (`local_training_products` compares
-            first), or one after another.
-        matched: Names of the parameters that count; None for all.
-        elements: Which elements of the update count, and how; None compares all, by inner products.
-        units: Of each victim, by parameter name, what updates are divided by; None for 1.
-
-    Attributes:
-        vmapped: As given.
+        observation: Of one of them; it announces the training.
 
     Raises:
         ValueError: If the protocol does not announce enough (`why_not_unrolled`).
     """
 
-    def __init__(
-        self,
-        replay: Replay,
-        observations: Sequence[Observation],
-        *,
-        vmapped: bool,
-        matched: Collection[str] | None = None,
-        elements: Elements | None = None,
-        units: Sequence[Mapping[str, float]] | None = None,
-    ) -> None:
-        self._replay = replay
-        self._first = observations[0]
-        self._training = LocalTraining.announced(observations[0])
-        self._observed = ObservedUpdates(observations, matched, elements, units)
-        self.vmapped = vmapped
+    def __init__(self, replay: Replay, observation: Observation) -> None:
+        self._replay, self._observation = replay, observation
+        self._training = LocalTraining.announced(observation)
 
-    def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
-        """Products for every candidate, ``batch`` being all images of the client; see `GradientProducts.__call__`."""
-        labels = labels.expand(candidates.shape[:3])
-        vmapped = self.vmapped and candidates.shape[:2].numel() > 1  # a single candidate gains nothing
-        form = partial(self._change, vmapped=vmapped)
-        change = form_each(form, candidates, labels, list(noise), vmapped=vmapped)
-        return self._observed.products(in_gradient_units(change, self._first))
-
-    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
-        """Products for some of the victims; see `GradientProducts.keep`."""
-        del restarts
-        kept = copy(self)
-        kept._observed = self._observed.keep(victims)
-        return kept
+    def form(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor], *, vmapped: bool) -> dict[str, Tensor]:
+        """See `ClientUpdate.form`."""
+        vmapped = vmapped and candidates.shape[:2].numel() > 1  # a single candidate gains nothing
+        train = partial(self._change, vmapped=vmapped)
+        change = form_each(train, candidates, labels, list(noise), vmapped=vmapped)
+        return in_gradient_units(change, self._observation)
 
     def _change(self, x: Tensor, y: Tensor, noise: Sequence[Tensor], *, vmapped: bool) -> dict[str, Tensor]:
         """Weights after training on one candidate (images, ...) minus weights before, by ``torch.optim.SGD``'s rule."""
@@ -152,6 +130,40 @@ class LocalTrainingProducts(GradientProducts):
             velocity = step
             change = {name: value.sub(step[name], alpha=training.learning_rate) for name, value in change.items()}
         return change
+
+
+class LocalTrainingProducts(FormedProducts):
+    """Products of the update that local SGD on a candidate's images would give with the observed one (`Unrolled`).
+
+    Both updates are taken to the scale of one gradient by `in_gradient_units`, so that distances compare with those of
+    other replays.
+
+    Args:
+        replay: The victim's loss at the weights that the clients received.
+        observations: One for each victim, of the same problem (`group_observations`).
+        vmapped: All candidates at once, as far as torch's batching rules are right (`local_training_products` compares
+            first), or one after another.
+        matched: Names of the parameters that count; None for all.
+        elements: Which elements of the update count, and how; None compares all, by inner products.
+        units: Of each victim, by parameter name, what updates are divided by; None for 1.
+
+    Raises:
+        ValueError: If the protocol does not announce enough (`why_not_unrolled`).
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        observations: Sequence[Observation],
+        *,
+        vmapped: bool,
+        matched: Collection[str] | None = None,
+        elements: Elements | None = None,
+        units: Sequence[Mapping[str, float]] | None = None,
+    ) -> None:
+        update = Unrolled(replay, observations[0])
+        observed = ObservedUpdates(targets_of(observations, elements), matched, elements, units)
+        super().__init__(update, observed, vmapped=vmapped)
 
 
 def local_training_products(
@@ -183,4 +195,5 @@ def local_training_products(
             replay, observations, vmapped=way == "vmap", matched=matched, elements=elements, units=own
         )
 
-    return fastest_exact(build, ("vmap",), replay, observations, seen)
+    way = fastest_of(build, {"vmap": possible}, replay, observations, seen, decided_by=("unrolled", elements))
+    return build(way, replay, observations)

@@ -7,8 +7,9 @@ normalised input: by running statistics in evaluation mode (batch norm), by thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +17,25 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from attacker.engine.batch_norm import BatchStatisticsNorm
-from attacker.engine.layers import LayerProducts, LayerShare
-
-NormLayer = (
-    nn.BatchNorm1d
-    | nn.BatchNorm2d
-    | BatchStatisticsNorm
-    | nn.InstanceNorm1d
-    | nn.InstanceNorm2d
-    | nn.GroupNorm
-    | nn.LayerNorm
+from attacker.engine.layer_kinds import (
+    Forward,
+    LayerKind,
+    LayerProducts,
+    LayerShare,
+    ObservedLayer,
+    register_layer,
 )
+
+RunningNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm1d | nn.InstanceNorm2d
 Statistics = tuple[Tensor, Tensor]
 """Means and variances of all channels, (victims, channels) each, or (1, channels) when all victims share them."""
 
-NORM_LAYERS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    BatchStatisticsNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.GroupNorm,
-    nn.LayerNorm,
-)
+Norm = TypeVar("Norm", bound=nn.Module)
 
 
 def runs_on_statistics(layer: nn.Module) -> bool:
     """Whether the layer normalises by running statistics now."""
-    if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm1d | nn.InstanceNorm2d):
+    if not isinstance(layer, RunningNorm):
         return False
     return not layer.training and layer.track_running_stats and layer.running_mean is not None
 
@@ -66,30 +58,130 @@ def affine(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift.reshape(shape), by_victim, scale.reshape(shape)).flatten(0, 1)
 
 
-def normalised(layer: NormLayer, images: Tensor, statistics: Statistics | None) -> Tensor:
-    """The layer's input without mean and with unit variance, as the layer sees both; shape of ``images``."""
-    if statistics is not None:
+class NormKind(LayerKind[Norm]):
+    """Layers that normalise an image by itself, then scale and shift it by channel."""
+
+    @abstractmethod
+    def normalised(self, layer: Norm, images: Tensor) -> Tensor:
+        """The layer's input without mean and with unit variance, as the layer sees both; shape of ``images``."""
+
+    def scaled(self, layer: Norm, images: Tensor, weights: Tensor, shifts: Tensor) -> Tensor:
+        """Normalised images scaled and shifted with weights and shifts of each victim, (victims, ...)."""
+        del layer
+        return affine(images, weights, shifts)
+
+    def sums(self, layer: Norm, values: Tensor, victims: int, restarts: int) -> Tensor:
+        """Sums of values (images, ...) over a candidate's images and their places, (victims, restarts, parameters)."""
+        del layer
+        places = tuple(range(2, values.dim()))
+        by_image = values.sum(places) if places else values
+        return by_image.reshape(victims, restarts, -1, values.shape[1]).sum(2)
+
+    def forward(self, layer: Norm, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+        """Normalise, scale and shift; see `LayerKind.forward`."""
+        del together
+        weights, biases = own["weight"], own["bias"]
+
+        def norm(images: Tensor) -> Tensor:
+            hat = self.normalised(layer, images)
+            if weights is None:
+                return hat
+            return self.scaled(layer, hat, weights, torch.zeros_like(weights) if biases is None else biases)
+
+        return norm
+
+    def products(self, layer: Norm, observed: ObservedLayer) -> LayerProducts:
+        """Of scale and shift, which are vectors."""
+        return NormProducts(
+            lambda images: self.normalised(layer, images),
+            lambda values, victims, restarts: self.sums(layer, values, victims, restarts),
+            observed.gradients,
+        )
+
+
+@register_layer(nn.LayerNorm)
+class LayerNormKind(NormKind[nn.LayerNorm]):
+    """Layers that normalise each image, or each of its tokens, over the last axes."""
+
+    def normalised(self, layer: nn.LayerNorm, images: Tensor) -> Tensor:
+        """See `NormKind.normalised`."""
+        return F.layer_norm(images, layer.normalized_shape, eps=layer.eps)
+
+    def scaled(self, layer: nn.LayerNorm, images: Tensor, weights: Tensor, shifts: Tensor) -> Tensor:
+        """See `NormKind.scaled`."""
+        by_victim = images.reshape(len(weights), -1, *layer.normalized_shape)
+        return torch.addcmul(shifts.unsqueeze(1), by_victim, weights.unsqueeze(1)).reshape(images.shape)
+
+    def sums(self, layer: nn.LayerNorm, values: Tensor, victims: int, restarts: int) -> Tensor:
+        """See `NormKind.sums`."""
+        features = torch.Size(layer.normalized_shape).numel()
+        return values.reshape(victims, restarts, -1, features).sum(2)
+
+
+@register_layer(nn.GroupNorm)
+class GroupNormKind(NormKind[nn.GroupNorm]):
+    """Layers that normalise groups of an image's channels."""
+
+    def normalised(self, layer: nn.GroupNorm, images: Tensor) -> Tensor:
+        """See `NormKind.normalised`."""
+        return F.group_norm(images, layer.num_groups, eps=layer.eps)
+
+
+@register_layer(BatchStatisticsNorm)
+class BatchStatisticsKind(NormKind[BatchStatisticsNorm]):
+    """Layers that normalise by the images of one candidate."""
+
+    def normalised(self, layer: BatchStatisticsNorm, images: Tensor) -> Tensor:
+        """See `NormKind.normalised`."""
+        return layer.normalised(images)
+
+
+@register_layer(nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm1d, nn.InstanceNorm2d)
+class RunningNormKind(NormKind[RunningNorm]):
+    """Layers that normalise by running statistics in evaluation mode; without them, by those of each image."""
+
+    def normalised(self, layer: RunningNorm, images: Tensor) -> Tensor:
+        """Instance norm; batch norm without running statistics is refused before (`mixes_images`)."""
+        return F.instance_norm(images, eps=layer.eps)
+
+    def buffers(self, layer: RunningNorm) -> tuple[str, ...]:
+        """The running statistics, where it runs on them."""
+        return ("running_mean", "running_var") if runs_on_statistics(layer) else ()
+
+    def is_cheaper(self, layer: RunningNorm) -> bool:
+        """On running statistics, where scale and shift are one operation."""
+        return runs_on_statistics(layer)
+
+    def forward(self, layer: RunningNorm, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+        """Scale and shift; see `LayerKind.forward`."""
+        statistics = _statistics(own)
+        if statistics is None:
+            return super().forward(layer, own, together=together)
         mean, variance = statistics
         scale = (variance + layer.eps).rsqrt()
-        return affine(images, scale, -mean * scale)
-    if isinstance(layer, BatchStatisticsNorm):
-        return layer.normalised(images)
-    if isinstance(layer, nn.LayerNorm):
-        return F.layer_norm(images, layer.normalized_shape, eps=layer.eps)
-    if isinstance(layer, nn.GroupNorm):
-        return F.group_norm(images, layer.num_groups, eps=layer.eps)
-    return F.instance_norm(images, eps=layer.eps)
+        weights, biases = own["weight"], own["bias"]
+        if weights is not None:
+            scale = scale * weights
+        shift = -mean * scale
+        if biases is not None:
+            shift = shift + biases
+        return lambda images: affine(images, scale, shift)
+
+    def products(self, layer: RunningNorm, observed: ObservedLayer) -> LayerProducts:
+        """Of scale and shift, which are vectors."""
+        statistics = _statistics(observed.buffers)
+        if statistics is None:
+            return super().products(layer, observed)
+        return RunningNormProducts(statistics, layer.eps, observed.gradients)
 
 
-def scaled(layer: NormLayer, images: Tensor, weights: Tensor | None, biases: Tensor | None) -> Tensor:
-    """Normalised images scaled and shifted with weights and biases of each victim, (victims, ...)."""
-    if weights is None:
-        return images
-    shift = torch.zeros_like(weights) if biases is None else biases
-    if not isinstance(layer, nn.LayerNorm):
-        return affine(images, weights, shift)
-    by_victim = images.reshape(len(weights), -1, *layer.normalized_shape)
-    return torch.addcmul(shift.unsqueeze(1), by_victim, weights.unsqueeze(1)).reshape(images.shape)
+def _statistics(own: Mapping[str, Tensor | None]) -> Statistics | None:
+    """Mean and variance with as many victims each; None for a layer that does not run on them."""
+    mean, variance = own.get("running_mean"), own.get("running_var")
+    if mean is None or variance is None:
+        return None
+    victims = max(len(mean), len(variance))
+    return mean.expand(victims, -1), variance.expand(victims, -1)
 
 
 class ChannelSums(torch.autograd.Function):
@@ -122,53 +214,65 @@ class NormProducts(LayerProducts):
     """A normalisation layer's share.
 
     Args:
-        layer: The layer; see `mixes_images` for what is not possible.
-        statistics: Running statistics, for a layer that runs on them.
-        weights: Observed gradients of the scale, one for each victim; none when they do not count.
-        biases: Observed gradients of the shift, one for each victim; none when they do not count.
+        normalised: Maps the layer's input to the one without mean and with unit variance.
+        sums: Sums values, (images, ...), over each candidate's images and their places.
+        gradients: Observed gradients of the scale ("weight") and of the shift ("bias"), one for each victim; those that
+            count.
     """
 
     def __init__(
-        self, layer: NormLayer, statistics: Statistics | None, weights: Sequence[Tensor], biases: Sequence[Tensor]
+        self,
+        normalised: Callable[[Tensor], Tensor],
+        sums: Callable[[Tensor, int, int], Tensor],
+        gradients: Mapping[str, Sequence[Tensor]],
     ) -> None:
-        self._layer = layer
-        self._statistics = statistics
-        self._scales, self._shifts = bool(weights), bool(biases)
-        self.vectors = tuple(torch.stack([one.flatten() for one in kind]) for kind in (weights, biases) if kind)
+        self._normalised, self._sums = normalised, sums
+        self._counted = [name for name in ("weight", "bias") if gradients.get(name)]
+        self.vectors = tuple(torch.stack([one.flatten() for one in gradients[name]]) for name in self._counted)
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Scale and shift; see `LayerProducts.__call__`."""
-        if self._statistics is not None and delta.dim() > 2:
-            return LayerShare(self._by_statistics(received, delta, victims, restarts), None)
-        found = []
-        if self._scales:
-            found.append(delta * normalised(self._layer, received, self._statistics))
-        if self._shifts:
-            found.append(delta)
+        found = [delta * self._normalised(received) if name == "weight" else delta for name in self._counted]
         return LayerShare([self._sums(one, victims, restarts) for one in found], None)
 
-    def _by_statistics(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> list[Tensor]:
-        """As for all layers, but the normalised input, as large as the images, is never formed."""
-        assert self._statistics is not None
+
+class RunningNormProducts(LayerProducts):
+    """The share of a layer that normalises by running statistics: its normalised input is never formed.
+
+    Args:
+        statistics: The running statistics.
+        eps: What the layer adds to the variance.
+        gradients: As for `NormProducts`.
+    """
+
+    def __init__(self, statistics: Statistics, eps: float, gradients: Mapping[str, Sequence[Tensor]]) -> None:
+        self._statistics, self._eps = statistics, eps
+        self._counted = [name for name in ("weight", "bias") if gradients.get(name)]
+        self.vectors = tuple(torch.stack([one.flatten() for one in gradients[name]]) for name in self._counted)
+
+    def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
+        """Scale and shift; see `LayerProducts.__call__`."""
+        if delta.dim() == 2:
+            return LayerShare(self._of_features(received, delta, victims, restarts), None)
         with_images, alone = (
             one.reshape(victims, restarts, -1, one.shape[1]).sum(2) for one in ChannelSums.apply(received, delta)
         )
         mean, variance = (one.unsqueeze(1) for one in self._statistics)
-        scales = (with_images - mean * alone) * (variance + self._layer.eps).rsqrt()
-        return [one for one, wanted in ((scales, self._scales), (alone, self._shifts)) if wanted]
+        scales = (with_images - mean * alone) * (variance + self._eps).rsqrt()
+        shares = {"weight": scales, "bias": alone}
+        return LayerShare([shares[name] for name in self._counted], None)
 
-    def _sums(self, values: Tensor, victims: int, restarts: int) -> Tensor:
-        """(victims, restarts, parameters)."""
-        if isinstance(self._layer, nn.LayerNorm):
-            features = torch.Size(self._layer.normalized_shape).numel()
-            return values.reshape(victims, restarts, -1, features).sum(2)
-        places = tuple(range(2, values.dim()))
-        by_image = values.sum(places) if places else values
-        return by_image.reshape(victims, restarts, -1, values.shape[1]).sum(2)
+    def _of_features(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> list[Tensor]:
+        """The same for (images, features), which have no places to sum over."""
+        mean, variance = self._statistics
+        scale = (variance + self._eps).rsqrt()
+        found = [delta * affine(received, scale, -mean * scale) if name == "weight" else delta
+                 for name in self._counted]  # fmt: skip
+        return [one.reshape(victims, restarts, -1, one.shape[1]).sum(2) for one in found]
 
     def keep(self, victims: Sequence[int]) -> Self:
         """Some of the victims; see `LayerProducts.keep`."""
         kept, chosen = super().keep(victims), list(victims)
-        if self._statistics is not None and len(self._statistics[0]) > 1:
+        if len(self._statistics[0]) > 1:
             kept._statistics = self._statistics[0][chosen], self._statistics[1][chosen]
         return kept

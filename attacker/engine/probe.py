@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVarTuple
 
 import torch
 from torch import Tensor
 
 from attacker.engine.distance import cosine_distance
-from attacker.engine.loop import LoopProducts
 from attacker.engine.products import GradientProducts, Replay
 from attacker.engine.trace import Trace
 from attacker.victim import Victim
-from fl_precode.observation import Gradients
 
 # Differences, as shares of the value, that rounding does not reach. float64 tells a wrong second derivative, a few
 # parts in a thousand on LayerNorm, from rounding.
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 Problem = TypeVarTuple("Problem")
-
-Builder = Callable[[Sequence[Replay], Sequence[Gradients]], GradientProducts]
-"""Makes products for replays and observed gradients of as many victims."""
 
 
 class _Measured(NamedTuple):
@@ -114,44 +109,6 @@ class Reference(Generic[*Problem]):
         missed = (gradient - expected.gradient).flatten(2).norm(dim=2)
         size = expected.gradient.flatten(2).norm(dim=2)
         return None if bool((missed <= self._tolerance * size).all()) else "the second derivative differs"
-
-
-def gradient_reference(
-    replays: Sequence[Replay],
-    targets: Sequence[Gradients],
-    seen: Trace,
-    *,
-    batch_size: int,
-    matched: Collection[str] | None,
-    build: Builder | None = None,
-) -> Reference[Sequence[Replay], Sequence[Gradients]]:
-    """Plain double backward on two random candidates, of two victims if weights differ.
-
-    Args:
-        replays: One for each victim.
-        targets: Observed gradients, one for each victim.
-        seen: A trace of the model.
-        batch_size: Images of one candidate.
-        matched: Names of the parameters that count; None for all.
-        build: Makes the slow products; None for `LoopProducts`.
-
-    Raises:
-        ValueError: If the model is not twice differentiable, or ``matched`` holds other names or none.
-    """
-    chosen = [0, *[index for index, one in enumerate(replays) if one is not replays[0]][:1]]
-
-    def problem(dtype: torch.dtype) -> tuple[list[Replay], list[dict[str, Tensor]]]:
-        return [cast_replay(replays[index], dtype) for index in chosen], [
-            cast(targets[index], dtype) for index in chosen
-        ]
-
-    candidates = RandomCandidates(replays[0].victim, seen, (len(chosen), 2 // len(chosen), batch_size))
-    return Reference(
-        build or (lambda replays, targets: LoopProducts(replays, targets, matched=matched)),
-        problem,
-        candidates,
-        next(iter(targets[0].values())),
-    )
 
 
 def cast(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

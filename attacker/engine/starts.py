@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from attacker.engine.draws import Draws
+from attacker.engine.ranges import check_whole
 from fl_precode.models.input_spec import InputSpec
 
 STARTS = ("normal", "uniform", "grey", "patterned-N")
@@ -16,45 +21,111 @@ STARTS = ("normal", "uniform", "grey", "patterned-N")
 _PATTERNED = re.compile(r"patterned-([1-9]\d{0,3})")
 
 
-def tile_side(start: str) -> int | None:
-    """Side of the tile of a patterned start, None for every other."""
-    found = _PATTERNED.fullmatch(start)
-    return None if found is None else int(found.group(1))
+@dataclass(frozen=True)
+class Start(ABC):
+    """The images that a search starts from."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """One of `STARTS`."""
+
+    @abstractmethod
+    def candidates(self, inputs: InputSpec, batch: int, *, draws: Draws, like: Tensor) -> Tensor:
+        """Candidates before the first step, (victims, restarts, batch, channels, height, width), normalised.
+
+        Args:
+            inputs: Shape and box of the images.
+            batch: Images of one candidate.
+            draws: Generators of all candidates.
+            like: A tensor that says dtype and device.
+        """
 
 
-def check_start(start: str) -> None:
-    """Refuse names of starts that do not exist.
+class Normal(Start):
+    """N(0, 1) in the normalised scale."""
 
-    Raises:
-        ValueError: Naming those that do.
-    """
-    if start not in STARTS[:-1] and tile_side(start) is None:
-        raise ValueError(f"expected start to be one of {', '.join(STARTS)} with a whole N from 1 on, got {start!r}")
+    @property
+    def name(self) -> str:
+        """As in specs."""
+        return "normal"
+
+    def candidates(self, inputs: InputSpec, batch: int, *, draws: Draws, like: Tensor) -> Tensor:
+        """Independent pixels."""
+        return draws.normal(batch, *inputs.shape, like=like)
 
 
-def first_candidates(start: str, inputs: InputSpec, batch: int, *, draws: Draws, like: Tensor) -> Tensor:
-    """Candidates before the first step, (victims, restarts, batch, channels, height, width), normalised.
+class Uniform(Start):
+    """Uniform over all valid images."""
 
-    Args:
-        start: "normal": N(0, 1) in the normalised scale; "uniform": over all valid images; "grey": zero in the
-            normalised scale, the mean image; "patterned-N": an N x N tile of N(0, 1) for each image, repeated and cut
-            at the right and the lower edge (after Wei et al., arXiv 2004.10397, who find such starts faster).
-        inputs: Shape and box of the images.
-        batch: Images of one candidate.
-        draws: Generators of all candidates.
-        like: A tensor that says dtype and device.
+    @property
+    def name(self) -> str:
+        """As in specs."""
+        return "uniform"
 
-    Raises:
-        ValueError: If there is no such start.
-    """
-    check_start(start)
-    side = tile_side(start)
-    if side is not None:
-        tiles = draws.normal(batch, inputs.channels, side, side, like=like)
-        copies = [-(-size // side) for size in (inputs.height, inputs.width)]
-        return tiles.repeat(1, 1, 1, 1, *copies)[..., : inputs.height, : inputs.width].contiguous()
-    if start == "uniform":
+    def candidates(self, inputs: InputSpec, batch: int, *, draws: Draws, like: Tensor) -> Tensor:
+        """Independent pixels in [0, 1], normalised."""
         return inputs.normalise(torch.special.ndtr(draws.normal(batch, *inputs.shape, like=like)))
-    if start == "grey":
+
+
+class Grey(Start):
+    """Zero in the normalised scale, the mean image: the same point for all restarts."""
+
+    @property
+    def name(self) -> str:
+        """As in specs."""
+        return "grey"
+
+    def candidates(self, inputs: InputSpec, batch: int, *, draws: Draws, like: Tensor) -> Tensor:
+        """Zeros."""
         return torch.zeros(*draws.axes, batch, *inputs.shape, dtype=like.dtype, device=like.device)
-    return draws.normal(batch, *inputs.shape, like=like)
+
+
+@dataclass(frozen=True)
+class Patterned(Start):
+    """A tile of N(0, 1) for each image, repeated and cut at the right and the lower edge.
+
+    After Wei et al. (arXiv 2004.10397), who find such starts faster.
+
+    Attributes:
+        side: Height and width of the tile in pixels, 1 or more.
+
+    Raises:
+        ValueError: If the side is no whole number of 1 or more.
+    """
+
+    side: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("side", self.side, least=1)
+
+    @property
+    def name(self) -> str:
+        """As in specs."""
+        return f"patterned-{self.side}"
+
+    def candidates(self, inputs: InputSpec, batch: int, *, draws: Draws, like: Tensor) -> Tensor:
+        """The repeated tiles."""
+        tiles = draws.normal(batch, inputs.channels, self.side, self.side, like=like)
+        copies = [-(-size // self.side) for size in (inputs.height, inputs.width)]
+        return tiles.repeat(1, 1, 1, 1, *copies)[..., : inputs.height, : inputs.width].contiguous()
+
+
+_PLAIN: Mapping[str, Start] = MappingProxyType({one.name: one for one in (Normal(), Uniform(), Grey())})
+
+
+def start_named(name: str) -> Start:
+    """The start of a name.
+
+    Raises:
+        ValueError: If there is none; the message lists those that there are.
+
+    >>> start_named("patterned-4")
+    Patterned(side=4)
+    """
+    if name in _PLAIN:
+        return _PLAIN[name]
+    found = _PATTERNED.fullmatch(name)
+    if found is None:
+        raise ValueError(f"expected start to be one of {', '.join(STARTS)} with a whole N from 1 on, got {name!r}")
+    return Patterned(int(found.group(1)))

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from attacker.engine.adam import Adam
-from attacker.engine.by_victim import VictimLayers
+from attacker.engine.by_victim import ExchangedLayers, VictimLayers
+from attacker.engine.choose import possible
 from attacker.engine.distance import Elements
-from attacker.engine.factored import FactoredProducts, why_not_factored
-from attacker.engine.formed import ObservedUpdates, fastest_exact, form_each, weight_gradient
-from attacker.engine.observed import observed_gradient
+from attacker.engine.factored import FactoredProducts, serves_one_by_one, why_not_factored
+from attacker.engine.formed import (
+    ClientUpdate,
+    FormedProducts,
+    ObservedUpdates,
+    fastest_of,
+    form_each,
+    targets_of,
+    weight_gradient,
+)
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.survivors import Cut
 from attacker.engine.trace import Trace
@@ -23,6 +32,54 @@ from fl_precode.observation import Observation
 
 LEARNING_RATE = 1e-3
 """Adam's step for the surrogate's position, which lies in [0, 1]."""
+
+
+class Surrogate(ClientUpdate):
+    """Gradient at the weights ``a w0 + (1 - a) wT`` of every candidate, whose ``a`` learns from its backward pass.
+
+    Args:
+        replay: The victim's loss at the weights w0 that the clients received.
+        observations: One for each victim; their updates lead to wT.
+        position: ``a`` of every candidate.
+    """
+
+    def __init__(self, replay: Replay, observations: Sequence[Observation], position: Position) -> None:
+        self.position = position
+        self._replay = replay
+        self._updates = {name: torch.stack([one.update[name] for one in observations])
+                         for name in observations[0].update}  # fmt: skip
+
+    def form(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor], *, vmapped: bool) -> dict[str, Tensor]:
+        """See `ClientUpdate.form`."""
+        restarts = candidates.shape[1]
+        back = {
+            name: value.unsqueeze(1).expand(-1, restarts, *value.shape[1:]) for name, value in self._updates.items()
+        }
+        gradient = partial(self._gradient, vmapped=vmapped)
+        position = self.position.of(candidates)
+        return form_each(gradient, candidates, labels, position, back, list(noise), vmapped=vmapped)
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
+        """Some of the candidates, whose ``a`` goes on where it is."""
+        kept, chosen = copy(self), list(victims)
+        kept.position = self.position.keep(chosen, restarts)
+        kept._updates = {name: value[chosen] for name, value in self._updates.items()}
+        return kept
+
+    def _gradient(
+        self,
+        x: Tensor,
+        y: Tensor,
+        position: Tensor,
+        update: Mapping[str, Tensor],
+        noise: Sequence[Tensor],
+        *,
+        vmapped: bool,
+    ) -> dict[str, Tensor]:
+        """Gradient of one candidate (images, ...) at its surrogate weights."""
+        sent = self._replay.parameters
+        weights = {name: value.detach() + (1 - position).to(value.dtype) * update[name] for name, value in sent.items()}
+        return weight_gradient(self._replay, weights, x, y, noise, vmapped=vmapped)
 
 
 class SurrogateProducts(GradientProducts):
@@ -64,62 +121,36 @@ class SurrogateProducts(GradientProducts):
         elements: Elements | None = None,
         units: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
-        self._replay = replay
-        self._position = _Position(learning_rate)
         self.way = way
-        self._factored: FactoredProducts | None = None
-        updates = [one.update for one in observations]
+        self._products: FactoredProducts | FormedProducts
+        position = Position(learning_rate)
         if way == "factored":
-            targets = [observed_gradient(one) for one in observations]
-            batch_size = observations[0].batch_size or 1
-            self._factored = FactoredProducts(replay, targets, seen, batch_size=batch_size, matched=matched)
-            ends = [
-                Replay(replay.victim, {k: w + one.update[k] for k, w in one.parameters.items()}, replay.buffers)
-                for one in observations
-            ]
-            self._layers = MixedLayers(seen, replay, ends, large=self._factored.large)
-        else:
-            self._observed = ObservedUpdates(observations, matched, elements, units)
-            self._updates = {name: torch.stack([one[name] for one in updates]) for name in updates[0]}
+            targets, batch_size = targets_of(observations, None), observations[0].batch_size or 1
+            layers = MixedLayers(seen, replay, observations, position, large=serves_one_by_one(seen, batch_size))
+            self._products = FactoredProducts(
+                replay, targets, seen, batch_size=batch_size, matched=matched, layers=layers
+            )
+            return
+        observed = ObservedUpdates(targets_of(observations, elements), matched, elements, units)
+        self._products = FormedProducts(Surrogate(replay, observations, position), observed, vmapped=way == "vmap")
 
     @property
     def position(self) -> Tensor | None:
         """``a`` of every candidate, (victims, restarts) in [0, 1]; None before the first call."""
-        return self._position.values
+        products = self._products
+        own = products.layers if isinstance(products, FactoredProducts) else products.update
+        assert isinstance(own, MixedLayers | Surrogate)
+        return own.position.values
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate, ``batch`` being all images of the client; see `GradientProducts.__call__`."""
-        position = self._position.of(candidates)
-        if self._factored is not None:
-            with self._layers.installed(position):
-                return self._factored(candidates, labels, noise)
-        victims, restarts = candidates.shape[:2]
-        back = {
-            name: value.unsqueeze(1).expand(-1, restarts, *value.shape[1:]) for name, value in self._updates.items()
-        }
-        labels = labels.expand(candidates.shape[:3])
-        formed = form_each(self._gradient, candidates, labels, position, back, list(noise), vmapped=self.way == "vmap")
-        return self._observed.products(formed)
+        return self._products(candidates, labels, noise)
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:
         """Products for some of the candidates, whose ``a`` goes on where it is; see `GradientProducts.keep`."""
-        kept, chosen = copy(self), list(victims)
-        kept._position = self._position.keep(chosen, restarts)
-        if self._factored is not None:
-            kept._factored = self._factored.keep(chosen)
-            kept._layers = self._layers.keep(chosen)
-        else:
-            kept._observed = self._observed.keep(chosen)
-            kept._updates = {name: value[chosen] for name, value in self._updates.items()}
+        kept = copy(self)
+        kept._products = self._products.keep(victims, restarts)
         return kept
-
-    def _gradient(
-        self, x: Tensor, y: Tensor, position: Tensor, update: Mapping[str, Tensor], noise: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
-        """Gradient of one candidate (images, ...) at its surrogate weights."""
-        sent = self._replay.parameters
-        weights = {name: value.detach() + (1 - position).to(value.dtype) * update[name] for name, value in sent.items()}
-        return weight_gradient(self._replay, weights, x, y, noise, vmapped=self.way == "vmap")
 
 
 def surrogate_products(
@@ -159,41 +190,55 @@ def surrogate_products(
             units=None if units is None else units[: len(observations)],  # a probe looks at the first victim only
         )
 
+    names = None if matched is None else frozenset(matched)
     single = elements is not None or units is not None
-    ways = ("vmap",) if single or why_not_factored(replay.victim.model, seen) else ("factored", "vmap")
-    return fastest_exact(build, ways, replay, observations, seen)
+    ways: dict[str, Callable[[], str | None]] = {"vmap": possible}
+    if not single:
+        ways = {"factored": lambda: why_not_factored(replay.victim.model, seen), **ways}
+    way = fastest_of(build, ways, replay, observations, seen, decided_by=("surrogate", elements, units is None, names))
+    return build(way, replay, observations)
 
 
-class MixedLayers:
-    """Exchanges the forward pass of plain layers for one with weights between those in the layer and other ones.
+class MixedLayers(ExchangedLayers):
+    """Exchanges the forward pass of plain layers for one with weights between w0 and wT.
 
     A layer's output is linear in its weight and bias: at ``a w0 + (1 - a) wT`` it is ``a`` times the output at w0 plus
     ``1 - a`` times that at wT.
 
     Args:
         seen: A trace of the model, all of whose parameters belong to plain layers.
-        one: The replay at w0.
-        others: The replays at wT, for each victim.
+        replay: The replay at w0.
+        observations: One for each victim; their updates lead to wT.
+        position: ``a`` of every candidate.
         large: Whether convolutions are called for one victim after another.
     """
 
-    def __init__(self, seen: Trace, one: Replay, others: Sequence[Replay], *, large: bool) -> None:
+    def __init__(
+        self, seen: Trace, replay: Replay, observations: Sequence[Observation], position: Position, *, large: bool
+    ) -> None:
+        self.position = position
         layers = [run.module for run in seen.layers]
-        with VictimLayers.of(seen, [one], large=large).installed():
+        with VictimLayers.of(seen, [replay], large=large).exchanged():
             own: list[Callable[[Tensor], Tensor]] = [layer.forward for layer in layers]
         self._own = list(zip(layers, own, strict=True))
-        self._others = VictimLayers.of(seen, others, large=large, every=True)
+        ends = [
+            Replay(replay.victim, {k: w + one.update[k] for k, w in one.parameters.items()}, replay.buffers)
+            for one in observations
+        ]
+        self._others = VictimLayers.of(seen, ends, large=large, every=True)
 
-    def keep(self, victims: Sequence[int]) -> MixedLayers:
-        """Those of some victims."""
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
+        """Those of some candidates."""
         kept = copy(self)
-        kept._others = self._others.keep(victims)
+        kept.position = self.position.keep(victims, restarts)
+        kept._others = self._others.keep(victims, restarts)
         return kept
 
     @contextmanager
-    def installed(self, position: Tensor) -> Iterator[None]:
-        """Let the layers run with the weights at ``position``, (victims, restarts), inside the block."""
-        with self._others.installed():
+    def installed(self, candidates: Tensor) -> Iterator[None]:
+        """Let the layers run with the weights of each candidate inside the block."""
+        position = self.position.of(candidates)
+        with self._others.exchanged():
             for layer, own in self._own:
                 layer.__dict__["forward"] = _mixed(own, layer.forward, position)  # shadows the method of the class
             yield
@@ -210,7 +255,7 @@ def _mixed(
     return forward
 
 
-class _Position:
+class Position:
     """``a`` of every candidate, which learns from the backward pass of whatever was computed with it."""
 
     def __init__(self, learning_rate: float) -> None:
@@ -228,7 +273,7 @@ class _Position:
         tied: Tensor = _Tied.apply(candidates, self.values, self._learn)
         return tied
 
-    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> _Position:
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Position:
         """That of some candidates."""
         kept = copy(self)
         if self.values is not None and self._adam is not None:

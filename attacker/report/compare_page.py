@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from attacker.audit.compare import Change, Comparison
-from attacker.report import words
-from fl_precode.private_file import write_private
-
-_TEMPLATES = Path(__file__).parent / "templates"
+from attacker.report.html import environment, write_html
 
 
 def headline(found: Sequence[Comparison]) -> str:
@@ -38,15 +33,8 @@ def render_comparison(found: Sequence[Comparison], names: tuple[str, str]) -> st
         found: What changed.
         names: Of the two records.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(words=words, place=place)
-    return environment.get_template("compare.html.j2").render(found=found, names=names, headline=headline(found))
+    template = environment(place=place).get_template("compare.html.j2")
+    return template.render(found=found, names=names, headline=headline(found))
 
 
 def write_comparison(found: Sequence[Comparison], names: tuple[str, str], path: Path) -> Path:
@@ -55,7 +43,4 @@ def write_comparison(found: Sequence[Comparison], names: tuple[str, str], path: 
     Raises:
         OSError: If it cannot be written.
     """
-    path = path.expanduser().absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, render_comparison(found, names).encode())
-    return path
+    return write_html(render_comparison(found, names), path)

@@ -64,19 +64,23 @@ class Chart:
     left: int = _LEFT
     right: int = WIDTH - _RIGHT
     bottom: int = HEIGHT - _BOTTOM
+    top: int = _TOP
 
 
-def _across(low: float, high: float) -> Callable[[float], float]:
+def across(low: float, high: float) -> Callable[[float], float]:
+    """From a value to its place on the horizontal axis, which runs from ``low`` to ``high``."""
     span = (high - low) or 1
     return lambda value: round(_LEFT + (WIDTH - _LEFT - _RIGHT) * (value - low) / span, 1)
 
 
-def _up(high: float) -> Callable[[float], float]:
+def up(high: float) -> Callable[[float], float]:
+    """From a value to its place on the vertical axis, which runs from 0 to ``high``; larger ones lie at its end."""
     return lambda value: round(_TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - min(value, high) / high), 1)
 
 
-def _line(style: int, dots: Sequence[tuple[float, float]]) -> Line:
-    return Line(style=style, path=" ".join(f"{a},{b}" for a, b in dots), dots=tuple(dots))
+def line(style: int, dots: Sequence[tuple[float, float]], *, marked: bool = True) -> Line:
+    """A curve through places on the page; a dot on each where they are ``marked``."""
+    return Line(style=style, path=" ".join(f"{a},{b}" for a, b in dots), dots=tuple(dots) if marked else ())
 
 
 def _shares(place: Callable[[float], float]) -> tuple[tuple[float, str], ...]:
@@ -93,7 +97,7 @@ def accuracy_chart(federations: Sequence[FederationSummary]) -> Chart | None:
     rounds = [one.round for f in federations for one in f.accuracy if one.accuracy is not None]
     if not rounds:
         return None
-    x, y = _across(min(rounds), max(rounds)), _up(1)
+    x, y = across(min(rounds), max(rounds)), up(1)
     ends = [
         f"{words.defence_name(one.defence)} ends at {words.percent(one.final_accuracy)}"
         for one in federations
@@ -106,7 +110,7 @@ def accuracy_chart(federations: Sequence[FederationSummary]) -> Chart | None:
         x_ticks=_whole(x, min(rounds), max(rounds)),
         y_ticks=_shares(y),
         lines=tuple(
-            _line(style, [(x(one.round), y(one.accuracy)) for one in own.accuracy if one.accuracy is not None])
+            line(style, [(x(one.round), y(one.accuracy)) for one in own.accuracy if one.accuracy is not None])
             for style, own in enumerate(federations)
         ),
     )
@@ -118,7 +122,7 @@ def trade_chart(federations: Sequence[tuple[int, str, FederationSummary, AttackS
     Args:
         federations: Style, title, figures and that attack.
     """
-    x, y = _across(0, 1), _up(1)
+    x, y = across(0, 1), up(1)
     dots, said = [], []
     for style, title, own, best in federations:
         if own.final_accuracy is None or best.success_rate is None or best.interval is None:
@@ -184,7 +188,7 @@ def error_chart(errors: Errors, styles: Mapping[str, int], x_name: str) -> Chart
         return None
     most = max(error for own in drawn.values() for _, error in own)
     high = next((top for top in _TOPS if top >= most), 1.0)
-    x, y = _across(min(places), max(places)), _up(high)
+    x, y = across(min(places), max(places)), up(high)
     medians = {one: _medians(own) for one, own in drawn.items()}
     said = [
         f"median from {words.figure(one[0][1])} at {one[0][0]} to {words.figure(one[-1][1])} at {one[-1][0]}"
@@ -196,7 +200,7 @@ def error_chart(errors: Errors, styles: Mapping[str, int], x_name: str) -> Chart
         y_name="RMSE",
         x_ticks=_whole(x, min(places), max(places)),
         y_ticks=tuple((y(high * part / 5), f"{high * part / 5:.2f}") for part in range(6)),
-        lines=tuple(_line(styles[one], [(x(a), y(b)) for a, b in own]) for one, own in medians.items()),
+        lines=tuple(line(styles[one], [(x(a), y(b)) for a, b in own]) for one, own in medians.items()),
         dots=tuple(Dot(styles[one], x(a), y(b)) for one, own in drawn.items() for a, b in sorted(set(own))),
         faint=True,
     )

@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from attacker.leakage.record import Leakage, outliers
 from attacker.report import words
+from attacker.report.figures import Chart, across, line, up
+from attacker.report.html import data_uri, environment, write_html
 from attacker.report.leakage_words import advice, headline, warning
-from fl_precode.private_file import write_private
 
-_TEMPLATES = Path(__file__).parent / "templates"
-WIDTH, HEIGHT = 440, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 _FLOOR = -16
 """Decades below the largest eigenvalue at which the plot ends: rounding in float64."""
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpectrumChart:
-    """Eigenvalues by their place, on a logarithmic axis.
-
-    Attributes:
-        path: Points as SVG writes them.
-        x_ticks: Place on the page and number of the eigenvalue.
-        y_ticks: Place on the page and power of ten.
-        rank: Where the rank lies on the page, or None when it is full.
-    """
-
-    path: str
-    x_ticks: tuple[tuple[float, int], ...]
-    y_ticks: tuple[tuple[float, int], ...]
-    rank: float | None
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
-    bottom: int = HEIGHT - _BOTTOM
-    top: int = _TOP
-
-
-def spectrum_chart(eigenvalues: Sequence[float], *, unknowns: int, rank: int) -> SpectrumChart | None:
-    """The chart of an exact spectrum; None without one.
+def spectrum_chart(eigenvalues: Sequence[float], *, unknowns: int, rank: int) -> Chart | None:
+    """An exact spectrum by place on a logarithmic axis, and a line at the rank where it is not full; None without one.
 
     Args:
         eigenvalues: Shares of the largest, thinned out evenly, the largest first.
@@ -59,21 +32,23 @@ def spectrum_chart(eigenvalues: Sequence[float], *, unknowns: int, rank: int) ->
         return None
     decades = [max(math.log10(value), _FLOOR) if value > 0 else float(_FLOOR) for value in eigenvalues]
     low = min(-1, math.floor(min(decades)))
-
-    def x(place: float) -> float:
-        return round(_LEFT + (WIDTH - _LEFT - _RIGHT) * place / unknowns, 1)
-
-    def y(decade: float) -> float:
-        return round(_TOP + (HEIGHT - _TOP - _BOTTOM) * decade / low, 1)
-
+    x, height = across(0, unknowns), up(1)
     last = len(decades) - 1
-    step = math.ceil(-low / 8)
-    return SpectrumChart(
-        path=" ".join(f"{x(unknowns * i / last)},{y(value)}" for i, value in enumerate(decades)),
-        x_ticks=tuple((x(unknowns * part / 4), round(unknowns * part / 4)) for part in range(5)),
-        y_ticks=tuple((y(decade), decade) for decade in range(0, low - 1, -step)),
-        rank=x(rank) if rank < unknowns else None,
+    spectrum = [(x(unknowns * i / last), height(1 - value / low)) for i, value in enumerate(decades)]
+    limit = [(x(rank), height(1)), (x(rank), height(0))]
+    return Chart(
+        label=f"Eigenvalues of J J^T, the largest first: {rank} of {unknowns} count",
+        x_name="directions in the image",
+        y_name="eigenvalue",
+        x_ticks=tuple((x(unknowns * part / 4), words.count(round(unknowns * part / 4))) for part in range(5)),
+        y_ticks=tuple((height(1 - decade / low), _power(decade)) for decade in range(0, low - 1, -math.ceil(-low / 8))),
+        lines=(line(0, spectrum, marked=False), *([line(1, limit, marked=False)] if rank < unknowns else [])),
     )
+
+
+def _power(decade: int) -> str:
+    """A power of ten in the least space."""
+    return f"10{str(decade).translate(_RAISED)}" if decade else "1"
 
 
 def lost_picture(lost: Sequence[Sequence[float]]) -> str | None:
@@ -85,25 +60,18 @@ def lost_picture(lost: Sequence[Sequence[float]]) -> str | None:
     image.putdata(pixels)
     content = io.BytesIO()
     image.save(content, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri(content.getvalue())
 
 
 def render_leakage(found: Leakage) -> str:
     """The page as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["words"] = words
     first = next((one for one in found.images if one.reason is None), None)
     chart = None
     if first is not None and first.rank is not None:
         chart = spectrum_chart(found.eigenvalues, unknowns=first.unknowns, rank=first.rank)
     most, least = outliers(found.images)
-    return environment.get_template("leakage.html.j2").render(
+    template = environment().get_template("leakage.html.j2")
+    return template.render(
         found=found,
         first=first,
         headline=headline(found),
@@ -122,7 +90,4 @@ def write_leakage(found: Leakage, path: Path) -> Path:
     Raises:
         OSError: If it cannot be written.
     """
-    path = path.expanduser().absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, render_leakage(found).encode())
-    return path
+    return write_html(render_leakage(found), path)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord
@@ -18,14 +15,13 @@ from attacker.report import words
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
+from attacker.report.html import TEMPLATES, digest, environment, write_html
 from attacker.report.indices import determined
 from attacker.report.panels import ModelGroup, Panel, model_groups, most_successful
 from attacker.report.pictures import Album
 from attacker.report.repeat import command
 from attacker.report.verdict import overall, verdicts
-from fl_precode.private_file import write_private
 
-_TEMPLATES: Final = Path(__file__).parent / "templates"
 PAGE_NAME: Final = "index.html"
 LIMIT: Final = 4_900_000
 """Characters of the page, pictures included: it stays below 5 MB."""
@@ -41,24 +37,15 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         folder: Where ``audit.json`` lies; the pictures are found from there.
         redact: Embed blurred pictures in place of the true images and reconstructions; every number stays.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["words"] = words
-    environment.globals["answered"] = _answered
-    environment.globals["mends"] = lines_that_mend
+    templates = environment(answered=_answered, mends=lines_that_mend)
     album = Album(folder, redact=redact)
     groups = model_groups(record)
     panels = [panel for group in groups for panel in group.panels]
     titles = {panel.federation.id: panel.title for panel in panels if not panel.control}
     gallery = make_gallery(record, titles, album, LIMIT - _REST)
-    style = environment.get_template("report.css.j2").render()
-    script = (_TEMPLATES / "gallery.js").read_text()
-    return environment.get_template("page.html.j2").render(
+    style = templates.get_template("report.css.j2").render()
+    script = (TEMPLATES / "gallery.js").read_text()
+    return templates.get_template("page.html.j2").render(
         record=record,
         redact=redact,
         overall=overall([one for one in verdicts(record) if one.federation in titles]),
@@ -77,7 +64,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         # Both are files of this package; the policy names their digests, so that nothing else runs or styles the page.
         style=Markup(style),
         script=Markup(script),
-        digest={"style": _digest(style), "script": _digest(script)},
+        digest={"style": digest(style), "script": digest(script)},
     )
 
 
@@ -98,13 +85,7 @@ def write_report(record: AuditRecord, *, folder: Path, out: Path, redact: bool =
     """
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = out / PAGE_NAME
-    write_private(path, render_page(record, folder, redact=redact).encode())
-    return path
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return write_html(render_page(record, folder, redact=redact), out / PAGE_NAME)
 
 
 def _attacked_updates(record: AuditRecord) -> dict[str, int]:

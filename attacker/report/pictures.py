@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 from collections.abc import Iterable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from PIL import Image
+
+from attacker.report.html import data_uri
 
 _logger = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -107,7 +108,7 @@ class Album:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return self._problem(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
         kind = "png" if content.startswith(_PNG) else "webp"
-        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        return data_uri(content, kind)
 
     def _again(self, content: bytes, encoding: Encoding) -> bytes:
         with Image.open(io.BytesIO(content)) as file:

@@ -7,42 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 _MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20"}
-_DEFENCES = {
-    "none": "no defence",
-    "unknown": "a defence that was not announced",
-    "precode": "PRECODE",
-    "precode-reference": "PRECODE (reference settings)",
-    "cvb": "CVB",
-    "cvb-reference": "CVB (reference KL)",
-    "dropout": "dropout",
-    "noise": "Gaussian noise",
-    "laplace": "Laplace noise",
-    "ppp": "PPP",
-    "prune": "pruning",
-    "clip": "clipping",
-    "quantise": "quantisation",
-    "sign": "signs",
-    "soteria": "Soteria",
-    "dp": "DP-SGD",
-}
-_ATTACKS = {
-    "first-layer": "first-layer inversion",
-    "inverting-gradients": "Inverting Gradients",
-    "spear": "SPEAR",
-    "dlg": "DLG",
-    "idlg": "iDLG",
-    "see-through-gradients": "See Through Gradients",
-    "portfolio": "portfolio of attacks",
-    "layerwise-inversion": "layer-wise inversion",
-    "through-bottleneck": "inversion through the bottleneck",
-    "hybrid": "Hybrid",
-    "then-refine": "layer-wise inversion, refined",
-    "ignore": "Ignore",
-    "noise-restoring": "noise restoring",
-    "noise-recovery": "noise recovery",
-    "dropout-inversion": "dropout inversion",
-    "defence-matched": "defence-matched gradients",
-}
+_NO_DEFENCES = {"none": "no defence", "unknown": "a defence that was not announced"}
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _KNOWLEDGE = {
     "labels": "the true labels of each client's images",
@@ -82,7 +47,10 @@ def defence_name(spec: str) -> str:
     >>> defence_name("noise:std=1e+2")
     'Gaussian noise (std=1e+2)'
     """
-    return joined([_named(part.strip(), _DEFENCES) for part in _PLUS.split(spec)])
+    from fl_precode.defences import DEFENCES
+
+    titles = {name: entry.title for name, entry in DEFENCES.items() if entry.title} | _NO_DEFENCES
+    return joined([_named(part.strip(), titles) for part in _PLUS.split(spec)])
 
 
 def defence_text(spec: str) -> str:
@@ -100,8 +68,10 @@ def attack_name(spec: str) -> str:
     >>> attack_name("inverting-gradients:iterations=100")
     'Inverting Gradients'
     """
-    name = spec.partition(":")[0]
-    return _ATTACKS.get(name, name)
+    # Each says it at its class. Pages of finished audits need nothing else of them, so they are not loaded before.
+    from attacker.attacks.registry import attack_title
+
+    return attack_title(spec)
 
 
 def dataset_name(spec: str) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from attacker.jobs.job import Job
+from attacker.jobs.progress import Progress
+from attacker.jobs.run import Foreman, Terms, hire_for
+from attacker.reproduce.cell_work import job_of
 from attacker.reproduce.cells import Cell, Made
 from attacker.reproduce.experiment import Experiment
-from attacker.reproduce.run import WORKER_DIED, make_cell, worker_pool
 from attacker.reproduce.store import Store
 
 
@@ -33,56 +34,55 @@ class Ahead:
         self._store = Store(folder)
         self._workers = workers
         self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        self._pool = self._stack.enter_context(worker_pool(self._workers))
+        progress = Progress([])
+        crew = self._stack.enter_context(hire_for(self._store.cells, workers=self._workers)(progress.hear))
+        self._foreman = Foreman(self._store.cells, crew, progress, Terms())
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._stack:
+            self._foreman.withdraw()
+            while kind is None and self._foreman.busy:
+                self._foreman.step()
 
     def results(self, cells: Iterable[Cell]) -> Generator[tuple[Cell, Made], None, None]:
         """Each cell with its result, in the given order; close it to want no more.
 
         Raises:
             ValueError: If a finished cell was altered.
-            RuntimeError: If a worker process died.
+            RuntimeError: If a cell cannot be made, or its worker process died again and again.
         """
-        begun: deque[tuple[Cell, Future[None] | None]] = deque()
+        begun: deque[Cell] = deque()
         try:
             for cell in cells:
-                begun.append((cell, self._begin(cell)))
+                begun.append(cell)
+                if self._workers > 1 and self._read(cell) is None:
+                    self._foreman.add(self._job(cell))
+                    self._foreman.begin()
                 if len(begun) >= self._workers:
-                    yield self._finished(*begun.popleft())
+                    yield self._finished(begun.popleft())
             while begun:
-                yield self._finished(*begun.popleft())
+                yield self._finished(begun.popleft())
         finally:
-            for _, future in begun:
-                if future is not None:
-                    future.cancel()
+            self._foreman.withdraw()
 
     def result(self, cell: Cell) -> Made:
         """The result of one cell; raises as `results` does."""
-        return self._finished(cell, self._begin(cell))[1]
+        return self._finished(cell)[1]
 
-    def _begin(self, cell: Cell) -> Future[None] | None:
-        if self._pool is None or self._read(cell) is not None:
-            return None
-        return self._pool.submit(make_cell, self._experiment, cell, self._store.folder)
-
-    def _finished(self, cell: Cell, future: Future[None] | None) -> tuple[Cell, Made]:
-        try:
-            if future is not None:
-                future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(WORKER_DIED) from error
+    def _finished(self, cell: Cell) -> tuple[Cell, Made]:
         found = self._read(cell)
         if found is None:
-            make_cell(self._experiment, cell, self._store.folder)
+            self._foreman.add(self._job(cell))
+        while found is None:
+            self._foreman.step()
             found = self._read(cell)
-        assert found is not None
         return cell, found
+
+    def _job(self, cell: Cell) -> Job:
+        return job_of(self._experiment, cell, self._store, threads=1 if self._workers > 1 else None)
 
     def _read(self, cell: Cell) -> Made | None:
         return self._store.read(cell, self._experiment.recipe(cell))

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from attacker.attacks.registry import entry_of
 from attacker.reproduce.figures import canvas, svg_text
 
 if TYPE_CHECKING:
     from attacker.reproduce.inversion_page import AttackFigures, NetFigures
 
-_COLOURS = {
-    "layerwise-inversion": "#1d63b8",
-    "hybrid": "#0f766e",
-    "then-refine": "#b3261e",
-    "dlg": "#a16207",
-    "inverting-gradients": "#94a3b8",
-}
 _STEPS = ("#1d63b8", "#0f766e", "#c2410c", "#7c3aed", "#be123c", "#a16207")
 
 
 def _colour(attack: str) -> str:
-    return _COLOURS.get(attack.partition(":")[0], "#64748b")
+    return entry_of(attack).colour
 
 
 def by_net(nets: Sequence[NetFigures], name: Callable[[str], str]) -> str:

@@ -15,8 +15,9 @@ from attacker.attacks.registry import build_attack
 from attacker.audit.guesses import Guesses
 from attacker.audit.machine import versions
 from attacker.audit.truth_federation import TrainingImages
-from attacker.reproduce.cells import Cell, Setup
+from attacker.reproduce.cells import Cell, Made, Setup
 from attacker.reproduce.scales import SCALES, Scale
+from attacker.reproduce.store import Store
 from attacker.reproduce.worst_case import attacks_on
 from fl_precode.config import Settings
 from fl_precode.data import ImageData, load_data
@@ -143,6 +144,24 @@ class Experiment:
             rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
             return common | {"rounds": rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
         return common | {"victims": scale.victims, "compared with": GUESSES}
+
+    def make(self, cell: Cell, store: Store) -> Made:
+        """The result of a cell; a federation is run in this process."""
+        from attacker.reproduce.work import make
+
+        return make(self, cell, store)
+
+    def cost(self, cell: Cell) -> float:
+        """Expected seconds, roughly: only their proportions matter."""
+        scale = self.scale
+        if cell.kind == "training":
+            return 2.0 + 1.5 * scale.epochs
+        if cell.kind == "federation":
+            return 15.0 + 2.0 * scale.rounds
+        if cell.kind == "choice":
+            return 1.0 + 0.3 * scale.victims
+        searches = any("iterations" in spec for spec in cell.attacks)
+        return 1.0 + (0.0015 * scale.iterations * scale.victims if searches else 0.0)
 
 
 def attack_cell(setup: Setup, attack: str, epoch: int) -> Cell:

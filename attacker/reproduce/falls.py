@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attacker.attacks.registry import ATTACKS
+from attacker.attacks.registry import entry_of
 from attacker.report import words
 from attacker.reproduce.summary import Assumption, AttackScore, Fall, Score, SetupSummary, State
 
@@ -98,7 +98,7 @@ def _came_back(score: Score) -> str:
 
 def knowledge(spec: str) -> str:
     """What an adaptive attack makes use of, in the registry's words."""
-    return ATTACKS[spec.partition(":")[0]].description
+    return entry_of(spec).description
 
 
 def state_name(epoch: int) -> str:

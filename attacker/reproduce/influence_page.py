@@ -14,6 +14,7 @@ from attacker.audit.files import png_bytes
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import Count, Entry, Machine, Number, Setting
 from attacker.report import words
+from attacker.report.html import write_html
 from attacker.reproduce import comparison_figures as figures
 from attacker.reproduce.finish import RESULTS_NAME
 from attacker.reproduce.influences import Influence, Influenced, Influences, Measured
@@ -106,9 +107,7 @@ def finish_influences(comparison: Influences, folder: Path) -> tuple[InfluenceSu
         gallery=_gallery(comparison, made, store),
         stds=[change_name(f"noise:std={std:g}") for std in comparison.scale.stds],
     )
-    path = store.folder / PAGE_NAME
-    write_private(path, text.encode())
-    return summary, path
+    return summary, write_html(text, store.folder / PAGE_NAME)
 
 
 def summarise_influences(comparison: Influences, made: Made) -> InfluenceSummary:

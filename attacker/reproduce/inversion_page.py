@@ -15,6 +15,7 @@ from attacker.audit.files import png_bytes
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import Count, Entry, Machine, Number, Setting
 from attacker.report import words
+from attacker.report.html import write_html
 from attacker.reproduce import comparison_figures as figures
 from attacker.reproduce.finish import RESULTS_NAME
 from attacker.reproduce.inversions import R_GAP, Inversion, Inversions, Inverted, Ranks, searches
@@ -95,7 +96,6 @@ def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSu
     store = Store(folder)
     summary = summarise_inversions(comparison, store)
     write_private(store.folder / RESULTS_NAME, (summary.model_dump_json(indent=1) + "\n").encode())
-    path = store.folder / PAGE_NAME
     pictures = {
         "nets": (svg_uri(figures.by_net(summary.nets, attack_name)), "PSNR by net and attack, as in the table below"),
     }
@@ -106,8 +106,7 @@ def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSu
         pictures["noise"] = (svg_uri(figures.by_noise(summary.noise, attack_name)), curve)
     text = templates(attack_name=attack_name).get_template("inversions.html.j2")
     shown = text.render(s=summary, headline=headline(summary), pictures=pictures, gallery=_gallery(comparison, store))
-    write_private(path, shown.encode())
-    return summary, path
+    return summary, write_html(shown, store.folder / PAGE_NAME)
 
 
 def summarise_inversions(comparison: Inversions, store: Store) -> InversionSummary:

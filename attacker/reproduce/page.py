@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
-import attacker.report
 from attacker.report import words
+from attacker.report.html import data_uri, environment, write_html
 from attacker.reproduce import figures, reading
 from attacker.reproduce.falls import knowledge, state_name
 from attacker.reproduce.summary import Fall, SetupSummary, Summary
-from fl_precode.private_file import write_private
 
 PAGE_NAME = "index.html"
-_TEMPLATES = (Path(__file__).parent / "templates", Path(attacker.report.__file__).parent / "templates")
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,22 +60,14 @@ class Group:
 
 def render(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> str:
     """The page as HTML text; galleries by image set and model."""
-    environment = templates(reading=reading, state_name=state_name, knowledge=knowledge, adaptive=reading.adaptive)
+    own = templates(reading=reading, state_name=state_name, knowledge=knowledge, adaptive=reading.adaptive)
     groups = _groups(summary, galleries)
-    return environment.get_template("reproduction.html.j2").render(s=summary, groups=groups, headline=headline(summary))
+    return own.get_template("reproduction.html.j2").render(s=summary, groups=groups, headline=headline(summary))
 
 
 def templates(**names: Any) -> Environment:
     """What the pages of experiments are made with; templates know ``words``, ``png`` and these names."""
-    environment = Environment(
-        loader=FileSystemLoader([str(folder) for folder in _TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(words=words, png=png_uri, **names)
-    return environment
+    return environment(_TEMPLATES, png=data_uri, **names)
 
 
 def write_page(summary: Summary, galleries: Mapping[tuple[str, str], Gallery], out: Path) -> Path:
@@ -86,9 +76,7 @@ def write_page(summary: Summary, galleries: Mapping[tuple[str, str], Gallery], o
     Raises:
         OSError: If it cannot be written.
     """
-    path = out / PAGE_NAME
-    write_private(path, render(summary, galleries).encode())
-    return path
+    return write_html(render(summary, galleries), out / PAGE_NAME)
 
 
 def headline(summary: Summary) -> str:
@@ -151,9 +139,4 @@ def _point_words(setup: SetupSummary) -> str:
 
 def svg_uri(svg: str) -> str:
     """A figure as a ``data:`` URI."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-
-
-def png_uri(content: bytes) -> str:
-    """A PNG as a ``data:`` URI."""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return data_uri(svg.encode(), "svg+xml")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from pydantic import ValidationError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from attacker.audit.checksum import checksum
-from attacker.audit.files import make_private_folder
+from attacker.jobs.store import Altered, FolderStore, checksum, read_tensors, write_tensors
 from attacker.reproduce.cells import Made, StoredFile
-from fl_precode.private_file import write_private
+from fl_precode.private_file import make_private_folder
 
 MARKER = ".fl-precode-reproduce"
-FORMAT, VERSION = "fl-precode-cell", 1
 
 R = TypeVar("R", bound=Made)
 Recipe = Mapping[str, Any]
@@ -38,8 +33,30 @@ class Storable(Protocol):
         """Beginning of the file's name, for people."""
 
     @property
+    def title(self) -> str:
+        """For people."""
+
+    @property
     def made(self) -> type[Made]:
         """What its result is."""
+
+
+class CellCodec:
+    """A cell's file holds the cell, its recipe and its result; see `Codec`."""
+
+    format = "fl-precode-cell"
+    version = 1
+
+    def encode(self, result: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """See `Codec`; tensors of cells are kept beside them, by `Store.keep`."""
+        return result, {}
+
+    def decode(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """See `Codec`."""
+        return content
+
+
+CELL: Final = CellCodec()
 
 
 class Store:
@@ -47,6 +64,10 @@ class Store:
 
     Args:
         folder: Created, 0700.
+
+    Attributes:
+        folder: Its absolute path.
+        cells: What jobs write to; the id of a job is the `name` of its cell.
 
     Raises:
         ValueError: If the folder holds something else.
@@ -60,12 +81,16 @@ class Store:
             )
         self.folder = make_private_folder(folder)
         (self.folder / MARKER).touch(mode=0o600)
-        self._cells = make_private_folder(self.folder / "cells")
+        self.cells = FolderStore(self.folder / "cells", CELL)
         self._tensors = make_private_folder(self.folder / "tensors")
+
+    def name(self, cell: Storable, recipe: Recipe) -> str:
+        """Name of the cell's files, without a suffix."""
+        return f"{re.sub(r'[^A-Za-z0-9.]+', '-', cell.stem)[:60]}-{identity(cell, recipe)}"
 
     def path(self, cell: Storable, recipe: Recipe) -> Path:
         """Where the cell's result is, or will be."""
-        return self._cells / f"{re.sub(r'[^A-Za-z0-9.]+', '-', cell.stem)[:60]}-{identity(cell, recipe)}.json"
+        return self.cells.path(self.name(cell, recipe))
 
     def write(self, cell: Storable, recipe: Recipe, result: Made) -> None:
         """Keep a finished cell.
@@ -73,15 +98,7 @@ class Store:
         Raises:
             OSError: If it cannot be written.
         """
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "cell": asdict(cell),
-            "recipe": dict(recipe),
-            "result": result.model_dump(mode="json"),
-        }
-        content["sha256"] = checksum(content)
-        write_private(self.path(cell, recipe), (json.dumps(content, indent=1) + "\n").encode())
+        self.cells.keep(self.name(cell, recipe), content_of(cell, recipe, result))
 
     def read(self, cell: Storable, recipe: Recipe) -> Made | None:
         """A cell's result, or None while it is not finished.
@@ -89,23 +106,16 @@ class Store:
         Raises:
             ValueError: If the file was altered or damaged; it names the file.
         """
-        path = self.path(cell, recipe)
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        name = self.name(cell, recipe)
+        if not self.cells.has(name):
             return None
-        except ValueError as error:
-            raise _altered(path, f"it is no JSON ({error})") from None
-        if not isinstance(content, dict) or content.pop("sha256", None) != checksum(content):
-            raise _altered(path, "its checksum does not fit its content")
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise _altered(path, "it is of another format or version")
+        content = self.cells.load(name)
         if content["cell"] != json.loads(json.dumps(asdict(cell))):
-            raise _altered(path, "it is the result of another cell")
+            raise Altered(self.cells.path(name), "it is the result of another cell")
         try:
             return cell.made.model_validate(content["result"])
         except ValidationError as error:
-            raise _altered(path, str(error.errors()[0]["msg"])) from None
+            raise Altered(self.cells.path(name), str(error.errors()[0]["msg"])) from None
 
     def result(self, cell: Storable, recipe: Recipe, kind: type[R]) -> R:
         """The result of a cell that others of its kind depend on.
@@ -124,9 +134,8 @@ class Store:
         Raises:
             OSError: If they cannot be written.
         """
-        content = save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-        write_private(self._tensors / f"{name}.safetensors", content)
-        return StoredFile(name=f"{name}.safetensors", sha256=hashlib.sha256(content).hexdigest())
+        file = f"{name}.safetensors"
+        return StoredFile(name=file, sha256=write_tensors(self._tensors / file, tensors))
 
     def load(self, file: StoredFile) -> dict[str, Tensor]:
         """Tensors that were kept, on the CPU.
@@ -134,23 +143,19 @@ class Store:
         Raises:
             ValueError: If the file is missing or was altered; it names the file.
         """
-        path = self._tensors / file.name
         try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+            return read_tensors(self._tensors / file.name, file.sha256)
+        except Altered as error:
             raise ValueError(
-                f"{path} is missing, and finished cells need it; remove the folder {self._cells} to begin anew"
+                f"{error.what}; remove it and the cells in {self.cells.folder}, and the same command makes them again"
             ) from None
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise _altered(path, "its checksum is not the one that its cell names", also=self._cells)
-        return load_tensors(content)
+
+
+def content_of(cell: Storable, recipe: Recipe, result: Made) -> dict[str, Any]:
+    """What is kept of a finished cell."""
+    return {"cell": asdict(cell), "recipe": dict(recipe), "result": result.model_dump(mode="json")}
 
 
 def identity(cell: Storable, recipe: Recipe) -> str:
     """Short name of a cell made by a recipe: other settings, another name."""
     return checksum({"cell": asdict(cell), "recipe": dict(recipe)})[:16]
-
-
-def _altered(path: Path, why: str, *, also: Path | None = None) -> ValueError:
-    advice = "remove it, and the same command makes it again" if also is None else f"remove it and the cells in {also}"
-    return ValueError(f"{path} was altered or damaged: {why}; {advice}")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from attacker.attacks.answers import answers, needs_defence
-from attacker.attacks.registry import ATTACKS
+from attacker.attacks.answers import COMPARED_WITH, answers, needs_defence
+from attacker.attacks.registry import ATTACKS, entry_of
 from attacker.reproduce.scales import Scale
+from fl_precode.spec import spec_name
 
-WITHOUT_KNOWLEDGE = ("first-layer", "layerwise-inversion", "spear", "inverting-gradients")
-"""Plain attacks: what the papers attack with, and formulas that hold whatever comes behind a layer. They run as they
-are whether there is a defence or not, so none of them needs to know it. Names that are not registered are passed over.
-"""
-
-_CONTAINS_OTHERS = "portfolio"
 _DLG_WITHOUT_LABELS = "idlg"
 """Labels are granted, so that nothing is left in which it differs from "dlg"."""
 
@@ -21,7 +16,17 @@ PATIENCE = 4
 _PATIENT_PRIOR = "0.01"
 """Weight of total variation, as Geiping et al. take it for batches; 1e-6, as in PRECODE's paper, leaves noise."""
 
-_FORMULAS = ("first-layer", "spear", "layerwise-inversion", "through-bottleneck")
+
+def without_knowledge() -> tuple[str, ...]:
+    """Plain attacks: formulas that hold whatever comes behind a layer, and the search that the papers attack with.
+
+    They run as they are whether there is a defence or not, so none of them needs to know it.
+
+    >>> without_knowledge()
+    ('first-layer', 'layerwise-inversion', 'spear', 'inverting-gradients')
+    """
+    formulas = (name for name, entry in ATTACKS.items() if entry.exact and (entry.oblivious or not entry.answers))
+    return (*formulas, COMPARED_WITH)
 
 
 def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
@@ -31,8 +36,7 @@ def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
     nothing to adapt to. Attacks that do not fit an update refuse it themselves.
     """
     adaptive = (name for name in ATTACKS if is_adaptive(name) and answers(name, defence))
-    plain = (name for name in WITHOUT_KNOWLEDGE if name in ATTACKS)
-    return tuple(_spec(name, scale) for name in (*plain, *adaptive))
+    return tuple(_spec(name, scale) for name in (*without_knowledge(), *adaptive))
 
 
 def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
@@ -41,9 +45,12 @@ def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
     To recommend a defence takes more than to compare some: noise that stops one search may not stop the next.
     """
     known = attacks_on(defence, scale)
-    names = {spec.partition(":")[0] for spec in known}
-    passed = {*names, _CONTAINS_OTHERS, _DLG_WITHOUT_LABELS}
-    others = [name for name in ATTACKS if name not in passed and not needs_defence(name)]
+    passed = {*map(spec_name, known), _DLG_WITHOUT_LABELS}
+    others = [
+        name
+        for name, entry in ATTACKS.items()
+        if name not in passed and not entry.made_of_others and not needs_defence(name)
+    ]
     # With settings of their own: the paper's step is for signed Adam.
     return (
         *known,
@@ -56,7 +63,7 @@ def patient_attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
 
     Behind pruning of 90 % a search of 1,000 iterations ends far from every image, one of 4,000 brings some back.
     """
-    names = [spec.partition(":")[0] for spec in attacks_on(defence, scale)]
+    names = [spec_name(spec) for spec in attacks_on(defence, scale)]
     patience = {
         "iterations": PATIENCE * scale.iterations,
         "restarts": PATIENCE,
@@ -68,13 +75,13 @@ def patient_attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
 
 def is_quick(spec: str) -> bool:
     """Whether an attack is a formula: seconds at most."""
-    return spec.partition(":")[0] in _FORMULAS
+    return entry_of(spec).exact
 
 
 def is_adaptive(spec: str) -> bool:
     """Whether an attack has to know the defence: it takes it into account, and would not run as it is without."""
-    name = spec.partition(":")[0]
-    return ATTACKS[name].adaptive and name not in (*WITHOUT_KNOWLEDGE, _CONTAINS_OTHERS)
+    entry = entry_of(spec)
+    return entry.adaptive and not entry.made_of_others and spec_name(spec) not in without_knowledge()
 
 
 def _spec(name: str, scale: Scale) -> str:

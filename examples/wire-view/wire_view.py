@@ -12,12 +12,9 @@ from federations import SETTINGS, run_secure_aggregation, run_settings
 from photographs import CLIENTS, LEARNING_RATE, Net, load_data
 from torch import Tensor
 
-from attacker.attacks.registry import build_attack
-from attacker.metrics import match_batch, ssim
-from attacker.victim import Victim
+import fl_precode as flp
 from fl_precode import Observation, Protocol
-from fl_precode.tape import Tape
-from fl_precode.tape_notes import input_spec
+from fl_precode.metrics import match_batch, ssim
 
 ATTACK = "inverting-gradients:iterations=600"
 OF_A_BATCH = f"{ATTACK},total_variation=1e-2"  # several images behind one update need more smoothing
@@ -25,8 +22,8 @@ OF_A_BATCH = f"{ATTACK},total_variation=1e-2"  # several images behind one updat
 
 def attack(spec: str, observations: list[Observation]) -> Tensor:
     """Images found in updates, (3, 3, 32, 32) in [0, 1], in the order of the clients' true ones."""
-    victim = Victim(model=Net(), inputs=input_spec("3x32x32", CLIENTS))
-    found = build_attack(spec)(victim, observations, generator=torch.Generator().manual_seed(0))
+    victim = flp.Victim(model=Net(), inputs=flp.InputSpec.parse("3x32x32", CLIENTS))
+    found = flp.attacks.build_attack(spec)(victim, observations, generator=torch.Generator().manual_seed(0))
     images = torch.cat([one.inputs for one in found if one.inputs is not None]).clamp(0, 1)
     return images[match_batch(images, truth())]
 
@@ -59,10 +56,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         run_settings(Path(folder))
         for name in SETTINGS:
-            pictures[name] = attack(ATTACK, list(Tape(Path(folder, name)).observations()))
+            pictures[name] = attack(ATTACK, list(flp.Tape(Path(folder, name)).observations()))
         tape = Path(folder, "secure-aggregation")
         before, after = run_secure_aggregation(tape)
-        on_tape = Tape(tape)
+        on_tape = flp.Tape(tape)
         print(f"secure aggregation: {len(on_tape.entries)} updates on the wire; {on_tape.failures[0].reason}")
         pictures["secure aggregation (sum)"] = attack(OF_A_BATCH, [of_the_sum(before, after)])
     figure, axes = plt.subplots(len(pictures), CLIENTS, figsize=(5.5, 1.3 * len(pictures)), dpi=80)

@@ -12,8 +12,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from fl_precode.flower.reference_app import CARRIED
-
 FINGERPRINTED = ("fl_precode", "clients")
 """The packages that a client runs."""
 
@@ -25,15 +23,10 @@ PARTITION_KEY = "partition-id"
 
 
 def folder_fingerprint(folders: Iterable[Path]) -> str:
-    """SHA-256 over the names and contents of every Python file below the folders.
-
-    An installed ``fl_precode`` carries the rest of the reference app; it counts as the one without.
-    """
+    """SHA-256 over the names and contents of every Python file below the folders."""
     digest = hashlib.sha256()
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
-            if file.relative_to(folder).parts[0] == CARRIED:
-                continue
             digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}".encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

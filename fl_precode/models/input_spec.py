@@ -47,6 +47,29 @@ class InputSpec:
         if min(self.std) <= 0:
             raise ValueError(f"expected a positive std for each channel, got {self.std}")
 
+    @classmethod
+    def parse(cls, shape: str, classes: int) -> InputSpec:
+        """The input domain of images of which only the shape is known: how they are normalised is not (`scale_known`).
+
+        Args:
+            shape: Channels x height x width, such as ``3x32x32``.
+            classes: Number of classes.
+
+        Raises:
+            ValueError: If the shape is something else.
+
+        >>> InputSpec.parse("1x8x8", 10).shape
+        (1, 8, 8)
+        """
+        try:
+            channels, height, width = (int(part) for part in shape.lower().split("x"))
+        except ValueError:
+            raise ValueError(f"expected channels x height x width, such as 3x32x32, got {shape!r}") from None
+        mean, std = (0.0,) * channels, (1.0,) * channels
+        return cls(
+            channels=channels, height=height, width=width, classes=classes, mean=mean, std=std, scale_known=False
+        )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""

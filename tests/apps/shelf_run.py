@@ -22,7 +22,7 @@ from tests.apps.added_lines import add_lines, move_names
 from tests.apps.shelf import SHELF, TAPE, App
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "from attacker.cli import main; main()"
+PROGRAM = "from fl_precode.cli import main; main()"
 
 _HUB = {
     "cifar10": ("uoft-cs/cifar10", "img", 10, served_files.cifar10),

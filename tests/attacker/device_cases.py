@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attacker.attacks import ATTACKS, Attack, GradientMatching, Reconstruction, build_attack
 from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.attacks.search_options import options_of
 from attacker.audit.placement import brought_back, placed
 from attacker.engine import (
     DenseProducts,
@@ -82,11 +83,11 @@ def quick(name: str) -> Attack:
     attack = build_attack(name)
     if name == "portfolio" or isinstance(attack, AdaptiveMatching):
         return build_attack(f"{name}:iterations=4,restarts=2")
+    if isinstance(attack, GradientMatching):
+        warmup = 1 if options_of(attack)["warmup"] else 0
+        return attack.with_options(iterations=4, restarts=2, warmup=warmup)
     names = {one.name for one in fields(attack)}  # type: ignore[arg-type]
-    if getattr(attack, "warmup", 0) == 0:
-        names.discard("warmup")
-    changes = {key: value for key, value in {"iterations": 4, "restarts": 2, "warmup": 1}.items() if key in names}
-    return replace(attack, **changes)  # type: ignore[type-var]
+    return replace(attack, iterations=4) if "iterations" in names else attack  # type: ignore[type-var]
 
 
 def compare(here: list[Reconstruction], there: list[Reconstruction], device: str) -> None:
@@ -129,7 +130,7 @@ def audit_agrees(device: str) -> None:
 def budget_agrees(device: str) -> None:
     """A budget that holds one candidate at a time."""
     victim, seen = federation("mlp", 1)
-    attack = GradientMatching(iterations=4, restarts=2, memory=1e-9)
+    attack = GradientMatching().with_options(iterations=4, restarts=2, memory=1e-9)
     here = attack(victim, seen, generator=torch.Generator().manual_seed(3))
     there = attack(
         moved(victim, device), [elsewhere(one, device) for one in seen], generator=torch.Generator().manual_seed(3)

@@ -29,7 +29,7 @@ from tests.attacker.bottlenecked import (
 )
 from tests.attacker.members import error, measured, run, victim_of
 
-SEARCH = GradientMatching(iterations=30, total_variation=0.0)
+SEARCH = GradientMatching().with_options(iterations=30, total_variation=0.0)
 NAMES = ("ignore", "noise-restoring", "noise-recovery")
 X = tiny.images(SPEC, 1)
 
@@ -124,7 +124,7 @@ def test_noise_recovery_knows_the_noise_and_says_how_well():
 def test_what_is_not_recovered_is_searched():
     victim = both_kinds()
     (seen,) = observed(victim)
-    (one,) = run(NoiseRecovery(matching=replace(SEARCH, iterations=60)), victim, [seen])
+    (one,) = run(NoiseRecovery(matching=SEARCH.with_options(iterations=60)), victim, [seen])
     true = [normal(1, *latent, seed=place) for place, latent in enumerate(trace(victim).latents)]
     assert torch.allclose(one.noise[1], true[1], rtol=0, atol=1e-9)
     assert one.noise[0].shape == true[0].shape
@@ -137,14 +137,14 @@ def test_what_is_not_recovered_is_searched():
 def test_noise_restoring_finds_image_and_noise_together(build):
     victim = build()
     (seen,) = observed(victim)
-    attack = NoiseRestoring(matching=replace(SEARCH, iterations=200))
+    attack = NoiseRestoring(matching=SEARCH.with_options(iterations=200))
     (one,) = run(attack, victim, [seen])
     true = [normal(1, *latent, seed=place) for place, latent in enumerate(trace(victim).latents)]
     assert [value.shape for value in one.noise] == [value.shape for value in true]
     at_own = measured(victim, seen, one, [value[None, None] for value in one.noise])
     assert at_own == pytest.approx(one.matching_loss, rel=1e-6, abs=1e-10)  # the best iterate keeps its noise
     assert one.matching_loss < 0.01
-    (plain,) = run(replace(SEARCH, iterations=200), victim, [seen])
+    (plain,) = run(SEARCH.with_options(iterations=200), victim, [seen])
     assert error(one, X) < error(plain, X)
 
 

@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from attacker.attacks import ATTACKS
-from attacker.attacks import answers as module
-from attacker.attacks.answers import PLAIN, STRONGEST_FIRST, answers, attacks_for, parts_of, unanswerable
-from attacker.attacks.registry import AttackEntry
+from attacker.attacks.answers import (
+    answers,
+    attacks_for,
+    parts_of,
+    plain_searches,
+    strongest_first,
+    unanswerable,
+)
+from attacker.attacks.registry import AttackEntry, build_attack
 from fl_precode import Protocol
 from fl_precode.defences import DEFENCES
 from tests.attacker import tiny
@@ -28,11 +34,10 @@ def test_behind_precode_recovery_comes_before_search_and_plain_attacks_last():
     victim = victim_of(tiny.convnet, bottleneck=True)
     seen = client(victim, X, [0], [normal(1, 5)], protocol=Protocol(defence="precode", batch_norm="buffers"))
     found = attacks_for(victim, observation=seen)
-    order = [name for name in STRONGEST_FIRST if name in ATTACKS]
     adaptive = listed(found, "adaptive")
-    assert adaptive == [name for name in order if name in adaptive]
+    assert adaptive == [name for name in strongest_first() if name in adaptive]
     assert {"noise-recovery", "noise-restoring", "ignore", "defence-matched"} <= set(adaptive)
-    assert [one for one in listed(found, "plain") if one in PLAIN] == list(PLAIN)
+    assert [one for one in listed(found, "plain") if one in plain_searches()] == plain_searches()
     by_name = {one.spec: one for one in found}
     assert by_name["noise-recovery"].applies
     assert by_name["noise-recovery"].reason == "answers precode"
@@ -76,14 +81,14 @@ def test_without_an_update_only_the_names_decide():
         attacks_for(victim, protocol=Protocol())
 
 
-def test_attacks_registered_later_take_their_place(monkeypatch):
+def test_attacks_registered_later_take_their_place():
     entry = ATTACKS["ignore"]
     later = {
-        "through-bottleneck": replace(entry, answers=frozenset({"precode"})),
+        "through-bottleneck": replace(entry, answers=frozenset({"precode"}), rank=20),
         "novel": AttackEntry(description="new", source="-", build=entry.build, answers=frozenset({"precode"})),
     }
-    monkeypatch.setattr(module, "ATTACKS", {**ATTACKS, **later})
-    adaptive = listed(attacks_for(victim_of(tiny.convnet), defence="precode"), "adaptive")
+    with ATTACKS.instead(later):
+        adaptive = listed(attacks_for(victim_of(tiny.convnet), defence="precode"), "adaptive")
     assert adaptive.index("through-bottleneck") < adaptive.index("noise-recovery")
     assert adaptive[-1] == "novel"
 
@@ -153,7 +158,7 @@ def test_first_layer_inversion_answers_what_it_says(defence):
             generator = torch.Generator().manual_seed(0)
             update = chain(update, generator=generator, model=victim.model, batch=(X, torch.tensor([0])))
     victim.model.eval()
-    (one,) = ATTACKS["first-layer"].build(None)(
+    (one,) = build_attack("first-layer")(
         victim, [replace(seen, update=update)], generator=torch.Generator().manual_seed(0)
     )
     assert torch.allclose(one.inputs, X, rtol=0, atol=1e-8)

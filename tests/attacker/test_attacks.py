@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -19,11 +19,12 @@ from attacker.attacks import (
     Reconstruction,
     build_attack,
 )
+from attacker.attacks.parts import Adam, Restarts, TotalVariation
 from attacker.metrics import match_batch, mse
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 
-QUICK = GradientMatching(iterations=300, total_variation=0.0)
+QUICK = GradientMatching().with_options(iterations=300, total_variation=0.0)
 
 
 @dataclass(frozen=True)
@@ -121,27 +122,27 @@ def results(attack: Attack, *, seed: int = 0, victims: int = 1, bottleneck: bool
     ids=str,
 )
 def test_every_setting_changes_the_result(changed):
-    plain = GradientMatching(iterations=40, learning_rate=0.3, total_variation=0.0, converged_below=1e-9)
-    (one,), (other,) = results(plain), results(replace(plain, **changed))
+    plain = GradientMatching().with_options(iterations=40, learning_rate=0.3, total_variation=0.0, converged_below=1e-9)
+    (one,), (other,) = results(plain), results(plain.with_options(**changed))
     same = torch.equal(one.inputs, other.inputs) and one.outcome is other.outcome
     assert not same
 
 
 def test_more_restarts_never_score_worse():
     # The first restart is the same for both.
-    scores = [results(GradientMatching(iterations=30, restarts=n))[0].matching_loss for n in (1, 6)]
+    scores = [results(GradientMatching().with_options(iterations=30, restarts=n))[0].matching_loss for n in (1, 6)]
     assert scores[1] <= scores[0]
 
 
 def test_boxed_candidates_are_valid_images():
     spec = tiny.inputs()
-    found = results(GradientMatching(iterations=60, learning_rate=1.0))[0].inputs
+    found = results(GradientMatching().with_options(iterations=60, learning_rate=1.0))[0].inputs
     assert torch.equal(spec.clamp(found), found)
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_randomness_comes_from_the_generator_alone(bottleneck):
-    attack = GradientMatching(iterations=5)
+    attack = GradientMatching().with_options(iterations=5)
     before = torch.get_rng_state()
     first = results(attack, bottleneck=bottleneck)[0]
     torch.manual_seed(99)
@@ -166,7 +167,8 @@ def test_a_weights_update_is_attacked_with_the_sign_of_a_gradient():
     seen = [tiny.observe(victim, x, [2]), tiny.observe(victim, x, [2], learning_rate=0.05)]
     # One at a time with the same seed: the same starts, hence the same steps.
     found = [
-        GradientMatching(iterations=20)(victim, [one], generator=torch.Generator().manual_seed(0))[0] for one in seen
+        GradientMatching().with_options(iterations=20)(victim, [one], generator=torch.Generator().manual_seed(0))[0]
+        for one in seen
     ]
     torch.testing.assert_close(found[0].inputs, found[1].inputs, atol=1e-6, rtol=0)
     assert found[0].matching_loss == pytest.approx(found[1].matching_loss, abs=1e-9)
@@ -181,7 +183,7 @@ def test_victims_of_several_rounds_keep_their_order_and_their_labels():
         tiny.observe(rounds[index % 2], truths[index], [index], round=1 + index % 2, node=str(index))
         for index in range(4)
     ]
-    found = replace(QUICK, iterations=400)(rounds[0], seen, generator=torch.Generator().manual_seed(0))
+    found = QUICK.with_options(iterations=400)(rounds[0], seen, generator=torch.Generator().manual_seed(0))
     for index, (one, truth) in enumerate(zip(found, truths, strict=True)):
         assert one.labels.tolist() == [index]
         assert float(mse(spec.denormalise(one.inputs), spec.denormalise(truth))) < 1e-3
@@ -195,7 +197,7 @@ def test_many_victims_are_attacked_in_pieces():
     spec = tiny.inputs()
     victim = tiny.victim(tiny.mlp(spec), spec)
     seen = [tiny.observe(victim, tiny.images(spec, 1, seed=index), [index % 4]) for index in range(70)]
-    attack = GradientMatching(iterations=2)
+    attack = GradientMatching().with_options(iterations=2)
     found = attack(
         victim, seen, generator=torch.Generator().manual_seed(0), progress=lambda done, _: shares.append(done)
     )
@@ -254,5 +256,7 @@ def test_specs_carry_settings():
         "inverting-gradients:iterations=600,total_variation=1e-6,learning_rate=0.01,restarts=2,signed=false,boxed=true"
     )
     assert build_attack(spec) == GradientMatching(
-        iterations=600, total_variation=1e-6, learning_rate=0.01, restarts=2, signed=False, boxed=True
+        optimiser=Adam(iterations=600, learning_rate=0.01, signed=False, boxed=True),
+        priors=[TotalVariation(1e-6)],
+        restarts=Restarts(2),
     )

@@ -23,7 +23,7 @@ from fl_precode import Observation, Protocol
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 
-MATCHING = GradientMatching(iterations=3)
+MATCHING = GradientMatching().with_options(iterations=3)
 SPEC = tiny.inputs()
 
 
@@ -62,7 +62,7 @@ def check_refused(found: Reconstruction, words: str) -> None:
 )
 def test_settings_out_of_range(changed, words):
     with pytest.raises(ValueError, match=words):
-        replace(MATCHING, **changed)
+        MATCHING.with_options(**changed)
 
 
 def test_unknown_settings_are_type_errors():
@@ -75,7 +75,7 @@ def test_unknown_settings_are_type_errors():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("gradient-inversion", f"there are {', '.join(ATTACKS)}"),
+        ("gradient-inversion", f"expected one of {', '.join(ATTACKS)}"),
         ("inverting-gradients:restart=2", "has no option 'restart'; it has .*restarts"),
         ("first-layer:restarts=2", "it has none"),
         ("inverting-gradients:restarts=two", "whole number"),
@@ -146,14 +146,14 @@ def test_first_layer_refuses_weight_decay_that_it_cannot_take_back():
 def test_replays_of_local_training_refuse_what_they_cannot_know(changed, protocol, words):
     victim = victim_of()
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], learning_rate=0.1, protocol=Protocol(**protocol))
-    check_refused(run(replace(MATCHING, **changed), victim, pair, torch.tensor([1, 2])), words)
+    check_refused(run(MATCHING.with_options(**changed), victim, pair, torch.tensor([1, 2])), words)
 
 
 @pytest.mark.parametrize("way", ["unrolled", "surrogate"])
 def test_a_gradient_is_no_local_training(way):
     victim = victim_of()
     gradient = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    check_refused(run(replace(MATCHING, local_training=way), victim, gradient), "one gradient")
+    check_refused(run(MATCHING.with_options(local_training=way), victim, gradient), "one gradient")
 
 
 def test_matching_needs_a_batch_size_and_labels():
@@ -221,7 +221,7 @@ def test_no_observation_is_no_work():
 def test_divergence_is_an_outcome(restarts):
     victim = victim_of()
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    wild = GradientMatching(iterations=20, learning_rate=1e308, boxed=False, restarts=restarts)
+    wild = GradientMatching().with_options(iterations=20, learning_rate=1e308, boxed=False, restarts=restarts)
     found = run(wild, victim, observation)
     assert found.outcome is Outcome.DIVERGED
     assert f"all of {restarts} restart(s)" in found.reason
@@ -233,7 +233,7 @@ def test_weights_that_are_not_finite_diverge_at_once():
     victim = victim_of()
     good = tiny.observe(victim, tiny.images(SPEC, 1), [1])
     broken = {**good.parameters, "1.bias": torch.full_like(good.parameters["1.bias"], float("nan"))}
-    found = run(replace(MATCHING, iterations=1000), victim, replace(good, parameters=broken))
+    found = run(MATCHING.with_options(iterations=1000), victim, replace(good, parameters=broken))
     assert found.outcome is Outcome.DIVERGED
     assert "finite at no iterate" in found.reason
     assert found.inputs is None

@@ -57,7 +57,7 @@ def test_the_true_images_match_under_the_protocol_that_clients_follow(protocol):
 @pytest.mark.parametrize("protocol", [BATCH, BUFFERS], ids=["batch", "buffers"])
 def test_each_protocol_is_attacked(protocol):
     victim, x, observation = federation(protocol, images=1)
-    attack = GradientMatching(iterations=400, total_variation=0.0, restarts=4)
+    attack = GradientMatching().with_options(iterations=400, total_variation=0.0, restarts=4)
     losses = {}
     for told in (BATCH, BUFFERS):
         (found,) = attack(
@@ -77,7 +77,7 @@ def test_withheld_buffers_are_estimated_by_the_candidates_own_statistics():
     assert not uses_batch_statistics(victim, observation)
     assert uses_batch_statistics(victim, withheld)
     assert distance_at(victim, withheld, x) == distance_at(victim, replace(observation, protocol=BATCH), x)
-    (found,) = GradientMatching(iterations=5)(
+    (found,) = GradientMatching().with_options(iterations=5)(
         victim, [withheld], generator=torch.Generator().manual_seed(0), labels=[torch.arange(2)]
     )
     assert found.inputs is not None
@@ -92,7 +92,7 @@ def test_observations_are_attacked_as_their_own_clients_trained():
     assert second.known is victim
     assert not second.observations[0].buffers
     assert second.sent == [by_batch]
-    attack = GradientMatching(iterations=10)
+    attack = GradientMatching().with_options(iterations=10)
     labels = [torch.tensor([0])] * 2
     both = attack(victim, [by_batch, by_buffers], generator=torch.Generator().manual_seed(0), labels=labels)
     (alone,) = attack(victim, [by_batch], generator=torch.Generator().manual_seed(0), labels=labels[:1])

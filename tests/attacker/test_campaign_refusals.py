@@ -18,10 +18,10 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.audit.campaign_folder import CampaignFolder
-from attacker.audit.chunk import Chunk, Site
-from attacker.audit.crew import Processes
-from attacker.audit.ray_crew import RayCluster, run_text
 from attacker.cli import app
+from attacker.jobs.job import Job
+from attacker.jobs.ray_workers import RayCluster, run_text
+from attacker.jobs.workers import Processes
 from tests.attacker.campaigns import finished
 from tests.attacker.taped_federation import tape_federation
 
@@ -192,10 +192,7 @@ def test_no_cluster_is_said_at_once(taped, tmp_path):
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path):
-    chunk = Chunk(
-        id="c", federation="f1", attack="first-layer", site=Site(tape="t"), targets=(), seed=0, granted=()
-    )  # fmt: skip
-    text = run_text(chunk.to_json(), str(tmp_path / "elsewhere"))
+    text = run_text(Job(id="c", work="attacker.audit.attack_work:ATTACK").to_json(), str(tmp_path / "elsewhere"))
     assert "is not there on this node of the Ray cluster" in text
     assert "storage that all nodes share" in text
     assert not (tmp_path / "elsewhere").exists()
@@ -240,12 +237,13 @@ def test_without_jinja_the_extra_is_named(tmp_path):
         [sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[report]'\n"
+    assert done.stderr == "Error: this needs jinja2, which is not installed: pip install 'fl-precode[audit]'\n"
 
 
 def test_ctrl_c_is_for_the_campaign_and_not_for_its_workers(tmp_path):
     """A terminal sends it to all; workers would each print where they were."""
     with Processes(1, tmp_path) as crew:
+        crew.begin(Job(id="j", work="tests.nowhere:WORK"))
         status = Path(f"/proc/{crew.pids[0]}/status").read_text()
     blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
     assert blocked >> (signal.SIGINT - 1) & 1
@@ -256,7 +254,7 @@ def test_ctrl_c_is_for_the_campaign_and_not_for_its_workers(tmp_path):
 def test_an_audit_that_ray_ends_has_last_words(ends, words):
     """Ray ends its driver from C++ when its node is lost: no exception, no `finally`."""
     code = (
-        "import os, subprocess, sys; from attacker.audit.ray_crew import _LAST_WORDS\n"
+        "import os, subprocess, sys; from attacker.jobs.ray_workers import _LAST_WORDS\n"
         f"words = subprocess.Popen([sys.executable, '-c', _LAST_WORDS], stdin=subprocess.PIPE); {ends}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

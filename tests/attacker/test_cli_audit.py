@@ -97,7 +97,7 @@ def test_a_tape_of_another_run_is_refused(taped, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attacks", "magic"], "unknown attack 'magic'"),
+        (["--attacks", "magic"], "there is no attack 'magic'"),
         (["--attacks", "first-layer,first-layer"], "one or more different attacks"),
         (["--attacks", "inverting-gradients:iterations=0"], "iterations"),
         (["--victims", "0"], "0 is not in the range"),

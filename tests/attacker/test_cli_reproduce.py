@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.attacks import GradientMatching, build_attack
+from attacker.attacks.search_options import options_of
 from attacker.cli import app
 from attacker.reproduce import scales
 from attacker.reproduce.candidates import candidates
 from attacker.reproduce.experiment import Experiment
 from attacker.reproduce.recommend import Search
-from attacker.reproduce.worst_case import WITHOUT_KNOWLEDGE, attacks_on, every_attack_on, patient_attacks_on
+from attacker.reproduce.worst_case import attacks_on, every_attack_on, patient_attacks_on, without_knowledge
 from fl_precode.data import load_data
 from tests.attacker.reproductions import TINY, tiny
 
@@ -36,7 +37,7 @@ def invoke(*arguments):
         (["--models", "mlp", "--defences", "none,cvb"], "fits none"),
         (["--defences", ","], "expected one or more different defences"),
         (["--defences", "none,none"], "expected one or more different defences"),
-        (["--attacks", "magic"], "unknown attack"),
+        (["--attacks", "magic"], "there is no attack"),
         (["--seed", "-1"], "--seed"),
     ],
 )
@@ -80,15 +81,14 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch):
     assert cell.name in "".join(damaged.stderr.split())
 
 
-def test_adaptive_attacks_of_the_registry_are_run_on_defences_only(monkeypatch):
-    assert [spec.partition(":")[0] for spec in attacks_on("none", TINY)] == list(WITHOUT_KNOWLEDGE)
+def test_adaptive_attacks_of_the_registry_are_run_on_defences_only():
+    assert [spec.partition(":")[0] for spec in attacks_on("none", TINY)] == list(without_knowledge())
     from attacker.attacks.registry import ATTACKS
 
     entry = replace(ATTACKS["inverting-gradients"], answers=frozenset({"precode"}))
-    for module in ("attacker.reproduce.worst_case", "attacker.attacks.answers"):
-        monkeypatch.setattr(f"{module}.ATTACKS", {**ATTACKS, "mine": entry})
-    assert "mine:preset=precode-paper,iterations=4,learning_rate=0.1" in attacks_on("precode", TINY)
-    assert not any("mine" in spec for other in ("none", "cvb") for spec in attacks_on(other, TINY))
+    with ATTACKS.instead({"mine": entry}):
+        assert "mine:preset=precode-paper,iterations=4,learning_rate=0.1" in attacks_on("precode", TINY)
+        assert not any("mine" in spec for other in ("none", "cvb") for spec in attacks_on(other, TINY))
 
 
 def test_a_recommendation_faces_every_attack_that_could_work():
@@ -107,8 +107,8 @@ def test_patient_attackers_have_more_of_everything():
         patient = [build_attack(spec) for spec in patient_attacks_on(defence, TINY)]
         assert {one.name for one in patient} <= usual
         for one in patient:
-            settings = one if isinstance(one, GradientMatching) else one.matching
-            assert (settings.iterations, settings.restarts, settings.total_variation) == (16, 4, 0.01)
+            settings = options_of(one if isinstance(one, GradientMatching) else one.matching)
+            assert (settings["iterations"], settings["restarts"], settings["total_variation"]) == (16, 4, 0.01)
     names = {spec.partition(":")[0] for spec in patient_attacks_on("prune:share=0.9", TINY)}
     assert names == {"inverting-gradients", "defence-matched"}
 

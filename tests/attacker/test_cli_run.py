@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.cli import app
-from attacker.cli_run import FederationProgress, parse_settings, write_log
+from attacker.cli_run import federation_progress, parse_settings, write_log
 from attacker.demo import MARKER, prepare_folder
 
 COMMAND = str(Path(sys.executable).parent / "fl-precode")
@@ -99,13 +101,24 @@ def test_the_demo_replaces_its_own_files_and_nothing_else(tmp_path):
     assert "not of an earlier demo" in result.stderr
 
 
-def test_progress_follows_the_log(tmp_path):
-    bar = FederationProgress("lenet, none", 3)
-    with bar as on_line:
+def test_progress_follows_the_log(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    with federation_progress("lenet, none", 3) as on_line:
         on_line("INFO : [ROUND 2/3]")
-        assert bar._progress.tasks[0].completed == 2
         on_line("INFO : something else")
-    assert bar._progress.tasks[0].completed == 4
+        time.sleep(0.3)  # the bar is drawn ten times a second
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"federation lenet, none .* 50% round 2 of 3", drawn)
+    assert re.search(r"federation lenet, none .* 100% done", drawn)
+
+
+def test_a_log_gets_a_line_for_what_is_worth_one(capsys):
+    with federation_progress("lenet, none", 3) as on_line:
+        on_line("INFO : [ROUND 2/3]")
+    assert capsys.readouterr().err == "100% federation lenet, none done\n"
+
+
+def test_the_log_of_a_federation_is_private(tmp_path):
     write_log(tmp_path / "new", "text")
     assert (tmp_path / "new" / "federation.log").stat().st_mode & 0o777 == 0o600
 

@@ -29,7 +29,7 @@ from tests.attacker.members import run, victim_of
 
 X = tiny.images(SPEC, 1)
 LABEL = [torch.tensor([2])]
-SEARCH = GradientMatching(iterations=12, total_variation=0.0)
+SEARCH = GradientMatching().with_options(iterations=12, total_variation=0.0)
 
 UPDATE = {
     "noise": "noise:std=1e-3",

@@ -19,7 +19,7 @@ from tests.attacker.bottlenecked import SPEC, spread
 from tests.attacker.members import error, run, victim_of
 
 X = tiny.images(SPEC, 1)
-SEARCH = GradientMatching(iterations=25, total_variation=0.0)
+SEARCH = GradientMatching().with_options(iterations=25, total_variation=0.0)
 ATTACK = DefenceMatched(matching=SEARCH)
 LABEL = [torch.tensor([0])]
 
@@ -39,7 +39,7 @@ def sent(victim, defence, **changes):
 
 
 def plain(victim, observation, **changes):
-    return run(replace(SEARCH, **changes), victim, [observation], labels=LABEL)[0]
+    return run(SEARCH.with_options(**changes), victim, [observation], labels=LABEL)[0]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_soterias_layer_is_left_out():
         assert (seen.update[layer] == 0).any()
         (one,) = run(ATTACK, victim, [seen], labels=LABEL)
         assert torch.equal(one.inputs, plain(victim, seen, layers=f"!{layer}").inputs)
-    longer = replace(ATTACK, matching=replace(SEARCH, iterations=200))
+    longer = replace(ATTACK, matching=SEARCH.with_options(iterations=200))
     seen = sent(victim, "soteria:share=0.6,layer=3")
     (one,), (naive,) = (run(attack, victim, [seen], labels=LABEL) for attack in (longer, longer.matching))
     assert error(one, X) < error(naive, X)

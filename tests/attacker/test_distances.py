@@ -16,8 +16,8 @@ from fl_precode import Protocol
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()
-QUICK = GradientMatching(iterations=300, total_variation=0.0, restarts=4)
-SMOOTH = replace(PRESETS["idlg"], iterations=300, restarts=3)
+QUICK = GradientMatching().with_options(iterations=300, total_variation=0.0, restarts=4)
+SMOOTH = PRESETS["idlg"].with_options(iterations=300, restarts=3)
 
 
 def victim_of():
@@ -53,7 +53,7 @@ def prune(value, generator):
 def test_a_pruned_update_is_matched_where_it_was_sent(settings, kept):
     victim, x = victim_of(), tiny.images(SPEC, 1)
     observation = altered(tiny.observe(victim, x, [1]), prune)
-    all_elements, sent = (attack(one, victim, observation) for one in (settings, replace(settings, distance=kept)))
+    all_elements, sent = (attack(one, victim, observation) for one in (settings, settings.with_options(distance=kept)))
     assert error(sent, x) < 1e-3 < error(all_elements, x)
     assert sent.outcome is Outcome.CONVERGED
 
@@ -66,7 +66,8 @@ def test_outliers_are_shrugged_off_by_absolute_differences():
 
     observation = altered(tiny.observe(victim, x, [1]), outliers)
     squared, absolute = (
-        attack(replace(QUICK, distance=name, signed=True, iterations=600), victim, observation) for name in ("l2", "l1")
+        attack(QUICK.with_options(distance=name, signed=True, iterations=600), victim, observation)
+        for name in ("l2", "l1")
     )
     assert error(absolute, x) < 1e-3 < error(squared, x)
 
@@ -75,13 +76,13 @@ def test_outliers_are_shrugged_off_by_absolute_differences():
 def test_an_unknown_scale_is_refused_where_it_matters(distance):
     victim = victim_of()
     step = tiny.observe(victim, tiny.images(SPEC, 1), [2], learning_rate=0.05)
-    settings = replace(QUICK, iterations=1, distance=distance)
+    settings = QUICK.with_options(iterations=1, distance=distance)
     assert settings.refuses(victim, step) is None
     refused = attack(settings, victim, replace(step, protocol=Protocol()))
     assert refused.outcome is Outcome.NOT_APPLICABLE
     assert f"distance={distance} needs the gradient's scale" in refused.reason
     for name in ("cosine", "cosine-kept"):
-        assert replace(settings, distance=name).refuses(victim, replace(step, protocol=Protocol())) is None
+        assert settings.with_options(distance=name).refuses(victim, replace(step, protocol=Protocol())) is None
 
 
 def test_a_layer_full_of_noise_can_be_left_out():
@@ -89,11 +90,11 @@ def test_a_layer_full_of_noise_can_be_left_out():
     good = tiny.observe(victim, x, [1])
     noise = torch.randn(good.update["3.weight"].shape, dtype=torch.float64)
     observation = replace(good, update={**good.update, "3.weight": noise})
-    whole, without = (attack(replace(QUICK, layers=layers), victim, observation) for layers in ("", "!3.weight"))
+    whole, without = (attack(QUICK.with_options(layers=layers), victim, observation) for layers in ("", "!3.weight"))
     assert error(without, x) < 1e-3 < error(whole, x)
-    chosen = attack(replace(QUICK, layers="1.*|3.bias"), victim, observation)
+    chosen = attack(QUICK.with_options(layers="1.*|3.bias"), victim, observation)
     assert torch.equal(chosen.inputs, without.inputs)
-    kept = attack(replace(QUICK, layers="!3.weight", distance="cosine-kept"), victim, observation)
+    kept = attack(QUICK.with_options(layers="!3.weight", distance="cosine-kept"), victim, observation)
     assert error(kept, x) < 1e-3
 
 
@@ -108,7 +109,7 @@ def test_a_layer_full_of_noise_can_be_left_out():
 def test_patterns_that_choose_nothing_are_refused(layers, words):
     victim = victim_of()
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    found = attack(replace(QUICK, layers=layers), victim, observation)
+    found = attack(QUICK.with_options(layers=layers), victim, observation)
     assert found.outcome is Outcome.NOT_APPLICABLE
     with pytest.raises(ValueError, match=words):
         matched_parameters(layers, list(observation.parameters))
@@ -118,8 +119,8 @@ def test_an_update_that_is_zero_where_it_counts_has_no_direction():
     victim = victim_of()
     good = tiny.observe(victim, tiny.images(SPEC, 1), [1])
     observation = replace(good, update={**good.update, "1.weight": torch.zeros_like(good.update["1.weight"])})
-    assert "no direction" in (replace(QUICK, layers="1.weight").refuses(victim, observation) or "")
-    assert replace(QUICK, layers="1.*").refuses(victim, observation) is None
+    assert "no direction" in (QUICK.with_options(layers="1.weight").refuses(victim, observation) or "")
+    assert QUICK.with_options(layers="1.*").refuses(victim, observation) is None
 
 
 def test_patterns_choose_and_leave_out():
@@ -136,7 +137,7 @@ def test_patterns_choose_and_leave_out():
 
 def test_specs_carry_distances_and_layers():
     found = build_attack("inverting-gradients:distance=cosine-kept,layers=!classifier.*|conv1.*")
-    assert found == GradientMatching(distance="cosine-kept", layers="!classifier.*|conv1.*")
+    assert found == GradientMatching().with_options(distance="cosine-kept", layers="!classifier.*|conv1.*")
     assert found.name == "inverting-gradients"
 
 
@@ -183,9 +184,9 @@ def test_replays_of_several_steps_compare_only_what_was_sent(local_training):
     protocol = Protocol(name="fedavg", local_steps=3, learning_rate=0.05, batch_size=1, weight_decay=0.01)
     sent = {name: torch.where(torch.rand_like(value) < 0.5, value, 0) for name, value in several.update.items()}
     several = replace(several, update=sent, protocol=protocol)
-    settings = replace(QUICK, iterations=1, local_training=local_training)
+    settings = QUICK.with_options(iterations=1, local_training=local_training)
     found = {
-        distance: attack(replace(settings, distance=distance), victim, several).starting_loss
+        distance: attack(settings.with_options(distance=distance), victim, several).starting_loss
         for distance in ("cosine", "cosine-kept", "l1-relative", "l1-relative-kept")
     }
     assert len(set(found.values())) == 4

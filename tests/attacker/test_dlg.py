@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from attacker.attacks import PRESETS, GradientMatching, Outcome, build_attack
 from attacker.attacks.joint_labels import SoftlyLabelled
+from attacker.attacks.parts import Cosine
 from attacker.metrics import match_batch, mse
 from fl_precode import Protocol
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()
-IDLG = replace(PRESETS["idlg"], iterations=300)
-DLG = replace(PRESETS["dlg"], iterations=300)
+IDLG = PRESETS["idlg"].with_options(iterations=300)
+DLG = PRESETS["dlg"].with_options(iterations=300)
 
 
 def victim_of(build=tiny.mlp, **options):
@@ -45,7 +46,7 @@ def test_images_and_labels_are_exact(settings, build):
     seen = [tiny.observe(victim, x, [index + 1]) for index, x in enumerate(truths)]
     granted = None if build is tiny.mlp or settings is DLG else [torch.tensor([1]), torch.tensor([2])]
     restarts = 3 if build is tiny.mlp else 1  # products of LayerNorm are formed one candidate after another
-    for index, one in enumerate(attack(replace(settings, restarts=restarts), victim, seen, granted)):
+    for index, one in enumerate(attack(settings.with_options(restarts=restarts), victim, seen, granted)):
         assert one.outcome is Outcome.CONVERGED
         assert one.labels.tolist() == [index + 1]
         assert one.inputs.shape == truths[index].shape
@@ -67,7 +68,7 @@ def test_images_of_a_batch_have_labels_of_their_own():
     victim = victim_of()
     x = tiny.images(SPEC, 2)
     observation = tiny.observe(victim, x, [0, 3])
-    (found,) = attack(replace(DLG, iterations=600, restarts=4), victim, [observation])
+    (found,) = attack(DLG.with_options(iterations=600, restarts=4), victim, [observation])
     assert sorted(found.labels.tolist()) == [0, 3]
     assert found.inputs.shape == x.shape
     order = match_batch(SPEC.denormalise(found.inputs), SPEC.denormalise(x))
@@ -77,7 +78,7 @@ def test_images_of_a_batch_have_labels_of_their_own():
 def test_granted_labels_are_kept_beside_those_that_are_optimised():
     victim = victim_of()
     seen = [tiny.observe(victim, tiny.images(SPEC, 1, seed=index), [index]) for index in range(3)]
-    found = attack(replace(DLG, iterations=100), victim, seen, [None, torch.tensor([2]), None])
+    found = attack(DLG.with_options(iterations=100), victim, seen, [None, torch.tensor([2]), None])
     assert [one.labels.tolist() for one in found] == [[0], [2], [2]]  # the second was granted a wrong one
 
 
@@ -98,7 +99,7 @@ def test_soft_labels_are_rows_of_the_table_and_hard_ones_are_classes():
 def test_a_bottleneck_keeps_one_draw_of_noise_while_lines_are_searched():
     victim = victim_of(bottleneck=True)
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    found = [attack(replace(IDLG, iterations=40), victim, [observation], seed=seed)[0] for seed in (0, 0, 1)]
+    found = [attack(IDLG.with_options(iterations=40), victim, [observation], seed=seed)[0] for seed in (0, 0, 1)]
     assert torch.equal(found[0].inputs, found[1].inputs)
     assert not torch.equal(found[0].inputs, found[2].inputs)
 
@@ -120,8 +121,8 @@ def test_weights_that_are_not_finite_diverge():
 def test_every_setting_changes_the_result(changed):
     victim = victim_of()
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
-    plain = replace(IDLG, iterations=20)
-    one, other = (attack(s, victim, [observation], seed=2)[0] for s in (plain, replace(plain, **changed)))
+    plain = IDLG.with_options(iterations=20)
+    one, other = (attack(s, victim, [observation], seed=2)[0] for s in (plain, plain.with_options(**changed)))
     assert not torch.equal(one.inputs, other.inputs)
 
 
@@ -129,7 +130,7 @@ def test_adam_takes_the_squared_distance_too():
     victim = victim_of()
     observation = tiny.observe(victim, tiny.images(SPEC, 1), [1])
     one, other = (
-        attack(GradientMatching(iterations=20, distance=name, signed=False), victim, [observation])[0]
+        attack(GradientMatching().with_options(iterations=20, distance=name, signed=False), victim, [observation])[0]
         for name in ("cosine", "l2")
     )
     assert not torch.equal(one.inputs, other.inputs)
@@ -159,13 +160,13 @@ def test_adam_takes_the_squared_distance_too():
 )
 def test_contradictory_settings_are_refused(changed, words):
     with pytest.raises(ValueError, match=words):
-        replace(IDLG, **changed)
+        IDLG.with_options(**changed)
 
 
 def test_specs_name_both_and_what_defines_them_cannot_be_changed():
     assert build_attack("dlg") == PRESETS["dlg"]
-    assert build_attack("idlg:iterations=50,history=10") == replace(PRESETS["idlg"], iterations=50, history=10)
-    assert build_attack("inverting-gradients:preset=idlg,distance=cosine").distance == "cosine"
+    assert build_attack("idlg:iterations=50,history=10") == PRESETS["idlg"].with_options(iterations=50, history=10)
+    assert build_attack("inverting-gradients:preset=idlg,distance=cosine").distance == Cosine(converged_below=1e-6)
     with pytest.raises(ValueError, match="no option 'signed'"):
         build_attack("dlg:signed=true")
     with pytest.raises(ValueError, match=r"history=0.*DLG uses 100"):

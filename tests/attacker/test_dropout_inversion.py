@@ -80,7 +80,7 @@ def test_image_and_mask_are_found_where_the_plain_attack_fails(whole_maps):
     victim = dropping(whole_maps=whole_maps)
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0]).double().reshape(1, 4, 1, 1) if whole_maps else bernoulli(1, 64)
     seen = observed(victim, mask)
-    search = GradientMatching(iterations=300, total_variation=0.0)
+    search = GradientMatching().with_options(iterations=300, total_variation=0.0)
     (plain,), (one,) = run(search, victim, [seen]), run(DropoutInversion(matching=search), victim, [seen])
     assert one.matching_loss < plain.matching_loss / 5
     assert error(one, X) < error(plain, X) / 2
@@ -94,7 +94,7 @@ def test_image_and_mask_are_found_where_the_plain_attack_fails(whole_maps):
 def test_noise_of_a_bottleneck_in_the_same_model_is_searched_too():
     victim = dropping(VariationalBottleneck(64, latent=5))
     seen = observed(victim, bernoulli(1, 64), normal(1, 5))
-    (one,) = run(DropoutInversion(matching=GradientMatching(iterations=20)), victim, [seen])
+    (one,) = run(DropoutInversion(matching=GradientMatching().with_options(iterations=20)), victim, [seen])
     assert [value.shape for value in one.noise] == [(1, 64), (1, 5)]
     assert float(one.noise[1].min()) < 0, "no mask, and not confined to [0, 1]"
 
@@ -113,7 +113,7 @@ def test_without_dropout_it_is_refused():
 def test_every_option_changes_the_result(changed):
     victim = dropping()
     seen = [observed(victim, bernoulli(1, 64, keep=0.8))]
-    base = DropoutInversion(matching=GradientMatching(iterations=40))
+    base = DropoutInversion(matching=GradientMatching().with_options(iterations=40))
     (one,), (other,) = run(base, victim, seen), run(replace(base, **changed), victim, seen)
     assert not torch.equal(one.noise[0], other.noise[0])
     if "mask_penalty" in changed:  # p is one half, the client kept more

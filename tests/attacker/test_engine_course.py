@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from attacker.attacks import parts
 from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.engine import LBFGS, Descent
@@ -42,9 +43,8 @@ def test_a_search_that_arrived_early_no_longer_falls():
 def test_candidates_that_leave_keep_their_own_clock():
     # The first victim begins at its goals.
     goals = torch.tensor([[3.5, -1.0, 0.0], [3.0, 3.0, 3.0]], dtype=torch.float64)
-    search = replace(SLOW, stop_below=1e-9)
-    together = search.run(Bowl(goals=goals), AT)
-    alone = search.run(Bowl(goals=goals[1:]), AT[1:])
+    together = SLOW.run(Bowl(goals=goals), AT, stop_below=1e-9)
+    alone = SLOW.run(Bowl(goals=goals[1:]), AT[1:], stop_below=1e-9)
     assert together.iterations[0].tolist() == [0, 0, 0]
     assert torch.equal(together.late_falls[1:], alone.late_falls)
     assert not bool(together.late_falls[0].any())  # nothing was left to fall
@@ -65,12 +65,9 @@ def test_a_start_that_is_not_finite_is_not_known():
 
 
 SEARCHES = {
-    "adam": GradientMatching(iterations=60, restarts=2),
-    "l-bfgs": GradientMatching(
-        iterations=60, restarts=2, optimiser="l-bfgs", history=5, signed=False, boxed=False, learning_rate=1.0,
-        total_variation=0.0, schedule="constant",
-    ),
-}  # fmt: skip
+    "adam": GradientMatching().with_options(iterations=60, restarts=2),
+    "l-bfgs": GradientMatching(optimiser=parts.LBFGS(iterations=60, history=5), priors=(), restarts=parts.Restarts(2)),
+}
 
 
 @pytest.mark.parametrize("attack", SEARCHES.values(), ids=SEARCHES)

@@ -196,7 +196,7 @@ def test_weights_of_each_victim_and_victims_that_leave(at_once):
 
 
 def test_vmap_is_taken_only_where_it_is_right(caplog):
-    with caplog.at_level(logging.DEBUG, logger="attacker.engine.elementwise"):
+    with caplog.at_level(logging.DEBUG, logger="attacker.engine.choose"):
         choose(Problem(MODELS["batch norm of features"], victims=1, restarts=1, batch=1), "l1")
         assert not caplog.messages
         choose(Problem(MODELS["layer norm"], victims=1, restarts=1, batch=1), "l1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -32,6 +33,11 @@ def draws() -> Draws:
     return Draws.seeded(VICTIMS, RESTARTS, torch.Generator().manual_seed(0))
 
 
+def descending(*, stop_below: float = 0.0, halving: int = 0, **changed):
+    """A descent with other settings, and with limits."""
+    return partial(replace(DESCENT, **changed).run, stop_below=stop_below, halving=halving)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -45,14 +51,14 @@ def draws() -> Draws:
     ids=str,
 )
 def test_leaving_changes_no_result(changed, monkeypatch):
-    descent = replace(DESCENT, **changed)
+    descend = descending(**changed)
     bowl = Bowl(goals=goals())
-    together = descent.run(bowl, start(), draws=draws())
+    together = descend(bowl, start(), draws=draws())
     assert bowl.sizes[0] == (VICTIMS, RESTARTS)
     assert bowl.sizes[-1] < (VICTIMS, RESTARTS), "someone has left"
     assert len(together.iterations.unique()) > 1
     monkeypatch.setattr(Survivors, "plan", lambda self, finished: None)
-    stayed = descent.run(Bowl(goals=goals()), start(), draws=draws())
+    stayed = descend(Bowl(goals=goals()), start(), draws=draws())
     for name in ("candidates", "distances", "diverged", "iterations"):
         assert torch.equal(getattr(together, name), getattr(stayed, name)), name
 
@@ -72,12 +78,12 @@ def test_a_candidate_that_left_on_its_last_plateau_gives_the_iterate_it_left_wit
 
 @pytest.mark.parametrize("changed", [{}, {"langevin": 0.3}, {"halving": 2}, {"plateau": 0, "stop_below": 0.5}], ids=str)
 def test_a_victim_goes_as_if_it_were_alone(changed):
-    descent = replace(DESCENT, **changed)
-    together = descent.run(Bowl(goals=goals()), start(), draws=draws())
+    descend = descending(**changed)
+    together = descend(Bowl(goals=goals()), start(), draws=draws())
     for victim in range(VICTIMS):
         bowl = Bowl(goals=goals()[victim : victim + 1])
         own = draws().keep([victim], [range(RESTARTS)])
-        alone = descent.run(bowl, start()[victim : victim + 1], draws=own)
+        alone = descend(bowl, start()[victim : victim + 1], draws=own)
         assert torch.equal(alone.candidates[0], together.candidates[victim])
         assert torch.equal(alone.iterations[0], together.iterations[victim])
 
@@ -92,7 +98,7 @@ def test_work_shrinks_with_the_candidates():
 
 def test_a_victim_is_solved_by_one_of_its_restarts():
     descent = replace(DESCENT, plateau=0, schedule="constant")
-    found = replace(descent, stop_below=0.5).run(Bowl(goals=goals()), start())
+    found = descent.run(Bowl(goals=goals()), start(), stop_below=0.5)
     best = found.distances.min(dim=1).values
     solved = best < 0.5
     assert int(solved.sum()) > 0
@@ -140,7 +146,7 @@ def test_a_plateau_is_a_gain_below_one_percent():
 def test_halving_drops_the_worse_half_at_each_rung():
     assert halving_rungs(70, 2) == [10, 30]
     bowl = Bowl(goals=goals())
-    found = replace(DESCENT, iterations=70, plateau=0, halving=2).run(bowl, start())
+    found = replace(DESCENT, iterations=70, plateau=0).run(bowl, start(), halving=2)
     for row in found.iterations.tolist():
         assert sorted(row) == [10, 10, 30, 70]
     # Goals far away stay worse at equal steps: the nearest one is worked on to the end.
@@ -203,7 +209,10 @@ def test_l_bfgs_stops_early(changed):
     origin = 2 * torch.randn(2, 2, 6, generator=generator, dtype=torch.float64)
     plain = LBFGS(iterations=800, learning_rate=1.0, history=10)
     objective = Plain(lambda x: 100 + rosenbrock(x))  # from 101 on no gain is one percent
-    whole, early = (search.run(objective, origin) for search in (plain, replace(plain, **changed)))
+    whole = plain.run(objective, origin)
+    early = replace(plain, plateau=changed.get("plateau", 0)).run(
+        objective, origin, stop_below=changed.get("stop_below", 0.0)
+    )
     assert bool((early.iterations <= whole.iterations).all())
     assert int(early.iterations.sum()) < int(whole.iterations.sum())
     if "stop_below" in changed:

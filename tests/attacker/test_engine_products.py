@@ -114,7 +114,7 @@ def test_models_on_which_vmap_fails_or_errs_take_the_loop(name):
 
 
 def test_vmap_is_still_wrong_on_layer_norm():
-    """When a torch release repairs this, the remark in `DenseProducts` and `gradient_products` can go."""
+    """When a torch release repairs this, the remarks in `FormedProducts` and `attacker.engine.choose` can go."""
     problem = Problem(FACTORED["layer norm"], victims=1, restarts=1, batch=1)
     with pytest.raises(AssertionError, match="not close"):
         problem.check(DenseProducts(problem.replay, problem.targets))

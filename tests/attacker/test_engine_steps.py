@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacker.engine import Descent, Draws, Schedule, first_candidates
+from attacker.engine import Descent, Draws, Schedule, SoftSign, start_named
 from attacker.engine.adam import Adam
 from tests.attacker import tiny
 from tests.attacker.objectives import Bowl
@@ -67,10 +67,10 @@ def test_soft_signs_go_from_the_sign_to_the_gradient():
         return descent.run(Bowl(), start()).candidates
 
     hard, plain = candidates(signed=True), candidates(signed=False)
-    torch.testing.assert_close(candidates(sign_softness=1e-9), hard)
+    torch.testing.assert_close(candidates(signed=SoftSign(1e-9)), hard)
     # tanh(g / s) is g / s, and Adam does not see the scale but for its epsilon.
-    torch.testing.assert_close(candidates(sign_softness=1e3), plain, rtol=0, atol=1e-3)
-    middle = candidates(sign_softness=0.5)
+    torch.testing.assert_close(candidates(signed=SoftSign(1e3)), plain, rtol=0, atol=1e-3)
+    middle = candidates(signed=SoftSign(0.5))
     assert float((middle - hard).abs().max()) > 1e-2
     assert float((middle - plain).abs().max()) > 1e-2
 
@@ -96,7 +96,7 @@ def test_langevin_noise_is_a_multiple_of_the_rate():
 def first(name: str, *, seed: int = 0, side: int = 6) -> torch.Tensor:
     like = torch.zeros((), dtype=torch.float64)
     draws = Draws.seeded(2, 3, torch.Generator().manual_seed(seed))
-    return first_candidates(name, tiny.inputs(channels=3, side=side), 2, draws=draws, like=like)
+    return start_named(name).candidates(tiny.inputs(channels=3, side=side), 2, draws=draws, like=like)
 
 
 def test_starts():

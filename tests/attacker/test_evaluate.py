@@ -231,12 +231,10 @@ class Raising(Attack):
         raise RuntimeError("no memory left")
 
 
-def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path, monkeypatch):
+def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path):
     entry = AttackEntry(description="always raises", source="none", build=lambda spec: Raising())
-    registry = {**ATTACKS, "raising": entry}
-    monkeypatch.setattr("attacker.attacks.registry.ATTACKS", registry)
-    monkeypatch.setattr("attacker.attacks.answers.ATTACKS", registry)
-    record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
+    with ATTACKS.instead({"raising": entry}):
+        record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
     assert [row.outcome for row in record.results] == ["failed", "converged"]
     assert record.results[0].reason == "RuntimeError: no memory left"
     assert (record.summaries[0].failed, record.summaries[0].successes) == (1, 0)
@@ -299,7 +297,7 @@ def test_a_header_without_model_asks_for_it(tmp_path):
         ({"victims": 0}, "at least one tape and one victim"),
         ({"attacks": []}, "one or more different attacks"),
         ({"attacks": ["first-layer", "first-layer"]}, "one or more different attacks"),
-        ({"attacks": ["first"]}, "unknown attack 'first'"),
+        ({"attacks": ["first"]}, "there is no attack 'first'"),
         ({"labels": "some"}, "'granted' or 'recovered'"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attacker.attacks import PRESETS, FirstLayerInversion, GradientMatching, Outcome, build_attack
+from attacker.attacks.parts import ReplayMode
 from attacker.attacks.replaying import UNROLLED_STEPS, chosen_replay
 from attacker.audit.run import audit_tape
 from attacker.engine import Replay, local_training_products, trace
@@ -63,7 +64,7 @@ def test_unrolled_matching_returns_the_images_and_the_other_replays_come_less_cl
     victim, x, y, observation = client()
     errors, losses = {}, {}
     for way in ("unrolled", "surrogate", "one-gradient"):
-        attack = GradientMatching(iterations=400, total_variation=0.0, local_training=way)
+        attack = GradientMatching().with_options(iterations=400, total_variation=0.0, local_training=way)
         found = attacked(attack, victim, observation, y)
         images, truth = SPEC.denormalise(found.inputs), SPEC.denormalise(x)
         errors[way], losses[way] = float(mse(images[match_batch(images, truth)], truth).mean()), found.matching_loss
@@ -75,14 +76,14 @@ def test_unrolled_matching_returns_the_images_and_the_other_replays_come_less_cl
 @pytest.mark.parametrize(
     "settings",
     [
-        GradientMatching(iterations=5, total_variation=0.0),
-        replace(PRESETS["idlg"], iterations=5, history=3),
+        GradientMatching().with_options(iterations=5, total_variation=0.0),
+        PRESETS["idlg"].with_options(iterations=5, history=3),
     ],
     ids=["adam", "l-bfgs"],
 )
 def test_every_replay_works_with_both_optimisers(way, settings):
     victim, _, y, observation = client(tiny.convnet, dtype=torch.float32)
-    found = attacked(replace(settings, local_training=way), victim, observation, y)
+    found = attacked(settings.with_options(local_training=way), victim, observation, y)
     assert found.inputs.dtype == torch.float32
     assert found.outcome is Outcome.ITERATION_LIMIT
 
@@ -105,8 +106,8 @@ def test_every_replay_works_with_both_optimisers(way, settings):
 def test_auto_takes_what_the_protocol_allows(announced, images, expected):
     _, _, _, observation = client()
     one = replace(observation, protocol=replace(FOUR, **announced), batch_size=images)
-    assert chosen_replay(GradientMatching(), one) == expected
-    assert chosen_replay(GradientMatching(local_training="surrogate"), one) == "surrogate"
+    assert chosen_replay(ReplayMode.AUTO, one) == expected
+    assert chosen_replay(ReplayMode.SURROGATE, one) == "surrogate"
 
 
 def test_unrolled_steps_count_against_the_candidates_at_once():
@@ -120,7 +121,7 @@ def test_unrolled_steps_count_against_the_candidates_at_once():
 
 
 def test_the_setting_is_an_option_of_the_spec():
-    assert build_attack("inverting-gradients:local_training=surrogate").local_training == "surrogate"
+    assert build_attack("inverting-gradients:local_training=surrogate").replay == "surrogate"
     with pytest.raises(
         ValueError, match="local_training to be one of auto, one-gradient, unrolled, surrogate, got 'x'"
     ):

@@ -114,6 +114,17 @@ def test_only_a_guess_that_is_the_image_keeps_an_exact_reconstruction_from_count
     assert beats(1.0, best.ssim, SUCCESS_THRESHOLD)
 
 
+def test_rounding_makes_no_reconstruction_more_than_equal_to_its_image():
+    levels = torch.arange(256, dtype=torch.float64).view(-1, 1, 1, 1) / 255
+    plain = levels.expand(256, 1, 12, 12)
+    exact = plain + 1e-8 * (noise(256, size=12).double() - 0.5)
+    similarity = metrics.ssim(exact, plain)
+    assert bool((similarity > 1 - 1e-6).all())
+    guesses = Guesses(Known(noise(0))).at(plain.float(), torch.zeros(256, dtype=torch.long))
+    counted = [beats(one, of.ssim, SUCCESS_THRESHOLD) for one, of in zip(similarity.tolist(), guesses, strict=True)]
+    assert not any(counted)
+
+
 def test_the_best_colour_is_found_channel_by_channel():
     image = torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1) + 0.004 * noise(1, channels=3)[0]
     (best,) = Guesses(Known(noise(0, channels=3))).at(image[None], torch.tensor([0]))

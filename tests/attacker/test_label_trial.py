@@ -80,14 +80,13 @@ TRIALS = [
 @pytest.mark.parametrize(("labels", "asked"), TRIALS, ids=str)
 def test_where_no_label_shows_all_are_tried(labels, asked):
     victim, observation = problem(labels, **asked)
-    attack = GradientMatching(iterations=60)
+    attack = GradientMatching().with_options(iterations=60)
     (found,) = attack(victim, [observation], generator=torch.Generator().manual_seed(0))
     assert sorted(found.labels.tolist()) == labels
     assert found.inputs is not None
     assert "which were tried" in found.reason
-    assert found.iterations == 60 * (
-        1 + len(labels) + 1
-    )  # the search, and one heat for each number of the second class
+    # The search, and one heat for each number of the second class.
+    assert found.iterations == 60 * (1 + len(labels) + 1)
 
 
 def test_trials_of_one_update_leave_the_draws_of_the_others_alone():
@@ -104,7 +103,7 @@ def test_trials_of_one_update_leave_the_draws_of_the_others_alone():
 
 def test_labels_that_were_granted_are_not_tried():
     victim, observation = problem([1], defence="prune:share=0.99")
-    (found,) = GradientMatching(iterations=5)(
+    (found,) = GradientMatching().with_options(iterations=5)(
         victim, [observation], generator=torch.Generator(), labels=[torch.tensor([0])]
     )
     assert found.labels.tolist() == [0]

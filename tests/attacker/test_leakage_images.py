@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 
 import pytest
 import torch
 
-from attacker.audit import leakage_summary
-from attacker.audit.leakage_images import LeakingImage, leaks_of
+from attacker.audit import leakage_images, leakage_summary
+from attacker.audit.chunk import Site
+from attacker.audit.leakage_images import LeakingImage, Origin, leaking_image, leaks_of
 from attacker.audit.leakage_summary import leakage_summary as summarise
+from attacker.audit.subject import TapeSource, open_subject
 from attacker.audit.truth import Truth
 from tests.attacker import tiny
+from tests.attacker.taped_federation import tape_federation
 
 SPEC = tiny.inputs()
 
@@ -33,22 +35,41 @@ def images(model, *, defence="noise:std=0.001", count=3):
     ]
 
 
-class Elsewhere(LeakingImage):
-    """Refuses to be looked at in the process that the tests run in."""
+@pytest.fixture(scope="module")
+def taped(tmp_path_factory):
+    """Images of an audit's updates, which other processes find on the tape."""
+    tape = tape_federation(tmp_path_factory.mktemp("run"), defence="noise:std=0.001", rounds=1).tape
+    subject = open_subject(TapeSource(tape=tape))
+    return [
+        leaking_image(
+            subject.victim,
+            subject.defence,
+            subject.tape.load(entry),
+            subject.truth.truth(entry).images,
+            subject.truth.truth(entry).labels,
+            seed=number,
+            origin=Origin(site=Site(tape=str(tape)), file=entry.file),
+        )
+        for number, entry in enumerate(subject.tape.entries)
+    ]
 
-    def generator(self):
-        assert multiprocessing.parent_process() is not None
-        return super().generator()
 
-
-def test_other_processes_find_the_same():
-    some = images(tiny.mlp(SPEC))
-    here = leaks_of(some)
+def test_other_processes_find_the_same(taped, monkeypatch):
+    here = leaks_of(taped)
     assert all(one is not None and one.influence > 0 for one in here)
-    away = [Elsewhere(**vars(one)) for one in some]
-    assert leaks_of(away, processes=2) == here
+
+    def refused(_image):
+        raise AssertionError("it was to be analysed elsewhere")
+
+    monkeypatch.setattr(leakage_images, "leak_of", refused)
+    assert leaks_of(taped, processes=2) == here
     with pytest.raises(AssertionError):
-        leaks_of(away)
+        leaks_of(taped)
+
+
+def test_what_other_processes_do_not_find_is_analysed_here(taped):
+    gone = [replace(one, origin=Origin(site=Site(tape="/nowhere"), file="none")) for one in taped]
+    assert leaks_of(gone, processes=2) == leaks_of(taped)
 
 
 def test_noise_is_that_of_the_seed():
@@ -58,14 +79,6 @@ def test_noise_is_that_of_the_seed():
     assert one == again
     assert (other.rank, other.unit_rmse) == (one.rank, one.unit_rmse)
     assert len({one.influence, two.influence, other.influence}) == 3
-
-
-def test_a_model_that_does_not_travel_is_analysed_here():
-    class Local(torch.nn.Sequential):  # of a notebook's cell, say
-        pass
-
-    model = tiny.mlp(SPEC)
-    assert leaks_of(images(Local(model)), processes=2) == leaks_of(images(torch.nn.Sequential(model)))
 
 
 @pytest.mark.parametrize("little", [0.0, 1e12])

@@ -67,15 +67,16 @@ def test_a_page_without_spectrum():
 def test_the_chart():
     chart = spectrum_chart((1.0, 0.1, 1e-3, 0.0), unknowns=400, rank=300)
     assert chart is not None
-    points = [tuple(map(float, point.split(","))) for point in chart.path.split()]
+    points = [tuple(map(float, point.split(","))) for point in chart.lines[0].path.split()]
     assert points[0] == (chart.left, chart.top)
     assert points[-1] == (chart.right, chart.bottom)  # zero lies on the floor
     assert points[1][1] - points[0][1] == pytest.approx((chart.bottom - chart.top) / 16, abs=0.1)
-    assert chart.rank == pytest.approx(chart.left + 0.75 * (chart.right - chart.left), abs=0.1)
-    assert chart.y_ticks[0] == (chart.top, 0)
+    limit = float(chart.lines[1].path.partition(",")[0])
+    assert limit == pytest.approx(chart.left + 0.75 * (chart.right - chart.left), abs=0.1)
+    assert [chart.y_ticks[0], chart.y_ticks[-1]] == [(chart.top, "1"), (chart.bottom, "10⁻¹⁶")]
     full = spectrum_chart((1.0, 0.01), unknowns=2, rank=2)
     assert full is not None
-    assert full.rank is None
+    assert len(full.lines) == 1
     assert spectrum_chart((), unknowns=2, rank=2) is None
 
 

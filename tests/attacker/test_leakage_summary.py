@@ -203,6 +203,7 @@ def test_an_audit_has_them_when_they_are_asked_for(tmp_path, leakage):
         assert finish_record(record).leakage == record.leakage
 
 
+@pytest.mark.slow
 def test_a_control_gets_indices_only_where_its_model_is_another(tmp_path):
     found = []
     for defence in ("precode:latent=8", "noise:std=0.001"):

@@ -12,7 +12,7 @@ from attacker.attacks import PRESETS, GradientMatching, Outcome, Reconstruction
 from attacker.attacks.adaptation import PLAIN, Knowledge
 from attacker.attacks.as_trained import AsTrained
 from attacker.attacks.bounded import better, pieces_within_budget
-from attacker.attacks.matching import attack_piece
+from attacker.attacks.parts import L1, Cosine, ReplayMode
 from attacker.attacks.piece import group_pieces
 from attacker.attacks.replaying import weights_may_differ
 from attacker.engine import Draws, Replay, gradient_products, observed_gradient, trace
@@ -23,9 +23,9 @@ from tests.attacker import tiny
 
 CPU = torch.device("cpu")
 SPEC = tiny.inputs()
-QUICK = GradientMatching(iterations=20, learning_rate=0.3, restarts=4)
-IDLG = replace(PRESETS["idlg"], iterations=20, restarts=2)
-PRESET_DLG = replace(PRESETS["dlg"], iterations=20, restarts=2)
+QUICK = GradientMatching().with_options(iterations=20, learning_rate=0.3, restarts=4)
+IDLG = PRESETS["idlg"].with_options(iterations=20, restarts=2)
+PRESET_DLG = PRESETS["dlg"].with_options(iterations=20, restarts=2)
 
 
 class Cramped(nn.Module):
@@ -111,17 +111,17 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
         may_differ=None,
     )
     assert [piece.draws.axes for piece in pieces_within_budget(QUICK, whole)] == [(3, 4)]
-    smallest = pieces_within_budget(replace(QUICK, memory=1e-9), whole)
+    smallest = pieces_within_budget(QUICK.with_options(memory=1e-9), whole)
     assert [piece.draws.axes for piece in smallest] == [(1, 1)] * 12
     assert [piece.indices for piece in whole.within(3)] == [[0], [0], [1], [1], [2], [2]]
     assert [piece.draws.axes for piece in whole.within(9)] == [(2, 4), (1, 4)]
-    compared = pieces_within_budget(replace(QUICK, memory=1e-9, halving=2), whole)
+    compared = pieces_within_budget(QUICK.with_options(memory=1e-9, halving=2), whole)
     assert [piece.draws.axes for piece in compared] == [(1, 4)] * 3
 
 
 @pytest.mark.parametrize(
     "settings",
-    [QUICK, replace(QUICK, halving=2, langevin=0.1), replace(QUICK, group_consistency=0.1), IDLG, PRESET_DLG],
+    [QUICK, QUICK.with_options(halving=2, langevin=0.1), QUICK.with_options(group_consistency=0.1), IDLG, PRESET_DLG],
     ids=["plain", "halving", "consensus", "idlg", "dlg"],
 )
 @pytest.mark.parametrize("bottleneck", [False, True])
@@ -129,7 +129,7 @@ def test_the_budget_changes_memory_and_not_the_result(settings, bottleneck):
     torch.manual_seed(0)
     victim, seen = federation(tiny.mlp(SPEC, bottleneck=bottleneck))
     for one, other in zip(
-        attack(settings, victim, seen), attack(replace(settings, memory=1e-9), victim, seen), strict=True
+        attack(settings, victim, seen), attack(settings.with_options(memory=1e-9), victim, seen), strict=True
     ):
         torch.testing.assert_close(one.inputs, other.inputs, atol=1e-5, rtol=0)  # L-BFGS magnifies rounding
         assert one.matching_loss == pytest.approx(other.matching_loss, abs=1e-8)
@@ -148,7 +148,7 @@ def test_out_of_memory_halves_the_piece_and_goes_on():
 def test_one_candidate_that_does_not_fit_is_named():
     victim, seen = federation(Cramped(1000))
     victim.model.images = 0
-    traceable = replace(QUICK, iterations=1)
+    traceable = QUICK.with_options(iterations=1)
     with pytest.raises(torch.OutOfMemoryError):
         trace(victim)  # not even a forward pass
     victim.model.images = 2
@@ -165,12 +165,12 @@ def test_one_candidate_that_does_not_fit_is_named():
 
 def test_restarts_that_are_compared_and_do_not_fit_are_named():
     victim, seen = federation(Cramped(1000))
-    expected = attack(replace(QUICK, halving=2), victim, seen)
+    expected = attack(QUICK.with_options(halving=2), victim, seen)
     victim.model.images = 4
-    for one, other in zip(expected, attack(replace(QUICK, halving=2), victim, seen), strict=True):
+    for one, other in zip(expected, attack(QUICK.with_options(halving=2), victim, seen), strict=True):
         torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
     victim.model.images = 3
-    (found, *_) = attack(replace(QUICK, halving=2), victim, seen)
+    (found, *_) = attack(QUICK.with_options(halving=2), victim, seen)
     assert found.outcome is Outcome.NOT_APPLICABLE
     assert "the 4 restarts that are compared as they go" in found.reason
 
@@ -194,7 +194,7 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
         state = {name: value.clone() for name, value in model.named_buffers()}
         seen.append(replace(one, buffers=state))
     victim = tiny.victim(models[0], SPEC)
-    may_differ = weights_may_differ(QUICK, victim, trace(victim), seen, [Knowledge()] * len(seen))
+    may_differ = weights_may_differ(ReplayMode.AUTO, Cosine(), victim, trace(victim), seen, [Knowledge()] * len(seen))
     assert may_differ == {"0.running_mean", "0.running_var", "0.num_batches_tracked"}
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
@@ -217,12 +217,11 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
     assert [piece.own_weights for piece in apart] == [False] * 3
     (whole,) = together
     assert whole.own_weights
-    expected = [attack_piece(QUICK, piece.part(range(1), range(4)), None)[0] for piece in apart]
-    for one, other in zip(attack_piece(QUICK, whole.part(range(3), range(4)), None), expected, strict=True):
+    expected = [QUICK.reconstruct(piece.part(range(1), range(4)), None)[0] for piece in apart]
+    for one, other in zip(QUICK.reconstruct(whole.part(range(3), range(4)), None), expected, strict=True):
         torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
-    assert (
-        weights_may_differ(replace(QUICK, distance="l1"), victim, trace(victim), seen, [Knowledge()] * len(seen))
-        is None
-    )
+    by_element = weights_may_differ(ReplayMode.AUTO, L1(), victim, trace(victim), seen, [Knowledge()] * len(seen))
+    assert by_element is None
     several = [replace(one, kind="weights", protocol=Protocol(local_steps=4)) for one in seen]
-    assert weights_may_differ(QUICK, victim, trace(victim), several, [Knowledge()] * len(several)) is None
+    may_differ = weights_may_differ(ReplayMode.AUTO, Cosine(), victim, trace(victim), several, [Knowledge()] * 3)
+    assert may_differ is None

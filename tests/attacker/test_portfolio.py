@@ -9,6 +9,7 @@ import torch
 
 from attacker.attacks import FirstLayerInversion, GradientMatching, Member, Outcome, Portfolio, build_attack
 from attacker.attacks.contest import EXACT_BELOW
+from attacker.attacks.parts import Adam, Restarts, TotalVariation
 from attacker.attacks.portfolio import standard_members
 from attacker.attacks.randomness import derived
 from attacker.metrics import match_batch, mse
@@ -192,9 +193,12 @@ def test_specs_carry_the_budget():
             for weight in ("0", "0.5")
         ),
     ]
-    assert built.members[6].attack == GradientMatching(iterations=50, restarts=2, plateau=7, total_variation=0.5)
+    assert built.members[6].attack == GradientMatching(
+        optimiser=Adam(iterations=50, plateau=7), priors=[TotalVariation(0.5)], restarts=Restarts(2)
+    )
     assert [member.attack for member in build_attack("portfolio").members[5:8]] == [
-        GradientMatching(iterations=2000, plateau=200, total_variation=weight) for weight in (1e-6, 1e-4, 1e-2)
+        GradientMatching().with_options(iterations=2000, plateau=200, total_variation=weight)
+        for weight in (1e-6, 1e-4, 1e-2)
     ]
     for wrong, words in (
         ("portfolio:iterations=0", "portfolio:iterations=0.*whole number of 1"),

@@ -26,18 +26,16 @@ def test_results_name_the_member_that_found_them(tape, tmp_path):
     assert record.results[0].mse == record.results[1].mse
 
 
-def test_a_portfolio_of_defects_has_failed(tape, tmp_path, monkeypatch):
+def test_a_portfolio_of_defects_has_failed(tape, tmp_path):
     broken = Portfolio(members=(Member(method="a", attack=Raises()),))
-    registry = {**ATTACKS, "broken": AttackEntry(description="raises", source="none", build=lambda spec: broken)}
-    for module in ("registry", "answers"):
-        monkeypatch.setattr(f"attacker.attacks.{module}.ATTACKS", registry)
-    (row,) = audit_tape(tape, out=tmp_path, attacks=["broken"], victims=1).results
+    with ATTACKS.instead({"broken": AttackEntry(description="raises", source="none", build=lambda spec: broken)}):
+        (row,) = audit_tape(tape, out=tmp_path, attacks=["broken"], victims=1).results
     assert (row.outcome, row.reason) == ("failed", "a: RuntimeError: out of memory")
 
 
 @pytest.mark.parametrize("answers", [frozenset(), frozenset({"precode", "clip"})])
-def test_the_registry_says_which_attacks_are_adaptive(tape, tmp_path, monkeypatch, answers):
+def test_the_registry_says_which_attacks_are_adaptive(tape, tmp_path, answers):
     entry = replace(ATTACKS["first-layer"], answers=answers)
-    monkeypatch.setattr("attacker.attacks.registry.ATTACKS", {**ATTACKS, "first-layer": entry})
-    record = audit_tape(tape, out=tmp_path, attacks=["first-layer"], victims=1)
+    with ATTACKS.instead({"first-layer": entry}):
+        record = audit_tape(tape, out=tmp_path, attacks=["first-layer"], victims=1)
     assert [(one.adaptive, one.answers) for one in record.attacks] == [(bool(answers), sorted(answers))]

@@ -83,9 +83,9 @@ def test_each_update_is_raced_alone():
 def test_the_work_of_a_race_is_what_is_reckoned(iterations, starts):
     victim = victim_of(convolutions)
     _, seen = observations(victim)
-    attack = GradientMatching(iterations=iterations, restarts=2, total_variations=PRIORS)
+    attack = GradientMatching().with_options(iterations=iterations, restarts=2, total_variations=PRIORS)
     (result,) = attack(victim, seen, generator=torch.Generator().manual_seed(0), labels=[torch.tensor([0])])
-    one_start = replace(attack, restarts=1)
+    one_start = attack.with_options(restarts=1)
     assert result.iterations == one_start.evaluations
     assert result.starts == starts
     assert "the best of 1e-6|1e-4|1e-2|1e-1" in result.reason
@@ -115,9 +115,9 @@ def test_a_search_by_the_announced_distance_races_too():
 @pytest.mark.parametrize("given", ["1e-6", "1e-6|1e-6", "1e-6|-1", "1e-6|much", "|", "1e-6|inf"])
 def test_weights_that_cannot_be_raced_are_refused(given):
     with pytest.raises(ValueError, match="two or more different weights"):
-        GradientMatching(total_variations=given)
+        GradientMatching().with_options(total_variations=given)
 
 
 def test_l_bfgs_has_no_prior_to_race():
     with pytest.raises(ValueError, match="does not fit total_variations"):
-        replace(build_attack("idlg"), total_variations=PRIORS)
+        build_attack("idlg").with_options(total_variations=PRIORS)

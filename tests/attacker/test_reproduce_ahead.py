@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
+from attacker.jobs.run import TRIES
 from attacker.reproduce.ahead import Ahead
 from attacker.reproduce.cells import AttackRun, Cell, Setup
 from attacker.reproduce.store import Store
@@ -46,17 +47,38 @@ def test_a_crew_works_ahead_and_results_stay_in_order(tmp_path: Path) -> None:
     assert all(_made(tmp_path, cell) for cell in cells)
 
 
-def test_a_worker_that_dies_is_said_and_its_cell_is_not_there(tmp_path: Path) -> None:
-    cell = _cell(attack="inverting-gradients:iterations=100000")
+@contextmanager
+def _killing(times: int) -> Iterator[set[int]]:
+    """Kill the first so many worker processes as they appear; gives their ids."""
+    killed: set[int] = set()
+    over = threading.Event()
 
     def kill() -> None:
-        while not (workers := active_children()):
-            time.sleep(0.05)
-        time.sleep(0.5)
-        assert workers[0].pid is not None
-        os.kill(workers[0].pid, signal.SIGKILL)
+        while len(killed) < times and not over.wait(0.05):
+            for pid in {worker.pid for worker in active_children() if worker.pid} - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
 
-    threading.Thread(target=kill, daemon=True).start()
-    with Ahead(tiny(), tmp_path, workers=2) as ahead, pytest.raises(RuntimeError, match="fewer --workers"):
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
+    cell = _cell()
+    with Ahead(tiny(), tmp_path, workers=2) as ahead, _killing(1) as killed:
+        assert isinstance(ahead.result(cell), AttackRun)
+    assert len(killed) == 1
+    assert _made(tmp_path, cell)
+
+
+def test_workers_that_die_again_and_again_are_said_and_their_cell_is_not_there(tmp_path: Path) -> None:
+    cell = _cell()
+    refused = pytest.raises(RuntimeError, match="fewer --workers")
+    with _killing(TRIES + 1), Ahead(tiny(), tmp_path, workers=2) as ahead, refused:
         ahead.result(cell)
     assert not _made(tmp_path, cell)

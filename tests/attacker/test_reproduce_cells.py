@@ -44,12 +44,12 @@ def test_an_interrupted_experiment_makes_only_what_is_left(tmp_path):
     cells = experiment.cells(experiment.setups())
     folder = tmp_path / "out"
 
-    def interrupt(done):
-        if done.cells == 3:
+    def interrupt(state):
+        if state.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells(experiment, cells, folder, watcher=interrupt)
+        run_cells(experiment, cells, folder, watch=interrupt)
     before = stamps(folder)
     assert len(before) == 3
     assert run_cells(experiment, cells, folder) == len(cells) - 3

@@ -52,12 +52,12 @@ def stamps(folder):
 def made(comparison, finish, folder):
     pieces = comparison.pieces()
 
-    def interrupt(done):
-        if done.cells == 3:
+    def interrupt(state):
+        if state.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_pieces(comparison, pieces, folder, watcher=interrupt)
+        run_pieces(comparison, pieces, folder, watch=interrupt)
     before = stamps(folder)
     assert len(before) == 3
     assert run_pieces(comparison, pieces, folder) == len(pieces) - 3

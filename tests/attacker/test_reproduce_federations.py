@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attacker.attacks import build_attack
+from attacker.attacks.parts import ReplayMode
 from attacker.attacks.replaying import chosen_replay
 from attacker.reproduce.cells import Cell, FederationRun, Setup
 from attacker.reproduce.experiment import attack_cell
@@ -73,8 +74,8 @@ def test_attacks_do_not_replay_local_adam_as_if_it_were_sgd(tmp_path):
     scene = Scene(experiment, cell, Store(tmp_path / "out"))
     seen = scene.observations[0]
     adam = replace(seen, protocol=replace(seen.protocol, optimiser="adam"))
-    assert chosen_replay(build_attack("inverting-gradients"), seen) == "one-gradient"
-    assert chosen_replay(build_attack("inverting-gradients"), adam) == "surrogate"
+    assert chosen_replay(ReplayMode.AUTO, seen) == "one-gradient"
+    assert chosen_replay(ReplayMode.AUTO, adam) == "surrogate"
     for spec in ("first-layer", "inverting-gradients:iterations=2,local_training=unrolled"):
         attack = build_attack(spec)
         assert attack.refuses(scene.victim, seen) is None, spec

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from attacker.attacks import ATTACKS, PRESETS, GradientMatching, Outcome, build_attack
+from attacker.attacks.parts import BNStatistics
+from attacker.attacks.search_options import OPTIONS
 from attacker.metrics import mse
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()
-PLAIN = GradientMatching(
-    iterations=40, learning_rate=0.3, total_variation=0.0, restarts=4, converged_below=0.5, signed=True
+PLAIN = GradientMatching().with_options(
+    iterations=40,
+    learning_rate=0.3,
+    total_variation=0.0,
+    restarts=4,
+    converged_below=0.5,
+    signed=True,
 )
-LINES = replace(PRESETS["idlg"], iterations=20, restarts=2)
+LINES = PRESETS["idlg"].with_options(iterations=20, restarts=2)
 
 
 def normalised(spec: InputSpec) -> nn.Module:
@@ -31,7 +38,7 @@ def normalised(spec: InputSpec) -> nn.Module:
 def attack(settings: GradientMatching, *, buffers: bool = True, count: int = 1, model=None):
     """The model has BatchNorm layers where the settings look at them."""
     torch.manual_seed(0)
-    model = model or (normalised if settings.batch_norm else tiny.mlp)
+    model = model or (normalised if any(isinstance(one, BNStatistics) for one in settings.priors) else tiny.mlp)
     victim = tiny.victim(model(SPEC), SPEC)
     state = {name: value.clone() for name, value in victim.model.named_buffers()} if buffers else {}
     seen = [tiny.observe(victim, tiny.images(SPEC, 1, seed=index), [index], buffers=state) for index in range(count)]
@@ -75,24 +82,24 @@ COVERED_ELSEWHERE = {  # test_attacks.py, test_dlg.py
 
 @pytest.mark.parametrize(("base", "changed"), CHANGES, ids=str)
 def test_every_setting_changes_the_result(base, changed):
-    plain = replace(PLAIN, **base)
+    plain = PLAIN.with_options(**base)
     # Four victims: the restart that wins may be the same by chance.
-    pairs = list(zip(attack(plain, count=4), attack(replace(plain, **changed), count=4), strict=True))
+    pairs = list(zip(attack(plain, count=4), attack(plain.with_options(**changed), count=4), strict=True))
     assert all(one.inputs is not None for one, _ in pairs)
     assert not all(torch.equal(one.inputs, other.inputs) and one.iterations == other.iterations for one, other in pairs)
 
 
 @pytest.mark.parametrize("changed", [{"start": "uniform"}, {"image_norm": 1.0}, {"stop_below": 1e-7}, {"plateau": 3}])
 def test_every_setting_changes_l_bfgs_too(changed):
-    lines = replace(LINES, iterations=90)
-    (one,), (other,) = attack(lines), attack(replace(lines, **changed))
+    lines = LINES.with_options(iterations=90)
+    (one,), (other,) = attack(lines), attack(lines.with_options(**changed))
     assert not (torch.equal(one.inputs, other.inputs) and one.iterations == other.iterations)
 
 
 def test_no_search_setting_is_left_out():
     mine = {name for _, changed in CHANGES for name in changed}
     foreign = {"memory", "local_training", "layers"}  # test_memory.py, test_federated_averaging.py, test_distances.py
-    assert {one.name for one in fields(GradientMatching)} - mine - COVERED_ELSEWHERE - foreign == {"method"}
+    assert OPTIONS.keys() == mine | COVERED_ELSEWHERE | foreign
 
 
 @pytest.mark.parametrize(
@@ -129,15 +136,15 @@ def test_no_search_setting_is_left_out():
         (LINES, {"batch_norm": 1.0}, "set batch_norm to 0"),
         (LINES, {"group_consistency": 1.0}, "set group_consistency to 0"),
     ],
-    ids=str,
+    ids=lambda one: one.name if isinstance(one, GradientMatching) else str(one),
 )
 def test_contradictions_say_what_to_do(base, changed, words):
     with pytest.raises(ValueError, match=words):
-        replace(base, **changed)
+        base.with_options(**changed)
 
 
 def test_batch_norm_needs_layers_and_their_statistics():
-    settings = replace(PLAIN, batch_norm=0.1)
+    settings = PLAIN.with_options(batch_norm=0.1)
     (found,) = attack(settings, model=tiny.mlp)
     assert found.outcome is Outcome.NOT_APPLICABLE
     assert "no BatchNorm layer" in found.reason
@@ -148,7 +155,7 @@ def test_batch_norm_needs_layers_and_their_statistics():
 
 
 def test_iterations_are_those_of_each_observation():
-    found = attack(replace(PLAIN, iterations=400, plateau=5, restarts=2), count=3)
+    found = attack(PLAIN.with_options(iterations=400, plateau=5, restarts=2), count=3)
     assert all(1 <= one.iterations < 400 for one in found)
     assert len({one.iterations for one in found}) > 1
     assert [one.labels.tolist() for one in found] == [[0], [1], [2]]
@@ -156,16 +163,18 @@ def test_iterations_are_those_of_each_observation():
 
 def test_the_last_iterate_is_the_one_that_one_more_step_starts_from():
     """A search of n steps with a constant rate ends where one of more steps passes by, whatever was better before."""
-    settings = replace(PLAIN, restarts=1, learning_rate=1.0, schedule="constant", iterate="last")
-    losses = [attack(replace(settings, iterations=n))[0].matching_loss for n in range(1, 12)]
-    best = [attack(replace(settings, iterations=n, iterate="best"))[0].matching_loss for n in range(1, 12)]
+    settings = PLAIN.with_options(restarts=1, learning_rate=1.0, schedule="constant", iterate="last")
+    losses = [attack(settings.with_options(iterations=n))[0].matching_loss for n in range(1, 12)]
+    best = [attack(settings.with_options(iterations=n, iterate="best"))[0].matching_loss for n in range(1, 12)]
     assert losses != sorted(losses, reverse=True), "it goes up and down"
     start = best[0] if best[0] < losses[0] else float("inf")
     assert best == [min(start, *losses[: n + 1]) for n in range(11)]
 
 
 def test_halving_gives_the_restart_that_all_of_them_would_have_given():
-    whole, halved = (attack(replace(PLAIN, iterations=150, restarts=8, halving=n), model=tiny.mlp)[0] for n in (0, 3))
+    whole, halved = (
+        attack(PLAIN.with_options(iterations=150, restarts=8, halving=n), model=tiny.mlp)[0] for n in (0, 3)
+    )
     truth = SPEC.denormalise(tiny.images(SPEC, 1))
     assert halved.iterations == 150
     for one in (whole, halved):
@@ -177,13 +186,13 @@ def test_presets_are_built_by_name_and_run(name):
     preset = build_attack(f"inverting-gradients:preset={name}")
     assert preset == PRESETS[name]
     assert preset.name in ATTACKS
-    (found,) = attack(replace(PRESETS[name], iterations=60))
+    (found,) = attack(PRESETS[name].with_options(iterations=60))
     assert found.inputs is not None, found.reason
     assert found.matching_loss is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("settings", [replace(PLAIN, batch_norm=0.01, iterations=30), LINES], ids=lambda s: s.name)
+@pytest.mark.parametrize("settings", [PLAIN.with_options(batch_norm=0.01, iterations=30), LINES], ids=lambda s: s.name)
 def test_half_precision_is_attacked_in_single(dtype, settings):
     torch.manual_seed(0)
     double = tiny.victim(normalised(SPEC), SPEC)

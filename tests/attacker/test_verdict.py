@@ -137,18 +137,19 @@ def test_rule_6_every_flag_changes_the_sentence_and_a_weak_one_forbids_held(name
         (PAIR, [*HELD[:2], summary("f2", ADAPTIVE, None, 0, not_applicable=64)]),  # one that does not fit
         (PAIR, [*HELD[:2], summary("f2", ADAPTIVE, 0, 64, failed=64)]),  # one that failed
         (PAIR, [WORKS, HELD[2]]),  # no plain attack to compare with
-        (PAIR, [WORKS, summary("f2", PLAIN, 0), summary("f2", ADAPTIVE, 0)]),  # four victims
         (PAIR[:1], [summary("f1", PLAIN, 0, 64)]),  # no defence
     ],
 )
 def test_rule_7_what_is_missing_for_held(federations, summaries):
     assert last(federations, summaries).verdict == "not shown to leak"
     # Even where somebody lost the flags:
-    whole = told(federations, summaries)
-    bare = verdicts(whole, [])[-1].verdict
-    few = any(one.images < 64 and one.federation == "f2" for one in summaries) and len(summaries) == 3
-    if not few or summaries[2].images != 4:
-        assert bare == "not shown to leak"
+    assert verdicts(told(federations, summaries), [])[-1].verdict == "not shown to leak"
+
+
+def test_rule_7_only_a_flag_says_that_four_victims_are_too_few():
+    few = [WORKS, summary("f2", PLAIN, 0), summary("f2", ADAPTIVE, 0)]
+    assert last(PAIR, few).verdict == "not shown to leak"
+    assert verdicts(told(PAIR, few), [])[-1].verdict == "held against everything tried"
 
 
 def test_rule_7_names_the_weak_evidence():

@@ -276,3 +276,27 @@ def test_double_precision_models_are_defended():
 
 def test_the_registry_describes_itself():
     assert all("\n" not in entry.description and entry.description for entry in DEFENCES.values())
+
+
+PLACE = "tests.fl_precode.own_defences"
+
+
+def test_a_defence_is_named_by_the_place_of_its_class():
+    defend = gradient_defence(f"{PLACE}:Halved(part=0.25)+clip:max_norm=100")
+    assert float(defend({"w": torch.ones(1)})["w"]) == 0.25
+    assert not changes_model(f"{PLACE}:Halved")
+    with pytest.raises(ValueError, match="'.*Halved' is given twice"):
+        check_defence(f"{PLACE}:Halved+{PLACE}:Halved")
+    for wrong, words in (
+        (f"{PLACE}:torch", "expected a subclass of GradientDefence"),
+        (f"{PLACE}:Gone", "has no 'Gone'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_defence(wrong)
+
+
+def test_a_defence_that_changes_shapes_is_refused():
+    with pytest.raises(
+        ValueError, match=r"Misshapen must return every gradient .* expected 'w' of shape \(2, 2\), got \(3,\)"
+    ):
+        gradient_defence(f"{PLACE}:Misshapen")({"w": torch.ones(2, 2)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,27 +16,48 @@ from pathlib import Path
 
 import pytest
 
-from fl_precode.flower.fingerprint import FINGERPRINTED, folder_fingerprint
-from fl_precode.flower.reference_app import APP_FILES, CARRIED, app_parts, stage_app
+from attacker.cli import OF_A_CHECKOUT
+from fl_precode.flower.reference_app import APP_FILES, app_parts
 from tests.attacker.taped_federation import tape_federation
 from tests.compose.base_image import torch_wheels
+from tests.test_layering import FILES, imports, within
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DECLARED["project"]
-EXTRAS = {"report", "simulation", "datasets", "dp", "dev"}
+EXTRAS = {"audit", "simulation", "experiments", "datasets", "dp", "dev"}
 
 
 def test_the_extras_are_what_the_documentation_says():
     assert set(PROJECT["optional-dependencies"]) == EXTRAS
-    base = " ".join(PROJECT["dependencies"])
-    assert not any(name in base for name in ("ray", "simulation", "jinja2", "matplotlib", "torchvision", "opacus"))
+    assert [re.split("[<>=]", one)[0] for one in PROJECT["dependencies"]] == ["flwr", "torch", "numpy", "safetensors"]
 
 
-def test_the_wheel_is_told_to_carry_every_part_of_the_reference_app():
-    included = DECLARED["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included == {name: f"fl_precode/{CARRIED}/{name}" for name in APP_FILES if name != "fl_precode"}
-    assert all(path == ROOT / name for name, path in app_parts().items())
+def left_out(file):
+    """Whether the wheel is told to leave a file of the packages out."""
+    excluded = DECLARED["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
+    return any(f"/{file}" == one or f"/{file}".startswith(f"{one}/") for one in excluded)
+
+
+def test_what_the_wheel_leaves_out_is_there_and_nothing_in_it_needs_that():
+    excluded = DECLARED["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
+    assert [one for one in excluded if not (ROOT / one[1:]).exists()] == []
+    shipped = [file for file in FILES if file.startswith(("fl_precode/", "attacker/"))]
+    absent = {file[:-3].replace("/", ".") for file in shipped if left_out(file)}
+    assert {f"attacker.{name}" for name in OF_A_CHECKOUT.values()} < absent
+    needing = {
+        f"{file}: {one}"
+        for file in shipped
+        if not left_out(file)
+        for name in imports(file)
+        for one in absent
+        if within(name, one)
+    }
+    assert not needing
+
+
+def test_a_checkout_has_every_part_of_the_reference_app():
+    assert app_parts() == {name: ROOT / name for name in APP_FILES}
 
 
 def test_an_app_keeps_its_flwr():
@@ -71,9 +93,9 @@ def test_the_wheel_holds_the_plug_in_and_its_types_and_nothing_generic(built):
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"fl_precode", "attacker"}
     assert {"fl_precode/py.typed", "attacker/py.typed"} <= set(names)
     assert any(name.startswith("attacker/report/templates/") for name in names)
-    assert {f"fl_precode/{CARRIED}/{name}" for name in ("pyproject.toml", "server/app.py", "clients/app.py")} <= set(
-        names
-    )
+    packaged = {file for file in FILES if file.startswith(("fl_precode/", "attacker/"))}
+    assert {name for name in names if name.endswith(".py")} == {file for file in packaged if not left_out(file)}
+    assert not any(name.startswith("attacker/reproduce") for name in names), "nor its templates"
     assert metadata["Version"] == PROJECT["version"]
     assert set(metadata.get_all("Provides-Extra")) == EXTRAS
     with tarfile.open(sdist) as archive:
@@ -83,37 +105,34 @@ def test_the_wheel_holds_the_plug_in_and_its_types_and_nothing_generic(built):
     assert sdist.stat().st_size < 5e6
 
 
-STAGE = """
-import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1]]
-from fl_precode.flower.reference_app import make_importable, stage_app
-stage_app(Path(sys.argv[2])); make_importable()
-import clients, server
-print(clients.__file__, server.__file__, sep="\\n")
+ALONE = """
+import importlib, pkgutil, sys; sys.path[:0] = [sys.argv[1]]
+import fl_precode, attacker
+for package in (fl_precode, attacker):
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        assert importlib.import_module(found.name).__file__.startswith(sys.argv[1])
+from attacker.cli import OF_A_CHECKOUT, app
+for name in OF_A_CHECKOUT:
+    try:
+        app([name])
+    except SystemExit as end:
+        assert end.code == 2, name
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_installed_package_submits_the_app_that_a_checkout_submits(built, tmp_path):
+def test_an_installed_package_is_whole_and_says_which_commands_need_a_checkout(built, tmp_path):
     wheel, _ = built
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site-packages")
     done = subprocess.run(
-        [sys.executable, "-P", "-c", STAGE, tmp_path / "site-packages", tmp_path / "installed"], cwd=tmp_path,
+        [sys.executable, "-P", "-c", ALONE, tmp_path / "site-packages"], cwd=tmp_path,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert all(Path(line).is_relative_to(tmp_path / "site-packages" / "fl_precode") for line in done.stdout.split())
-    # Its hash is that of what the nodes will run, and of what the installed package itself is.
-    ours, theirs = stage_app(tmp_path / "checkout"), tmp_path / "installed"
-    contents = [
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in (ours, theirs)
-    ]
-    assert contents[0] == contents[1]
-    fingerprint = folder_fingerprint(theirs / package for package in FINGERPRINTED)
-    carried = tmp_path / "site-packages" / "fl_precode"
-    assert folder_fingerprint([carried, carried / CARRIED / "clients"]) == fingerprint
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert all(f"`fl-precode {command}` needs the reference app" in said for command in OF_A_CHECKOUT)
 
 
 def size_of(folder, but=()):
@@ -129,43 +148,45 @@ TORCH = ("torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "fsspe
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_an_empty_environment_audits_a_tape(built, tmp_path):
+def test_an_empty_environment_has_the_plug_in_and_with_the_extra_audits_a_tape(built, tmp_path):
     """With PyTorch for CPUs where this machine has its wheel, otherwise with the one from PyPI."""
     wheel, _ = built
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     binaries = tmp_path / "venv" / "bin"
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    # jinja2 comes with torch; without it, the page is missing and that is said.
     pinned = ["torch==2.13.0+cpu"] if torch_wheels() and sys.version_info[:2] == (3, 11) else ["torch"]
 
-    def run(*command, cwd=tmp_path):
-        done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
+    def run(*command, code=0):
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout if code == 0 else done.stderr
 
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     started = time.monotonic()
     run(binaries / "python", "-m", "pip", "install", "-q", *pinned)
     with_torch = time.monotonic()
     run(binaries / "python", "-m", "pip", "install", "-q", wheel)
-    run(binaries / "python", "-m", "pip", "uninstall", "-q", "-y", "jinja2")
-    installed = time.monotonic()
+    based = time.monotonic()
+    figures = {"base without torch, MB": round(size_of(site, but=(*TORCH, "pip", "jinja2")) / 1e6)}
+    assert not list(site.glob("scipy")) + list(site.glob("skimage"))
+    run(binaries / "python", "-c", "import fl_precode; from fl_precode.flower import Interceptor; fl_precode.extend")
     taped = tape_federation(tmp_path / "run", rounds=1)
     command = [binaries / "fl-precode", "audit", taped.tape, "--out", "audit", "--attacks", "first-layer", "--no-truth"]
-    said = run(*command)
+    assert "pip install 'fl-precode[audit]'" in run(*command, code=1)
+
+    run(binaries / "python", "-m", "pip", "install", "-q", f"{wheel}[audit]")
+    installed = time.monotonic()
+    assert "report: " in run(*command)
     audited = time.monotonic()
-    assert "pip install 'fl-precode[report]'" in said
     record = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert record["summaries"][0]["images"] > 0
     assert list((tmp_path / "audit" / "images").glob("*.png"))
-
-    run(binaries / "python", "-m", "pip", "install", "-q", f"{wheel}[report]")
-    assert "report: " in run(binaries / "fl-precode", "report", "audit")
     assert (tmp_path / "audit" / "report" / "index.html").exists()
-    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    figures = {
-        "base without torch, MB": round(size_of(site, but=(*TORCH, "pip", "matplotlib", "fontTools", "jinja2")) / 1e6),
+    figures |= {
+        "with the extra audit, without torch, MB": round(size_of(site, but=(*TORCH, "pip", "jinja2")) / 1e6),
         "torch, s": round(with_torch - started, 1),
-        "the rest, s": round(installed - with_torch, 1),
+        "base, s": round(based - with_torch, 1),
+        "audit, s": round(installed - based, 1),
         "first audit, s": round(audited - installed, 1),
         "wheel, kB": round(wheel.stat().st_size / 1e3),
     }

@@ -70,6 +70,7 @@ def poisoned_folder(tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_left_running")
+@pytest.mark.slow
 def test_two_runs_from_a_folder_with_other_packages_of_our_names(tmp_path, poisoned_folder, monkeypatch):
     home = tmp_path / "users-flwr-home"
     monkeypatch.setenv("FLWR_HOME", str(home))

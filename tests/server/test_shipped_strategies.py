@@ -11,6 +11,11 @@ from fl_precode.flower.interceptor import Interceptor
 from fl_precode.tape import Tape
 from tests.server.shipped_strategies import CASES, run
 
+SLOW = ("FedAvgM", "FedAdagrad", "FedYogi", "FedProx", "FedTrimmedAvg", "MultiKrum", "Bulyan", "QFedAvg")
+"""Strategies whose calls have the form of another one's here, and two whose arithmetic takes long."""
+
+SLOW_OR_QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "strategies.md"
 
 
@@ -20,7 +25,7 @@ def test_no_strategy_that_flwr_ships_is_missing_here_or_on_the_page():
     assert all(f"| `{name}` |" in PAGE.read_text() for name in shipped)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SLOW_OR_QUICK)
 def test_wrapped_and_not_wrapped_are_equal_bit_for_bit(name, tmp_path):
     plain, plain_result = run(name, lambda strategy: strategy)
     wrapped, wrapped_result = run(name, lambda strategy: Interceptor(strategy, tmp_path / "tape"))

@@ -1,0 +1,119 @@
+"""Attacks as objects: the spec that stands for one in plans, jobs and records, from which a process builds it again."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from attacker.attacks.attack import Attack
+from attacker.attacks.registration import ATTACKS, own_fields, place_of
+from attacker.attacks.registry import HELD, build_attack
+from fl_precode.import_path import is_import_path
+
+
+def spec_of(attack: object) -> str:
+    """The spec of an attack: its name and the settings that differ, or the place of its class; of a spec itself.
+
+    Where no text gives an equal attack again, as of a class in a notebook, this process keeps the object under its
+    spec; no other can build it then (`check_travel`).
+
+    Raises:
+        TypeError: If it is neither.
+
+    >>> from attacker.attacks.hybrid import Hybrid
+    >>> spec_of(Hybrid(steps=3)), spec_of("dlg:iterations=9")
+    ('hybrid:steps=3', 'dlg:iterations=9')
+    """
+    if isinstance(attack, str):
+        return attack
+    if not isinstance(attack, Attack):
+        what = f"the class {attack.__name__}: make an object of it" if isinstance(attack, type) else repr(attack)
+        raise TypeError(f"expected a spec or an object of an attack, got {what}")
+    own = _literals(attack)
+    for spec in (_by_name(attack), _by_place(attack, own)):
+        if spec is not None and _builds(spec, attack):
+            return spec
+    return _held(attack, own)
+
+
+def check_travel(specs: Sequence[str]) -> None:
+    """Refuse attacks that no other process can build.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    stay = [spec for spec in specs if spec in HELD]
+    if stay:
+        raise ValueError(
+            f"the attack {stay[0]} lives in this process alone: other processes can build it only if its class stands "
+            "in a module that they can import, and its settings are numbers, text and the like. Put the class into a "
+            "module, or work in one process (workers=1)"
+        )
+
+
+def _by_name(attack: Attack) -> str | None:
+    """The registered name with the settings that differ from those of the name alone, or None."""
+    name = attack.name
+    if name not in ATTACKS or not ATTACKS.is_everywhere(name):
+        return None
+    try:
+        usual = build_attack(name)
+    except ValueError:
+        return None
+    settings = []
+    for option in ATTACKS[name].options:
+        value = _setting(attack, option)
+        if value is not None and value != _setting(usual, option):
+            settings.append(f"{option}={str(value).lower() if isinstance(value, bool) else value}")
+    return f"{name}:{','.join(settings)}" if settings else name
+
+
+def _setting(attack: Attack, option: str) -> object:
+    """Of the attack, or of the search that it is made of."""
+    return getattr(attack, option, getattr(getattr(attack, "matching", None), option, None))
+
+
+def _by_place(attack: Attack, settings: dict[str, str]) -> str | None:
+    place = place_of(type(attack))
+    return None if place.startswith("__main__:") or not is_import_path(place) else _with(place, settings)
+
+
+def _literals(attack: Attack) -> dict[str, str]:
+    """Settings that text can hold, where they are not the usual ones."""
+    found = {}
+    for one in own_fields(type(attack)):
+        value = getattr(attack, one.name)
+        if one.init and value != one.default:
+            try:
+                ast.literal_eval(text := repr(value))
+            except (ValueError, SyntaxError):
+                continue
+            found[one.name] = text
+    return found
+
+
+def _with(place: str, settings: dict[str, str]) -> str:
+    return f"{place}({', '.join(f'{name}={value}' for name, value in settings.items())})" if settings else place
+
+
+def _builds(spec: str, attack: Attack) -> bool:
+    """Whether the spec gives this attack again."""
+    try:
+        built = build_attack(spec)
+    except (ValueError, KeyError):
+        return False
+    # What is no dataclass has no equality: without fields of its own the class says everything.
+    return type(built) is type(attack) and (built == attack or not vars(attack))
+
+
+def _held(attack: Attack, settings: dict[str, str]) -> str:
+    """Keep the attack in this process, under a spec that no other one has."""
+    kind = type(attack)
+    place = f"{kind.__module__}:{kind.__qualname__.rpartition('>.')[2]}"
+    number = 1
+    spec = _with(place, settings)
+    while spec in HELD and HELD[spec] is not attack and HELD[spec] != attack:
+        number += 1
+        spec = _with(place, {**settings, "object": str(number)})
+    HELD[spec] = attack
+    return spec

@@ -1,0 +1,83 @@
+"""Attacks as objects, by name, and of anyone's own.
+
+An attack is an object of settings. Called with a `fl_precode.Victim` and observations it gives one `Reconstruction` for
+each; it sees no truth. `fl_precode.audit` takes such objects, or their specs.
+
+>>> import torch, fl_precode as flp
+>>> from torch import nn
+>>> plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+>>> image, label = torch.rand(1, 1, 8, 8), torch.tensor([3])
+>>> loss = nn.functional.cross_entropy(plain(image), label)
+>>> named = dict(plain.named_parameters())
+>>> update = dict(zip(named, torch.autograd.grad(loss, list(named.values()))))
+>>> seen = flp.Observation(
+...     parameters={name: p.detach() for name, p in named.items()}, buffers={}, update=update,
+...     kind="gradient", batch_size=1, protocol=flp.Protocol(name="fedsgd"), round=1, node="7",
+... )
+>>> victim = flp.Victim(model=plain, inputs=flp.InputSpec.parse("1x8x8", classes=10))
+>>> (found,) = flp.attacks.FirstLayerInversion()(victim, [seen], generator=torch.Generator().manual_seed(0))
+>>> bool(torch.allclose(found.inputs, image, atol=1e-4))
+True
+>>> flp.attacks.build_attack("inverting-gradients:iterations=600") == flp.attacks.GradientMatching(iterations=600)
+True
+
+To add one: a subclass of `Attack` with `register_attack`, and an entry point of the group ``fl_precode.attacks``
+(docs/adding-an-attack.md). A class that is no plug-in is named by its place, ``package.module:Class``.
+"""
+
+from attacker.attacks import (
+    ATTACKS,
+    PRESETS,
+    Attack,
+    AttackEntry,
+    DefenceMatched,
+    DropoutInversion,
+    FirstLayerInversion,
+    GradientMatching,
+    Hybrid,
+    Ignore,
+    LayerwiseInversion,
+    Member,
+    NoiseRecovery,
+    NoiseRestoring,
+    Outcome,
+    Portfolio,
+    Progress,
+    Reconstruction,
+    Spear,
+    ThenRefine,
+    ThroughBottleneck,
+    build_attack,
+    recover_noise,
+    register_attack,
+)
+from attacker.attacks.answers import Choice, attacks_for
+
+__all__ = [
+    "ATTACKS",
+    "PRESETS",
+    "Attack",
+    "AttackEntry",
+    "Choice",
+    "DefenceMatched",
+    "DropoutInversion",
+    "FirstLayerInversion",
+    "GradientMatching",
+    "Hybrid",
+    "Ignore",
+    "LayerwiseInversion",
+    "Member",
+    "NoiseRecovery",
+    "NoiseRestoring",
+    "Outcome",
+    "Portfolio",
+    "Progress",
+    "Reconstruction",
+    "Spear",
+    "ThenRefine",
+    "ThroughBottleneck",
+    "attacks_for",
+    "build_attack",
+    "recover_noise",
+    "register_attack",
+]

@@ -1,0 +1,43 @@
+"""What an update determines of its images, before any attack: ranks, spectra and influence (docs/leakage.md)."""
+
+from attacker.leakage import (
+    ExpectedError,
+    Glance,
+    ImageLeak,
+    Influence,
+    Jacobian,
+    LayerRank,
+    Leakage,
+    NoiseRanks,
+    Spectrum,
+    analyse,
+    expected_error,
+    glance,
+    influence,
+    layer_ranks,
+    lower_bound,
+    noise_ranks,
+    solubility,
+    spectrum,
+)
+
+__all__ = [
+    "ExpectedError",
+    "Glance",
+    "ImageLeak",
+    "Influence",
+    "Jacobian",
+    "LayerRank",
+    "Leakage",
+    "NoiseRanks",
+    "Spectrum",
+    "analyse",
+    "expected_error",
+    "glance",
+    "influence",
+    "layer_ranks",
+    "lower_bound",
+    "noise_ranks",
+    "solubility",
+    "spectrum",
+]
