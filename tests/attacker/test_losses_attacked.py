@@ -28,7 +28,7 @@ from tests.attacker import tiny
 SPEC = tiny.inputs()
 SEARCH = "dlg:iterations=120"
 OPTIONS = argparse.Namespace(
-    model="mlp", clients=2, rounds=1, batch_size=1, seed=0, attacks=[SEARCH.replace("dlg", "idlg"), "first-layer"]
+    model="mlp", clients=2, rounds=1, batch_size=2, seed=0, attacks=[SEARCH.replace("dlg", "idlg"), "first-layer"]
 )
 
 
@@ -51,8 +51,7 @@ def test_a_federation_is_replayed_by_the_loss_that_its_tape_names(tmp_path, name
     assert "loss" not in assumed
     assert not any(flag.name == "loss-assumed" for flag in record.flags)
     _, _, wrong = audited(TapeSource(tape=tape, loss="cross-entropy"), tmp_path / "wrong")
-    # With class weights one image's gradient is that of cross-entropy: its own weight divides it.
-    assert distance < 1e-3 if name == "class weights" else distance < 0.2 * wrong
+    assert distance < 0.3 * wrong
 
 
 def test_images_with_several_classes_are_audited_from_rows_of_zeros_and_ones(tmp_path):
@@ -160,8 +159,11 @@ def test_rows_of_zeros_and_ones_are_labels_of_recorded_truth():
     assert true_batch(torch.rand(1, 1, 4, 4), torch.tensor([[0, 0, 1]]))[1].tolist() == [2]
 
 
-def test_an_audit_of_granted_labels_needs_the_truth(tmp_path):
-    tape = simulate(tmp_path / "run", losses.federation(OPTIONS, "benchmarks.losses:focal")).folder / "tape"
+def test_a_division_holds_under_every_loss_and_reads_no_label(tmp_path):
+    alone = argparse.Namespace(**{**vars(OPTIONS), "batch_size": 1})
+    tape = simulate(tmp_path / "run", losses.federation(alone, "benchmarks.losses:focal")).folder / "tape"
     record = audit_tapes([TapeSource(tape=tape)], out=tmp_path / "audit", attacks=["first-layer"], victims=1)
     (row,) = record.results
-    assert row.recovered_label is None, "no label is read off the update"
+    assert row.ssim > 0.999
+    assert row.recovered_label is None
+    assert record.federations[0].loss == "benchmarks.losses:focal"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 
@@ -77,7 +78,8 @@ def test_attacks_leave_every_attribute_of_a_model_in_training_as_it_was(model, s
     weight = criterion.weight
     inputs = replace(tiny.inputs(side=8), classes=10)
     victim = Victim(model=model, inputs=inputs, loss=criterion if "dlg" not in spec else None)
-    seen = tiny.observe(victim, tiny.images(inputs, 1, dtype=torch.float32), [1], buffers={})
+    trained = replace(victim, model=copy.deepcopy(model).requires_grad_(True))
+    seen = tiny.observe(trained, tiny.images(inputs, 1, dtype=torch.float32), [1])
     build_attack(spec)(victim, [seen], generator=torch.Generator().manual_seed(0), labels=[torch.tensor([1])])
     assert attributes(model) == before
     assert criterion.weight is weight
