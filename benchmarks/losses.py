@@ -112,7 +112,7 @@ def tape_attributes(folder: Path, options: argparse.Namespace) -> TapeSource:
                 value -= settings.learning_rate * step[name]
     truth = folder / "truth.npz"
     np.savez(truth, images=np.concatenate(images), labels=np.concatenate(rows), node=nodes, round=rounds)
-    return TapeSource(tape=folder / "tape", truth=str(truth))
+    return TapeSource(tape=folder / "tape", truth=f"npz:{truth}")
 
 
 def audited(source: TapeSource, out: Path, options: argparse.Namespace) -> AuditRecord:
