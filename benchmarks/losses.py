@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/losses.py --out docs/losses.json
 
-Each federation of `digits` is taped with the reference client's code and audited twice: with the loss that the tape
+Each federation of `photos` is taped with the reference client's code and audited twice: with the loss that the tape
 names, and with cross-entropy. The labels are granted, as no recovery reads them under other losses. In the last
-federation an image has several classes or none: what is said of digits is whether they are even, prime, have a loop
-and are above four.
+federation an image has several of four classes or none: whether the number of its photograph is even, prime, has a
+loop and is above four.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def focal(scores: Tensor, labels: Tensor) -> Tensor:
 def federation(options: argparse.Namespace, loss: str) -> Settings:
     """The federation of one loss."""
     return Settings(
-        dataset="digits",
+        dataset=options.dataset,
         model=options.model,
         num_clients=options.clients,
         num_server_rounds=options.rounds,
@@ -73,8 +73,8 @@ def federation(options: argparse.Namespace, loss: str) -> Settings:
 
 
 def attributes(labels: Tensor) -> Tensor:
-    """(batch, 4) of zeros and ones: what is true of each digit."""
-    rows = [[int(digit in one) for one in (_EVEN, _PRIME, _LOOP, _LARGE)] for digit in labels.tolist()]
+    """(batch, 4) of zeros and ones: what is true of each number."""
+    rows = [[int(number in one) for one in (_EVEN, _PRIME, _LOOP, _LARGE)] for number in labels.tolist()]
     return torch.tensor(rows)
 
 
@@ -97,16 +97,16 @@ def tape_attributes(folder: Path, options: argparse.Namespace) -> TapeSource:
         writer.write_round(number, {name: value.detach().numpy() for name, value in model.named_parameters()})
         step = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
         for client in range(options.clients):
-            pixels, digits = whole.data.train.batch(whole.batches(client, number)[0])
-            sets = attributes(digits)
+            pixels, numbers = whole.data.train.batch(whole.batches(client, number)[0])
+            sets = attributes(numbers)
             sent, _ = batch_gradient(model, (inputs.normalise(pixels), sets.float()), loss=nn.BCEWithLogitsLoss())
             arrays = {name: value.detach().numpy() for name, value in sent.items()}
-            writer.write_observation(number, str(client + 1), arrays, batch_size=len(digits), buffers=())
+            writer.write_observation(number, str(client + 1), arrays, batch_size=len(numbers), buffers=())
             step = {name: value + sent[name] / options.clients for name, value in step.items()}
             images.append(pixels.numpy())
             rows.append(sets.numpy())
-            nodes += [str(client + 1)] * len(digits)
-            rounds += [number] * len(digits)
+            nodes += [str(client + 1)] * len(numbers)
+            rounds += [number] * len(numbers)
         with torch.no_grad():
             for name, value in model.named_parameters():
                 value -= settings.learning_rate * step[name]
@@ -173,7 +173,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 rows += rows_of(audited(wrong, folder / "wrong", options), name, CROSS_ENTROPY)
         for row in rows[-2 * len(options.attacks) :]:
             logger.info("%s", row)
-    wanted = ("model", "clients", "rounds", "batch_size", "seed", "attacks")
+    wanted = ("dataset", "model", "clients", "rounds", "batch_size", "seed", "attacks")
     return {"settings": {key: getattr(options, key) for key in wanted}, "losses": {**LOSSES}, "rows": rows}
 
 
@@ -194,13 +194,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("losses.json"))
-    parser.add_argument("--model", default="lenet")
-    parser.add_argument("--clients", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--dataset", default="photos")
+    parser.add_argument("--model", default="mlp")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--losses", nargs="*", default=[])
-    parser.add_argument("--attacks", nargs="+", default=["inverting-gradients:iterations=1000,restarts=2"])
+    parser.add_argument("--attacks", nargs="+", default=["idlg:iterations=300", "inverting-gradients:iterations=500"])
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     record = measure(options)
