@@ -9,10 +9,11 @@ DEMO_OUT ?= outputs/demo
 TEST_WORKERS ?= logical
 PARALLEL := -n $(TEST_WORKERS) --dist worksteal
 
-.PHONY: demo test test-full compose-demo compose-down compose-test bench evidence lint format clean help
+.PHONY: demo check quick test test-full compose-demo compose-down compose-test bench evidence lint format clean help
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
+	@echo "make check      lint, types and the quick tests: under two minutes on two cores"
 	@echo "make test       lint, types and the test suite with coverage, on all cores; one of them: TEST_WORKERS=0"
 	@echo "make test-full  the same and the long proofs"
 	@echo "make compose-demo  a federation in containers, attacked, with its report; needs Docker (minutes)"
@@ -50,6 +51,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Types on one core while the tests begin on the other; what each says is printed when it ends.
+check: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 lint quick
+
+# The files that tests/quick.txt names, none of which starts a federation or a browser.
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests --quick $(PARALLEL) -m "not slow and not gpu and not federation and not browser"
 
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=85

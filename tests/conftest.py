@@ -13,7 +13,22 @@ import torch
 
 from fl_precode import sample_noise
 
+QUICK = frozenset((Path(__file__).parent / "quick.txt").read_text().split())
+"""Files of `make check`, wherever they lie: each takes a few seconds on one core at most, and all of them less than a
+minute and a half on two. A new file is quick once it is named there."""
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make check` asks for the quick files only, before anything else is imported."""
+    parser.addoption("--quick", action="store_true", help="collect the files of `make check` only")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the other test files where only the quick ones are asked for."""
+    other = collection_path.match("test_*.py") and collection_path.stem not in QUICK
+    return True if other and config.getoption("--quick") else None
 
 
 @pytest.fixture(autouse=True)

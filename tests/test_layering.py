@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fl_precode", "server", "clients", "attacker", "deploy")
@@ -38,10 +41,17 @@ INSIDE = (
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
+def nodes(file: str) -> list[ast.AST]:
+    """The syntax tree of a file, which several rules read."""
+    return list(ast.walk(ast.parse((ROOT / file).read_text())))
+
+
+@cache
 def imports(file: str) -> set[str]:
     """Dotted names of everything a file imports, absolute."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -145,7 +155,7 @@ def test_files_stay_below_500_lines(file):
 
 @pytest.mark.parametrize("file", FILES)
 def test_functions_stay_below_50_lines(file):
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+    for node in nodes(file):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body
             has_docstring = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
@@ -159,3 +169,7 @@ def test_nothing_is_pickled_and_nothing_moves_itself_to_a_gpu(file):
     assert not {name for name in imports(file) if within(name, "pickle") or within(name, "cloudpickle")}
     assert ".cuda()" not in source
     assert "torch.load(" not in source
+
+
+def test_the_quick_files_are_there():
+    assert {path.stem for path in (ROOT / "tests").rglob("test_*.py")} >= QUICK, "tests/quick.txt names others"

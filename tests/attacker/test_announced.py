@@ -46,6 +46,7 @@ def update(model: str, defence: str, *, batch: int = 2, announced: str | None = 
     inputs = PHOTOS.inputs
     made = apply_defence(defence, build_model(model, inputs, seed=0), inputs)
     victim = Victim(model=made, inputs=inputs)
+    made = victim.model  # a copy
     images = inputs.normalise(images)
     torch.manual_seed(1)
     loss = victim.training_loss(images, labels)
