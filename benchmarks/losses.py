@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/losses.py --out docs/losses.json
 
 Each federation of `photos` is taped with the reference client's code and audited twice: with the loss that the tape
-names, and with cross-entropy. The labels are granted, as no recovery reads them under other losses. In the last
-federation an image has several of four classes or none: whether the number of its photograph is even, prime, has a
-loop and is above four.
+names, and with cross-entropy; one that stands in the file is not run again. The labels are granted, as no recovery
+reads them under other losses. In the last federation an image has several of four classes or none: whether the number
+of its photograph is even, prime, has a loop and is above four.
 """
 
 from __future__ import annotations
@@ -152,8 +152,13 @@ def rows_of(record: AuditRecord, name: str, replayed: str) -> list[dict[str, Any
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything; the record that is written."""
-    rows: list[dict[str, Any]] = []
+    """Run what does not stand in the file yet; the record that is written, after each federation."""
+    wanted = ("dataset", "model", "clients", "rounds", "batch_size", "seed", "attacks")
+    record = {"settings": {key: getattr(options, key) for key in wanted}, "losses": LOSSES, "rows": []}
+    if options.out.exists():
+        earlier = json.loads(options.out.read_text())
+        record = earlier if earlier["settings"] == record["settings"] else record
+    rows: list[dict[str, Any]] = record["rows"]
     makers: dict[str, Callable[[Path], TapeSource]] = {
         name: lambda folder, spec=spec: TapeSource(  # type: ignore[misc]
             tape=simulate(folder, federation(options, spec)).folder / "tape"
@@ -162,7 +167,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     makers[SEVERAL] = lambda folder: tape_attributes(folder, options)
     for name, make in makers.items():
-        if options.losses and name not in options.losses:
+        if any(row["loss"] == name for row in rows):
             continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
@@ -171,10 +176,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             if name not in (CROSS_ENTROPY, SEVERAL):
                 wrong = replace(source, loss=CROSS_ENTROPY)
                 rows += rows_of(audited(wrong, folder / "wrong", options), name, CROSS_ENTROPY)
-        for row in rows[-2 * len(options.attacks) :]:
-            logger.info("%s", row)
-    wanted = ("dataset", "model", "clients", "rounds", "batch_size", "seed", "attacks")
-    return {"settings": {key: getattr(options, key) for key in wanted}, "losses": {**LOSSES}, "rows": rows}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        logger.info("%s: done", name)
+    return record
 
 
 def table(record: dict[str, Any]) -> str:
@@ -200,12 +204,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--losses", nargs="*", default=[])
     parser.add_argument("--attacks", nargs="+", default=["idlg:iterations=300", "inverting-gradients:iterations=500"])
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     record = measure(options)
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
     logger.info("%s", table(record))
 
 
