@@ -19,6 +19,7 @@ from clients.train import defended_gradient, defended_training
 from fl_precode.config import Settings
 from fl_precode.defences import gradient_defence, perturbation_generator
 from fl_precode.federation import Federation, prepare
+from fl_precode.loss import criterion
 from fl_precode.perturb import Batch
 from fl_precode.sampling import sample_noise
 from fl_precode.tape import TapeHeader, TapeWriter
@@ -160,10 +161,13 @@ def _client(
     # Nobody is told this seed, and no attack looks for one: the same audit again, under noise as clients draw it.
     generator = perturbation_generator("simulated", settings.seed, partition_id, server_round)
     own = copy.deepcopy(model)
+    loss = criterion(settings.loss, inputs.classes)
     with torch.random.fork_rng(), sample_noise():
         torch.manual_seed(generator.initial_seed())
         if settings.protocol == "fedsgd":
-            gradients, _ = defended_gradient(own, batches[0], defence, generator, batch_norm=settings.batch_norm)
+            gradients, _ = defended_gradient(
+                own, batches[0], defence, generator, batch_norm=settings.batch_norm, loss=loss
+            )
             return {name: gradients.get(name, value) for name, value in own.state_dict().items()}, batches
         defended_training(
             own,
@@ -175,6 +179,7 @@ def _client(
             weight_decay=settings.weight_decay,
             optimiser=settings.local_optimiser,
             batch_norm=settings.batch_norm,
+            loss=loss,
         )
     return {name: value.detach() for name, value in own.state_dict().items()}, batches
 

@@ -17,6 +17,7 @@ from fl_precode.defences import gradient_defence, perturbation_generator
 from fl_precode.entropy import unforeseeable
 from fl_precode.federation import ClientPart, choose_device, client_part
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
+from fl_precode.loss import criterion
 from fl_precode.perturb import Batch
 from fl_precode.sampling import sample_noise
 
@@ -38,9 +39,12 @@ def train(message: Message, context: Context) -> Message:
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     batches = _batches(part, server_round, device)
     defence = gradient_defence(settings.defence)
+    minimised = criterion(settings.loss, part.inputs.classes)
     with client_noise(settings, partition_id, server_round) as generator:
         if settings.protocol == "fedsgd":
-            gradients, loss = defended_gradient(model, batches[0], defence, generator, batch_norm=settings.batch_norm)
+            gradients, loss = defended_gradient(
+                model, batches[0], defence, generator, batch_norm=settings.batch_norm, loss=minimised
+            )
             examples = len(batches[0][1])
             sent = {name: gradients.get(name, value) for name, value in model.state_dict().items()}
         else:
@@ -54,6 +58,7 @@ def train(message: Message, context: Context) -> Message:
                 weight_decay=settings.weight_decay,
                 optimiser=settings.local_optimiser,
                 batch_norm=settings.batch_norm,
+                loss=minimised,
             )
             examples = len(part.indices)
             sent = dict(model.state_dict())

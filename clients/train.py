@@ -10,22 +10,29 @@ from torch import Generator, Tensor, nn
 
 from fl_precode.defences import Chain
 from fl_precode.local_training import batch_gradient, local_training
+from fl_precode.loss import Loss
 from fl_precode.perturb import Batch
 
 
 def defended_gradient(
-    model: nn.Module, batch: Batch, defence: Chain | None, generator: Generator | None, *, batch_norm: str = "batch"
+    model: nn.Module,
+    batch: Batch,
+    defence: Chain | None,
+    generator: Generator | None,
+    *,
+    batch_norm: str = "batch",
+    loss: Loss | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`.
 
     A defence changes what is trained: frozen parameters are sent as zeros, without noise that would move them. Without
     a generator it draws from the operating system, and nobody can take its noise away again.
     """
-    gradients, loss = batch_gradient(model, batch, batch_norm=batch_norm)
+    gradients, value = batch_gradient(model, batch, batch_norm=batch_norm, loss=loss)
     if defence is not None:
         own = {name: gradients[name] for name in _trained(model)}
         gradients = {**gradients, **defence(own, model=model, batch=batch, generator=generator)}
-    return gradients, loss
+    return gradients, value
 
 
 def defended_training(
@@ -39,6 +46,7 @@ def defended_training(
     weight_decay: float = 0.0,
     optimiser: str = "sgd",
     batch_norm: str = "batch",
+    loss: Loss | None = None,
 ) -> float:
     """FedAvg: local training whose steps and whose update are defended, in place.
 
@@ -53,7 +61,7 @@ def defended_training(
     received = copy.deepcopy(model) if of_update is not None else None
     of_steps = defence.of_steps() if defence is not None else None
     defend = _StepDefence(of_steps, generator) if of_steps is not None else None
-    loss = local_training(
+    mean = local_training(
         model,
         batches,
         learning_rate=learning_rate,
@@ -62,6 +70,7 @@ def defended_training(
         optimiser=optimiser,
         batch_norm=batch_norm,
         defend=defend,
+        loss=loss,
     )
     if of_update is not None and received is not None:
         before, after = dict(received.named_parameters()), dict(model.named_parameters())
@@ -71,7 +80,7 @@ def defended_training(
         with torch.no_grad():
             for name, value in update.items():
                 after[name].copy_(before[name] + value)
-    return loss
+    return mean
 
 
 def _trained(model: nn.Module) -> list[str]:

@@ -21,6 +21,7 @@ from fl_precode.tape import Tape
 
 if TYPE_CHECKING:
     from attacker.audit.truth_open import TruthWish
+    from fl_precode.loss import Loss
     from fl_precode.models.input_spec import InputSpec
 
 __all__ = ["AuditRecord", "TapeSource", "audit"]
@@ -38,6 +39,8 @@ class TapeOptions(TypedDict, total=False):
         model: Model spec in place of the tape's: ``package.module:Net``.
         defence: Defence spec in place of the tape's.
         inputs: Shape, scale and classes of the images in place of the tape's.
+        loss: What the clients minimise in place of the tape's: a function of (scores, labels) that gives a scalar, or
+            its name, ``package.module:function``.
         truth: Where the true images are known from, as ``--truth`` takes it; True looks beside the tape, False leaves
             them out.
     """
@@ -45,6 +48,7 @@ class TapeOptions(TypedDict, total=False):
     model: str | None
     defence: str | None
     inputs: InputSpec | None
+    loss: Loss | str | None
     truth: TruthWish
 
 
@@ -119,7 +123,7 @@ def audit(
         device: As torch names it.
         leakage: Whether leakage indices are computed, where the model is small enough.
         **options: What is to be taken in place of what stands on the tape: ``model``, ``defence``, ``inputs``,
-            ``truth``.
+            ``loss``, ``truth``.
 
     Raises:
         NothingToAttack: If the model or the images are not known, or there is no update.

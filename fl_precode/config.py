@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from fl_precode.data import check_dataset
-from fl_precode.defences import check_defence
+from fl_precode.defences import check_defence, defence_parts
+from fl_precode.loss import load_loss
 from fl_precode.models import check_model
 from fl_precode.observation import CROSS_ENTROPY, Protocol, UpdateKind
 
@@ -49,6 +51,8 @@ class Settings:
         weight_decay: fedavg: of the clients' local SGD, 0 or more.
         batch_norm: What clients normalise by while they train: the images of the ``batch``, as is usual, or the
             ``buffers`` that were sent.
+        loss: What clients minimise: ``cross-entropy``, or ``package.module:function`` of (scores, labels), importable
+            where clients and server run; see `fl_precode.loss`.
         seed: Of initialisation, partition and batches; not negative. The server has it.
         seeded_noise: Draws the clients' noise from the seed too, so that a test can be repeated. Whoever has the seed
             takes that noise away: epsilon is not stated, and no report says that such noise protects.
@@ -78,6 +82,7 @@ class Settings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     batch_norm: str = "batch"
+    loss: str = CROSS_ENTROPY
     seed: int = 0
     seeded_noise: bool = False
     device: str = "auto"
@@ -127,8 +132,11 @@ class Settings:
         return settings
 
     def to_run_config(self) -> dict[str, Value]:
-        """The same settings under their kebab-case keys."""
-        return {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
+        """The same settings under their kebab-case keys; the loss where it is not cross-entropy."""
+        found = {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
+        if self.loss == CROSS_ENTROPY:  # so that records of one federation stay equal, whenever it was taped
+            del found["loss"]
+        return found
 
     @property
     def kind(self) -> UpdateKind:
@@ -150,11 +158,22 @@ class Settings:
             weight_decay=self.weight_decay,
             batch_norm="buffers" if self.batch_norm == "buffers" else "batch",
             optimiser=None if fedsgd else "adam" if self.local_optimiser == "adam" else "sgd",
-            loss=CROSS_ENTROPY,
+            loss=self.loss,
         )
 
 
 _TYPE_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+_OWN_GRADIENTS: Final = frozenset({"dp", "ppp"})
+"""Defences that compute the loss themselves, one image or one draw after another."""
+
+
+def _parts_of(defence: str) -> set[str]:
+    try:
+        return {part.name for part in defence_parts(defence)}
+    except ValueError:  # named among the other problems
+        return set()
 
 
 def _converted(value: object, wanted: type) -> Value | None:
@@ -205,6 +224,7 @@ def _registry_problems(s: Settings) -> list[str]:
         ("dataset", check_dataset, s.dataset),
         ("model", check_model, s.model),
         ("defence", check_defence, s.defence),
+        ("loss", load_loss, s.loss),
     ]
     problems = []
     for key, check, value in checks:
@@ -216,6 +236,8 @@ def _registry_problems(s: Settings) -> list[str]:
 
 
 def _contradictions(s: Settings) -> list[str]:
+    if s.loss != CROSS_ENTROPY and (own := _OWN_GRADIENTS & _parts_of(s.defence)):
+        return [f"loss: {', '.join(sorted(own))} takes gradients of cross-entropy itself; expected {CROSS_ENTROPY!r}"]
     if s.audit_every > 0 and not s.tape:
         return ["audit-every: nobody listens; expected a tape to audit, or 0"]
     if s.protocol == "fedsgd" and (s.local_steps or s.local_epochs):

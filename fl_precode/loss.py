@@ -205,6 +205,16 @@ def checked_loss(loss: Loss, default: Loss, *, columns: int, probabilities: bool
     return Criterion(given=loss, columns=columns, rows=found.rows, of_images=means, double=found.double)
 
 
+def criterion(spec: str, classes: int) -> Criterion | None:
+    """What clients of a model with one score for each class minimise; None for cross-entropy.
+
+    Raises:
+        LossError: As `load_loss` and `checked_loss`.
+    """
+    found = load_loss(spec)
+    return None if found is None else checked_loss(found, nn.functional.cross_entropy, columns=classes)
+
+
 def label_rows(labels: Tensor, columns: int) -> Tensor:
     """Rows of zeros and ones of labels, the inverse of `set_numbers`; of one column the labels themselves.
 

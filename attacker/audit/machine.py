@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +15,16 @@ import torch
 from attacker.audit.record import Machine
 
 _PACKAGES = ("fl-precode", "torch", "numpy", "flwr", "scikit-image", "scipy")
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Whoever calls an audit has as many of PyTorch's threads afterwards as before; chunks set them to work with."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def this_machine() -> Machine:

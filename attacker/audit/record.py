@@ -200,6 +200,9 @@ class FederationSummary(Entry):
     )
     tape_identity: TapeIdentity | None = Field(default=None, description="absent in older records and for controls")
     facts: UpdateFacts | None = Field(default=None, description="absent in older records")
+    loss: str | None = Field(
+        default=None, description="name of the loss that was replayed; null for cross-entropy, and in older records"
+    )
     assumptions: list[AssumptionEntry] = Field(
         default=[], description="what was guessed about the updates; absent in older records"
     )

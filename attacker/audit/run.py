@@ -24,7 +24,7 @@ from attacker.audit.files import Pictures
 from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.knowledge import LABELS, Knowledge
 from attacker.audit.leakage_summary import leakage_of, needs_indices
-from attacker.audit.machine import versions
+from attacker.audit.machine import threads_restored, versions
 from attacker.audit.mending import with_mends
 from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
@@ -72,6 +72,7 @@ def audit_tape(
     return audit_tapes([source], out=out, attacks=attacks, victims=victims, seed=seed, labels=labels, progress=progress)
 
 
+@threads_restored()
 @updates_read_once()
 def audit_tapes(
     sources: Sequence[TapeSource],
@@ -137,6 +138,7 @@ def audit_tapes(
         return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
+@threads_restored()
 @updates_read_once()
 def audit(
     sources: Sequence[TapeSource],
@@ -206,6 +208,7 @@ def audit(
         return _finish(federations, went, chunks, campaign.chunks, settings, title, folder, watch, workers, clock)
 
 
+@threads_restored()
 def plan(
     sources: Sequence[TapeSource],
     settings: AuditSettings,

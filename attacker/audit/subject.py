@@ -139,11 +139,12 @@ def open_subject(source: TapeSource, *, checked: CheckedFiles | None = None) -> 
     defence, defended = _defended(source.defence or header.defence, plain, inputs, tape)
     tape.layout = ModelLayout.of(defended)
     protocol = announced_by(tape.entries[0], header.protocol) if tape.entries else header.protocol
-    _take_constants(defended, tape)
+    victim = Victim(model=defended, inputs=inputs, name=model, loss=_announced_loss(protocol))
+    _take_constants(victim.model, tape)
     truth, note = open_truth(tape, inputs, source.truth, source.evaluation)
     return Subject(
         tape=tape,
-        victim=Victim(model=defended, inputs=inputs, name=model, loss=_announced_loss(protocol)),
+        victim=victim,
         defence=defence,
         undefended=plain,
         truth=truth,
@@ -243,6 +244,7 @@ def summarise_federation(
         local_steps=protocol.local_steps,
         local_epochs=protocol.local_epochs,
         learning_rate=finite(protocol.learning_rate),
+        loss=None if (criterion := subject.victim.criterion) is None else criterion.name,
         batch_size=sizes.pop() if len(sizes) == 1 else None,
         rounds=len({entry.round for entry in tape.entries}),
         clients=len({entry.node for entry in tape.entries}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def train(
     Without ``noise`` a bottleneck draws its own at every step.
     """
     model = deepcopy(victim.model)
-    client = Victim(model=model, inputs=victim.inputs)
+    client = replace(victim, model=model)
     assert protocol.learning_rate is not None
     optimiser = torch.optim.SGD(
         model.parameters(),

@@ -199,8 +199,9 @@ def test_units_that_are_off_are_no_pruning(rows):
     features = F.dropout(torch.full((rows, 512), 0.5) + 0.02 * torch.randn(rows, 512), 0.5)
     F.cross_entropy(layer(features), torch.arange(rows)).backward()
     spec = InputSpec(channels=1, height=1, width=512, classes=10, mean=(0.0,), std=(1.0,))
-    victim = Victim(model=nn.Sequential(nn.Flatten(), layer), inputs=spec)
-    named = dict(victim.model.named_parameters())
+    model = nn.Sequential(nn.Flatten(), layer)
+    victim = Victim(model=model, inputs=spec)
+    named = dict(model.named_parameters())
     observation = Observation(
         parameters={name: value.detach() for name, value in named.items()},
         buffers={},

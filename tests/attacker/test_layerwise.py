@@ -141,9 +141,9 @@ def test_dropout_that_was_active_is_seen_and_undone():
     model = nn.Sequential(nn.Conv2d(2, 30, 3), nn.Sigmoid(), nn.Flatten(), nn.Dropout(0.4), nn.Linear(480, 4)).double()
     x = tiny.images(SPEC, 1)
     victim = tiny.victim(model, SPEC)
-    model.train()
+    victim.model.train()
     seen = tiny.observe(victim, x, [1])
-    model.eval()
+    victim.model.eval()
     (found,) = LayerwiseInversion()(victim, [seen], generator=torch.Generator())
     torch.testing.assert_close(found.inputs, x, rtol=0, atol=1e-6)
     assert found.outcome is Outcome.CONVERGED
