@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from attacker.audit.campaign import CampaignState, Watch
-    from attacker.audit.run import AuditProgress
 
 EVERY: Final = 2.0
 """Seconds without a word, at most."""
@@ -92,8 +91,8 @@ def campaign_watch(ticker: Ticker) -> Watch:
 
 
 @contextmanager
-def audit_progress() -> Iterator[AuditProgress]:
-    """A progress bar on stderr for `audit_tapes`; nothing is drawn where stderr is no terminal."""
+def audit_progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on stderr for an audit at once; nothing is drawn where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 

@@ -142,7 +142,8 @@ def audit(
     )
     kept = TemporaryDirectory(prefix="fl-precode-audit-") if out is None else None
     folder = Path(out if kept is None else kept.name).expanduser().absolute()  # type: ignore[arg-type]
-    found = AuditRecord(**dict(run.audit(sources, settings, out=folder, workers=workers)))
+    resumable = out is not None or workers > 1
+    found = AuditRecord(**dict(run.audit(sources, settings, out=folder, workers=workers, resumable=resumable)))
     found._folder, found._kept = folder, kept
     return found
 

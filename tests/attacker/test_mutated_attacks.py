@@ -16,8 +16,8 @@ from attacker.attacks.attack import Attack, Progress, Reconstruction
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
 from attacker.audit.finish import finish_record
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
+from tests.attacker.audits import audit_tapes
 from tests.attacker.taped_federation import tape_federation
 
 BUDGET = "iterations=30,restarts=2,total_variation=1e-3"
