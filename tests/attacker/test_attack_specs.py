@@ -21,8 +21,6 @@ DEFAULTS = {**OPTIONS, "method": "inverting-gradients"}
 def searched(attack: GradientMatching) -> dict[str, Any]:
     """The options of gradient matching that are not those of Inverting Gradients."""
     options = {**options_of(attack), "method": attack.method}
-    if attack.raced is not None:
-        options["total_variation"] = OPTIONS["total_variation"]  # those that are raced take its place
     return {name: value for name, value in options.items() if value != DEFAULTS[name]}
 
 
