@@ -18,8 +18,11 @@ each; it sees no truth. `fl_precode.audit` takes such objects, or their specs.
 >>> (found,) = flp.attacks.FirstLayerInversion()(victim, [seen], generator=torch.Generator().manual_seed(0))
 >>> bool(torch.allclose(found.inputs, image, atol=1e-4))
 True
->>> flp.attacks.build_attack("hybrid:steps=3") == flp.attacks.Hybrid(steps=3)
+>>> search = flp.attacks.GradientMatching(optimiser=flp.attacks.Adam(iterations=600))
+>>> search == flp.attacks.build_attack("inverting-gradients:iterations=600")
 True
+
+A search by gradient matching is composed of parts: a distance, an optimiser, priors, a start, restarts and a replay.
 
 To add one: a subclass of `Attack` with `register_attack`, and an entry point of the group ``fl_precode.attacks``
 (docs/adding-an-attack.md). A class that is no plug-in is named by its place, ``package.module:Class``.
@@ -52,30 +55,68 @@ from attacker.attacks import (
     register_attack,
 )
 from attacker.attacks.answers import Choice, attacks_for
+from attacker.attacks.parts import (
+    L1,
+    L2,
+    LBFGS,
+    Adam,
+    BNStatistics,
+    Cosine,
+    Grey,
+    GroupConsistency,
+    ImageNorm,
+    Normal,
+    Patterned,
+    RacedTotalVariation,
+    ReplayMode,
+    Restarts,
+    Signs,
+    SoftSign,
+    TotalVariation,
+    Uniform,
+)
 
 __all__ = [
     "ATTACKS",
-    "PRESETS",
+    "Adam",
     "Attack",
     "AttackEntry",
+    "BNStatistics",
     "Choice",
+    "Cosine",
     "DefenceMatched",
     "DropoutInversion",
     "FirstLayerInversion",
     "GradientMatching",
+    "Grey",
+    "GroupConsistency",
     "Hybrid",
     "Ignore",
+    "ImageNorm",
+    "L1",
+    "L2",
+    "LBFGS",
     "LayerwiseInversion",
     "Member",
     "NoiseRecovery",
     "NoiseRestoring",
+    "Normal",
     "Outcome",
+    "PRESETS",
+    "Patterned",
     "Portfolio",
     "Progress",
+    "RacedTotalVariation",
     "Reconstruction",
+    "ReplayMode",
+    "Restarts",
+    "Signs",
+    "SoftSign",
     "Spear",
     "ThenRefine",
     "ThroughBottleneck",
+    "TotalVariation",
+    "Uniform",
     "attacks_for",
     "build_attack",
     "recover_noise",

@@ -6,8 +6,10 @@ import ast
 from collections.abc import Sequence
 
 from attacker.attacks.attack import Attack
+from attacker.attacks.matching import Search
 from attacker.attacks.registration import ATTACKS, own_fields, place_of
 from attacker.attacks.registry import HELD, build_attack
+from attacker.attacks.search_options import OPTIONS, options_of
 from fl_precode.import_path import is_import_path
 
 
@@ -58,19 +60,23 @@ def _by_name(attack: Attack) -> str | None:
         return None
     try:
         usual = build_attack(name)
-    except ValueError:
+        given = {option: (_setting(attack, option), _setting(usual, option)) for option in ATTACKS[name].options}
+    except (ValueError, TypeError):  # its parts may be someone's own, which specs do not know
         return None
     settings = []
-    for option in ATTACKS[name].options:
-        value = _setting(attack, option)
-        if value is not None and value != _setting(usual, option):
+    for option, (value, default) in given.items():
+        if value is not None and value != default:
             settings.append(f"{option}={str(value).lower() if isinstance(value, bool) else value}")
     return f"{name}:{','.join(settings)}" if settings else name
 
 
 def _setting(attack: Attack, option: str) -> object:
-    """Of the attack, or of the search that it is made of."""
-    return getattr(attack, option, getattr(getattr(attack, "matching", None), option, None))
+    """Of the attack, or of the search that it is made of; None where the announced defence says it."""
+    search = attack if isinstance(attack, Search) else getattr(attack, "matching", None)
+    if not isinstance(search, Search) or option not in OPTIONS:
+        return getattr(attack, option, None)
+    followed = option == "distance" and getattr(attack, "announced", False)
+    return None if followed else options_of(search)[option]
 
 
 def _by_place(attack: Attack, settings: dict[str, str]) -> str | None:

@@ -95,7 +95,11 @@ def with_options(search: SomeSearch, **options: Option) -> SomeSearch:
 
 
 def options_of(search: Search) -> dict[str, Option]:
-    """The options that give a search; its weight of total variation is 0 where several are raced."""
+    """The options that give a search; where weights of total variation are raced, its one weight is the usual one.
+
+    Raises:
+        TypeError: If the optimiser is none that specs know.
+    """
     optimiser, distance = search.optimiser, search.distance
     weights = {one.option: one.weight for one in search.priors}
     raced = search.raced
@@ -103,7 +107,7 @@ def options_of(search: Search) -> dict[str, Option]:
         **OPTIONS,
         "iterations": optimiser.iterations,
         "plateau": optimiser.plateau,
-        "total_variation": weights.get("total_variation", 0.0),
+        "total_variation": weights.get("total_variation", 0.0 if raced is None else OPTIONS["total_variation"]),
         "total_variations": "" if raced is None else raced.text,
         "image_norm": weights.get("image_norm", 0.0),
         "batch_norm": weights.get("batch_norm", 0.0),

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from attacker.attacks import ATTACKS, FirstLayerInversion, Hybrid, build_attack
+from attacker.attacks import ATTACKS, FirstLayerInversion, GradientMatching, Hybrid, Ignore, build_attack
 from attacker.attacks.objects import check_travel, spec_of
+from attacker.attacks.parts import Adam, Restarts
 from attacker.attacks.registry import HELD, attack_title, entry_of
 from attacker.audit.run import audit
 from attacker.audit.settings import AuditSettings
@@ -32,17 +33,22 @@ class Elaborate(Grey):
     model: object = field(default_factory=object)
 
 
+RACED = "inverting-gradients:total_variations=1e-6|1e-2"
+
+
 @pytest.mark.parametrize(
     ("attack", "spec"),
     [
         (FirstLayerInversion(), "first-layer"),
-        (
-            build_attack("inverting-gradients:signed=false,iterations=9"),
-            "inverting-gradients:iterations=9,signed=false",
-        ),
+        (GradientMatching(optimiser=Adam(iterations=9, signed=False)), "inverting-gradients:iterations=9,signed=false"),
         (build_attack("dlg:iterations=9"), "dlg:iterations=9"),
         (Hybrid(), "hybrid"),
-        (build_attack("ignore:restarts=2,draws=3"), "ignore:draws=3,restarts=2"),
+        (Ignore(matching=GradientMatching(restarts=Restarts(2)), draws=3), "ignore:draws=3,restarts=2"),
+        (Ignore(announced=False), "ignore:distance=cosine"),
+        (
+            build_attack("inverting-gradients:total_variations=1e-6|1e-2"),
+            "inverting-gradients:total_variations=1e-6|1e-2",
+        ),
         (Grey(), f"{PLACE}:Grey"),
         (Grey(shade=0.25, words="a: (b), c"), f"{PLACE}:Grey(shade=0.25, words='a: (b), c')"),
         (Black(shade=1.0), f"{PLACE}:Black(shade=1.0)"),  # its name is known where its module is imported, only
