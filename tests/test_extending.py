@@ -83,7 +83,7 @@ def test_a_package_with_an_attack_and_a_defence_is_listed_planned_run_and_report
     assert "loudest-row" in found["plan"]
     assert found["record"] == [["loudest-row", "division in the loudest row of the first layer's gradient: one image"]]
     assert found["defence"] == ["none", "hide-biases"]
-    assert found["outcomes"] == ["converged"] * 2 + ["not applicable"] * 2
+    assert found["outcomes"] == ["converged"] * 2 + ["not_applicable"] * 2
     assert all(value > 0.99 for value in found["ssim"])
     assert len(found["ssim"]) == 2
     assert "the loudest row" in found["page"]
