@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from attacker import cli_analyse, cli_audit, cli_gate, cli_lists, cli_notes, cli_plan, cli_report
 from attacker.cli_errors import error_paragraph
+from attacker.jobs.in_time import any_left_behind
 
 INTERRUPTED = 130
 OF_A_CHECKOUT: Final = {
@@ -131,8 +132,7 @@ def leave(end: SystemExit) -> None:
 
     The interpreter cannot be taken down under a thread that is inside PyTorch: the process would crash, or wait.
     """
-    in_time = sys.modules.get("attacker.audit.in_time")
-    if in_time is not None and in_time.any_left_behind():
+    if any_left_behind():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -39,11 +39,9 @@ def register(app: typer.Typer) -> None:
 
 _Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the report.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes that attack; what they find is the same for any number.")]
-_RayAddress = Annotated[
+RayAddress = Annotated[
     str,
-    typer.Option(
-        metavar="HOST:PORT", help="Attack on a Ray cluster that is there; auto finds one here.", show_default=False
-    ),
+    typer.Option(metavar="HOST:PORT", help="Work on a Ray cluster that is there; auto finds one.", show_default=False),
 ]
 _Leakage = Annotated[
     bool,
@@ -62,7 +60,7 @@ def audit(
     *,
     options: AuditOptions,
     workers: _Workers = 1,
-    ray_address: _RayAddress = "",
+    ray_address: RayAddress = "",
     leakage: _Leakage = True,
 ) -> None:
     """Attack the updates on a tape and write what came back: audit.json and a report.
@@ -77,7 +75,7 @@ def audit(
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """
     start = time.monotonic()
-    _check_crew(workers, ray_address)
+    check_crew(workers, ray_address)
     try:
         with begun(tapes, f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.") as ticker:
             sources = options.sources(tapes)
@@ -121,7 +119,12 @@ def _audited(
     )
 
 
-def _check_crew(workers: int, ray_address: str) -> None:
+def check_crew(workers: int, ray_address: str) -> None:
+    """Refuse workers here and on a cluster at once, and what names no cluster.
+
+    Raises:
+        typer.BadParameter: If so.
+    """
     if not ray_address:
         return
     from attacker.jobs.ray_workers import is_address

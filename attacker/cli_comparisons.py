@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacker.cli_audit import use_threads
+from attacker.cli_audit import RayAddress, check_crew, use_threads
 from attacker.cli_device import AUTO, Device, find_device
 from attacker.cli_reproduce import (
     GROUP,
@@ -50,6 +50,7 @@ def hybrid(
     data_root: RootOption = "",
     seed: SeedOption = 0,
     workers: WorkersOption = 0,
+    ray_address: RayAddress = "",
     device: Device = AUTO,
 ) -> None:
     """R-GAP, Hybrid and refinement beside DLG and Inverting Gradients, on the nets of Chen and Campbell and of R-GAP.
@@ -64,6 +65,7 @@ def hybrid(
     from attacker.reproduce.inversion_page import finish_inversions
     from attacker.reproduce.inversions import Inversions, of_inversion_scale
 
+    check_crew(workers, ray_address)
     try:
         sizes = of_inversion_scale(scale)
         comparison = Inversions(
@@ -74,7 +76,7 @@ def hybrid(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     pieces = comparison.pieces()
-    folder, made = _work(comparison, pieces, out, workers, comparison.device)
+    folder, made = _work(comparison, pieces, out, workers, ray_address)
     summary, page = finish_inversions(comparison, folder)
     _inversion_table(summary)
     _end(made, len(pieces), page)
@@ -87,6 +89,7 @@ def i2f(
     data_root: RootOption = "",
     seed: SeedOption = 0,
     workers: WorkersOption = 0,
+    ray_address: RayAddress = "",
     device: Device = AUTO,
 ) -> None:
     """Influence (I2F, E-I2F, its lower bound) beside the error of attacks, by noise, pruning, start and model.
@@ -102,6 +105,7 @@ def i2f(
     from attacker.reproduce.influence_scales import of_influence_scale
     from attacker.reproduce.influences import Influences
 
+    check_crew(workers, ray_address)
     try:
         sizes = of_influence_scale(scale)
         comparison = Influences(
@@ -112,20 +116,23 @@ def i2f(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     pieces = comparison.pieces()
-    folder, made = _work(comparison, pieces, out, workers, comparison.device)
+    folder, made = _work(comparison, pieces, out, workers, ray_address)
     summary, page = finish_influences(comparison, folder)
     _influence_table(summary)
     _end(made, len(pieces), page)
 
 
-def _work(comparison: Experimental[C], pieces: Sequence[C], out: Path, workers: int, device: str) -> tuple[Path, int]:
+def _work(
+    comparison: Experimental[C], pieces: Sequence[C], out: Path, workers: int, ray_address: str
+) -> tuple[Path, int]:
     """Make the pieces that are missing; the folder, and how many there were."""
     from attacker.reproduce.run import run_pieces
 
     use_threads(1)
     folder = out.expanduser().absolute()
     with cell_progress() as watch:
-        return folder, run_pieces(comparison, pieces, folder, workers=how_many(workers, device), watch=watch)
+        here = how_many(workers, comparison.device)
+        return folder, run_pieces(comparison, pieces, folder, workers=here, ray_address=ray_address, watch=watch)
 
 
 def _end(made: int, pieces: int, page: Path) -> None:

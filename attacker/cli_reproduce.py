@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacker.cli_audit import use_threads
+from attacker.cli_audit import RayAddress, check_crew, use_threads
 from attacker.cli_device import AUTO, Device, find_device
 from attacker.cli_options import split_attacks
 from attacker.cli_progress import progress_bar
@@ -63,6 +63,7 @@ def precode(
     data_root: RootOption = "",
     seed: SeedOption = 0,
     workers: WorkersOption = 0,
+    ray_address: RayAddress = "",
     device: Device = AUTO,
 ) -> None:
     """The PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
@@ -73,6 +74,7 @@ def precode(
 
     Example: fl-precode reproduce precode --scale smoke --out outputs/precode
     """
+    check_crew(workers, ray_address)
     experiment = chosen_experiment(scale, data, models, defences, attacks, data_root, seed, device)
     from attacker.reproduce.finish import finish
     from attacker.reproduce.run import run_cells
@@ -82,7 +84,8 @@ def precode(
     with cell_progress() as watch:
         folder = out.expanduser().absolute()
         cells = experiment.cells(setups)
-        made = run_cells(experiment, cells, folder, workers=how_many(workers, experiment.device), watch=watch)
+        here = how_many(workers, experiment.device)
+        made = run_cells(experiment, cells, folder, workers=here, ray_address=ray_address, watch=watch)
     summary, page = finish(experiment, setups, left_out, folder)
     _table(summary)
     typer.echo(f"{made} of {len(cells)} pieces were made now")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from attacker.audit.run import audit_tapes
+from attacker.audit.run import audit
+from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
 from attacker.cli_audit import finish, use_threads
 from attacker.cli_progress import progress_bar
@@ -63,19 +64,24 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
                 raise JobFailed(f"the federation failed: {outcome.reason}. The whole log is in {log}")
     use_threads(1)
     with progress_bar("audit") as tell:
-        record = audit_tapes(
+        record = audit(
             [TapeSource(tape=Path(one.tape)) for one in settings.values()],
-            out=out,
-            # The PRECODE paper's attack, with fewer steps, between two that need no search; the last knows of PRECODE.
-            attacks=(
-                "first-layer",
-                f"inverting-gradients:preset=precode-paper,iterations={iterations}",
-                "through-bottleneck",
+            AuditSettings(
+                # The PRECODE paper's attack, with fewer steps, between two that need no search; the last one knows of
+                # PRECODE.
+                attacks=(
+                    "first-layer",
+                    f"inverting-gradients:preset=precode-paper,iterations={iterations}",
+                    "through-bottleneck",
+                ),
+                victims=victims,
+                seed=seed,
+                control=False,
             ),
-            victims=victims,
-            seed=seed,
+            out=out,
+            resumable=False,
             title=f"Demo: federated training on {dataset}, with and without PRECODE",
-            progress=lambda text, done: tell(done, text),
+            watch=lambda state: tell(state.share, state.title),
         )
     finish(record, out)
     Console().print(f"done in {time.monotonic() - started:.0f} s")

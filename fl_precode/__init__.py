@@ -48,20 +48,21 @@ True
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from fl_precode.bottleneck import VariationalBottleneck, sample_noise, track_kl
-from fl_precode.conv_bottleneck import ConvBottleneck
-from fl_precode.extend import extend, extend_conv, extend_dropout
-from fl_precode.observation import Gradients, Observation, Protocol
 
 if TYPE_CHECKING:
     from attacker.victim import Victim
     from fl_precode import attacks, defences, flower, labels, leakage, metrics, report, tape
     from fl_precode.auditing import TapeSource, audit
+    from fl_precode.bottleneck import VariationalBottleneck, sample_noise, track_kl
+    from fl_precode.conv_bottleneck import ConvBottleneck
+    from fl_precode.extend import extend, extend_conv, extend_dropout
     from fl_precode.flower import Interceptor
     from fl_precode.models.input_spec import InputSpec
+    from fl_precode.observation import Gradients, Observation, Protocol
     from fl_precode.tape import Tape
 
 __version__ = "0.1.0"
@@ -93,25 +94,47 @@ __all__ = [
     "track_kl",
 ]
 
-_LATER = {
+_PLACES = {
+    "ConvBottleneck": "fl_precode.conv_bottleneck",
+    "Gradients": "fl_precode.observation",
     "InputSpec": "fl_precode.models.input_spec",
     "Interceptor": "fl_precode.flower",
+    "Observation": "fl_precode.observation",
+    "Protocol": "fl_precode.observation",
     "Tape": "fl_precode.tape",
     "TapeSource": "fl_precode.auditing",
+    "VariationalBottleneck": "fl_precode.bottleneck",
     "Victim": "attacker.victim",
     "audit": "fl_precode.auditing",
+    "extend": "fl_precode.extend",
+    "extend_conv": "fl_precode.extend",
+    "extend_dropout": "fl_precode.extend",
+    "sample_noise": "fl_precode.bottleneck",
+    "track_kl": "fl_precode.bottleneck",
 }
-_SHELVES = frozenset({"attacks", "defences", "flower", "labels", "leakage", "metrics", "report", "tape"})
+"""Where each name comes from; the other ones are modules."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use (PEP 562): a client must not load what an audit needs."""
-    if name in _SHELVES:
+    """Import on first use (PEP 562): a client must not load what an audit needs, nor ``--help`` what torch does."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name not in _PLACES:
         return import_module(f"{__name__}.{name}")
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    found = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The package, in which `extend` is the function whenever its module of the same name is loaded."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import system binds a module to its name in the package when it loads it, after everything else.
+        super().__setattr__(name, vars(value)[name] if name == "extend" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -18,7 +18,7 @@ each; it sees no truth. `fl_precode.audit` takes such objects, or their specs.
 >>> (found,) = flp.attacks.FirstLayerInversion()(victim, [seen], generator=torch.Generator().manual_seed(0))
 >>> bool(torch.allclose(found.inputs, image, atol=1e-4))
 True
->>> flp.attacks.build_attack("inverting-gradients:iterations=600") == flp.attacks.GradientMatching(iterations=600)
+>>> flp.attacks.build_attack("hybrid:steps=3") == flp.attacks.Hybrid(steps=3)
 True
 
 To add one: a subclass of `Attack` with `register_attack`, and an entry point of the group ``fl_precode.attacks``

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, Unpack
+from weakref import finalize
 
 from pydantic import PrivateAttr
 
@@ -56,7 +58,7 @@ class AuditRecord(records.AuditRecord):
     """What an audit found: victims, results, summaries, flags and verdicts; as ``audit.json`` holds it."""
 
     _folder: Path = PrivateAttr()
-    _kept: TemporaryDirectory[str] | None = PrivateAttr(default=None)
+    _temporary: bool = PrivateAttr(default=False)
 
     @property
     def folder(self) -> Path:
@@ -77,7 +79,7 @@ class AuditRecord(records.AuditRecord):
             ValueError: If the audit was given no folder, and this is not either.
             ModuleNotFoundError: Without the extra ``report``.
         """
-        if out is None and self._kept is not None:
+        if out is None and self._temporary:
             raise ValueError(
                 "expected a folder for the report, save_report('outputs/report'): the audit was given none (out=), and "
                 "what it wrote goes when this record does"
@@ -144,10 +146,18 @@ def audit(
         device=device,
         leakage=leakage,
     )
-    kept = TemporaryDirectory(prefix="fl-precode-audit-") if out is None else None
-    folder = Path(out if kept is None else kept.name).expanduser().absolute()  # type: ignore[arg-type]
-    found = AuditRecord(**dict(run.audit(sources, settings, out=folder, workers=workers)))
-    found._folder, found._kept = folder, kept
+    folder = Path(mkdtemp(prefix="fl-precode-audit-") if out is None else out).expanduser().absolute()
+    resumable = out is not None or workers > 1
+    try:
+        found = AuditRecord(**dict(run.audit(sources, settings, out=folder, workers=workers, resumable=resumable)))
+    except BaseException:
+        if out is None:
+            rmtree(folder, ignore_errors=True)
+        raise
+    found._folder, found._temporary = folder, out is None
+    if out is None:
+        # Pictures of reconstructions: they go with the record, at the end of the process at the latest.
+        finalize(found, rmtree, folder, ignore_errors=True)
     return found
 
 

@@ -9,6 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attacker.victim import Victim
 from fl_precode import sample_noise
@@ -28,7 +29,8 @@ def loop_gradient(
             return victim.training_loss(x, y)
 
     weights = {name: value.detach().requires_grad_(True) for name, value in parameters.items()}
-    with sample_noise(values=list(noise)):
+    # Attention by plain matrix products: torch's other kernels have no second derivative.
+    with sample_noise(values=list(noise)), sdpa_kernel(SDPBackend.MATH):
         loss = functional_call(Loss(), {f"model.{name}": value for name, value in weights.items()}, ())
     found = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
     return dict(zip(weights, found, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pydoc
 import re
@@ -38,6 +39,12 @@ def test_a_client_that_extends_its_model_loads_nothing_of_an_audit():
         "gradient_defence('noise:std=0.1')({'a': torch.ones(2)})\n"
     )
     assert loaded_by(code) == set()
+
+
+def test_the_command_line_answers_without_torch():
+    """Before it knows what it is asked for; and the function stays the function, whoever loads its module first."""
+    assert loaded_by("import fl_precode.cli, sys; assert 'torch' not in sys.modules") == set()
+    assert loaded_by("import fl_precode.extend, fl_precode as flp; flp.extend.__code__") == set()
 
 
 def test_the_server_loads_flower_and_nothing_of_an_audit():
@@ -90,6 +97,7 @@ def test_an_audit_without_a_folder_keeps_nothing_but_its_record(tmp_path):
     with pytest.raises(ValueError, match=r"save_report\('outputs/report'\)"):
         record.save_report()
     del record
+    gc.collect()  # the refusal above holds it in a circle
     assert not folder.exists()
 
 

@@ -46,6 +46,11 @@ class GradientMatching(Search, Attack):
 
     Specs name the same by flat options (`attacker.attacks.search_options`).
 
+    >>> from attacker.attacks.parts import LBFGS, L2
+    >>> dlg = GradientMatching(distance=L2(), optimiser=LBFGS(iterations=300, joint_labels=True), priors=[])
+    >>> dlg.with_options(history=10).optimiser.history
+    10
+
     Attributes:
         distance: `Cosine`, `L2`, `L1` or `Signs`, with the distances below which a search has converged, or ends.
         optimiser: `Adam` or `LBFGS`; the second has no signs, box or schedule, fits no prior with kinks, and can search

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attacker.attacks.attack import Reconstruction
 from attacker.attacks.objects import check_travel
 from attacker.audit.as_it_went import as_it_went, left_over
@@ -22,13 +20,11 @@ from attacker.audit.chunk import Chunk, attack_seed
 from attacker.audit.clock import UNLIMITED, Clock
 from attacker.audit.files import Pictures
 from attacker.audit.finish import finish_record, write_audit
-from attacker.audit.knowledge import LABELS, Knowledge
 from attacker.audit.leakage_summary import leakage_of, needs_indices
 from attacker.audit.machine import threads_restored, versions
 from attacker.audit.mending import with_mends
-from attacker.audit.placement import CPU
 from attacker.audit.plan import plan_audit
-from attacker.audit.record import AuditRecord, LabelKnowledge, PlannedAttack
+from attacker.audit.record import AuditRecord, PlannedAttack
 from attacker.audit.scope import Federation, open_federations
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.shuffled import attack_shuffled
@@ -43,99 +39,10 @@ from attacker.report.words import counted, duration
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.private_file import make_private_folder
 
-__all__ = ["DEFAULT_ATTACKS", "attack_seed", "audit", "audit_tape", "audit_tapes", "build_attacks", "plan"]
+__all__ = ["attack_seed", "audit", "build_attacks", "plan"]
 
-DEFAULT_ATTACKS = ("first-layer", "inverting-gradients")
-AuditProgress = Callable[[str, float], None]
-"""Receives a line about the work at hand, and the share of the whole audit that is done, in [0, 1]."""
 Say = Callable[[str], None]
 """Receives a sentence for the reader."""
-
-
-def audit_tape(
-    tape: Path,
-    *,
-    out: Path,
-    attacks: Sequence[str] = DEFAULT_ATTACKS,
-    victims: int = 4,
-    seed: int = 0,
-    labels: LabelKnowledge = "recovered",
-    evaluation: Path | None = None,
-    truth: TruthWish = True,
-    model: str | None = None,
-    defence: str | None = None,
-    inputs: InputSpec | None = None,
-    progress: AuditProgress | None = None,
-) -> AuditRecord:
-    """Audit one tape; see `audit_tapes` and `TapeSource`."""
-    source = TapeSource(tape=tape, evaluation=evaluation, truth=truth, model=model, defence=defence, inputs=inputs)
-    return audit_tapes([source], out=out, attacks=attacks, victims=victims, seed=seed, labels=labels, progress=progress)
-
-
-@threads_restored()
-@updates_read_once()
-def audit_tapes(
-    sources: Sequence[TapeSource],
-    *,
-    out: Path,
-    attacks: Sequence[str] = DEFAULT_ATTACKS,
-    victims: int = 4,
-    seed: int = 0,
-    labels: LabelKnowledge = "recovered",
-    title: str = "Audit of federated training",
-    device: torch.device = CPU,
-    control: bool = False,
-    leakage: bool = False,
-    progress: AuditProgress | None = None,
-) -> AuditRecord:
-    """Audit one or more federations by named attacks, in this process; `audit` plans, goes on and has workers.
-
-    An attack that raises is recorded as failed, with the reason, and the others go on.
-
-    Args:
-        sources: The tapes.
-        out: Folder of the audit; created, 0700. It gets ``audit.json`` and ``images``.
-        attacks: Specs, as in the registry.
-        victims: Updates to attack on each tape, at least 1; fewer when the tape has fewer.
-        seed: Of the choice of victims and of the attacks, each of which draws from its own generator.
-        labels: ``granted`` gives the attacker the true labels, the stronger threat model; ``recovered`` does not.
-        title: Of the report.
-        device: Where the attacks run; results come back to the CPU.
-        control: Whether defended federations get an undefended control.
-        leakage: Whether leakage indices are computed, where the model is small enough.
-        progress: Told about the work now and then.
-
-    Raises:
-        ValueError: If an attack is unknown or named twice, a tape cannot be audited, or labels cannot be granted
-            because the truth is not known.
-        OSError: If the folder cannot be written.
-        RuntimeError: If the truth needs a data set that is not on this machine.
-    """
-    if labels not in ("granted", "recovered"):
-        raise ValueError(f"expected labels to be 'granted' or 'recovered', got {labels!r}")
-    settings = AuditSettings(
-        attacks=tuple(attacks),
-        victims=victims,
-        seed=seed,
-        knowledge=Knowledge.usual(know=[LABELS] if labels == "granted" else []),
-        control=control,
-        device=str(device),
-        threads=torch.get_num_threads(),
-        leakage=leakage,
-    )
-
-    def watch(state: State) -> None:
-        if progress is not None:
-            progress(state.title, state.share)
-
-    with tempfile.TemporaryDirectory() as controls:
-        federations = open_federations(sources, settings, Path(controls))
-        folder = make_private_folder(out)
-        planned = _and_those_that_refuse(plan_audit(federations, settings, estimate=False))
-        store: MemoryStore[Sequence[Reconstruction]] = MemoryStore()
-        chunks = cut(federations, planned, settings)
-        run_chunks(chunks, store, lambda hear: OwnProcess(store, hear), watch=watch)
-        return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
 @threads_restored()
@@ -147,6 +54,7 @@ def audit(
     out: Path,
     workers: int = 1,
     ray_address: str = "",
+    resumable: bool = True,
     title: str = "Audit of federated training",
     truth: TruthWish = True,
     watch: Watch | None = None,
@@ -159,7 +67,7 @@ def audit(
     before the work, searches give the best until then and say so, what was not begun is left out, and the same call
     goes on with that, in as much time again. An audit of other
     settings that is in the folder, finished or not, is set aside into ``OUT/earlier-1`` (or the next number), which is
-    said.
+    said. An attack that raises is recorded as failed, with the reason, and the others go on.
 
     Args:
         sources: The tapes.
@@ -167,6 +75,8 @@ def audit(
         out: Folder of the audit; created, 0700. It gets ``audit.json`` and ``images`` when everything is done.
         workers: Processes on this machine, at least 1; one works in this process.
         ray_address: Of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
+        resumable: Whether finished work is kept on the disk while it goes on. Otherwise it is done at once, in this
+            process, and nobody measures beforehand what named attacks will take.
         title: Of the report.
         truth: Where the true images of all tapes are known from, as ``--truth`` takes it, or a function of node id and
             round; True leaves it to each source.
@@ -184,8 +94,12 @@ def audit(
         raise ValueError(f"expected at least one worker, got {workers}")
     if workers > 1 or ray_address:
         check_travel(settings.specs or ())
+        if not resumable:
+            raise ValueError("expected a resumable audit where several processes work: they write what they finish")
     if truth is not True:
         sources = [replace(one, truth=truth) for one in sources]
+    if not resumable:
+        return _at_once(sources, settings, out, title, watch)
     clock = clock or Clock(settings.budget, settings.leakage)
     with CampaignFolder(out) as campaign:
         planned = _begun(campaign, sources, settings, say, clock)
@@ -206,6 +120,20 @@ def audit(
             say(_over(left))
         folder = out.expanduser().absolute()
         return _finish(federations, went, chunks, campaign.chunks, settings, title, folder, watch, workers, clock)
+
+
+def _at_once(
+    sources: Sequence[TapeSource], settings: AuditSettings, out: Path, title: str, watch: Watch | None
+) -> AuditRecord:
+    """The audit in this process, with what is finished in memory."""
+    with tempfile.TemporaryDirectory() as controls:
+        federations = open_federations(sources, settings, Path(controls))
+        folder = make_private_folder(out)
+        planned = _and_those_that_refuse(plan_audit(federations, settings, estimate=settings.attacks is None))
+        store: MemoryStore[Sequence[Reconstruction]] = MemoryStore()
+        chunks = cut(federations, planned, settings)
+        run_chunks(chunks, store, lambda hear: OwnProcess(store, hear), watch=watch)
+        return _finish(federations, planned, chunks, store, settings, title, folder, watch)
 
 
 @threads_restored()

@@ -1,5 +1,6 @@
 """Batched gradient matching. Candidates carry the axes (victims, restarts, batch, channels, height, width)."""
 
+from attacker.engine.attention import AttentionKind
 from attacker.engine.batch_statistics import BatchStatistics, why_no_batch_statistics
 from attacker.engine.convolutions import ConvolutionKind
 from attacker.engine.descent import Companions, Descent, SoftSign
@@ -16,7 +17,15 @@ from attacker.engine.draws import Draws
 from attacker.engine.elementwise import elementwise_differences
 from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.features import FeatureTarget
-from attacker.engine.layer_kinds import LayerKind, LayerProducts, LayerShare, ObservedLayer, register_layer
+from attacker.engine.layer_kinds import (
+    CompositeKind,
+    LayerKind,
+    LayerProducts,
+    LayerShare,
+    LinearPart,
+    ObservedLayer,
+    register_layer,
+)
 from attacker.engine.layers import LinearKind
 from attacker.engine.lbfgs import LBFGS
 from attacker.engine.local_training import (
@@ -55,9 +64,11 @@ __all__ = [
     "DISTANCES",
     "ELEMENTWISE",
     "LBFGS",
+    "AttentionKind",
     "BatchStatistics",
     "BottleneckNoise",
     "Companions",
+    "CompositeKind",
     "ConvolutionKind",
     "FeatureTarget",
     "SCALED",
@@ -76,6 +87,7 @@ __all__ = [
     "LayerRun",
     "LayerShare",
     "LinearKind",
+    "LinearPart",
     "LocalTraining",
     "LocalTrainingProducts",
     "LoopProducts",

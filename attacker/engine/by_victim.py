@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.layer_kinds import Forward, kind_of, plain_kind
+from attacker.engine.direct_parameters import DirectParameters
+from attacker.engine.layer_kinds import (
+    CompositeKind,
+    Forward,
+    join,
+    kind_of,
+    layer_runs,
+    name_in_model,
+    parts_of,
+    plain_kind,
+)
 from attacker.engine.products import Replay
 from attacker.engine.shadowed import shadowed
 from attacker.engine.trace import LayerRun, Trace
@@ -24,8 +34,12 @@ class ExchangedLayers(ABC):
     """Layers whose forward pass is exchanged while candidates pass the model."""
 
     @abstractmethod
-    def installed(self, candidates: Tensor) -> AbstractContextManager[None]:
-        """Let the layers run inside the block as these candidates (victims, restarts, ...) need it."""
+    def installed(self, candidates: Tensor) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Let the layers run inside the block as these candidates (victims, restarts, batch, ...) need it.
+
+        Returns:
+            The copies of direct parameters to run the model with; see `DirectParameters.copies`.
+        """
 
     @abstractmethod
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
@@ -41,11 +55,22 @@ class VictimLayers(ExchangedLayers):
 
     Args:
         weights: For each layer to exchange, what it needs.
+        composites: Layers that run by their parts, and how.
+        direct: Parameters that the model uses outside of layers.
         together: Whether convolutions with weights of each victim are one call with victims as groups.
     """
 
-    def __init__(self, weights: Mapping[nn.Module, LayerWeights], *, together: bool) -> None:
+    def __init__(
+        self,
+        weights: Mapping[nn.Module, LayerWeights],
+        composites: Mapping[nn.Module, Forward],
+        direct: DirectParameters,
+        *,
+        together: bool,
+    ) -> None:
         self._weights = dict(weights)
+        self._composites = composites
+        self._direct = direct
         self._together = together
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
@@ -53,6 +78,7 @@ class VictimLayers(ExchangedLayers):
         del restarts
         kept = copy(self)
         kept._weights = {layer: _of_some(own, list(victims)) for layer, own in self._weights.items()}
+        kept._direct = self._direct.keep(victims)
         return kept
 
     @classmethod
@@ -70,19 +96,33 @@ class VictimLayers(ExchangedLayers):
                 differ.
         """
         layout = torch.channels_last if large else torch.contiguous_format
-        return cls(_exchanged(seen, replays, layout, every=every), together=not large)
+        composites = {
+            run.module: kind.forward(run.module, parts_of(run.module, kind))
+            for run in seen.layers
+            if isinstance(kind := kind_of(run.module), CompositeKind)
+        }
+        weights = _exchanged(layer_runs(seen), replays, layout, every=every)
+        direct = DirectParameters(replays, replays[0].victim.model)
+        return cls(weights, composites, direct, together=not large)
 
-    def installed(self, candidates: Tensor) -> AbstractContextManager[None]:
+    @contextmanager
+    def installed(self, candidates: Tensor) -> Iterator[Mapping[str, Tensor]]:
         """Every candidate of a victim has its weights."""
-        del candidates
-        return self.exchanged()
+        with self.exchanged():
+            yield self.copies(candidates)
+
+    def copies(self, candidates: Tensor) -> dict[str, Tensor]:
+        """Copies of direct parameters for all images of the candidates."""
+        victims, restarts, batch = candidates.shape[:3]
+        return self._direct.copies(victims, restarts * batch)
 
     def exchanged(self) -> AbstractContextManager[None]:
         """Let the layers run with the victims' weights inside the block; layers exchanged before stay as they are."""
-        return shadowed({layer: self._forward(layer, own) for layer, own in self._weights.items()})
+        exchanged = {layer: self._forward(layer, own) for layer, own in self._weights.items()}
+        return shadowed({**self._composites, **exchanged})
 
     def _forward(self, layer: nn.Module, own: LayerWeights) -> Forward:
-        kind = kind_of(layer)
+        kind = plain_kind(layer)
         assert kind is not None  # no other layer is exchanged
         return kind.forward(layer, own, together=self._together)
 
@@ -93,15 +133,15 @@ def _of_some(own: LayerWeights, victims: list[int]) -> LayerWeights:
 
 
 def _exchanged(
-    seen: Trace, replays: Sequence[Replay], layout: torch.memory_format, *, every: bool
+    runs: Sequence[LayerRun], replays: Sequence[Replay], layout: torch.memory_format, *, every: bool
 ) -> dict[nn.Module, LayerWeights]:
     shared = not every and all(one is replays[0] for one in replays)
     exchanged: dict[nn.Module, LayerWeights] = {}
     statistics: set[str] = set()
-    for run in seen.layers:
+    for run in runs:
         kind = plain_kind(run.module)
         if kind is None:
-            if shared:
+            if shared or kind_of(run.module) is None:  # its parameters are direct ones
                 continue
             raise ValueError(f"{run.name} ({type(run.module).__name__}) cannot be given weights of each victim")
         statistics |= {join(run.name, name) for name, _ in run.module.named_buffers(recurse=False)}
@@ -123,13 +163,13 @@ def _stacked(run: LayerRun, name: str, replays: Sequence[Replay], layout: torch.
     own = getattr(run.module, name, None)
     if own is None:
         return None
-    values = [{**one.buffers, **one.parameters}.get(join(run.name, name), own).detach() for one in replays]
+    values = [{**one.buffers, **one.parameters}.get(name_in_model(run, name), own).detach() for one in replays]
     return torch.stack([one.contiguous(memory_format=layout) if one.dim() == 4 else one for one in values])
 
 
 def victims_buffers(run: LayerRun, replays: Sequence[Replay]) -> dict[str, Tensor]:
     """Buffers that the layer computes with, (victims, ...) by name, or (1, ...) where they are equal."""
-    kind = kind_of(run.module)
+    kind = plain_kind(run.module)
     names = () if kind is None else kind.buffers(run.module)
     own = dict(run.module.named_buffers(recurse=False))
 
@@ -139,11 +179,6 @@ def victims_buffers(run: LayerRun, replays: Sequence[Replay]) -> dict[str, Tenso
         return torch.stack(found[:1] if alike else found)
 
     return {name: stack(name) for name in names}
-
-
-def join(module: str, parameter: str) -> str:
-    """A parameter's name in the model, for its name in the module."""
-    return f"{module}.{parameter}" if module else parameter
 
 
 def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -128,7 +128,11 @@ class Descent:
         search = _Search(self, objective, start, project, draws, companions, limits)
         every = max(1, self.iterations // _REPORTS)
         for iteration in range(self.iterations):
-            search.step(iteration)
+            gradient = search.gradient()
+            search.keep_best(iteration)
+            search.finish(gradient, iteration)
+            search.step(gradient)
+            search.project()
             if iteration % _LOOK_EVERY == 0 and not search.shrink():
                 break
             if progress is not None and iteration % every == 0:
@@ -193,21 +197,27 @@ class _Search:
             late_falls=self._best.distances,
         )
 
-    def step(self, iteration: int) -> None:
-        """Measure the iterate, see who is finished, and move all by one step."""
+    def gradient(self) -> Tensor:
+        """Measure the iterate, and the gradient of its loss."""
         x = self._x.requires_grad_(True)
         distances = self._objective.distances(x)
         losses = distances + self._objective.priors(x)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
         self._x = x.detach()
         self._distances, self._losses = distances.detach(), losses.detach()
+        return gradient
+
+    def keep_best(self, iteration: int) -> None:
+        """Keep what was just measured where it is the best so far."""
         self._best.consider(self._x, self._distances, self._losses, ~self._finished)
         self._course.note(iteration, self._best.distances, self._survivors)
+
+    def finish(self, gradient: Tensor, iteration: int) -> None:
+        """See who is finished: lost, on the last plateau, solved, or among the worse half."""
         lost = ~gradient.isfinite().flatten(2).all(dim=2)  # the moments of Adam never come back from that
         self._diverged = self._diverged | (lost & ~self._finished)
         self._finish(lost, iteration + 1)
         self._stop(iteration)
-        self._move(gradient)
 
     def _stop(self, iteration: int) -> None:
         if self._settings.plateau:
@@ -234,7 +244,8 @@ class _Search:
         self._steps = torch.where(which & ~self._finished, steps, self._steps)
         self._finished = self._finished | which
 
-    def _move(self, gradient: Tensor) -> None:
+    def step(self, gradient: Tensor) -> None:
+        """Move all candidates by Adam's step at the rate of their own clocks, with noise where there is some."""
         settings, axes = self._settings, (*self._x.shape[:2], *[1] * (self._x.dim() - 2))
         rate = (settings.learning_rate * self._schedule.share(self._clock)).to(gradient.dtype).reshape(axes)
         step = self._adam.direction(self._shaped(gradient))
@@ -246,9 +257,13 @@ class _Search:
             step = step + settings.langevin * self._draws.normal(*self._x.shape[2:], like=self._x)
         x = self._x - rate * step
         # What has diverged is marked, so that no other candidate reckons with it.
-        x = x.masked_fill(self._diverged.reshape(axes), torch.nan)
-        self._x = x if self._project is None else self._project(x)
+        self._x = x.masked_fill(self._diverged.reshape(axes), torch.nan)
         self._clock = self._clock + 1
+
+    def project(self) -> None:
+        """Move candidates within their bounds, where there are some."""
+        if self._project is not None:
+            self._x = self._project(self._x)
 
     def _shaped(self, gradient: Tensor) -> Tensor:
         """What Adam receives in place of the gradient."""

@@ -1,8 +1,8 @@
 """Inner products by layer: all candidates in one ordinary mini-batch.
 
 Valid when all parameters that count belong to layers whose gradient follows from what they receive and from the
-gradient of their output, each run once, and when images do not mix in the forward pass. Then one backward pass gives
-the output gradients of every layer for every image.
+gradient of their output, each run once, or are combined with images by broadcasting (`direct_parameters`), and when
+images do not mix in the forward pass. Then one backward pass gives the output gradients of every layer for every image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from attacker.engine.batch_norm import batches_of
-from attacker.engine.by_victim import ExchangedLayers, VictimLayers, join, victims_buffers
+from attacker.engine.by_victim import ExchangedLayers, VictimLayers, victims_buffers
 from attacker.engine.convolutions import one_by_one
+from attacker.engine.direct_parameters import DirectProducts, direct_parameters, is_by_image
 from attacker.engine.factors import vector_products
-from attacker.engine.layer_kinds import LayerProducts, ObservedLayer, kind_of, plain_kind
+from attacker.engine.layer_kinds import (
+    CompositeKind,
+    LayerProducts,
+    ObservedLayer,
+    covered,
+    join,
+    kind_of,
+    layer_kind,
+    layer_runs,
+    name_in_model,
+    plain_kind,
+)
 from attacker.engine.norms import mixes_images
 from attacker.engine.products import (
     GradientProducts,
@@ -52,23 +64,35 @@ def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | N
     counted = {name for name, _ in model.named_parameters()} if matched is None else set(matched)
     if len(list(model.named_parameters(remove_duplicate=False))) != len(list(model.parameters())):
         return "parameters are shared between modules"
-    runs = [run.name for run in seen.layers]
+    inside = covered(model)
     for name, module in model.named_modules():
-        own = {join(name, parameter) for parameter, _ in module.named_parameters(recurse=False)}
-        if not own & counted:
-            continue
-        kind = kind_of(module)
-        if kind is None:
-            return f"{name or 'the model'} ({type(module).__name__}) is no plain layer of a known kind"
-        if runs.count(name) != 1:
-            return f"{name} ({type(module).__name__}) runs {runs.count(name)} times in one forward pass"
-        if own - {join(name, parameter) for parameter in kind.parameters}:
-            return f"{name} has parameters besides {' and '.join(kind.parameters)}"
-    blind = [run.name for run in seen.layers if run.inputs is None and kind_of(run.module)]
-    if blind:
-        return f"{blind[0]} gets no tensor as its first argument"
-    reasons = [kind.why_not(run.module, run.output_shape) for run in seen.layers if (kind := kind_of(run.module))]
+        whole = isinstance(kind_of(module), CompositeKind)
+        own = {key: value for key, value in module.named_parameters(name, recurse=whole) if key in counted}
+        reason = _why_not_module(name, module, own, seen) if own and name not in inside else None
+        if reason is not None:
+            return reason
+    reasons = [
+        kind.why_not(run.module, run.output_shape) for run in layer_runs(seen) if (kind := layer_kind(run.module))
+    ]
     return next((reason for reason in reasons if reason), None)
+
+
+def _why_not_module(name: str, module: nn.Module, own: Mapping[str, Tensor], seen: Trace) -> str | None:
+    kind, called = kind_of(module), f"{name or 'the model'} ({type(module).__name__})"
+    if kind is None:
+        known = all(is_by_image(value) for value in own.values())
+        return None if known else f"{called} is no plain layer of a known kind"
+    runs = [run for run in seen.layers if run.name == name]
+    if len(runs) != 1:
+        return f"{called} runs {len(runs)} times in one forward pass"
+    if runs[0].inputs is None:
+        return f"{called} gets no tensor as its first argument"
+    if isinstance(kind, CompositeKind):
+        reason = kind.why_not(module)
+        return reason and f"{called} {reason}"
+    if own.keys() - {join(name, parameter) for parameter in kind.parameters}:
+        return f"{name} has parameters besides {' and '.join(kind.parameters)}"
+    return None
 
 
 def serves_one_by_one(seen: Trace, batch_size: int) -> bool:
@@ -113,15 +137,16 @@ class FactoredProducts(GradientProducts):
         replays = by_victim(replay, len(targets))
         names = matched_names(targets[0], matched)
         self._target_square = squared_norms(targets, names)
-        self._modules = {run.name: run.module for run in seen.layers}
+        runs = layer_runs(seen)
+        self._modules = {run.name: run.module for run in runs}
         large = serves_one_by_one(seen, batch_size)
         self._large = large
         self.layers = layers or VictimLayers.of(seen, replays, large=large)
         self._replay = replace(replays[0], parameters={k: v.detach() for k, v in replays[0].parameters.items()})
         self._products: dict[str, LayerProducts] = {}
-        for run in seen.layers:
-            kind = kind_of(run.module)
-            counted = {} if kind is None else {name: join(run.name, name) for name in kind.parameters}
+        for run in runs:
+            kind = layer_kind(run.module)
+            counted = {} if kind is None else {name: name_in_model(run, name) for name in kind.parameters}
             gradients = {name: [one[whole] for one in targets] for name, whole in counted.items() if whole in names}
             if kind is not None and gradients and run.inputs is not None:
                 observed = ObservedLayer(
@@ -133,13 +158,16 @@ class FactoredProducts(GradientProducts):
                     kept=kept,
                 )
                 self._products[run.name] = kind.products(run.module, observed)
+        for name, value in direct_parameters(self._replay.victim.model).items():
+            if name in names and is_by_image(value):
+                self._products[name] = DirectProducts([one[name] for one in targets])
         self._inplace = [m for m in self._replay.victim.model.modules() if getattr(m, "inplace", False) is True]
         if any(run.overwritten for run in seen.layers):
             with _out_of_place(self._inplace):
                 seen = trace(self._replay.victim)
         # Only where they are needed: every operation of the model passes them.
         self._reshaped = Views if seen.views else nullcontext
-        self._overwritten = {run.name for run in seen.layers if run.overwritten}
+        self._overwritten = {run.name for run in layer_runs(seen) if run.overwritten}
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
@@ -149,7 +177,7 @@ class FactoredProducts(GradientProducts):
         layout = torch.channels_last if alone else torch.contiguous_format
         flat = candidates.flatten(0, 2).contiguous(memory_format=layout)
         with (
-            self.layers.installed(candidates),
+            self.layers.installed(candidates) as copies,
             torch.enable_grad(),
             batches_of(self._replay.victim.model, batch),
             self._reshaped(),
@@ -157,11 +185,11 @@ class FactoredProducts(GradientProducts):
         ):
             inputs = flat if differentiable else flat.detach().requires_grad_(True)
             eps = [value.flatten(0, 2) for value in noise]
-            loss = self._replay.loss(
-                self._replay.parameters, inputs, labels.expand(victims, restarts, batch).flatten(), eps, batch
-            )
+            weights = {**self._replay.parameters, **copies}
+            loss = self._replay.loss(weights, inputs, labels.expand(victims, restarts, batch).flatten(), eps, batch)
             # The loss is a mean over all images of all candidates; each candidate's own loss is a mean over its images.
             total = loss * (victims * restarts)
+            passes |= {name: (copy, copy) for name, copy in copies.items() if name in self._products}
             outputs = [output for _, output in passes.values()]
             deltas: tuple[Tensor | None, ...] = torch.autograd.grad(
                 total, outputs, create_graph=differentiable, allow_unused=True
@@ -193,7 +221,7 @@ class FactoredProducts(GradientProducts):
         return kept
 
     @contextmanager
-    def _record(self) -> Iterator[Mapping[str, tuple[Tensor, Tensor]]]:
+    def _record(self) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """Layer inputs and outputs of the forward pass inside the block, by layer name in order of execution."""
         passes: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -211,7 +239,7 @@ class FactoredProducts(GradientProducts):
             self._modules[name].register_forward_hook(
                 lambda _, arguments, output, name=name: hook(name, arguments, output)
             )
-            for name in self._products
+            for name in self._products.keys() & self._modules.keys()
         ]
         try:
             with _out_of_place(self._inplace):

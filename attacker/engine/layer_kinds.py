@@ -7,24 +7,29 @@ A kind of layer is registered by a class, in the manner of Opacus' grad samplers
         parameters = ("gamma",)
 
         def gradients(self, layer, received, delta):
-            return {"gamma": (received * delta).flatten(1, -2).sum(1)}
+            return {"gamma": (received * delta).reshape(len(delta), -1, delta.shape[-1]).sum(1)}
 
 What a kind says is compared with plain double backward before an attack uses it (`attacker.engine.choose`).
 """
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from attacker.engine.constants import constants_of
+from attacker.engine.trace import LayerRun, Trace
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Forward = Callable[..., Any]
@@ -198,9 +203,66 @@ class SampledProducts(LayerProducts):
         )  # fmt: skip
 
 
-_KINDS: dict[type[nn.Module] | str, LayerKind[Any]] = {}
+class LinearPart(nn.Module):
+    """A Linear layer whose weight and bias are parameters of another module, whatever these are at the moment.
 
-Kind = TypeVar("Kind", bound=type[LayerKind[Any]])
+    Args:
+        owner: The module; it is not kept alive.
+        weight: Name of the weight in the module.
+        bias: Name of the bias.
+
+    Attributes:
+        names: Names in the module, by "weight" and "bias".
+    """
+
+    def __init__(self, owner: nn.Module, *, weight: str, bias: str) -> None:
+        super().__init__()
+        self.names = {"weight": weight, "bias": bias}
+        self._owner = weakref.ref(owner)
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in)."""
+        found: Tensor = attrgetter(self.names["weight"])(self._owner())
+        return found
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,), or None."""
+        found: Tensor | None = attrgetter(self.names["bias"])(self._owner())
+        return found
+
+    def forward(self, received: Tensor) -> Tensor:
+        """Rows times the matrix."""
+        return F.linear(received, self.weight, self.bias)
+
+
+class CompositeKind(ABC, Generic[Layer]):
+    """How layers of one kind are computed from Linear parts, which own all parameters of the layer."""
+
+    def why_not(self, layer: Layer) -> str | None:
+        """Why this one cannot be, or None when it can."""
+        del layer
+        return None
+
+    @abstractmethod
+    def parts(self, layer: Layer) -> Mapping[str, LinearPart]:
+        """The parts by name, in order of execution."""
+
+    @abstractmethod
+    def inputs(self, layer: Layer, received: Tensor) -> Tensor:
+        """What the parts receive, as far as the shape (images, rows, ...) goes, from what the layer receives."""
+
+    @abstractmethod
+    def forward(self, layer: Layer, parts: Mapping[str, LinearPart]) -> Forward:
+        """The layer as a function of its arguments, which runs each of its parts once, as a module."""
+
+
+_KINDS: dict[type[nn.Module] | str, LayerKind[Any] | CompositeKind[Any]] = {}
+_PARTS: MutableMapping[nn.Module, Mapping[str, LinearPart]] = WeakIdKeyDictionary(ref_type=weakref.ref)
+"""Parts of composite layers, made once."""
+
+Kind = TypeVar("Kind", bound=type[LayerKind[Any]] | type[CompositeKind[Any]])
 
 
 def register_layer(*types: type[nn.Module] | str) -> Callable[[Kind], Kind]:
@@ -223,14 +285,65 @@ def register_layer(*types: type[nn.Module] | str) -> Callable[[Kind], Kind]:
     return register
 
 
-def kind_of(layer: nn.Module) -> LayerKind[Any] | None:
+def kind_of(layer: nn.Module) -> LayerKind[Any] | CompositeKind[Any] | None:
     """The kind of the layer, None when its class is not registered."""
     own = type(layer)
     return _KINDS.get(own) or _KINDS.get(f"{own.__module__}.{own.__qualname__}")
 
 
+def layer_kind(layer: nn.Module) -> LayerKind[Any] | None:
+    """The kind of a layer that is not composed of others; None for those and for all of no kind."""
+    kind = kind_of(layer)
+    return kind if isinstance(kind, LayerKind) else None
+
+
 def plain_kind(layer: nn.Module) -> LayerKind[Any] | None:
     """The kind of a layer that has no parameters or constants besides those of its kind; None for others."""
-    kind = kind_of(layer)
+    kind = layer_kind(layer)
     own = {name for name, _ in layer.named_parameters(recurse=False)} | constants_of(layer)
     return kind if kind is not None and own <= set(kind.parameters) else None
+
+
+def parts_of(layer: nn.Module, kind: CompositeKind[Any]) -> Mapping[str, LinearPart]:
+    """The parts of a composite layer, always the same ones."""
+    if layer not in _PARTS:
+        _PARTS[layer] = kind.parts(layer)
+    return _PARTS[layer]
+
+
+def covered(model: nn.Module) -> frozenset[str]:
+    """Names of the modules inside of composite layers, whose parameters belong to these."""
+    composites = [name for name, module in model.named_modules() if isinstance(kind_of(module), CompositeKind)]
+    return frozenset(
+        name
+        for name, _ in model.named_modules()
+        if any(name.startswith(f"{one}." if one else "") for one in composites)
+    ) - frozenset(composites)
+
+
+def layer_runs(seen: Trace) -> list[LayerRun]:
+    """Layers in order of execution, each composite one in its parts, under the names of these."""
+    found = []
+    for run in seen.layers:
+        kind = kind_of(run.module)
+        if not isinstance(kind, CompositeKind) or run.inputs is None:
+            found.append(run)
+            continue
+        inputs = kind.inputs(run.module, run.inputs)
+        found += [
+            replace(run, name=join(run.name, name), module=part, inputs=inputs)
+            for name, part in parts_of(run.module, kind).items()
+        ]
+    return found
+
+
+def join(module: str, parameter: str) -> str:
+    """A parameter's name in the model, for its name in the module."""
+    return f"{module}.{parameter}" if module else parameter
+
+
+def name_in_model(run: LayerRun, parameter: str) -> str:
+    """A parameter's name in the model, for its name in the layer or the part that ran."""
+    if isinstance(run.module, LinearPart):
+        return join(run.name.rpartition(".")[0], run.module.names[parameter])
+    return join(run.name, parameter)

@@ -14,6 +14,7 @@ from attacker.engine.layer_kinds import (
     LayerKind,
     LayerProducts,
     LayerShare,
+    LinearPart,
     ObservedLayer,
     register_layer,
 )
@@ -21,15 +22,15 @@ from attacker.engine.matmul import MatrixProduct, worth_it
 from attacker.engine.products import precise
 
 
-@register_layer(nn.Linear)
-class LinearKind(LayerKind[nn.Linear]):
+@register_layer(nn.Linear, LinearPart)
+class LinearKind(LayerKind[nn.Linear | LinearPart]):
     """Rows times a matrix."""
 
-    def is_cheaper(self, layer: nn.Linear) -> bool:
+    def is_cheaper(self, layer: nn.Linear | LinearPart) -> bool:
         """See `worth_it`."""
         return worth_it(layer.weight)
 
-    def forward(self, layer: nn.Linear, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+    def forward(self, layer: nn.Linear | LinearPart, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
         """Batched matrix products; see `LayerKind.forward`."""
         del layer, together
         weights, biases = own["weight"], own["bias"]
@@ -45,7 +46,7 @@ class LinearKind(LayerKind[nn.Linear]):
 
         return linear
 
-    def products(self, layer: nn.Linear, observed: ObservedLayer) -> LayerProducts:
+    def products(self, layer: nn.Linear | LinearPart, observed: ObservedLayer) -> LayerProducts:
         """From factors, or by the mask of kept elements."""
         del layer
         weights, biases = (observed.gradients.get(name, ()) for name in ("weight", "bias"))

@@ -118,6 +118,23 @@ class LayerNormKind(NormKind[nn.LayerNorm]):
         return values.reshape(victims, restarts, -1, features).sum(2)
 
 
+@register_layer("torchvision.models.convnext.LayerNorm2d", "timm.layers.norm.LayerNorm2d")
+class ChannelsNormKind(LayerNormKind):
+    """Layers that normalise every place of an image over its channels."""
+
+    def normalised(self, layer: nn.LayerNorm, images: Tensor) -> Tensor:
+        """See `NormKind.normalised`."""
+        return super().normalised(layer, images.movedim(1, -1)).movedim(-1, 1)
+
+    def scaled(self, layer: nn.LayerNorm, images: Tensor, weights: Tensor, shifts: Tensor) -> Tensor:
+        """See `NormKind.scaled`."""
+        return affine(images, weights, shifts)
+
+    def sums(self, layer: nn.LayerNorm, values: Tensor, victims: int, restarts: int) -> Tensor:
+        """See `NormKind.sums`."""
+        return super().sums(layer, values.movedim(1, -1), victims, restarts)
+
+
 @register_layer(nn.GroupNorm)
 class GroupNormKind(NormKind[nn.GroupNorm]):
     """Layers that normalise groups of an image's channels."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from attacker.engine.adam import Adam
 from attacker.engine.by_victim import ExchangedLayers, VictimLayers
 from attacker.engine.choose import possible
+from attacker.engine.direct_parameters import mixed
 from attacker.engine.distance import Elements
 from attacker.engine.factored import FactoredProducts, serves_one_by_one, why_not_factored
 from attacker.engine.formed import (
@@ -25,6 +26,7 @@ from attacker.engine.formed import (
     targets_of,
     weight_gradient,
 )
+from attacker.engine.layer_kinds import layer_runs, plain_kind
 from attacker.engine.products import GradientProducts, Products, Replay
 from attacker.engine.survivors import Cut
 from attacker.engine.trace import Trace
@@ -217,8 +219,9 @@ class MixedLayers(ExchangedLayers):
         self, seen: Trace, replay: Replay, observations: Sequence[Observation], position: Position, *, large: bool
     ) -> None:
         self.position = position
-        layers = [run.module for run in seen.layers]
-        with VictimLayers.of(seen, [replay], large=large).exchanged():
+        layers = [run.module for run in layer_runs(seen) if plain_kind(run.module)]
+        self._sent = VictimLayers.of(seen, [replay], large=large)
+        with self._sent.exchanged():
             own: list[Callable[[Tensor], Tensor]] = [layer.forward for layer in layers]
         self._own = list(zip(layers, own, strict=True))
         ends = [
@@ -235,13 +238,15 @@ class MixedLayers(ExchangedLayers):
         return kept
 
     @contextmanager
-    def installed(self, candidates: Tensor) -> Iterator[None]:
+    def installed(self, candidates: Tensor) -> Iterator[Mapping[str, Tensor]]:
         """Let the layers run with the weights of each candidate inside the block."""
         position = self.position.of(candidates)
         with self._others.exchanged():
             for layer, own in self._own:
                 layer.__dict__["forward"] = _mixed(own, layer.forward, position)  # shadows the method of the class
-            yield
+            with torch.enable_grad():
+                copies = mixed(self._sent.copies(candidates), self._others.copies(candidates), position)
+            yield copies
 
 
 def _mixed(

@@ -167,7 +167,8 @@ def _recorder(name: str, finished: list[Callable[[], LayerRun]]) -> Callable[[nn
     """A forward hook whose record is completed after the pass, when it is known what was overwritten."""
 
     def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        tensors = [value for value in (*arguments[:1], output) if isinstance(value, Tensor)]
+        outputs = output if isinstance(output, tuple) else (output,)
+        tensors = [value for value in (*arguments[:1], *outputs) if isinstance(value, Tensor)]
         versions = [value._version for value in tensors]
         received = arguments[0].detach().clone() if arguments and isinstance(arguments[0], Tensor) else None
         returned = tuple(output.shape) if isinstance(output, Tensor) else None

@@ -180,7 +180,7 @@ def run_text(job: str, folder: str) -> str:
     """The task: do a job given as text; returns what it raised as text, empty when it is done."""
     if not Path(folder).is_dir():
         return (
-            f"FileNotFoundError: {folder} is not there on this node of the Ray cluster; --out and the tape must lie on "
-            "storage that all nodes share, under the same path"
+            f"FileNotFoundError: {folder} is not there on this node of the Ray cluster; --out and what is read must "
+            "lie on storage that all nodes share, under the same path"
         )
     return do_in_folder(Job.from_json(job), Path(folder), lambda _share: None).text

@@ -21,6 +21,10 @@ C_contra = TypeVar("C_contra", bound=Storable, contravariant=True)
 class Experimental(Protocol[C_contra]):
     """An experiment that is made of cells: a dataclass of plain data, as its cells are, in a module of its own."""
 
+    @property
+    def device(self) -> str:
+        """``auto``, ``cpu`` or ``cuda``."""
+
     def recipe(self, cell: C_contra) -> dict[str, Any]:
         """What a cell's result depends on besides the cell."""
 

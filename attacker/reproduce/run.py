@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,13 @@ C = TypeVar("C", bound=Storable)
 
 
 def run_cells(
-    experiment: Experiment, cells: Sequence[Cell], folder: Path, *, workers: int = 1, watch: Watch | None = None
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    workers: int = 1,
+    ray_address: str = "",
+    watch: Watch | None = None,
 ) -> int:
     """Make every cell that is not finished yet.
 
@@ -33,6 +39,7 @@ def run_cells(
         cells: Any of it.
         folder: Of the experiment.
         workers: Processes for trainings and attacks, one thread each; 1 works in this process.
+        ray_address: Of an existing Ray cluster, which does those instead; its nodes must see the folder and the images.
         watch: Told before and after every cell.
 
     Returns:
@@ -42,7 +49,7 @@ def run_cells(
         ValueError: If the folder holds something else, or a finished cell was altered (all are checked first).
         RuntimeError: If a cell cannot be made, or its worker process died again and again.
     """
-    with _left(experiment, cells, folder, workers, watch) as session:
+    with _left(experiment, cells, folder, workers, ray_address, watch) as session:
         for kind in KINDS:
             own = [cell for cell in session.jobs if cell.kind == kind]
             if own and kind == "federation":
@@ -53,10 +60,16 @@ def run_cells(
 
 
 def run_pieces(
-    experiment: Experimental[C], pieces: Sequence[C], folder: Path, *, workers: int = 1, watch: Watch | None = None
+    experiment: Experimental[C],
+    pieces: Sequence[C],
+    folder: Path,
+    *,
+    workers: int = 1,
+    ray_address: str = "",
+    watch: Watch | None = None,
 ) -> int:
     """As `run_cells`, for pieces that may be made in any order; returns how many were made now, and raises the same."""
-    with _left(experiment, pieces, folder, workers, watch) as session:
+    with _left(experiment, pieces, folder, workers, ray_address, watch) as session:
         session.make(list(session.jobs))
         return len(session.jobs)
 
@@ -76,15 +89,22 @@ class _Session(Generic[C]):
 
 @contextmanager
 def _left(
-    experiment: Experimental[C], cells: Sequence[C], folder: Path, workers: int, watch: Watch | None
+    experiment: Experimental[C],
+    cells: Sequence[C],
+    folder: Path,
+    workers: int,
+    ray_address: str,
+    watch: Watch | None,
 ) -> Iterator[_Session[C]]:
     store = Store(folder)
-    jobs = {cell: job_of(experiment, cell, store, threads=1 if workers > 1 else None) for cell in cells}
+    threads = 1 if workers > 1 or ray_address else None
+    jobs = {cell: job_of(experiment, cell, store, threads=threads) for cell in cells}
     left = {cell: job for cell, job in jobs.items() if store.read(cell, experiment.recipe(cell)) is None}
     progress = Progress(jobs.values(), watch)
     progress.finish_old(job for cell, job in jobs.items() if cell not in left)
-    with ExitStack() as stack:
-        crew = stack.enter_context(hire_for(store.cells, workers=workers)(progress.hear))
+    ray_address = ray_address if left else ""  # nobody looks for a cluster when everything is done
+    hire = hire_for(store.cells, workers=workers, ray_address=ray_address, gpu=experiment.device == "cuda")
+    with hire(progress.hear) as crew:
         yield _Session(store, left, crew, progress)
 
 

@@ -7,6 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.vision_transformer import VisionTransformer
 
 from fl_precode import VariationalBottleneck
 from fl_precode.conv_bottleneck import ConvBottleneck
@@ -162,6 +164,63 @@ class ThroughView(nn.Module):
         return self.head(x.flatten(1).sin())
 
 
+class TokensFirst(nn.Module):
+    """Attention on (tokens, images, features), the default order of `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, spec: InputSpec, *, causal: bool = False) -> None:
+        super().__init__()
+        self.token = nn.Linear(spec.width, 6)
+        self.attention = nn.MultiheadAttention(6, 2)
+        self.head = nn.Linear(6, spec.classes)
+        length = spec.channels * spec.height
+        self.mask = torch.ones(length, length, dtype=torch.bool).triu(1) if causal else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.token(x).flatten(1, 2).transpose(0, 1)
+        x = x + self.attention(x, x, x, need_weights=True, attn_mask=self.mask)[0]
+        return self.head(x.transpose(0, 1).mean(1))
+
+
+class TokenNet(nn.Module):
+    """A transformer as timm writes it: attention by function, a class token and positions of the model itself."""
+
+    def __init__(self, spec: InputSpec, features: int = 6) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(spec.channels, features, 2, stride=2)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, features))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + (spec.height // 2) * (spec.width // 2), features))
+        self.norm, self.qkv, self.proj = (
+            nn.LayerNorm(features), nn.Linear(features, 3 * features, bias=False), nn.Linear(features, features)
+        )  # fmt: skip
+        self.head = nn.Linear(features, spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).mT
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return self.head((x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))[:, 0])
+
+
+def vision_transformer(spec: InputSpec) -> nn.Module:
+    """torchvision's, with five tokens."""
+    model = VisionTransformer(6, 3, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=6, num_classes=spec.classes)
+    return nn.Sequential(nn.Conv2d(spec.channels, 3, 1), nn.ZeroPad2d((0, 1, 0, 1)), drawn(model))
+
+
+def convnext(spec: InputSpec) -> nn.Module:
+    """torchvision's, with two stages."""
+    stages = [CNBlockConfig(4, 6, 2), CNBlockConfig(6, None, 1)]
+    model = ConvNeXt(stages, stochastic_depth_prob=0.1, num_classes=spec.classes)
+    return nn.Sequential(nn.Conv2d(spec.channels, 3, 1), nn.ZeroPad2d((1, 2, 1, 2)), drawn(model))
+
+
+def drawn(model: nn.Module) -> nn.Module:
+    """Random parameters where the published initial values are zeros, or hide a layer."""
+    for value in model.parameters():
+        nn.init.normal_(value, std=0.4)
+    return model
+
+
 def settle(norm: nn.Module) -> nn.Module:
     """Running statistics and scales that are not the identity."""
     for name, value in (*norm.named_buffers(), *norm.named_parameters()):
@@ -221,12 +280,17 @@ FACTORED = {
     "tokens": TokenModel,
     "constant and unused layers": Aside,
     "views": Viewing,
+    "attention, tokens first": TokensFirst,
+    "class token and positions": TokenNet,
+    "vision transformer": vision_transformer,
+    "convnext": convnext,
 }
 DENSE = {
     "mixing": Mixing,
     "reusing": Reusing,
     "twice": Twice,
     "writing through a view": ThroughView,
+    "causal attention": lambda spec: TokensFirst(spec, causal=True),
 }
 LOOP = {
     "shared layer norm": Shared,

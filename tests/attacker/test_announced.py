@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from attacker.audit.announced import Sighting, common_sightings, doubts, sightings
-from attacker.audit.run import audit_tape
 from attacker.report.verdict import verdicts
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol
 from fl_precode.data.registry import load_data
 from fl_precode.defences import apply_defence, gradient_defence, perturbation_generator
 from fl_precode.models import build_model
+from tests.attacker.audits import audit_tape
 from tests.attacker.local_clients import train
 from tests.attacker.taped_federation import tape_federation
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from attacker.attacks import ATTACKS, FirstLayerInversion, GradientMatching, Hybrid, Ignore, build_attack
+from attacker.attacks import ATTACKS, FirstLayerInversion, Hybrid, build_attack
 from attacker.attacks.objects import check_travel, spec_of
 from attacker.attacks.registry import HELD, attack_title, entry_of
 from attacker.audit.run import audit
@@ -36,10 +36,13 @@ class Elaborate(Grey):
     ("attack", "spec"),
     [
         (FirstLayerInversion(), "first-layer"),
-        (GradientMatching(iterations=9, signed=False), "inverting-gradients:iterations=9,signed=false"),
+        (
+            build_attack("inverting-gradients:signed=false,iterations=9"),
+            "inverting-gradients:iterations=9,signed=false",
+        ),
         (build_attack("dlg:iterations=9"), "dlg:iterations=9"),
         (Hybrid(), "hybrid"),
-        (Ignore(matching=GradientMatching(restarts=2), draws=3), "ignore:draws=3,restarts=2"),
+        (build_attack("ignore:restarts=2,draws=3"), "ignore:draws=3,restarts=2"),
         (Grey(), f"{PLACE}:Grey"),
         (Grey(shade=0.25, words="a: (b), c"), f"{PLACE}:Grey(shade=0.25, words='a: (b), c')"),
         (Black(shade=1.0), f"{PLACE}:Black(shade=1.0)"),  # its name is known where its module is imported, only

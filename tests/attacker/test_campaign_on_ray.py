@@ -15,7 +15,10 @@ import pytest
 
 from attacker.audit.run import audit
 from attacker.audit.subject import TapeSource
-from tests.attacker.campaigns import finished, log_of, pictures, settings, start, without_times
+from attacker.reproduce.run import run_cells
+from attacker.reproduce.store import Store
+from tests.attacker.campaigns import ROOT, finished, log_of, pictures, settings, start, without_times
+from tests.attacker.reproductions import tiny
 from tests.attacker.taped_federation import tape_federation
 
 pytestmark = [pytest.mark.slow, pytest.mark.federation, pytest.mark.timeout(3000)]
@@ -115,6 +118,29 @@ def test_a_cluster_of_two_nodes_gives_the_record_of_one_worker(tape, undisturbed
     out = tmp_path / "ray"
     assert start(tape, out, victims=32, ray_address=cluster.address).wait() == 0, log_of(out).read_text()
     same(out, undisturbed)
+
+
+def test_an_experiment_on_a_cluster_gives_the_results_of_this_process(tmp_path, cluster):
+    """In a process of its own: Ray ends its driver where it loses its cluster."""
+    experiment = tiny()
+    cells = experiment.cells(experiment.setups())[:6]
+    assert run_cells(experiment, cells, tmp_path / "here") == len(cells)
+    code = (
+        "import sys; from pathlib import Path; from attacker.reproduce.run import run_cells\n"
+        "from tests.attacker.reproductions import tiny\n"
+        "e = tiny(); cells = e.cells(e.setups())[:6]\n"
+        "print('made', run_cells(e, cells, Path(sys.argv[1]), ray_address=sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "ray"), cluster.address], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=900, check=False,
+    )  # fmt: skip
+    assert f"made {len(cells)}" in done.stdout, done.stderr
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "ray")
+    for cell in cells:
+        found = [store.read(cell, experiment.recipe(cell)) for store in (here, there)]
+        one, other = (made.model_dump(exclude={"seconds", "client_seconds"}) for made in found)
+        assert one == other
 
 
 def test_a_lost_node_costs_nothing_and_a_lost_cluster_is_said(tape, undisturbed, tmp_path, cluster):

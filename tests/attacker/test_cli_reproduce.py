@@ -39,6 +39,8 @@ def invoke(*arguments):
         (["--defences", "none,none"], "expected one or more different defences"),
         (["--attacks", "magic"], "there is no attack"),
         (["--seed", "-1"], "--seed"),
+        (["--ray-address", "local"], "expected HOST:PORT of a Ray cluster"),
+        (["--ray-address", "auto", "--workers", "2"], "either --workers"),
     ],
 )
 def test_bad_input_is_bad_usage_and_begins_nothing(tmp_path, options, words):

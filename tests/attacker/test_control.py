@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from attacker.audit.control import base_names, open_control, why_no_control, write_control
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource, open_subject
 from fl_precode.defences import apply_defence
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import Tape, TapeHeader
+from tests.attacker.audits import audit_tapes
 from tests.attacker.taped_federation import tape_federation
 
 LOCAL = {"local_steps": 3, "learning_rate": 0.05, "momentum": 0.5, "weight_decay": 0.01}

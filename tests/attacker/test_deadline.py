@@ -118,7 +118,7 @@ def test_a_call_that_goes_on_for_ever_is_interrupted():
 
 HANGS = """
 import threading
-from attacker.audit.in_time import TimeEnded, any_left_behind, call_in_time
+from attacker.jobs.in_time import TimeEnded, any_left_behind, call_in_time
 lock = threading.Lock()
 with lock:  # waited for as long as a factorisation that nothing interrupts
     try:
@@ -132,6 +132,15 @@ def test_a_call_inside_one_long_operation_is_left_behind():
     # In a process that nothing traces: Python 3.11 under a tracer never gets past an exception that waits for a thread.
     ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120, check=True)
     assert ended.stdout.strip() == "ended, left behind"
+
+
+def test_the_command_line_does_not_take_python_down_under_it():
+    code = (
+        f"{HANGS}    import atexit; atexit.register(print, 'taken down')\n"
+        "    from attacker.cli import leave; leave(SystemExit(3))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (3, "ended, left behind")
 
 
 def jobs(*costs):

@@ -37,6 +37,7 @@ MODELS = {
         "batch norm of features",
         "mixing",
         "layer norm",
+        "class token and positions",
     )
 }
 

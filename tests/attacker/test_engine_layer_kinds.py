@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +46,7 @@ class GainKind(LayerKind[Gain]):
     parameters = ("gamma",)
 
     def gradients(self, layer: Gain, received: Tensor, delta: Tensor) -> Mapping[str, Tensor]:
-        return {"gamma": (received * delta).flatten(1, -2).sum(1)}
+        return {"gamma": (received * delta).reshape(len(delta), -1, delta.shape[-1]).sum(1)}
 
 
 class WrongKind(GainKind):
@@ -118,3 +120,10 @@ def test_a_layer_has_one_kind():
     register_layer(Gain)(GainKind)
     with pytest.raises(ValueError, match="without a kind, got Gain, registered already"):
         register_layer(Gain, nn.Bilinear)(WrongKind)
+
+
+def test_a_layer_is_added_as_the_page_says(problem):
+    page = Path(__file__).resolve().parents[2] / "docs" / "adding-a-layer.md"
+    (program,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(program, {"LayerScale": Gain})
+    assert isinstance(problem.choose(), FactoredProducts)

@@ -24,7 +24,7 @@ from attacker.engine import (
 from attacker.engine.factors import WeightTarget, factor
 from attacker.victim import Victim
 from tests.attacker import tiny
-from tests.attacker.replay_models import DENSE, FACTORED, LOOP
+from tests.attacker.replay_models import DENSE, FACTORED, LOOP, TokensFirst
 from tests.oracles import loop_cosine_distance, loop_gradient
 
 TOLERANCE = 1e-8
@@ -124,6 +124,15 @@ def test_reasons_against_factors_name_the_layer():
     for name, words in {"batch norm by batches": "mixes its images", "twice": "runs 2 times"}.items():
         problem = Problem({**DENSE, **LOOP}[name], victims=1, restarts=1, batch=1)
         assert words in (why_not_factored(problem.victim.model, problem.seen) or "")
+
+
+def test_attention_that_is_more_than_two_projections_is_named():
+    spec = tiny.inputs(side=5)
+    model = TokensFirst(spec)
+    model.attention = nn.MultiheadAttention(6, 2, add_bias_kv=True)
+    one = tiny.victim(model, spec)
+    reason = why_not_factored(one.model, trace(one))
+    assert reason == "attention (MultiheadAttention) has keys or values of another size, or some of its own"
 
 
 def test_tied_parameters_are_named():

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from attacker.audit.facts import tape_identity, update_facts
-from attacker.audit.run import audit_tape
 from fl_precode import Protocol
 from fl_precode.defences import gradient_defence
 from fl_precode.tape import Tape
 from tests.attacker import tiny
+from tests.attacker.audits import audit_tape
 from tests.attacker.taped_federation import tape_federation
 
 SPEC = tiny.inputs()

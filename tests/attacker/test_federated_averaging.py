@@ -10,12 +10,12 @@ import torch
 from attacker.attacks import PRESETS, FirstLayerInversion, GradientMatching, Outcome, build_attack
 from attacker.attacks.parts import ReplayMode
 from attacker.attacks.replaying import UNROLLED_STEPS, chosen_replay
-from attacker.audit.run import audit_tape
 from attacker.engine import Replay, local_training_products, trace
 from attacker.engine.memory import evaluation_memory
 from attacker.metrics import match_batch, mse
 from fl_precode import Observation, Protocol
 from tests.attacker import tiny
+from tests.attacker.audits import audit_tape
 from tests.attacker.local_clients import train
 from tests.attacker.taped_federation import tape_federation
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from attacker.attacks import build_attack
 from attacker.audit.leakage_summary import leakage_summary
 from attacker.audit.record import AuditRecord
-from attacker.audit.run import audit, audit_tapes, plan
+from attacker.audit.run import audit, plan
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth import Truth
@@ -25,6 +25,7 @@ from fl_precode import Observation
 from fl_precode.models import build_model
 from fl_precode.tape import TapeHeader, TapeWriter
 from tests.attacker import fuzzed_models
+from tests.attacker.audits import audit_tapes
 from tests.attacker.fuzzed_models import Recipe, build, observation, protocol, recipes, train
 
 SEED = 21

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from attacker.audit.altered import contradictions
 from attacker.audit.finish import finish_record, write_audit
 from attacker.audit.gate import Answer, Demands, answers, came_back, judged, junit
-from attacker.audit.run import audit_tape
 from attacker.cli import app
+from tests.attacker.audits import audit_tape
 from tests.attacker.records import ADAPTIVE, PLAIN, each, federation, record, summary
 from tests.attacker.taped_federation import tape_federation
 

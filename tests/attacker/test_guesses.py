@@ -19,7 +19,6 @@ from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.guesses import FEWEST_AVERAGED, Guesses, are_copies, first_of_each
 from attacker.audit.placebos import FEWEST_COMPARED, MOST_COMPARED, placebo_ssim, same_images, updates_of_others
 from attacker.audit.plan import plan_audit
-from attacker.audit.run import audit_tape
 from attacker.audit.scope import open_federations
 from attacker.audit.settings import AuditSettings
 from attacker.audit.shuffled import DRAWS, attack_shuffled, shuffled
@@ -27,6 +26,7 @@ from attacker.audit.subject import TapeSource, open_subject
 from attacker.audit.truth import Truth, chosen_by_class
 from attacker.audit.truth_federation import TrainingImages
 from fl_precode.data import ImageDataset, load_data
+from tests.attacker.audits import audit_tape
 from tests.attacker.taped_federation import tape_federation
 
 

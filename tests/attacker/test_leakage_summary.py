@@ -17,7 +17,7 @@ from attacker.audit.leakage_groups import spearman_interval
 from attacker.audit.leakage_summary import leakage_summary
 from attacker.audit.record import ImageResult
 from attacker.audit.record_file import read_record
-from attacker.audit.run import audit, audit_tapes
+from attacker.audit.run import audit
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth import Truth
@@ -27,6 +27,7 @@ from attacker.report.repeat import command
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence
 from tests.attacker import tiny
+from tests.attacker.audits import audit_tapes
 from tests.attacker.records import rows
 from tests.attacker.taped_federation import tape_federation
 

@@ -17,8 +17,8 @@ from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.parts import Adam
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
 from attacker.audit.finish import finish_record
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
+from tests.attacker.audits import audit_tapes
 from tests.attacker.taped_federation import tape_federation
 
 pytestmark = pytest.mark.slow  # a verdict of "held" takes 64 victims, and they a minute and a half

@@ -8,10 +8,10 @@ import pytest
 
 from attacker.audit.checks import flags
 from attacker.audit.noise_source import noise_from_a_seed, privacy_of
-from attacker.audit.run import audit_tape
 from attacker.audit.verdict import verdicts
 from attacker.report.page import render_page
 from fl_precode.config import Settings
+from tests.attacker.audits import audit_tape
 from tests.attacker.records import federation, told
 from tests.attacker.taped_federation import tape_federation
 from tests.attacker.test_verdict import HELD, PAIR

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from attacker.audit.run import audit_tape, audit_tapes
 from attacker.audit.scope import open_federations
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource, open_subject
@@ -22,6 +21,7 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import read_batch, read_head, to_bytes, truth_folder
 from fl_precode.tape import Tape
 from fl_precode.tape_notes import notes_path
+from tests.attacker.audits import audit_tape, audit_tapes
 from tests.local_grid import FIRST_NODE
 from tests.server.own_app import client_app, guarded, part, run
 

@@ -9,11 +9,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from attacker.audit.run import audit_tape
 from fl_precode import Protocol
 from fl_precode.models import build_model
 from fl_precode.tape import TapeHeader, TapeWriter
 from fl_precode.tape_notes import input_spec
+from tests.attacker.audits import audit_tape
 
 X = torch.tensor(load_digits().images[3:5] / 16, dtype=torch.float32)[:, None]
 Y = torch.tensor(load_digits().target[3:5])

@@ -8,7 +8,7 @@ import pytest
 
 from attacker.attacks import Member, Portfolio
 from attacker.attacks.registry import ATTACKS, AttackEntry
-from attacker.audit.run import audit_tape
+from tests.attacker.audits import audit_tape
 from tests.attacker.members import Raises
 from tests.attacker.taped_federation import tape_federation
 

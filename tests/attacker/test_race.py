@@ -12,7 +12,7 @@ from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.race import Size, best_fit
 from attacker.attacks.randomness import derived
 from attacker.attacks.registry import build_attack
-from attacker.audit.run import audit_tape
+from tests.attacker.audits import audit_tape
 from tests.attacker.bottlenecked import SPEC, client, normal, two_bottlenecks
 from tests.attacker.members import convolutions, observations, victim_of
 from tests.attacker.taped_federation import tape_federation

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from attacker.audit.record import AuditRecord, ImageResult, finite
 from attacker.audit.record_file import SCHEMA_FILE, json_schema, read_record, write_record
-from attacker.audit.run import audit_tape
+from tests.attacker.audits import audit_tape
 from tests.attacker.taped_federation import tape_federation
 
 

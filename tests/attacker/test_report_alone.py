@@ -7,12 +7,12 @@ import pytest
 from attacker.audit.confirmed import AGREES, confirms
 from attacker.audit.finish import finish_record
 from attacker.audit.record import AssumptionEntry, AuditRecord
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from attacker.report.gallery import MOST_LARGE, make_gallery
 from attacker.report.page import LIMIT, render_page, write_report
 from attacker.report.pictures import Album
 from attacker.report.verdict import overall, verdicts
+from tests.attacker.audits import audit_tapes
 from tests.attacker.html_page import HOSTILE, Page
 from tests.attacker.records import FIRST, PLAIN, federation, record, rows, summary
 from tests.attacker.taped_federation import tape_federation

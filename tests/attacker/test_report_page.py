@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from attacker.report import words
 from attacker.report.page import render_page, write_report
+from tests.attacker.audits import audit_tapes
 from tests.attacker.html_page import HOSTILE, Page
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, federation, left_out, record, summary
 from tests.attacker.taped_federation import tape_federation

@@ -10,7 +10,7 @@ import pytest
 
 from attacker.audit.record import ImageResult, VictimImage
 from attacker.audit.results_file import COLUMNS, RESULTS_NAME, results_text
-from attacker.audit.run import audit_tape
+from tests.attacker.audits import audit_tape
 from tests.attacker.records import PLAIN, federation, record, rows, summary
 from tests.attacker.taped_federation import tape_federation
 

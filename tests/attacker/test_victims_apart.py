@@ -9,9 +9,9 @@ from attacker.attacks.attack import Attack
 from attacker.attacks.randomness import derived
 from attacker.attacks.registry import build_attack
 from attacker.audit import chunk as chunks
-from attacker.audit.run import audit_tape
 from fl_precode.tape import Tape
 from tests.attacker import tiny
+from tests.attacker.audits import audit_tape
 from tests.attacker.members import convolutions, observations, victim_of
 from tests.attacker.taped_federation import tape_federation
 

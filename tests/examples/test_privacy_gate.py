@@ -11,9 +11,9 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from attacker.cli import app
+from tests.attacker.audits import audit_tapes
 from tests.attacker.taped_federation import tape_federation
 from tests.examples.readme_commands import ROOT
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from attacker.audit.truth_recorded import RecordedTruth
 from fl_precode.flower.submission import Submission, to_toml
 from fl_precode.flower.superlink import CONNECTION, OwnedSuperLink
 from fl_precode.recorded_truth import read_head
 from fl_precode.tape import Tape
+from tests.attacker.audits import audit_tapes
 
 pytestmark = pytest.mark.federation
 
