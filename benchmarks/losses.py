@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import fl_precode as flp
 from attacker.audit.record import AuditRecord
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource
 from benchmarks.simulated_tapes import simulate
 from fl_precode.config import Settings
@@ -117,13 +117,13 @@ def tape_attributes(folder: Path, options: argparse.Namespace) -> TapeSource:
 
 def audited(source: TapeSource, out: Path, options: argparse.Namespace) -> AuditRecord:
     """The record of one tape, labels granted."""
-    return audit_tapes(
-        [source],
-        out=out,
+    return flp.audit(
+        source,
         attacks=options.attacks,
         victims=options.clients * options.rounds,
+        out=out,
         seed=options.seed,
-        labels="granted",
+        know=["labels"],
     )
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import fl_precode as flp
 from attacker.attacks import Outcome, build_attack
 from attacker.audit.control_training import ControlTraining
-from attacker.audit.run import audit_tapes
 from attacker.audit.subject import TapeSource, open_subject
 from attacker.audit.truth import Truth
 from attacker.engine import Replay, gradient_products, trace
@@ -170,7 +170,7 @@ def test_rows_of_zeros_and_ones_are_labels_of_recorded_truth():
 def test_a_division_holds_under_every_loss_and_reads_no_label(tmp_path):
     alone = argparse.Namespace(**{**vars(OPTIONS), "batch_size": 1})
     tape = simulate(tmp_path / "run", losses.federation(alone, "benchmarks.losses:focal")).folder / "tape"
-    record = audit_tapes([TapeSource(tape=tape)], out=tmp_path / "audit", attacks=["first-layer"], victims=1)
+    record = flp.audit(tape, attacks=["first-layer"], victims=1, out=tmp_path / "audit")
     (row,) = record.results
     assert row.ssim > 0.999
     assert row.recovered_label is None
