@@ -86,7 +86,7 @@ class OwnProcess:
 
 
 class Processes:
-    """Worker processes on this machine, one job each at a time. They are started as they are needed.
+    """Worker processes on this machine, one job each at a time, begun with their first; one that dies is replaced.
 
     Args:
         workers: How many.
@@ -124,7 +124,7 @@ class Processes:
 
     def begin(self, job: Job) -> None:
         """See `Crew`."""
-        worker = self._idle.pop() if self._idle else self._start()
+        worker = self._idle.pop() if self._idle else self._start(len(self._busy))
         self._busy[worker.line] = (worker, job.id)
         self._ends[worker.line] = time.monotonic() + (math.inf if job.patience is None else job.patience)
         message = {"sent": time.time(), "job": job.to_json()}
@@ -143,29 +143,29 @@ class Processes:
         """Kill a worker that does not come back."""
         worker, job = self._busy[line]
         worker.process.kill()
-        self._lose(line)
+        self._replace(line)
         return Event("ended", job)
 
-    def _lose(self, line: Any) -> None:
-        """A worker is dead, or dying; another is started when there is a job for it."""
+    def _replace(self, line: Any) -> None:
+        """A new worker for one that is dead, or dying."""
         worker, _ = self._busy.pop(line)
         worker.process.join()
         line.close()
+        self._idle.append(self._start(worker.number))
 
     def _hear(self, line: Any) -> Event:
         worker, job = self._busy[line]
         try:
             event = Event(**json.loads(line.recv_bytes()))
         except (EOFError, OSError):
-            self._lose(line)
+            self._replace(line)
             return Event("died", job, text=f"its process ended with code {worker.process.exitcode}")
         if event.kind != "progress":
             del self._busy[line]
             self._idle.append(worker)
         return event
 
-    def _start(self) -> _Worker:
-        number = min({*range(self.workers)} - {worker.number for worker, _ in self._busy.values()})
+    def _start(self, number: int) -> _Worker:
         ours, theirs = self._fresh.Pipe()
         process = self._fresh.Process(target=_serve, args=(theirs, str(self._folder), number), daemon=True)
         # Ctrl-C goes to the whole group, and this process ends its workers; new ones inherit what is blocked. Python's
