@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_copied_is_refused_and_the_reason_told():
 def test_a_copy_that_still_runs_the_model_itself_is_no_copy():
     model = tiny.mlp(SPEC)
     model.forward = lambda x: model[3](model[2](model[1](x.flatten(1))))
-    with pytest.raises(ModelCopyError, match=r"its copy still uses '1\.(weight|bias)' of the model itself"):
+    with pytest.raises(ModelCopyError, match=r"its copy still uses '[13]\.(weight|bias)' of the model itself"):
         Victim(model=model, inputs=SPEC)
 
 
