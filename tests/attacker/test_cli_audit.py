@@ -215,7 +215,7 @@ class _Interrupted:
 
 def test_ctrl_c_while_a_class_is_made_is_ctrl_c(monkeypatch, tmp_path):
     """As during the imports of a command: Python 3.11 wraps what `__set_name__` raises in a RuntimeError."""
-    monkeypatch.setattr("attacker.audit.subject.Tape", lambda _path: type("Made", (), {"field": _Interrupted()}))
+    monkeypatch.setattr("attacker.audit.subject.Tape", lambda *_, **__: type("Made", (), {"field": _Interrupted()}))
     result = CliRunner().invoke(app, ["plan", str(tmp_path)])
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
