@@ -25,7 +25,14 @@ def codes(found):
 def test_message_api_with_the_line_as_printed(tmp_path):
     run_in_process("message_api", "message_digits", 2, tmp_path / "tape")
     found = audited(
-        tmp_path / "tape", tmp_path / "audit", *ONE, "--budget", "10s", "--model", "message_digits.task:Net", *DIGITS
+        tmp_path / "tape",
+        tmp_path / "audit",
+        *ONE,
+        "--attacks",
+        "then-refine",
+        "--model",
+        "message_digits.task:Net",
+        *DIGITS,
     )
     assert found.code == 0, found.said
     assert found.best["then-refine"] > 60, "a ReLU network's layers, one after the other, then a search"

@@ -40,7 +40,9 @@ def test_rounds_are_audited_while_training_runs_and_training_is_the_same(run_loc
     _, out = run_locally(out="audited", tape=str(tmp_path / "audited" / "tape"), audit_every=2, model="mlp")
     _, same = run_locally(out="same", model="mlp")
     assert models(out) == models(same)
-    record = json.loads((out / "audits" / "round-0002" / "audit.json").read_text())
+    audited = out / "audits" / "round-0002"
+    assert (audited / "audit.json").exists(), (audited / "audit.log").read_text()
+    record = json.loads((audited / "audit.json").read_text())
     assert {row["round"] for row in record["results"]} == {1, 2}
     assert all(row["ssim"] > 0.99 for row in record["results"])
     assert not started()
