@@ -25,7 +25,8 @@ True
 A search by gradient matching is composed of parts: a distance, an optimiser, priors, a start, restarts and a replay.
 
 To add one: a subclass of `Attack` with `register_attack`, and an entry point of the group ``fl_precode.attacks``
-(docs/adding-an-attack.md). A class that is no plug-in is named by its place, ``package.module:Class``.
+(docs/adding-an-attack.md). A class that is no plug-in is named by its place, ``package.module:Class``. A `LayerKind`
+with `register_layer` makes searches of models with layers of your own fast (docs/adding-a-layer.md).
 """
 
 from attacker.attacks import (
@@ -75,6 +76,7 @@ from attacker.attacks.parts import (
     TotalVariation,
     Uniform,
 )
+from attacker.engine import CompositeKind, LayerKind, register_layer
 
 __all__ = [
     "ATTACKS",
@@ -83,6 +85,7 @@ __all__ = [
     "AttackEntry",
     "BNStatistics",
     "Choice",
+    "CompositeKind",
     "Cosine",
     "DefenceMatched",
     "DropoutInversion",
@@ -96,6 +99,7 @@ __all__ = [
     "L1",
     "L2",
     "LBFGS",
+    "LayerKind",
     "LayerwiseInversion",
     "Member",
     "NoiseRecovery",
@@ -121,4 +125,5 @@ __all__ = [
     "build_attack",
     "recover_noise",
     "register_attack",
+    "register_layer",
 ]

@@ -17,6 +17,9 @@ QUICK = frozenset((Path(__file__).parent / "quick.txt").read_text().split())
 """Files of `make check`, wherever they lie: each takes a few seconds on one core at most, and all of them less than a
 minute and a half on two. A new file is quick once it is named there."""
 
+collect_ignore = ["fl_precode/broken_plugin.py"]
+"""It raises whoever imports it, as its tests want, and doctests import every module."""
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

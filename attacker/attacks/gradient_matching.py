@@ -46,7 +46,7 @@ class GradientMatching(Search, Attack):
 
     Specs name the same by flat options (`attacker.attacks.search_options`).
 
-    >>> from attacker.attacks.parts import LBFGS, L2
+    >>> from fl_precode.attacks import LBFGS, L2
     >>> dlg = GradientMatching(distance=L2(), optimiser=LBFGS(iterations=300, joint_labels=True), priors=[])
     >>> dlg.with_options(history=10).optimiser.history
     10

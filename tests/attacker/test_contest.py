@@ -26,7 +26,10 @@ def test_results_that_cannot_be_replayed_or_measured_never_win():
         inputs=tiny.images(SPEC, 1), labels=torch.tensor([0]), outcome=Outcome.ITERATION_LIMIT, iterations=1
     )
     for odd, words in (
-        (replace(base, inputs=torch.zeros(1, 9, 2, 2)), "its result cannot be replayed"),
+        (
+            replace(base, inputs=torch.zeros(1, 9, 2, 2)),
+            "odd: ValueError: the attack 'answers': expected images of shape (batch, 1, 6, 6)",
+        ),
         (replace(base, labels=None), ""),
         (replace(base, inputs=torch.full_like(base.inputs, torch.nan)), ""),
         (replace(base, inputs=None, outcome=Outcome.DIVERGED, reason="non-finite"), "odd: non-finite"),

@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
+import fl_precode as flp
 from attacker.audit.plan import plan_audit
-from attacker.audit.run import audit_tape
 from attacker.audit.scope import open_federations
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
@@ -62,7 +62,7 @@ def decibels(record, folder, truth=X):
 )
 def test_pictures_of_normalised_images_are_right_and_the_scale_is_said_to_be_a_guess(tmp_path, mean, std):
     tape = taped(tmp_path, "tests.foreign_models:Mlp", images=normalised(X, mean, std))
-    record = audit_tape(tape, out=tmp_path / "audit", attacks=["first-layer", "dlg:iterations=200"], victims=2)
+    record = flp.audit(tape, out=tmp_path / "audit", attacks=["first-layer", "dlg:iterations=200"], victims=2)
     assert min(decibels(record, tmp_path / "audit").values()) > 40
     (federation,) = record.federations
     loss, said = federation.assumptions
@@ -83,7 +83,7 @@ def test_dropout_of_the_model_s_own_is_answered_and_the_plain_attacks_still_run(
     assert "the model itself has dropout (drop)" in planned["dropout-inversion"].reason
     assert planned["inverting-gradients"].status == planned["dlg"].status == "run"
     assert planned["noise-recovery"].status == "not_applicable"
-    record = audit_tape(tape, out=tmp_path / "audit", attacks=["inverting-gradients:iterations=3"], victims=1)
+    record = flp.audit(tape, out=tmp_path / "audit", attacks=["inverting-gradients:iterations=3"], victims=1)
     assert "dropout-active" in [one.code for one in record.federations[0].assumptions]
 
 
@@ -100,7 +100,7 @@ def test_dropout_that_drops_nothing_is_no_reason(tmp_path):
 def test_a_binary_classifier_with_one_output_is_attacked(tmp_path, settings):
     tape = taped(tmp_path, f"tests.foreign_models:OneLogit{settings}", loss=of_one(settings), classes=2)
     attacks = ["idlg:iterations=300"] if "conv" in settings else ["first-layer", "idlg:iterations=300"]
-    record = audit_tape(tape, out=tmp_path / "audit", attacks=attacks, victims=2)
+    record = flp.audit(tape, out=tmp_path / "audit", attacks=attacks, victims=2)
     assert min(decibels(record, tmp_path / "audit").values()) > 25
     assert "loss-assumed-bce" in [one.code for one in record.federations[0].assumptions]
 
@@ -117,6 +117,6 @@ def test_an_autoencoder_is_attacked_by_what_needs_no_loss_and_the_plan_says_why_
     planned = {one.attack.partition(":")[0]: one for one in plan_audit(federations, settings, estimate=False)}
     assert {name for name, one in planned.items() if one.status == "run"} >= {"first-layer", "layerwise-inversion"}
     assert planned["inverting-gradients"].reason.startswith("the model returns images, not class scores")
-    record = audit_tape(tape, out=tmp_path / "audit", attacks=["first-layer", "layerwise-inversion"], victims=2)
+    record = flp.audit(tape, out=tmp_path / "audit", attacks=["first-layer", "layerwise-inversion"], victims=2)
     assert min(decibels(record, tmp_path / "audit").values()) > 40
     assert record.federations[0].facts.random is None

@@ -90,7 +90,7 @@ def test_the_first_search_of_each_kind_has_two_starts_as_long_as_there_is_time(f
 
     def starts(spec):
         attack = build_attack(spec)
-        return getattr(getattr(attack, "matching", attack), "restarts", 1)
+        return getattr(getattr(attack, "matching", attack), "restarts", Restarts()).count
 
     found = planned(federations, monkeypatch, budget=1e6)
     assert twice(found) == [

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attacker.audit.run import audit, audit_tapes
+import fl_precode as flp
+from attacker.audit.run import audit
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import UPDATES, TapeSource
 from fl_precode import tape_reader
@@ -45,10 +46,10 @@ def test_an_audit_with_its_control_and_leakage_reads_each_file_once(tmp_path, re
 def test_nothing_is_kept_after_an_audit_and_an_altered_update_is_found_by_the_next(tmp_path):
     taped = tape_federation(tmp_path, rounds=1)
     source = TapeSource(tape=taped.tape)
-    audit_tapes([source], out=tmp_path / "one", attacks=["first-layer"], victims=1)
+    flp.audit(source, out=tmp_path / "one", attacks=["first-layer"], victims=1)
     assert UPDATES.size == 0
     (first, *_) = sorted((taped.tape / "observations").iterdir())
     content = first.read_bytes()
     first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    record = audit_tapes([source], out=tmp_path / "two", attacks=["first-layer"], victims=1)
+    record = flp.audit(source, out=tmp_path / "two", attacks=["first-layer"], victims=1)
     assert any("was altered" in one for one in record.federations[0].tape_problems)
