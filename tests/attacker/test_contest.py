@@ -28,7 +28,7 @@ def test_results_that_cannot_be_replayed_or_measured_never_win():
     for odd, words in (
         (
             replace(base, inputs=torch.zeros(1, 9, 2, 2)),
-            "odd: ValueError: the attack 'answers': expected images of shape (batch, 1, 6, 6)",
+            "odd: ValueError: the attack 'answers': expected images",
         ),
         (replace(base, labels=None), ""),
         (replace(base, inputs=torch.full_like(base.inputs, torch.nan)), ""),

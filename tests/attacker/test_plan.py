@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from attacker.attacks.optimisers import Restarts
 from attacker.attacks.race import heat_iterations
 from attacker.attacks.registry import ATTACKS, build_attack
 from attacker.audit import plan as planner
