@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.engine import Trace, observed_gradient, why_not_one_step, why_scale_unknown
 from attacker.engine.deadline import time_is_up
-from fl_precode import VariationalBottleneck
+from fl_precode.bottleneck import VariationalBottleneck
 from fl_precode.observation import Observation
 
 SOLVED = 2e-2

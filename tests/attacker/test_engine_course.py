@@ -12,7 +12,7 @@ from attacker.attacks.first_layer import FirstLayerInversion
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.engine import LBFGS, Descent
 from tests.attacker import tiny
-from tests.attacker.objectives import Bowl, Plain
+from tests.attacker.known_minima import Bowl, Plain
 
 SLOW = Descent(iterations=200, learning_rate=0.01, signed=True, schedule="constant")
 AT = torch.tensor([[3.5, -1.0, 0.0], [2.0, 5.0, 4.0]], dtype=torch.float64).reshape(2, 3, 1, 1, 1, 1)

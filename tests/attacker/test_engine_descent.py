@@ -22,7 +22,7 @@ from attacker.engine import (
 )
 from fl_precode import Protocol
 from tests.attacker import tiny
-from tests.attacker.objectives import Bowl
+from tests.attacker.known_minima import Bowl
 from tests.oracles import loop_total_variation
 
 PLAIN = Descent(iterations=50, learning_rate=0.1, signed=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacker.engine import LBFGS, Products, squared_distance
-from tests.attacker.objectives import Plain
+from tests.attacker.known_minima import Plain
 
 SEARCH = LBFGS(iterations=600, learning_rate=1.0, history=100)
 

@@ -11,7 +11,7 @@ import torch
 from attacker.engine import LBFGS, Descent, Draws
 from attacker.engine.stopping import PLATEAU_GAIN, Plateau, halving_rungs, worse_half
 from attacker.engine.survivors import Survivors, take
-from tests.attacker.objectives import Bowl, Plain, Staying
+from tests.attacker.known_minima import Bowl, Plain, Staying
 
 VICTIMS, RESTARTS = 3, 4
 DESCENT = Descent(iterations=240, learning_rate=0.1, signed=False, plateau=8)

@@ -11,7 +11,7 @@ import torch
 from attacker.engine import Descent, Draws, Schedule, SoftSign, start_named
 from attacker.engine.adam import Adam
 from tests.attacker import tiny
-from tests.attacker.objectives import Bowl
+from tests.attacker.known_minima import Bowl
 
 
 def start(victims: int = 2, restarts: int = 2) -> torch.Tensor:

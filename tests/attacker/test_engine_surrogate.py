@@ -16,7 +16,7 @@ from attacker.engine import (
 )
 from fl_precode import Protocol
 from tests.attacker import tiny
-from tests.attacker.objectives import Plain
+from tests.attacker.known_minima import Plain
 from tests.attacker.replay_models import DENSE, FACTORED, LOOP
 from tests.attacker.test_engine_local_training import Client
 from tests.oracles import loop_cosine_distance

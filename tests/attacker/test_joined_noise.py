@@ -33,7 +33,7 @@ from tests.attacker.bottlenecked import (
     two_bottlenecks,
 )
 from tests.attacker.members import victim_of
-from tests.attacker.objectives import Plain
+from tests.attacker.known_minima import Plain
 from tests.oracles import loop_cosine_distance
 
 VICTIMS = {
