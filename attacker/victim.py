@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from attacker.model_copy import check_runs_alone, own_copy
 from fl_precode.assumption import Assumption
-from fl_precode.bottleneck import track_kl
+from fl_precode.defences.precode import track_kl
 from fl_precode.loss import Criterion, Loss, checked_loss
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.models.outputs import class_scores, describe_output, is_plain, output_tensors
-from fl_precode.sampling import sample_noise
+from fl_precode.randomness.random_layers import sample_noise
 
 _DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
 _SHAPES = ("View", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Alias", "Expand", "Select")

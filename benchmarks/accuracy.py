@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from fl_precode.config import Settings
-from fl_precode.flower.launch import SimulationRuntime
+from deploy.simulation.launch import SimulationRuntime
+from fl_precode.federation.config import Settings
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 

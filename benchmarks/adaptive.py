@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import Reconstruction, build_attack
-from attacker.audit.counting import beats
-from attacker.audit.evaluate import SUCCESS_THRESHOLD
-from attacker.audit.guesses import Guesses
-from attacker.audit.truth import mean_of
-from attacker.metrics import psnr, ssim
+from attacker.audit.record.counting import beats
+from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
+from attacker.audit.truth.base import mean_of
+from attacker.audit.truth.best_guess import Guesses
+from attacker.metrics.similarity import psnr, ssim
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol, sample_noise
-from fl_precode.defences import apply_defence, gradient_defence, perturbation_generator
+from fl_precode.defences.registry import apply_defence, gradient_defence, perturbation_generator
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.seeding import seeded
+from fl_precode.randomness.seeding import seeded
 from label_recovery import load
 
 # Its weight has to suit the model (at 1e-6 a search does not bring back even the undefended ReLU LeNet).
@@ -131,7 +131,7 @@ def cases(iterations: int) -> list[tuple[str, str, str]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of markdown; an image counts as come back as in an audit (`attacker.audit.counting`)."""
+    """Lines of markdown; an image counts as come back as in an audit (`attacker.audit.record.counting`)."""
     yield "| model | defence | attack | mean SSIM | come back | mean PSNR | largest error of the noise | CPU s |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     for row in rows:

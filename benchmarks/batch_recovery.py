@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/batch_recovery.py --out batch_recovery.json
 
 For each batch the features of every image and the client's noise are solved for, by
-`attacker.attacks.bottleneck_batches`. Their errors are relative: features to the distance of the nearest other image of
+`attacker.analytic.bottleneck_batches`. Errors are relative: of features to the distance of the nearest other image of
 the batch, since features of different images may be close; noise as mean squared error, 1 for none. With
 ``--iterations`` the images are then looked for by L-BFGS on the gradients of the convolutions at the noise found, with
 and without the features as targets, beside the same search on the undefended model and one at noise of its own. Labels
@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks.bottleneck_batches import bottleneck_gradient, features_of_batch
-from attacker.engine import trace
-from attacker.metrics import match_batch, psnr, ssim
+from attacker.analytic.bottleneck_batches import bottleneck_gradient, features_of_batch
+from attacker.gradients.trace import trace
+from attacker.metrics.similarity import match_batch, psnr, ssim
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol, sample_noise
-from fl_precode.defences import apply_defence
+from fl_precode.defences.registry import apply_defence
 from fl_precode.models import build_model
 from images import first_images
 

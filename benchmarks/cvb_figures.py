@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from attacker.attacks import build_attack
 from attacker.bench.problem import observe
-from attacker.metrics import ssim
+from attacker.metrics.similarity import ssim
 from attacker.victim import Victim
-from fl_precode.defences import apply_defence
+from fl_precode.defences.registry import apply_defence
 from fl_precode.models import InputSpec
-from fl_precode.seeding import seeded
+from fl_precode.randomness.seeding import seeded
 from images import first_images
 
 PAIRS = (

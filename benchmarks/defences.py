@@ -19,11 +19,11 @@ from torch import nn
 from clients.train import defended_gradient
 from fl_precode import track_kl
 from fl_precode.data import load_data
-from fl_precode.defences import apply_defence, gradient_defence
+from fl_precode.defences.ppp import gradient_stochasticity
+from fl_precode.defences.registry import apply_defence, gradient_defence
 from fl_precode.models import build_model
 from fl_precode.objective import training_loss
-from fl_precode.perturb_partly import gradient_stochasticity
-from fl_precode.seeding import seeded
+from fl_precode.randomness.seeding import seeded
 
 SPECS = (
     "none",

@@ -31,17 +31,15 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import PRESETS
-from attacker.attacks.search_options import options_of
-from attacker.engine import (
-    LocalTrainingProducts,
-    Replay,
-    cosine_distance,
-    gradient_products,
-    observed_gradient,
-    surrogate_products,
-    trace,
-)
-from attacker.metrics import match_batch, psnr, ssim
+from attacker.attacks.gradient_matching.options import options_of
+from attacker.gradients.distances import cosine_distance
+from attacker.gradients.fedavg.surrogate import surrogate_products
+from attacker.gradients.fedavg.unrolled_sgd import LocalTrainingProducts
+from attacker.gradients.observed import observed_gradient
+from attacker.gradients.one_step import gradient_products
+from attacker.gradients.replay import Replay
+from attacker.gradients.trace import trace
+from attacker.metrics.similarity import match_batch, psnr, ssim
 from attacker.victim import Victim
 from fl_precode.local_training import local_training
 from fl_precode.models import build_model

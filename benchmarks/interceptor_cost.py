@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fl_precode.config import Settings
-from fl_precode.flower.launch import SimulationRuntime
+from deploy.simulation.launch import SimulationRuntime
+from fl_precode.federation.config import Settings
 
 
 def main() -> None:

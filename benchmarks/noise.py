@@ -21,9 +21,9 @@ import torch
 
 from attacker.attacks import build_attack
 from attacker.bench.problem import observe
-from attacker.metrics import psnr
-from attacker.reproduce.nets import published
-from fl_precode.perturb import GaussianNoise
+from attacker.experiments.published_nets import published
+from attacker.metrics.similarity import psnr
+from fl_precode.defences.on_gradients import GaussianNoise
 from images import first_images
 
 logger = logging.getLogger("noise")
@@ -68,7 +68,7 @@ def tell(cells: dict[str, dict[str, Any]], stds: list[float], net: str, count: i
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", default="dlg-lenet", help="of attacker.reproduce.nets")
+    parser.add_argument("--net", default="dlg-lenet", help="of attacker.experiments.published_nets")
     parser.add_argument("--images", type=int, default=8, help="the first of the training images")
     parser.add_argument("--stds", type=float, nargs="+", default=[1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
     parser.add_argument("--seed", type=int, default=1, help="of noise and searches")

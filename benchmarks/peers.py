@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import GradientMatching
-from attacker.attacks.search_options import options_of
+from attacker.attacks.gradient_matching.options import options_of
 from attacker.bench.contenders import Contender, Run, timed
 from attacker.bench.problem import Problem
 from attacker.victim import Victim

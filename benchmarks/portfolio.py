@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import build_attack
-from attacker.metrics import psnr
+from attacker.metrics.similarity import psnr
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol, sample_noise
-from fl_precode.defences import apply_defence
+from fl_precode.defences.registry import apply_defence
 from fl_precode.models import build_model
 from label_recovery import load
 

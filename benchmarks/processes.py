@@ -17,9 +17,9 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
-from attacker.allocator import keep_freed_memory
 from attacker.bench.contenders import VICTIMS, Contender, Run, engine
 from attacker.bench.problem import Problem, make_problem
+from attacker.jobs.allocator import keep_freed_memory
 from images import first_images
 
 _own: tuple[Contender, Barrier] | None = None

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from attacker.attacks import GradientMatching, build_attack
 from attacker.bench.problem import observe
-from attacker.metrics import match_batch, psnr, ssim
+from attacker.metrics.similarity import match_batch, psnr, ssim
 from attacker.victim import Victim
 from fl_precode.models import build_model
 from images import first_images

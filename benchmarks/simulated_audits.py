@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from attacker.audit.checks import LARGEST_SHARE
-from attacker.audit.knowledge import LABELS, Knowledge
-from attacker.audit.record import AuditRecord
-from attacker.audit.run import audit
+from attacker.audit.audit import audit
+from attacker.audit.inputs.tape_source import TapeSource
+from attacker.audit.record.schema import AuditRecord
 from attacker.audit.settings import AuditSettings
-from attacker.audit.subject import TapeSource
+from attacker.audit.threat_model import LABELS, Knowledge
+from attacker.audit.verdict.flags import LARGEST_SHARE
 from benchmarks.page_tables import write_between
 from benchmarks.simulated_cases import KINDS, Case, case
 from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import Simulated, simulate
-from fl_precode.config import Settings
+from fl_precode.federation.config import Settings
 
 BUDGET = 12.0
 """Seconds for the attacks of a planned audit."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from attacker.audit.counting import needed
-from attacker.metrics import ssim
+from attacker.audit.record.counting import needed
+from attacker.metrics.similarity import ssim
 from benchmarks.simulated_tapes import Seen, Simulated
 from fl_precode.models.input_spec import InputSpec
 

@@ -16,12 +16,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from clients.train import defended_gradient, defended_training
-from fl_precode.config import Settings
-from fl_precode.defences import gradient_defence, perturbation_generator
-from fl_precode.federation import Federation, prepare
+from fl_precode.defences.on_gradients import Batch
+from fl_precode.defences.registry import gradient_defence, perturbation_generator
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import Federation, prepare
 from fl_precode.loss import criterion
-from fl_precode.perturb import Batch
-from fl_precode.sampling import sample_noise
+from fl_precode.randomness.random_layers import sample_noise
 from fl_precode.tape import TapeHeader, TapeWriter
 
 PRIVATE = ("seed", "tape", "output-dir", "data-root", "code-fingerprint")

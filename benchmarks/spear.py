@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.attacks import Attack, build_attack
-from attacker.metrics import label_accuracy, match_batch, psnr
+from attacker.metrics.similarity import label_accuracy, match_batch, psnr
 from attacker.victim import Victim
 from fl_precode.models.input_spec import InputSpec
 from images import INPUTS, first_images
@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def _victim(model: str, data: Any, inputs: InputSpec, steps: int, defence: str, options: argparse.Namespace) -> Victim:
     if data is None:
-        from fl_precode.defences import apply_defence
+        from fl_precode.defences.registry import apply_defence
         from fl_precode.models import build_model
 
         built = apply_defence(defence, build_model(model, inputs, seed=options.seed), inputs, seed=options.seed)

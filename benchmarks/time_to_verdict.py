@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.page_tables import write_between
 from benchmarks.simulated_images import SHARED
 from benchmarks.simulated_tapes import simulate
-from fl_precode.config import Settings
+from fl_precode.federation.config import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-c", "from fl_precode.cli import main; main()")

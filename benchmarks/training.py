@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fl_precode.data.dataset import ImageData, ImageDataset
-from fl_precode.defences import apply_defence
+from fl_precode.defences.registry import apply_defence
 from fl_precode.models import InputSpec, build_model
 from fl_precode.objective import training_loss
-from fl_precode.seeding import seeded
+from fl_precode.randomness.seeding import seeded
 from server.evaluate import accuracy_and_loss
 
 logger = logging.getLogger("training")

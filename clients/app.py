@@ -12,14 +12,14 @@ from flwr.clientapp import ClientApp
 from torch import Generator, Tensor
 
 from clients.train import defended_gradient, defended_training
-from fl_precode.config import Settings
-from fl_precode.defences import gradient_defence, perturbation_generator
-from fl_precode.entropy import unforeseeable
-from fl_precode.federation import ClientPart, choose_device, client_part
+from fl_precode.defences.on_gradients import Batch
+from fl_precode.defences.registry import gradient_defence, perturbation_generator
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import ClientPart, choose_device, client_part
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
 from fl_precode.loss import criterion
-from fl_precode.perturb import Batch
-from fl_precode.sampling import sample_noise
+from fl_precode.randomness.entropy import unforeseeable
+from fl_precode.randomness.random_layers import sample_noise
 
 app = ClientApp()
 

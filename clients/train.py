@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from fl_precode.defences import Chain
+from fl_precode.defences.on_gradients import Batch
+from fl_precode.defences.registry import Chain
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.loss import Loss
-from fl_precode.perturb import Batch
 
 
 def defended_gradient(

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from deploy.run_settings import settings_from_environment
-from fl_precode.config import Settings
 from fl_precode.data import write_partition
-from fl_precode.federation import prepare
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import prepare
 
 FILE = "partition.npz"
 

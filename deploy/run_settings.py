@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from fl_precode.config import Settings, Value
+from fl_precode.federation.config import Settings, Value
 
 PREFIX = "RUN_"
 
@@ -14,7 +14,7 @@ def settings_from_environment(environment: Mapping[str, str]) -> Settings:
     """Settings from the variables that begin with ``RUN_``; an empty one keeps its default.
 
     Raises:
-        fl_precode.config.SettingsError: Naming everything that is wrong.
+        fl_precode.federation.config.SettingsError: Naming everything that is wrong.
 
     >>> settings_from_environment({"RUN_MODEL": "mlp", "RUN_NUM_CLIENTS": "2", "RUN_DEFENCE": ""}).num_clients
     2

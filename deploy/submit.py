@@ -14,9 +14,9 @@ from pathlib import Path
 
 from deploy.connection import CONNECTION, connect, flwr
 from deploy.run_settings import settings_from_environment
+from deploy.simulation.submission import Submission, to_toml
+from deploy.simulation.superlink import LaunchError
 from fl_precode.flower.fingerprint import FINGERPRINTED, folder_fingerprint
-from fl_precode.flower.submission import Submission, to_toml
-from fl_precode.flower.superlink import LaunchError
 
 APP = Path(__file__).resolve().parents[1]
 # A SuperLink that was restarted in a run declares it failed after some missed heartbeats; measured: 100 s.

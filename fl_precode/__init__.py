@@ -48,18 +48,16 @@ True
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attacker.victim import Victim
     from fl_precode import attacks, defences, flower, labels, leakage, metrics, report, tape
     from fl_precode.auditing import TapeSource, audit
-    from fl_precode.bottleneck import VariationalBottleneck, sample_noise, track_kl
-    from fl_precode.conv_bottleneck import ConvBottleneck
-    from fl_precode.extend import extend, extend_conv, extend_dropout
+    from fl_precode.defences.cvb import ConvBottleneck
+    from fl_precode.defences.extend import extend, extend_conv, extend_dropout
+    from fl_precode.defences.precode import VariationalBottleneck, sample_noise, track_kl
     from fl_precode.flower import Interceptor
     from fl_precode.models.input_spec import InputSpec
     from fl_precode.observation import Gradients, Observation, Protocol
@@ -95,7 +93,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "ConvBottleneck": "fl_precode.conv_bottleneck",
+    "ConvBottleneck": "fl_precode.defences.cvb",
     "Gradients": "fl_precode.observation",
     "InputSpec": "fl_precode.models.input_spec",
     "Interceptor": "fl_precode.flower",
@@ -103,14 +101,14 @@ _PLACES = {
     "Protocol": "fl_precode.observation",
     "Tape": "fl_precode.tape",
     "TapeSource": "fl_precode.auditing",
-    "VariationalBottleneck": "fl_precode.bottleneck",
+    "VariationalBottleneck": "fl_precode.defences.precode",
     "Victim": "attacker.victim",
     "audit": "fl_precode.auditing",
-    "extend": "fl_precode.extend",
-    "extend_conv": "fl_precode.extend",
-    "extend_dropout": "fl_precode.extend",
-    "sample_noise": "fl_precode.bottleneck",
-    "track_kl": "fl_precode.bottleneck",
+    "extend": "fl_precode.defences.extend",
+    "extend_conv": "fl_precode.defences.extend",
+    "extend_dropout": "fl_precode.defences.extend",
+    "sample_noise": "fl_precode.defences.precode",
+    "track_kl": "fl_precode.defences.precode",
 }
 """Where each name comes from; the other ones are modules."""
 
@@ -127,14 +125,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The package, in which `extend` is the function whenever its module of the same name is loaded."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # The import system binds a module to its name in the package when it loads it, after everything else.
-        super().__setattr__(name, vars(value)[name] if name == "extend" and isinstance(value, ModuleType) else value)
-
-
-sys.modules[__name__].__class__ = _Package

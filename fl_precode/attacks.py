@@ -55,8 +55,7 @@ from attacker.attacks import (
     recover_noise,
     register_attack,
 )
-from attacker.attacks.answers import Choice, attacks_for
-from attacker.attacks.parts import (
+from attacker.attacks.gradient_matching.parts import (
     L1,
     L2,
     LBFGS,
@@ -76,7 +75,8 @@ from attacker.attacks.parts import (
     TotalVariation,
     Uniform,
 )
-from attacker.engine import CompositeKind, LayerKind, register_layer
+from attacker.attacks.selection import Choice, attacks_for
+from attacker.gradients.ghost.layer_kinds import CompositeKind, LayerKind, register_layer
 
 __all__ = [
     "ATTACKS",

@@ -13,16 +13,16 @@ from weakref import finalize
 
 from pydantic import PrivateAttr
 
-from attacker.attacks.attack import Attack
-from attacker.audit import record as records
-from attacker.audit import run
-from attacker.audit.knowledge import Knowledge
+from attacker.attacks.base import Attack
+from attacker.audit import audit as run
+from attacker.audit.inputs.tape_source import TapeSource
+from attacker.audit.record import schema as records
 from attacker.audit.settings import AuditSettings
-from attacker.audit.subject import TapeSource
+from attacker.audit.threat_model import Knowledge
 from fl_precode.tape import Tape
 
 if TYPE_CHECKING:
-    from attacker.audit.truth_open import TruthWish
+    from attacker.audit.truth.open import TruthWish
     from fl_precode.loss import Loss
     from fl_precode.models.input_spec import InputSpec
 

@@ -7,7 +7,7 @@ import importlib
 import re
 from typing import Any
 
-from fl_precode.seeding import undisturbed_rng
+from fl_precode.randomness.seeding import undisturbed_rng
 
 PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\(.*\))?\s*", re.DOTALL)
 """Module, attribute, and settings with their parentheses or nothing."""

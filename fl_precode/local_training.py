@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fl_precode.defences.on_gradients import Batch
 from fl_precode.loss import Loss
 from fl_precode.objective import training_loss
-from fl_precode.perturb import Batch
 
 
 def set_training(model: nn.Module, batch_norm: str) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_precode.loss import Loss
-from fl_precode.sampling import track_kl
+from fl_precode.randomness.random_layers import track_kl
 
 
 def training_loss(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss | None = None) -> Tensor:

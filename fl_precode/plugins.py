@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from fl_precode.seeding import undisturbed_rng
+from fl_precode.randomness.seeding import undisturbed_rng
 
 _logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attacker.audit.record_file import read_record, write_record
+from attacker.audit.record.json_file import read_record, write_record
 from attacker.report.verdict import overall, verdicts
 
 if TYPE_CHECKING:

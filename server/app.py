@@ -8,9 +8,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fl_precode.accounting import privacy_spent
-from fl_precode.config import Settings
-from fl_precode.federation import Federation, choose_device, prepare
+from fl_precode.federation.accounting import privacy_spent
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import Federation, choose_device, prepare
 from fl_precode.flower.fedsgd import FedSgd
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, running_fingerprint
 from fl_precode.flower.interceptor import Interceptor

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fl_precode.data import ImageDataset
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.sampling import sample_noise
+from fl_precode.randomness.random_layers import sample_noise
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from fl_precode.accounting import PrivacySpent
-from fl_precode.config import Settings
+from fl_precode.federation.accounting import PrivacySpent
+from fl_precode.federation.config import Settings
 from fl_precode.flower.screening import RoundReplies, ScreenedReplies
 from fl_precode.private_file import write_private
 

@@ -22,7 +22,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from typer.testing import CliRunner
-from attacker.cli import app
+from attacker.cli.main import app
 import fl_precode as flp
 from tests.attacker.taped_federation import tape_federation
 
@@ -151,7 +151,7 @@ def test_bad_plug_ins_are_left_out_say_why_and_the_others_go_on(several, caplog)
 def test_a_broken_defence_leaves_the_others_to_train_with(several):
     del several
     registry = Registry("defence", defences.GROUP, lambda name, kind, package: kind)
-    registry.add("noise", object, "fl_precode.perturb:GaussianNoise")
+    registry.add("noise", object, "fl_precode.defences.on_gradients:GaussianNoise")
     assert list(registry) == ["noise"]
     assert "RuntimeError: no such device" in registry.why_unknown("fails")
 

@@ -13,36 +13,90 @@ from tests.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fl_precode", "server", "clients", "attacker", "deploy")
-SEARCHES = {"attacker/cli_reproduce.py", "attacker/cli_comparisons.py", "attacker/cli_recommend.py"}
-FRONT_END = SEARCHES | {
-    "attacker/cli_analyse.py", "attacker/cli_federation.py", "attacker/cli_lists.py", "attacker/cli_run.py",
-    "attacker/demo.py",
-}  # fmt: skip
-"""Commands, not attacks: they may start federations and list data sets."""
 
-HOST_SIDE = {"deploy/demo.py", "deploy/compose.py"}
+LAYERS = (
+    # What every part stands on.
+    ("fl_precode.randomness",),
+    ("fl_precode.assumption", "fl_precode.import_path", "fl_precode.plugins", "fl_precode.private_file"),
+    ("fl_precode.observation", "fl_precode.spec"),
+    ("fl_precode.loss",),
+    ("fl_precode.objective", "fl_precode.recorded_truth", "fl_precode.true_images"),
+    ("fl_precode.models",),
+    ("fl_precode.defences",),
+    ("fl_precode.local_training",),
+    ("fl_precode.tape",),
+    ("fl_precode.data",),
+    ("fl_precode.federation",),
+    # The attacker: mathematics, then attacks, which see observations and public knowledge only.
+    ("attacker", "attacker.jobs", "attacker.metrics", "attacker.model_copy", "attacker.wording"),
+    ("attacker.victim",),
+    ("attacker.optim",),
+    ("attacker.gradients",),
+    ("attacker.objectives",),
+    ("attacker.analytic",),
+    ("attacker.labels",),
+    ("attacker.leakage",),
+    ("attacker.attacks",),
+    # The audit: from here on true images may be seen.
+    ("attacker.audit.record",),
+    ("attacker.audit.clock", "attacker.audit.threat_model"),
+    ("attacker.audit.settings",),
+    ("attacker.audit.truth",),
+    ("attacker.audit.inputs",),
+    ("attacker.audit.execution",),
+    ("attacker.audit.federations",),
+    ("attacker.audit.planning",),
+    ("attacker.audit.scheduler",),
+    ("attacker.audit.scoring",),
+    ("attacker.audit.verdict",),
+    ("attacker.audit",),
+    ("attacker.report",),
+    ("attacker.bench",),
+    # What users import, and what Flower runs.
+    ("fl_precode.flower",),
+    ("fl_precode",),
+    ("server", "clients"),
+    ("deploy",),
+    ("attacker.experiments",),
+    ("attacker.cli",),
+    ("fl_precode.cli",),
+)
+"""From the ground up: a module may import what stands below it, and what stands in its own package. Packages of one
+line do not import each other. The longest name counts: ``fl_precode`` is the public face, and what is named below it
+is not."""
+
+ONLY = {
+    "flwr": ("fl_precode.flower", "server", "clients", "deploy"),
+    "ray": ("attacker.jobs.ray_workers",),
+    "fl_precode.data": (
+        "fl_precode.federation", "fl_precode.flower", "server", "clients", "deploy",
+        "attacker.audit.truth.federation", "attacker.experiments", "attacker.cli",
+    ),
+    "fl_precode.federation": (
+        "fl_precode.flower", "server", "clients", "deploy",
+        "attacker.audit.truth.federation", "attacker.experiments", "attacker.cli",
+    ),
+    "fl_precode.flower": ("fl_precode", "server", "clients", "deploy", "attacker.experiments", "attacker.cli"),
+    "attacker": (
+        "attacker", "server.app",
+        *(f"fl_precode.{face}" for face in ("attacks", "auditing", "cli", "labels", "leakage", "metrics", "report")),
+    ),
+    "server": ("server", "attacker.experiments.clients"),
+    "clients": ("clients", "attacker.experiments.clients"),
+    "deploy": ("deploy", "attacker.experiments", "attacker.cli.checkout"),
+    "attacker.experiments": ("attacker.experiments", "attacker.cli.checkout"),
+}  # fmt: skip
+"""Who alone may import a package, besides itself."""
+
+HOST_SIDE = ("deploy.compose", "deploy.demo")
 """Run by whichever Python there is, before anything is installed."""
 
-ABOVE_JOBS = tuple(f"attacker.{one}" for one in ("attacks", "audit", "engine", "labels", "leakage", "report"))
-
-FACES = {f"fl_precode/{name}.py" for name in ("attacks", "auditing", "cli", "labels", "leakage", "metrics", "report")}
-"""What users import of the private package, each loaded when it is first used; the package itself names them for types.
-"""
-
-INSIDE = (
-    (("attacker/engine/", "attacker/metrics.py"), ("attacker.attacks", "attacker.audit", "attacker.report")),
-    (
-        ("attacker/jobs/",),
-        ABOVE_JOBS,
-    ),
-    (("attacker/leakage/",), ("attacker.attacks", "attacker.audit", "attacker.labels", "attacker.report")),
-    (("attacker/engine/",), ("attacker.leakage",)),
-    (("attacker/attacks/", "attacker/labels/"), ("attacker.audit", "attacker.report")),
-    (("attacker/audit/",), ("attacker.report",)),
-)
-"""Parts of the attacker, and parts that they must not import."""
+MOST_MODULES = 20
+"""Of a package, its face not counted."""
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
+MODULE_OF = {file: module for module, file in MODULES.items()}
 
 
 @cache
@@ -69,75 +123,11 @@ def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def forbidden(file: str) -> list[str]:
-    """Packages that the file must not import."""
-    if file.startswith("fl_precode/flower/"):
-        return ["attacker", "server", "clients"]
-    if file in FACES:
-        return ["flwr", "ray", "fl_precode.flower", "server", "clients", "scipy"]
-    if file == "fl_precode/__init__.py":
-        return ["flwr", "ray", "server", "clients", "scipy", "pydantic"]
-    if file.startswith("fl_precode/"):
-        return ["flwr", "ray", "fl_precode.flower", "attacker", "server", "clients", "scipy", "pydantic"]
-    if file.startswith("server/"):
-        return ["clients", "ray"] + ([] if file == "server/app.py" else ["attacker"])
-    if file.startswith("clients/"):
-        return ["server", "attacker", "ray"]
-    if file.startswith("deploy/"):
-        return ["attacker", "server", "clients", "ray", *([] if file not in HOST_SIDE else ["fl_precode", "flwr"])]
-    return forbidden_to_the_attacker(file)
-
-
-def forbidden_to_the_attacker(file: str) -> list[str]:
-    if file.startswith("attacker/reproduce/"):
-        # Evaluation that knows the images and runs federations. The clients' own code comes in by one file.
-        return ["flwr", "ray"] + ([] if file == "attacker/reproduce/client.py" else ["server", "clients"])
-    banned = ["flwr", "server", "clients"] + ([] if file == "attacker/jobs/ray_workers.py" else ["ray"])
-    if file not in SEARCHES:
-        banned.append("attacker.reproduce")
-    if file not in FRONT_END:
-        banned.append("fl_precode.flower")
-        if file != "attacker/audit/truth_federation.py":
-            banned += ["fl_precode.data", "fl_precode.federation", "fl_precode.config"]
-    banned += [package for folders, packages in INSIDE for package in packages if file.startswith(folders)]
-    return banned
-
-
-def is_wording(name: str) -> bool:
-    """How names and numbers are written: text to text, which verdicts need as much as pages do."""
-    return within(name, "attacker.report.words")
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_imports_only_what_its_layer_may(file):
-    allowed = is_wording if file.startswith("attacker/audit/") else lambda _name: False
-    wrong = sorted(
-        name for name in imports(file) for package in forbidden(file) if within(name, package) and not allowed(name)
-    )
-    assert not wrong, f"{file} must not import {wrong}"
-
-
-@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("attacker/report/")])
-def test_the_report_reads_the_record_and_nothing_else_of_the_attacker(file):
-    of_the_record = tuple(f"attacker.audit.{name}" for name in ("record", "counting", "view", "verdict", "compare"))
-    names_of_attacks = "attacker.attacks.registry.attack_title"
-    allowed = (*of_the_record, names_of_attacks, "attacker.leakage.record", "attacker.report", "attacker.metrics")
-    wrong = sorted(
-        name
-        for name in imports(file)
-        if within(name, "attacker")
-        and name not in ("attacker", "attacker.attacks.registry")
-        and not any(within(name, ok) for ok in allowed)
-    )
-    assert not wrong, f"{file} must not import {wrong}"
-
-
-def test_wording_stands_on_the_ground():
-    """Verdicts, pages and commands write by it: what it imported, all of them would stand on."""
-    assert not [name for name in imports("attacker/report/words.py") if within(name, "attacker")]
-
-
-MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
+def layer_of(module: str) -> tuple[int, str]:
+    """The height of a module, and the name in `LAYERS` that it goes by."""
+    named = [(len(name), height, name) for height, names in enumerate(LAYERS) for name in names if within(module, name)]
+    assert named, f"{module} stands in no layer: name its package in LAYERS"
+    return max(named)[1:]
 
 
 def imported_modules(module: str) -> set[str]:
@@ -150,6 +140,56 @@ def imported_modules(module: str) -> set[str]:
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= (whole & MODULES.keys()) | ({node.module or ""} if whole - MODULES.keys() else set())
     return (found & MODULES.keys()) - {module}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_stands_below_it(module):
+    height, own = layer_of(module)
+    wrong = []
+    for other in imported_modules(module):
+        other_height, name = layer_of(other)
+        if name != own and other_height >= height and not is_named_for_types(module, other):
+            wrong.append(other)
+    assert not wrong, f"{module} must not import {sorted(wrong)}, which stand no lower"
+
+
+def is_named_for_types(module: str, other: str) -> bool:
+    """Whether the public face names what is above it, as its list of contents."""
+    return module == "fl_precode" and within(other, "fl_precode")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_it_may(module):
+    wrong = [
+        f"{name} ({package} is for {', '.join(users)})"
+        for name in imports(MODULES[module])
+        for package, users in ONLY.items()
+        if within(name, package)
+        and not within(module, package)
+        and not any(within(module, user) and (user != "fl_precode" or module == user) for user in users)
+        and not (module == "fl_precode" and package == "attacker")
+    ]
+    assert not wrong, f"{module} must not import {wrong}"
+
+
+@pytest.mark.parametrize("module", HOST_SIDE)
+def test_what_runs_before_anything_is_installed_imports_nothing_of_ours(module):
+    assert not [name for name in imports(MODULES[module]) if within(name, "fl_precode") or within(name, "flwr")]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("attacker/report/")])
+def test_the_report_reads_the_record_and_nothing_else_of_the_audit(file):
+    allowed = ("attacker.audit.record", "attacker.audit.verdict", "attacker.leakage.record", "attacker.report",
+               "attacker.metrics", "attacker.wording", "attacker.attacks.registry")  # fmt: skip
+    wrong = sorted(one for one in imported_modules(MODULE_OF[file]) if within(one, "attacker")
+                   and not any(within(one, ok) for ok in allowed))  # fmt: skip
+    assert not wrong, f"{file} must not import {wrong}"
+
+
+@pytest.mark.parametrize("package", sorted({file.rpartition("/")[0] for file in FILES}))
+def test_packages_stay_small_enough_to_be_read(package):
+    inside = [file for file in FILES if file.rpartition("/")[0] == package and not file.endswith("/__init__.py")]
+    assert len(inside) <= MOST_MODULES, f"{package} holds {len(inside)} modules: which of them belong together?"
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -175,7 +215,7 @@ def test_the_libraries_import_without_flower_and_ray(package):
         "sys.meta_path.insert(0, Refuse())\n"
         f"import {package}, pkgutil, importlib\n"
         f"for module in pkgutil.walk_packages({package}.__path__, '{package}.'):\n"
-        "    if '.flower' not in module.name and not module.name.endswith(('.cli_run', '.demo', '.__main__')):\n"
+        "    if '.flower' not in module.name and '.checkout' not in module.name:\n"
         "        importlib.import_module(module.name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -44,7 +44,7 @@ def test_a_client_that_extends_its_model_loads_nothing_of_an_audit():
 def test_the_command_line_answers_without_torch():
     """Before it knows what it is asked for; and the function stays the function, whoever loads its module first."""
     assert loaded_by("import fl_precode.cli, sys; assert 'torch' not in sys.modules") == set()
-    assert loaded_by("import fl_precode.extend, fl_precode as flp; flp.extend.__code__") == set()
+    assert loaded_by("import fl_precode.defences.extend, fl_precode as flp; flp.extend.__code__") == set()
 
 
 def test_the_server_loads_flower_and_nothing_of_an_audit():

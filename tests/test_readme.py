@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import nn
 from typer.main import get_command
 
-from attacker.cli import app
+from attacker.cli.main import app
 from fl_precode.flower.interceptor import Interceptor
 from tests.attacker.taped_federation import tape_federation
 

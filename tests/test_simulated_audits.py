@@ -15,7 +15,7 @@ from benchmarks.simulated_cases import PERCEPTRON, Case, case
 from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import altered, simulate
 from benchmarks.time_to_verdict import table as waits
-from fl_precode.config import Settings
+from fl_precode.federation.config import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = {"truth": "does not", "oracle": None, "may_hold": True, "kind": "undefended", "seconds": [0.1, 2.0, 0.1]}

@@ -1,23 +1,23 @@
 """Attacks by name. One file for each published method; settings are fields, presets are data."""
 
-from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.defence_matched import DefenceMatched
-from attacker.attacks.dropout_inversion import DropoutInversion
-from attacker.attacks.first_layer import FirstLayerInversion
-from attacker.attacks.gradient_matching import GradientMatching
-from attacker.attacks.hybrid import Hybrid
-from attacker.attacks.ignoring import Ignore
-from attacker.attacks.layerwise import LayerwiseInversion
-from attacker.attacks.noise_recovery import NoiseRecovery
-from attacker.attacks.noise_restoring import NoiseRestoring
+from attacker.analytic.bottleneck_noise import RecoveredBottleneck, RecoveredNoise, recover_noise
+from attacker.attacks.adaptive.defence_matched import DefenceMatched
+from attacker.attacks.adaptive.dropout_inversion import DropoutInversion
+from attacker.attacks.adaptive.ignore import Ignore
+from attacker.attacks.adaptive.noise_recovery import NoiseRecovery
+from attacker.attacks.adaptive.noise_restoring import NoiseRestoring
+from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.closed_form.first_layer import FirstLayerInversion
+from attacker.attacks.closed_form.hybrid import Hybrid
+from attacker.attacks.closed_form.layerwise import LayerwiseInversion
+from attacker.attacks.closed_form.spear import Spear
+from attacker.attacks.closed_form.then_refine import ThenRefine
+from attacker.attacks.closed_form.through_bottleneck import ThroughBottleneck
+from attacker.attacks.gradient_matching.attack import GradientMatching
+from attacker.attacks.gradient_matching.presets import PRESETS
 from attacker.attacks.portfolio import Member, Portfolio
-from attacker.attacks.presets import PRESETS
-from attacker.attacks.recovered_noise import RecoveredBottleneck, RecoveredNoise, recover_noise
 from attacker.attacks.registration import register_attack
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
-from attacker.attacks.spear import Spear
-from attacker.attacks.then_refine import ThenRefine
-from attacker.attacks.through_bottleneck import ThroughBottleneck
 
 __all__ = [
     "register_attack",

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from attacker.attacks.matched_distance import DEFENCE_NOISE, matched_distance
-from attacker.engine import Trace, why_scale_unknown
-from fl_precode.defences import defence_parts
+from attacker.attacks.likelihood_distance import DEFENCE_NOISE, matched_distance
+from attacker.gradients.observed import why_scale_unknown
+from attacker.gradients.trace import Trace
+from fl_precode.defences.on_gradients import Prune, Quantise
+from fl_precode.defences.registry import defence_parts
 from fl_precode.observation import Observation
-from fl_precode.perturb import Prune, Quantise
 from fl_precode.spec import Spec
 
 COMPARED = frozenset({"noise", "laplace", "ppp", "prune", "clip", "quantise", "soteria", "sign"})
@@ -40,9 +41,9 @@ class Comparison:
 
     Attributes:
         observation: The update; what noise filled in where a number had been pruned is zero again.
-        distance: One of `attacker.engine.DISTANCES`.
+        distance: One of `attacker.gradients.distances.DISTANCES`.
         left_out: Parameters that do not count.
-        units: As `attacker.attacks.adaptation.Knowledge.units`.
+        units: As `attacker.attacks.side_information.Knowledge.units`.
         parts: The parts of the announced defence that this takes into account, by name.
     """
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from attacker.attacks.attack import Outcome, Reconstruction
+from attacker.attacks.base import Outcome, Reconstruction
 from attacker.labels import label_hypotheses
 from attacker.labels.evidence import classifier_gradient
 from attacker.victim import Victim
-from fl_precode.defences import DEFENCES, defence_parts
-from fl_precode.model_defences import ModelDefence
+from fl_precode.defences.in_model import ModelDefence
+from fl_precode.defences.registry import DEFENCES, defence_parts
 from fl_precode.observation import Observation
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from attacker.attacks.attack import Attack
-from attacker.attacks.matching import Search
+from attacker.attacks.base import Attack
+from attacker.attacks.gradient_matching.options import OPTIONS, options_of
+from attacker.attacks.gradient_matching.search import Search
 from attacker.attacks.registration import ATTACKS, own_fields, place_of
 from attacker.attacks.registry import HELD, build_attack
-from attacker.attacks.search_options import OPTIONS, options_of
 from fl_precode.import_path import is_import_path
 
 
@@ -22,7 +22,7 @@ def spec_of(attack: object) -> str:
     Raises:
         TypeError: If it is neither.
 
-    >>> from attacker.attacks.hybrid import Hybrid
+    >>> from attacker.attacks.closed_form.hybrid import Hybrid
     >>> spec_of(Hybrid(steps=3)), spec_of("dlg:iterations=9")
     ('hybrid:steps=3', 'dlg:iterations=9')
     """

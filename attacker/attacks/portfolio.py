@@ -9,14 +9,14 @@ from typing import Final
 
 from torch import Generator, Tensor
 
-from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
-from attacker.attacks.contest import Contest
+from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.best_match import Contest
 from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.randomness import derived
 from attacker.attacks.registration import ATTACKS, register_attack
 from attacker.attacks.registry import build_attack
-from attacker.engine import trace
+from attacker.gradients.trace import trace
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.spec import Spec

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 from attacker.attacks.announced_update import COMPARED, follows_announcement
-from attacker.attacks.attack import Attack
+from attacker.attacks.base import Attack
 from fl_precode.plugins import Registry
 from fl_precode.spec import Spec, parse_spec
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attacker.attacks.adaptive_specs import matching_settings
-from attacker.attacks.attack import Attack
-from attacker.attacks.gradient_matching import GradientMatching
-from attacker.attacks.presets import PRESETS
+from attacker.attacks.adaptive.specs import matching_settings
+from attacker.attacks.base import Attack
+from attacker.attacks.gradient_matching.attack import GradientMatching
+from attacker.attacks.gradient_matching.options import OPTIONS
+from attacker.attacks.gradient_matching.presets import PRESETS
 from attacker.attacks.registration import ATTACKS, AttackEntry, check_kind, entry_of_class, register_attack
-from attacker.attacks.search_options import OPTIONS
 from fl_precode.import_path import is_import_path, load, split_path
 from fl_precode.spec import Spec, parse_spec, spec_name
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacker.engine import (
-    GradientProducts,
-    LocalTrainingProducts,
-    LoopProducts,
-    Replay,
-    Trace,
-    cosine_distance,
-    observed_gradient,
-    why_not_one_step,
-    why_not_unrolled,
-)
+from attacker.gradients.base import GradientProducts
+from attacker.gradients.distances import cosine_distance
+from attacker.gradients.double_backward import LoopProducts
+from attacker.gradients.fedavg.unrolled_sgd import LocalTrainingProducts, why_not_unrolled
+from attacker.gradients.observed import observed_gradient, why_not_one_step
+from attacker.gradients.replay import Replay
+from attacker.gradients.trace import Trace
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 

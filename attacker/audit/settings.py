@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attacker.attacks.attack import Attack
+from attacker.attacks.base import Attack
 from attacker.attacks.objects import spec_of
 from attacker.attacks.registry import build_attack
-from attacker.audit.knowledge import Knowledge
+from attacker.audit.threat_model import Knowledge
 
 
 @dataclass(frozen=True, kw_only=True)

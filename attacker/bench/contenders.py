@@ -11,11 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks import GradientMatching
-from attacker.attacks.parts import Adam, Restarts, TotalVariation
+from attacker.attacks.gradient_matching.parts import Adam, Restarts, TotalVariation
 from attacker.attacks.randomness import derived
 from attacker.bench.problem import Problem
-from attacker.engine import Draws, LoopProducts, Replay, cosine_distance, total_variation
-from attacker.engine.memory import peak_bytes
+from attacker.gradients.distances import cosine_distance, total_variation
+from attacker.gradients.double_backward import LoopProducts
+from attacker.gradients.memory_budget import peak_bytes
+from attacker.gradients.replay import Replay
+from attacker.optim.random_streams import Draws
 
 PLAIN = "plain loop"
 RESTARTS = "restarts"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacker.metrics import psnr
+from attacker.metrics.similarity import psnr
 from attacker.victim import Victim
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec

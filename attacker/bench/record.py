@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from attacker.audit.machine import this_machine, versions
+from attacker.audit.execution.machine import this_machine, versions
 from attacker.bench.contenders import PLAIN
 from attacker.bench.measure import Row
 

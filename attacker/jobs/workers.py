@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from attacker.allocator import keep_freed_memory
+from attacker.jobs.allocator import keep_freed_memory
 from attacker.jobs.in_time import TimeEnded, call_in_time
 from attacker.jobs.job import Event, Job, Tell, work_of
 from attacker.jobs.store import FolderStore, JobStore

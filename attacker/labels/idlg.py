@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.trace import LayerRun
+from attacker.gradients.trace import LayerRun
 from fl_precode.observation import Gradients
 
 
@@ -19,7 +19,7 @@ def idlg_label(classifier: LayerRun | None, gradient: Gradients, *, classes: int
     values, as after added noise, the smallest wins.
 
     Args:
-        classifier: The last Linear layer in order of execution (`attacker.engine.trace.Trace.last_linear`).
+        classifier: The last Linear layer in order of execution (`attacker.gradients.trace.Trace.last_linear`).
         gradient: A gradient, not an update of weights, by parameter name.
         classes: Number of classes.
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacker.engine.double_precision import precise
-from attacker.engine.trace import LayerRun
+from attacker.gradients.trace import LayerRun
 from attacker.labels.evidence import ClassifierGradient
+from attacker.optim.double_precision import precise
 from attacker.victim import Victim
-from fl_precode.bottleneck import sample_noise
+from fl_precode.defences.precode import sample_noise
 from fl_precode.observation import Gradients, Observation
 
 _AT_ONCE = 64  # inputs in one pass, so that memory stays bounded

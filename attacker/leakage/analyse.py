@@ -19,7 +19,7 @@ from attacker.leakage.record import ImageLeak, Leakage, NoiseRanks
 from attacker.leakage.released import Released, before_noise, bottleneck_shapes, draw_noise, released
 from attacker.leakage.spectrum import Spectrum, spectrum
 from attacker.victim import Victim
-from fl_precode.perturb import GradientDefence
+from fl_precode.defences.on_gradients import GradientDefence
 
 EXACT_PARAMETERS = 500_000
 """Parameters up to which eigenvalues are computed one and all, for images of up to `EXACT_NUMBERS` numbers."""

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from attacker.leakage.released import Released
 from attacker.model_copy import copied
-from fl_precode.perturb import GradientDefence
+from fl_precode.defences.on_gradients import GradientDefence
 
 
 def defence_change(of: Released, pixels: Tensor, defence: GradientDefence, *, generator: Generator) -> Tensor:

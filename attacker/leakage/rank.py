@@ -1,8 +1,8 @@
 """Layer by layer: how many equations a gradient gives for what entered each layer, and how many of them count.
 
 The systems are those of R-GAP (Zhu, Blaschko, ICLR 2021) and of Chen, Campbell (arXiv 2111.10178): see
-`attacker.engine.layer_systems`. A layer by itself is no security test. Later gradients bind the image through several
-layers at once: a net with a deeply deficient layer can be inverted nearly whole. The sound test is the rank of
+`attacker.analytic.linear_systems`. A layer by itself is no security test. Later gradients bind the image through
+several layers at once: a net with a deeply deficient layer can be inverted nearly whole. The sound test is the rank of
 J = d(gradient)/d(pixels), see `attacker.leakage.spectrum`.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.constants import constants_of
-from attacker.engine.layer_systems import LayerSystem, Patches
+from attacker.analytic.linear_systems import LayerSystem, Patches
+from attacker.gradients.uncompared_parameters import constants_of
 from attacker.leakage.record import LayerRank
 from attacker.leakage.released import Released
 

@@ -9,9 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from attacker.engine.constants import reference
-from attacker.engine.replay import Replay
-from attacker.engine.trace import Trace, trace
+from attacker.gradients.replay import Replay
+from attacker.gradients.trace import Trace, trace
+from attacker.gradients.uncompared_parameters import reference
 from attacker.victim import Victim
 
 
@@ -148,7 +148,7 @@ def draw_noise(victim: Victim, batch: int, *, generator: torch.Generator) -> tup
 
 
 def _random(model: nn.Module) -> bool:
-    from fl_precode.sampling import Bottleneck
+    from fl_precode.randomness.random_layers import Bottleneck
 
     return any(isinstance(module, Bottleneck) for module in model.modules())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from attacker.audit.compare import Change, Comparison
+from attacker.audit.verdict.compare import Change, Comparison
 from attacker.report.html import environment, write_html
 
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary
-from attacker.report import words
+from attacker import wording
+from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary
 
 WIDTH, HEIGHT = 440, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
@@ -99,7 +99,7 @@ def accuracy_chart(federations: Sequence[FederationSummary]) -> Chart | None:
         return None
     x, y = across(min(rounds), max(rounds)), up(1)
     ends = [
-        f"{words.defence_name(one.defence)} ends at {words.percent(one.final_accuracy)}"
+        f"{wording.defence_name(one.defence)} ends at {wording.percent(one.final_accuracy)}"
         for one in federations
         if one.final_accuracy is not None
     ]
@@ -130,7 +130,7 @@ def trade_chart(federations: Sequence[tuple[int, str, FederationSummary, AttackS
         low, high = best.interval
         dots.append(Dot(style, x(own.final_accuracy), y(best.success_rate), (y(low), y(high))))
         said.append(
-            f"{title}: accuracy {words.percent(own.final_accuracy)}, {words.percent(best.success_rate)} came back"
+            f"{title}: accuracy {wording.percent(own.final_accuracy)}, {wording.percent(best.success_rate)} came back"
         )
     if not dots:
         return None
@@ -191,7 +191,7 @@ def error_chart(errors: Errors, styles: Mapping[str, int], x_name: str) -> Chart
     x, y = across(min(places), max(places)), up(high)
     medians = {one: _medians(own) for one, own in drawn.items()}
     said = [
-        f"median from {words.figure(one[0][1])} at {one[0][0]} to {words.figure(one[-1][1])} at {one[-1][0]}"
+        f"median from {wording.figure(one[0][1])} at {one[0][0]} to {wording.figure(one[-1][1])} at {one[-1][0]}"
         for one in medians.values()
     ]
     return Chart(
@@ -239,8 +239,8 @@ def histogram(values: Sequence[float]) -> Histogram | None:
         bins[min(max(int(value * _BINS), 0), _BINS - 1)] += 1
     first, median, last = _quartiles(values)
     label = (
-        f"SSIM of {len(values)} images: median {words.figure(median)}, half of them between {words.figure(first)} and "
-        f"{words.figure(last)}, the highest {words.figure(max(values))}"
+        f"SSIM of {len(values)} images: median {wording.figure(median)}, half of them between "
+        f"{wording.figure(first)} and {wording.figure(last)}, the highest {wording.figure(max(values))}"
     )
     bars = tuple((place / _BINS, number / max(bins)) for place, number in enumerate(bins) if number)
     return Histogram(label=label, bars=bars, median=min(max(median, 0.0), 1.0))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from attacker import wording
 from attacker.attacks.registry import attack_title
-from attacker.audit.counting import best_guess, comparable, counts
-from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
-from attacker.audit.view import confirms
-from attacker.report import words
+from attacker.audit.record.counting import best_guess, comparable, counts
+from attacker.audit.record.schema import AuditRecord, FederationSummary, ImageResult, VictimImage
+from attacker.audit.record.view import confirms
 from attacker.report.pictures import Album
 from attacker.report.verdict import knows
 
@@ -185,7 +185,7 @@ def _row(
     results: Sequence[ImageResult],
     control: ImageResult | None,
 ) -> Row:
-    where = f"round {victim.round}, client {words.short_node(victim.node)}"
+    where = f"round {victim.round}, client {wording.short_node(victim.node)}"
     if federation.batch_size != 1:
         where += f", image {victim.image + 1}"
     if not federation.truth_known:
@@ -209,7 +209,7 @@ def _row(
         title=title,
         round=victim.round,
         node=victim.node,
-        place=words.capitalised(where),
+        place=wording.capitalised(where),
         ssim=max(similarities, default=None),
         tiles=(truth, *(_attack(record, title, one, where) for title, one in chosen.items()), *baseline),
         others=tuple(_attack(record, "", row, where) for row in results if row.attack not in picked),
@@ -225,7 +225,7 @@ def _row_alone(record: AuditRecord, title: str, victim: VictimImage, results: Se
         title=title,
         round=victim.round,
         node=victim.node,
-        place=f"{words.capitalised(where)}. True image not known",
+        place=f"{wording.capitalised(where)}. True image not known",
         ssim=None,
         tiles=tuple(_attack(record, "", row, where) for row in ranked[:MOST_LARGE]),
         others=tuple(_attack(record, "", row, where) for row in (*ranked[MOST_LARGE:], *rest)),
@@ -243,7 +243,7 @@ def _doubt(row: ImageResult) -> tuple[bool, float]:
 
 
 def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Tile:
-    name = words.capitalised(attack_title(row.attack))
+    name = wording.capitalised(attack_title(row.attack))
     came_back = None
     if row.baseline_ssim is not None:
         came_back = counts(row, record.success_threshold)
@@ -268,7 +268,7 @@ def _control(row: ImageResult, where: str) -> tuple[Tile, ...]:
             alt=f"Reconstruction without the defence: {where}",
             path=row.reconstruction,
             placeholder="no picture",
-            caption=(words.capitalised(attack_title(row.attack)), *_scores(row)),
+            caption=(wording.capitalised(attack_title(row.attack)), *_scores(row)),
         ),
     )
 
@@ -287,7 +287,7 @@ def _guess(victim: VictimImage, results: Sequence[ImageResult], where: str) -> t
             alt=f"Best guess without the update, beside: {where}",
             path=picture,
             placeholder="no picture",
-            caption=(name, f"SSIM {words.figure(similarity)}"),
+            caption=(name, f"SSIM {wording.figure(similarity)}"),
         ),
     )
 
@@ -297,12 +297,12 @@ def _beside(row: ImageResult, threshold: float) -> tuple[str, ...]:
     guess = best_guess(row)
     if not comparable(row) or row.ssim is None or row.ssim < threshold or guess is None or counts(row, threshold):
         return ()
-    return (f"no better than a guess: {row.guess or 'mean image'}, SSIM {words.figure(guess)}",)
+    return (f"no better than a guess: {row.guess or 'mean image'}, SSIM {wording.figure(guess)}",)
 
 
 def _scores(row: ImageResult) -> tuple[str, ...]:
     if row.mse is not None:
-        return (f"SSIM {words.figure(row.ssim)}", f"PSNR {words.decibels(row.psnr, row.mse)}")
+        return (f"SSIM {wording.figure(row.ssim)}", f"PSNR {wording.decibels(row.psnr, row.mse)}")
     label = () if row.recovered_label is None else (f"taken for class {row.recovered_label}",)
     if row.matching_loss is None:
         return label
@@ -311,7 +311,7 @@ def _scores(row: ImageResult) -> tuple[str, ...]:
 
 
 def _loss(value: float) -> str:
-    return words.figure(value, 3) if 0.001 <= value < 1 else words.distance(value)
+    return wording.figure(value, 3) if 0.001 <= value < 1 else wording.distance(value)
 
 
 def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[Row], str]:
@@ -342,6 +342,6 @@ def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[R
 
 def _attacks(rows: Iterable[Row]) -> dict[str, str]:
     specs = {tile.attack for row in rows for tile in (*row.tiles, *row.others) if tile.attack}
-    names = {spec: words.capitalised(attack_title(spec)) for spec in sorted(specs)}
+    names = {spec: wording.capitalised(attack_title(spec)) for spec in sorted(specs)}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {spec: f"{name} ({spec})" if name in twice else name for spec, name in names.items()}

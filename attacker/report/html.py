@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from attacker import wording
 from attacker.attacks.registry import attack_title
-from attacker.report import words
 from fl_precode.private_file import write_private
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -30,7 +30,7 @@ def environment(*folders: Path, **names: Any) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(words=words, attack_title=attack_title, **names)
+    made.globals.update(words=wording, attack_title=attack_title, **names)
     return made
 
 

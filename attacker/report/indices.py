@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attacker.audit.record import AuditRecord, LeakageSummary
-from attacker.report import words
+from attacker import wording
+from attacker.audit.record.schema import AuditRecord, LeakageSummary
 from attacker.report.leakage_words import noise_without_prior, rmse_size, seen_at
 from attacker.report.panels import Panel
 
@@ -35,12 +35,12 @@ class Determined:
         if rank is None:
             return f"Not computed: {self.found.reason.rstrip('.') or 'the record does not say why'}."
         if rank == unknowns:
-            return f"One update of one image determines all {words.count(unknowns)} numbers of the image."
+            return f"One update of one image determines all {wording.count(unknowns)} numbers of the image."
         lost = unknowns - rank
-        rest = f"{words.count(lost)} leave no trace in it and" if lost > 1 else "one leaves no trace in it and"
+        rest = f"{wording.count(lost)} leave no trace in it and" if lost > 1 else "one leaves no trace in it and"
         return (
-            f"One update of one image determines {words.count(rank)} of {words.count(unknowns)} numbers of the image "
-            f"({_share(rank / unknowns)}); the other {rest} can only be guessed."
+            f"One update of one image determines {wording.count(rank)} of {wording.count(unknowns)} numbers of the "
+            f"image ({_share(rank / unknowns)}); the other {rest} can only be guessed."
         )
 
     @property
@@ -72,4 +72,4 @@ def determined(record: AuditRecord, panels: Sequence[Panel]) -> list[Determined]
 
 def _share(share: float) -> str:
     """Whole per cent, never rounded up to the whole."""
-    return words.percent(min(share, 0.994))
+    return wording.percent(min(share, 0.994))

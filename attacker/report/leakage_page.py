@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from attacker import wording
 from attacker.leakage.record import Leakage, outliers
-from attacker.report import words
 from attacker.report.figures import Chart, across, line, up
 from attacker.report.html import data_uri, environment, write_html
 from attacker.report.leakage_words import advice, headline, warning
@@ -40,7 +40,7 @@ def spectrum_chart(eigenvalues: Sequence[float], *, unknowns: int, rank: int) ->
         label=f"Eigenvalues of J J^T, the largest first: {rank} of {unknowns} count",
         x_name="directions in the image",
         y_name="eigenvalue",
-        x_ticks=tuple((x(unknowns * part / 4), words.count(round(unknowns * part / 4))) for part in range(5)),
+        x_ticks=tuple((x(unknowns * part / 4), wording.count(round(unknowns * part / 4))) for part in range(5)),
         y_ticks=tuple((height(1 - decade / low), _power(decade)) for decade in range(0, low - 1, -math.ceil(-low / 8))),
         lines=(line(0, spectrum, marked=False), *([line(1, limit, marked=False)] if rank < unknowns else [])),
     )

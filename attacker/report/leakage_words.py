@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from attacker.audit.record import NoiseAttack
+from attacker.audit.record.schema import NoiseAttack
 from attacker.leakage.record import ImageLeak, Leakage, outliers
-from attacker.report.words import count, figure, joined
+from attacker.wording import count, figure, joined
 
 # Errors of pixels on the scale [0, 1]. A picture with 0.02 looks the same, one with 0.1 is noisy but plain to see; an
 # image and a grey square differ by about 0.25.

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from attacker import wording
 from attacker.attacks.registry import attack_title
-from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord
-from attacker.audit.view import AGREES, lines_that_mend
-from attacker.report import words
+from attacker.audit.record.schema import AttackDescription, AttackSummary, AuditRecord
+from attacker.audit.record.view import AGREES, lines_that_mend
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
@@ -103,7 +103,7 @@ def _answered(attack: AttackDescription) -> str:
     # A defence by its reference's settings is the same defence.
     same = {f"{one}-reference" for one in attack.answers}
     names = [one for one in attack.answers if one not in same]
-    return f"It takes into account: {words.joined([words.defence_name(one) for one in names])}."
+    return f"It takes into account: {wording.joined([wording.defence_name(one) for one in names])}."
 
 
 def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]:
@@ -115,13 +115,13 @@ def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]
         for panel in audited
         if (one := most_successful([row.summary for row in panel.attacks])) is not None
     ]
-    steps = [words.count(n) for n in sorted({p.federation.local_steps or 0 for p in audited} - {0})]
+    steps = [wording.count(n) for n in sorted({p.federation.local_steps or 0 for p in audited} - {0})]
     charts: dict[str, Chart | None] = {
         "rounds": error_chart(smallest_errors(record, lambda _, number: number), styles, "round"),
         "steps": error_chart(smallest_errors(record, lambda one, _: one.local_steps), styles, "local steps"),
         "trade": trade_chart(best),
     }
-    return {**charts, "known_steps": words.joined(steps)}
+    return {**charts, "known_steps": wording.joined(steps)}
 
 
 def _problems(record: AuditRecord, panels: Sequence[Panel], album: Album) -> list[tuple[str, list[str]]]:
@@ -143,7 +143,7 @@ def _problems(record: AuditRecord, panels: Sequence[Panel], album: Album) -> lis
 
 def _attack_failures(summaries: Sequence[AttackSummary]) -> list[str]:
     return [
-        f"{words.capitalised(attack_title(one.attack))} failed on {one.failed} images: {'; '.join(one.reasons)}"
+        f"{wording.capitalised(attack_title(one.attack))} failed on {one.failed} images: {'; '.join(one.reasons)}"
         for one in summaries
         if one.failed
     ]

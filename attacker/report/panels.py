@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
-from attacker.audit.view import FederationView, Union, confirms
-from attacker.report import words
+from attacker import wording
+from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
+from attacker.audit.record.view import FederationView, Union, confirms
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
 from attacker.report.verdict import Verdict, is_defended, knows, verdicts
 
@@ -100,7 +100,7 @@ def model_groups(record: AuditRecord) -> list[ModelGroup]:
         by_model.setdefault((federation.model, federation.dataset), []).append(federation)
     groups = []
     for (model, dataset), own in by_model.items():
-        title = words.model_name(model) + (f" on {words.dataset_name(dataset)}" if dataset else "")
+        title = wording.model_name(model) + (f" on {wording.dataset_name(dataset)}" if dataset else "")
         shown = _ordered(record, own)
         audited = [one for one in shown if not is_control(record, one)]
         groups.append(
@@ -128,10 +128,10 @@ def _ordered(record: AuditRecord, own: Sequence[FederationSummary]) -> list[Fede
 
 def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict | None, group: str) -> Panel:
     control = is_control(record, federation)
-    name = words.capitalised(words.defence_name(federation.defence))
+    name = wording.capitalised(wording.defence_name(federation.defence))
     if control:
         parent = next(one for one in record.federations if one.id == federation.control_of)
-        name = f"Undefended control of {words.defence_name(parent.defence)}"
+        name = f"Undefended control of {wording.defence_name(parent.defence)}"
     summaries = [one for one in record.summaries if one.federation == federation.id]
     sentences: dict[str, list[str]] = {}
     for flag in record.flags:
@@ -163,12 +163,12 @@ def _attack_row(record: AuditRecord, federation: FederationSummary, one: AttackS
 def _alone(one: AttackSummary, own: Sequence[ImageResult]) -> str:
     """What an attack came to where no true image is known."""
     parts = [f"{one.images} attacked; without the truth nothing can be counted"]
-    loss, start = (words.middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
+    loss, start = (wording.middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
     if loss is not None:
-        began = f" from {words.distance(start)}" if start is not None else ""
-        parts.append(f"matching loss{began}{' to' if began else ''} {words.distance(loss)} (median)")
+        began = f" from {wording.distance(start)}" if start is not None else ""
+        parts.append(f"matching loss{began}{' to' if began else ''} {wording.distance(loss)} (median)")
     if sure := sum(map(confirms, own)):
-        parts.append(f"the update itself confirms {words.counted(sure, 'image')}")
+        parts.append(f"the update itself confirms {wording.counted(sure, 'image')}")
     return "; ".join(parts)
 
 
@@ -219,7 +219,7 @@ def _accuracy_note(federations: Sequence[FederationSummary]) -> str:
     most = max(known)
     if most < _EARLY_IMAGES:
         return (
-            f"These are first steps of training: it has used {words.count(most)} images so far. Accuracy at this point "
-            "says nothing about what the defence costs in use."
+            f"These are first steps of training: it has used {wording.count(most)} images so far. Accuracy at this "
+            "point says nothing about what the defence costs in use."
         )
-    return f"The training has used {words.count(most)} images. Compare accuracies only once both have levelled off."
+    return f"The training has used {wording.count(most)} images. Compare accuracies only once both have levelled off."

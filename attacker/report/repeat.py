@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from attacker.audit.record import AuditRecord
+from attacker.audit.record.schema import AuditRecord
 
 _OPTIONS: Final = ("victims", "labels", "rounds", "threads", "device")
 _WITHHELD: Final = ("batch-size", "buffers", "defence", "learning-rate")

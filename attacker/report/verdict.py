@@ -1,4 +1,4 @@
-"""The verdicts of an audit as the page shows them; the rules are in `attacker.audit.verdict`."""
+"""The verdicts of an audit as the page shows them; the rules are in `attacker.audit.verdict.verdict`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from attacker.audit.record import AuditRecord
-from attacker.audit.verdict import title_of
-from attacker.audit.verdict import verdicts as by_the_rules
-from attacker.audit.view import confirmed, counterpart, is_defended, knows
-from attacker.report.words import number_word
+from attacker.audit.record.schema import AuditRecord
+from attacker.audit.record.view import confirmed, counterpart, is_defended, knows
+from attacker.audit.verdict.verdict import title_of
+from attacker.audit.verdict.verdict import verdicts as by_the_rules
+from attacker.wording import number_word
 
 __all__ = ["Finding", "Verdict", "counterpart", "is_defended", "knows", "overall", "title_of", "verdicts"]
 

@@ -46,7 +46,7 @@ class Interceptor(Strategy):
             leaves open how the images are normalised.
         classes: Number of classes.
         run_config: For a new tape: Flower's run configuration. What it says of local training, in whatever spelling
-            (`fl_precode.announced_settings`), is announced on the tape; nothing else of it is kept.
+            (`fl_precode.tape.announced_settings`), is announced on the tape; nothing else of it is kept.
         loss: For a new tape: what the clients minimise, a function of (scores, labels) at the top of a module or its
             name, ``my_app.task:loss``; goes before what the run configuration says. Audits import it by its name.
 

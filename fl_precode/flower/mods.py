@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from torch import Generator, Tensor
 
-from fl_precode.defences import Chain, changes_model, gradient_defence, perturbation_generator
+from fl_precode.defences.registry import Chain, changes_model, gradient_defence, perturbation_generator
 from fl_precode.flower.recorder import looks_like_buffer
 
 

@@ -17,7 +17,7 @@ from fl_precode.models.lenet import Activation, build_lenet, init_uniform
 from fl_precode.models.mlp import build_mlp
 from fl_precode.models.outputs import class_scores, describe_output, is_plain, output_tensors
 from fl_precode.models.resnet import build_resnet20
-from fl_precode.seeding import seeded
+from fl_precode.randomness.seeding import seeded
 from fl_precode.spec import Spec, parse_spec
 
 __all__ = ["MODELS", "InputSpec", "ModelEntry", "build_model", "check_model"]

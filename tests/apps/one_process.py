@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import Context, RecordDict
 from typer.testing import CliRunner
 
-from attacker.cli import app as command
+from attacker.cli.main import app as command
 from tests.local_grid import LocalGrid
 
 OWN = Path(__file__).resolve().parent / "own"

@@ -15,8 +15,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fl_precode.flower.submission import RunOutcome, Submission, to_toml
-from fl_precode.flower.superlink import CONNECTION, OwnedSuperLink
+from deploy.simulation.submission import RunOutcome, Submission, to_toml
+from deploy.simulation.superlink import CONNECTION, OwnedSuperLink
 from tests.apps import served_files
 from tests.apps.added_lines import add_lines, move_names
 from tests.apps.shelf import SHELF, TAPE, App

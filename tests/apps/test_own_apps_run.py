@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_precode.flower.submission import Submission, to_toml
-from fl_precode.flower.superlink import CONNECTION, OwnedSuperLink
+from deploy.simulation.submission import Submission, to_toml
+from deploy.simulation.superlink import CONNECTION, OwnedSuperLink
 from fl_precode.tape import Tape
 from tests.apps.one_process import OWN, audited
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from attacker.audit.knowledge import LABELS, Knowledge
-from attacker.audit.run import audit
+from attacker.audit.audit import audit
+from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.settings import AuditSettings
-from attacker.audit.subject import TapeSource
+from attacker.audit.threat_model import LABELS, Knowledge
 
 ATTACKS = ("first-layer", "inverting-gradients")
 

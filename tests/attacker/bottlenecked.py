@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol, VariationalBottleneck, sample_noise
-from fl_precode.conv_bottleneck import ConvBottleneck
+from fl_precode.defences.cvb import ConvBottleneck
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()

@@ -41,8 +41,8 @@ def start(tape: Path, out: Path, workers: int = 1, victims: int = 20, ray_addres
     """The campaign of `settings` in a process that can be killed; what it says is in a file beside its folder."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from attacker.audit.run import audit\n"
-        "from attacker.audit.subject import TapeSource\n"
+        "from attacker.audit.audit import audit\n"
+        "from attacker.audit.inputs.tape_source import TapeSource\n"
         "from tests.attacker.campaigns import settings\n"
         "if __name__ == '__main__':\n"
         "    tape, out, workers, victims, address = sys.argv[1:]\n"

@@ -6,8 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from attacker.analytic.linear_systems import LayerSystem, Patches
 from attacker.attacks import build_attack
-from attacker.engine.layer_systems import LayerSystem, Patches
 from tests.attacker import tiny
 
 ACTIVATIONS = {

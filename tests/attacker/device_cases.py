@@ -10,20 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from attacker.attacks import ATTACKS, Attack, GradientMatching, Reconstruction, build_attack
-from attacker.attacks.adaptive import AdaptiveMatching
-from attacker.attacks.search_options import options_of
-from attacker.audit.placement import brought_back, placed
-from attacker.engine import (
-    DenseProducts,
-    FactoredProducts,
-    GradientProducts,
-    LoopProducts,
-    Replay,
-    gradient_products,
-    observed_gradient,
-    trace,
-    why_not_factored,
-)
+from attacker.attacks.adaptive.base import AdaptiveMatching
+from attacker.attacks.gradient_matching.options import options_of
+from attacker.audit.execution.device import brought_back, placed
+from attacker.gradients.base import GradientProducts
+from attacker.gradients.double_backward import LoopProducts
+from attacker.gradients.ghost.ghost import FactoredProducts, why_not_factored
+from attacker.gradients.observed import observed_gradient
+from attacker.gradients.one_step import DenseProducts, gradient_products
+from attacker.gradients.replay import Replay
+from attacker.gradients.trace import trace
 from attacker.labels import LABEL_RECOVERY, recover_labels
 from attacker.victim import Victim
 from fl_precode.observation import Observation, Protocol

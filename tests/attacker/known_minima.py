@@ -8,8 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attacker.engine import Objective, TotalVariation
-from attacker.engine.survivors import take
+from attacker.objectives.image_priors import TotalVariation
+from attacker.optim.active_set import take
+from attacker.optim.problem import Objective
 
 GOAL = 3.0
 

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from attacker.attacks import Attack, Member, Portfolio, build_attack
-from attacker.attacks.attack import Reconstruction
+from attacker.attacks.base import Reconstruction
 from attacker.attacks.portfolio import standard_members
-from attacker.engine import LoopProducts, Replay, cosine_distance, observed_gradient
-from attacker.metrics import mse
+from attacker.gradients.distances import cosine_distance
+from attacker.gradients.double_backward import LoopProducts
+from attacker.gradients.observed import observed_gradient
+from attacker.gradients.replay import Replay
+from attacker.metrics.similarity import mse
 from tests.attacker import tiny
 
 SPEC = tiny.inputs()

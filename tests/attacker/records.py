@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacker.audit.record import (
+from attacker.audit.record.schema import (
     AttackDescription,
     AttackSummary,
     AuditRecord,
@@ -12,7 +12,7 @@ from attacker.audit.record import (
     Machine,
     RoundResult,
 )
-from attacker.metrics import wilson_interval
+from attacker.metrics.similarity import wilson_interval
 
 PLAIN, FIRST, ADAPTIVE = "inverting-gradients:iterations=9", "first-layer", "ignore"
 

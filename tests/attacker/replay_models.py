@@ -11,7 +11,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vision_transformer import VisionTransformer
 
 from fl_precode import VariationalBottleneck
-from fl_precode.conv_bottleneck import ConvBottleneck
+from fl_precode.defences.cvb import ConvBottleneck
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attacker.reproduce.experiment import Experiment
-from attacker.reproduce.scales import SCALES
+from attacker.experiments.precode.experiment import Experiment
+from attacker.experiments.scales import SCALES
 
 TINY = replace(
     SCALES["smoke"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attacker.audit.record import (
+from attacker.audit.record.schema import (
     AttackDescription,
     AuditRecord,
     Flag,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fl_precode.config import Settings
-from fl_precode.defences import gradient_defence, perturbation_generator
-from fl_precode.federation import prepare
+from fl_precode.defences.registry import gradient_defence, perturbation_generator
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import prepare
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.tape import TapeHeader, TapeWriter
 

@@ -9,10 +9,10 @@ from torch import nn
 import fl_precode
 from clients.app import client_noise
 from clients.train import defended_gradient, defended_training
-from fl_precode.accounting import privacy_spent
-from fl_precode.config import Settings, SettingsError
-from fl_precode.defences import gradient_defence
-from fl_precode.federation import prepare
+from fl_precode.defences.registry import gradient_defence
+from fl_precode.federation.accounting import privacy_spent
+from fl_precode.federation.config import Settings, SettingsError
+from fl_precode.federation.federation import prepare
 
 DP = "dp:max_norm=1,noise_multiplier=1"
 SPECS = [DP, "noise:std=1", "laplace:std=1", "quantise:bits=4", "none", "ppp:std=1"]

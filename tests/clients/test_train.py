@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import fl_precode
 from clients.app import _noise_seed
 from clients.train import defended_gradient, defended_training
-from fl_precode.defences import gradient_defence
+from fl_precode.defences.registry import gradient_defence
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.objective import training_loss
 

@@ -16,8 +16,8 @@ from deploy.health import healthy
 from deploy.partitions import write_partitions
 from deploy.run_settings import settings_from_environment
 from deploy.serve import report_server
-from fl_precode.config import Settings, SettingsError
-from fl_precode.federation import prepare
+from fl_precode.federation.config import Settings, SettingsError
+from fl_precode.federation.federation import prepare
 
 
 def test_settings_come_from_the_environment_with_their_types():

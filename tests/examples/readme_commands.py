@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes
+from deploy.simulation.processes import TOKEN_VARIABLE, end_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 

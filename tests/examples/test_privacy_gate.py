@@ -11,8 +11,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from attacker.audit.subject import TapeSource
-from attacker.cli import app
+from attacker.audit.inputs.tape_source import TapeSource
+from attacker.cli.main import app
 from tests.attacker.audits import audit_tapes
 from tests.attacker.taped_federation import tape_federation
 from tests.examples.readme_commands import ROOT

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fl_precode.defences import GradientDefence
+from fl_precode.defences.registry import GradientDefence
 
 
 @dataclass(frozen=True)

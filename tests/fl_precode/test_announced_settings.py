@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fl_precode.announced_settings import announced_settings, examples_of
+from fl_precode.tape.announced_settings import announced_settings, examples_of
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fl_precode.checked_files import CheckedFiles
 from fl_precode.tape import Tape, TapeError, TapeHeader, TapeWriter
+from fl_precode.tape.checked_files import CheckedFiles
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_precode.config import Settings, SettingsError
+from fl_precode.federation.config import Settings, SettingsError
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

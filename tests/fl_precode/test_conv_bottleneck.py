@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from fl_precode import ConvBottleneck, extend_conv, sample_noise, track_kl
-from fl_precode.conv_bottleneck import default_latent
+from fl_precode.defences.cvb import default_latent
 from fl_precode.models import InputSpec, build_model
 from tests.fl_precode.small_models import Model, plain
 

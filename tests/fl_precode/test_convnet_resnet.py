@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fl_precode.defences import apply_defence
+from fl_precode.defences.registry import apply_defence
 from fl_precode.local_training import local_training
 from fl_precode.models import build_model
 from fl_precode.models.norm import norm_layer

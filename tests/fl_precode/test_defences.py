@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from attacker.cli import app
-from fl_precode.bottleneck import VariationalBottleneck
-from fl_precode.defences import (
+from attacker.cli.main import app
+from fl_precode.defences.on_gradients import Quantise
+from fl_precode.defences.ppp import PartialNoise
+from fl_precode.defences.precode import VariationalBottleneck
+from fl_precode.defences.registry import (
     DEFENCES,
     apply_defence,
     changes_model,
@@ -20,10 +22,8 @@ from fl_precode.defences import (
     gradient_defence,
     perturbation_generator,
 )
+from fl_precode.defences.soteria import Soteria
 from fl_precode.models import InputSpec, build_model
-from fl_precode.perturb import Quantise
-from fl_precode.perturb_partly import PartialNoise
-from fl_precode.soteria import Soteria
 
 INPUTS = InputSpec(channels=3, height=32, width=32, classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
 

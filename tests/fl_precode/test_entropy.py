@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fl_precode
-from fl_precode.defences import gradient_defence
-from fl_precode.entropy import system_generator, system_normal, system_uniform, unforeseeable
-from fl_precode.seeding import seeded
+from fl_precode.defences.registry import gradient_defence
+from fl_precode.randomness.entropy import system_generator, system_normal, system_uniform, unforeseeable
+from fl_precode.randomness.seeding import seeded
 
 GRADIENT = {"weight": torch.linspace(-1, 1, 400).reshape(20, 20)}
 

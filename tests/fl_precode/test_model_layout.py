@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl_precode.model_layout import ModelLayout
+from fl_precode.models.layout import ModelLayout
 
 
 class Net(nn.Module):

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from fl_precode.optimiser_traces import optimiser_trace
+from fl_precode.tape.optimiser_traces import optimiser_trace
 
 DIGITS = load_digits()
 X = torch.tensor(DIGITS.images / 16, dtype=torch.float32)[:, None]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fl_precode.config import Settings
 from fl_precode.data import DataUnavailableError, write_partition
-from fl_precode.federation import client_part, prepare
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import client_part, prepare
 
 
 @pytest.fixture

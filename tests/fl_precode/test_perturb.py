@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_precode.perturb import Clip, GaussianNoise, LaplaceNoise, Prune, Quantise, Sign
+from fl_precode.defences.on_gradients import Clip, GaussianNoise, LaplaceNoise, Prune, Quantise, Sign
 
 EACH = [
     GaussianNoise(std=0.1),

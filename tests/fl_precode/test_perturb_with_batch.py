@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fl_precode import extend, sample_noise
+from fl_precode.defences.ppp import PartialNoise, gradient_stochasticity
+from fl_precode.defences.soteria import Soteria, representation_scores
 from fl_precode.objective import training_loss
-from fl_precode.perturb_partly import PartialNoise, gradient_stochasticity
-from fl_precode.soteria import Soteria, representation_scores
 from tests.fl_precode.small_models import Model, Net, lin
 
 
@@ -110,8 +110,8 @@ def defended_net(seed=0):
 def test_stochasticity_equals_the_cosines_of_a_loop():
     model, batch = defended_net(), images(2)
     found = gradient_stochasticity(model, training_loss, batch, draws=4, generator=seeded_generator(2))
-    from fl_precode.perturb_partly import fresh_seed
-    from fl_precode.seeding import seeded
+    from fl_precode.defences.ppp import fresh_seed
+    from fl_precode.randomness.seeding import seeded
 
     with seeded(fresh_seed(seeded_generator(2))):
         each = [gradients_of(model.train(), batch) for _ in range(4)]

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from fl_precode import extend, extend_conv, sample_noise
+from fl_precode.defences.dp_sgd import DpSgd, dp_epsilon, per_example_gradients
+from fl_precode.defences.ppp import fresh_seed
 from fl_precode.objective import training_loss
-from fl_precode.perturb_partly import fresh_seed
-from fl_precode.private_sgd import DpSgd, dp_epsilon, per_example_gradients
-from fl_precode.seeding import seeded
+from fl_precode.randomness.seeding import seeded
 from tests.fl_precode.architectures import ARCHITECTURES
 from tests.fl_precode.small_models import Model, lin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fl_precode.seeding import seeded, undisturbed_rng
+from fl_precode.randomness.seeding import seeded, undisturbed_rng
 from fl_precode.spec import parse_spec
 
 

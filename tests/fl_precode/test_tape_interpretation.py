@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import fl_precode
-from fl_precode.model_layout import ModelLayout
+from fl_precode.defences.recognise import contained_defence, recognised_defence
+from fl_precode.models.layout import ModelLayout
 from fl_precode.observation import Protocol
-from fl_precode.recognised_defence import contained_defence, recognised_defence
 from fl_precode.tape import Tape, TapeHeader, TapeWriter
-from fl_precode.tape_notes import with_notes
+from fl_precode.tape.notes import with_notes
 
 
 def network(norm: bool = False) -> nn.Sequential:

@@ -10,7 +10,7 @@ import pytest
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
 from fl_precode.tape import TapeHeader
-from fl_precode.tape_notes import input_spec, notes_path, protocol_of, with_notes, write_notes
+from fl_precode.tape.notes import input_spec, notes_path, protocol_of, with_notes, write_notes
 
 FULL = TapeHeader(
     model="my_app.task:Net",

@@ -93,7 +93,7 @@ def test_a_command_says_which_extra_it_needs(tmp_path, absent, command, missing)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("absent", "left_out"),
-    [(OTHERS, ("attacker.reproduce", "attacker.demo")), (OTHERS - {"matplotlib"}, ("nothing",))],
+    [(OTHERS, ("attacker.experiments", "attacker.cli.checkout.demo")), (OTHERS - {"matplotlib"}, ("nothing",))],
     ids=["the extra audit", "the extra experiments"],
 )
 def test_modules_are_imported_without_the_packages_of_other_extras(absent, left_out):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes
+from deploy.simulation.processes import TOKEN_VARIABLE, end_processes
 from tests.examples.readme_commands import ROOT, bash_blocks
 
 NOT_TYPED = ("make test",)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from attacker.cli import OF_A_CHECKOUT
-from fl_precode.flower.reference_app import APP_FILES, app_parts
+from attacker.cli.main import OF_A_CHECKOUT
+from deploy.simulation.reference_app import APP_FILES, app_parts
 from tests.attacker.taped_federation import tape_federation
 from tests.compose.base_image import torch_wheels
 from tests.test_layering import FILES, imports, within
@@ -44,7 +44,7 @@ def test_what_the_wheel_leaves_out_is_there_and_nothing_in_it_needs_that():
     assert [one for one in excluded if not (ROOT / one[1:]).exists()] == []
     shipped = [file for file in FILES if file.startswith(("fl_precode/", "attacker/"))]
     absent = {file[:-3].replace("/", ".") for file in shipped if left_out(file)}
-    assert {f"attacker.{name}" for name in OF_A_CHECKOUT.values()} < absent
+    assert {f"attacker.cli.checkout.{name}" for name in OF_A_CHECKOUT.values()} < absent
     needing = {
         f"{file}: {one}"
         for file in shipped
@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_plug_in_and_its_types_and_nothing_generic(built):
     assert any(name.startswith("attacker/report/templates/") for name in names)
     packaged = {file for file in FILES if file.startswith(("fl_precode/", "attacker/"))}
     assert {name for name in names if name.endswith(".py")} == {file for file in packaged if not left_out(file)}
-    assert not any(name.startswith("attacker/reproduce") for name in names), "nor its templates"
+    assert not any(name.startswith("attacker/experiments") for name in names), "nor its templates"
     assert metadata["Version"] == PROJECT["version"]
     assert set(metadata.get_all("Provides-Extra")) == EXTRAS
     with tarfile.open(sdist) as archive:
@@ -111,7 +111,7 @@ import fl_precode, attacker
 for package in (fl_precode, attacker):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         assert importlib.import_module(found.name).__file__.startswith(sys.argv[1])
-from attacker.cli import OF_A_CHECKOUT, app
+from attacker.cli.main import OF_A_CHECKOUT, app
 for name in OF_A_CHECKOUT:
     try:
         app([name])

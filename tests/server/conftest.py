@@ -6,7 +6,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from clients.app import app as client_app
-from fl_precode.config import Settings
+from fl_precode.federation.config import Settings
 from server.app import app as server_app
 from tests.local_grid import LocalGrid
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from clients.app import app as client_app
-from fl_precode.config import Settings
-from fl_precode.federation import prepare
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import prepare
 from fl_precode.flower.screening import NoUsableReplies
 from fl_precode.tape import Tape
 from server.app import wait_for_nodes

@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from fl_precode.config import Settings, SettingsError
+from fl_precode.federation.config import Settings, SettingsError
 from server.audits import COMMAND, AuditRuns
 
 

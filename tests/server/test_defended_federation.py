@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from fl_precode.config import Settings, SettingsError
-from fl_precode.federation import prepare
-from fl_precode.flower.launch import SimulationRuntime
-from fl_precode.private_sgd import dp_epsilon
+from deploy.simulation.launch import SimulationRuntime
+from fl_precode.defences.dp_sgd import dp_epsilon
+from fl_precode.federation.config import Settings, SettingsError
+from fl_precode.federation.federation import prepare
 from fl_precode.tape import Tape
 from server.app import tape_header
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl_precode.config import Settings
-from fl_precode.flower.launch import SimulationRuntime
+from deploy.simulation.launch import SimulationRuntime
+from fl_precode.federation.config import Settings
 from fl_precode.tape import Tape
 
 pytestmark = pytest.mark.federation

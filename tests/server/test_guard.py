@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_precode.flower.guard import Guard
-from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, launched_processes
+from deploy.simulation.guard import Guard
+from deploy.simulation.processes import TOKEN_VARIABLE, end_processes, launched_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -47,7 +47,7 @@ def test_what_a_killed_launcher_started_is_ended_and_its_folder_removed(tmp_path
     token, folder = uuid.uuid4().hex, tmp_path / "launch"
     folder.mkdir()
     code = (
-        "import os, subprocess, sys, time; from pathlib import Path; from fl_precode.flower.guard import Guard\n"
+        "import os, subprocess, sys, time; from pathlib import Path; from deploy.simulation.guard import Guard\n"
         "token, folder = sys.argv[1:]; guard = Guard(token, Path(folder))\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         f"subprocess.Popen(sleep, env={{**os.environ, {TOKEN_VARIABLE!r}: token}}, start_new_session=True)"
@@ -74,7 +74,7 @@ def test_a_guard_that_is_dismissed_touches_nothing(tmp_path):
 @pytest.mark.federation
 def test_a_superlink_ends_with_its_killed_launcher(tmp_path):
     code = (
-        "import time; from fl_precode.flower.superlink import OwnedSuperLink\n"
+        "import time; from deploy.simulation.superlink import OwnedSuperLink\n"
         "link = OwnedSuperLink(); link.__enter__(); print(link._token, link.folder, flush=True)"
     )
     process = subprocess.Popen(

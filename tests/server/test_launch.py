@@ -14,11 +14,11 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from fl_precode.config import Settings
-from fl_precode.flower.launch import SimulationRuntime, check_machine, failure_reason, launch, to_toml
-from fl_precode.flower.processes import TOKEN_VARIABLE, end_processes, launched_processes
-from fl_precode.flower.programs import write_programs
-from fl_precode.flower.superlink import CONNECTION, LaunchError, OwnedSuperLink
+from deploy.simulation.launch import SimulationRuntime, check_machine, failure_reason, launch, to_toml
+from deploy.simulation.processes import TOKEN_VARIABLE, end_processes, launched_processes
+from deploy.simulation.programs import write_programs
+from deploy.simulation.superlink import CONNECTION, LaunchError, OwnedSuperLink
+from fl_precode.federation.config import Settings
 
 
 def test_a_taken_port_is_refused():

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_precode.defences import gradient_defence, perturbation_generator
+from fl_precode.defences.registry import gradient_defence, perturbation_generator
 from fl_precode.flower.mods import gradient_defence_mod
 from tests.local_grid import FIRST_NODE, LocalGrid
 

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 import fl_precode.flower.truth as recording
-from attacker.audit.truth_recorded import RecordedTruth
+from attacker.audit.truth.recorded import RecordedTruth
 from fl_precode.flower import record_truth
 from fl_precode.recorded_truth import read_head
 from fl_precode.tape import Tape

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacker.audit.subject import TapeSource
-from attacker.audit.truth_recorded import RecordedTruth
-from fl_precode.flower.submission import Submission, to_toml
-from fl_precode.flower.superlink import CONNECTION, OwnedSuperLink
+from attacker.audit.inputs.tape_source import TapeSource
+from attacker.audit.truth.recorded import RecordedTruth
+from deploy.simulation.submission import Submission, to_toml
+from deploy.simulation.superlink import CONNECTION, OwnedSuperLink
 from fl_precode.recorded_truth import read_head
 from fl_precode.tape import Tape
 from tests.attacker.audits import audit_tapes

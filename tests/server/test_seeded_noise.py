@@ -7,15 +7,15 @@ import json
 import pytest
 import torch
 
-from attacker.metrics import ssim
+from attacker.metrics.similarity import ssim
 from clients.app import _noise_seed
-from fl_precode.config import Settings
-from fl_precode.defences import perturbation_generator
-from fl_precode.federation import prepare
+from fl_precode.defences.on_gradients import normal_like
+from fl_precode.defences.ppp import fresh_seed
+from fl_precode.defences.registry import perturbation_generator
+from fl_precode.federation.config import Settings
+from fl_precode.federation.federation import prepare
 from fl_precode.local_training import batch_gradient
-from fl_precode.perturb import normal_like
-from fl_precode.perturb_partly import fresh_seed
-from fl_precode.sampling import sample_noise
+from fl_precode.randomness.random_layers import sample_noise
 from fl_precode.tape import Tape
 
 DP = {"dataset": "digits", "model": "mlp", "defence": "dp:max_norm=1,noise_multiplier=1.1", "num_clients": 2}

@@ -1,0 +1,182 @@
+"""The noise that a client's bottleneck drew, and the features that entered it, in closed form from its gradient.
+
+For one image both Linear layers of a bottleneck have gradients of rank one. With d for the gradient of a layer's
+output, which is the gradient of its bias, ``dW = d x^T`` for the layer's input x, hence ``x = dW^T d / |d|^2``. The
+encoder gives the features h that entered, the decoder the sample z, and ``mu, sigma = encoder(h)`` gives
+``eps = (z - mu) / sigma``. The KL term changes d and nothing else. What the noise was meant to hide is in the gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacker.analytic.rank import numerical_rank, rank_words
+from attacker.gradients.observed import observed_gradient, why_not_one_step
+from attacker.gradients.trace import LayerRun, Trace, trace
+from attacker.victim import Victim
+from fl_precode.defences.precode import VariationalBottleneck
+from fl_precode.observation import Gradients, Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveredBottleneck:
+    """What one bottleneck did to the client's image, all in float64.
+
+    Attributes:
+        name: Of the bottleneck.
+        features: (1, features), h, what entered.
+        latent: (1, latent), z, the sample.
+        noise: (1, latent), eps.
+        residual: ``|dW - d x^T| / |dW|`` (Frobenius), the larger of the two layers': what the rank-one form leaves out.
+    """
+
+    name: str
+    features: Tensor
+    latent: Tensor
+    noise: Tensor
+    residual: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveredNoise:
+    """What is recovered of each bottleneck that ran, in order of execution.
+
+    Attributes:
+        bottlenecks: The recovered ones; None for those that are not.
+        reasons: Why not, in the order of execution; empty for those that are.
+    """
+
+    bottlenecks: tuple[RecoveredBottleneck | None, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are bottlenecks, and the noise of all is known."""
+        return bool(self.bottlenecks) and all(one is not None for one in self.bottlenecks)
+
+    @property
+    def noise(self) -> tuple[Tensor | None, ...]:
+        """Eps of each bottleneck in order of execution, (1, latent), None where it is not known."""
+        return tuple(None if one is None else one.noise for one in self.bottlenecks)
+
+
+def recover_noise(victim: Victim, observation: Observation, seen: Trace | None = None) -> RecoveredNoise:
+    """Recover the noise of all bottlenecks of a client with one image.
+
+    Args:
+        victim: Public knowledge about the model.
+        observation: The client's gradient, or its weights after one step.
+        seen: A trace of the model, when there is one already.
+
+    Returns:
+        What was recovered of each bottleneck, or why it was not; without any bottleneck in the model nothing.
+    """
+    runs = (seen or trace(victim)).bottlenecks
+    general = _why_not_one_image(observation)
+    gradient = observed_gradient(observation)
+    found: list[RecoveredBottleneck | None] = []
+    reasons = []
+    for run in runs:
+        one = general or _recovered(victim.model, run, gradient, observation)
+        found.append(None if isinstance(one, str) else one)
+        reasons.append(one if isinstance(one, str) else "")
+    return RecoveredNoise(bottlenecks=tuple(found), reasons=tuple(reasons))
+
+
+def _why_not_one_image(observation: Observation) -> str | None:
+    if observation.batch_size is not None and observation.batch_size != 1:
+        size = observation.batch_size
+        return f"made for one image: the bottleneck's gradients of {size} images have rank up to {size}"
+    return why_not_one_step(observation)
+
+
+def _recovered(
+    model: nn.Module, run: LayerRun, gradient: Gradients, observation: Observation
+) -> RecoveredBottleneck | str:
+    layer = run.module
+    if not isinstance(layer, VariationalBottleneck):
+        return (
+            f"{run.name!r} is a {type(layer).__name__}: its layers sum over positions, so that one image's gradient "
+            "does not have rank 1"
+        )
+    found = []
+    for part in ("encoder", "decoder"):
+        prefix = f"{run.name}.{part}" if run.name else part
+        if f"{prefix}.weight" not in gradient:
+            return f"the weight of {prefix} did not move: no gradient tells what entered it"
+        weight = gradient[f"{prefix}.weight"].double()
+        slope = _output_gradient(model, prefix, run.name, gradient, observation)
+        if isinstance(slope, str):
+            return slope
+        entered = _rank_one_input(weight, slope, f"{prefix}.weight")
+        if isinstance(entered, str):
+            return entered
+        found.append(entered)
+    (features, first), (latent, second) = found
+    prefix = f"{run.name}.encoder" if run.name else "encoder"
+    values = {**observation.buffers, **observation.parameters}  # a bias that did not move is a constant
+    bias = values.get(f"{prefix}.bias")
+    stats = F.linear(
+        features, observation.parameters[f"{prefix}.weight"].double(), None if bias is None else bias.double()
+    )
+    mu, stat = stats[:, : layer.latent], stats[:, layer.latent :]
+    noise = (latent - mu) / F.softplus(stat)
+    if not bool(noise.isfinite().all()):
+        return f"the noise of {run.name!r} is not finite: a standard deviation is zero"
+    return RecoveredBottleneck(
+        name=run.name, features=features, latent=latent, noise=noise, residual=max(first, second)
+    )
+
+
+def _output_gradient(
+    model: nn.Module, prefix: str, bottleneck: str, gradient: Gradients, observation: Observation
+) -> Tensor | str:
+    """Gradient of what a layer of the bottleneck returns, up to a factor: that of its bias, or of what follows it."""
+    if f"{prefix}.bias" in gradient:
+        return gradient[f"{prefix}.bias"].double()
+    if prefix.endswith("encoder"):
+        return f"{prefix} has no bias, whose gradient would tell the scale of what entered"
+    follower = _layer_behind(model, bottleneck)
+    if follower is None or f"{follower}.bias" not in gradient:
+        return f"{prefix} has no bias, and no Linear layer with a bias stands directly behind the bottleneck"
+    # For a classifier this is W^T (p - y), with the gradient of its bias for p - y.
+    values = {**observation.buffers, **observation.parameters}
+    return values[f"{follower}.weight"].double().T @ gradient[f"{follower}.bias"].double()
+
+
+def _layer_behind(model: nn.Module, bottleneck: str) -> str | None:
+    """Name of the Linear layer directly behind a bottleneck, as `fl_precode.extend` puts them; None if another is."""
+    parent, _, own = bottleneck.rpartition(".")
+    container = model.get_submodule(parent)
+    if not isinstance(container, nn.Sequential):
+        return None
+    names = [name for name, _ in container.named_children()]
+    behind = [
+        name for name in names[names.index(own) + 1 :] if not isinstance(container.get_submodule(name), nn.Flatten)
+    ]
+    if not behind or not isinstance(container.get_submodule(behind[0]), nn.Linear):
+        return None
+    return f"{parent}.{behind[0]}" if parent else behind[0]
+
+
+def _rank_one_input(weight: Tensor, slope: Tensor, name: str) -> tuple[Tensor, float] | str:
+    """X of ``weight = slope x^T`` as (1, numbers), and what that leaves out of ``weight``; or why there is none."""
+    size = slope.square().sum()
+    if not bool(size > 0):
+        return f"the gradient behind {name} is zero everywhere: nothing passed the bottleneck"
+    rank = numerical_rank(weight)
+    if rank != 1:
+        return (
+            f"made for one image: the gradient of {name} has rank {rank_words(rank)}, one image and one step give "
+            "rank 1 (more images or steps, or noise and other changes on the update, raise it)"
+        )
+    entered = slope.unsqueeze(0) @ weight / size
+    residual = float((weight - slope.unsqueeze(1) @ entered).norm() / weight.norm())
+    if residual > 0.1:
+        return (
+            f"the gradient of {name} is not its input times the gradient behind it (relative residual {residual:.2g})"
+        )
+    return entered, residual

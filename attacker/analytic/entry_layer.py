@@ -1,0 +1,121 @@
+"""Where a model can be entered from behind: a fully connected layer that tells its input, fed by a chain of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from attacker.analytic.layer_chain import Chain, Step, chain
+from attacker.analytic.layer_inversion import why_not_inverted
+from attacker.analytic.skip_connections import why_bypassed
+from attacker.gradients.uncompared_parameters import moves
+from attacker.victim import Victim
+from fl_precode.defences.precode import VariationalBottleneck
+from fl_precode.randomness.random_layers import Bottleneck
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """A Linear layer and the layers from the image up to it.
+
+    Attributes:
+        steps: Each of which can be gone through backwards.
+        layer: The Linear layer.
+        weight: Name of its weight.
+        bias: Name of its bias; None for a classifier whose bias does not move, or is absent: the model's last layer.
+        constant: Name of a bias that does not move; None without one.
+    """
+
+    steps: tuple[Step, ...]
+    layer: nn.Linear
+    weight: str
+    bias: str | None
+    constant: str | None = None
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of all parameters that moved from the image up to the layer, the layer's included."""
+        names = [name for step in self.steps for name, _ in step.module.named_parameters(prefix=step.name)]
+        return [*names, self.weight] if self.bias is None else [*names, self.weight, self.bias]
+
+    @property
+    def buffers(self) -> list[str]:
+        """Names of the buffers of the layers up to the Linear one, constants among them."""
+        names = [name for step in self.steps for name, _ in step.module.named_buffers(prefix=step.name)]
+        return names if self.constant is None else [*names, self.constant]
+
+
+def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | str:
+    """The first place from which everything before can be recovered, or why there is none.
+
+    A Linear layer with a bias tells its input and the gradient there whatever stands behind it, so that the first one
+    is the best: fewest layers are left. One whose weight or bias did not move tells only one of the two. PRECODE's
+    encoder is such a layer. A classifier without a bias under softmax cross-entropy will do when it is the only one.
+
+    Args:
+        victim: Public knowledge about the model, as its clients ran it.
+        through_bottleneck: Enter at the encoder of the first variational bottleneck, and nowhere else.
+
+    Returns:
+        The entrance; or a sentence that names the layer that stands in the way.
+    """
+    seen = chain(victim)
+    found = _encoder(seen) if through_bottleneck else _linear(victim, seen)
+    if isinstance(found, str):
+        return found
+    reasons = [reason for reason in map(why_not_inverted, found.steps) if reason is not None]
+    return (reasons[-1] if reasons else why_bypassed(victim, found.steps, found.layer)) or found
+
+
+def _encoder(seen: Chain) -> Entrance | str:
+    for place, step in enumerate(seen.steps):
+        if isinstance(step.module, VariationalBottleneck) and isinstance(step.module.encoder, nn.Linear):
+            name = step.parameter("encoder")
+            if not (moves(step.module.encoder, "weight") and moves(step.module.encoder, "bias")):
+                return f"{name!r} did not move: its gradient, where the attack would start, is not in the update"
+            return Entrance(
+                steps=seen.steps[:place],
+                layer=step.module.encoder,
+                weight=f"{name}.weight",
+                bias=f"{name}.bias",
+            )
+        if isinstance(step.module, Bottleneck):
+            return f"{step.name!r} ({step.kind}) has an encoder that is not fully connected: it does not tell its input"
+    return seen.ends or "the model has no variational bottleneck"
+
+
+def _linear(victim: Victim, seen: Chain) -> Entrance | str:
+    still: list[str] = []
+    for place, step in enumerate(seen.steps):
+        if isinstance(step.module, Bottleneck):
+            return f"{step.name!r} ({step.kind}) adds noise that is not known; through-bottleneck enters at its encoder"
+        if type(step.module) is not nn.Linear or len(step.input_shape) != 1:
+            continue
+        last = seen.ends is None and place == len(seen.steps) - 1
+        has_bias = moves(step.module, "bias")
+        if not moves(step.module, "weight"):
+            still.append(step.name)
+            continue
+        if step.shared:
+            return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
+        scores = last and victim.why_no_loss is None and step.module.out_features == victim.inputs.classes
+        if scores and not has_bias and (other := victim.why_not_cross_entropy(f"{step.name!r}, which has no bias,")):
+            return other
+        if has_bias or scores:
+            return Entrance(
+                steps=seen.steps[:place],
+                layer=step.module,
+                weight=step.parameter("weight"),
+                bias=step.parameter("bias") if has_bias else None,
+                constant=None if has_bias or step.module.bias is None else step.parameter("bias"),
+            )
+    if still:
+        return f"no Linear layer that moved tells what entered it; {', '.join(map(repr, still[:4]))} did not move"
+    return seen.ends or "no Linear layer with a bias, and no Linear classifier, tells what entered it"
+
+
+def has_gradient(found: Entrance, gradient: Mapping[str, Tensor]) -> bool:
+    """Whether the Linear layer's gradient is not zero everywhere."""
+    return bool((gradient[found.bias or found.weight] != 0).any())

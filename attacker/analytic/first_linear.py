@@ -1,0 +1,167 @@
+"""The Linear layer with a bias that sees the image itself: what closed-form attacks start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from attacker.gradients.dropout_masks import dropout_layers
+from attacker.gradients.replay import Replay
+from attacker.gradients.trace import Trace
+from attacker.gradients.uncompared_parameters import constants_of, moves
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+from fl_precode.randomness.random_layers import sample_noise
+
+PROBES: Final = 4
+"""Images of a trace that are enough to tell constants of the model from anything else."""
+
+
+@dataclass(frozen=True)
+class FirstLinear:
+    """A Linear layer that sees the flattened image, or each of its pixels times one constant plus another.
+
+    Attributes:
+        module: The layer.
+        weight: Name of its weight.
+        bias: Name of its bias.
+        scale: (features,), what the model multiplies each pixel by before the layer; None where it does not.
+        shift: (features,), what it adds then; None where it does not.
+    """
+
+    module: nn.Linear
+    weight: str
+    bias: str
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def images(self, received: Tensor, victim: Victim) -> Tensor:
+        """Images that the layer sees as the rows of ``received``, (n, features): (n, channels, height, width)."""
+        if self.scale is not None and self.shift is not None:
+            received = (received - self.shift.to(received)) / self.scale.to(received)
+        return received.reshape(-1, *victim.inputs.shape)
+
+
+def first_linear(seen: Trace) -> FirstLinear | str:
+    """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer."""
+    first = seen.first
+    if first is None:
+        return "the model has no layer with parameters"
+    kind = type(first.module).__name__
+    if not isinstance(first.module, nn.Linear):
+        return f"the first layer {first.name!r} is a {kind}, the attack needs a Linear layer"
+    still = [name for name in ("weight", "bias") if name in constants_of(first.module)]
+    if still:
+        return (
+            f"the {' and the '.join(still)} of the first layer {first.name!r} did not move, its gradient is zero "
+            "everywhere: it is frozen, was not sent, or no unit of the first layer was active"
+        )
+    if not moves(first.module, "weight"):
+        return f"the first layer {first.name!r} computes its weight anew from other parameters"
+    if not moves(first.module, "bias"):
+        return (
+            f"the first layer {first.name!r} has no bias: its gradient shows each image up to a factor, which the "
+            "bias gradient tells"
+        )
+    received, image = first.inputs, seen.probe.flatten(1)
+    prefix = f"{first.name}." if first.name else ""
+    if received is None or received.shape != image.shape:
+        return f"the first layer {first.name!r} does not see the flattened image itself"
+    found = FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
+    if torch.equal(received, image):
+        return found
+    scaling = _scaling(image.double(), received.double())
+    if scaling is None:
+        return f"the first layer {first.name!r} does not see the flattened image itself"
+    return replace(found, scale=scaling[0], shift=scaling[1])
+
+
+def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> str | None:
+    """Why the layer sees images of which dropout took a part, or None when none runs before it.
+
+    A trace runs the model as in evaluation, where dropout passes everything.
+    """
+    modules = dict(victim.model.named_modules())
+    order: list[str] = []
+    hooked = {name: modules[name] for name in dropout_layers(victim.model)} | {"": first.module}
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: order.append(name)) for name, module in hooked.items()
+    ]
+    try:
+        with torch.no_grad(), sample_noise(generator=torch.Generator(seen.probe.device).manual_seed(0)):
+            victim.model(seen.probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if order[0] == "":
+        return None
+    return f"dropout ({order[0]}) runs before the first layer, which sees the image without a part of its pixels"
+
+
+def _scaling(image: Tensor, received: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Constants a and b, (features,) each, with received = a * image + b in every row; None when there are none.
+
+    Models that normalise their input themselves, by buffers, do so. Two rows determine the constants, and every
+    further row must agree.
+    """
+    if len(image) < 3:
+        return None
+    scale = (received[0] - received[1]) / (image[0] - image[1])
+    shift = received[0] - scale * image[0]
+    size = float(received.abs().max())
+    if not bool((scale * image + shift - received).abs().max() <= 1e-4 * size) or not bool((scale != 0).all()):
+        return None
+    return scale, shift
+
+
+def gradient_at(
+    victim: Victim, layer: nn.Module, observation: Observation, inputs: Tensor, labels: Tensor, *, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """What a layer returns for each image, and the gradient of the clients' loss there.
+
+    Args:
+        victim: Public knowledge about the model.
+        layer: A layer that runs once.
+        observation: Says the weights and buffers.
+        inputs: (batch, channels, height, width), normalised.
+        labels: (batch,).
+        seed: Of the noise that bottlenecks draw.
+
+    Returns:
+        Both in the shape that the layer returns.
+    """
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, _arguments: object, output: Tensor) -> Tensor:
+        caught.append(output.detach().requires_grad_(True))
+        return caught[-1].clone()  # an activation may work in place
+
+    replay = Replay(victim, observation.parameters, observation.buffers)
+    handle = layer.register_forward_hook(catch)
+    try:
+        with torch.enable_grad(), sample_noise(generator=torch.Generator(inputs.device).manual_seed(seed)):
+            loss = replay.loss(observation.parameters, inputs, labels, ())
+            (found,) = torch.autograd.grad(loss, caught[-1:], materialize_grads=True)
+    finally:
+        handle.remove()
+    return caught[-1].detach(), found
+
+
+def why_no_relu(victim: Victim, observation: Observation, seen: Trace, first: FirstLinear) -> str | None:
+    """Why the layer's output does not go through a ReLU, or None when it does.
+
+    Found out by doing: no gradient may come back where the output is negative, and some must where it is positive.
+    """
+    labels = torch.zeros(len(seen.probe), dtype=torch.int64, device=seen.probe.device)
+    like = next(iter(observation.parameters.values()))
+    output, gradient = gradient_at(victim, first.module, observation, seen.probe.to(like), labels)
+    name = first.weight.removesuffix("weight").removesuffix(".")
+    negative, passes = output < 0, gradient != 0
+    if bool((negative & passes).any()):
+        return f"the layer {name!r} is not followed by a ReLU: gradients pass where its output is negative"
+    if not bool(passes.any()):
+        return f"no unit of the layer {name!r} passes a gradient on random images"
+    return None

@@ -1,0 +1,151 @@
+"""What attacks share that match gradients with more knowledge than a plain attack has."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Generator, Tensor
+
+from attacker.attacks.announced_update import Comparison, announced_comparison
+from attacker.attacks.base import Attack, Progress, Reconstruction
+from attacker.attacks.gradient_matching.attack import GradientMatching
+from attacker.attacks.gradient_matching.memory import share
+from attacker.attacks.gradient_matching.options import options_of
+from attacker.attacks.gradient_matching.parts import Adam
+from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.gradients.trace import Trace, trace
+from attacker.optim.deadline import share_of_time
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+NO_BOTTLENECK = "the model has no variational bottleneck, and without one this is inverting-gradients"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveMatching(Attack):
+    """Gradient matching that knows something about each update, and decides what to make of noise.
+
+    Attributes:
+        matching: Settings of the search; of Adam, with labels granted or recovered.
+        announced: Whether the distance, and the numbers that count in it, follow what was announced of the update
+            (`announced_comparison`); else the settings' own distance counts, over all of them.
+
+    Raises:
+        ValueError: If the search is another.
+    """
+
+    matching: GradientMatching = field(default_factory=GradientMatching)
+    announced: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.matching.optimiser, Adam):
+            got = options_of(self.matching)
+            raise ValueError(
+                f"{self.name} searches by Adam with labels that are granted or recovered; expected optimiser='adam' "
+                f"and labels='recovered', got {got['optimiser']!r} and {got['labels']!r}"
+            )
+        _ = self.noise_search  # its settings are checked when it is made
+
+    @property
+    @abstractmethod
+    def noise_search(self) -> NoiseSearch:
+        """What the attack makes of noise that it does not know."""
+
+    @abstractmethod
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+        """What the attack knows of an observation, or why it cannot know it."""
+
+    def adapted(self, victim: Victim) -> Victim:
+        """The victim in whose place the attack replays another; by default itself."""
+        return victim
+
+    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+        """Why the attack cannot fit the observation, or None when it can."""
+        changed = self.adapted(victim)
+        known = self._known(changed, trace(changed), observation)
+        if isinstance(known, str):
+            return known
+        reason = self._compared_by(known.distance).refuses(victim, known.observation)
+        matched = known.knowledge.matched
+        if reason is None and matched is not None:
+            silent = not any(bool((observation.update[name] != 0).any()) for name in matched)
+            reason = "the update is zero everywhere that counts: it has no direction to match" if silent else None
+        return reason
+
+    def run(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        labels: Sequence[Tensor | None],
+        generators: Sequence[Generator],
+        progress: Progress | None,
+    ) -> list[Reconstruction]:
+        """Search with what is known of each observation, those together that are compared by the same distance."""
+        changed = self.adapted(victim)
+        seen = trace(changed)
+        every = [self._known(changed, seen, one) for one in observations]
+        known = {index: one for index, one in enumerate(every) if isinstance(one, _Known)}  # others were refused before
+        found: dict[int, Reconstruction] = {}
+        distances = list(dict.fromkeys(one.distance for one in known.values()))
+        for number, distance in enumerate(distances):
+            own = [index for index, one in known.items() if one.distance == distance]
+            with share_of_time(number, len(distances)):
+                results = self._compared_by(distance).search(
+                    changed,
+                    [known[index].observation for index in own],
+                    [labels[index] for index in own],
+                    [generators[index] for index in own],
+                    share(progress, number, len(distances)),
+                    [known[index].knowledge for index in own],
+                    self.noise_search,
+                )
+            found.update(zip(own, results, strict=True))
+        return [_explained(found[index], one) for index, one in known.items()]
+
+    def _compared_by(self, distance: str) -> GradientMatching:
+        return replace(self.matching, distance=self.matching.distance.named(distance))
+
+    def _known(self, victim: Victim, seen: Trace, observation: Observation) -> _Known | str:
+        """All that the attack knows of an observation: of the model's defence, and of the update's."""
+        own = self.knowledge(victim, seen, observation)
+        if isinstance(own, str):
+            return own
+        fits = announced_comparison(observation, seen) if self.announced else None
+        if isinstance(fits, str):
+            return fits
+        if fits is None or not fits.parts:
+            return _Known(observation=observation, distance=self.matching.distance.name, knowledge=own)
+        return _joined(own, fits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """An observation as it is compared, by which distance, for which parts of its defence, and what is known of it."""
+
+    observation: Observation
+    distance: str
+    knowledge: Knowledge
+    parts: tuple[str, ...] = ()
+
+
+def _joined(own: Knowledge, fits: Comparison) -> _Known | str:
+    matched = own.matched
+    if fits.left_out:
+        every = frozenset(fits.observation.parameters) if matched is None else matched
+        matched = every - fits.left_out
+        if not matched:
+            return f"{fits.observation.protocol.defence!r} leaves no parameter to match"
+    return _Known(
+        observation=fits.observation,
+        distance=fits.distance,
+        parts=fits.parts,
+        knowledge=replace(own, matched=matched, units=fits.units),
+    )
+
+
+def _explained(result: Reconstruction, known: _Known) -> Reconstruction:
+    """The result, whose reason names the distance that the announcement chose."""
+    words = f"matched by {known.distance}" if known.parts else ""
+    return replace(result, reason="; ".join(filter(None, (words, result.reason))))

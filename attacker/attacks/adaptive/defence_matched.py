@@ -1,0 +1,73 @@
+"""Inverting Gradients whose distance and layers follow the announced defence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from attacker.attacks.adaptive.base import AdaptiveMatching
+from attacker.attacks.adaptive.specs import build_adaptive, options_of
+from attacker.attacks.announced_update import COMPARED, announced_parts
+from attacker.attacks.defence_names import BOTTLENECKS
+from attacker.attacks.registration import register_attack
+from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.gradients.noise_free_layers import before_noise
+from attacker.gradients.trace import Trace
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+ANSWERED = BOTTLENECKS | COMPARED
+"""Defences that the attack adapts to, by name."""
+
+_LEAVES_DIRECTION = frozenset({"clip"})
+"""Of these what alone would change nothing: Inverting Gradients does not see it."""
+
+
+@register_attack(
+    "defence-matched",
+    title="defence-matched gradients",
+    description="gradient matching by the distance and the layers that fit the announced defence",
+    source="Balunović et al., ICLR 2022",
+    build=build_adaptive,
+    options=partial(options_of, without=("layers", "distance")),
+    answers=ANSWERED,
+    needs=frozenset({"batch-size", "defence"}),
+    rank=110,
+)
+@dataclass(frozen=True, kw_only=True)
+class DefenceMatched(AdaptiveMatching):
+    """Match what the announced defence left, by the distance that its noise makes likeliest (Balunović et al. 2022).
+
+    What was done to the update is compared as in every adaptive search (`announced_comparison`). Behind a bottleneck
+    only what runs before its noise counts (`attacker.attacks.adaptive.ignore`), with fresh noise at each step. Signs,
+    dropout and DP-SGD change nothing that this attack does.
+
+    Attributes:
+        draws: Draws of a bottleneck's noise at each step, 1 or more.
+    """
+
+    draws: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "defence-matched"
+
+    @property
+    def noise_search(self) -> NoiseSearch:
+        """Fresh draws."""
+        return NoiseSearch(draws=self.draws)
+
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+        """Which layers count, or why there is nothing to adapt to."""
+        defence = observation.protocol.defence
+        if defence is None:
+            return "no defence was announced: nothing to adapt to"
+        names = {part.name for part in announced_parts(observation)}
+        if not (ANSWERED - _LEAVES_DIRECTION) & names:
+            return f"nothing to adapt to: {defence!r} leaves what this attack matches as it is"
+        if not BOTTLENECKS & names:
+            return Knowledge()
+        if not seen.bottlenecks:
+            return f"a bottleneck was announced ({defence!r}), and the model has none"
+        return Knowledge(matched=before_noise(seen))

@@ -1,0 +1,1 @@
+"""Attacks by equations, and searches among what the equations leave open."""

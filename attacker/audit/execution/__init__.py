@@ -1,0 +1,1 @@
+"""Attacks as jobs: what is attacked together, on which device, and what is kept of it."""

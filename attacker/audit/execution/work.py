@@ -1,0 +1,75 @@
+"""Chunks of an audit as jobs: how they are done, and how reconstructions become files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from torch import Tensor
+
+from attacker.attacks.base import Outcome, Reconstruction
+from attacker.audit.execution.attack_job import Chunk, run_chunk
+from attacker.jobs.job import Job, Tell
+from attacker.jobs.store import JobStore
+
+Results = Sequence[Reconstruction]
+ChunkStore = JobStore[Results]
+
+
+class AttackWork:
+    """Attacks the targets of a chunk; see `Work`."""
+
+    format = "fl-precode-chunk"
+    version = 1
+
+    def do(self, content: Mapping[str, Any], *, seconds: float | None, tell: Tell) -> Results:
+        """See `Work`."""
+        return run_chunk(Chunk.from_content(content), tell, seconds=seconds)
+
+    def encode(self, result: Results) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `Codec`."""
+        tensors: dict[str, Tensor] = {}
+        return {"results": [_row(one, str(number), tensors) for number, one in enumerate(result)]}, tensors
+
+    def decode(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Results:
+        """See `Codec`."""
+        return [_reconstruction(row, str(number), tensors) for number, row in enumerate(content["results"])]
+
+
+ATTACK: Final = AttackWork()
+
+
+def job_of(chunk: Chunk, cost: float) -> Job:
+    """The job of a chunk.
+
+    Args:
+        chunk: What is attacked, and by what.
+        cost: Expected seconds of it.
+    """
+    title = f"{chunk.federation}: {chunk.attack}"
+    return Job(
+        id=chunk.id, work="attacker.audit.execution.work:ATTACK", title=title, content=chunk.to_content(), cost=cost
+    )
+
+
+def _row(found: Reconstruction, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Everything in a reconstruction that is no tensor; tensors go to ``tensors``."""
+    row: dict[str, Any] = {}
+    for one in fields(Reconstruction):
+        value = getattr(found, one.name)
+        if isinstance(value, Tensor):
+            tensors[f"{place}.{one.name}"] = value
+        elif isinstance(value, tuple):
+            tensors |= {f"{place}.{one.name}.{number}": part for number, part in enumerate(value)}
+            row[one.name] = len(value)
+        else:
+            row[one.name] = value.name if isinstance(value, Outcome) else value
+    return row
+
+
+def _reconstruction(row: Mapping[str, Any], place: str, tensors: Mapping[str, Tensor]) -> Reconstruction:
+    values: dict[str, Any] = {**row, "outcome": Outcome[row["outcome"]]}
+    values["noise"] = tuple(tensors[f"{place}.noise.{number}"] for number in range(row["noise"]))
+    values |= {name: tensors.get(f"{place}.{name}") for name in ("inputs", "labels")}
+    return Reconstruction(**values)

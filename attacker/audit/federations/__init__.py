@@ -1,0 +1,1 @@
+"""The federations of an audit: tapes, their undefended controls, and the updates that are attacked."""

@@ -1,0 +1,196 @@
+"""The federations of an audit: tapes, controls without their defence, and the updates that are attacked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from attacker.audit.clock import OPENING, UNLIMITED, Clock
+from attacker.audit.execution.attack_job import Site, Target
+from attacker.audit.execution.passes import replayed_images, seconds_of_pass
+from attacker.audit.federations.control_training import SECONDS
+from attacker.audit.federations.undefended_control import control_training, open_control, why_no_control, write_control
+from attacker.audit.federations.victim_selection import choose_updates, node_rank
+from attacker.audit.inputs.tape_source import UPDATES, Subject, TapeSource, open_subject
+from attacker.audit.inputs.truth_check import MOST_IMAGES, check_truth
+from attacker.audit.record.schema import ControlRound
+from attacker.audit.settings import AuditSettings
+from attacker.audit.truth.base import Truth
+from attacker.optim.deadline import within
+from fl_precode.observation import Observation
+from fl_precode.tape import Tape, TapeEntry
+
+_logger = logging.getLogger(__name__)
+
+_SHARE = 0.05
+"""Of an audit's budget, for training the control of one federation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """One federation of an audit.
+
+    Attributes:
+        id: In the record.
+        subject: The opened tape.
+        site: The tape as attackers open it.
+        entries: Updates that are attacked.
+        targets: The same as attackers see them.
+        control_of: Identifier of the defended federation, for a control.
+        no_control: Why there is no control, where there should be one and none could be made; else empty.
+        training: How well trained a control is, where the defence has layers of its own.
+        refused: File of an update to the reason why its truth is not scored.
+    """
+
+    id: str
+    subject: Subject
+    site: Site
+    entries: tuple[TapeEntry, ...]
+    targets: tuple[Target, ...]
+    control_of: str | None = None
+    no_control: str = ""
+    training: tuple[ControlRound, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def observations(self) -> list[Observation]:
+        """Updates that are attacked, as the tape has them."""
+        return [self.subject.tape.load(entry) for entry in self.entries]
+
+    def truth(self, entry: TapeEntry) -> Truth | None:
+        """The truth of an update, where it is known and can be compared."""
+        source = self.subject.truth
+        if source is None or entry.file in self.refused or not source.knows(entry):
+            return None
+        truth = source.truth(entry)
+        return truth if truth is not None and len(truth.images) <= MOST_IMAGES else None
+
+
+def open_federations(
+    sources: Sequence[TapeSource],
+    settings: AuditSettings,
+    controls: Path,
+    *,
+    fresh: bool = True,
+    clock: Clock = UNLIMITED,
+) -> list[Federation]:
+    """Open the tapes, choose the updates, and write or open the controls; each control follows its federation.
+
+    Args:
+        sources: The tapes.
+        settings: Of the audit.
+        controls: Folder for the tapes of controls.
+        fresh: Whether controls are written; otherwise those that an earlier run wrote are opened.
+        clock: Of the audit. When its share for this is over truths are not checked any more, and what that says is
+            noted; a control is of as many updates as there is time for, or left out with the reason.
+
+    Raises:
+        ValueError: If there is no tape, one cannot be audited, or labels are to be granted and are not known.
+        OSError: If a control cannot be written.
+    """
+    if not sources:
+        raise ValueError("expected at least one tape and one victim, got 0 tapes")
+    subjects = [open_subject(source, checked=UPDATES) for source in sources]
+    _check_labels(subjects, settings)
+    found: list[Federation] = []
+    for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):
+        entries = choose_updates(subject, victims=settings.victims, seed=settings.seed, rounds=settings.rounds)
+        with within(clock.left(OPENING)):
+            checked = check_truth(subject, entries)
+        subject = replace(subject, truth=subject.truth if checked.scored else None, truth_note=checked.note)
+        own = _federation(f"f{number}", subject, source, entries, settings, checked.refused)
+        repeated = [entry for entry in entries if entry.file not in checked.refused]
+        reason = why_no_control(subject, repeated) if settings.control else "it was left out"
+        needed = settings.control and subject.defence != "none"
+        if needed and fresh and not reason:
+            reason = _why_no_time(subject, repeated[0], clock)
+        control: list[Federation] = []
+        if needed and not reason:
+            try:
+                with within(clock.left(OPENING)):
+                    control = [_control(own, controls / own.id, settings, fresh=fresh)]
+            except (ValueError, OSError):
+                raise
+            except Exception as error:  # the clients' model is foreign code, and is trained here
+                _logger.warning("there is no undefended control of %s", own.id, exc_info=True)
+                reason = f"computing it failed: {type(error).__name__}: {error}"
+        found += [Federation(**{**vars(own), "no_control": reason if needed else ""}), *control]
+    return found
+
+
+def _why_no_time(subject: Subject, entry: TapeEntry, clock: Clock) -> str:
+    """Why there is no time to repeat even one client's training; empty where there is."""
+    if clock.budget is None:
+        return ""
+    seen = subject.tape.load(entry)
+    needed, left = replayed_images(seen) * seconds_of_pass(subject.victim, seen), clock.left(OPENING)
+    if needed <= left:
+        return ""
+    return (
+        f"repeating one client's training would take about {needed:.0f} s, and {left:.0f} s of the budget are left for "
+        "it; a longer --budget gives it more"
+    )
+
+
+def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fresh: bool) -> Federation:
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+        repeated = [entry for entry in defended.entries if entry.file not in defended.refused]
+        seconds = SECONDS if settings.budget is None else min(SECONDS, _SHARE * settings.budget)
+        write_control(defended.subject, repeated, folder, seconds=seconds)
+    subject = open_control(defended.subject, folder)
+    source = TapeSource(tape=folder)
+    own = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
+    return Federation(**{**vars(own), "control_of": defended.id, "training": tuple(control_training(folder))})
+
+
+def _federation(
+    identifier: str,
+    subject: Subject,
+    source: TapeSource,
+    entries: Sequence[TapeEntry],
+    settings: AuditSettings,
+    refused: Mapping[str, str] | None = None,
+) -> Federation:
+    bare = Federation(
+        id=identifier,
+        subject=subject,
+        site=Site.of(source, stamp(subject.tape, entries)),
+        entries=tuple(entries),
+        targets=(),
+        refused=refused or {},
+    )
+    targets = tuple(_target(bare, entry, labels=settings.knowledge.labels == "granted") for entry in entries)
+    return Federation(**{**vars(bare), "targets": targets})
+
+
+def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target:
+    truth = federation.truth(entry) if labels else None
+    return Target(
+        file=entry.file,
+        round=entry.round,
+        node=entry.node,
+        identity=f"{entry.round}|{node_rank(federation.subject.truth, entry.node)}",
+        batch_size=federation.subject.tape.batch_size(entry),
+        labels=None if truth is None else tuple(truth.labels.tolist()),
+    )
+
+
+def stamp(tape: Tape, entries: Sequence[TapeEntry]) -> str:
+    """Of a tape's header and the files of some updates: equal as long as the same would be attacked."""
+    files = [(one.file, one.sha256, one.sent.sha256 if one.sent else "") for one in entries]
+    return hashlib.sha256(json.dumps([repr(tape.header), files]).encode()).hexdigest()[:16]
+
+
+def _check_labels(subjects: Sequence[Subject], settings: AuditSettings) -> None:
+    unknown = [str(subject.tape.path) for subject in subjects if subject.truth is None]
+    if settings.knowledge.labels == "granted" and unknown:
+        raise ValueError(
+            f"labels cannot be granted for {', '.join(unknown)}: without an evaluation.json or a recorded truth the "
+            "true labels are not known. Let the attacks recover them (--labels recovered), or give the file "
+            "(--evaluation FILE) or the truth (--truth)"
+        )

@@ -1,0 +1,38 @@
+"""The plan as it was carried out: what the budget ended before it was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from attacker.audit.execution.attack_job import Chunk
+from attacker.audit.execution.work import ChunkStore
+from attacker.audit.record.schema import PlannedAttack
+
+
+def as_it_went(plan: Sequence[PlannedAttack], chunks: Sequence[Chunk], store: ChunkStore) -> list[PlannedAttack]:
+    """The plan with the updates that were attacked; what was not begun is over the budget.
+
+    Args:
+        plan: As it was made.
+        chunks: All of it.
+        store: Those that were finished.
+    """
+    done: Counter[tuple[str, str]] = Counter()
+    for chunk in chunks:
+        if store.has(chunk.id):
+            done[chunk.federation, chunk.attack] += len(chunk.targets)
+    return [_as_it_went(one, done[one.federation, one.attack]) for one in plan]
+
+
+def _as_it_went(one: PlannedAttack, done: int) -> PlannedAttack:
+    if one.status != "run" or done >= one.updates:
+        return one
+    ended = f"the budget ended {f'after {done} of {one.updates} updates' if done else 'before it was begun'}"
+    changes = {"status": "run" if done else "over_budget", "updates": done, "reason": f"{one.reason}; {ended}"}
+    return one.model_copy(update=changes)
+
+
+def left_over(plan: Sequence[PlannedAttack], went: Sequence[PlannedAttack]) -> int:
+    """Updates that were planned to be attacked, counted for each attack, and were not."""
+    return sum(one.updates - other.updates for one, other in zip(plan, went, strict=True))

@@ -1,0 +1,346 @@
+"""The plan of an audit: every attack, whether it runs and why, with how many iterations and how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from attacker.attacks.registry import build_attack, entry_of
+from attacker.attacks.selection import answers, is_compared_with, plain_searches, strongest_first, why_run
+from attacker.audit.clock import MOST_MEASURING, Clock
+from attacker.audit.federations.federation import Federation
+from attacker.audit.inputs.tape_source import Subject
+from attacker.audit.planning.costs import cost, measure_unit, replays, searches_for
+from attacker.audit.planning.unanswerable import why_unanswerable
+from attacker.audit.record.schema import PlannedAttack, PlanStatus, Role
+from attacker.audit.settings import AuditSettings
+from attacker.audit.threat_model import DEFENCE, Knowledge
+from attacker.gradients.dropout_masks import dropout_layers
+from attacker.gradients.observed import steps_behind
+from fl_precode.observation import Observation
+
+LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300, 100)
+"""Iterations of planned searches: the most for which all of them fit into the budget. 7,000 are the PRECODE paper's;
+with 300 or fewer every weight of the prior that is raced runs to the end."""
+
+PRIORS = "1e-6|1e-4|1e-2|1e-1"
+"""Weights of total variation that planned searches race."""
+
+_PATH = 70.0
+_LARGEST_STEP = 0.1
+_LOOKED_AT = 4
+_DROPOUT = "dropout"
+_LEAST_OF_A_SEARCH = 20.0
+"""Budgets that a search may take at most to be begun where none fits: it then makes at least a twentieth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Considered:
+    """An attack on a federation before its budget is known."""
+
+    federation: Federation
+    name: str
+    role: Role
+    status: PlanStatus
+    reason: str
+    steps: int = 1
+    unanswerable: bool = False
+
+
+def plan_audit(
+    federations: Sequence[Federation],
+    settings: AuditSettings,
+    *,
+    estimate: bool = True,
+    clock: Clock | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[PlannedAttack]:
+    """Every attack on every federation, in the order in which they are to run.
+
+    Named attacks run as they are named. Otherwise all registered ones are considered, and searches get the largest
+    number of iterations of `LADDER` for which everything fits into the budget; where even the smallest does not, what
+    comes last is over budget. The first search of each kind, adaptive and plain, gets a second start, unless there is
+    no time for it: one start alone is weak evidence. A control gets the attacks that need no defence.
+
+    Args:
+        federations: Controls behind the federations that they belong to.
+        settings: Of the audit.
+        estimate: Whether expected seconds are measured; without them there is no budget.
+        clock: Of the whole audit, which says how much of the budget is left for attacks; None leaves all of it.
+        say: Told in a sentence about updates that no search can answer.
+    """
+    considered = [one for own in federations for one in _consider(own, settings)]
+    measuring = (MOST_MEASURING if clock is None else clock.measuring()) / len(federations)
+    units = {own.id: measure_unit(own, settings, measuring) if estimate else None for own in federations}
+    considered = _answerable(considered, units, settings, say)
+    budget = settings.budget if clock is None else clock.planned()
+    if settings.attacks is not None:
+        planned = [_planned(one, one.name, units) for one in considered]
+    else:
+        planned = _fitting(considered, units, budget)
+    return planned if budget is None else _within(planned, budget)
+
+
+def _answerable(
+    considered: Sequence[_Considered],
+    units: Mapping[str, float | None],
+    settings: AuditSettings,
+    say: Callable[[str], None] | None,
+) -> list[_Considered]:
+    """The same without searches of updates that none can answer in its time; their control needs none either."""
+    given_up: dict[str, str] = {}
+    for own in {one.federation.id: one.federation for one in considered}.values():
+        if own.control_of is None:
+            searches = [one.name for one in considered if one.federation is own and _searches(one)]
+            fewest = [cost(spec_with(name, LADDER[-1]) if settings.attacks is None else name) for name in searches]
+            if why := why_unanswerable(own, units[own.id], fewest, settings.budget):
+                given_up[own.id] = why
+                if say is not None:
+                    say(why)
+    return [
+        replace(
+            one,
+            status="over_budget",
+            reason=given_up[one.federation.control_of or one.federation.id],
+            unanswerable=True,
+        )
+        if _searches(one) and (one.federation.control_of or one.federation.id) in given_up
+        else one
+        for one in considered
+    ]
+
+
+def _searches(one: _Considered) -> bool:
+    return one.status == "run" and replays(one.name)
+
+
+def _fitting(
+    considered: Sequence[_Considered], units: Mapping[str, float | None], budget: float | None
+) -> list[PlannedAttack]:
+    planned: list[PlannedAttack] = []
+    twice = _first_searches(considered)
+    for iterations, again in [*((own, twice) for own in LADDER), (LADDER[-1], set())]:
+        specs = [
+            spec_with(one.name, iterations, starts=2 if number in again else 1) if one.status == "run" else one.name
+            for number, one in enumerate(considered)
+        ]
+        planned = [_planned(one, spec, units) for one, spec in zip(considered, specs, strict=True)]
+        if budget is None or _total(planned) <= budget:
+            break
+    return planned
+
+
+def _first_searches(considered: Sequence[_Considered]) -> set[int]:
+    """Places of the first search of each kind on each federation that can have more than one start."""
+    found: dict[tuple[str, Role], int] = {}
+    for number, one in enumerate(considered):
+        if (
+            one.status == "run"
+            and entry_of(one.name).cost is None
+            and {"iterations", "restarts"} <= {*entry_of(one.name).options}
+        ):
+            found.setdefault((one.federation.id, one.role), number)
+    return set(found.values())
+
+
+def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
+    """The spec of an attack with a number of iterations and of starts; formulas have none.
+
+    Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
+    where iterations are fewer, so that the same way can be gone. Which weight of the prior suits a model cannot be
+    known beforehand: several are raced (`attacker.attacks.gradient_matching.race`).
+
+    >>> spec_with("inverting-gradients", 1000)
+    'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07,total_variations=1e-6|1e-4|1e-2|1e-1'
+    >>> spec_with("first-layer", 1000), spec_with("dlg", 500, starts=2)
+    ('first-layer', 'dlg:iterations=500,restarts=2')
+    """
+    more = f",restarts={starts}" if starts > 1 else ""
+    entry = entry_of(name)
+    options = entry.options
+    if entry.cost is not None or "iterations" not in options:
+        return name
+    if "preset" not in options:
+        return f"{name}:iterations={iterations}{more}"
+    step = min(_LARGEST_STEP, _PATH / iterations)
+    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g},total_variations={PRIORS}{more}"
+
+
+def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
+    """The same with what is over budget marked.
+
+    Gradient matching that ignores every defence comes first on each federation, because the others are compared with
+    it; then the strongest of each, and so on.
+    """
+    places: Counter[str] = Counter()
+    turns: list[tuple[bool, int, int]] = []
+    for number, one in enumerate(planned):
+        turns.append((not _is_compared_with(one), places[one.federation], number))
+        places[one.federation] += 1
+    compared = sum(one.status == "run" and _is_compared_with(one) for one in planned)
+    result, spent = list(planned), 0.0
+    for _, _, number in sorted(turns):
+        one = planned[number]
+        if one.status != "run":
+            continue
+        expected = one.expected_seconds or 0.0
+        if spent + expected <= budget:
+            spent += expected
+        elif some := _some_updates(one, min(budget - spent, budget / max(1, compared))):
+            result[number] = some
+            spent += some.expected_seconds or 0.0
+        else:
+            reason = f"expected to take {expected:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
+            result[number] = one.model_copy(update={"status": "over_budget", "reason": reason})
+    return [
+        _ended_early(before, budget) if _is_compared_with(one) and not _searched(one.federation, result) else one
+        for before, one in zip(planned, result, strict=True)
+    ]
+
+
+def _searched(federation: str, planned: Sequence[PlannedAttack]) -> bool:
+    return any(one.federation == federation and one.status == "run" and replays(one.attack) for one in planned)
+
+
+def _ended_early(one: PlannedAttack, budget: float) -> PlannedAttack:
+    """A search that does not fit, for one update, until the clock ends it; over the budget where that gives nothing."""
+    each = (one.expected_seconds or 0.0) / max(1, one.updates)
+    if one.status != "run" or each > _LEAST_OF_A_SEARCH * budget:
+        reason = f"expected to take {one.expected_seconds or 0.0:.0f} s, more than the whole budget"
+        return one if one.status != "run" else one.model_copy(update={"status": "over_budget", "reason": reason})
+    reason = f"{one.reason}; the budget ends it early, on one of {one.updates} updates"
+    return one.model_copy(update={"updates": 1, "expected_seconds": each, "reason": reason})
+
+
+def _is_compared_with(one: PlannedAttack) -> bool:
+    return is_compared_with(one.attack)
+
+
+def _some_updates(one: PlannedAttack, seconds: float) -> PlannedAttack | None:
+    """What the others are compared with, for as many updates as there is time for; None for none, and for others."""
+    if not _is_compared_with(one) or not one.updates or not one.expected_seconds:
+        return None
+    each = one.expected_seconds / one.updates
+    count = min(one.updates, int(seconds / each))
+    reason = f"{one.reason}; the budget has time for {count} of {one.updates} updates"
+    changes = {"updates": count, "expected_seconds": count * each, "reason": reason}
+    return one.model_copy(update=changes) if count else None
+
+
+def _total(planned: Sequence[PlannedAttack]) -> float:
+    return sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
+
+
+def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> PlannedAttack:
+    updates = len(one.federation.targets)
+    unit = units[one.federation.id]
+    if unit is not None and not replays(spec):
+        unit /= one.steps
+    runs = one.status == "run"
+    return PlannedAttack(
+        federation=one.federation.id,
+        attack=spec,
+        role=one.role,
+        status=one.status,
+        reason=one.reason,
+        unanswerable=one.unanswerable,
+        updates=updates if runs else 0,
+        iterations=searches_for(spec) if runs else None,
+        expected_seconds=unit * cost(spec) * updates if runs and unit is not None else None,
+    )
+
+
+def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
+    names = _ranked(federation) if settings.specs is None else list(settings.specs)
+    if federation.control_of is not None:
+        names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
+    seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
+    steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
+    found = []
+    for name in names:
+        role: Role = "adaptive" if answered(name, federation.subject) else "plain"
+        status, reason = _status(name, federation, seen, settings)
+        found.append(
+            _Considered(federation=federation, name=name, role=role, status=status, reason=reason, steps=steps)
+        )
+    return found
+
+
+def answered(attack: str, subject: Subject) -> tuple[str, ...]:
+    """Parts of a federation's defence that an attack answers; none of an unknown one."""
+    return answers(attack, subject.defence, drops=bool(dropout_layers(subject.victim.model)))
+
+
+def _ranked(federation: Federation) -> list[str]:
+    """All registered attacks: those that answer most of the defence, then the others, each strongest first.
+
+    Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
+    answer: the plain ones are what everything is compared with.
+    """
+    names = [*strongest_first(), *plain_searches()]
+    known = {name: len(answered(name, federation.subject)) for name in names}
+    last = {name for name in names if _needs_defence(name) and not known[name]}
+    return sorted(names, key=lambda name: (-known[name], name in last))
+
+
+def _status(
+    attack: str, federation: Federation, seen: Sequence[Observation], settings: AuditSettings
+) -> tuple[PlanStatus, str]:
+    knowledge, subject = settings.knowledge, federation.subject
+    missing = knowledge.missing(entry_of(attack).needs)
+    if missing and not (missing == [DEFENCE] and subject.defence == "none"):
+        return "refused", f"it needs {', '.join(missing)}, which this threat model withholds"
+    if settings.attacks is None and (reason := _superfluous(attack, federation)):
+        return "not_applicable", reason
+    refusal = _refusal(attack, federation, [knowledge.of(one, subject.defence) for one in seen])
+    if refusal is None:
+        return "run", _why_run(attack, federation)
+    if _refusal(attack, federation, [Knowledge().of(one, subject.defence) for one in seen]) is None:
+        return "refused", f"without what this threat model withholds: {refusal}"
+    return "not_applicable", refusal
+
+
+def _superfluous(attack: str, federation: Federation) -> str:
+    """Why an attack that was not named need not be tried; empty otherwise."""
+    defence = federation.subject.defence
+    if entry_of(attack).made_of_others:
+        return "its members are planned one by one; name it with --attacks to run it"
+    if _needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
+        own = entry_of(attack).inside or entry_of(attack).answers
+        return f"it answers {', '.join(sorted(own))}, and the defence is {defence}"
+    return ""
+
+
+def _needs_defence(attack: str) -> bool:
+    return DEFENCE in entry_of(attack).needs
+
+
+def _answers_model(attack: str, federation: Federation) -> bool:
+    """Whether an attack answers dropout that the model itself has, whatever was announced as its defence."""
+    return _DROPOUT in entry_of(attack).inside and bool(dropout_layers(federation.subject.victim.model))
+
+
+def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> str | None:
+    """Why an attack fits none of the updates, in its own words, or None when it fits one."""
+    method, victim = build_attack(attack), federation.subject.victim
+    reasons = []
+    for one in seen:
+        try:
+            reason = method.why_not(victim, one)
+        except Exception:  # the record names it when it is run
+            return None
+        if reason is None:
+            return None
+        reasons.append(reason)
+    return reasons[0]
+
+
+def _why_run(attack: str, federation: Federation) -> str:
+    defence = federation.subject.defence
+    if _needs_defence(attack) and not answered(attack, federation.subject):
+        names = dropout_layers(federation.subject.victim.model)
+        return f"the model itself has dropout ({', '.join(names[:3])}), whose masks it searches with the images"
+    if defence == "unknown":
+        return "the defence is not known, and this attack does not ask for it"
+    return why_run(attack, defence, drops=bool(dropout_layers(federation.subject.victim.model)))

@@ -1,0 +1,60 @@
+"""Updates that no search here can answer within any sensible time: which they are, why, and what would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from attacker.audit.federations.federation import Federation
+from attacker.gradients.observed import steps_behind
+from attacker.wording import counted
+
+SENSIBLE: Final = 10.0
+"""Times the budget that the shortest search of a single update must take for the update to count as one of these."""
+
+
+_LONG: Final = 3600.0
+"""Seconds that it must take besides: what takes minutes needs no more than a usual budget."""
+
+
+def why_unanswerable(own: Federation, unit: float | None, searches: Iterable[float], budget: float | None) -> str:
+    """Why no search can answer these updates, in one sentence with what would change it; empty when one can.
+
+    Args:
+        own: The federation.
+        unit: Seconds of one iteration for one update; None where it could not be measured.
+        searches: Costs of the attacks that search, each at its fewest iterations, for one update, in iterations.
+        budget: Seconds of the audit; None for no limit.
+    """
+    shortest = min(searches, default=None)
+    if unit is None or budget is None or shortest is None or unit * shortest <= max(_LONG, SENSIBLE * budget):
+        return ""
+    seen = own.subject.tape.load(own.entries[0])
+    steps = steps_behind(seen)
+    behind = counted(seen.batch_size or 1, "image") + (f" in {counted(steps, 'local step')}" if steps else "")
+    return (
+        f"No search here can answer this update in its time: it is of {behind}, one iteration goes through all of them "
+        f"and takes about {_about(unit)}, and the shortest search takes about {_about(unit * shortest)}, "
+        f"{unit * shortest / budget:.0f} times the budget; what would change that is a --budget of "
+        f"{_hours(unit * shortest)} or more for one victim, or an update of fewer images and steps, such as one batch."
+    )
+
+
+def _about(seconds: float) -> str:
+    """A long time, roughly.
+
+    >>> _about(4.2), _about(400), _about(40000)
+    ('4 s', '7 min', '11 hours')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} hours"
+
+
+def _hours(seconds: float) -> str:
+    """A budget that is enough, as the command line takes it.
+
+    >>> _hours(5000), _hours(40000)
+    ('2h', '14h')
+    """
+    return f"{int(1.25 * seconds // 3600) + 1}h"

@@ -1,0 +1,37 @@
+"""Images that an update confirms by itself, without anybody knowing the true ones.
+
+A search that reaches the update says little: different images can have nearly the same update. An exact formula is
+another matter. It solves equations that have one solution, and replaying the image that it finds gives the update again
+only if the equations were those of this update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from attacker.attacks.registry import ATTACKS
+from attacker.audit.record.schema import ImageResult
+from fl_precode.spec import spec_name
+
+AGREES: Final = 1e-4
+"""Distance up to which a replayed gradient is the update: rounding of weights that were subtracted ends far below."""
+
+
+def confirms(row: ImageResult) -> bool:
+    """Whether the update itself confirms this image: an exact formula found it, and its gradient is the update.
+
+    Formulas call a result converged only where their equations have one solution.
+    """
+    entry = ATTACKS.get(spec_name(row.attack))
+    exact = entry is not None and entry.exact and row.outcome == "converged"
+    return exact and row.matching_loss is not None and row.matching_loss <= AGREES
+
+
+def confirmed(rows: Iterable[ImageResult]) -> dict[str, ImageResult]:
+    """Of some results those that the update confirms, the first for each image, by the image's identifier."""
+    found: dict[str, ImageResult] = {}
+    for row in rows:
+        if confirms(row):
+            found.setdefault(row.victim_id, row)
+    return found

@@ -1,0 +1,176 @@
+"""Parts of the audit record that say what a result is worth: threat model, plan, flags, verdicts, leakage indices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from attacker.audit.record.entry import Count, Entry, Identifier, Number, PlanStatus, Role, VerdictName
+
+
+class ThreatModel(Entry):
+    """What the attacker is taken to know."""
+
+    name: str = Field(description="of the attacker, in the words of the taxonomy")
+    granted: list[str] = Field(description="kinds of knowledge that the attacker has")
+    withheld: list[str] = Field(description="kinds that it has not; an attack that needs one is refused")
+
+
+class PlannedAttack(Entry):
+    """One attack that was considered for one federation, and why it was run or not."""
+
+    federation: Identifier
+    attack: str
+    role: Role = Field(description="adaptive when it answers a part of this federation's defence")
+    status: PlanStatus
+    reason: str
+    updates: Count = Field(description="updates it was planned for")
+    iterations: Count | None = Field(description="of one update, null when it does not search")
+    expected_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    unanswerable: bool = Field(
+        default=False,
+        description="whether no search here answers these updates within ten times the budget; absent in older records",
+    )
+    mends: list[Identifier] = Field(
+        default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
+    )
+
+
+class AssumptionEntry(Entry):
+    """What was taken to be so about a federation's updates because nobody said it."""
+
+    code: Identifier = Field(description="as in docs/assumptions.md")
+    sentence: str
+    doubt: str = Field(description="what would show it wrong")
+    line: str = Field(default="", description="the line for the notes beside the tape that settles it; may be empty")
+    updates: Count = Field(description="attacked updates about which it is assumed")
+
+
+class Flag(Entry):
+    """A reason to distrust a low score."""
+
+    federation: Identifier
+    name: Identifier = Field(description="as in docs/flags.md")
+    attack: str | None = Field(description="spec, when it is about one attack")
+    sentence: str
+    weak: bool = Field(default=True, description="whether it alone forbids to say that the defence held")
+
+
+class VerdictEntry(Entry):
+    """What the audit allows to be said about one federation, by written rules."""
+
+    federation: Identifier
+    verdict: VerdictName
+    sentence: str
+    cautions: list[str]
+
+
+class InfluenceGroup(Entry):
+    """I2F over the victims of one node or one class."""
+
+    group: Literal["node", "class"]
+    name: str
+    images: Count
+    mean: Number = Field(description="RMSE of pixels predicted from the defence's own change of the gradient")
+    largest: Number
+
+
+class LayerLeakage(Entry):
+    """Equations that a gradient gives for the input of one layer."""
+
+    name: str
+    kind: str
+    unknowns: Count
+    rank: Count = Field(description="independent equations, counted or computed")
+
+
+class NoiseAttack(Entry):
+    """A search with a prior on updates under noise at which an attacker without one is expected to see nothing."""
+
+    std: Number = Field(description="standard deviation of the Gaussian noise on each number of the update")
+    expected_rmse: Number = Field(description="error at it that E-I2F foresees for an attacker without a prior")
+    iterations: Count = Field(description="of each search")
+    ssim: list[Number | None] = Field(
+        description="of each image that was tried, by the best of several weights of the prior; null when diverged"
+    )
+    reason: str = Field(description="why nothing was tried; empty otherwise")
+
+
+class LeakageSummary(Entry):
+    """Leakage indices of one federation's model, computed without reconstructing anything."""
+
+    federation: Identifier
+    unknowns: Count = Field(description="numbers in one image")
+    jacobian_rank: Count | None = Field(description="of them determined by the gradient, null when not computed")
+    unit_rmse: Number | None = Field(description="expected error of pixels for noise of deviation 1 on the gradient")
+    solubility: Number | None = Field(description="c(M) of Chen, Campbell; unsound, for comparison")
+    layers: list[LayerLeakage]
+    influence: list[InfluenceGroup]
+    correlation: Number | None = Field(description="Spearman's, of I2F and the measured error; null when not measured")
+    correlation_interval: tuple[Number, Number] | None
+    reason: str = Field(description="why something is missing; empty otherwise")
+    noise_attack: NoiseAttack | None = Field(
+        default=None, description="what an attacker with a prior makes of noise; absent in older records"
+    )
+
+
+class UpdateReading(Entry):
+    """What one update says by itself, without any attack that searches."""
+
+    round: Count
+    node: str
+    images: Count | None = Field(description="behind it, null when not revealed")
+    steps: Count | None = Field(description="local steps behind it, null when not announced")
+    numbers: Count = Field(description="in it")
+    norm: Number | None = Field(description="L2 norm of the update")
+    statistics: Count = Field(description="normalisation layers whose running means of features are on the tape")
+    at_least: list[Count] = Field(
+        description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
+    )
+    why_no_labels: str = Field(description="why not; empty otherwise")
+
+
+class UpdateFacts(Entry):
+    """What the audit measured about the updates that it attacked, beside attacking them."""
+
+    random: bool | None = Field(
+        description="whether the replayed gradient differs between calls on equal images; null when not replayed"
+    )
+    buffers_withheld: bool = Field(description="whether normalisation statistics of the model are not on the tape")
+    steps: Count | None = Field(description="most local steps behind one update; null when not announced")
+    noise_floors: dict[str, Number] = Field(
+        default={},
+        description="by name of a gradient distance, how far the announced noise alone keeps the true images from "
+        "their update, the median; empty without noise, where that is not known, and in older records",
+    )
+    readings: list[UpdateReading] = Field(
+        default=[], description="of updates that no search answers; absent in older records"
+    )
+
+
+class TapeIdentity(Entry):
+    """What tells the audited tape from any other."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="of the header and the manifest, which lists the SHA-256 of every update"
+    )
+    manifest_bytes: Count = Field(description="length of the manifest when it was audited; a tape may grow")
+
+
+class PrivacySpent(Entry):
+    """What differential privacy the federation's clients have spent, for one example of the one that spent most."""
+
+    epsilon: Number | None = Field(description="null where there is none; the note says why")
+    delta: Number
+    note: str = Field(description="what the figure assumes, or why there is none")
+
+
+class ControlRound(Entry):
+    """How well trained an undefended control is, at the weights of one round; mean cross-entropy in nats."""
+
+    round: Count
+    defended_loss: Number | None = Field(description="of the defended model; null when not finite")
+    cut_loss: Number | None = Field(description="of the control as it was without the defence's own layers")
+    loss: Number | None = Field(description="of the control that was attacked")
+    steps: Count = Field(description="of training without the defence between the two")

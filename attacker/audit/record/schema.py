@@ -1,0 +1,351 @@
+"""The audit record: everything that the report says, as versioned JSON; `record_file` reads and writes it.
+
+Numbers are finite or null. JSON has no NaN and no infinity, so a figure that is not finite is null, and ``outcome`` or
+another figure says why: a diverged attack has no similarity, and a null ``psnr`` beside ``mse`` 0 means that the images
+are identical (an infinite PSNR).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from attacker.audit.record.entry import (
+    Count,
+    Entry,
+    Identifier,
+    LabelKnowledge,
+    Number,
+    OutcomeName,
+    PicturePath,
+    PlanStatus,
+    Role,
+    Setting,
+    Share,
+    VerdictName,
+    finite,
+)
+from attacker.audit.record.evidence import (
+    AssumptionEntry,
+    ControlRound,
+    Flag,
+    InfluenceGroup,
+    LayerLeakage,
+    LeakageSummary,
+    NoiseAttack,
+    PlannedAttack,
+    PrivacySpent,
+    TapeIdentity,
+    ThreatModel,
+    UpdateFacts,
+    UpdateReading,
+    VerdictEntry,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AssumptionEntry",
+    "AttackDescription",
+    "AttackSummary",
+    "AuditRecord",
+    "ControlRound",
+    "Count",
+    "Entry",
+    "FederationSummary",
+    "Flag",
+    "Identifier",
+    "ImageResult",
+    "InfluenceGroup",
+    "LabelKnowledge",
+    "LayerLeakage",
+    "LeakageSummary",
+    "LeftOut",
+    "Machine",
+    "NoiseAttack",
+    "Number",
+    "OutcomeName",
+    "PicturePath",
+    "PlanStatus",
+    "PlannedAttack",
+    "PrivacySpent",
+    "Role",
+    "RoundResult",
+    "Setting",
+    "Share",
+    "TapeIdentity",
+    "ThreatModel",
+    "UpdateFacts",
+    "UpdateReading",
+    "VerdictEntry",
+    "VerdictName",
+    "VictimImage",
+    "finite",
+    "parts_of",
+]
+
+SCHEMA_VERSION: Final = 2
+_PLUS: Final = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
+
+
+class Machine(Entry):
+    """The computer that ran the audit."""
+
+    cpu: str
+    cores: Count
+    memory_bytes: Count
+    gpus: list[str]
+
+
+def parts_of(defence: str) -> set[str]:
+    """Names of the parts of a defence spec, without those that do nothing.
+
+    >>> sorted(parts_of("none+precode:latent=8 + noise:std=1e+2"))
+    ['noise', 'precode']
+    """
+    return {part.strip().partition(":")[0] for part in _PLUS.split(defence)} - {"none", ""}
+
+
+class AttackDescription(Entry):
+    """An attack as it was asked for."""
+
+    spec: str = Field(description="name and settings, as given")
+    description: str
+    adaptive: bool = Field(description="true when the attack takes any defence into account")
+    answers: list[str] = Field(
+        default_factory=list,
+        description="names of the defences that it takes into account, or that cannot touch what it works with; empty "
+        "in older records, where an adaptive attack counts for every defence",
+    )
+
+    oblivious: bool = Field(
+        default=False,
+        description="true when it answers defences only because they cannot touch what it works with",
+    )
+
+    def answers_to(self, defence: str) -> bool:
+        """Whether the attack takes a part of this defence spec into account."""
+        parts = parts_of(defence)
+        return self.adaptive and (not self.answers or bool(parts & set(self.answers)))
+
+    def answers_whole(self, defence: str) -> bool:
+        """Whether the attack takes every part of this defence spec into account; nobody knows an unannounced one."""
+        parts = parts_of(defence)
+        return self.adaptive and "unknown" not in parts and (not self.answers or parts <= set(self.answers))
+
+
+class RoundResult(Entry):
+    """Central evaluation after one round."""
+
+    round: Count
+    accuracy: Share | None
+    loss: Number | None = Field(description="mean loss on the test images, nats")
+    usable: Count | None = Field(description="client replies that went into the aggregate")
+
+
+class LeftOut(Entry):
+    """A reply of a client that was not usable."""
+
+    round: Count
+    node: str
+    reason: str
+
+
+class FederationSummary(Entry):
+    """One audited federation, that is one tape."""
+
+    id: Identifier
+    tape: str = Field(description="folder that was audited")
+    model: str
+    defence: str
+    dataset: str | None
+    shape: tuple[int, int, int] = Field(description="channels, height, width of the images")
+    classes: Count
+    protocol: str
+    local_steps: int | None
+    local_epochs: int | None
+    learning_rate: Number | None
+    batch_size: int | None = Field(
+        description="distinct images behind one update, null when not revealed or not the same for all"
+    )
+    rounds: Count = Field(description="rounds with an update on the tape")
+    clients: Count = Field(description="different nodes on the tape")
+    updates: Count = Field(description="client updates on the tape")
+    accuracy: list[RoundResult]
+    final_accuracy: Share | None
+    final_loss: Number | None
+    parameters: Count = Field(description="trainable numbers in the model, defence included")
+    parameters_undefended: Count
+    payload_bytes: Count = Field(description="bytes of tensors that one client sends in one round")
+    payload_bytes_undefended: Count
+    left_out: list[LeftOut]
+    tape_problems: list[str]
+    doubts: list[str] = Field(
+        default=[], description="what the updates show against the announced defence; absent in older records"
+    )
+    not_announced: list[str] = Field(
+        default=[],
+        description="what the updates show that was not announced and that honest clients can show as well; absent in "
+        "older records",
+    )
+    lost: Count | None = Field(description="tape entries that could not be written, null when not known")
+    truth_known: bool
+    truth_note: str = Field(description="why there is no truth, or none of some updates; empty when there is")
+    labels: LabelKnowledge = Field(description="whether the attacker was given the labels")
+    settings: dict[str, Setting] = Field(description="run-config of the federation, as far as it is known")
+    control_of: Identifier | None = Field(
+        default=None,
+        description="set for an undefended control: the federation whose updates it repeats without the defence",
+    )
+    tape_identity: TapeIdentity | None = Field(default=None, description="absent in older records and for controls")
+    facts: UpdateFacts | None = Field(default=None, description="absent in older records")
+    loss: str | None = Field(
+        default=None, description="name of the loss that was replayed; null for cross-entropy, and in older records"
+    )
+    assumptions: list[AssumptionEntry] = Field(
+        default=[], description="what was guessed about the updates; absent in older records"
+    )
+    control_training: list[ControlRound] = Field(
+        default=[],
+        description="for a control of a defence with own layers: how well trained it is; absent in older records",
+    )
+    noise_from_seed: bool = Field(
+        default=False, description="whether the defence's noise can be drawn again from the run configuration's seed"
+    )
+    privacy: PrivacySpent | None = Field(
+        default=None, description="by the run's result.json; null without DP-SGD and in older records"
+    )
+
+
+class VictimImage(Entry):
+    """One image that was attacked. Its picture is the truth: evaluation only."""
+
+    id: Identifier
+    federation: Identifier
+    round: Count
+    node: str
+    image: Count = Field(description="place in the batch")
+    label: int | None
+    label_name: str | None
+    truth: PicturePath | None
+    baseline: PicturePath | None = Field(
+        default=None, description="the mean training image, a guess that needs no update; absent in older records"
+    )
+    guess: PicturePath | None = Field(
+        default=None, description="the best guess at this image without any update; absent in older records"
+    )
+    guess_ssim: Number | None = Field(default=None, description="its SSIM against the truth")
+    guess_name: str = Field(default="", description="which guess it is")
+    same_as: Identifier | None = Field(
+        default=None, description="the first victim of this federation with the same image; null for a first one"
+    )
+
+
+class ImageResult(Entry):
+    """What one attack made of one image."""
+
+    victim_id: Identifier
+    federation: Identifier
+    attack: str
+    model: str
+    defence: str
+    dataset: str | None
+    round: Count
+    node: str
+    image: Count
+    outcome: OutcomeName
+    reason: str
+    ssim: Number | None = Field(description="against the truth, images in [0, 1]")
+    psnr: Number | None = Field(description="dB, data range 1; null with mse 0 means identical images")
+    mse: Number | None
+    baseline_ssim: Number | None = Field(description="SSIM of the mean training image against the truth")
+    guess_ssim: Number | None = Field(
+        default=None,
+        description="SSIM of the best guess without this update; null without truth and in older records",
+    )
+    guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
+    label_accuracy: Share | None = Field(
+        description="right labels in this batch; null when the attack used labels that it was granted"
+    )
+    matching_loss: Number | None = Field(description="gradient distance without priors; null when not measured")
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(description="this image's share of wall time")
+    iterations: Count
+    reconstruction: PicturePath | None
+    method: str = Field(
+        default="", description="the attack of a portfolio that found it; empty otherwise, and in older records"
+    )
+    starting_loss: Number | None = Field(
+        default=None, description="gradient distance at the start of the search that was kept; null when not measured"
+    )
+    late_fall: Number | None = Field(
+        default=None,
+        description="share by which the distance still fell over the last tenth of the search; null when not measured",
+    )
+    cut: bool = Field(
+        default=False,
+        description="whether the budget ended it, so that the best until then was kept; absent in older records",
+    )
+    starts: Count | None = Field(
+        default=None, description="starts that a search compared; 0 when it does not search, null in older records"
+    )
+    recovered_label: Count | None = Field(
+        default=None,
+        description="class that the attack used for this image; null when it used none, when images were put in the "
+        "order of the truth, and in older records",
+    )
+
+
+class AttackSummary(Entry):
+    """Success of one attack on one federation, over the images it could be tried on."""
+
+    federation: Identifier
+    attack: str
+    images: Count = Field(description="images attacked, without those the attack does not fit")
+    not_applicable: Count
+    failed: Count = Field(description="images on which the attack raised or diverged; they count as not come back")
+    reasons: list[str] = Field(description="different reasons for not applicable and failed")
+    successes: Count | None = Field(
+        description="images that came back: SSIM at or above the threshold, and beyond the best guess; null without "
+        "truth"
+    )
+    success_rate: Share | None
+    interval: tuple[Share, Share] | None = Field(
+        description="95 % Wilson interval of the success rate, by independent trials: images of one update are one, "
+        "equal images are one"
+    )
+    mean_ssim: Number | None
+    median_ssim: Number | None
+    baseline_successes: Count | None = Field(
+        description="images on which the mean training image alone reaches the threshold"
+    )
+    guess_successes: Count | None = Field(
+        default=None,
+        description="images on which the best guess without the update reaches the threshold; absent in older records",
+    )
+    label_accuracy: Share | None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class AuditRecord(Entry):
+    """The whole audit of one or more federations."""
+
+    format: Literal["fl-precode-audit"] = "fl-precode-audit"
+    schema_version: Literal[2] = SCHEMA_VERSION
+    created: str = Field(description="ISO 8601, UTC")
+    title: str
+    success_threshold: Share = Field(description="an image came back when its SSIM is at least this")
+    settings: dict[str, Setting]
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    machine: Machine
+    attacks: list[AttackDescription]
+    federations: list[FederationSummary]
+    victims: list[VictimImage]
+    results: list[ImageResult]
+    summaries: list[AttackSummary]
+    threat_model: ThreatModel | None = Field(default=None, description="absent in records before version 2")
+    plan: list[PlannedAttack] = Field(default=[], description="absent in records before version 2")
+    flags: list[Flag] = Field(default=[], description="absent in records before version 2")
+    verdicts: list[VerdictEntry] = Field(default=[], description="absent in records before version 2")
+    leakage: list[LeakageSummary] = Field(default=[], description="absent in records before version 2")

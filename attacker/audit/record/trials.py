@@ -1,0 +1,56 @@
+"""How many independent trials the attacked images are: what intervals and "too few" go by.
+
+Images of one update stand or fall together, and an image that is attacked again in another round is no new image. So
+the trials of an attack are the most pairs of one update and one image of it, no update and no image in two pairs: 64
+images of one update are one trial, 8 images in 64 updates are eight, 64 updates with an image each are 64. Intervals
+are as wide as if all images of one update had one fate, which is the worst that can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from attacker.audit.record.schema import ImageResult, VictimImage
+from attacker.metrics.intervals import wilson_of_share
+
+
+def originals(victims: Iterable[VictimImage]) -> dict[str, str]:
+    """Each victim's identifier, and that of the first victim with the same image, which may be its own."""
+    return {one.id: one.same_as or one.id for one in victims}
+
+
+def update_of(row: ImageResult) -> tuple[int, str]:
+    """What tells the update of an image from the others of its federation: round and client."""
+    return row.round, row.node
+
+
+def trials(rows: Iterable[ImageResult], same: Mapping[str, str]) -> int:
+    """Independent trials among results of one federation, whatever attacks they are of.
+
+    Args:
+        rows: The results.
+        same: As of `originals`; a victim that is not in it is an image of its own.
+    """
+    pairs = {(update_of(row), same.get(row.victim_id, row.victim_id)) for row in rows}
+    updates = {one: place for place, one in enumerate(sorted({update for update, _ in pairs}))}
+    images = {one: place for place, one in enumerate(sorted({image for _, image in pairs}))}
+    if len(updates) == len(pairs) == len(images):
+        return len(pairs)
+    held = csr_array(
+        (np.ones(len(pairs)), ([updates[update] for update, _ in pairs], [images[image] for _, image in pairs])),
+        shape=(len(updates), len(images)),
+    )
+    return int((maximum_bipartite_matching(held, perm_type="column") >= 0).sum())
+
+
+def share_interval(back: int, images: int, independent: int) -> tuple[float, float]:
+    """95 % interval of the share of images that come back, by the number of independent trials (Wilson 1927).
+
+    >>> [round(end, 2) for end in share_interval(60, 64, 64)], [round(end, 2) for end in share_interval(60, 64, 1)]
+    ([0.85, 0.98], [0.18, 1.0])
+    """
+    return wilson_of_share(back / images, independent)

@@ -1,0 +1,366 @@
+"""One federation of an audit record, with everything that its flags and its verdict go by."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from attacker.audit.record.confirmed import AGREES, confirmed, confirms
+from attacker.audit.record.counting import best_guess, comparable, counts, near_miss
+from attacker.audit.record.mends import MENDS, Mend
+from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
+from attacker.audit.record.trials import originals, share_interval, trials, update_of
+from attacker.metrics.intervals import difference_interval, wilson_of_share
+
+__all__ = [
+    "AGREES",
+    "FederationView",
+    "Lead",
+    "Union",
+    "confirmed",
+    "confirms",
+    "counterpart",
+    "is_defended",
+    "knows",
+    "lines_that_mend",
+    "views",
+]
+
+
+WORKS: Final = 0.5
+"""Share of images that an attack must bring back without the defence, so that failing with it says something."""
+
+LEAD: Final = 0.1
+"""Mean SSIM beyond the best guess from which results that do not count as come back are a leak in part."""
+
+
+def lines_that_mend(planned: PlannedAttack) -> list[Mend]:
+    """What is not known and a line of the notes would tell, so that an attack could run."""
+    return [MENDS[code] for code in planned.mends if code in MENDS and MENDS[code].line]
+
+
+def is_defended(federation: FederationSummary) -> bool:
+    """Whether there is, or may be, a defence."""
+    return federation.defence != "none"
+
+
+def counterpart(record: AuditRecord, federation: FederationSummary) -> FederationSummary | None:
+    """The undefended federation to compare with, or None.
+
+    That is the control that repeats its updates without the defence; else another federation of the same model, images
+    and work of a client. Of several the first by identifier, whatever their order in the record.
+    """
+    others = sorted((one for one in record.federations if one.id != federation.id), key=lambda one: one.id)
+    controls = (one for one in others if one.control_of == federation.id)
+    alike = (
+        one for one in others if one.defence == "none" and one.control_of is None and _work(one) == _work(federation)
+    )
+    return next(controls, None) or next(alike, None)
+
+
+def _work(one: FederationSummary) -> tuple[object, ...]:
+    return one.model, one.dataset, one.shape, one.protocol, one.batch_size, one.local_steps, one.local_epochs
+
+
+def knows(record: AuditRecord, federation: FederationSummary, spec: str) -> bool:
+    """Whether an attack takes this federation's defence into account, or a part of it: whether it is adaptive there.
+
+    One that the defence cannot touch, and that would do the same without it, is not: everybody could run it.
+    """
+    return is_defended(federation) and any(
+        one.spec == spec and not one.oblivious and one.answers_to(federation.defence) for one in record.attacks
+    )
+
+
+def views(record: AuditRecord) -> list[FederationView]:
+    """One view for each federation, in the record's order."""
+    return [FederationView(record=record, federation=one) for one in record.federations]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Union:
+    """What all attacks together brought back: the worst case, which verdict, gate, comparison and table give.
+
+    Attributes:
+        back: Images that at least one attack brought back.
+        images: Images with a known truth that attacks were asked to bring back.
+        attacked: Of them, those that at least one attack fits.
+        independent: Independent trials among them.
+    """
+
+    back: int
+    images: int
+    attacked: int
+    independent: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share, by independent trials; from 0 to 1 where there is no image."""
+        return share_interval(self.back, self.images, self.independent) if self.images else (0.0, 1.0)
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the images that came back."""
+        return self.back / self.images if self.images else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """How far the results of one attack are beyond every guess, although too few or none of them count.
+
+    Attributes:
+        summary: Of the attack.
+        ahead: Images whose result is nearer to the truth than every guess.
+        images: Images compared.
+        gain: Mean SSIM beyond the best guess.
+        ssim: Mean SSIM.
+    """
+
+    summary: AttackSummary
+    ahead: int
+    images: int
+    gain: float
+    ssim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationView:
+    """What a record says about one federation. Nothing here depends on the order of attacks, images or federations.
+
+    Attributes:
+        record: The whole record.
+        federation: One of its federations.
+    """
+
+    record: AuditRecord
+    federation: FederationSummary
+
+    @property
+    def defended(self) -> bool:
+        """Whether there is, or may be, a defence."""
+        return is_defended(self.federation)
+
+    @cached_property
+    def control(self) -> FederationView | None:
+        """The undefended federation to compare with, seen alike; None without a defence or without one to compare."""
+        found = counterpart(self.record, self.federation) if self.defended else None
+        return None if found is None else FederationView(record=self.record, federation=found)
+
+    @cached_property
+    def summaries(self) -> list[AttackSummary]:
+        """Success of each attack, counted anew from its results, the most successful first."""
+        own = [self._counted(one) for one in self.record.summaries if one.federation == self.federation.id]
+        return sorted(own, key=lambda one: (-(one.successes or 0), -one.images, -(one.mean_ssim or 0.0), one.attack))
+
+    def _counted(self, one: AttackSummary) -> AttackSummary:
+        """The summary by today's rule; older versions counted what every guess reaches, and images as trials."""
+        rows = [row for row in self.rows(one.attack) if comparable(row)]
+        if not rows or one.successes is None:
+            return one
+        back = sum(counts(row, self.record.success_threshold) for row in rows)
+        return one.model_copy(
+            update={
+                "images": len(rows),
+                "failed": sum(not _gave(row) for row in rows),
+                "successes": back,
+                "success_rate": back / len(rows),
+                "interval": share_interval(back, len(rows), trials(rows, self._same)),
+            }
+        )
+
+    @cached_property
+    def _same(self) -> dict[str, str]:
+        return originals(one for one in self.record.victims if one.federation == self.federation.id)
+
+    @cached_property
+    def tried(self) -> list[AttackSummary]:
+        """Of the attacks that gave a result."""
+        return [one for one in self.summaries if one.images > one.failed]
+
+    @cached_property
+    def scored(self) -> list[AttackSummary]:
+        """Of those whose results could be compared with the truth."""
+        return [one for one in self.tried if one.successes is not None]
+
+    @property
+    def nothing_came_back(self) -> bool:
+        """Whether similarity was measured, and no attack brought an image back."""
+        return bool(self.scored) and not any(one.successes for one in self.scored)
+
+    @cached_property
+    def guessed(self) -> int:
+        """Images on which the best guess without the update alone reaches the similarity from which images count."""
+        threshold = self.record.success_threshold
+        found = {row.victim_id for row in self.compared if (best_guess(row) or 0.0) >= threshold}
+        return len(found) if self.compared else max((one.baseline_successes or 0 for one in self.scored), default=0)
+
+    @property
+    def cannot_be_told(self) -> bool:
+        """Whether a guess alone reaches what counts on every image, and no attack did better."""
+        images = len({row.victim_id for row in self.compared}) or max((one.images for one in self.scored), default=0)
+        return bool(self.scored) and self.guessed == images and not self.union.back
+
+    def adaptive(self, spec: str) -> bool:
+        """Whether an attack answers this federation's defence, or a part of it."""
+        return knows(self.record, self.federation, spec)
+
+    def of_role(self, *, adaptive: bool, among: Iterable[AttackSummary]) -> list[AttackSummary]:
+        """The adaptive, or the plain ones, of some summaries."""
+        return [one for one in among if self.adaptive(one.attack) == adaptive]
+
+    @cached_property
+    def whole(self) -> list[AttackSummary]:
+        """Of the attacks whose results could be compared, those that know every part of the defence, each by itself."""
+        described = {one.spec for one in self.record.attacks if one.answers_whole(self.federation.defence)}
+        return [one for one in self.of_role(adaptive=True, among=self.scored) if one.attack in described]
+
+    def summary(self, spec: str) -> AttackSummary | None:
+        """Success of one attack, if it gave a result that could be compared."""
+        return next((one for one in self.scored if one.attack == spec), None)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[ImageResult]]:
+        found: dict[str, list[ImageResult]] = {}
+        for row in sorted(self.record.results, key=lambda one: (one.attack, one.victim_id)):
+            if row.federation == self.federation.id and row.outcome != "not_applicable":
+                found.setdefault(row.attack, []).append(row)
+        return found
+
+    @property
+    def all_rows(self) -> list[ImageResult]:
+        """What all attacks made of the images that they fit."""
+        return [row for own in self._rows.values() for row in own]
+
+    @cached_property
+    def compared(self) -> list[ImageResult]:
+        """Of these rows, those that could be compared with the truth."""
+        return [row for row in self.all_rows if comparable(row)]
+
+    def rows(self, spec: str) -> Sequence[ImageResult]:
+        """What an attack made of each image that it fits."""
+        return self._rows.get(spec, ())
+
+    def searches(self, spec: str) -> list[ImageResult]:
+        """Of these rows, those of an attack that searches, or should have; a formula has no start."""
+        return [row for row in self.rows(spec) if row.starts or row.iterations or row.starting_loss is not None]
+
+    def independent(self, spec: str) -> int:
+        """Independent trials among the images on which an attack gave a result."""
+        rows = [row for row in self.rows(spec) if _gave(row)]
+        if rows:
+            return trials(rows, self._same)
+        one = self.summary(spec)  # a record without results tells no update from another
+        return 0 if one is None else one.images - one.failed
+
+    @cached_property
+    def attacked(self) -> tuple[int, int]:
+        """Updates and clients whose images were compared with the truth."""
+        return len({update_of(row) for row in self.compared}), len({row.node for row in self.compared})
+
+    def back(self, *, adaptive: bool | None = None) -> set[str]:
+        """Victims that at least one attack brought back; only by adaptive ones, or only by plain ones, if so asked."""
+        threshold = self.record.success_threshold
+        rows = (row for row in self.compared if adaptive is None or self.adaptive(row.attack) == adaptive)
+        return {row.victim_id for row in rows if counts(row, threshold)}
+
+    @cached_property
+    def union(self) -> Union:
+        """What all attacks together brought back."""
+        asked = [
+            row for row in self.record.results if row.federation == self.federation.id and row.baseline_ssim is not None
+        ]
+        told = [one for one in self.scored if not self.rows(one.attack)]  # by a record that has no results of it
+        images = max([len({row.victim_id for row in asked}), *(one.images for one in told)])
+        return Union(
+            back=max([len(self.back()), *(one.successes or 0 for one in told)]),
+            images=images,
+            attacked=max([len({row.victim_id for row in self.compared}), *(one.images for one in told)]),
+            independent=trials(asked, self._same) or images,
+        )
+
+    @cached_property
+    def out_of_reach(self) -> int:
+        """Images with a known truth that no attack was tried on: none fits, or there was no time for one."""
+        own = {one.id for one in self.record.victims if one.federation == self.federation.id and one.label is not None}
+        asked = {
+            row.victim_id
+            for row in self.record.results
+            if row.federation == self.federation.id and row.baseline_ssim is not None
+        }
+        return len((own | asked) - {row.victim_id for row in self.compared})
+
+    @property
+    def together(self) -> Union | None:
+        """What all attacks together brought back, where there are several to put together."""
+        return self.union if len(self.scored) > 1 else None
+
+    @cached_property
+    def near_misses(self) -> list[ImageResult]:
+        """The best result of each image that no attack brought back and at least one nearly did, the nearest first."""
+        threshold, back = self.record.success_threshold, self.back()
+        best: dict[str, ImageResult] = {}
+        for row in self.compared:
+            if near_miss(row, threshold) and row.victim_id not in back:
+                kept = best.setdefault(row.victim_id, row)
+                if (row.ssim or 0.0) > (kept.ssim or 0.0):
+                    best[row.victim_id] = row
+        return sorted(best.values(), key=lambda row: (-(row.ssim or 0.0), row.victim_id))
+
+    @cached_property
+    def lead(self) -> Lead | None:
+        """The attack that is furthest beyond every guess, where that is no chance and no trifle; None otherwise.
+
+        No chance: on more than half of the images, by 99 % confidence and by independent trials. No trifle: by
+        `LEAD` on average. Only where the best of several guesses is known; the mean image alone is easily beaten.
+        """
+        found = [lead for one in self.scored if (lead := self._lead(one)) is not None]
+        return max(found, key=lambda one: (one.gain, one.summary.attack), default=None)
+
+    def _lead(self, one: AttackSummary) -> Lead | None:
+        rows = [row for row in self.rows(one.attack) if comparable(row) and row.guess_ssim is not None]
+        gains = [(-1.0 if row.ssim is None else row.ssim) - (best_guess(row) or 0.0) for row in rows]
+        if not rows:
+            return None
+        ahead, gain = sum(value > 0 for value in gains), statistics.fmean(gains)
+        sure = wilson_of_share(ahead / len(rows), trials(rows, self._same), confidence=0.99)[0] > 0.5
+        similar = statistics.fmean(row.ssim or 0.0 for row in rows)
+        lead = Lead(summary=one, ahead=ahead, images=len(rows), gain=gain, ssim=similar)
+        return lead if sure and gain >= LEAD else None
+
+    @cached_property
+    def stopped(self) -> list[tuple[AttackSummary, AttackSummary]]:
+        """Plain attacks that bring images back from the control and none here: here, and there; the surest first."""
+        if self.control is None:
+            return []
+        pairs = ((one, self.control.summary(one.attack)) for one in self.of_role(adaptive=False, among=self.scored))
+        found = [(here, there) for here, there in pairs if there is not None and there.successes and not here.successes]
+        return sorted(found, key=lambda pair: (-(pair[1].success_rate or 0.0), -pair[1].images, pair[1].attack))
+
+    def works_without(self, spec: str) -> bool:
+        """Whether an attack brings back at least half of its images from the control."""
+        there = None if self.control is None else self.control.summary(spec)
+        return there is not None and (there.success_rate or 0.0) >= WORKS
+
+    @cached_property
+    def convincing(self) -> list[tuple[AttackSummary, AttackSummary]]:
+        """Of the stopped attacks those that work on the control, and by more than chance better than here."""
+        return [
+            (here, there)
+            for here, there in self.stopped
+            if self.works_without(there.attack) and self._no_chance(here, there)
+        ]
+
+    def _no_chance(self, here: AttackSummary, there: AttackSummary) -> bool:
+        assert self.control is not None
+        independent = self.control.independent(there.attack), self.independent(here.attack)
+        if not all(independent):
+            return False
+        return difference_interval(((there.success_rate or 0.0) * independent[0], 0), independent)[0] > 0
+
+
+def _gave(row: ImageResult) -> bool:
+    """Whether the attack came to an end on this image."""
+    return row.outcome not in ("failed", "diverged")

@@ -1,0 +1,120 @@
+"""The campaign: cuts a plan into chunks and has those done that are not finished, by whatever crew there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from attacker.attacks.base import Outcome, Reconstruction
+from attacker.audit.clock import UNLIMITED, Clock
+from attacker.audit.execution.attack_job import Chunk, attack_seed, chunk_size, failed
+from attacker.audit.execution.work import ChunkStore, Results, job_of
+from attacker.audit.federations.federation import Federation
+from attacker.audit.planning.costs import replays
+from attacker.audit.record.schema import PlannedAttack
+from attacker.audit.settings import AuditSettings
+from attacker.jobs.job import Job
+from attacker.jobs.progress import Judgement, Watch
+from attacker.jobs.run import Hire, Terms, run_jobs
+from attacker.jobs.store import JobStore
+
+ENDED: Final = "its time in the budget ended, and it had to be stopped by force before it gave anything"
+"""Why a chunk failed that did not end by itself."""
+
+Score = Callable[[Chunk, Sequence[Reconstruction]], float | None]
+"""Best SSIM of a finished chunk. The evaluation's; no worker sees it."""
+
+
+def cut(federations: Sequence[Federation], plan: Sequence[PlannedAttack], settings: AuditSettings) -> list[Chunk]:
+    """The chunks of a plan, in its order; the same for any number of workers."""
+    found: list[Chunk] = []
+    places: Counter[str] = Counter()
+    by_id = {own.id: own for own in federations}
+    for planned in plan:
+        if planned.status != "run":
+            continue
+        own = by_id[planned.federation]
+        places[own.id] += 1
+        size = min(chunk_size(target.batch_size) for target in own.targets)
+        for number, start in enumerate(range(0, planned.updates, size), start=1):
+            found.append(
+                Chunk(
+                    id=f"{own.id}-a{places[own.id]:02}-{number:04}",
+                    federation=own.id,
+                    attack=planned.attack,
+                    site=own.site,
+                    targets=own.targets[start : min(start + size, planned.updates)],
+                    seed=attack_seed(settings.seed, planned.attack),
+                    granted=tuple(sorted(settings.knowledge.granted)),
+                    device=settings.device,
+                    threads=settings.threads,
+                )
+            )
+    return found
+
+
+def run_chunks(
+    chunks: Sequence[Chunk],
+    store: ChunkStore,
+    hire: Hire,
+    *,
+    plan: Sequence[PlannedAttack] = (),
+    score: Score | None = None,
+    watch: Watch | None = None,
+    clock: Clock = UNLIMITED,
+) -> None:
+    """Have every chunk done that is not finished; formulas first, which cost little: there must be time for them.
+
+    When the time of the clock is over, chunks that were not begun are left out; the same audit can go on with them.
+
+    Args:
+        chunks: All of the campaign.
+        store: Where they are kept.
+        hire: Makes the crew.
+        plan: Expected seconds, for the guess of the time left.
+        score: Finds the best SSIM of a finished chunk.
+        watch: Told now and then.
+        clock: How long attacks may take.
+
+    Raises:
+        RuntimeError: If a chunk cannot be worked on at all, as when its results cannot be written.
+        ValueError: If a finished chunk was altered.
+    """
+    expected = {(one.federation, one.attack): (one.expected_seconds or 0.0) / max(one.updates, 1) for one in plan}
+    jobs = [
+        job_of(one, max(expected.get((one.federation, one.attack), 0.0), 1e-3) * len(one.targets))
+        for one in sorted(chunks, key=lambda one: replays(one.attack))
+    ]
+    run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score), watch=watch)
+
+
+class _AuditTerms(Terms):
+    """An audit gives what it can: what is cut, ended or killed again and again is a result, too."""
+
+    def __init__(self, clock: Clock, score: Score | None) -> None:
+        self._clock, self._score = clock, score
+
+    def timed(self, job: Job, rest: Sequence[Job], workers: int) -> Job | None:
+        """See `Clock.timed`."""
+        return self._clock.timed(job, rest, workers)
+
+    def judged(self, job: Job, result: Results) -> Judgement:
+        """Whether any attack failed or diverged, and the best SSIM."""
+        lost = any(one.outcome in (Outcome.FAILED, Outcome.DIVERGED) for one in result)
+        best = None if self._score is None else self._score(Chunk.from_content(job.content), result)
+        return Judgement(lost, best)
+
+    def ended(self, job: Job, store: JobStore[Any]) -> None:
+        """All its attacks have failed."""
+        store.keep(job.id, [failed(ENDED)] * len(job.content["targets"]))
+
+    def died(self, job: Job, times: int, how: str, store: JobStore[Any]) -> Job:
+        """The chunk in smaller pieces; one that cannot be cut smaller has failed."""
+        targets, pieces = len(job.content["targets"]), job.content["pieces"]
+        if pieces >= targets:
+            reason = f"{how}, {times} times, perhaps for want of memory"
+            store.keep(job.id, [failed(reason)] * targets)
+            return job
+        return replace(job, content={**job.content, "pieces": min(2 * pieces, targets)})

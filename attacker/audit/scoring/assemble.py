@@ -1,0 +1,289 @@
+"""Joins what the attacks found with the truth, and assembles the record. Attacks never come here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from torch import Tensor
+
+from attacker.attacks.base import Outcome, Reconstruction
+from attacker.attacks.registry import entry_of
+from attacker.attacks.selection import not_compared
+from attacker.audit.execution.attack_job import Chunk, Found, attack_seed
+from attacker.audit.execution.files import Pictures
+from attacker.audit.execution.machine import this_machine, versions
+from attacker.audit.execution.work import ChunkStore
+from attacker.audit.federations.federation import Federation
+from attacker.audit.inputs.defence_check import Sighting, common_sightings, sightings
+from attacker.audit.inputs.image_scale import ImageScale, estimate_scale
+from attacker.audit.inputs.tape_source import summarise_federation
+from attacker.audit.inputs.update_facts import assumptions_about, update_facts
+from attacker.audit.planning.readings import readings
+from attacker.audit.record.counting import beats
+from attacker.audit.record.schema import (
+    AttackDescription,
+    AuditRecord,
+    FederationSummary,
+    ImageResult,
+    PlannedAttack,
+    VictimImage,
+)
+from attacker.audit.scoring.placebos import same_images, updates_of_others
+from attacker.audit.scoring.similarity import (
+    SUCCESS_THRESHOLD,
+    AttackRun,
+    Placebos,
+    UpdateEvaluation,
+    as_images,
+    in_order,
+    score_images,
+    summarise,
+    victim_ids,
+)
+from attacker.audit.settings import AuditSettings
+from attacker.optim.deadline import time_is_up
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.tape import TapeEntry
+
+Shuffled = Mapping[tuple[str, str, str], Sequence[Reconstruction]]
+"""What attacks made of shuffled updates, by federation, attack and file of the update."""
+
+
+def assemble(
+    federations: Sequence[Federation],
+    plan: Sequence[PlannedAttack],
+    found: Found,
+    settings: AuditSettings,
+    *,
+    title: str,
+    pictures: Pictures,
+    shuffled: Shuffled | None = None,
+) -> AuditRecord:
+    """The record of an audit whose attacks are done.
+
+    Args:
+        federations: Controls behind the federations that they belong to.
+        plan: What was considered.
+        found: Results, see `collect`.
+        settings: Of the audit.
+        title: Of the report.
+        pictures: Where pictures are kept.
+        shuffled: What quick attacks made of shuffled updates.
+    """
+    specs = settings.specs or tuple(dict.fromkeys(one.attack for one in plan if one.status == "run"))
+    images: list[VictimImage] = []
+    rows: list[ImageResult] = []
+    entries: list[FederationSummary] = []
+    for own in federations:
+        scale = estimate_scale(own.subject.victim.inputs, _alike(own, federations, found))
+        entry = _with_readings(_entry(own, federations, settings, scale), own, plan, settings)
+        entries.append(entry)
+        scene = _Scene(own, entry, scale.inputs, found, shuffled or {}, pictures)
+        for place, update in enumerate(own.entries):
+            evaluation = scene.evaluation(place)
+            images += evaluation.victims()
+            for number, (spec, one) in enumerate(_runs(own, update, specs, plan, found), start=1):
+                if one is not None:
+                    granted = own.targets[place].labels is not None
+                    rows += evaluation.results(_run(spec, one, granted), f"a{number}", scene.placebos(place, spec))
+    tried = {(row.federation, row.attack) for row in rows}
+    return AuditRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        title=title,
+        success_threshold=SUCCESS_THRESHOLD,
+        settings={
+            "victims": settings.victims,
+            "labels": settings.knowledge.labels,
+            "attacks": " ".join(specs),
+            "device": settings.device,
+            "budget": settings.budget,
+            "rounds": settings.identity()["rounds"],
+            "threads": settings.threads,
+            "control": settings.control,
+            "leakage": settings.leakage,
+        },
+        seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
+        versions=versions(),
+        machine=this_machine(),
+        attacks=[_describe(spec, [one.defence for one in entries]) for spec in specs],
+        federations=entries,
+        victims=images,
+        results=rows,
+        summaries=[
+            summarise(own.id, spec, rows, images) for own in federations for spec in specs if (own.id, spec) in tried
+        ],
+        threat_model=settings.knowledge.record(),
+        plan=list(plan),
+    )
+
+
+def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, str], Reconstruction]:
+    """Results of finished chunks, by federation, attack and file of the update; those that had no time are left out.
+
+    Raises:
+        ValueError: If a chunk was altered.
+    """
+    return {
+        (chunk.federation, chunk.attack, target.file): one
+        for chunk in chunks
+        if store.has(chunk.id)
+        for target, one in zip(chunk.targets, store.load(chunk.id), strict=True)
+    }
+
+
+def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstruction]) -> float | None:
+    """Best SSIM of a finished chunk, of images beyond any guess without the update; None where there is none."""
+    entries = {entry.file: entry for entry in federation.entries}
+    best: list[float] = []
+    inputs = estimate_scale(federation.subject.victim.inputs, found).inputs
+    for target, one in zip(chunk.targets, found, strict=True):
+        images, source = as_images(one, inputs), federation.subject.truth
+        truth = federation.truth(entries[target.file])
+        if images is None or source is None or truth is None or len(images) != len(truth.images):
+            continue
+        scores = score_images(in_order(images, truth.images), truth.images)
+        for score, guess in zip(scores, source.guesses.at(truth.images, truth.labels), strict=True):
+            if score.ssim is not None and guess is not None and beats(score.ssim, guess.ssim, 0.0):
+                best.append(score.ssim)
+    return max(best, default=None)
+
+
+def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> list[Reconstruction]:
+    """What came back of the same clients' images: from a federation and its control."""
+    origin = own.control_of or own.id
+    same = {one.id for one in federations if origin in (one.id, one.control_of)}
+    return [one for (federation, _, _), one in found.items() if federation in same]
+
+
+def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
+    """The attack, with what it answers of every one of these defences that has it."""
+    entry = entry_of(spec)
+    same = {name: getattr(entry, name) for name in ("description", "adaptive", "oblivious")}
+    return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec) - not_compared(defences)), **same)
+
+
+def _entry(
+    own: Federation, federations: Sequence[Federation], settings: AuditSettings, scale: ImageScale
+) -> FederationSummary:
+    # Opening a tape compares sizes only; what was altered in place shows when everything is read.
+    own.subject.tape.verify()
+    victim, defence = own.subject.victim, own.subject.defence
+    seen = own.observations()
+    shown: list[tuple[Sighting, ...]] = []
+    for one in seen:
+        if shown and time_is_up():
+            break  # the sentences say how many updates were looked at
+        shown.append(sightings(victim, one, defence))
+    doubts, unexplained = common_sightings(shown)
+    facts = update_facts(victim, seen)
+    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
+    of_all = [] if scale.assumption is None else [scale.assumption]
+    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": unexplained}
+    entry = entry.model_copy(update=of_updates)
+    if own.control_of is None:
+        return entry
+    defended = next(one for one in federations if one.id == own.control_of)
+    return entry.model_copy(
+        update={
+            "control_of": own.control_of,
+            "control_training": list(own.training),
+            "tape": str(defended.subject.tape.path.absolute()),
+            "settings": {**entry.settings, "defence": "none"},
+            "doubts": [],
+            "not_announced": [],
+            "privacy": None,
+            "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
+        }
+    )
+
+
+def _with_readings(
+    entry: FederationSummary, own: Federation, plan: Sequence[PlannedAttack], settings: AuditSettings
+) -> FederationSummary:
+    """With what is cheap to read, where no search can answer the updates."""
+    if entry.facts is None or not any(one.unanswerable and one.federation == own.id for one in plan):
+        return entry
+    facts = entry.facts.model_copy(update={"readings": readings(own, settings)})
+    return entry.model_copy(update={"facts": facts})
+
+
+class _Scene:
+    """One federation with the truth of all its updates."""
+
+    def __init__(
+        self,
+        own: Federation,
+        entry: FederationSummary,
+        inputs: InputSpec,
+        found: Found,
+        shuffled: Shuffled,
+        pictures: Pictures,
+    ) -> None:
+        self._own, self._entry, self._inputs, self._pictures = own, entry, inputs, pictures
+        self._found, self._shuffled = found, shuffled
+        self._truths = [own.truth(update) for update in own.entries]
+        self._same = same_images([None if one is None else one.images for one in self._truths])
+        self._others = updates_of_others(self._same)
+        self._first: dict[int, str] = {}
+
+    def evaluation(self, place: int) -> UpdateEvaluation:
+        """Of an update; to be asked for in order."""
+        source, truth = self._own.subject.truth, self._truths[place]
+        ids = victim_ids(self._own.id, place + 1, len(self._same[place]))
+        first = [name if of is None else self._first.setdefault(of, name)
+                 for name, of in zip(ids, self._same[place], strict=True)]  # fmt: skip
+        return UpdateEvaluation(
+            federation=self._entry,
+            number=place + 1,
+            observation=self._own.subject.tape.load(self._own.entries[place]),
+            inputs=self._inputs,
+            truth=truth,
+            guesses=None if source is None else source.guesses,
+            class_names=() if source is None else source.class_names,
+            pictures=self._pictures,
+            same_as=[] if truth is None else [None if of == own else of for own, of in zip(ids, first, strict=True)],
+        )
+
+    def placebos(self, place: int, spec: str) -> Placebos:
+        """What an attack made of updates that hold none of the images of this one."""
+        entries = self._own.entries
+        others = [self._found.get((self._own.id, spec, entries[one].file)) for one in self._others[place]]
+        shuffled = self._shuffled.get((self._own.id, spec, entries[place].file), ())
+        return Placebos(others=self._images(others), shuffled=self._images(shuffled))
+
+    def _images(self, made: Sequence[Reconstruction | None]) -> list[Tensor]:
+        images = (None if one is None else as_images(one, self._inputs) for one in made)
+        return [one for one in images if one is not None]
+
+
+def count_others(federations: Sequence[Federation]) -> dict[tuple[str, str], int]:
+    """How many other updates each one that has a truth can be compared with, by federation and file."""
+    counted: dict[tuple[str, str], int] = {}
+    for own in federations:
+        truths = [own.truth(update) for update in own.entries]
+        others = updates_of_others(same_images([None if one is None else one.images for one in truths]))
+        for update, truth, some in zip(own.entries, truths, others, strict=True):
+            if truth is not None:
+                counted[own.id, update.file] = len(some)
+    return counted
+
+
+def _runs(
+    own: Federation, update: TapeEntry, specs: Sequence[str], plan: Sequence[PlannedAttack], found: Found
+) -> list[tuple[str, Reconstruction | None]]:
+    planned = {one.attack: one for one in plan if one.federation == own.id}
+    return [(spec, found.get((own.id, spec, update.file)) or _not_run(planned.get(spec))) for spec in specs]
+
+
+def _run(spec: str, one: Reconstruction, granted: bool) -> AttackRun:
+    if one.outcome is Outcome.FAILED and one.inputs is None:
+        return AttackRun(spec=spec, reconstruction=None, error=one.reason)
+    return AttackRun(spec=spec, reconstruction=one, labels_granted=granted)
+
+
+def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:
+    """What stands for an attack that does not fit; None for one that was not tried, which only the plan names."""
+    if planned is None or planned.status in ("run", "over_budget"):
+        return None
+    return Reconstruction.not_applicable(planned.reason)

@@ -1,0 +1,279 @@
+"""Leakage indices of a federation's model, for its audit record: what an attacker without bad luck could know.
+
+Evaluation: I2F is a property of true images. They come from `attacker.audit.truth`, and no attack sees what is found.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from attacker.audit.federations.federation import Federation
+from attacker.audit.record.schema import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
+from attacker.audit.scoring.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
+from attacker.audit.scoring.leakage_images import ImageLeak, LeakingImage, Origin, leaking_image, leaks_of
+from attacker.audit.scoring.noise_attack import attack_under_noise
+from attacker.audit.truth.base import Truth
+from attacker.jobs.in_time import TimeEnded, call_in_time
+from attacker.leakage.jacobian import EXACT_NUMBERS
+from attacker.leakage.rank import layer_ranks, solubility
+from attacker.leakage.released import bottleneck_shapes
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+_logger = logging.getLogger(__name__)
+
+MOST_IMAGES: Final = 8
+"""Images at most whose Jacobian is computed."""
+
+MOST_WORK: Final = 2e11
+"""Unknowns squared times numbers of the gradient, of one image: up to 15 CPU-seconds were measured, and 1.8 GB."""
+
+MOST_WORK_IN_ALL: Final = 8e11
+"""The same for all images of a federation: about a CPU-minute; five images of 3x32x32 for the LeNet."""
+
+
+_WORK_IN_A_SECOND: Final = 8e9
+"""The same that a processor does in a second, rather less than was measured."""
+
+_STARTING: Final = 0.3
+"""Seconds of an image's analysis that do not depend on its size."""
+
+_NO_TIME: Final = "not computed: the budget had no time left for it; a longer --budget or fl-precode analyse has"
+
+LITTLE_WORK: Final = 5e10
+"""The same below which no other process is started: a few seconds, and a process takes as long to import torch."""
+
+
+def needs_indices(own: Federation, federations: Sequence[Federation]) -> bool:
+    """Whether a federation gets indices: a control only where its model is another than that of its federation."""
+    parents = [one for one in federations if one.id == own.control_of]
+    return all(parameters(one.subject.victim) != parameters(own.subject.victim) for one in parents)
+
+
+def leakage_of(
+    own: Federation, record: AuditRecord, *, seed: int, processes: int = 1, seconds: float = math.inf
+) -> LeakageSummary:
+    """Leakage indices of one federation of an audit, for the images that were attacked.
+
+    Args:
+        own: The federation.
+        record: Says how well the attacks did.
+        seed: Of noise.
+        processes: That work at a time.
+        seconds: That there are; fewer images are analysed in less time, and where there is none for one, or it takes
+            far longer, the summary says so.
+    """
+    truth = own.subject.truth
+    within = seconds / (work(own.subject.victim) / _WORK_IN_A_SECOND + _STARTING)
+
+    def summary() -> LeakageSummary:
+        return leakage_summary(
+            own.id,
+            own.subject.victim,
+            own.subject.defence,
+            own.observations(),
+            [own.truth(entry) for entry in own.entries],
+            [row for row in record.results if row.federation == own.id],
+            class_names=() if truth is None else truth.class_names,
+            seed=seed,
+            most=MOST_IMAGES if math.isinf(within) else min(MOST_IMAGES, int(within)),
+            processes=processes,
+            origins=[Origin(site=own.site, file=entry.file) for entry in own.entries],
+        )
+
+    if math.isinf(seconds) or why_too_large(own.subject.victim):
+        return summary()
+    if within >= 1:
+        with suppress(TimeEnded):
+            return call_in_time(summary, 1.5 * seconds)
+    return _blank(own.id, own.subject.victim).model_copy(update={"reason": _NO_TIME})
+
+
+def leakage_summary(
+    federation: str,
+    victim: Victim,
+    defence: str,
+    observations: Sequence[Observation],
+    truths: Sequence[Truth | None],
+    rows: Iterable[ImageResult],
+    *,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    most: int = MOST_IMAGES,
+    processes: int = 1,
+    origins: Sequence[Origin | None] = (),
+) -> LeakageSummary:
+    """Rank, expected error and I2F for some of the attacked images, each by itself, at the weights that were sent.
+
+    Where the model draws noise, rank and expected error are those of an attacker who fits it along with the image.
+
+    Args:
+        federation: Its identifier.
+        victim: Model with the defence's bottlenecks in it.
+        defence: Spec, whose own perturbation of the gradient I2F is computed for.
+        observations: The updates that were attacked.
+        truths: What is behind each; None where it is not known.
+        rows: Results of the attacks on this federation, for the correlation of I2F with measured errors.
+        class_names: For people; without them classes are numbers.
+        seed: Of noise.
+        most: Images at most; they are taken evenly from all.
+        processes: That work at a time, where it is worth starting them.
+        origins: Where they find each update; without them this process does everything.
+
+    Returns:
+        The summary; ``reason`` says what is missing and why, and nothing is raised for models that cannot be analysed.
+    """
+    blank = _blank(federation, victim)
+    if reason := why_too_large(victim):
+        return blank.model_copy(update={"reason": reason})
+    known = [
+        (seen, truth, place, origin)
+        for seen, truth, origin in zip(observations, truths, origins or [None] * len(truths), strict=True)
+        if truth is not None
+        for place in range(len(truth.images))
+    ]
+    if not known:
+        return blank.model_copy(update={"reason": "the true images are not known, and the indices are about them"})
+    some = _evenly(known, min(most, max(1, int(MOST_WORK_IN_ALL / work(victim)))))
+    together = processes if work(victim) * len(some) > LITTLE_WORK else 1
+    try:
+        tasks = [_task(victim, defence, image, seed + number) for number, image in enumerate(some)]
+    except Exception as error:
+        return blank.model_copy(update={"reason": _failure(federation, "it", error)})
+    failures: list[str] = []
+    layers: dict[str, object] = {}
+    leaks: list[Leak] = []
+    try:
+        layers = _layers(tasks[0])
+    except Exception as error:
+        failures.append(_failure(federation, "the ranks of its layers", error))
+    try:
+        found = leaks_of(tasks, processes=together)
+        leaks = [_leak(image, one) for image, one in zip(some, found, strict=True) if one is not None]
+        figures = _figures(leaks, list(rows), class_names)
+        noisy = bool(bottleneck_shapes(victim))
+        reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=noisy)
+    except Exception as error:
+        figures, reason = {}, _failure(federation, "what its gradient says of single images", error)
+    unit = figures.get("unit_rmse")
+    if isinstance(unit, float) and unit > 0 and not bottleneck_shapes(victim):
+        try:
+            figures["noise_attack"] = attack_under_noise(tasks, unit, seed=seed)
+        except Exception as error:
+            failures.append(_failure(federation, "what a search makes of noise on its update", error))
+    reason = " ".join([reason, *failures])
+    return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
+
+
+def _blank(federation: str, victim: Victim) -> LeakageSummary:
+    return LeakageSummary(
+        federation=federation,
+        unknowns=math.prod(victim.inputs.shape),
+        jacobian_rank=None,
+        unit_rmse=None,
+        solubility=None,
+        layers=[],
+        influence=[],
+        correlation=None,
+        correlation_interval=None,
+        reason="",
+    )
+
+
+def _failure(federation: str, what: str, error: Exception) -> str:
+    """A sentence for what could not be analysed: of a model that is not differentiated twice, foreign code, memory."""
+    _logger.warning("leakage of %s: %s could not be analysed", federation, what, exc_info=True)
+    return f"{what} could not be analysed: {type(error).__name__}: {error}"
+
+
+def work(victim: Victim) -> float:
+    """What the analysis of one image costs: unknowns squared times numbers of the gradient."""
+    return math.prod(victim.inputs.shape) ** 2 * parameters(victim)
+
+
+def parameters(victim: Victim) -> int:
+    """Numbers in an update of the model, buffers left out."""
+    return sum(value.numel() for value in victim.model.parameters())
+
+
+def why_too_large(victim: Victim) -> str:
+    """Why a model is not analysed in an audit; empty where it is."""
+    unknowns = math.prod(victim.inputs.shape)
+    if unknowns <= EXACT_NUMBERS and work(victim) <= MOST_WORK:
+        return ""
+    size = f"{unknowns:,} numbers in an image and {parameters(victim):,} in an update"
+    return f"too large for an audit, with {size}; fl-precode analyse takes more time for it"
+
+
+_Image = tuple[Observation, Truth, int, Origin | None]
+"""An update, the truth behind it, the place of one image there, and where other processes find the update."""
+
+
+def _layers(image: LeakingImage) -> dict[str, object]:
+    """Fields of the summary that are about single layers."""
+    counted = layer_ranks(*image.released(image.generator()))
+    return {
+        "solubility": finite(solubility(counted)),
+        "layers": [
+            LayerLeakage(
+                name=one.name,
+                kind=one.kind,
+                unknowns=one.unknowns,
+                rank=one.predicted if one.rank is None else one.rank,
+            )
+            for one in counted
+        ],
+    }
+
+
+def _task(victim: Victim, defence: str, image: _Image, seed: int) -> LeakingImage:
+    seen, truth, place, origin = image
+    own = slice(place, place + 1)
+    return leaking_image(
+        victim, defence, seen, truth.images[own].clone(), truth.labels[own].clone(), seed=seed, origin=origin
+    )
+
+
+def _leak(image: _Image, found: ImageLeak) -> Leak:
+    seen, truth, place, _ = image
+    return Leak(seen=seen, place=place, label=int(truth.labels[place]), **vars(found))
+
+
+def _evenly(images: Sequence[_Image], most: int) -> list[_Image]:
+    count = min(most, len(images))
+    return [images[number * len(images) // count] for number in range(count)]
+
+
+def _figures(leaks: Sequence[Leak], rows: Sequence[ImageResult], class_names: Sequence[str]) -> dict[str, object]:
+    measured = correlation(leaks, rows)
+    return {
+        "jacobian_rank": round(statistics.median(one.rank for one in leaks)) if leaks else None,
+        "unit_rmse": finite(statistics.median(one.unit_rmse for one in leaks)) if leaks else None,
+        "influence": groups(leaks, class_names),
+        "correlation": measured[0] if measured else None,
+        "correlation_interval": measured[1] if measured else None,
+    }
+
+
+def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared: bool, *, noisy: bool) -> str:
+    """What the figures are of, and what they leave out."""
+    count = len(some)
+    parts = [f"Computed for {count} of {images} attacked images" if count < images else f"Computed for {images} images"]
+    if len(leaks) < count:
+        parts.append(f"{count - len(leaks)} of them have a gradient of zero or infinity and are left out")
+    if noisy:
+        parts.append("for an attacker who fits the noise that the model draws along with the image")
+    if any(len(truth.images) > 1 for _, truth, _, _ in some):
+        parts.append("each image by itself, as if nothing else were in its update")
+    if any(seen.kind == "weights" for seen, _, _, _ in some):
+        parts.append("one gradient at the weights that were sent, whatever steps followed")
+    if not any(one.influence is not None for one in leaks):
+        parts.append("no known defence changes the gradient, so that no error is predicted from one")
+    elif not compared:
+        parts.append(f"fewer than {LEAST_FOR_CORRELATION} different errors were predicted and measured to be compared")
+    return f"{'; '.join(parts)}."

@@ -1,0 +1,77 @@
+"""The same attack on the same update with the numbers of each tensor shuffled: what it makes of no image at all.
+
+Only where few other updates could be compared with, and only for formulas, which take seconds. A search of an hour
+would take another hour here, and what it makes of nothing is a plain image, with which everything is compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import inf
+from typing import Final
+
+import torch
+
+from attacker.attacks.base import Outcome, Reconstruction
+from attacker.audit.execution.attack_job import Chunk, Found, run_chunk, seed_of
+from attacker.audit.scoring.placebos import FEWEST_COMPARED
+from attacker.optim.deadline import within
+from fl_precode.observation import Observation
+
+DRAWS: Final = FEWEST_COMPARED
+"""Updates without the image that a formula is tried on: other ones, and for want of them shuffled ones."""
+
+_MOST_SECONDS: Final = 10.0
+"""Of all shuffled updates of an audit. What is not done by then is left out."""
+
+
+def attack_shuffled(
+    chunks: Sequence[Chunk], found: Found, others: Mapping[tuple[str, str], int], *, seconds: float = inf
+) -> dict[tuple[str, str, str], list[Reconstruction]]:
+    """What formulas make of shuffled updates, by federation, attack and file of the update.
+
+    Args:
+        chunks: Of the audit.
+        found: What the attacks found, by the same key.
+        others: How many other updates each one is compared with, by federation and file; it has no truth where it is
+            missing, and is passed over.
+        seconds: That may be taken, at most; 10 where there are more.
+    """
+    made: dict[tuple[str, str, str], list[Reconstruction]] = {}
+    left = min(_MOST_SECONDS, seconds)
+    for chunk in chunks:
+        for target in chunk.targets:
+            one = found.get((chunk.federation, chunk.attack, target.file))
+            draws = DRAWS - others.get((chunk.federation, target.file), DRAWS)
+            if draws <= 0 or one is None or not _is_formula(one) or one.seconds * draws > left:
+                continue
+            alone, began = replace(chunk, targets=(target,), pieces=1), time.monotonic()
+            # Equations without a solution take longer to solve than those of the update.
+            with within(left) as deadline:
+                tried = [run_chunk(alone, change=partial(shuffled, draw=draw))[0] for draw in range(draws)]
+            left -= time.monotonic() - began
+            if not deadline.cut:
+                made[chunk.federation, chunk.attack, target.file] = tried
+    return made
+
+
+def _is_formula(one: Reconstruction) -> bool:
+    return one.inputs is not None and one.iterations == 0 and one.outcome is Outcome.CONVERGED
+
+
+def shuffled(seen: Observation, draw: int) -> Observation:
+    """The update with the numbers within each tensor in another order: as large, and of no image.
+
+    Args:
+        seen: The update.
+        draw: Other draws, other orders.
+    """
+    update = {}
+    for name, value in seen.update.items():
+        generator = torch.Generator().manual_seed(seed_of("shuffled", seen.round, seen.node, name, draw))
+        order = torch.randperm(value.numel(), generator=generator).to(value.device)
+        update[name] = value.flatten()[order].view_as(value)
+    return replace(seen, update=update)

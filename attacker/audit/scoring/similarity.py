@@ -1,0 +1,327 @@
+"""Joins reconstructions with the truth and scores them, image by image. Attacks never come here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacker.attacks.base import Outcome, Reconstruction
+from attacker.audit.execution.files import Pictures
+from attacker.audit.record.counting import counts
+from attacker.audit.record.schema import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
+from attacker.audit.record.trials import originals, share_interval, trials
+from attacker.audit.scoring.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, Best, beyond
+from attacker.audit.truth.base import Truth
+from attacker.audit.truth.best_guess import Guess, Guesses
+from attacker.metrics.similarity import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
+from fl_precode.models.input_spec import InputSpec
+from fl_precode.observation import Observation
+
+SUCCESS_THRESHOLD = 0.6
+"""SSIM from which an image counts as come back, as in the PRECODE paper, if it is beyond the best guess as well."""
+
+OUTCOMES: dict[Outcome, OutcomeName] = {
+    Outcome.CONVERGED: "converged",
+    Outcome.ITERATION_LIMIT: "iteration_limit",
+    Outcome.DIVERGED: "diverged",
+    Outcome.NOT_APPLICABLE: "not_applicable",
+    Outcome.FAILED: "failed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRun:
+    """One attack on one update.
+
+    Attributes:
+        spec: The attack, as asked for.
+        reconstruction: What it returned, or None when it raised.
+        error: What it raised, as text; empty otherwise.
+        labels_granted: Whether the attacker was given the labels.
+    """
+
+    spec: str
+    reconstruction: Reconstruction | None
+    error: str = ""
+    labels_granted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placebos:
+    """What the same attack made of updates that do not hold the images, each (n, channels, height, width) in [0, 1].
+
+    Attributes:
+        others: Of other updates.
+        shuffled: Of the update itself with its numbers shuffled.
+    """
+
+    others: Sequence[Tensor] = ()
+    shuffled: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Similarity of one reconstruction to its truth; None where it cannot be measured or is not finite."""
+
+    ssim: float | None = None
+    psnr: float | None = None
+    mse: float | None = None
+
+
+def score_images(images: Tensor, truth: Tensor) -> list[Scores]:
+    """Compare images in order; images with a value that is not finite get empty scores.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1].
+        truth: The same shape.
+    """
+    scores = [Scores()] * len(images)
+    good = torch.isfinite(images).flatten(1).all(dim=1).nonzero().flatten()
+    if len(good) == 0:
+        return scores
+    left, right = images[good], truth[good]
+    structure = ssim(left, right).tolist() if min(truth.shape[-2:]) >= SSIM_WINDOW else [None] * len(good)
+    for i, s, p, m in zip(good.tolist(), structure, psnr(left, right), mse(left, right), strict=True):
+        scores[i] = Scores(ssim=finite(s), psnr=finite(float(p)), mse=finite(float(m)))
+    return scores
+
+
+def in_order(images: Tensor, truth: Tensor) -> Tensor:
+    """Reconstructions of a batch in the order of the true images that they are nearest to."""
+    if len(images) == 1:
+        return images
+    # A diverged image must take the place that the others leave, not decide who belongs to whom.
+    return images[match_batch(images.nan_to_num(nan=0.5), truth)]
+
+
+def scored(images: Tensor | None, truth: Tensor, outcome: Outcome) -> list[Scores]:
+    """Similarity of each image; one that diverged is like its truth in nothing, which means have to count.
+
+    Args:
+        images: In the order of the truth; None where there are none.
+        truth: (images, channels, height, width) in [0, 1].
+        outcome: Of the attack.
+    """
+    if images is None and outcome is not Outcome.DIVERGED:
+        return [Scores()] * len(truth)
+    found = [Scores()] * len(truth) if images is None else score_images(images, truth)
+    nothing = Scores(ssim=0.0 if min(truth.shape[-2:]) >= SSIM_WINDOW else None)
+    return [nothing if one.mse is None else one for one in found]
+
+
+def victim_ids(federation: str, number: int, count: int) -> list[str]:
+    """Identifiers of the images of an update.
+
+    >>> victim_ids("f1", 2, 2)
+    ['f1-u2-i0', 'f1-u2-i1']
+    """
+    return [f"{federation}-u{number}-i{i}" for i in range(count)]
+
+
+def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | None:
+    """The reconstruction in [0, 1], (batch, channels, height, width); NaN stays NaN. None when there is none.
+
+    Args:
+        reconstruction: In the model's scale.
+        inputs: Says the scale; one that is not known is estimated first, see `attacker.audit.inputs.image_scale`.
+    """
+    if reconstruction.inputs is None:
+        return None
+    return inputs.denormalise(reconstruction.inputs.detach().cpu().float()).clamp(0, 1)
+
+
+class UpdateEvaluation:
+    """Scores every attack on one client update.
+
+    Args:
+        federation: The federation that the update belongs to.
+        number: Of the update among those attacked, for identifiers.
+        observation: The update.
+        inputs: Input domain, with the scale on which pictures are shown and scored.
+        truth: True images, or None.
+        guesses: At the images without any update; None without truth.
+        class_names: By class index; empty without truth.
+        pictures: Where pictures are kept.
+        same_as: For each image the identifier of the first victim that it is a copy of, or None; empty for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        federation: FederationSummary,
+        number: int,
+        observation: Observation,
+        inputs: InputSpec,
+        truth: Truth | None,
+        guesses: Guesses | None,
+        class_names: Sequence[str],
+        pictures: Pictures,
+        same_as: Sequence[str | None] = (),
+    ) -> None:
+        self._federation = federation
+        self._observation = observation
+        self._inputs = inputs
+        self._truth = truth
+        self._pictures = pictures
+        count = len(truth.images) if truth is not None else observation.batch_size or 1
+        self._ids = victim_ids(federation.id, number, count)
+        self._same_as = same_as or [None] * count
+        self._guesses: list[Guess | None] = [None] * count
+        self._mean_image: Tensor | None = None
+        if truth is not None and guesses is not None:
+            self._guesses = guesses.at(truth.images, truth.labels)
+            self._mean_image = guesses.mean_image
+        self._class_names = class_names
+
+    def victims(self) -> list[VictimImage]:
+        """The attacked images; keeps their pictures when the truth is known."""
+        # The same picture for every update of a federation, under the same name.
+        baseline = self._pictures.keep(f"{self._federation.id}-mean", self._mean_image)
+        return [self._victim(i, identifier, baseline) for i, identifier in enumerate(self._ids)]
+
+    def _victim(self, i: int, identifier: str, baseline: str | None) -> VictimImage:
+        label = None if self._truth is None else int(self._truth.labels[i])
+        guess = self._guesses[i]
+        named = label is not None and label < len(self._class_names)
+        return VictimImage(
+            id=identifier,
+            federation=self._federation.id,
+            round=self._observation.round,
+            node=self._observation.node,
+            image=i,
+            label=label,
+            label_name=self._class_names[label] if named and label is not None else None,
+            truth=self._pictures.keep(f"{identifier}-truth", None if self._truth is None else self._truth.images[i]),
+            baseline=baseline,
+            guess=self._pictures.keep(f"{identifier}-guess", None if guess is None else guess.image),
+            guess_ssim=None if guess is None else guess.ssim,
+            guess_name="" if guess is None else guess.name,
+            same_as=self._same_as[i],
+        )
+
+    def results(self, run: AttackRun, tag: str, placebos: Placebos | None = None) -> list[ImageResult]:
+        """One row for each image of the update.
+
+        Args:
+            run: What the attack did.
+            tag: Short and unique for the attack, for names of pictures.
+            placebos: What it made of updates without these images, as far as that is known.
+        """
+        reconstruction = run.reconstruction or Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED)
+        images, reason = self._in_order(as_images(reconstruction, self._inputs))
+        scores = self._scores(images, run)
+        guesses = self._beyond(placebos or Placebos())
+        return [
+            ImageResult(
+                victim_id=identifier,
+                federation=self._federation.id,
+                attack=run.spec,
+                model=self._federation.model,
+                defence=self._federation.defence,
+                dataset=self._federation.dataset,
+                round=self._observation.round,
+                node=self._observation.node,
+                image=i,
+                outcome="failed" if run.error or reason else OUTCOMES[reconstruction.outcome],
+                reason=run.error or reason or reconstruction.reason,
+                ssim=scores[i].ssim,
+                psnr=scores[i].psnr,
+                mse=scores[i].mse,
+                baseline_ssim=guesses[i].mean_ssim,
+                guess_ssim=guesses[i].ssim,
+                guess=guesses[i].name,
+                label_accuracy=self._label_accuracy(run, reconstruction),
+                matching_loss=finite(reconstruction.matching_loss),
+                seconds=reconstruction.seconds / len(self._ids),
+                iterations=reconstruction.iterations,
+                starting_loss=finite(reconstruction.starting_loss),
+                late_fall=finite(reconstruction.late_fall),
+                starts=reconstruction.starts,
+                method=reconstruction.method,
+                cut=reconstruction.cut,
+                recovered_label=self._recovered_label(reconstruction, i),
+                reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
+            )
+            for i, identifier in enumerate(self._ids)
+        ]
+
+    def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, str]:
+        """The images in the order of the truth, or a reason why they cannot be compared."""
+        if images is not None and len(images) != len(self._ids):
+            return None, f"the attack gave {len(images)} images for an update of {len(self._ids)}"
+        if images is None or self._truth is None:
+            return images, ""
+        return in_order(images, self._truth.images), ""
+
+    def _scores(self, images: Tensor | None, run: AttackRun) -> list[Scores]:
+        if self._truth is None or (images is None and run.reconstruction is None):
+            return [Scores()] * len(self._ids)
+        outcome = Outcome.DIVERGED if run.reconstruction is None else run.reconstruction.outcome
+        return scored(images, self._truth.images, outcome)
+
+    def _beyond(self, placebos: Placebos) -> list[Best]:
+        if self._truth is None:
+            return [Best()] * len(self._ids)
+        made = ((OTHER_UPDATE, placebos.others), (SHUFFLED_UPDATE, placebos.shuffled))
+        return beyond(self._guesses, self._truth.images, made)
+
+    def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
+        """The class that the attack used for an image; None where its order is not that of the images any more."""
+        labels = reconstruction.labels
+        reordered = self._truth is not None and len(self._ids) > 1
+        if labels is None or reordered or tuple(labels.shape) != (len(self._ids),):
+            return None
+        return int(labels[place])
+
+    def _label_accuracy(self, run: AttackRun, reconstruction: Reconstruction) -> float | None:
+        recovered = reconstruction.labels
+        if recovered is None or self._truth is None or len(recovered) != len(self._ids):
+            return None
+        right = label_accuracy(recovered.detach().cpu().long(), self._truth.labels)
+        return None if run.labels_granted and right == 1 else right
+
+
+def summarise(
+    federation: str, attack: str, rows: Iterable[ImageResult], victims: Iterable[VictimImage] = ()
+) -> AttackSummary:
+    """Success of one attack on one federation.
+
+    Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
+    The success is null when no image has a truth that SSIM could be measured against. Its interval goes by independent
+    trials, see `attacker.audit.record.trials`.
+
+    Args:
+        federation: Its identifier.
+        attack: Spec.
+        rows: Results, also of other attacks and federations.
+        victims: The attacked images, of which some may be the same.
+    """
+    own = [row for row in rows if row.federation == federation and row.attack == attack]
+    tried = [row for row in own if row.outcome != "not_applicable"]
+    scored = [row for row in tried if row.baseline_ssim is not None]
+    similarity = [row.ssim for row in scored if row.ssim is not None]
+    successes = sum(counts(row, SUCCESS_THRESHOLD) for row in scored)
+    baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
+    guessed = sum((row.guess_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
+    labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
+    return AttackSummary(
+        federation=federation,
+        attack=attack,
+        images=len(scored) if scored else len(tried),
+        not_applicable=len(own) - len(tried),
+        failed=sum(row.outcome in ("failed", "diverged") for row in tried),
+        reasons=sorted({row.reason for row in own if row.reason}),
+        successes=successes if scored else None,
+        success_rate=successes / len(scored) if scored else None,
+        interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,
+        mean_ssim=statistics.fmean(similarity) if similarity else None,
+        median_ssim=statistics.median(similarity) if similarity else None,
+        baseline_successes=baseline if scored else None,
+        guess_successes=guessed if scored and all(row.guess_ssim is not None for row in scored) else None,
+        label_accuracy=statistics.fmean(labels) if labels else None,
+        seconds=sum(row.seconds for row in own),
+    )

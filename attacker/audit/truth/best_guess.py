@@ -1,0 +1,196 @@
+"""What an image can be guessed to be without its update, and how like it such a guess is. For evaluation only.
+
+An image that a guess resembles shows nothing when it comes back no better: scans of one organ, digits, plain images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from attacker.metrics.similarity import SSIM_WINDOW, plain_ssim, ssim
+
+COPY_SSIM: Final = 0.99
+COPY_RMSE: Final = 0.02
+"""From this SSIM on, and up to this root mean squared error, a picture is the image itself and no guess at it."""
+
+MOST_OTHERS: Final = 64
+"""Other images of its class that an image is compared with; fewer where they are large."""
+
+MOST_OF_CLASS: Final = 512
+"""Images of a class that its mean is the mean of; fewer where they are large."""
+
+FEWEST_AVERAGED: Final = 16
+"""Different images below which a mean shows each of them, and is no guess that one could make without the update."""
+
+LEVELS: Final = 33
+"""Shades between black and white, both included, that the plain images are compared in."""
+
+_VALUES_COMPARED: Final = 1 << 21
+_VALUES_AVERAGED: Final = 1 << 24
+_MOST_WORK: Final = 1 << 30
+"""Of comparing every image with every other: values times pairs, a few seconds."""
+
+_IS_THE_IMAGE: Final = 1 - 1e-6
+
+
+class KnownImages(Protocol):
+    """Where guesses come from."""
+
+    @property
+    def mean_image(self) -> Tensor | None:
+        """(channels, height, width) in [0, 1], or None where no image is known."""
+
+    def of_class(self, label: int) -> Tensor:
+        """(n, channels, height, width) in [0, 1]: different images of a class, at most `most_of_class`; n may be 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """The best guess at one image.
+
+    Attributes:
+        ssim: How like the image it is; 1 for one that is the image.
+        name: Which guess it is, for people.
+        image: (channels, height, width) in [0, 1].
+        mean_ssim: SSIM of the mean image, of a plain one where there is none.
+    """
+
+    ssim: float
+    name: str
+    image: Tensor
+    mean_ssim: float
+
+
+def most_of_class(values: int) -> int:
+    """Images of a class that are looked at, when each has so many values.
+
+    >>> most_of_class(28 * 28), most_of_class(3 * 224 * 224)
+    (512, 111)
+    """
+    return max(1, min(MOST_OF_CLASS, _VALUES_AVERAGED // values))
+
+
+def _most_compared(values: int) -> int:
+    return max(4, min(MOST_OTHERS, _VALUES_COMPARED // values))
+
+
+class Guesses:
+    """Guesses at images, each worked out once.
+
+    Args:
+        known: The images that somebody without the update may know.
+    """
+
+    def __init__(self, known: KnownImages) -> None:
+        self._known = known
+        self._found: dict[tuple[bytes, int], Guess | None] = {}
+
+    @property
+    def mean_image(self) -> Tensor | None:
+        """The mean image, for whoever wants to see it."""
+        return self._known.mean_image
+
+    def at(self, images: Tensor, labels: Tensor) -> list[Guess | None]:
+        """The best guess at each image; None where they are too small for SSIM.
+
+        Args:
+            images: (n, channels, height, width) in [0, 1].
+            labels: (n,) classes.
+        """
+        return [self._at(image, int(label)) for image, label in zip(images, labels, strict=True)]
+
+    def _at(self, image: Tensor, label: int) -> Guess | None:
+        key = digest(image), label
+        if key not in self._found:
+            self._found[key] = self._best(image, label) if min(image.shape[1:]) >= SSIM_WINDOW else None
+        return self._found[key]
+
+    def _best(self, image: Tensor, label: int) -> Guess:
+        flat = self._known.mean_image
+        found = [_plain(image)]
+        if flat is not None and flat.shape == image.shape:
+            found.insert(0, (float(ssim(flat[None], image[None])), "mean image", flat))
+        mean_ssim = found[0][0]
+        found += _of_class(image, self._known.of_class(label))
+        best, name, picture = max(found, key=lambda one: one[0])
+        best = 1.0 if best >= _IS_THE_IMAGE else best
+        return Guess(ssim=best, name=name, image=picture, mean_ssim=mean_ssim)
+
+
+def _plain(image: Tensor) -> tuple[float, str, Tensor]:
+    """The plain image that is most like it: of each channel the best of some shades, and its own mean."""
+    shades = torch.linspace(0, 1, LEVELS, dtype=torch.float64).expand(len(image), LEVELS)
+    own = image.double().mean(dim=(1, 2))[:, None]
+    levels = torch.cat([shades, own], dim=1)
+    similarity, place = plain_ssim(image[None], levels[None])[0].max(dim=1)
+    colour = levels.gather(1, place[:, None])
+    names = {0.0: "black image", 1.0: "white image"}
+    shade = float(colour[0]) if bool((colour == colour[0]).all()) else 0.5
+    name = names.get(shade, "plain image")
+    return float(similarity.mean()), name, colour[:, :, None].expand_as(image).float()
+
+
+def _of_class(image: Tensor, others: Tensor) -> list[tuple[float, str, Tensor]]:
+    """The best of other images of its class, and their mean; copies of the image are none of them."""
+    if others.shape[1:] != image.shape or not len(others):
+        return []
+    others = others[~are_copies(others, image)]
+    found = []
+    if len(others) >= FEWEST_AVERAGED:
+        mean = others.double().mean(dim=0).float()
+        found.append((float(ssim(mean[None], image[None])), "mean of its class", mean))
+    compared = others[: _most_compared(image.numel())]
+    if len(compared):
+        similarity, place = ssim(compared, image.expand_as(compared)).max(dim=0)
+        found.append((float(similarity), "another image of its class", compared[int(place)]))
+    return found
+
+
+def are_copies(images: Tensor, image: Tensor) -> Tensor:
+    """Which images are the given one, exactly or all but: (n,) bool.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1].
+        image: (channels, height, width).
+    """
+    found: Tensor = (images - image).square().mean(dim=(1, 2, 3)).sqrt() <= COPY_RMSE
+    near = found.nonzero().flatten()
+    if len(near) and min(image.shape[1:]) >= SSIM_WINDOW:
+        found[near] = ssim(images[near], image.expand_as(images[near])) >= COPY_SSIM
+    return found
+
+
+def first_of_each(images: Sequence[Tensor]) -> list[int]:
+    """For each image the place of the first that it is a copy of; its own place where there is none before it.
+
+    Args:
+        images: (channels, height, width) in [0, 1], of any shapes.
+    """
+    exact: dict[bytes, int] = {}
+    first = [exact.setdefault(digest(image), place) for place, image in enumerate(images)]
+    different = list(exact.values())
+    if sum(images[place].numel() for place in different) * len(different) > _MOST_WORK:
+        return first
+    leaders: dict[tuple[int, ...], list[int]] = {}
+    chosen: dict[int, int] = {}
+    for place in different:
+        own = leaders.setdefault(tuple(images[place].shape), [])
+        alike = are_copies(torch.stack([images[one] for one in own]), images[place]) if own else torch.zeros(0)
+        if bool(alike.any()):
+            chosen[place] = own[int(alike.nonzero()[0])]
+        else:
+            chosen[place] = place
+            own.append(place)
+    return [chosen[place] for place in first]
+
+
+def digest(image: Tensor) -> bytes:
+    """Equal for equal images."""
+    content = image.detach().cpu().contiguous()
+    return hashlib.blake2b(content.numpy().tobytes() + repr(tuple(content.shape)).encode(), digest_size=16).digest()

@@ -1,0 +1,147 @@
+"""The gate: whether an audit meets what was demanded, for programs that must decide. Pure functions of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from attacker.audit.record.counting import comparable, counts
+from attacker.audit.record.schema import AuditRecord, FederationSummary
+from attacker.audit.record.view import FederationView, counterpart, is_defended
+from attacker.audit.verdict.flags import FLAGS, flags
+from attacker.audit.verdict.verdict import title_of
+from attacker.wording import counted, interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What an audit must show; None and False demand nothing.
+
+    Attributes:
+        max_asr: Share of attacked images, in [0, 1], of which no more may have come back by any attack.
+        min_victims: Images that must have been attacked and compared with the truth.
+        no_flags: Whether flags are forbidden.
+        allowed_flags: Names of flags that are permitted all the same.
+
+    Raises:
+        ValueError: If a value is out of its range, a flag does not exist, or nothing is demanded.
+    """
+
+    max_asr: float | None = None
+    min_victims: int | None = None
+    no_flags: bool = False
+    allowed_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_asr is None and self.min_victims is None and not self.no_flags:
+            raise ValueError("nothing is demanded; give --max-asr, --min-victims or --no-flags")
+        if self.max_asr is not None and not 0 <= self.max_asr <= 1:
+            raise ValueError(f"expected --max-asr to be a share from 0 to 1, got {self.max_asr}")
+        if self.min_victims is not None and self.min_victims < 1:
+            raise ValueError(f"expected --min-victims to be 1 or more, got {self.min_victims}")
+        strange = sorted(set(self.allowed_flags) - set(FLAGS))
+        if strange:
+            raise ValueError(f"there is no flag {', '.join(strange)}; there are {', '.join(FLAGS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Whether one federation meets one demand.
+
+    Attributes:
+        federation: Its name for people.
+        demand: What was demanded, as on the command line.
+        met: Whether it does.
+        reason: What was found.
+    """
+
+    federation: str
+    demand: str
+    met: bool
+    reason: str
+
+
+def judged(record: AuditRecord) -> list[FederationSummary]:
+    """Federations that a gate is about: not the undefended ones that serve to compare others with."""
+    compared = (counterpart(record, one) for one in record.federations if is_defended(one))
+    controls = {one.id for one in compared if one is not None}
+    rest = [one for one in record.federations if one.control_of is None and one.id not in controls]
+    return rest or list(record.federations)
+
+
+def came_back(record: AuditRecord, federation: str) -> tuple[int, int]:
+    """Images that came back by any attack, and images that were attacked and compared with the truth."""
+    rows = [row for row in record.results if row.federation == federation and comparable(row)]
+    back = {row.victim_id for row in rows if counts(row, record.success_threshold)}
+    return len(back), len({row.victim_id for row in rows})
+
+
+def answers(record: AuditRecord, demands: Demands) -> list[Answer]:
+    """Every demand for every federation that it is about, in the record's order."""
+    return [
+        Answer(federation=f"{one.id}: {title_of(one)}", demand=demand, met=met, reason=reason)
+        for one in judged(record)
+        for demand, met, reason in _of_one(record, one, demands)
+    ]
+
+
+def _of_one(record: AuditRecord, one: FederationSummary, demands: Demands) -> Iterator[tuple[str, bool, str]]:
+    back, victims = came_back(record, one.id)
+    if demands.max_asr is not None:
+        met = victims > 0 and back <= demands.max_asr * victims
+        yield f"--max-asr {demands.max_asr:g}", met, _shares(record, one, back, victims)
+    if demands.min_victims is not None:
+        met = victims >= demands.min_victims
+        yield f"--min-victims {demands.min_victims}", met, f"{victims} images were attacked and compared"
+    if demands.no_flags:
+        recorded = [*record.flags, *flags(record)]  # a record of an older version has none of its own
+        raised = {flag.name: flag.sentence for flag in recorded if flag.federation == one.id}
+        left = {name: sentence for name, sentence in raised.items() if name not in demands.allowed_flags}
+        reason = " ".join(f"[{name}] {sentence}" for name, sentence in left.items())
+        yield "--no-flags", not left, reason or "no flag that counts"
+
+
+def _shares(record: AuditRecord, one: FederationSummary, back: int, victims: int) -> str:
+    if not victims:
+        view = FederationView(record=record, federation=one)
+        why = one.truth_note or ("no attack gave a result" if not view.tried else "nothing was compared")
+        return f"how many images came back is not known: {why}"
+    union = FederationView(record=record, federation=one).union
+    said = f"{back} of {union.images} images came back by some attack (95 % interval {interval(*union.interval)})"
+    if union.independent < union.images:
+        said += f"; they count as {counted(union.independent, 'independent trial')}"
+    return said + (f"; {union.images - victims} could not be attacked at all" if union.images > victims else "")
+
+
+def junit(found: Sequence[Answer], *, name: str) -> bytes:
+    """The answers as JUnit XML, which CI systems show beside tests.
+
+    Args:
+        found: One test case each.
+        name: Of the suite.
+    """
+    failures = sum(not one.met for one in found)
+    attributes = {"name": _printable(name), "tests": str(len(found)), "failures": str(failures), "errors": "0"}
+    suites = ElementTree.Element("testsuites", attributes)
+    suite = ElementTree.SubElement(suites, "testsuite", attributes)
+    for one in found:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": _printable(one.federation), "name": one.demand, "time": "0"}
+        )
+        if one.met:
+            ElementTree.SubElement(case, "system-out").text = _printable(one.reason)
+        else:
+            failure = ElementTree.SubElement(case, "failure", {"message": _printable(one.reason), "type": "demand"})
+            failure.text = _printable(one.reason)
+    ElementTree.indent(suites)
+    return bytes(ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _printable(text: str) -> str:
+    """Text without the characters that XML cannot carry and terminals obey.
+
+    >>> _printable("client " + chr(27) + "[31m" + chr(0) + "7")
+    'client [31m7'
+    """
+    return "".join(one for one in text if one.isprintable() or one == " ")

@@ -1,0 +1,280 @@
+"""Two audits side by side: what became better or worse for the clients, with intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from attacker.attacks.registry import attack_title
+from attacker.audit.record.counting import comparable, counts
+from attacker.audit.record.schema import AuditRecord, FederationSummary, ImageResult, VerdictEntry
+from attacker.audit.record.trials import originals, trials, update_of
+from attacker.audit.verdict.ci_gate import came_back, judged
+from attacker.audit.verdict.flags import flags
+from attacker.audit.verdict.verdict import title_of, verdicts
+from attacker.metrics.intervals import difference_interval, mcnemar, paired_interval
+
+Judgement = Literal["better", "worse", "no difference shown"]
+_CHANCE = 0.05
+ANY = "any attack"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """The success of one attack in both audits.
+
+    Attributes:
+        attack: Spec, or `ANY` for the images that came back by at least one.
+        first: Images that came back, and images attacked, in the first audit.
+        second: Likewise in the second.
+        interval: 95 % interval of the second share less the first.
+        probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test on
+            updates, whose images come back or not together).
+        judgement: Whether fewer or more images come back, by more than chance.
+        ssim: Mean over the images of the best SSIM in both; None where it is not known.
+    """
+
+    attack: str
+    first: tuple[int, int]
+    second: tuple[int, int]
+    interval: tuple[float, float]
+    probability: float | None
+    judgement: Judgement
+    ssim: tuple[float | None, float | None]
+
+    @property
+    def paired(self) -> bool:
+        """Whether the same victims were compared one by one."""
+        return self.probability is not None
+
+    @property
+    def difference(self) -> float:
+        """The second share less the first."""
+        return self.second[0] / self.second[1] - self.first[0] / self.first[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One federation of each audit.
+
+    Attributes:
+        titles: For people.
+        verdicts: By the rules.
+        changes: `ANY` first; empty where nothing can be compared.
+        flags_gone: Names of flags that only the first has.
+        flags_new: Names of flags that only the second has.
+        accuracy: Final accuracy of both; None where it is not known.
+        note: What limits the comparison; empty otherwise.
+    """
+
+    titles: tuple[str, str]
+    verdicts: tuple[VerdictEntry, VerdictEntry]
+    changes: tuple[Change, ...]
+    flags_gone: tuple[str, ...]
+    flags_new: tuple[str, ...]
+    accuracy: tuple[float | None, float | None]
+    note: str = ""
+
+
+def compare(first: AuditRecord, second: AuditRecord, folders: tuple[Path, Path]) -> list[Comparison]:
+    """Compare what two audits are about; controls are left out.
+
+    Federations belong together when model, images and defence are the same, or where each audit is of one only.
+
+    Args:
+        first: The older or the reference.
+        second: What is compared with it.
+        folders: Where their ``images`` lie; equal pictures of the truth are the same victim.
+
+    Raises:
+        ValueError: If no federation of one belongs to one of the other.
+    """
+    pairs = _pairs(judged(first), judged(second))
+    if not pairs:
+        raise ValueError(
+            "the audits have no federation in common: expected the same model, images and defence in both, or one "
+            f"federation in each; the first has {_names(judged(first))}, the second {_names(judged(second))}"
+        )
+    return [_compared(first, second, one, other, folders) for one, other in pairs]
+
+
+def _names(federations: Iterable[FederationSummary]) -> str:
+    return ", ".join(map(title_of, federations))
+
+
+def _pairs(
+    first: Sequence[FederationSummary], second: Sequence[FederationSummary]
+) -> list[tuple[FederationSummary, FederationSummary]]:
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    waiting = list(second)
+    found = []
+    for one in first:
+        same = (other for other in waiting if _key(other) == _key(one))
+        if (match := next(same, None)) is not None:
+            waiting.remove(match)
+            found.append((one, match))
+    return found
+
+
+def _key(one: FederationSummary) -> tuple[object, ...]:
+    return one.model, one.dataset, one.defence
+
+
+def _compared(
+    first: AuditRecord,
+    second: AuditRecord,
+    one: FederationSummary,
+    other: FederationSummary,
+    folders: tuple[Path, Path],
+) -> Comparison:
+    identities = (_identities(first, one, folders[0]), _identities(second, other, folders[1]))
+    changes, note = _changes(first, second, one, other, identities)
+    before, after = (
+        {flag.name for flag in flags(r) if flag.federation == f.id} for r, f in ((first, one), (second, other))
+    )
+    said = [next(v for v in verdicts(r) if v.federation == f.id) for r, f in ((first, one), (second, other))]
+    return Comparison(
+        titles=(title_of(one), title_of(other)),
+        verdicts=(said[0], said[1]),
+        changes=tuple(changes),
+        flags_gone=tuple(sorted(before - after)),
+        flags_new=tuple(sorted(after - before)),
+        accuracy=(one.final_accuracy, other.final_accuracy),
+        note=note,
+    )
+
+
+def _identities(record: AuditRecord, federation: FederationSummary, folder: Path) -> dict[str, str]:
+    """Each victim by what tells it from all others wherever it was audited: its picture, else its place on the tape."""
+    found: dict[str, str] = {}
+    for victim in record.victims:
+        if victim.federation != federation.id:
+            continue
+        picture = folder / victim.truth if victim.truth else None
+        if picture is not None and picture.is_file():
+            identity = hashlib.sha256(picture.read_bytes()).hexdigest()
+        elif federation.tape_identity is not None:
+            identity = f"{federation.tape_identity.sha256} {victim.round} {victim.node} {victim.image}"
+        else:
+            return {}
+        found[victim.id] = identity
+    return found if len(set(found.values())) == len(found) else {}  # the same image twice cannot be told apart
+
+
+def _changes(
+    first: AuditRecord,
+    second: AuditRecord,
+    one: FederationSummary,
+    other: FederationSummary,
+    identities: tuple[Mapping[str, str], Mapping[str, str]],
+) -> tuple[list[Change], str]:
+    rows = [_scored(r, f) for r, f in ((first, one), (second, other))]
+    if first.success_threshold != second.success_threshold:
+        return [], "The audits count success from different SSIM on, so that their shares cannot be compared."
+    if not came_back(first, one.id)[1] or not came_back(second, other.id)[1]:
+        return [], "In one of the audits it is not known how many images came back."
+    common = sorted(rows[0].keys() & rows[1].keys())
+    sides = (_Side(record=first, federation=one, rows=rows[0]), _Side(record=second, federation=other, rows=rows[1]))
+    changes = [_change(spec, sides, identities) for spec in (ANY, *common)]
+    alone = sorted({attack_title(spec) for spec in rows[0].keys() ^ rows[1].keys()})
+    note = f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}." if alone else ""
+    return changes, note
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One federation in one of the audits, with its comparable results by attack."""
+
+    record: AuditRecord
+    federation: FederationSummary
+    rows: Mapping[str, Sequence[ImageResult]]
+
+    def of(self, spec: str) -> list[ImageResult]:
+        """Results of one attack, or of any."""
+        return [row for own in self.rows.values() for row in own] if spec == ANY else list(self.rows[spec])
+
+    def independent(self, spec: str) -> int:
+        """Independent trials among them."""
+        return trials(self.of(spec), originals(v for v in self.record.victims if v.federation == self.federation.id))
+
+
+def _scored(record: AuditRecord, federation: FederationSummary) -> dict[str, list[ImageResult]]:
+    found: dict[str, list[ImageResult]] = {}
+    for row in record.results:
+        if row.federation == federation.id and comparable(row):
+            found.setdefault(row.attack, []).append(row)
+    return found
+
+
+def _change(spec: str, sides: tuple[_Side, _Side], identities: tuple[Mapping[str, str], Mapping[str, str]]) -> Change:
+    rows = (sides[0].of(spec), sides[1].of(spec))
+    before, after = (_by_victim(own, side.record.success_threshold) for own, side in zip(rows, sides, strict=True))
+    shares = [(sum(own.values()), len(own)) for own in (before, after)]
+    independent = (sides[0].independent(spec), sides[1].independent(spec))
+    named = [
+        {ids.get(victim, ""): back for victim, back in own.items()}
+        for ids, own in zip(identities, (before, after), strict=True)
+    ]
+    probability = None
+    if named[0].keys() == named[1].keys() and "" not in named[0]:
+        places = {identities[0][row.victim_id]: update_of(row) for row in rows[0]}
+        probability, interval = _paired(named[0], named[1], places, min(independent))
+        certain = probability < _CHANCE
+    else:
+        scaled = [n * back / images for (back, images), n in zip(shares, independent, strict=True)]
+        interval = difference_interval((scaled[1], scaled[0]), (independent[1], independent[0]))
+        certain = interval[0] > 0 or interval[1] < 0
+    difference = shares[1][0] / shares[1][1] - shares[0][0] / shares[0][1]
+    judgement: Judgement = "no difference shown"
+    if certain:
+        judgement = "worse" if difference > 0 else "better"
+    return Change(
+        attack=spec,
+        first=shares[0],
+        second=shares[1],
+        interval=interval,
+        probability=probability,
+        judgement=judgement,
+        ssim=(_mean_best(rows[0]), _mean_best(rows[1])),
+    )
+
+
+def _paired(
+    before: Mapping[str, bool], after: Mapping[str, bool], places: Mapping[str, tuple[int, str]], independent: int
+) -> tuple[float, tuple[float, float]]:
+    """Probability and interval of the change of the same images, update by update: images of one fall together.
+
+    An update changed for the worse where more of its images come back, and for the better where fewer do.
+    """
+    balance: Counter[tuple[int, str]] = Counter()
+    for image, update in places.items():
+        balance[update] += int(after[image]) - int(before[image])
+    probability = mcnemar(sum(value > 0 for value in balance.values()), sum(value < 0 for value in balance.values()))
+    pairs = Counter((before[image], after[image]) for image in before)
+    scale = independent / len(before)
+    both, came, gone, neither = (
+        scale * pairs[pair] for pair in ((True, True), (False, True), (True, False), (False, False))
+    )
+    return probability, paired_interval(both, came, gone, neither)
+
+
+def _by_victim(rows: Sequence[ImageResult], threshold: float) -> dict[str, bool]:
+    """Whether each victim came back by at least one of these results."""
+    found: dict[str, bool] = {}
+    for row in rows:
+        found[row.victim_id] = found.get(row.victim_id, False) or counts(row, threshold)
+    return found
+
+
+def _mean_best(rows: Sequence[ImageResult]) -> float | None:
+    best: dict[str, float] = {}
+    for row in rows:
+        if row.ssim is not None:
+            best[row.victim_id] = max(row.ssim, best.get(row.victim_id, -1.0))
+    return statistics.fmean(best.values()) if best else None

@@ -1,0 +1,370 @@
+"""What an audit allows to be said about a federation, by written rules (docs/flags.md). Pure functions of the record.
+
+One rule decides for each federation, the first that fits:
+
+1. No attack gave a result: *not known*.
+2. No similarity could be measured, because the truth is not there: *not known*; the sentence says what the updates
+   confirm by themselves.
+3. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
+   truth than that by the margin, so that the measure cannot tell: *not known*.
+4. Images came back without a defence, or by an attack that ignores the defence: *leaks*.
+5. Images came back, but only by attacks that know the defence: *leaks to an adaptive attacker*.
+6. No image counts as come back, and the results of one attack are nearer to the truth than every guess, by more than
+   chance and on average by SSIM 0.1: *leaks in part*.
+7. Nothing came back, with a defence; a plain attack that was stopped here brings back half of the undefended control
+   or more; one attack by itself knows the whole defence and gave results; and no flag says weak: *held against
+   everything tried*.
+8. Nothing came back otherwise: *not shown to leak*, with the weak evidence named.
+
+The number that a verdict gives is that of all attacks together: an image counts if any attack brought it back.
+
+No rule ever calls a federation safe: an audit can show a leak, and cannot show that there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attacker.attacks.registry import attack_title
+from attacker.audit.record.confirmed import confirmed
+from attacker.audit.record.schema import (
+    AttackSummary,
+    AuditRecord,
+    FederationSummary,
+    Flag,
+    ImageResult,
+    UpdateReading,
+    VerdictEntry,
+    VerdictName,
+    parts_of,
+)
+from attacker.audit.record.view import FederationView, Lead, views
+from attacker.audit.verdict.flags import FLAGS, flags
+from attacker.wording import (
+    capitalised,
+    count,
+    counted,
+    dataset_name,
+    defence_name,
+    distance,
+    figure,
+    interval,
+    joined,
+    model_name,
+    number_word,
+)
+
+_MOST_LABELS = 12
+_UNDEFENDED = FLAGS["control-not-reconstructed"].phrase
+
+
+def verdicts(record: AuditRecord, found: Sequence[Flag] | None = None) -> list[VerdictEntry]:
+    """One verdict for each federation, controls included, in the record's order.
+
+    Args:
+        record: The audit; its own flags and verdicts do not count.
+        found: Its flags; None works them out.
+    """
+    raised = flags(record) if found is None else found
+    return [_verdict(view, [one for one in raised if one.federation == view.federation.id]) for view in views(record)]
+
+
+def title_of(federation: FederationSummary) -> str:
+    """A federation's name for people: model, defence and images.
+
+    Two federations of one page can differ in any of the three.
+    """
+    images = f" on {dataset_name(federation.dataset)}" if federation.dataset else ""
+    control = ", the control" if federation.control_of else ""
+    return f"{model_name(federation.model)} with {defence_name(federation.defence)}{images}{control}"
+
+
+def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
+    name, sentence = _decide(view, own)
+    cautions = [*_assumed(view), *(one.sentence for one in own)]
+    if name != "not known":
+        said = any(one.name == "too-few-victims" for one in own)  # with the same reason
+        cautions += [*([] if said else _together(view)), *_guesses(view)]
+    cautions += _read(view)
+    return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
+
+
+def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
+    title = title_of(view.federation)
+    if not view.tried:
+        return "not known", _unanswerable(view, title) or _not_attacked(title, view.summaries)
+    if not view.scored:
+        return "not known", f"{title}: {_without_truth(view)}"
+    if view.cannot_be_told:
+        return "not known", (
+            f"{title}: nothing can be concluded. These images are so easily guessed that a guess without any update, "
+            f"such as their average, already reaches SSIM >= {view.record.success_threshold:g} on every one of them."
+        )
+    if not view.nothing_came_back:
+        return _leak(view, own)
+    weak = _phrases(one for one in own if one.weak)
+    if view.lead is not None:
+        return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
+    # The rule stands by itself, even where somebody lost the flags.
+    if view.defended and view.convincing and view.whole and not view.near_misses and not weak:
+        return "held against everything tried", _held(view) + _aside(own)
+    weak = weak or [_UNDEFENDED]
+    return "not shown to leak", (
+        f"{title}: not shown to leak (weak evidence: {'; '.join(weak)}). {_nothing(view)}.{_close(view)}{_aside(own)}"
+    )
+
+
+def _assumed(view: FederationView) -> list[str]:
+    """That something was assumed, in one sentence; the report has a section about it."""
+    codes = [one.code for one in view.federation.assumptions]
+    if not codes:
+        return []
+    one = len(codes) == 1
+    return [
+        f"{capitalised(number_word(len(codes)))} {'thing was' if one else 'things were'} assumed that nobody said "
+        f"({', '.join(codes)}); see what was assumed, and what would show it wrong."
+    ]
+
+
+def _without_truth(view: FederationView) -> str:
+    """What can be said where no true image is known."""
+    sure = confirmed(view.all_rows)
+    images = len({row.victim_id for row in view.all_rows})
+    unknown = "without the true images no similarity and no success rate can be given."
+    if not sure:
+        return (
+            f"whether images came back is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
+            "Look at the pictures: they are all there is to judge by."
+        )
+    names = joined([attack_title(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
+    it, its = ("it", "its") if len(sure) == 1 else ("them", "their")
+    return (
+        f"{unknown} The update itself confirms {len(sure)} of {images} image{'' if images == 1 else 's'}: "
+        f"{names} found {it} by an exact formula, and {its} gradient, computed again, is the one that was sent."
+        f"{_labels(sure.values())} Look at the pictures."
+    )
+
+
+def _nearest(view: FederationView) -> str:
+    """How near the best search came to the updates, as a sentence with a space before it."""
+    fell = [
+        (row.matching_loss / row.starting_loss, row)
+        for row in view.all_rows
+        if row.matching_loss is not None and row.starting_loss
+    ]
+    if not fell:
+        return ""
+    _, best = min(fell, key=lambda pair: pair[0])
+    return (
+        f" {capitalised(attack_title(best.attack))} came nearest to an update: its matching loss fell from "
+        f"{distance(best.starting_loss)} to {distance(best.matching_loss)}, which different images may have."
+    )
+
+
+def _labels(rows: Iterable[ImageResult]) -> str:
+    """The classes that were read from the updates, as a sentence with a space before it."""
+    found = {row.victim_id: row.recovered_label for row in rows if row.recovered_label is not None}
+    if not found or len(found) > _MOST_LABELS:
+        return ""
+    classes = [str(one) for one in found.values()]
+    return f" Read from the updates: {'class' if len(classes) == 1 else 'classes'} {joined(classes)}."
+
+
+def _phrases(own: Iterable[Flag]) -> list[str]:
+    return list(dict.fromkeys(FLAGS[one.name].phrase for one in own if one.name in FLAGS))
+
+
+def _aside(own: Sequence[Flag]) -> str:
+    """What else limits the finding, as a sentence with a space before it."""
+    noted = _phrases(one for one in own if not one.weak)
+    return f" Mind that {joined(noted)}." if noted else ""
+
+
+def _unanswerable(view: FederationView, title: str) -> str:
+    """That no search can answer the updates in the time; empty where one can."""
+    own = (one for one in view.record.plan if one.federation == view.federation.id and one.unanswerable)
+    reason = next((one.reason for one in own), "")
+    return f"{title}: nothing is known about it. {reason}" if reason else ""
+
+
+def _read(view: FederationView) -> list[str]:
+    """What was read from updates that no search can answer."""
+    facts = view.federation.facts
+    return [] if facts is None else [reading_text(one) for one in facts.readings]
+
+
+def reading_text(one: UpdateReading) -> str:
+    """What one update says by itself, in a sentence."""
+    parts = [f"{count(one.numbers)} numbers of L2 norm {distance(one.norm)}"]
+    if one.statistics:
+        parts.append(f"running means of the features in {counted(one.statistics, 'layer')}")
+    most = sorted(range(len(one.at_least)), key=lambda label: -one.at_least[label])[:_MOST_LABELS]
+    if own := [f"{count(one.at_least[label])} of class {label}" for label in most if one.at_least[label]]:
+        parts.append(f"at least {joined(own)} among its {count(one.images or 0)} images, if it trained by plain SGD")
+    else:
+        parts.append(f"no certain labels{f' ({one.why_no_labels})' if one.why_no_labels else ''}")
+    return f"Read from the update of round {one.round}, client {one.node}, without a search: {'; '.join(parts)}."
+
+
+def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
+    reasons = "; ".join(
+        f"{attack_title(one.attack)}: {one.reasons[0] if one.reasons else 'it gave no result'}" for one in own
+    )
+    return f"{title}: no attack gave a result, so nothing is known about it ({reasons or 'none was asked for'})."
+
+
+def _of(back: int, images: int) -> str:
+    return f"{back} of {counted(images, 'image')}"
+
+
+def _share(one: AttackSummary) -> str:
+    return _of(one.successes or 0, one.images)
+
+
+def _certainty(one: AttackSummary) -> str:
+    low, high = one.interval or (0.0, 1.0)
+    return f"95 % interval {interval(low, high)}"
+
+
+def _names(summaries: Iterable[AttackSummary]) -> str:
+    return joined(list(dict.fromkeys(attack_title(one.attack) for one in summaries)))
+
+
+def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
+    defence = defence_name(view.federation.defence)
+    model, union = model_name(view.federation.model), view.union
+    plain = [one for one in view.of_role(adaptive=False, among=view.scored) if one.successes]
+    best = _strongest(view)
+    alone = best.successes == union.back and best.images == union.images
+    came = (
+        f"{_of(union.back, union.images)} came back by {attack_title(best.attack) if alone else 'at least one attack'}"
+    )
+    measure = f"(SSIM >= {view.record.success_threshold:g}; 95 % interval {interval(*union.interval)})"
+    if not view.defended:
+        text = f"Undefended {model} leaks: {came} {measure}."
+    elif plain:
+        which = f", which {_attitude(view, best)}" if alone else ""
+        do = "do" if len(parts_of(view.federation.defence)) > 1 else "does"
+        text = f"{capitalised(defence)} {do} not stop the leak on {model}: {came}{which} {measure}."
+    else:
+        text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
+    text += _who(view, best, alone=alone)
+    if best.attack.partition(":")[0] == "first-layer":
+        behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
+        text += f" The gradient of the first layer contains the image exactly{behind}."
+    if near := len(view.near_misses):
+        text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
+    text += _would_have_suggested(view)
+    weak = _phrases(one for one in own if one.weak)
+    if weak and union.back < union.images:
+        text += f" The share may be higher still: {'; '.join(weak)}."
+    return "leaks" if plain else "leaks to an adaptive attacker", text + _aside(own)
+
+
+def _strongest(view: FederationView) -> AttackSummary:
+    """The attack that brought back the most images; of several the plain one, which everybody could run."""
+    return min(
+        view.scored,
+        key=lambda one: (
+            -(one.successes or 0),
+            view.adaptive(one.attack),
+            -one.images,
+            -(one.mean_ssim or 0.0),
+            one.attack,
+        ),
+    )
+
+
+def _attitude(view: FederationView, one: AttackSummary, defence: str = "it") -> str:
+    """Whether an attack ignores or knows the defence, as a verb and its object."""
+    if not view.adaptive(one.attack):
+        return f"ignores {defence}"
+    whole = one in view.whole or len(parts_of(view.federation.defence)) < 2
+    return f"knows {defence}" if whole else f"knows a part of {defence}"
+
+
+def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
+    """The strongest attack, and what is due to attacks that ignore the defence, as sentences with a space before."""
+    text = ""
+    if not alone:
+        which = f", which {_attitude(view, best)}," if view.defended else ","
+        fits = "" if best.images == view.union.images else f" of the {best.images} that it fits"
+        text = f" The strongest, {attack_title(best.attack)}{which} brought back {best.successes}{fits} by itself."
+    plain = view.back(adaptive=False)
+    if view.defended and plain and view.adaptive(best.attack):
+        names = _names(one for one in view.of_role(adaptive=False, among=view.scored) if one.successes)
+        text += f" Attacks that ignore the defence brought back {_of(len(plain), view.union.images)} ({names})."
+    return text
+
+
+def _would_have_suggested(view: FederationView) -> str:
+    """Which attacks that work without the defence would have made it look good."""
+    failed = [one for one in view.scored if one.successes == 0 and view.works_without(one.attack)]
+    if not failed or not view.defended:
+        return ""
+    return (
+        f" {capitalised(_names(failed))} alone brought back none and would have suggested that the defence works: "
+        "without it, half of the images or more come back that way."
+    )
+
+
+def _in_part(view: FederationView, lead: Lead, weak: Sequence[str]) -> str:
+    which = f", which {_attitude(view, lead.summary, 'the defence')}," if view.defended else ""
+    return (
+        f"{title_of(view.federation)}: leaks in part. No image counts as come back (SSIM >= "
+        f"{view.record.success_threshold:g}), but what {attack_title(lead.summary.attack)}{which} made of the updates "
+        f"is nearer to the truth than every guess without them on {_of(lead.ahead, lead.images)}: SSIM "
+        f"{figure(lead.ssim)} on average, {figure(lead.gain)} more than the best guess.{_close(view)}"
+        + (f" It may leak more: {'; '.join(weak)}." if weak else "")
+    )
+
+
+def _close(view: FederationView) -> str:
+    """How many images came close to what counts, as a sentence with a space before it."""
+    near = view.near_misses
+    if not near:
+        return ""
+    return f" {_of(len(near), view.union.images)} came close to what counts, up to SSIM {figure(near[0].ssim, 3)}."
+
+
+def _nothing(view: FederationView) -> str:
+    """What did not come back, and what did without the defence, without a full stop."""
+    if view.stopped:
+        here, there = view.stopped[0]
+        without = f", against {_share(there)} without the defence"
+    else:
+        here, without = view.scored[0], ""
+    return f"{_share(here)} came back by {attack_title(here.attack)} ({_certainty(here)}){without}"
+
+
+def _held(view: FederationView) -> str:
+    surest = max(view.whole, key=lambda one: (view.independent(one.attack), one.images, one.attack))
+    know = "knows" if len({attack_title(one.attack) for one in view.whole}) == 1 else "know"
+    return (
+        f"{capitalised(defence_name(view.federation.defence))} held against everything tried on "
+        f"{model_name(view.federation.model)}: {_nothing(view)}. {capitalised(_names(view.whole))}, which {know} the "
+        f"whole defence, brought none back either ({_certainty(surest)}). A stronger attack still might."
+    )
+
+
+def _together(view: FederationView) -> list[str]:
+    """Why the images are fewer independent trials than they are, where that is so."""
+    union = view.union
+    if not view.compared or union.independent >= union.images:
+        return []
+    updates, clients = view.attacked
+    return [
+        f"The {union.images} images count as {counted(union.independent, 'independent trial')}: they come from "
+        f"{counted(updates, 'update')} of {counted(clients, 'client')}. Images of one update stand or fall together, "
+        "and an image that is attacked again is no new one. Intervals go by these trials."
+    ]
+
+
+def _guesses(view: FederationView) -> list[str]:
+    if not view.guessed:
+        return []
+    return [
+        f"A guess without any update, such as the average training image, already reaches SSIM >= "
+        f"{view.record.success_threshold:g} on {view.guessed} of these images. There an image counts as come back only "
+        "where an attack closed a quarter or more of what that guess leaves open."
+    ]

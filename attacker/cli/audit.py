@@ -1,0 +1,251 @@
+"""The command ``audit``, and what every audit prints at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attacker.cli.audit_options import AuditOptions, begun, with_audit_options
+from attacker.cli.options import Tapes
+from attacker.cli.progress import Ticker, campaign_watch
+from attacker.cli.reasons import (
+    NOTHING_ATTACKED,
+    assumption_lines,
+    attacked,
+    columns,
+    not_run_of_record,
+    reason_lines,
+    wrapped,
+)
+from attacker.cli.tables import add_attack, attack_table, show_table
+from attacker.jobs.allocator import keep_freed_memory
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attacker.audit.inputs.tape_source import TapeSource
+    from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary
+    from attacker.audit.settings import AuditSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("audit")(audit)
+
+
+_Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the report.")]
+_Workers = Annotated[int, typer.Option(min=1, help="Processes that attack; what they find is the same for any number.")]
+RayAddress = Annotated[
+    str,
+    typer.Option(metavar="HOST:PORT", help="Work on a Ray cluster that is there; auto finds one.", show_default=False),
+]
+_Leakage = Annotated[
+    bool,
+    typer.Option(
+        "--leakage/--no-leakage",
+        help="Compute what one update determines of an image, where the model is small enough, for as many images as "
+        "the budget has time for.",
+    ),
+]
+
+
+@with_audit_options
+def audit(
+    tapes: Tapes,
+    out: _Out = Path("audit"),
+    *,
+    options: AuditOptions,
+    workers: _Workers = 1,
+    ray_address: RayAddress = "",
+    leakage: _Leakage = True,
+) -> None:
+    """Attack the updates on a tape and write what came back: audit.json and a report.
+
+    TAPE is the folder that the Interceptor wrote. Where its run left an
+    evaluation.json beside it, or the clients a TAPE.truth (record_truth), the
+    images are compared with the true ones.
+    Interrupted, killed or out of time, the same command goes on where it was;
+    other settings set the earlier audit aside, in a folder of its own.
+    Exit code 3: nothing could be attacked; why, and what mends it, is said.
+
+    Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
+    """
+    start = time.monotonic()
+    check_crew(workers, ray_address)
+    try:
+        with begun(tapes, f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.") as ticker:
+            sources = options.sources(tapes)
+            settings = options.settings(leakage=leakage)
+            use_threads(settings.threads)
+            record = _audited(sources, settings, out, workers, ray_address, ticker, start)
+            ticker.do("writing the page")
+            page = write_page(record, out)
+    except KeyboardInterrupt:
+        if (out / "campaign").is_dir():
+            typer.echo(f"What was finished is kept in {out}; the same command goes on from there.", err=True)
+        raise
+    show(record, out, page)
+    if not attacked(record):
+        raise typer.Exit(NOTHING_ATTACKED)
+
+
+def _audited(
+    sources: Sequence[TapeSource],
+    settings: AuditSettings,
+    out: Path,
+    workers: int,
+    ray_address: str,
+    ticker: Ticker,
+    began: float,
+) -> AuditRecord:
+    ticker.do("opening the tape")
+
+    from attacker.audit import audit as run
+    from attacker.audit.clock import Clock
+
+    return run.audit(
+        sources,
+        settings,
+        out=out,
+        workers=workers,
+        ray_address=ray_address,
+        watch=campaign_watch(ticker),
+        say=lambda sentence: ticker.say("\n".join(wrapped(sentence, columns()))),
+        clock=Clock(settings.budget, settings.leakage, began),
+    )
+
+
+def check_crew(workers: int, ray_address: str) -> None:
+    """Refuse workers here and on a cluster at once, and what names no cluster.
+
+    Raises:
+        typer.BadParameter: If so.
+    """
+    if not ray_address:
+        return
+    from attacker.jobs.ray_workers import is_address
+
+    if workers > 1:
+        raise typer.BadParameter(
+            "either --workers, which work on this machine, or --ray-address, whose cluster works instead",
+            param_hint="--workers, --ray-address",
+        )
+    if not is_address(ray_address):
+        raise typer.BadParameter(
+            f"expected HOST:PORT of a Ray cluster that is there, or auto for one on this machine, got {ray_address!r}",
+            param_hint="--ray-address",
+        )
+
+
+def use_threads(threads: int) -> None:
+    """Limit PyTorch's threads in this process, and let it keep the memory that it frees.
+
+    One is the default: beside other busy processes, several threads that wait for each other were measured to be 20 to
+    50 times slower than one.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def finish(record: AuditRecord, folder: Path) -> Path:
+    """Write the report of a fresh audit into ``folder/report``, print the results and where the report is.
+
+    Returns:
+        Absolute path of the page.
+    """
+    page = write_page(record, folder)
+    show(record, folder, page)
+    return page
+
+
+def write_page(record: AuditRecord, folder: Path) -> Path:
+    """Write the report into ``folder/report``; its absolute path."""
+    from attacker.report.page import write_report
+
+    return write_report(record, folder=folder, out=folder / "report")
+
+
+def show(record: AuditRecord, folder: Path, page: Path) -> None:
+    """Print the results, and where record and report are."""
+    show_results(record)
+    typer.echo(f"record: {folder.absolute() / 'audit.json'}")
+    typer.echo(f"report: {page}")
+
+
+def show_results(record: AuditRecord) -> None:
+    """Print what each attack brought back, which attacks gave nothing and why, and the verdict."""
+    from attacker.report.verdict import overall, verdicts
+    from fl_precode.tape.notes import notes_path
+
+    width = columns()
+    for own in record.federations:
+        _show_federation(record, own)
+    missing = not_run_of_record(record)
+    if attacked(record) or missing:
+        typer.echo(f"attacks: {attacked(record)} run; {len(missing)} not")
+    tapes = {own.tape for own in record.federations}
+    notes = notes_path(Path(tapes.pop())) if len(tapes) == 1 else None
+    if missing:
+        typer.echo("Why not, the most important reason first:")
+        typer.echo("\n".join(reason_lines(missing, notes, width=width)))
+    for own in record.federations:
+        if own.assumptions and not own.control_of:
+            typer.echo("Assumed, because nobody said it:")
+            for assumed in own.assumptions:
+                typer.echo("\n".join(assumption_lines(assumed, assumed.updates, notes, width)))
+    found = [one for one in verdicts(record) if not one.control]
+    typer.echo("\n".join(wrapped(overall(found), width)))
+    for one in found:
+        typer.echo("\n".join(wrapped(one.sentence, width)))
+        for caution in (text for text in one.cautions if text.startswith("Read from the update")):
+            typer.echo("\n".join(wrapped(caution, width)))
+
+
+def _show_federation(record: AuditRecord, own: FederationSummary) -> None:
+    from attacker import wording
+
+    rows = [one for one in record.summaries if one.federation == own.id and one.images]
+    if not rows:
+        return
+    control = ", the undefended control" if own.control_of else ""
+    images = wording.counted(rows[0].images, "image")
+    title = f"{own.model}, {wording.defence_text(own.defence)}{control}: {images} attacked"
+    typer.echo("\n".join(wrapped(title, columns())))
+    compared = any(one.successes is not None for one in rows)
+    show = _similarities if compared else _distances
+    show_table(show(record, rows))
+
+
+def _similarities(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+    from attacker import wording
+    from attacker.audit.record.view import views
+
+    table = attack_table("came back", "95 %", "SSIM")
+    for one in rows:
+        back = "not known" if one.successes is None else f"{one.successes} of {one.images}"
+        between = wording.interval(*one.interval) if one.interval else "–"
+        add_attack(table, one.attack, back, between, wording.figure(one.mean_ssim))
+    own = next(one for one in views(record) if one.federation.id == rows[0].federation)
+    if (union := own.together) is not None:
+        add_attack(table, "any attack", f"{union.back} of {union.images}", wording.interval(*union.interval), "")
+    return table
+
+
+def _distances(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
+    """Where no true image is known: how near each attack came to the updates."""
+    from attacker.audit.record.confirmed import confirms
+    from attacker.wording import distance, middle
+
+    table = attack_table("matching loss", "at its start", "confirmed")
+    for one in rows:
+        own = [row for row in record.results if (row.federation, row.attack) == (one.federation, one.attack)]
+        loss, start = (middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
+        sure = sum(map(confirms, own))
+        add_attack(table, one.attack, distance(loss), distance(start), f"{sure} of {one.images}" if sure else "–")
+    return table

@@ -1,0 +1,195 @@
+"""The commands ``check`` and ``compare``: what programs and people ask of finished audits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attacker.cli.errors import error_text
+
+if TYPE_CHECKING:
+    from attacker.audit.record.schema import AuditRecord
+    from attacker.audit.verdict.ci_gate import Answer
+    from attacker.audit.verdict.compare import Comparison
+
+UNUSABLE = 2
+_WIDTH = 110
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("check")(check)
+    app.command("compare")(compare)
+
+
+_Record = Annotated[Path, typer.Argument(help="audit.json, or the folder it is in.", show_default=False)]
+_MaxAsr = Annotated[
+    float | None, typer.Option("--max-asr", help="Largest share of images that may come back.", show_default=False)
+]
+_MinVictims = Annotated[
+    int | None, typer.Option("--min-victims", help="Least number of images attacked.", show_default=False)
+]
+_NoFlags = Annotated[bool, typer.Option("--no-flags", help="No reason to distrust a low score.")]
+_Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow-flag", help="A flag that --no-flags lets pass. Repeatable.", show_default=False),
+]
+_Junit = Annotated[Path | None, typer.Option("--junit", help="File for JUnit XML.", show_default=False)]
+_Tape = Annotated[
+    Path | None, typer.Option("--tape", help="Where the tape is now. Default: where it was.", show_default=False)
+]
+
+
+def check(
+    record: _Record,
+    max_asr: _MaxAsr = None,
+    min_victims: _MinVictims = None,
+    no_flags: _NoFlags = False,
+    allow_flag: _Allow = None,
+    junit: _Junit = None,
+    tape: _Tape = None,
+) -> None:
+    """Does an audit meet what is demanded? For continuous integration.
+
+    Exit code 0: yes. 1: no, with the reason. 2: the record cannot be used: it
+    is missing, damaged, altered, of another tape or of a newer version.
+
+    Example: fl-precode check audit --max-asr 0 --min-victims 64 --no-flags
+    """
+    from attacker.audit.verdict.ci_gate import Demands, answers
+
+    try:
+        demands = Demands(
+            max_asr=max_asr, min_victims=min_victims, no_flags=no_flags, allowed_flags=tuple(allow_flag or ())
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    found = answers(_usable(record, tape), demands)
+    _write_junit(found, junit, record)
+    for one in found:
+        typer.echo(
+            _plain(f"{'met    ' if one.met else 'NOT MET'}  {one.demand}  {one.federation}\n         {one.reason}")
+        )
+    if not all(one.met for one in found):
+        raise typer.Exit(1)
+
+
+def compare(
+    first: _Record,
+    second: _Record,
+    html: Annotated[Path | None, typer.Option("--html", help="File for a page.", show_default=False)] = None,
+) -> None:
+    """What became better or worse from one audit to another, with 95 % intervals.
+
+    Where both are of the same images, these are compared one by one (McNemar's
+    exact test).
+
+    Exit code 0: nothing became worse. 1: something did. 2: the records cannot
+    be used, or have no federation in common.
+
+    Example: fl-precode compare before/audit.json after/audit.json --html change.html
+    """
+    from attacker.audit.verdict.compare import compare as compared
+
+    records = (_usable(first, None), _usable(second, None))
+    try:
+        found = compared(*records, (_folder(first), _folder(second)))
+    except ValueError as error:
+        raise _unusable(error) from None
+    for one in found:
+        _show(one)
+    if html is not None:
+        from attacker.report.compare_page import write_comparison
+
+        typer.echo(f"written: {write_comparison(found, (str(first), str(second)), html)}")
+    if any(change.judgement == "worse" for one in found for change in one.changes):
+        raise typer.Exit(1)
+
+
+def _folder(record: Path) -> Path:
+    return record if record.is_dir() else record.absolute().parent
+
+
+def _usable(path: Path, tape: Path | None) -> AuditRecord:
+    from attacker.audit.record.json_file import read_record
+    from attacker.audit.verdict.integrity import contradictions, tape_contradictions
+
+    try:
+        record = read_record(path)
+        wrong, unseen = tape_contradictions(record, tape)
+        wrong += contradictions(record)
+        if wrong:
+            raise ValueError(f"{path} was altered, or is of another tape: {'; '.join(wrong)}")
+    except (ValueError, OSError) as error:
+        raise _unusable(error) from None
+    for one in unseen:
+        typer.echo(_plain(f"Note: {one}."), err=True)
+    return record
+
+
+def _unusable(error: Exception) -> typer.Exit:
+    print(_plain(f"Error: {error_text(error)}"), file=sys.stderr)  # noqa: T201
+    return typer.Exit(UNUSABLE)
+
+
+def _plain(text: str) -> str:
+    """Text without what a terminal obeys: names on a tape are anybody's."""
+    return "".join(one for one in text if one.isprintable() or one == "\n")
+
+
+def _write_junit(found: Sequence[Answer], path: Path | None, record: Path) -> None:
+    if path is None:
+        return
+    from attacker.audit.verdict.ci_gate import junit
+    from fl_precode.private_file import write_private
+
+    path = path.expanduser().absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_private(path, junit(found, name=f"fl-precode check {record}"))
+
+
+def _show(found: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from attacker import wording
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH
+    titles = [_plain(title) for title in found.titles]
+    console.print(titles[0] if titles[0] == titles[1] else f"{titles[0]}  ->  {titles[1]}", markup=False)
+    table = Table(header_style="bold")
+    for heading in ("attack", "before", "after", "change of the share", "95 %", "SSIM", ""):
+        table.add_column(heading, overflow="fold")
+    for one in found.changes:
+        ssim = f"{wording.figure(one.ssim[0])} -> {wording.figure(one.ssim[1])}"
+        shares = (f"{back} of {images}" for back, images in (one.first, one.second))
+        low, high = (f"{100 * value:+.0f}" for value in one.interval)
+        paired = f", p = {one.probability:.2g}" if one.probability is not None else ""
+        cells = (
+            one.attack,
+            *shares,
+            f"{100 * one.difference:+.0f} %",
+            f"{low} to {high} %{paired}",
+            ssim,
+            one.judgement,
+        )
+        table.add_row(*(_plain(cell).replace("[", r"\[") for cell in cells))
+    console.print(table)
+    for text in _besides(found):
+        console.print(_plain(text), markup=False, highlight=False)
+
+
+def _besides(found: Comparison) -> list[str]:
+    before, after = (one.verdict for one in found.verdicts)
+    lines = [f"Verdict: {before if before == after else f'{before} -> {after}'}"]
+    lines += [f"Flags gone: {', '.join(found.flags_gone)}"] if found.flags_gone else []
+    lines += [f"Flags new: {', '.join(found.flags_new)}"] if found.flags_new else []
+    if None not in found.accuracy:
+        lines.append("Accuracy: " + " -> ".join(f"{100 * (one or 0.0):.1f} %" for one in found.accuracy))
+    return lines + ([found.note] if found.note else [])

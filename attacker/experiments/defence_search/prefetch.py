@@ -1,0 +1,88 @@
+"""Results of cells in their order, while the ones that may be wanted next are made already."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from attacker.experiments.cell_work import job_of
+from attacker.experiments.cells import Cell, Made
+from attacker.experiments.precode.experiment import Experiment
+from attacker.experiments.store import Store
+from attacker.jobs.job import Job
+from attacker.jobs.progress import Progress
+from attacker.jobs.run import Foreman, Terms, hire_for
+
+
+class Ahead:
+    """Cells of an experiment, made as far ahead as there are processes.
+
+    What is read does not depend on the number of processes. Cells that were begun and are not wanted any more are
+    finished and kept, unless none of their time was spent.
+
+    Args:
+        experiment: What the cells belong to.
+        folder: Of finished cells.
+        workers: Processes, one thread each; 1 works in this process, and on nothing ahead.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, *, workers: int = 1) -> None:
+        self._experiment = experiment
+        self._store = Store(folder)
+        self._workers = workers
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        progress = Progress([])
+        crew = self._stack.enter_context(hire_for(self._store.cells, workers=self._workers)(progress.hear))
+        self._foreman = Foreman(self._store.cells, crew, progress, Terms())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._stack:
+            self._foreman.withdraw()
+            while kind is None and self._foreman.busy:
+                self._foreman.step()
+
+    def results(self, cells: Iterable[Cell]) -> Generator[tuple[Cell, Made], None, None]:
+        """Each cell with its result, in the given order; close it to want no more.
+
+        Raises:
+            ValueError: If a finished cell was altered.
+            RuntimeError: If a cell cannot be made, or its worker process died again and again.
+        """
+        begun: deque[Cell] = deque()
+        try:
+            for cell in cells:
+                begun.append(cell)
+                if self._workers > 1 and self._read(cell) is None:
+                    self._foreman.add(self._job(cell))
+                    self._foreman.begin()
+                if len(begun) >= self._workers:
+                    yield self._finished(begun.popleft())
+            while begun:
+                yield self._finished(begun.popleft())
+        finally:
+            self._foreman.withdraw()
+
+    def result(self, cell: Cell) -> Made:
+        """The result of one cell; raises as `results` does."""
+        return self._finished(cell)[1]
+
+    def _finished(self, cell: Cell) -> tuple[Cell, Made]:
+        found = self._read(cell)
+        if found is None:
+            self._foreman.add(self._job(cell))
+        while found is None:
+            self._foreman.step()
+            found = self._read(cell)
+        return cell, found
+
+    def _job(self, cell: Cell) -> Job:
+        return job_of(self._experiment, cell, self._store, threads=1 if self._workers > 1 else None)
+
+    def _read(self, cell: Cell) -> Made | None:
+        return self._store.read(cell, self._experiment.recipe(cell))

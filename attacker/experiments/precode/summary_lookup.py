@@ -1,0 +1,48 @@
+"""What figures and tables look up in a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from attacker.experiments.precode.summary import AttackScore, Score, SetupSummary, State
+
+NOTHING = Score(
+    victims=0,
+    not_applicable=0,
+    failed=0,
+    successes=0,
+    rate=None,
+    interval=None,
+    ssim=None,
+    psnr=None,
+    mse=None,
+)
+"""Where no attack was tried."""
+
+
+def strongest(scores: Iterable[Score]) -> Score:
+    """The score with the largest rate; of equal ones that with the larger similarity."""
+    return max(scores, key=lambda one: (-1.0 if one.rate is None else one.rate, one.ssim or 0.0), default=NOTHING)
+
+
+def worst(setup: SetupSummary, pick: Callable[[State], Score | None]) -> Score:
+    """What is worst for the clients over all states of the model."""
+    return strongest(found for state in setup.states if (found := pick(state)) is not None)
+
+
+def plain_matching(state: State) -> Score | None:
+    """Of Inverting Gradients, the attack of the PRECODE paper; None where it was not run."""
+    own = [one.score for one in state.attacks if one.attack.partition(":")[0] == "inverting-gradients"]
+    return strongest(own) if own else None
+
+
+def adaptive(state: State) -> AttackScore | None:
+    """The adaptive attack that brought back most; None where none fits."""
+    own = [one for one in state.attacks if one.adaptive and one.score.victims]
+    return max(own, key=lambda one: (one.score.rate or 0.0, one.score.ssim or 0.0), default=None)
+
+
+def best_adaptive(state: State) -> Score | None:
+    """Its score."""
+    found = adaptive(state)
+    return found.score if found is not None else None

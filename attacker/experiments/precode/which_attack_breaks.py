@@ -1,0 +1,110 @@
+"""Under which assumption each defence falls, from the figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attacker import wording
+from attacker.attacks.registry import attack_title, entry_of
+from attacker.experiments.precode.summary import Assumption, AttackScore, Fall, Score, SetupSummary, State
+
+Tried = tuple[State, AttackScore]
+
+
+def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
+    """One entry for each defended model, undefended ones included.
+
+    A defence falls to an attack when an image comes back, beyond the best guess without the update. A plain attack does
+    not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where nothing comes back
+    although the undefended model is reconstructed, the attacks tried were stopped, which proves nothing more.
+    """
+    return [_fall(setup, setups) for setup in setups]
+
+
+def broken(one: AttackScore) -> bool:
+    """Whether an image came back."""
+    return one.score.successes > 0
+
+
+def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
+    tried = [(state, one) for state in setup.states for one in state.attacks if one.score.victims]
+    for assumption, adaptive in (("plain", False), ("adaptive", True)):
+        won = [(state, one) for state, one in tried if one.adaptive is adaptive and broken(one)]
+        if won:
+            return _entry(setup, "plain" if assumption == "plain" else "adaptive", max(won, key=_strength))
+    if setup.defence == "none" or not _undefended_falls(setup, setups):
+        return _entry(setup, "cannot tell", max(tried, key=_strength) if tried else None)
+    return _entry(setup, "none tried", max(tried, key=_strength) if tried else None)
+
+
+def _strength(tried: Tried) -> tuple[int, float]:
+    score = tried[1].score
+    return score.successes, score.ssim or 0.0
+
+
+def _undefended_falls(setup: SetupSummary, setups: Sequence[SetupSummary]) -> bool:
+    return any(
+        broken(one)
+        for other in setups
+        if (other.data, other.model, other.defence) == (setup.data, setup.model, "none")
+        for state in other.states
+        for one in state.attacks
+    )
+
+
+def _entry(setup: SetupSummary, assumption: Assumption, tried: Tried | None) -> Fall:
+    state, one = tried if tried is not None else (None, None)
+    return Fall(
+        data=setup.data,
+        model=setup.model,
+        defence=setup.defence,
+        assumption=assumption,
+        attack=one.attack if one else "",
+        epoch=state.epoch if state else 0,
+        score=one.score if one else None,
+        sentence=_sentence(setup, assumption, state, one),
+    )
+
+
+def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, one: AttackScore | None) -> str:
+    defence = wording.capitalised(wording.defence_name(setup.defence))
+    if state is None or one is None:
+        return f"{defence}: no attack fits these updates, so nothing is known."
+    score = one.score
+    back = _came_back(score)
+    when = state_name(state.epoch)
+    name = attack_title(one.attack)
+    if assumption == "plain":
+        return f"Falls to {name}, which knows nothing of a defence: {back}, {when}."
+    if assumption == "adaptive":
+        return f"Stops the plain attacks and falls to {name} ({knowledge(one.attack)}): {back}, {when}."
+    if assumption == "none tried":
+        adaptive = any(other.adaptive and other.score.victims for other_state in setup.states
+                       for other in other_state.attacks)  # fmt: skip
+        which = "plain and adaptive attacks" if adaptive else "plain attacks; no adaptive one was run"
+        return f"Stood the {which}. That proves nothing about others. The nearest was {name}: {back}, {when}."
+    if setup.defence == "none":
+        return f"The attacks are too weak: without any defence {back}, {when}."
+    return f"Cannot tell: the attacks bring nothing back from the undefended model either; {back}, {when}."
+
+
+def _came_back(score: Score) -> str:
+    low, high = score.interval or (0.0, 1.0)
+    found = f"{score.successes} of {score.victims} images came back (95 % interval {wording.interval(low, high)})"
+    if score.not_applicable:
+        found += f", {score.not_applicable} not attacked because it does not fit them"
+    return found
+
+
+def knowledge(spec: str) -> str:
+    """What an adaptive attack makes use of, in the registry's words."""
+    return entry_of(spec).description
+
+
+def state_name(epoch: int) -> str:
+    """When in training.
+
+    >>> state_name(0), state_name(1), state_name(3)
+    ('untrained', 'after 1 epoch', 'after 3 epochs')
+    """
+    return "untrained" if epoch == 0 else f"after {epoch} epoch{'' if epoch == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""What clients compute and send, for many candidates at once: gradients, and their products with the observed ones."""

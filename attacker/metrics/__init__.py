@@ -1,0 +1,1 @@
+"""Similarity of images, success rates, and intervals of shares."""

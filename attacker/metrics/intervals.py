@@ -1,0 +1,116 @@
+"""Intervals and tests for success rates and for the difference of two."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from scipy.stats import binomtest
+
+
+def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share that was seen in fewer independent trials than cases.
+
+    Where both are whole numbers it is `attacker.metrics.similarity.wilson_interval`.
+
+    Args:
+        share: Of all cases, in [0, 1].
+        trials: Independent ones among them, more than 0.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: If the share, the trials or the confidence are out of their range.
+
+    >>> low, high = wilson_of_share(0.8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4902, 0.9433)
+    """
+    if not (0 <= share <= 1 and trials > 0):
+        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
+    square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / trials
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
+    return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
+
+
+def difference_interval(
+    successes: tuple[float, float], victims: tuple[float, float], *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of ``p1 - p2`` for independent victims: Newcombe's hybrid score interval (1998a, method 10).
+
+    Args:
+        successes: Of the first and the second.
+        victims: Of the first and the second; where victims depend on each other, both are those that do not.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: As for `wilson_of_share`.
+
+    >>> low, high = difference_interval((56, 48), (70, 80))
+    >>> round(low, 4), round(high, 4)
+    (0.0524, 0.3339)
+    """
+    return _squared_and_added(successes, victims, 0.0, confidence)
+
+
+def paired_interval(
+    both: float, first_only: float, second_only: float, neither: float, *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of ``p1 - p2`` where both were measured on the same victims: Newcombe (1998b, method 10).
+
+    Args:
+        both: Victims that came back in both.
+        first_only: In the first alone.
+        second_only: In the second alone.
+        neither: In none.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: If there are no victims.
+
+    >>> low, high = paired_interval(20, 12, 2, 16)
+    >>> round(low, 4), round(high, 4)
+    (0.0562, 0.3292)
+    """
+    victims = both + first_only + second_only + neither
+    rows = (both + first_only, second_only + neither, both + second_only, first_only + neither)
+    product = math.prod(rows)
+    correlation = 0.0
+    if product > 0:
+        cross = both * neither - first_only * second_only
+        corrected = max(cross - victims / 2, 0.0) if cross > 0 else cross  # Newcombe's correction towards none
+        correlation = corrected / math.sqrt(product)
+    return _squared_and_added((rows[0], rows[2]), (victims, victims), correlation, confidence)
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Probability of so uneven a split, or a more uneven one, if neither is better: McNemar's exact test, two-sided.
+
+    >>> mcnemar(12, 2).__round__(4), mcnemar(0, 0)
+    (0.0129, 1.0)
+    """
+    changed = first_only + second_only
+    return float(binomtest(first_only, changed, 0.5).pvalue) if changed else 1.0
+
+
+def _squared_and_added(
+    successes: tuple[float, float], victims: tuple[float, float], correlation: float, confidence: float
+) -> tuple[float, float]:
+    if min(victims) <= 0:
+        raise ValueError(f"expected 1 or more victims on both sides, got {victims[0]:g} and {victims[1]:g}")
+    # Shares of fewer trials than victims are no whole numbers of them, and rounding may take them just beyond 1.
+    first, second = (min(1.0, s / n) if s <= n * (1 + 1e-9) else s / n for s, n in zip(successes, victims, strict=True))
+    (low1, high1), (low2, high2) = (
+        wilson_of_share(share, n, confidence=confidence) for share, n in zip((first, second), victims, strict=True)
+    )
+
+    def width(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+    difference = first - second
+    return (
+        max(-1.0, difference - width(first - low1, high2 - second)),
+        min(1.0, difference + width(high1 - first, second - low2)),
+    )

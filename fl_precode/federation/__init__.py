@@ -1,0 +1,1 @@
+"""The reference federation: its settings, data, model, and the clients' local work."""
