@@ -21,15 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks import Reconstruction, build_attack
 from attacker.audit.record.counting import beats
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
 from attacker.audit.truth.base import mean_of
 from attacker.audit.truth.best_guess import Guesses
-from attacker.metrics.similarity import psnr, ssim
-from attacker.victim import Victim
-from fl_precode import Observation, Protocol, sample_noise
+from fl_precode import Observation, Protocol, Victim, sample_noise
+from fl_precode.attacks import Reconstruction, build_attack
 from fl_precode.defences.registry import apply_defence, gradient_defence, perturbation_generator
+from fl_precode.metrics import psnr, ssim
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.randomness.seeding import seeded

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacker.attacks import build_attack
 from attacker.experiments.published_nets import LENET, Net, convolutions
-from attacker.metrics.similarity import psnr, ssim
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.attacks import build_attack
 from fl_precode.defences.registry import apply_defence
+from fl_precode.metrics import psnr, ssim
 from fl_precode.models.lenet import init_uniform
 from fl_precode.objective import training_loss
 from images import CIFAR10, INPUTS, first_images

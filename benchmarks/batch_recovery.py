@@ -25,10 +25,9 @@ from torch import Tensor
 
 from attacker.analytic.bottleneck_batches import bottleneck_gradient, features_of_batch
 from attacker.gradients.trace import trace
-from attacker.metrics.similarity import match_batch, psnr, ssim
-from attacker.victim import Victim
-from fl_precode import Observation, Protocol, sample_noise
+from fl_precode import Observation, Protocol, Victim, sample_noise
 from fl_precode.defences.registry import apply_defence
+from fl_precode.metrics import match_batch, psnr, ssim
 from fl_precode.models import build_model
 from images import first_images
 

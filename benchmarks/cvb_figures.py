@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacker.attacks import build_attack
 from attacker.bench.problem import observe
-from attacker.metrics.similarity import ssim
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.attacks import build_attack
 from fl_precode.defences.registry import apply_defence
+from fl_precode.metrics import ssim
 from fl_precode.models import InputSpec
 from fl_precode.randomness.seeding import seeded
 from images import first_images

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacker.attacks import PRESETS
 from attacker.attacks.gradient_matching.options import options_of
 from attacker.gradients.distances import cosine_distance
 from attacker.gradients.fedavg.surrogate import surrogate_products
@@ -39,9 +38,10 @@ from attacker.gradients.observed import observed_gradient
 from attacker.gradients.one_step import gradient_products
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
-from attacker.metrics.similarity import match_batch, psnr, ssim
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.attacks import PRESETS
 from fl_precode.local_training import local_training
+from fl_precode.metrics import match_batch, psnr, ssim
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation, Protocol

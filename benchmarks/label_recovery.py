@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 import command_line
-from attacker.labels import LABEL_RECOVERY, best_labels, recover_labels
-from attacker.victim import Victim
-from fl_precode import Observation, Protocol
+from fl_precode import Observation, Protocol, Victim
+from fl_precode.labels import LABEL_RECOVERY, best_labels, recover_labels
 from fl_precode.models import InputSpec, build_model
 
 logger = logging.getLogger("label_recovery")

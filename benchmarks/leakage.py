@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 
 from attacker.experiments.published_nets import model_of
-from attacker.leakage import Jacobian, expected_error, glance, influence, released, spectrum
+from attacker.leakage import released
 from attacker.metrics.rank_correlation import rank_correlation
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.leakage import Jacobian, expected_error, glance, influence, spectrum
 from images import first_images
 
 logger = logging.getLogger("leakage")

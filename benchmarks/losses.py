@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fl_precode as flp
-from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.record.schema import AuditRecord
 from benchmarks.simulated_tapes import simulate
+from fl_precode import TapeSource
 from fl_precode.federation.config import Settings
 from fl_precode.federation.federation import prepare
 from fl_precode.local_training import batch_gradient

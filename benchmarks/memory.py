@@ -31,8 +31,8 @@ def attack(model: str, candidates: int, budget: float) -> dict[str, Any]:
     """In the fresh process: one attack, and what it took."""
     import torch
 
-    from attacker.attacks import GradientMatching
     from attacker.bench.problem import make_problem
+    from fl_precode.attacks import GradientMatching
     from images import first_images
 
     torch.set_num_threads(1)

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from attacker.attacks import build_attack
 from attacker.bench.problem import observe
 from attacker.experiments.published_nets import published
-from attacker.metrics.similarity import psnr
+from fl_precode.attacks import build_attack
 from fl_precode.defences.on_gradients import GaussianNoise
+from fl_precode.metrics import psnr
 from images import first_images
 
 logger = logging.getLogger("noise")

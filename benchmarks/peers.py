@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks import GradientMatching
 from attacker.attacks.gradient_matching.options import options_of
 from attacker.bench.contenders import Contender, Run, timed
 from attacker.bench.problem import Problem
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.attacks import GradientMatching
 from fl_precode.observation import Gradients
 
 

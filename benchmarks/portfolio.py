@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks import build_attack
-from attacker.metrics.similarity import psnr
-from attacker.victim import Victim
-from fl_precode import Observation, Protocol, sample_noise
+from fl_precode import Observation, Protocol, Victim, sample_noise
+from fl_precode.attacks import build_attack
 from fl_precode.defences.registry import apply_defence
+from fl_precode.metrics import psnr
 from fl_precode.models import build_model
 from label_recovery import load
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks import GradientMatching, build_attack
 from attacker.bench.problem import observe
-from attacker.metrics.similarity import match_batch, psnr, ssim
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.attacks import GradientMatching, build_attack
+from fl_precode.metrics import match_batch, psnr, ssim
 from fl_precode.models import build_model
 from images import first_images
 from peers import InvertingGradients, load

@@ -23,13 +23,11 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from attacker.attacks import PRESETS, Attack, FirstLayerInversion
-from attacker.attacks.base import Progress, Reconstruction
 from attacker.attacks.gradient_matching.options import options_of
-from attacker.metrics.similarity import psnr, ssim, success_rate
-from attacker.victim import Victim
-from fl_precode import Observation, Protocol, sample_noise
+from fl_precode import Observation, Protocol, Victim, sample_noise
+from fl_precode.attacks import PRESETS, Attack, FirstLayerInversion, Progress, Reconstruction
 from fl_precode.defences.registry import apply_defence
+from fl_precode.metrics import psnr, ssim, success_rate
 from fl_precode.models import InputSpec, build_model
 
 logger = logging.getLogger("reference_figures")

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 from attacker.audit.audit import audit
-from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.record.schema import AuditRecord
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import LABELS, Knowledge
@@ -35,6 +34,7 @@ from benchmarks.page_tables import write_between
 from benchmarks.simulated_cases import KINDS, Case, case
 from benchmarks.simulated_oracle import recovered
 from benchmarks.simulated_tapes import Simulated, simulate
+from fl_precode import TapeSource
 from fl_precode.federation.config import Settings
 
 BUDGET = 12.0

@@ -16,8 +16,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from attacker.audit.record.counting import needed
-from attacker.metrics.similarity import ssim
 from benchmarks.simulated_tapes import Seen, Simulated
+from fl_precode.metrics import ssim
 from fl_precode.models.input_spec import InputSpec
 
 THRESHOLD = 0.6

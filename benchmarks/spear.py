@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacker.attacks import Attack, build_attack
-from attacker.metrics.similarity import label_accuracy, match_batch, psnr
-from attacker.victim import Victim
+from fl_precode import Victim
+from fl_precode.attacks import Attack, build_attack
+from fl_precode.metrics import label_accuracy, match_batch, psnr
 from fl_precode.models.input_spec import InputSpec
 from images import INPUTS, first_images
 from portfolio import observe
