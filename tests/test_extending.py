@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from attacker.attacks.registration import GROUP, AttackEntry, entry_of_class
-from fl_precode import defences
+from fl_precode.defences import registry as defences
 from fl_precode.plugins import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
