@@ -60,12 +60,17 @@ def test_a_federation_is_replayed_by_the_loss_that_its_tape_names(tmp_path, name
     assert distance < 0.3 * wrong
 
 
-def test_images_with_several_classes_are_audited_from_rows_of_zeros_and_ones(tmp_path):
-    source = losses.tape_attributes(tmp_path, OPTIONS)
+@pytest.mark.federation
+def test_a_real_federation_of_images_with_several_classes(tmp_path, monkeypatch):
+    """By Flower's own runtime: the app names its loss at the interceptor, and its clients record rows of classes."""
+    monkeypatch.syspath_prepend(losses.SEVERAL_APP)
+    source = losses.launched_several(tmp_path, OPTIONS)
     record, assumed, _ = audited(source, tmp_path / "audit")
+    assert record.federations[0].loss == "several_numbers.task:criterion"
+    assert record.federations[0].truth_note == ""
     assert "loss" not in assumed
-    searched = [one for one in record.results if one.starting_loss is not None]
-    assert searched
+    searched = [one for one in record.results if one.attack.startswith("idlg")]
+    assert len(searched) == 4
     assert all(one.matching_loss < 0.01 * one.starting_loss for one in searched)
     labels = {one.label for one in record.victims}
     assert None not in labels

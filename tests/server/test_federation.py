@@ -69,6 +69,23 @@ def poisoned_folder(tmp_path):
     return tmp_path / "poison"
 
 
+def test_a_federation_of_somebody_else_is_not_counted(launches, tmp_path):
+    named_like_flowers = [sys.executable, "-c", "import time; time.sleep(60)  # flower-superlink raylet"]
+    elsewhere = {**os.environ, "TMPDIR": str(tmp_path)}
+    running = [
+        subprocess.Popen(named_like_flowers),
+        # As one of Ray's processes that overwrote its environment.
+        subprocess.Popen(named_like_flowers, env=elsewhere, cwd=launches),
+        subprocess.Popen(named_like_flowers, env=elsewhere, cwd=tmp_path),
+    ]
+    try:
+        assert set(flower_processes(launches)) == {process.pid for process in running[:2]}
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.usefixtures("nothing_left_running")
 @pytest.mark.slow
 def test_two_runs_from_a_folder_with_other_packages_of_our_names(tmp_path, poisoned_folder, monkeypatch):
