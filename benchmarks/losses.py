@@ -204,7 +204,7 @@ def table(record: dict[str, Any]) -> str:
         attack = row["attack"].partition(":")[0]
         ssim = "-" if row["median_ssim"] is None else f"{row['median_ssim']:.2f}"
         distance = "-" if row["mean_distance"] is None else f"{row['mean_distance']:.1e}"
-        came = f"{row['came_back']} of {row['images']}"
+        came = "not compared" if row["came_back"] is None else f"{row['came_back']} of {row['images']}"
         lines.append(f"| {row['loss']} | {row['replayed']} | {attack} | {came} | {ssim} | {distance} |")
     return "\n".join(lines)
 

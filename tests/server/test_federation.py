@@ -43,8 +43,9 @@ def flower_processes(folder):
 
 
 @pytest.fixture
-def launches(monkeypatch):
+def launches(monkeypatch, tmp_path_factory):
     """Where the launches of this test have their folders. A short path: Ray puts Unix sockets below it."""
+    tmp_path_factory.getbasetemp()  # chosen when first asked for: not below a folder that is removed
     folder = Path(tempfile.mkdtemp(prefix="t"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
