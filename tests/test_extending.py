@@ -168,8 +168,9 @@ def test_a_class_that_registered_itself_may_have_another_name_in_its_module(tmp_
     )
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("attack", GROUP, entry_of_class)
-    for name, kind in (("grey", own_attacks.Grey), ("black", own_attacks.Black)):
-        registry.add(name, entry_of_class(name, kind, ""), f"{own_attacks.__name__}:{kind.__name__}")
+    ours = AttackEntry(description="ours", source="-", build=lambda spec: None)
+    for name, place in (("grey", "Grey"), ("black", "Black")):
+        registry.add(name, ours, f"{own_attacks.__name__}:{place}")
     assert list(registry) == ["grey", "black"]
     assert registry.refused.keys() == {"black"}, "that name is another class's"
 
