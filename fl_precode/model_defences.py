@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from fl_precode.bottleneck import check_settings
 from fl_precode.conv_bottleneck import check_kernel
 from fl_precode.extend import extend, extend_conv, extend_dropout
+from fl_precode.watching import equal_copy
 
 
 class ModelDefence(ABC):
@@ -38,7 +38,7 @@ class Undefended(ModelDefence):
 
     def __call__(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Return an equal copy."""
-        return copy.deepcopy(model)
+        return equal_copy(model)
 
 
 @dataclass(frozen=True, kw_only=True)

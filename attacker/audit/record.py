@@ -17,6 +17,7 @@ from attacker.audit.record_entry import (
     Entry,
     Identifier,
     LabelKnowledge,
+    LossNamedBy,
     Number,
     OutcomeName,
     PicturePath,
@@ -62,6 +63,7 @@ __all__ = [
     "LayerLeakage",
     "LeakageSummary",
     "LeftOut",
+    "LossNamedBy",
     "Machine",
     "NoiseAttack",
     "Number",
@@ -202,6 +204,11 @@ class FederationSummary(Entry):
     facts: UpdateFacts | None = Field(default=None, description="absent in older records")
     loss: str | None = Field(
         default=None, description="name of the loss that was replayed; null for cross-entropy, and in older records"
+    )
+    loss_named_by: LossNamedBy | None = Field(
+        default=None,
+        description="who named that loss: the tape or the notes beside it, the auditor, or nobody, so that it is "
+        "assumed; null where no loss can be replayed, and in older records",
     )
     assumptions: list[AssumptionEntry] = Field(
         default=[], description="what was guessed about the updates; absent in older records"

@@ -15,6 +15,13 @@ from attacker.report.verdict import Verdict, is_defended, knows, verdicts
 _EARLY_IMAGES = 10_000
 
 
+_LOSS_NAMED_BY = {
+    "tape": "as it was announced",
+    "auditor": "as the auditor named it",
+    "nobody": "which is assumed: nobody named the loss that the clients minimise",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttackRow:
     """One attack on one federation: its success, plain or adaptive, and how similar its images are.
@@ -61,6 +68,11 @@ class Panel:
     union: Union | None
     best: tuple[tuple[str, AttackSummary], ...]
     planned: tuple[PlannedAttack, ...]
+
+    @property
+    def loss_named(self) -> str:
+        """Who named the loss that was replayed, for people; empty where none can be, and in older records."""
+        return _LOSS_NAMED_BY.get(self.federation.loss_named_by or "", "")
 
     @property
     def all_came_back(self) -> bool:
