@@ -13,13 +13,13 @@ from pydantic import Field
 from attacker.audit.files import png_bytes
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import Count, Entry, Machine, Number, Setting
+from attacker.intervals import rank_correlation
 from attacker.report import words
 from attacker.report.html import write_html
 from attacker.reproduce import comparison_figures as figures
 from attacker.reproduce.finish import RESULTS_NAME
 from attacker.reproduce.influences import Influence, Influenced, Influences, Measured
 from attacker.reproduce.page import PAGE_NAME, svg_uri, templates
-from attacker.reproduce.rank_correlation import rank_correlation
 from attacker.reproduce.store import Store
 from fl_precode.private_file import write_private
 
