@@ -24,7 +24,7 @@ from attacker.cli_reproduce import (
 if TYPE_CHECKING:
     from attacker.reproduce.cell_work import Experimental
     from attacker.reproduce.influence_page import InfluenceSummary
-    from attacker.reproduce.inversion_page import InversionSummary
+    from attacker.reproduce.inversion_summary import InversionSummary
     from attacker.reproduce.run import C
 
 _Data = Annotated[

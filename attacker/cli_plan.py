@@ -10,7 +10,7 @@ import typer
 
 from attacker.cli_audit_options import AuditOptions, begun, with_audit_options
 from attacker.cli_options import Tapes
-from attacker.cli_progress import Ticker
+from attacker.cli_progress import Ticker, duration
 from attacker.cli_reasons import NOTHING_ATTACKED, columns, not_run, reason_lines, wrapped
 from attacker.cli_tables import add_attack, attack_table, show_table
 
@@ -99,14 +99,3 @@ def _show_what_runs(planned: Sequence[PlannedAttack]) -> None:
         count = "" if one.iterations is None else str(one.iterations)
         add_attack(table, spec_name(one.attack), one.role, count, time, one.reason)
     show_table(table)
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(0.4), duration(75), duration(4000)
-    ('0.4 s', '75 s', '67 min')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -142,8 +142,6 @@ def progress_bar(title: str, *, total: float = 1.0, keep: bool = False) -> Itera
 
 def state_line(state: State) -> str:
     """One line about how far a campaign is."""
-    from attacker.cli_plan import duration
-
     parts = [f"{state.title.partition(':')[0]}: {state.title.partition(': ')[2].partition(':')[0]}"]
     parts.append(f"{state.done} of {state.of} chunks")
     parts.append(f"{100 * state.share:.0f} %")
@@ -154,3 +152,14 @@ def state_line(state: State) -> str:
     if state.seconds_left is not None:
         parts.append(f"{duration(state.seconds_left)} left")
     return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(0.4), duration(75), duration(4000)
+    ('0.4 s', '75 s', '67 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from attacker.cli_progress import progress_bar
-
-
-class JobFailed(RuntimeError):
-    """The job was started and did not succeed."""
+from attacker.cli_federation import federation_progress, keep_and_check
 
 
 def register(app: typer.Typer) -> None:
@@ -59,9 +52,7 @@ def run(
             port=port,
             on_line=on_line,
         )
-    write_log(folder, outcome.log)
-    if not outcome.completed:
-        raise JobFailed(f"the federation failed: {outcome.reason}. The whole log is in {folder / 'federation.log'}")
+    keep_and_check(outcome, folder)
     console = Console()
     console.print(f"{settings.num_server_rounds} rounds in {outcome.seconds:.0f} s: {folder}")
     if tape:
@@ -121,26 +112,3 @@ def _value(text: str) -> str | int | float | bool:
         except ValueError:
             continue
     return text
-
-
-@contextmanager
-def federation_progress(title: str, rounds: int) -> Iterator[Callable[[str], None]]:
-    """A bar over rounds, fed with the lines of a run's log."""
-    with progress_bar(f"federation {title}", total=rounds + 1, keep=True) as tell:
-
-        def on_line(line: str) -> None:
-            # The strategy logs this line when a round begins.
-            if started := re.search(r"\[ROUND (\d+)/\d+\]", line):
-                tell(int(started[1]), note=f"round {started[1]} of {rounds}")
-
-        tell(0, note="starting")
-        yield on_line
-        tell(rounds + 1, note="done", line=True)
-
-
-def write_log(folder: Path, log: str) -> None:
-    """Keep a run's log beside its results. It names nodes and errors, so only the owner may read it."""
-    from fl_precode.private_file import write_private
-
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(folder / "federation.log", log.encode())

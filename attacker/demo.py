@@ -12,8 +12,8 @@ from attacker.audit.run import audit
 from attacker.audit.settings import AuditSettings
 from attacker.audit.subject import TapeSource
 from attacker.cli_audit import finish, use_threads
+from attacker.cli_federation import federation_progress, keep_and_check
 from attacker.cli_progress import progress_bar
-from attacker.cli_run import JobFailed, federation_progress, write_log
 from fl_precode.config import Settings
 from fl_precode.flower.launch import SimulationRuntime
 
@@ -58,10 +58,7 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
         for one in settings.values():
             with federation_progress(f"{one.model}, {one.defence}", rounds) as on_line:
                 outcome = runtime.run(one, on_line=on_line)
-            write_log(Path(one.output_dir), outcome.log)
-            if not outcome.completed:
-                log = Path(one.output_dir) / "federation.log"
-                raise JobFailed(f"the federation failed: {outcome.reason}. The whole log is in {log}")
+            keep_and_check(outcome, Path(one.output_dir))
     use_threads(1)
     with progress_bar("audit") as tell:
         record = audit(

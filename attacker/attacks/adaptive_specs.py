@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from attacker.attacks.adaptive import AdaptiveMatching
+from attacker.attacks.announced_update import follows_announcement
 from attacker.attacks.attack import Attack
 from attacker.attacks.gradient_matching import GradientMatching
 from attacker.attacks.presets import PRESETS
@@ -15,9 +16,6 @@ _TRUE_OR_FALSE = ("true", "false")
 _NOT_FOR_ADAPTIVE = ("optimiser", "history", "labels")
 
 _OF_EVERY_SEARCH = ("matching", "announced")
-
-ANNOUNCED = "announced"
-"""The value of ``distance`` that takes what fits the announced defence, and the default."""
 
 SEARCH_OPTIONS = ("preset", *(name for name in OPTIONS if name not in _NOT_FOR_ADAPTIVE))
 """Options of every adaptive attack: those of the search by Adam."""
@@ -52,11 +50,6 @@ def options_of(kind: type[Attack], *, without: tuple[str, ...] = ()) -> tuple[st
     assert issubclass(kind, AdaptiveMatching)
     own = tuple(one.name for one in fields(kind) if one.name not in _OF_EVERY_SEARCH)
     return (*own, *(name for name in SEARCH_OPTIONS if name not in without))
-
-
-def follows_announcement(spec: Spec) -> bool:
-    """Whether an adaptive attack compares updates as the announced defence asks, and not by a distance of its own."""
-    return spec.options.get("distance", ANNOUNCED) == ANNOUNCED
 
 
 def build_adaptive(kind: type[Attack], spec: Spec) -> Attack:

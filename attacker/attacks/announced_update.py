@@ -26,6 +26,9 @@ COMPARED = frozenset({"noise", "laplace", "ppp", "prune", "clip", "quantise", "s
 Not ``dp``, which clips each image's gradient before the sum: what it leaves is compared by its direction.
 """
 
+ANNOUNCED = "announced"
+"""The value of ``distance`` that takes what fits the announced defence, and the default."""
+
 _ADDS_NOISE = frozenset({"noise", "laplace", "ppp"})
 _SURELY_BELOW = 0.999
 """Share of the largest norm below which rounding cannot make a clipped update look like one that was left alone."""
@@ -80,6 +83,11 @@ def announced_comparison(observation: Observation, seen: Trace) -> Comparison | 
         left_out=left_out,
         units=_units(observation, parts),
     )
+
+
+def follows_announcement(spec: Spec) -> bool:
+    """Whether an adaptive attack compares updates as the announced defence asks, and not by a distance of its own."""
+    return spec.options.get("distance", ANNOUNCED) == ANNOUNCED
 
 
 def compared_parts(names: Collection[str]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import ClassVar, final
 from typing import Protocol as TypingProtocol
 
 from torch import Generator, Tensor
@@ -17,9 +17,6 @@ from attacker.attacks.randomness import one_for_each
 from attacker.engine.constants import by_first_name, only_moving, settled, with_constants
 from attacker.victim import Victim
 from fl_precode.observation import Observation
-
-if TYPE_CHECKING:
-    from attacker.attacks.registration import AttackEntry
 
 
 class Outcome(StrEnum):
@@ -85,10 +82,11 @@ class Attack(ABC):
     """A reconstruction attack. Subclasses are final, frozen, keyword-only dataclasses of settings.
 
     Attributes:
-        registered: What is known of the class, by each name under which `register_attack` registered it.
+        registered: What is known of the class, by each name under which `register_attack` registered it; its entries
+            are `AttackEntry`, which knows this class and not the other way round.
     """
 
-    registered: ClassVar[Mapping[str, AttackEntry]] = MappingProxyType({})
+    registered: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     @property
     def name(self) -> str:

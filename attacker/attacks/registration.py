@@ -9,7 +9,7 @@ from inspect import getdoc, isabstract
 from types import MappingProxyType
 from typing import Any, Final, TypedDict, TypeVar, Unpack
 
-from attacker.attacks.announced_update import COMPARED
+from attacker.attacks.announced_update import COMPARED, follows_announcement
 from attacker.attacks.attack import Attack
 from fl_precode.plugins import Registry
 from fl_precode.spec import Spec, parse_spec
@@ -87,8 +87,6 @@ class AttackEntry:
         >>> "prune" in ATTACKS["ignore"].answers_as("ignore:distance=l2")
         False
         """
-        from attacker.attacks.adaptive_specs import follows_announcement
-
         return self.answers if not self.inside or follows_announcement(parse_spec(spec)) else self.answers - COMPARED
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from attacker.attacks.registry import attack_title
 from attacker.audit import search_checks
 from attacker.audit.control_checks import control_untrained
 from attacker.audit.counting import NEAR
@@ -17,7 +18,7 @@ from attacker.audit.noise_source import from_a_seed
 from attacker.audit.record import AuditRecord, Flag, parts_of
 from attacker.audit.view import WORKS, FederationView, views
 from attacker.metrics import wilson_interval
-from attacker.report.words import attack_name, capitalised, counted, defence_name, figure, joined, percent
+from attacker.report.words import capitalised, counted, defence_name, figure, joined, percent
 
 LARGEST_SHARE = 0.06
 """Share of all updates that "nothing came back" may still allow for, with 95 % confidence; 61 updates are enough."""
@@ -99,7 +100,7 @@ def _no_adaptive_attack(view: FederationView) -> Iterator[Found]:
         one.attack: sorted(part for part in parts_of(view.federation.defence) if described[one.attack].answers_to(part))
         for one in ran
     }
-    halves = sorted({f"{defence_name('+'.join(own))} by {attack_name(spec)}" for spec, own in known.items()})
+    halves = sorted({f"{defence_name('+'.join(own))} by {attack_title(spec)}" for spec, own in known.items()})
     if halves:
         sentence = (
             f"No attack that gave a result knows the whole defence, which is {whole}. A part of it is taken into "
@@ -164,7 +165,7 @@ def _control_hardly(view: FederationView) -> Iterator[Found]:
     rare = not view.works_without(here.attack)
     yield (
         "control-hardly-reconstructed",
-        f"{capitalised(attack_name(here.attack))} brought back {there.successes} of {counted(there.images, 'image')} "
+        f"{capitalised(attack_title(here.attack))} brought back {there.successes} of {counted(there.images, 'image')} "
         f"without the defence{f', fewer than {percent(WORKS)}' if rare else ''}, so that none of {here.images} with it "
         f"may be {'the weakness of the attack' if rare else 'chance'}.",
         here.attack,
@@ -201,7 +202,7 @@ def _near_miss(view: FederationView) -> Iterator[Found]:
     near = view.near_misses
     if not view.nothing_came_back or not near:
         return
-    names = joined(sorted({attack_name(row.attack) for row in near}))
+    names = joined(sorted({attack_title(row.attack) for row in near}))
     yield (
         "near-miss",
         f"{capitalised(names)} came close on {len(near)} of {counted(view.union.images, 'image')}: up to SSIM "
@@ -262,7 +263,7 @@ def _attack_failed(view: FederationView) -> Iterator[Found]:
         if one.failed > FAILED_SHARE * one.images:
             yield (
                 "attack-failed",
-                f"{capitalised(attack_name(one.attack))} failed or diverged on {one.failed} of {one.images} images, "
+                f"{capitalised(attack_title(one.attack))} failed or diverged on {one.failed} of {one.images} images, "
                 "which count as not come back.",
                 one.attack,
             )
@@ -272,7 +273,7 @@ def _attack_left_out(view: FederationView) -> Iterator[Found]:
     for one in view.record.plan:
         decisive = one.role == "adaptive" or not view.defended
         if one.federation == view.federation.id and one.status == "over_budget" and decisive:
-            name = capitalised(attack_name(one.attack))
+            name = capitalised(attack_title(one.attack))
             yield "attack-left-out", f"{name} would have fitted and was left out: {one.reason}.", one.attack
 
 

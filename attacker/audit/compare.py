@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.checks import flags
 from attacker.audit.counting import comparable, counts
 from attacker.audit.gate import came_back, judged
@@ -17,7 +18,6 @@ from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, V
 from attacker.audit.trials import originals, trials, update_of
 from attacker.audit.verdict import title_of, verdicts
 from attacker.intervals import difference_interval, mcnemar, paired_interval
-from attacker.report.words import attack_name
 
 Judgement = Literal["better", "worse", "no difference shown"]
 _CHANCE = 0.05
@@ -182,7 +182,7 @@ def _changes(
     common = sorted(rows[0].keys() & rows[1].keys())
     sides = (_Side(record=first, federation=one, rows=rows[0]), _Side(record=second, federation=other, rows=rows[1]))
     changes = [_change(spec, sides, identities) for spec in (ANY, *common)]
-    alone = sorted({attack_name(spec) for spec in rows[0].keys() ^ rows[1].keys()})
+    alone = sorted({attack_title(spec) for spec in rows[0].keys() ^ rows[1].keys()})
     note = f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}." if alone else ""
     return changes, note
 

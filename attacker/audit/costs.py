@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +16,8 @@ from attacker.attacks.parts import Adam
 from attacker.attacks.portfolio import Portfolio
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack, entry_of
 from attacker.audit.chunk import chunk_size
+from attacker.audit.passes import replayed_images, seconds_of_pass
 from attacker.audit.placement import placed
-from attacker.engine import Replay, steps_behind
 from attacker.engine.deadline import within
 from fl_precode.spec import spec_name
 
@@ -39,13 +38,6 @@ _PASSES: Final = 4.0
 
 _BEFORE_A_SEARCH: Final = 12.0
 """Iterations that ways of forming gradients, which are compared before the first one, take about as long as."""
-
-_FEWEST_IMAGES: Final = 2
-_FEW_IMAGES: Final = 8
-"""Images on which a pass is measured; batches of one are refused by some models."""
-
-_LONG: Final = 0.5
-"""Seconds of a pass that is not repeated on more images."""
 
 
 def replays(spec: str) -> bool:
@@ -115,40 +107,6 @@ def measure_unit(federation: Federation, settings: AuditSettings, seconds: float
         except Exception:  # models are foreign code; an attack that cannot run says so when it is run
             _logger.warning("what an iteration costs could not be measured", exc_info=True)
             return None
-
-
-def seconds_of_pass(victim: Victim, seen: Observation) -> float:
-    """Seconds that one pass forward and backward takes for one image, measured on a few where there is time."""
-    few = 0
-    taken = 0.0
-    for few in (_FEWEST_IMAGES, _FEW_IMAGES):
-        if few > max(_FEWEST_IMAGES, seen.batch_size or 1):
-            break
-        taken = _pass(victim, seen, few) / few
-        if taken * _FEW_IMAGES > _LONG:
-            break
-    return taken
-
-
-def _pass(victim: Victim, seen: Observation, images: int) -> float:
-    like = next(iter(seen.parameters.values()))
-    candidates = torch.zeros(images, *victim.inputs.shape, dtype=like.dtype, device=like.device)
-    labels = torch.zeros(images, dtype=torch.long, device=like.device)
-    weights = {name: value.detach().clone().requires_grad_(True) for name, value in seen.parameters.items()}
-    began = time.perf_counter()
-    loss = Replay(victim, weights, seen.buffers).loss(weights, candidates, labels, ())
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    sum(float(one.sum()) for one in found[:1] if one is not None)  # a GPU is waited for
-    return time.perf_counter() - began
-
-
-def replayed_images(seen: Observation) -> int:
-    """Images that go through the model in one replay of an update, each as often as the client used it."""
-    images, step = seen.batch_size or 1, seen.protocol.batch_size
-    steps = None if seen.kind == "gradient" else steps_behind(seen)
-    if steps is not None and step is not None:
-        return steps * min(step, images)
-    return images * (seen.protocol.local_epochs or 1)
 
 
 def _watched(

@@ -14,7 +14,7 @@ from attacker.audit.chunk import Site, Target
 from attacker.audit.clock import OPENING, UNLIMITED, Clock
 from attacker.audit.control import control_training, open_control, why_no_control, write_control
 from attacker.audit.control_training import SECONDS
-from attacker.audit.costs import replayed_images, seconds_of_pass
+from attacker.audit.passes import replayed_images, seconds_of_pass
 from attacker.audit.record import ControlRound
 from attacker.audit.selection import choose_updates, node_rank
 from attacker.audit.settings import AuditSettings

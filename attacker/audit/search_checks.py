@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from itertools import permutations
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.record import AttackSummary, ImageResult
 from attacker.audit.view import FederationView
-from attacker.report.words import attack_name, capitalised, counted, percent
+from attacker.report.words import capitalised, counted, percent
 from fl_precode.spec import parse_spec
 
 Found = tuple[str, str, str | None]
@@ -56,7 +57,7 @@ def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
             continue
         yield (
             "loss-did-not-fall",
-            f"The search of {attack_name(one.attack)} came no closer to the update than it began, by less than "
+            f"The search of {attack_title(one.attack)} came no closer to the update than it began, by less than "
             f"{percent(LEAST_FALL)} on most images: it found no way to follow, and its failure says nothing.",
             one.attack,
         )
@@ -122,7 +123,7 @@ def budget_edge(view: FederationView) -> Iterator[Found]:
         if late and (middle := statistics.median(late)) > LATE_FALL:
             yield (
                 "budget-edge",
-                f"The distance of {attack_name(best.attack)} still fell by {percent(middle)} over the last tenth of "
+                f"The distance of {attack_title(best.attack)} still fell by {percent(middle)} over the last tenth of "
                 "its search: with more iterations it may have brought images back.",
                 best.attack,
             )
@@ -148,7 +149,7 @@ def search_cut(view: FederationView) -> Iterator[Found]:
         if cut > CUT_SHARE * len(rows) and (one.success_rate or 0.0) < 1:
             yield (
                 "search-cut",
-                f"The budget ended {attack_name(one.attack)} before its time on {cut} of "
+                f"The budget ended {attack_title(one.attack)} before its time on {cut} of "
                 f"{counted(len(rows), 'image')}; what it had found until then is kept.",
                 one.attack,
             )
@@ -164,7 +165,7 @@ def single_start(view: FederationView) -> Iterator[Found]:
         ]
         starts = [row.starts or 0 for one in searched for row in view.rows(one.attack)]
         if max(starts, default=0) == 1 and not any(_reliable(view, one) for one in searched):
-            names = ", ".join(attack_name(one.attack) for one in searched)
+            names = ", ".join(attack_title(one.attack) for one in searched)
             yield (
                 "single-start",
                 f"Each search of {names} had one start. Searches end in places that depend on where they began; others "
@@ -239,7 +240,7 @@ def labels_unknown(view: FederationView) -> Iterator[Found]:
         rows = view.searches(one.attack)
         known = [row.label_accuracy for row in rows if row.label_accuracy is not None]
         right = statistics.fmean(known) if known else None
-        name = capitalised(attack_name(one.attack))
+        name = capitalised(attack_title(one.attack))
         if right is not None and right < RIGHT_LABELS:
             how = "used other labels than it was granted" if granted else "recovered the labels only in part"
             yield (

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.checks import FLAGS, flags
 from attacker.audit.confirmed import confirmed
 from attacker.audit.record import (
@@ -40,7 +41,6 @@ from attacker.audit.record import (
 )
 from attacker.audit.view import FederationView, Lead, views
 from attacker.report.words import (
-    attack_name,
     capitalised,
     count,
     counted,
@@ -136,7 +136,7 @@ def _without_truth(view: FederationView) -> str:
             f"whether images came back is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
             "Look at the pictures: they are all there is to judge by."
         )
-    names = joined([attack_name(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
+    names = joined([attack_title(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
     it, its = ("it", "its") if len(sure) == 1 else ("them", "their")
     return (
         f"{unknown} The update itself confirms {len(sure)} of {images} image{'' if images == 1 else 's'}: "
@@ -156,7 +156,7 @@ def _nearest(view: FederationView) -> str:
         return ""
     _, best = min(fell, key=lambda pair: pair[0])
     return (
-        f" {capitalised(attack_name(best.attack))} came nearest to an update: its matching loss fell from "
+        f" {capitalised(attack_title(best.attack))} came nearest to an update: its matching loss fell from "
         f"{distance(best.starting_loss)} to {distance(best.matching_loss)}, which different images may have."
     )
 
@@ -208,7 +208,7 @@ def reading_text(one: UpdateReading) -> str:
 
 def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
     reasons = "; ".join(
-        f"{attack_name(one.attack)}: {one.reasons[0] if one.reasons else 'it gave no result'}" for one in own
+        f"{attack_title(one.attack)}: {one.reasons[0] if one.reasons else 'it gave no result'}" for one in own
     )
     return f"{title}: no attack gave a result, so nothing is known about it ({reasons or 'none was asked for'})."
 
@@ -227,7 +227,7 @@ def _certainty(one: AttackSummary) -> str:
 
 
 def _names(summaries: Iterable[AttackSummary]) -> str:
-    return joined(list(dict.fromkeys(attack_name(one.attack) for one in summaries)))
+    return joined(list(dict.fromkeys(attack_title(one.attack) for one in summaries)))
 
 
 def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
@@ -237,7 +237,7 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
     best = _strongest(view)
     alone = best.successes == union.back and best.images == union.images
     came = (
-        f"{_of(union.back, union.images)} came back by {attack_name(best.attack) if alone else 'at least one attack'}"
+        f"{_of(union.back, union.images)} came back by {attack_title(best.attack) if alone else 'at least one attack'}"
     )
     measure = f"(SSIM >= {view.record.success_threshold:g}; 95 % interval {interval(*union.interval)})"
     if not view.defended:
@@ -289,7 +289,7 @@ def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
     if not alone:
         which = f", which {_attitude(view, best)}," if view.defended else ","
         fits = "" if best.images == view.union.images else f" of the {best.images} that it fits"
-        text = f" The strongest, {attack_name(best.attack)}{which} brought back {best.successes}{fits} by itself."
+        text = f" The strongest, {attack_title(best.attack)}{which} brought back {best.successes}{fits} by itself."
     plain = view.back(adaptive=False)
     if view.defended and plain and view.adaptive(best.attack):
         names = _names(one for one in view.of_role(adaptive=False, among=view.scored) if one.successes)
@@ -312,7 +312,7 @@ def _in_part(view: FederationView, lead: Lead, weak: Sequence[str]) -> str:
     which = f", which {_attitude(view, lead.summary, 'the defence')}," if view.defended else ""
     return (
         f"{title_of(view.federation)}: leaks in part. No image counts as come back (SSIM >= "
-        f"{view.record.success_threshold:g}), but what {attack_name(lead.summary.attack)}{which} made of the updates "
+        f"{view.record.success_threshold:g}), but what {attack_title(lead.summary.attack)}{which} made of the updates "
         f"is nearer to the truth than every guess without them on {_of(lead.ahead, lead.images)}: SSIM "
         f"{figure(lead.ssim)} on average, {figure(lead.gain)} more than the best guess.{_close(view)}"
         + (f" It may leak more: {'; '.join(weak)}." if weak else "")
@@ -334,12 +334,12 @@ def _nothing(view: FederationView) -> str:
         without = f", against {_share(there)} without the defence"
     else:
         here, without = view.scored[0], ""
-    return f"{_share(here)} came back by {attack_name(here.attack)} ({_certainty(here)}){without}"
+    return f"{_share(here)} came back by {attack_title(here.attack)} ({_certainty(here)}){without}"
 
 
 def _held(view: FederationView) -> str:
     surest = max(view.whole, key=lambda one: (view.independent(one.attack), one.images, one.attack))
-    know = "knows" if len({attack_name(one.attack) for one in view.whole}) == 1 else "know"
+    know = "knows" if len({attack_title(one.attack) for one in view.whole}) == 1 else "know"
     return (
         f"{capitalised(defence_name(view.federation.defence))} held against everything tried on "
         f"{model_name(view.federation.model)}: {_nothing(view)}. {capitalised(_names(view.whole))}, which {know} the "

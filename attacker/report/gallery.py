@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.counting import best_guess, comparable, counts
 from attacker.audit.record import AuditRecord, FederationSummary, ImageResult, VictimImage
 from attacker.audit.view import confirms
@@ -242,11 +243,11 @@ def _doubt(row: ImageResult) -> tuple[bool, float]:
 
 
 def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Tile:
-    name = words.capitalised(words.attack_name(row.attack))
+    name = words.capitalised(attack_title(row.attack))
     came_back = None
     if row.baseline_ssim is not None:
         came_back = counts(row, record.success_threshold)
-    by = (f"by {words.attack_name(row.method)}",) if row.method else ()
+    by = (f"by {attack_title(row.method)}",) if row.method else ()
     return Tile(
         title=title or name,
         alt=f"Reconstruction by {name}: {where}",
@@ -267,7 +268,7 @@ def _control(row: ImageResult, where: str) -> tuple[Tile, ...]:
             alt=f"Reconstruction without the defence: {where}",
             path=row.reconstruction,
             placeholder="no picture",
-            caption=(words.capitalised(words.attack_name(row.attack)), *_scores(row)),
+            caption=(words.capitalised(attack_title(row.attack)), *_scores(row)),
         ),
     )
 
@@ -341,6 +342,6 @@ def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[R
 
 def _attacks(rows: Iterable[Row]) -> dict[str, str]:
     specs = {tile.attack for row in rows for tile in (*row.tiles, *row.others) if tile.attack}
-    names = {spec: words.capitalised(words.attack_name(spec)) for spec in sorted(specs)}
+    names = {spec: words.capitalised(attack_title(spec)) for spec in sorted(specs)}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {spec: f"{name} ({spec})" if name in twice else name for spec, name in names.items()}

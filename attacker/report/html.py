@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from attacker.attacks.registry import attack_title
 from attacker.report import words
 from fl_precode.private_file import write_private
 
@@ -16,7 +17,7 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
 def environment(*folders: Path, **names: Any) -> Environment:
-    """Templates that escape every value and refuse unknown names; all know ``words`` and these names.
+    """Templates that escape every value and refuse unknown names; all know ``words``, ``attack_title`` and these.
 
     Args:
         folders: Looked through before the report's own templates.
@@ -29,7 +30,7 @@ def environment(*folders: Path, **names: Any) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(words=words, **names)
+    made.globals.update(words=words, attack_title=attack_title, **names)
     return made
 
 

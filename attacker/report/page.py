@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.record import AttackDescription, AttackSummary, AuditRecord
 from attacker.audit.view import AGREES, lines_that_mend
 from attacker.report import words
@@ -142,7 +143,7 @@ def _problems(record: AuditRecord, panels: Sequence[Panel], album: Album) -> lis
 
 def _attack_failures(summaries: Sequence[AttackSummary]) -> list[str]:
     return [
-        f"{words.capitalised(words.attack_name(one.attack))} failed on {one.failed} images: {'; '.join(one.reasons)}"
+        f"{words.capitalised(attack_title(one.attack))} failed on {one.failed} images: {'; '.join(one.reasons)}"
         for one in summaries
         if one.failed
     ]

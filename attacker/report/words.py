@@ -62,18 +62,6 @@ def defence_text(spec: str) -> str:
     return {"none": "no defence", "unknown": "defence not known"}.get(spec, spec)
 
 
-def attack_name(spec: str) -> str:
-    """An attack's name for people, without its settings, which stand in the table of settings.
-
-    >>> attack_name("inverting-gradients:iterations=100")
-    'Inverting Gradients'
-    """
-    # Each says it at its class. Pages of finished audits need nothing else of them, so they are not loaded before.
-    from attacker.attacks.registry import attack_title
-
-    return attack_title(spec)
-
-
 def dataset_name(spec: str) -> str:
     """An image set's name for people: of own files the last part of the path.
 

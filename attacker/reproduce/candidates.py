@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from attacker.reproduce.experiment import Experiment, images
+from attacker.reproduce.experiment import Experiment
+from attacker.reproduce.image_sets import images
 from attacker.reproduce.scales import Scale
 from fl_precode.defences import apply_defence
 from fl_precode.models import build_model

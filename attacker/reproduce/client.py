@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacker.reproduce.experiment import ADAM_RATE, BATCH, whole_seed
+from attacker.reproduce.seeds import whole_seed
 from clients.train import defended_gradient, defended_training
 from fl_precode.config import Settings
 from fl_precode.data import ImageData
@@ -33,6 +33,11 @@ __all__ = [
     "defended_model",
     "observe",
 ]
+
+
+BATCH = 64
+"""Of the central training, as in the paper."""
+ADAM_RATE = 1e-3
 
 
 def defended_model(settings: Settings, data: ImageData) -> nn.Module:

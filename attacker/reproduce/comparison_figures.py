@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from attacker.attacks.registry import entry_of
 from attacker.reproduce.figures import canvas, svg_text
-
-if TYPE_CHECKING:
-    from attacker.reproduce.inversion_page import AttackFigures, NetFigures
+from attacker.reproduce.inversion_summary import AttackFigures, NetFigures
 
 _STEPS = ("#1d63b8", "#0f766e", "#c2410c", "#7c3aed", "#be123c", "#a16207")
 

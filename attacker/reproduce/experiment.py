@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from attacker.attacks.registry import build_attack
-from attacker.audit.guesses import Guesses
-from attacker.audit.machine import versions
-from attacker.audit.truth_federation import TrainingImages
 from attacker.reproduce.cells import Cell, Made, Setup
+from attacker.reproduce.conditions import Conditions
+from attacker.reproduce.image_sets import images
 from attacker.reproduce.scales import SCALES, Scale
 from attacker.reproduce.store import Store
+from attacker.reproduce.work import make
 from attacker.reproduce.worst_case import attacks_on
-from fl_precode.config import Settings
-from fl_precode.data import ImageData, load_data
 from fl_precode.federation import prepare
 
-BATCH = 64
-"""Of the central training, as in the paper."""
-ADAM_RATE = 1e-3
 FEDERATED_BATCH = 32
-GUESSES = "the best guess"
-"""What an attacked image has to come back beyond; results that were compared with less are made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What is compared, and by what means.
+class Experiment(Conditions):
+    """What is compared, and by what means; see `Conditions` for its other attributes.
 
     Attributes:
-        scale: Sizes.
         data: Image sets, as `load_data` takes them.
         models: Model specs.
         defences: Defence specs.
         attacks: Attack specs for every defended model; None takes those that fit, plain and adaptive.
-        data_root: Folder of downloaded sets.
-        seed: Of everything random.
-        device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: If a selection is empty or names something twice, or there is no such attack.
     """
 
-    scale: Scale
     data: tuple[str, ...]
     models: tuple[str, ...]
     defences: tuple[str, ...]
     attacks: tuple[str, ...] | None = None
-    data_root: str = ""
-    seed: int = 0
-    device: str = "auto"
 
     def __post_init__(self) -> None:
         named = {"data": self.data, "models": self.models, "defences": self.defences}
@@ -76,17 +56,6 @@ class Experiment:
             for model in self.models
             for defence in self.defences
         ]
-
-    def settings(self, setup: Setup, **changes: Any) -> Settings:
-        """Run configuration of a federation with this setup; its noise comes from the seed, to be repeated.
-
-        Raises:
-            SettingsError: If something in it does not exist.
-        """
-        return Settings(
-            dataset=setup.data, data_root=self.data_root, model=setup.model, defence=setup.defence, seed=self.seed,
-            seeded_noise=True, device=self.device, **changes,
-        )  # fmt: skip
 
     def why_not(self, setup: Setup) -> str:
         """Why there is no such defended model; empty when there is.
@@ -133,22 +102,8 @@ class Experiment:
                 kind="choice", setup=setup, protocol="fedsgd", batch_size=1, local_steps=0, epoch=epoch, attacks=attacks
             )
 
-    def recipe(self, cell: Cell) -> dict[str, Any]:
-        """What the cell's result depends on besides the cell."""
-        scale = self.scale
-        common: dict[str, Any] = {"seed": self.seed, "images": image_digest(cell.setup.data, self.data_root)}
-        common |= {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
-        if cell.kind == "training":
-            return common | {"epochs": scale.epochs, "kept": scale.attacked}
-        if cell.kind == "federation":
-            rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
-            return common | {"rounds": rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
-        return common | {"victims": scale.victims, "compared with": GUESSES}
-
     def make(self, cell: Cell, store: Store) -> Made:
         """The result of a cell; a federation is run in this process."""
-        from attacker.reproduce.work import make
-
         return make(self, cell, store)
 
     def cost(self, cell: Cell) -> float:
@@ -180,39 +135,6 @@ def of_scale(name: str) -> Scale:
     return SCALES[name]
 
 
-@lru_cache(maxsize=4)
-def images(data: str, data_root: str) -> ImageData:
-    """An image set, loaded once in a process; see `load_data`."""
-    return load_data(data, data_root)
-
-
-@lru_cache(maxsize=4)
-def guesses_of(data: ImageData) -> Guesses:
-    """What images can be guessed to be by somebody who has other training images, and no update."""
-    return Guesses(TrainingImages(data.train))
-
-
-@lru_cache(maxsize=16)
-def image_digest(data: str, data_root: str) -> str:
-    """Of all images and labels, so that other images under an old name are another experiment."""
-    loaded = images(data, data_root)
-    digest = hashlib.sha256(repr(loaded.inputs).encode())
-    for part in (loaded.train, loaded.test):
-        digest.update(part.images.contiguous().numpy().tobytes())
-        digest.update(part.labels.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def whole_seed(*identity: int | str) -> int:
-    """A seed of its own for every identity."""
-    return int.from_bytes(hashlib.sha256(repr(identity).encode()).digest()[:7], "big")
-
-
 def default_root(path: str) -> str:
     """A data root as absolute text; empty stays empty."""
     return str(Path(path).expanduser().resolve()) if path else ""
-
-
-def generator(*identity: int | str) -> torch.Generator:
-    """A CPU generator of its own for every identity."""
-    return torch.Generator().manual_seed(whole_seed(*identity))

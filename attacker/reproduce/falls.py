@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attacker.attacks.registry import entry_of
+from attacker.attacks.registry import attack_title, entry_of
 from attacker.report import words
 from attacker.reproduce.summary import Assumption, AttackScore, Fall, Score, SetupSummary, State
 
@@ -73,7 +73,7 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, 
     score = one.score
     back = _came_back(score)
     when = state_name(state.epoch)
-    name = words.attack_name(one.attack)
+    name = attack_title(one.attack)
     if assumption == "plain":
         return f"Falls to {name}, which knows nothing of a defence: {back}, {when}."
     if assumption == "adaptive":

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from attacker.audit.record import finite
-from attacker.cli_run import write_log
 from attacker.reproduce.cells import Cell, FederationRun, Point
 from attacker.reproduce.client import accuracy_and_loss, client_reply
-from attacker.reproduce.experiment import Experiment
+from attacker.reproduce.conditions import Conditions
 from fl_precode.config import Settings
 from fl_precode.federation import Federation, choose_device, prepare
 from fl_precode.flower.launch import SimulationRuntime
@@ -35,7 +34,7 @@ LOCAL_SGD_RATE = FEDSGD_RATE = 0.01
 """Of the search's federations. With 0.1 the undefended MLP was measured to diverge on batches of one image."""
 
 
-def federation_settings(experiment: Experiment, cell: Cell) -> Settings:
+def federation_settings(experiment: Conditions, cell: Cell) -> Settings:
     """Run configuration of a federation cell.
 
     FedAvg by epochs trains with Adam, as CVB's authors do; by a number of steps with SGD, which attacks can replay.
@@ -101,7 +100,7 @@ class FlowerRunner:
 
         gpus = 1 / settings.num_clients if choose_device(settings.device).type == "cuda" else 0
         outcome = self._runtime.run(configured, client_resources_num_gpus=gpus, on_line=on_line)
-        write_log(own, outcome.log)
+        outcome.keep_log(own)
         result = _result(own / "result.json")
         return FederationRun(
             runtime="flower",

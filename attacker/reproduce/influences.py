@@ -21,10 +21,11 @@ from attacker.leakage import (
 )
 from attacker.leakage.released import Released
 from attacker.reproduce.cells import Made, StoredFile
-from attacker.reproduce.experiment import generator, image_digest, images
+from attacker.reproduce.image_sets import image_digest, images
 from attacker.reproduce.influence_scales import InfluenceScale
 from attacker.reproduce.local_attack import Fitted, fit_from_random, fit_from_truth
 from attacker.reproduce.nets import INITIALISATIONS, model_of
+from attacker.reproduce.seeds import generator
 from attacker.reproduce.store import Store, identity
 from attacker.victim import Victim
 from fl_precode.defences import gradient_defence

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.counting import counts
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.files import png_bytes
 from attacker.audit.machine import this_machine, versions
-from attacker.audit.record import Count, Entry, Machine, Number, Setting
 from attacker.report import words
 from attacker.report.html import write_html
 from attacker.reproduce import comparison_figures as figures
 from attacker.reproduce.finish import RESULTS_NAME
+from attacker.reproduce.inversion_summary import AttackFigures, InversionSummary, NetFigures
 from attacker.reproduce.inversions import R_GAP, Inversion, Inversions, Inverted, Ranks, searches
 from attacker.reproduce.page import PAGE_NAME, svg_uri, templates
 from attacker.reproduce.store import Store
@@ -29,49 +28,6 @@ SHOWN = 2
 Shot = tuple[bytes | None, float | None, bool]
 
 
-class AttackFigures(Entry):
-    """One attack on one net; PSNR in dB."""
-
-    attack: str
-    std: Number
-    images: Count = Field(description="that it gave; 0 where it does not apply")
-    psnr: Number | None
-    least: Number | None
-    most: Number | None
-    each: list[Number]
-    ssim: Number | None
-    cpu_seconds: Number
-    reason: str
-
-
-class NetFigures(Entry):
-    """One net."""
-
-    name: str
-    unknowns: Count
-    rank: Count
-    solubility: Number
-    missing: list[int]
-    attacks: list[AttackFigures]
-
-
-class InversionSummary(Entry):
-    """The whole comparison."""
-
-    format: Literal["fl-precode-inversions"] = "fl-precode-inversions"
-    version: Literal[1] = 1
-    created: str
-    scale: str
-    data: str
-    attacks: list[str]
-    nets: list[NetFigures]
-    noise: list[AttackFigures]
-    settings: dict[str, Setting]
-    versions: dict[str, str]
-    machine: Machine
-    seconds: Number
-
-
 def attack_name(spec: str) -> str:
     """The name in the papers, or ours.
 
@@ -80,7 +36,7 @@ def attack_name(spec: str) -> str:
     """
     name = spec.partition(":")[0]
     own = {R_GAP: "R-GAP (matrix-free)", "then-refine": "Layer-wise, refined", "hybrid": "Hybrid (ours)"}
-    return own.get(name, words.capitalised(words.attack_name(spec)))
+    return own.get(name, words.capitalised(attack_title(spec)))
 
 
 def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSummary, Path]:

@@ -20,8 +20,9 @@ from attacker.audit.record import Count, Entry, Number, OutcomeName
 from attacker.bench.problem import observe
 from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectrum
 from attacker.reproduce.cells import Made, StoredFile
-from attacker.reproduce.experiment import GUESSES, generator, guesses_of, image_digest, images
+from attacker.reproduce.image_sets import GUESSES, guesses_of, image_digest, images
 from attacker.reproduce.nets import NETS, ONE_LOGIT, published, r_gap
+from attacker.reproduce.seeds import generator
 from attacker.reproduce.store import Store, identity
 from fl_precode.federation import choose_device
 from fl_precode.observation import Observation

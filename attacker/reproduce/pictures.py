@@ -8,7 +8,8 @@ import torch
 
 from attacker.audit.files import png_bytes
 from attacker.reproduce.cells import AttackRun, Setup
-from attacker.reproduce.experiment import Experiment, images
+from attacker.reproduce.experiment import Experiment
+from attacker.reproduce.image_sets import images
 from attacker.reproduce.page import Gallery
 from attacker.reproduce.store import Store
 

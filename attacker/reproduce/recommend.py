@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from attacker.attacks.registry import attack_title
 from attacker.metrics import wilson_interval
 from attacker.report import words
 from attacker.reproduce.ahead import Ahead
 from attacker.reproduce.candidates import Candidate, candidates
 from attacker.reproduce.cells import AttackRun, Cell, FederationRun, Made, Setup, VictimScore
-from attacker.reproduce.experiment import Experiment, images
+from attacker.reproduce.experiment import Experiment
+from attacker.reproduce.image_sets import images
 from attacker.reproduce.recommendation import Recommendation, Trial, sentence
 from attacker.reproduce.summarise import score
 from attacker.reproduce.worst_case import every_attack_on, is_quick, patient_attacks_on
@@ -182,7 +184,7 @@ class Search:
                     fits = fits or found.victims > 0
                     course.closest.see(cell.attacks[0], run.victims)
                     if found.successes:
-                        name = words.attack_name(cell.attacks[0])
+                        name = attack_title(cell.attacks[0])
                         return _Rejection(
                             verdict="falls" if part == "validation" else "falls when judged",
                             reason=f"{f'patient {name}' if which == 'patient' else name} brings back {found.successes} "

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from attacker.attacks.registry import attack_title
 from attacker.audit.counting import RULE
 from attacker.audit.evaluate import SUCCESS_THRESHOLD
 from attacker.audit.record import Count, Entry, Number, Share
@@ -74,7 +75,7 @@ def sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: Sc
         f"{words.percent(bound)} of all come back to these attacks."
     )
     if found.closest_ssim is not None:
-        text += f" Closest came {words.attack_name(found.closest_attack)}, with SSIM {found.closest_ssim:.2f}."
+        text += f" Closest came {attack_title(found.closest_attack)}, with SSIM {found.closest_ssim:.2f}."
     text += " No search has an end at which it is proved to fail: a more patient attacker may do better."
     return text
 

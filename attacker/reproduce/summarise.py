@@ -12,8 +12,9 @@ from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import finite
 from attacker.metrics import wilson_interval
 from attacker.reproduce.cells import AttackRun, Cell, Choice, FederationRun, Point, Setup, Training, VictimScore
-from attacker.reproduce.experiment import Experiment, images
+from attacker.reproduce.experiment import Experiment
 from attacker.reproduce.falls import falls
+from attacker.reproduce.image_sets import images
 from attacker.reproduce.scales import PPP_ALONE
 from attacker.reproduce.store import Store
 from attacker.reproduce.summary import (

@@ -17,8 +17,10 @@ from attacker.audit.record import finite
 from attacker.engine import trace
 from attacker.reproduce.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
 from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
-from attacker.reproduce.experiment import Experiment, generator, guesses_of, images
+from attacker.reproduce.conditions import Conditions
 from attacker.reproduce.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
+from attacker.reproduce.image_sets import guesses_of, images
+from attacker.reproduce.seeds import generator
 from attacker.reproduce.store import Store, identity
 from attacker.victim import Victim
 from fl_precode.config import Settings
@@ -28,7 +30,7 @@ from fl_precode.models import build_model
 from fl_precode.observation import Observation
 
 
-def make(experiment: Experiment, cell: Cell, store: Store) -> Result:
+def make(experiment: Conditions, cell: Cell, store: Store) -> Result:
     """The result of a cell; a federation is run in this process.
 
     Raises:
@@ -47,7 +49,7 @@ def make(experiment: Experiment, cell: Cell, store: Store) -> Result:
     return result.model_copy(update={"seconds": time.perf_counter() - began})
 
 
-def victims(experiment: Experiment, cell: Cell) -> list[list[int]]:
+def victims(experiment: Conditions, cell: Cell) -> list[list[int]]:
     """For each attacked client the indices of its training images; the same in all cells of an image set and seed."""
     data = images(cell.setup.data, experiment.data_root)
     order = torch.randperm(len(data.train), generator=generator("victims", experiment.seed)).tolist()
@@ -75,7 +77,7 @@ def _telling(data: ImageData, order: Sequence[int], wanted: int) -> list[int]:
     return [*found, *(index for _, index in sorted(others, key=lambda one: one[0]))][:wanted]
 
 
-def _train(experiment: Experiment, cell: Cell, store: Store) -> Training:
+def _train(experiment: Conditions, cell: Cell, store: Store) -> Training:
     data = images(cell.setup.data, experiment.data_root)
     settings, scale = experiment.settings(cell.setup), experiment.scale
     device = choose_device(experiment.device)
@@ -117,7 +119,7 @@ def _payload(model: nn.Module) -> int:
 class Scene:
     """What is attacked in a cell: the public model, what the server sees, and, for the evaluation, the truth."""
 
-    def __init__(self, experiment: Experiment, cell: Cell, store: Store) -> None:
+    def __init__(self, experiment: Conditions, cell: Cell, store: Store) -> None:
         data = images(cell.setup.data, experiment.data_root)
         settings = attacked_settings(experiment, cell)
         device = choose_device(experiment.device)
@@ -134,7 +136,7 @@ class Scene:
         self.labels: list[Tensor] = [data.train.batch(own)[1] for own in self.clients]
 
 
-def attacked_settings(experiment: Experiment, cell: Cell) -> Settings:
+def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
     """Of the federation whose clients are attacked."""
     rate = {"learning_rate": LOCAL_SGD_RATE} if cell.protocol == "fedavg" else {}
     return experiment.settings(
@@ -142,7 +144,7 @@ def attacked_settings(experiment: Experiment, cell: Cell) -> Settings:
     )
 
 
-def _attack(experiment: Experiment, cell: Cell, store: Store) -> AttackRun:
+def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
     scene = Scene(experiment, cell, store)
     (spec,) = cell.attacks
     attack = build_attack(spec)
@@ -239,7 +241,7 @@ def kept_reconstructions(store: Store, run: AttackRun, clients: int, device: tor
     return found
 
 
-def _choose(experiment: Experiment, cell: Cell, store: Store) -> Choice:
+def _choose(experiment: Conditions, cell: Cell, store: Store) -> Choice:
     """The attacker's own choice: images are compared by the update that they give, without the truth."""
     scene = Scene(experiment, cell, store)
     seen = trace(scene.victim)

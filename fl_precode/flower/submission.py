@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fl_precode.config import Value
 from fl_precode.flower.superlink import LaunchError
+from fl_precode.private_file import write_private
 
 STATUS_SECONDS = 60.0
 
@@ -42,6 +43,17 @@ class RunOutcome:
     run_id: str
     seconds: float
     log: str
+
+    def keep_log(self, folder: Path) -> Path:
+        """Keep the log beside the run's results. It names nodes and errors, so only the owner may read it.
+
+        Returns:
+            Where it is.
+        """
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place = folder / "federation.log"
+        write_private(place, self.log.encode())
+        return place
 
 
 class Submission:

@@ -15,8 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.cli import app
-from attacker.cli_run import federation_progress, parse_settings, write_log
+from attacker.cli_federation import JobFailed, federation_progress, keep_and_check
+from attacker.cli_run import parse_settings
 from attacker.demo import MARKER, prepare_folder
+from fl_precode.flower.submission import RunOutcome
 
 COMMAND = str(Path(sys.executable).parent / "fl-precode")
 
@@ -119,7 +121,10 @@ def test_a_log_gets_a_line_for_what_is_worth_one(capsys):
 
 
 def test_the_log_of_a_federation_is_private(tmp_path):
-    write_log(tmp_path / "new", "text")
+    failed = RunOutcome(completed=False, status="", reason="no memory", run_id="1", seconds=0.0, log="text")
+    with pytest.raises(JobFailed, match=r"no memory\. The whole log is in .*federation\.log"):
+        keep_and_check(failed, tmp_path / "new")
+    assert (tmp_path / "new" / "federation.log").read_text() == "text"
     assert (tmp_path / "new" / "federation.log").stat().st_mode & 0o777 == 0o600
 
 

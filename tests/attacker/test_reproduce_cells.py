@@ -17,7 +17,8 @@ import torch
 
 from attacker.reproduce.cells import AttackRun, Cell, Setup, Training
 from attacker.reproduce.client import observe
-from attacker.reproduce.experiment import attack_cell, images
+from attacker.reproduce.experiment import attack_cell
+from attacker.reproduce.image_sets import images
 from attacker.reproduce.run import run_cells
 from attacker.reproduce.store import Store
 from attacker.reproduce.work import Scene, make, victims

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from attacker.attacks.registry import attack_title
 from attacker.report import words
 from attacker.reproduce.cells import Point, VictimScore
 from attacker.reproduce.falls import falls
@@ -120,7 +121,7 @@ def test_the_page_says_what_the_json_says(made):
         for state in one["states"]:
             for attack in state["attacks"]:
                 found = attack["score"]
-                name = words.capitalised(words.attack_name(attack["attack"]))
+                name = words.capitalised(attack_title(attack["attack"]))
                 name += " (adaptive)" if is_adaptive(attack["attack"]) else ""
                 if found["victims"]:
                     between = words.interval(*found["interval"])

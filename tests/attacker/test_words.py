@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from attacker.attacks import ATTACKS
-from attacker.report.words import attack_name, defence_name
+from attacker.attacks.registry import attack_title
+from attacker.report.words import defence_name
 from fl_precode.defences import DEFENCES
 
 
@@ -16,4 +17,4 @@ def test_every_defence_has_a_name_for_people(name):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_has_a_name_for_people(name):
-    assert attack_name(name) != name
+    assert attack_title(name) != name

@@ -1,0 +1,52 @@
+"""Under which conditions the cells of an experiment are made, whatever it compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attacker.audit.machine import versions
+from attacker.reproduce.cells import Cell, Setup
+from attacker.reproduce.image_sets import GUESSES, image_digest
+from attacker.reproduce.scales import Scale
+from fl_precode.config import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What every cell of an experiment is made with.
+
+    Attributes:
+        scale: Sizes.
+        data_root: Folder of downloaded sets.
+        seed: Of everything random.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    scale: Scale
+    data_root: str = ""
+    seed: int = 0
+    device: str = "auto"
+
+    def settings(self, setup: Setup, **changes: Any) -> Settings:
+        """Run configuration of a federation with this setup; its noise comes from the seed, to be repeated.
+
+        Raises:
+            SettingsError: If something in it does not exist.
+        """
+        return Settings(
+            dataset=setup.data, data_root=self.data_root, model=setup.model, defence=setup.defence, seed=self.seed,
+            seeded_noise=True, device=self.device, **changes,
+        )  # fmt: skip
+
+    def recipe(self, cell: Cell) -> dict[str, Any]:
+        """What the cell's result depends on besides the cell."""
+        scale = self.scale
+        common: dict[str, Any] = {"seed": self.seed, "images": image_digest(cell.setup.data, self.data_root)}
+        common |= {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
+        if cell.kind == "training":
+            return common | {"epochs": scale.epochs, "kept": scale.attacked}
+        if cell.kind == "federation":
+            rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
+            return common | {"rounds": rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
+        return common | {"victims": scale.victims, "compared with": GUESSES}

@@ -1,0 +1,36 @@
+"""The images of experiments, loaded once in a process, and what they can be guessed to be."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from attacker.audit.guesses import Guesses
+from attacker.audit.truth_federation import TrainingImages
+from fl_precode.data import ImageData, load_data
+
+GUESSES = "the best guess"
+"""What an attacked image has to come back beyond; results that were compared with less are made again."""
+
+
+@lru_cache(maxsize=4)
+def images(data: str, data_root: str) -> ImageData:
+    """An image set, loaded once in a process; see `load_data`."""
+    return load_data(data, data_root)
+
+
+@lru_cache(maxsize=4)
+def guesses_of(data: ImageData) -> Guesses:
+    """What images can be guessed to be by somebody who has other training images, and no update."""
+    return Guesses(TrainingImages(data.train))
+
+
+@lru_cache(maxsize=16)
+def image_digest(data: str, data_root: str) -> str:
+    """Of all images and labels, so that other images under an old name are another experiment."""
+    loaded = images(data, data_root)
+    digest = hashlib.sha256(repr(loaded.inputs).encode())
+    for part in (loaded.train, loaded.test):
+        digest.update(part.images.contiguous().numpy().tobytes())
+        digest.update(part.labels.numpy().tobytes())
+    return digest.hexdigest()[:16]
