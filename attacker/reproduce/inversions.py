@@ -13,10 +13,10 @@ from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
-from attacker.audit.evaluate import OUTCOMES, as_images, scored
+from attacker.audit.evaluate import as_images, compared_updates
 from attacker.audit.machine import versions
-from attacker.audit.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
-from attacker.audit.record import Count, Entry, Number, OutcomeName
+from attacker.audit.record import Count, ImageScore, Number, finite
+from attacker.audit.truth import Truth
 from attacker.bench.problem import observe
 from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectrum
 from attacker.reproduce.cells import Made, StoredFile
@@ -25,6 +25,7 @@ from attacker.reproduce.nets import NETS, ONE_LOGIT, published, r_gap
 from attacker.reproduce.seeds import generator
 from attacker.reproduce.store import Store, identity
 from fl_precode.federation import choose_device
+from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 from fl_precode.perturb import GaussianNoise
 
@@ -126,16 +127,12 @@ class Inversion:
         return Inverted if self.attack else Ranks
 
 
-class InvertedImage(Entry):
+class InvertedImage(ImageScore):
     """What an attack made of one update; CPU seconds are its share of those of all updates."""
 
-    psnr: Number | None
-    ssim: Number | None
+    mse: Number | None = None
     baseline_ssim: Number | None = None
-    guess_ssim: Number | None = None
     matching_loss: Number | None
-    outcome: OutcomeName
-    reason: str
     cpu_seconds: Number
 
 
@@ -261,36 +258,19 @@ class Inversions:
         seconds = (time.process_time() - began) / cell.images
         made = [as_images(one, victim.inputs) for one in found]
         kept = {str(i): restored.float().cpu() for i, restored in enumerate(made) if restored is not None}
-        rows = self._rows(found, made, truth.cpu(), seconds)
+        rows = self._rows(found, victim.inputs, seconds)
         pictures = store.keep(f"images-{identity(cell, self.recipe(cell))}", kept) if kept else None
         return Inverted(images=rows, pictures=pictures, seconds=0.0)
 
-    def _rows(
-        self, found: Sequence[Reconstruction], made: Sequence[Tensor | None], truth: Tensor, seconds: float
-    ) -> list[InvertedImage]:
+    def _rows(self, found: Sequence[Reconstruction], inputs: InputSpec, seconds: float) -> list[InvertedImage]:
         """Here the truth comes in."""
-        data = images(self.data, self.data_root)
-        guesses = guesses_of(data).at(*data.train.batch(range(len(truth))))
-        others = updates_of_others(same_images(list(torch.split(truth, 1))))
-        rows = []
-        for number, (one, restored) in enumerate(zip(found, made, strict=True)):
-            image = truth[number : number + 1]
-            (score,) = scored(restored, image, one.outcome)
-            placebos = [other for place in others[number] if (other := made[place]) is not None]
-            (best,) = beyond(guesses[number : number + 1], image, ((OTHER_UPDATE, placebos),))
-            rows.append(
-                InvertedImage(
-                    psnr=score.psnr,
-                    ssim=score.ssim,
-                    baseline_ssim=best.mean_ssim,
-                    guess_ssim=best.ssim,
-                    matching_loss=one.matching_loss,
-                    outcome=OUTCOMES[one.outcome],
-                    reason=one.reason,
-                    cpu_seconds=seconds,
-                )
-            )
-        return rows
+        truth, labels = self.truth(len(found))
+        truths = [Truth(images=truth[i : i + 1], labels=labels[i : i + 1]) for i in range(len(found))]
+        rows = compared_updates(found, truths, inputs, guesses_of(images(self.data, self.data_root)))
+        return [
+            InvertedImage(**dict(row), matching_loss=finite(one.matching_loss), cpu_seconds=seconds)
+            for one, (row,) in zip(found, rows, strict=True)
+        ]
 
     def _noisy(self, seen: Observation, cell: Inversion) -> Observation:
         if not cell.std:

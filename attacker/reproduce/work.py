@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.contest import Contest
 from attacker.attacks.registry import build_attack
-from attacker.audit.evaluate import OUTCOMES, SUCCESS_THRESHOLD, as_images, in_order, scored
-from attacker.audit.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
+from attacker.audit.evaluate import SUCCESS_THRESHOLD, compared_updates
 from attacker.audit.record import finite
+from attacker.audit.truth import Truth
 from attacker.engine import trace
 from attacker.reproduce.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
 from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
@@ -169,38 +169,13 @@ def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
 
 def _scores(scene: Scene, found: Sequence[Reconstruction]) -> list[VictimScore]:
     """Here the truth comes in."""
-    truths = [scene.data.train.batch(own) for own in scene.clients]
-    made = [as_images(result, scene.victim.inputs) for result in found]
-    same = same_images([truth for truth, _ in truths])
-    rows = []
-    for place, others in enumerate(updates_of_others(same)):
-        placebos = [images for one in others if (images := made[one]) is not None]
-        rows += _rows(scene, place, found[place], truths[place], placebos)
-    return rows
-
-
-def _rows(
-    scene: Scene, place: int, result: Reconstruction, of: tuple[Tensor, Tensor], placebos: Sequence[Tensor]
-) -> list[VictimScore]:
-    """Of one client."""
-    (truth, labels), own = of, scene.clients[place]
-    restored = as_images(result, scene.victim.inputs)
-    scores = scored(None if restored is None else in_order(restored, truth), truth, result.outcome)
-    best = beyond(guesses_of(scene.data).at(truth, labels), truth, ((OTHER_UPDATE, placebos),))
+    batches = [scene.data.train.batch(own) for own in scene.clients]
+    truths = [Truth(images=truth, labels=labels) for truth, labels in batches]
+    rows = compared_updates(found, truths, scene.victim.inputs, guesses_of(scene.data))
     return [
-        VictimScore(
-            image=own[i],
-            label=int(labels[i]),
-            outcome=OUTCOMES[result.outcome],
-            reason=result.reason,
-            ssim=score.ssim,
-            psnr=score.psnr,
-            mse=score.mse,
-            baseline_ssim=best[i].mean_ssim,
-            guess_ssim=best[i].ssim,
-            matching_loss=finite(result.matching_loss),
-        )
-        for i, score in enumerate(scores)
+        VictimScore(**dict(row), image=image, label=int(label), matching_loss=finite(result.matching_loss))
+        for own, truth, result, scores in zip(scene.clients, truths, found, rows, strict=True)
+        for image, label, row in zip(own, truth.labels, scores, strict=True)
     ]
 
 
