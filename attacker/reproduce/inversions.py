@@ -17,13 +17,13 @@ from attacker.audit.evaluate import as_images, compared_updates
 from attacker.audit.machine import versions
 from attacker.audit.record import Count, ImageScore, Number, finite
 from attacker.audit.truth import Truth
-from attacker.bench.problem import observe
 from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectrum
 from attacker.reproduce.cells import Made, StoredFile
 from attacker.reproduce.image_sets import GUESSES, guesses_of, image_digest, images
 from attacker.reproduce.nets import NETS, ONE_LOGIT, published, r_gap
 from attacker.reproduce.seeds import generator
 from attacker.reproduce.store import Store, identity
+from attacker.simulate import observe
 from fl_precode.federation import choose_device
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
@@ -247,7 +247,8 @@ class Inversions:
         truth, labels = (one.to(device) for one in self.truth(cell.images))
         if cell.net == ONE_LOGIT:
             labels = torch.ones_like(labels)
-        seen = [self._noisy(one, cell) for one in observe(victim, truth, labels, batch_size=1)]
+        sent = observe(victim, victim.inputs.normalise(truth), labels, batch_size=1)
+        seen = [self._noisy(one, cell) for one in sent]
         began = time.process_time()
         if cell.net == ONE_LOGIT and cell.attack == R_GAP:
             found = [Reconstruction(inputs=r_gap(victim, one), labels=None, outcome=Outcome.CONVERGED) for one in seen]

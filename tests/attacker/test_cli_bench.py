@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from attacker.bench.contenders import PLAIN, Contender, Run, contenders, timed
 from attacker.bench.measure import Row, Spread, enough_iterations, measure
-from attacker.bench.problem import make_problem, observe
+from attacker.bench.problem import make_problem
 from attacker.bench.record import as_json
 from attacker.cli import app
 from attacker.leakage.smooth_images import smooth_images
+from attacker.simulate import observe
 from attacker.victim import Victim
 from tests.attacker import tiny
 
