@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacker.attacks.answers import COMPARED_WITH, answers, needs_defence
+from attacker.attacks.answers import COMPARED_WITH, answers, needs_defence, with_iterations
 from attacker.attacks.registry import ATTACKS, entry_of
 from attacker.reproduce.scales import Scale
 from fl_precode.spec import spec_name
@@ -36,7 +36,7 @@ def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
     nothing to adapt to. Attacks that do not fit an update refuse it themselves.
     """
     adaptive = (name for name in ATTACKS if is_adaptive(name) and answers(name, defence))
-    return tuple(_spec(name, scale) for name in (*without_knowledge(), *adaptive))
+    return tuple(with_iterations(name, scale.iterations) for name in (*without_knowledge(), *adaptive))
 
 
 def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
@@ -82,10 +82,3 @@ def is_adaptive(spec: str) -> bool:
     """Whether an attack has to know the defence: it takes it into account, and would not run as it is without."""
     entry = entry_of(spec)
     return entry.adaptive and not entry.made_of_others and spec_name(spec) not in without_knowledge()
-
-
-def _spec(name: str, scale: Scale) -> str:
-    budget = {"preset": "precode-paper", "iterations": scale.iterations, "learning_rate": f"{scale.learning_rate:g}"}
-    options = ATTACKS[name].options
-    own = ",".join(f"{key}={value}" for key, value in budget.items() if key in options)
-    return f"{name}:{own}" if own else name
