@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,9 @@ OUTCOMES: dict[Outcome, OutcomeName] = {
     Outcome.NOT_APPLICABLE: "not_applicable",
     Outcome.FAILED: "failed",
 }
+
+
+Row = TypeVar("Row", bound=ImageScore)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +157,8 @@ def compared(
     """
     images, wrong = as_images(result, inputs), ""
     if images is not None and len(images) != len(guesses):
-        images, wrong = None, f"the attack gave {len(images)} images for an update of {len(guesses)}"
+        wrong = f"the attack gave {len(images)} images for an update of {len(guesses)}"
+        images = None
     scores, best = [Scores()] * len(guesses), [Best()] * len(guesses)
     if truth is not None:
         images = None if images is None else in_order(images, truth)
@@ -332,6 +337,13 @@ class UpdateEvaluation:
         return None if granted and right == 1 else right
 
 
+def tally(rows: Sequence[Row]) -> tuple[list[Row], int, list[Row]]:
+    """The images that an attack was tried on, on how many it failed or diverged, and those that came back."""
+    tried = [row for row in rows if row.outcome != "not_applicable"]
+    failed = sum(row.outcome in ("failed", "diverged") for row in tried)
+    return tried, failed, [row for row in tried if counts(row, SUCCESS_THRESHOLD)]
+
+
 def summarise(
     federation: str, attack: str, rows: Iterable[ImageResult], victims: Iterable[VictimImage] = ()
 ) -> AttackSummary:
@@ -348,10 +360,10 @@ def summarise(
         victims: The attacked images, of which some may be the same.
     """
     own = [row for row in rows if row.federation == federation and row.attack == attack]
-    tried = [row for row in own if row.outcome != "not_applicable"]
+    tried, failed, back = tally(own)
     scored = [row for row in tried if row.baseline_ssim is not None]
     similarity = [row.ssim for row in scored if row.ssim is not None]
-    successes = sum(counts(row, SUCCESS_THRESHOLD) for row in scored)
+    successes = len(back)
     baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     guessed = sum((row.guess_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
@@ -360,7 +372,7 @@ def summarise(
         attack=attack,
         images=len(scored) if scored else len(tried),
         not_applicable=len(own) - len(tried),
-        failed=sum(row.outcome in ("failed", "diverged") for row in tried),
+        failed=failed,
         reasons=sorted({row.reason for row in own if row.reason}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
+from attacker.audit.chunk import Attempt
 from attacker.audit.evaluate import as_images, compared_updates
 from attacker.audit.machine import versions
 from attacker.audit.record import Count, ImageScore, Number, finite
@@ -21,7 +22,7 @@ from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectr
 from attacker.reproduce.cells import Made, StoredFile
 from attacker.reproduce.image_sets import GUESSES, guesses_of, image_digest, images
 from attacker.reproduce.nets import NETS, ONE_LOGIT, published, r_gap
-from attacker.reproduce.seeds import generator
+from attacker.reproduce.seeds import generator, seeds
 from attacker.reproduce.store import Store, identity
 from attacker.simulate import observe
 from fl_precode.federation import choose_device
@@ -253,9 +254,14 @@ class Inversions:
         if cell.net == ONE_LOGIT and cell.attack == R_GAP:
             found = [Reconstruction(inputs=r_gap(victim, one), labels=None, outcome=Outcome.CONVERGED) for one in seen]
         else:
-            own = generator("attack", self.seed, cell.attack)
-            granted = list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else None
-            found = build_attack(cell.attack)(victim, seen, generator=own, labels=granted)
+            found = Attempt(
+                name=cell.stem,
+                method=build_attack(cell.attack),
+                victim=victim,
+                updates=seen,
+                labels=list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else [None] * len(seen),
+                seeds=seeds("attack", self.seed, cell.attack, count=len(seen)),
+            ).results()
         seconds = (time.process_time() - began) / cell.images
         made = [as_images(one, victim.inputs) for one in found]
         kept = {str(i): restored.float().cpu() for i, restored in enumerate(made) if restored is not None}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.contest import Contest
 from attacker.attacks.registry import build_attack
+from attacker.audit.chunk import Attempt
 from attacker.audit.evaluate import SUCCESS_THRESHOLD, compared_updates
 from attacker.audit.record import finite
 from attacker.audit.truth import Truth
@@ -20,7 +21,7 @@ from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_
 from attacker.reproduce.conditions import Conditions
 from attacker.reproduce.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
 from attacker.reproduce.image_sets import guesses_of, images
-from attacker.reproduce.seeds import generator
+from attacker.reproduce.seeds import generator, seeds
 from attacker.reproduce.store import Store, identity
 from attacker.victim import Victim
 from fl_precode.config import Settings
@@ -147,19 +148,14 @@ def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
 def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
     scene = Scene(experiment, cell, store)
     (spec,) = cell.attacks
-    attack = build_attack(spec)
-    try:
-        found = attack(
-            scene.victim,
-            scene.observations,
-            generator=generator("attack", experiment.seed, spec),
-            labels=scene.labels,
-        )
-    except Exception as error:
-        # One attack's defect must not cost the results of the others; the record names it.
-        reason = f"{type(error).__name__}: {error}"
-        failed = Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=reason)
-        found = [failed] * len(scene.observations)
+    found = Attempt(
+        name=cell.stem,
+        method=build_attack(spec),
+        victim=scene.victim,
+        updates=scene.observations,
+        labels=scene.labels,
+        seeds=seeds("attack", experiment.seed, spec, count=len(scene.observations)),
+    ).results()
     return AttackRun(
         victims=_scores(scene, found),
         images=_keep(store, identity(cell, experiment.recipe(cell)), found),
