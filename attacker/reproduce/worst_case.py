@@ -25,7 +25,7 @@ def without_knowledge() -> tuple[str, ...]:
     >>> without_knowledge()
     ('first-layer', 'layerwise-inversion', 'spear', 'inverting-gradients')
     """
-    formulas = (name for name, entry in ATTACKS.items() if entry.exact and (entry.oblivious or not entry.answers))
+    formulas = (name for name, entry in ATTACKS.items() if entry.exact and not entry.works_by_defence)
     return (*formulas, COMPARED_WITH)
 
 
@@ -79,6 +79,6 @@ def is_quick(spec: str) -> bool:
 
 
 def is_adaptive(spec: str) -> bool:
-    """Whether an attack has to know the defence: it takes it into account, and would not run as it is without."""
+    """Whether an attack has to know the defence; one that is made of others is none of either kind."""
     entry = entry_of(spec)
-    return entry.adaptive and not entry.made_of_others and spec_name(spec) not in without_knowledge()
+    return entry.works_by_defence and not entry.made_of_others
