@@ -15,12 +15,11 @@ from attacker.attacks.attack import Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.chunk import Attempt
 from attacker.audit.evaluate import as_images, compared_updates
-from attacker.audit.machine import versions
 from attacker.audit.record import Count, ImageScore, Number, finite
 from attacker.audit.truth import Truth
 from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectrum
 from attacker.reproduce.cells import Made, StoredFile
-from attacker.reproduce.image_sets import GUESSES, guesses_of, image_digest, images
+from attacker.reproduce.image_sets import GUESSES, guesses_of, images, made_from
 from attacker.reproduce.nets import NETS, ONE_LOGIT, published, r_gap
 from attacker.reproduce.seeds import generator, seeds
 from attacker.reproduce.store import Store, identity
@@ -204,10 +203,7 @@ class Inversions:
     def recipe(self, cell: Inversion) -> dict[str, Any]:
         """What a piece's result depends on besides the piece."""
         del cell
-        known = {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
-        return {
-            "seed": self.seed, "images": image_digest(self.data, self.data_root), "compared with": GUESSES, **known
-        }  # fmt: skip
+        return made_from(self.data, self.data_root, self.seed) | {"compared with": GUESSES}
 
     def cost(self, cell: Inversion) -> float:
         """Expected seconds, roughly."""
@@ -289,14 +285,3 @@ class Inversions:
 def searches(attack: str) -> bool:
     """Whether an attack starts from random pixels."""
     return attack.partition(":")[0] in ("dlg", "inverting-gradients")
-
-
-def of_inversion_scale(name: str) -> InversionScale:
-    """A scale by name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in INVERSION_SCALES:
-        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(INVERSION_SCALES)}")
-    return INVERSION_SCALES[name]

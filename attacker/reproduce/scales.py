@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 from attacker.attacks.answers import paper_step
+
+S = TypeVar("S")
 
 PAPER_DEFENCES = (
     "none",
@@ -117,3 +120,14 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
     }
 )
 """Scales by name."""
+
+
+def named(scales: Mapping[str, S], name: str) -> S:
+    """A scale by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in scales:
+        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(scales)}")
+    return scales[name]
