@@ -82,10 +82,10 @@ class Attack(ABC):
     """A reconstruction attack. Subclasses are final, frozen, keyword-only dataclasses of settings.
 
     Attributes:
-        registered: What is known of the class, by each name under which `register_attack` registered it; its entries
-            are `AttackEntry`, which knows this class and not the other way round.
+        registered: What is known of the class, by each name under which `register_attack` registered it.
     """
 
+    # Each is an `AttackEntry`, which says of this class how it is built; here the names alone are of use.
     registered: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     @property

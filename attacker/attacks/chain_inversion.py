@@ -14,11 +14,11 @@ from attacker.attacks.contest import EXACT_BELOW
 from attacker.engine import observed_gradient, trace, why_not_one_step, why_scale_unknown
 from attacker.engine.chain_replay import ChainReplay
 from attacker.engine.classifier import Entry, enter, enter_without_bias
+from attacker.engine.double_precision import precise
 from attacker.engine.entrance import Entrance, entrance, has_gradient
 from attacker.engine.inversion import invert_chain, memory_needed
 from attacker.engine.leaked import LayerReport, Leaked
 from attacker.engine.memory import GIB, default_budget
-from attacker.engine.products import precise
 from attacker.engine.rank import numerical_rank, rank_words
 from attacker.labels import idlg_label
 from attacker.victim import Victim

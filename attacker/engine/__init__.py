@@ -37,7 +37,7 @@ from attacker.engine.local_training import (
 from attacker.engine.loop import LoopProducts
 from attacker.engine.matched import Matched
 from attacker.engine.norms import NormKind
-from attacker.engine.objective import BottleneckNoise, GradientObjective, Objective
+from attacker.engine.objective import BottleneckNoise, GradientObjective
 from attacker.engine.observed import (
     group_observations,
     observed_gradient,
@@ -54,7 +54,9 @@ from attacker.engine.one_step import (
     weights_pay,
 )
 from attacker.engine.priors import GroupConsistency, ImageNorm, Prior, TotalVariation
-from attacker.engine.products import GradientProducts, Products, Replay
+from attacker.engine.problem import Objective
+from attacker.engine.products import GradientProducts, Products
+from attacker.engine.replay import Replay
 from attacker.engine.schedule import Schedule
 from attacker.engine.starts import Grey, Normal, Patterned, Start, Uniform, start_named
 from attacker.engine.surrogate import SurrogateProducts, surrogate_products

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacker.engine.checkpoints import without_checkpoints
 from attacker.engine.priors import Prior
-from attacker.engine.products import Replay
+from attacker.engine.replay import Replay
 from fl_precode.bottleneck import sample_noise
 
 

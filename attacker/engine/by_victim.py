@@ -22,7 +22,7 @@ from attacker.engine.layer_kinds import (
     parts_of,
     plain_kind,
 )
-from attacker.engine.products import Replay
+from attacker.engine.replay import Replay
 from attacker.engine.shadowed import shadowed
 from attacker.engine.trace import LayerRun, Trace
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from attacker.engine.products import precise, squares
+from attacker.engine.double_precision import precise
+from attacker.engine.products import squares
 
 # Multiplications up to which one image goes through a convolution faster without oneDNN, whose calls cost 30 to 100
 # microseconds here whatever they compute; torch makes the same choice by itself for kernels of 3x3 and less.

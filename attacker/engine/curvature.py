@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacker.engine.products import precise
+from attacker.engine.double_precision import precise
 
 
 class CurvaturePairs:

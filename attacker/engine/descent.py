@@ -14,7 +14,7 @@ from attacker.engine.course import Course
 from attacker.engine.deadline import time_is_up
 from attacker.engine.draws import Draws
 from attacker.engine.matched import Best, Matched
-from attacker.engine.objective import Objective
+from attacker.engine.problem import Objective
 from attacker.engine.ranges import check_positive
 from attacker.engine.schedule import Schedule
 from attacker.engine.stopping import Plateau, halving_rungs, worse_half

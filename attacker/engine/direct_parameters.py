@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.engine.layer_kinds import LayerProducts, LayerShare, covered, kind_of
-from attacker.engine.products import Replay
+from attacker.engine.replay import Replay
 
 
 def direct_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from attacker.engine.distance import Differences, Elements
-from attacker.engine.products import Products, precise
+from attacker.engine.double_precision import precise
+from attacker.engine.products import Products
 
 
 def elementwise_differences(

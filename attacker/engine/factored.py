@@ -20,6 +20,7 @@ from attacker.engine.batch_norm import batches_of
 from attacker.engine.by_victim import ExchangedLayers, VictimLayers, victims_buffers
 from attacker.engine.convolutions import one_by_one
 from attacker.engine.direct_parameters import DirectProducts, direct_parameters, is_by_image
+from attacker.engine.double_precision import precise
 from attacker.engine.factors import vector_products
 from attacker.engine.layer_kinds import (
     CompositeKind,
@@ -34,15 +35,8 @@ from attacker.engine.layer_kinds import (
     plain_kind,
 )
 from attacker.engine.norms import mixes_images
-from attacker.engine.products import (
-    GradientProducts,
-    Products,
-    Replay,
-    by_victim,
-    matched_names,
-    precise,
-    squared_norms,
-)
+from attacker.engine.products import GradientProducts, Products, matched_names, squared_norms
+from attacker.engine.replay import Replay, by_victim
 from attacker.engine.trace import Trace, Views, trace
 from fl_precode.observation import Gradients
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacker.engine.products import precise, squares
+from attacker.engine.double_precision import precise
+from attacker.engine.products import squares
 
 PlainLayer = nn.Linear | nn.Conv2d
 

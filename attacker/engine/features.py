@@ -14,7 +14,7 @@ from torch.func import functional_call
 from attacker.engine.batch_norm import batches_of
 from attacker.engine.checkpoints import without_checkpoints
 from attacker.engine.priors import Prior
-from attacker.engine.products import Replay
+from attacker.engine.replay import Replay
 from fl_precode.sampling import sample_noise
 
 

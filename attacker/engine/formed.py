@@ -18,10 +18,12 @@ from torch.func import grad, vmap
 
 from attacker.engine.choose import fastest_way
 from attacker.engine.distance import Elements
+from attacker.engine.double_precision import precise
 from attacker.engine.elementwise import elementwise_differences, stacked_units
 from attacker.engine.observed import kept_gradient, observed_gradient, steps_behind
 from attacker.engine.probe import RandomCandidates, cast, cast_replay
-from attacker.engine.products import GradientProducts, Products, Replay, matched_names, precise, squared_norms
+from attacker.engine.products import GradientProducts, Products, matched_names, squared_norms
+from attacker.engine.replay import Replay
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients, Observation
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from attacker.engine.convolve import Geometry
-from attacker.engine.products import precise
+from attacker.engine.double_precision import precise
 
 Kernels = tuple[Tensor, ...]
 """One observed gradient as it is, (out, in / groups, h, w), or as factors: a kernel of few outputs, then a 1x1 one."""

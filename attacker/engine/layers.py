@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.double_precision import precise
 from attacker.engine.factors import LayerRows, WeightTarget, vector_products
 from attacker.engine.layer_kinds import (
     Forward,
@@ -19,7 +20,6 @@ from attacker.engine.layer_kinds import (
     register_layer,
 )
 from attacker.engine.matmul import MatrixProduct, worth_it
-from attacker.engine.products import precise
 
 
 @register_layer(nn.Linear, LinearPart)

@@ -11,9 +11,9 @@ from torch import Tensor
 from attacker.engine.course import Course
 from attacker.engine.curvature import CurvaturePairs, row_products
 from attacker.engine.deadline import time_is_up
+from attacker.engine.double_precision import precise
 from attacker.engine.matched import Matched
-from attacker.engine.objective import Objective
-from attacker.engine.products import precise
+from attacker.engine.problem import Objective
 from attacker.engine.stopping import Plateau
 from attacker.engine.survivors import Survivors
 

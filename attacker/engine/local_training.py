@@ -22,7 +22,8 @@ from attacker.engine.formed import (
     weight_gradient,
 )
 from attacker.engine.observed import in_gradient_units, steps_behind
-from attacker.engine.products import GradientProducts, Replay
+from attacker.engine.products import GradientProducts
+from attacker.engine.replay import Replay
 from attacker.engine.trace import Trace
 from fl_precode.observation import Observation
 

@@ -9,15 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attacker.engine.products import (
-    GradientProducts,
-    Products,
-    Replay,
-    by_victim,
-    matched_names,
-    precise,
-    squared_norms,
-)
+from attacker.engine.double_precision import precise
+from attacker.engine.products import GradientProducts, Products, matched_names, squared_norms
+from attacker.engine.replay import Replay, by_victim
 from fl_precode.observation import Gradients
 
 

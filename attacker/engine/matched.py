@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacker.engine.products import precise
+from attacker.engine.double_precision import precise
 from attacker.engine.survivors import Cut
 
 

@@ -1,8 +1,7 @@
-"""What a search minimises, for many candidates at once: distances between gradients, and priors on images."""
+"""What gradient matching minimises: distances between gradients, and priors on images."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -11,36 +10,9 @@ from torch import Tensor
 
 from attacker.engine.draws import Draws
 from attacker.engine.priors import Prior
+from attacker.engine.problem import Objective
 from attacker.engine.products import GradientProducts, Products
 from attacker.engine.survivors import take
-
-
-class Objective(ABC):
-    """A loss ``distance + prior`` for every candidate.
-
-    A candidate's distance must not depend on the other candidates, so that they can leave one by one.
-    """
-
-    @abstractmethod
-    def distances(self, x: Tensor) -> Tensor:
-        """Distances between gradients alone, (victims, restarts), differentiable with respect to ``x``.
-
-        Args:
-            x: Candidates, (victims, restarts, ...).
-        """
-
-    def priors(self, x: Tensor) -> Tensor:
-        """Weighted sum of all priors, (victims, restarts), differentiable; 0 without any."""
-        return x.new_zeros(x.shape[:2])
-
-    @abstractmethod
-    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
-        """The same objective for some of the candidates; this one stays as it is.
-
-        Args:
-            victims: Indices of the victims that stay, at least one.
-            restarts: For each of these the indices of its restarts that stay, as many for each.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from attacker.engine.factored import FactoredProducts, why_not_factored
 from attacker.engine.formed import ClientUpdate, FormedProducts, ObservedUpdates, form_each, weight_gradient
 from attacker.engine.loop import LoopProducts
 from attacker.engine.probe import RandomCandidates, cast, cast_replay
-from attacker.engine.products import GradientProducts, Replay, by_victim
+from attacker.engine.products import GradientProducts
+from attacker.engine.replay import Replay, by_victim
 from attacker.engine.trace import Trace
 from fl_precode.observation import Gradients
 

@@ -20,7 +20,7 @@ class Prior(ABC):
         """(victims, restarts), differentiable, from (victims, restarts, batch, channels, height, width), normalised."""
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
-        """The same prior for some of the candidates; see `attacker.engine.objective.Objective.keep`."""
+        """The same prior for some of the candidates; see `attacker.engine.problem.Objective.keep`."""
         del victims, restarts
         return self
 

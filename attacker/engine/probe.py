@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from attacker.engine.distance import cosine_distance
-from attacker.engine.products import GradientProducts, Replay
+from attacker.engine.products import GradientProducts
+from attacker.engine.replay import Replay
 from attacker.engine.trace import Trace
 from attacker.victim import Victim
 

@@ -27,7 +27,8 @@ from attacker.engine.formed import (
     weight_gradient,
 )
 from attacker.engine.layer_kinds import layer_runs, plain_kind
-from attacker.engine.products import GradientProducts, Products, Replay
+from attacker.engine.products import GradientProducts, Products
+from attacker.engine.replay import Replay
 from attacker.engine.survivors import Cut
 from attacker.engine.trace import Trace
 from fl_precode.observation import Observation

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacker.engine.double_precision import precise
 from attacker.engine.observed import in_gradient_units, steps_behind, why_scale_unknown
-from attacker.engine.products import precise
 from attacker.engine.trace import LayerRun, trace
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation

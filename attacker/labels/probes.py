@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacker.engine.products import precise
+from attacker.engine.double_precision import precise
 from attacker.engine.trace import LayerRun
 from attacker.labels.evidence import ClassifierGradient
 from attacker.victim import Victim

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.engine.constants import reference
-from attacker.engine.products import Replay
+from attacker.engine.replay import Replay
 from attacker.engine.trace import Trace, trace
 from attacker.victim import Victim
 
