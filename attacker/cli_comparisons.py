@@ -63,11 +63,12 @@ def hybrid(
     """
     from attacker.reproduce.experiment import default_root
     from attacker.reproduce.inversion_page import finish_inversions
-    from attacker.reproduce.inversions import Inversions, of_inversion_scale
+    from attacker.reproduce.inversions import INVERSION_SCALES, Inversions
+    from attacker.reproduce.scales import named
 
     check_crew(workers, ray_address)
     try:
-        sizes = of_inversion_scale(scale)
+        sizes = named(INVERSION_SCALES, scale)
         comparison = Inversions(
             scale=sizes, data=image_set(data) if data else sizes.data, data_root=default_root(data_root), seed=seed,
             device=find_device(device).type,
@@ -102,12 +103,13 @@ def i2f(
     """
     from attacker.reproduce.experiment import default_root
     from attacker.reproduce.influence_page import finish_influences
-    from attacker.reproduce.influence_scales import of_influence_scale
+    from attacker.reproduce.influence_scales import INFLUENCE_SCALES
     from attacker.reproduce.influences import Influences
+    from attacker.reproduce.scales import named
 
     check_crew(workers, ray_address)
     try:
-        sizes = of_influence_scale(scale)
+        sizes = named(INFLUENCE_SCALES, scale)
         comparison = Influences(
             scale=sizes, data=tuple(map(image_set, data)) if data else sizes.data, data_root=default_root(data_root),
             seed=seed, device=find_device(device).type,

@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacker.intervals import rank_correlation
 from attacker.leakage import Jacobian, expected_error, glance, influence, released, spectrum
 from attacker.reproduce.nets import model_of
-from attacker.reproduce.rank_correlation import rank_correlation
 from attacker.victim import Victim
 from images import first_images
 

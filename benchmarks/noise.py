@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from attacker.attacks import build_attack
-from attacker.bench.problem import observe
 from attacker.metrics import psnr
 from attacker.reproduce.nets import published
+from attacker.simulate import observe
 from fl_precode.perturb import GaussianNoise
 from images import first_images
 
@@ -37,7 +37,7 @@ def attacked(net: str, attack: str, std: float, count: int, seed: int) -> dict[s
     victim = published(net, inputs)
     torch.manual_seed(seed)
     seen = []
-    for index, one in enumerate(observe(victim, images, labels, batch_size=1)):
+    for index, one in enumerate(observe(victim, victim.inputs.normalise(images), labels, batch_size=1)):
         generator = torch.Generator().manual_seed(1000 * seed + index)
         seen.append(replace(one, update=GaussianNoise(std=std)(one.update, generator=generator)) if std else one)
     began = time.process_time()

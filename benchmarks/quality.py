@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import GradientMatching, build_attack
-from attacker.bench.problem import observe
 from attacker.metrics import match_batch, psnr, ssim
+from attacker.simulate import observe
 from attacker.victim import Victim
 from fl_precode.models import build_model
 from images import first_images
@@ -121,7 +121,7 @@ def cells(setting: Setting, peer: InvertingGradients | None, options: argparse.N
 
 def ours(setting: Setting, victim: Victim, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
     """All clients together."""
-    seen = observe(victim, images, labels, batch_size=setting.batch)
+    seen = observe(victim, victim.inputs.normalise(images), labels, batch_size=setting.batch)
     granted, truth = labels.split(setting.batch), images.split(setting.batch)
     attack = build_attack(setting.attack)
     generator = torch.Generator().manual_seed(setting.start)
@@ -137,7 +137,7 @@ def theirs(
     peer: Any, setting: Setting, client: int, victim: Victim, images: Tensor, labels: Tensor
 ) -> list[dict[str, Any]]:
     """One client."""
-    (seen,) = observe(victim, images, labels, batch_size=setting.batch)
+    (seen,) = observe(victim, victim.inputs.normalise(images), labels, batch_size=setting.batch)
     attack = build_attack(setting.attack)
     assert isinstance(attack, GradientMatching)
     torch.manual_seed(client + 1000 * setting.start)

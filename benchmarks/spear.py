@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from attacker.attacks import Attack, build_attack
 from attacker.metrics import label_accuracy, match_batch, psnr
+from attacker.simulate import observe
 from attacker.victim import Victim
+from fl_precode import Protocol
 from fl_precode.models.input_spec import InputSpec
 from images import INPUTS, first_images
-from portfolio import observe
 from training import cifar10, trained
 
 logger = logging.getLogger("spear")
@@ -50,7 +51,7 @@ def narrow_mlp(inputs: InputSpec) -> nn.Module:
 
 def attacked(attack: Attack, victim: Victim, x: Tensor, y: Tensor, images: Tensor, number: int) -> dict[str, Any]:
     """One batch: PSNR of each image, labels found, matching loss, CPU seconds."""
-    observation = observe(victim, x, y, str(number))
+    (observation,) = observe(victim, x, y, batch_size=len(x), protocol=Protocol(name="fedsgd"))
     began = time.process_time()
     (found,) = attack(victim, [observation], generator=torch.Generator().manual_seed(number))
     seconds = time.process_time() - began

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.contest import replayed_distance
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.first_linear import PROBES, first_linear, why_dropped_before
-from attacker.attacks.granted import check_labels
+from attacker.attacks.known_labels import check_labels
 from attacker.attacks.registration import register_attack
-from attacker.attacks.replayed_distance import replayed_distance
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
 from attacker.engine.rank import numerical_rank, rank_words
 from attacker.labels import idlg_label

@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.attacks.attack import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.contest import replayed_distance
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before, why_no_relu
 from attacker.attacks.labels_of_images import labels_of_images
 from attacker.attacks.low_rank import LowRank, factorise
 from attacker.attacks.mixture import Mixture, Unmixed
 from attacker.attacks.registration import register_attack
-from attacker.attacks.replayed_distance import replayed_distance
 from attacker.attacks.unmixing import Candidate, SparseColumns
 from attacker.engine import Trace, observed_gradient, trace, why_not_one_step
 from attacker.victim import Victim

@@ -249,18 +249,9 @@ class VictimImage(Entry):
     )
 
 
-class ImageResult(Entry):
-    """What one attack made of one image."""
+class ImageScore(Entry):
+    """What one attack made of one image, beside the truth and the best guess: in records, and in experiments."""
 
-    victim_id: Identifier
-    federation: Identifier
-    attack: str
-    model: str
-    defence: str
-    dataset: str | None
-    round: Count
-    node: str
-    image: Count
     outcome: OutcomeName
     reason: str
     ssim: Number | None = Field(description="against the truth, images in [0, 1]")
@@ -272,6 +263,20 @@ class ImageResult(Entry):
         description="SSIM of the best guess without this update; null without truth and in older records",
     )
     guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
+
+
+class ImageResult(ImageScore):
+    """What one attack made of one image of an audit."""
+
+    victim_id: Identifier
+    federation: Identifier
+    attack: str
+    model: str
+    defence: str
+    dataset: str | None
+    round: Count
+    node: str
+    image: Count
     label_accuracy: Share | None = Field(
         description="right labels in this batch; null when the attack used labels that it was granted"
     )

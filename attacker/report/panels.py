@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attacker.audit.counting import strength
 from attacker.audit.record import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 from attacker.audit.view import FederationView, Union, confirms
 from attacker.report import words
@@ -192,9 +193,9 @@ def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
 
 
 def most_successful(summaries: Sequence[AttackSummary]) -> AttackSummary | None:
-    """The attack that brought back the most images, so that 58 of 64 go before 2 of 2; None when none is known."""
+    """The attack that brought back the most images; None when none is known."""
     scored = [one for one in summaries if one.successes is not None]
-    return max(scored, key=lambda one: (one.successes or 0, one.success_rate or 0.0, one.images), default=None)
+    return max(scored, key=lambda one: strength(one.successes, one.images, one.mean_ssim), default=None)
 
 
 def _best(

@@ -10,7 +10,6 @@ from attacker.attacks.registry import build_attack
 from attacker.reproduce.cells import Cell, Made, Setup
 from attacker.reproduce.conditions import Conditions
 from attacker.reproduce.image_sets import images
-from attacker.reproduce.scales import SCALES, Scale
 from attacker.reproduce.store import Store
 from attacker.reproduce.work import make
 from attacker.reproduce.worst_case import attacks_on
@@ -122,17 +121,6 @@ class Experiment(Conditions):
 def attack_cell(setup: Setup, attack: str, epoch: int) -> Cell:
     """An attack on clients with one image each, as in the paper."""
     return Cell(kind="attack", setup=setup, protocol="fedsgd", batch_size=1, epoch=epoch, attacks=(attack,))
-
-
-def of_scale(name: str) -> Scale:
-    """A scale by name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in SCALES:
-        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(SCALES)}")
-    return SCALES[name]
 
 
 def default_root(path: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from attacker.audit.machine import versions
 from attacker.audit.record import Count, Entry, Number
 from attacker.leakage import (
     Jacobian,
@@ -21,7 +20,7 @@ from attacker.leakage import (
 )
 from attacker.leakage.released import Released
 from attacker.reproduce.cells import Made, StoredFile
-from attacker.reproduce.image_sets import image_digest, images
+from attacker.reproduce.image_sets import images, made_from
 from attacker.reproduce.influence_scales import InfluenceScale
 from attacker.reproduce.local_attack import Fitted, fit_from_random, fit_from_truth
 from attacker.reproduce.nets import INITIALISATIONS, model_of
@@ -168,8 +167,7 @@ class Influences:
 
     def recipe(self, cell: Influenced) -> dict[str, Any]:
         """What a piece's result depends on besides the piece."""
-        known = {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
-        return {"seed": self.seed, "images": image_digest(cell.data, self.data_root), **known}
+        return made_from(cell.data, self.data_root, self.seed)
 
     def cost(self, cell: Influenced) -> float:
         """Expected seconds, roughly."""

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from attacker.audit.counting import best_guess, counts
-from attacker.audit.evaluate import SUCCESS_THRESHOLD
+from attacker.audit.counting import best_guess
+from attacker.audit.evaluate import SUCCESS_THRESHOLD, tally
 from attacker.audit.machine import this_machine, versions
 from attacker.audit.record import finite
 from attacker.metrics import wilson_interval
@@ -179,12 +179,11 @@ def _guessed(column: Sequence[VictimScore]) -> VictimScore:
 def score(rows: Iterable[VictimScore]) -> Score:
     """Success of one attack, or of a choice between several; an image came back as `attacker.audit.counting` has it."""
     own = list(rows)
-    tried = [one for one in own if one.outcome != "not_applicable"]
-    back = [one for one in tried if counts(one, SUCCESS_THRESHOLD)]
+    tried, failed, back = tally(own)
     return Score(
         victims=len(tried),
         not_applicable=len(own) - len(tried),
-        failed=sum(one.outcome in ("failed", "diverged") for one in tried),
+        failed=failed,
         successes=len(back),
         rate=len(back) / len(tried) if tried else None,
         interval=wilson_interval(len(back), len(tried)) if tried else None,

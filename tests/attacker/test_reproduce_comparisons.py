@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from attacker.cli import app
+from attacker.intervals import rank_correlation
 from attacker.report import words
 from attacker.reproduce.influence_page import Correlation, change_name, finish_influences, small
 from attacker.reproduce.influence_page import headline as influence_headline
@@ -22,7 +23,6 @@ from attacker.reproduce.inversion_page import attack_name, finish_inversions
 from attacker.reproduce.inversion_page import headline as inversion_headline
 from attacker.reproduce.inversions import INVERSION_SCALES, Inversion, Inversions, Inverted, Ranks
 from attacker.reproduce.nets import ONE_LOGIT, initialised, model_of, published
-from attacker.reproduce.rank_correlation import rank_correlation
 from attacker.reproduce.run import run_pieces
 from attacker.reproduce.store import Store
 from fl_precode.data import load_data
