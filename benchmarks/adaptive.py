@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +26,8 @@ from attacker.audit.record.counting import beats
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
 from attacker.audit.truth.base import mean_of
 from attacker.audit.truth.best_guess import Guesses
-from fl_precode import Observation, Protocol, Victim, sample_noise
+from attacker.simulate import observe
+from fl_precode import Observation, Protocol, Victim
 from fl_precode.attacks import Reconstruction, build_attack
 from fl_precode.defences.registry import apply_defence, gradient_defence, perturbation_generator
 from fl_precode.metrics import psnr, ssim
@@ -40,28 +42,24 @@ SEARCHES = ("inverting-gradients", "ignore", "noise-restoring", "noise-recovery"
 logger = logging.getLogger("adaptive")
 
 
-def observe(victim: Victim, x: Tensor, y: Tensor, node: str, defence: str) -> Observation:
+def sent(victim: Victim, x: Tensor, y: Tensor, node: str, defence: str) -> Observation:
     """The gradient that a client with the batch (x, y) would send: dropout is active, noise is the client's own."""
-    parameters = dict(victim.model.named_parameters())
+    protocol = Protocol(name="fedsgd", local_steps=1, batch_size=len(x), defence=defence)
     victim.model.train()
-    with seeded(int(node)), sample_noise(generator=torch.Generator().manual_seed(int(node))):
-        loss = victim.training_loss(x, y)
-    found = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    with seeded(int(node)):
+        (seen,) = observe(victim, x, y, batch_size=len(x), protocol=protocol, noise=lambda _client: drawn(int(node)))
     chain = gradient_defence(defence)
+    update = seen.update
     if chain is not None:
         generator = perturbation_generator("adaptive", node)
-        found = chain(found, generator=generator, model=victim.model, batch=(x, y))
+        update = chain(update, generator=generator, model=victim.model, batch=(x, y))
     victim.model.eval()
-    return Observation(
-        parameters={name: value.detach() for name, value in parameters.items()},
-        buffers={},
-        update=found,
-        kind="gradient",
-        batch_size=len(x),
-        protocol=Protocol(name="fedsgd", local_steps=1, batch_size=len(x), defence=defence),
-        round=1,
-        node=node,
-    )
+    return replace(seen, update=update, node=node)
+
+
+def drawn(seed: int) -> torch.Generator:
+    """What a client's bottlenecks draw from."""
+    return torch.Generator().manual_seed(seed)
 
 
 def attacked(model: str, defence: str, spec: str, images: Tensor, y: Tensor, inputs: InputSpec) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def attacked(model: str, defence: str, spec: str, images: Tensor, y: Tensor, inp
     built = apply_defence(defence, build_model(model, inputs, seed=0), inputs, seed=0)
     victim = Victim(model=built, inputs=inputs, name=model)
     x = inputs.normalise(images)
-    seen = [observe(victim, x[i : i + 1], y[i : i + 1], str(i), defence) for i in range(len(x))]
+    seen = [sent(victim, x[i : i + 1], y[i : i + 1], str(i), defence) for i in range(len(x))]
     began = time.process_time()
     found = build_attack(spec)(victim, seen, generator=torch.Generator().manual_seed(0))
     seconds = time.process_time() - began

@@ -30,7 +30,7 @@ from fl_precode.metrics import psnr, ssim
 from fl_precode.models.lenet import init_uniform
 from fl_precode.objective import training_loss
 from images import CIFAR10, INPUTS, first_images
-from portfolio import observe
+from portfolio import sent
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -77,7 +77,7 @@ def attack_cell(model: nn.Module, attack: str, count: int) -> dict[str, Any]:
     _, images, labels, _ = first_images(count)
     victim = Victim(model=model, inputs=INPUTS, name="lenet")
     x = INPUTS.normalise(images)
-    seen = [observe(victim, x[i : i + 1], labels[i : i + 1], str(i)) for i in range(count)]
+    seen = sent(victim, x[:count], labels[:count])
     began = time.process_time()
     found = build_attack(attack)(victim, seen, generator=torch.Generator().manual_seed(0))
     seconds = (time.process_time() - began) / count

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacker.bench.problem import observe
+from attacker.simulate import observe
 from fl_precode import Victim
 from fl_precode.attacks import build_attack
 from fl_precode.defences.registry import apply_defence
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             model = apply_defence(defence, cnn(inputs, seed), inputs)
             victim = Victim(model=model, inputs=inputs)
             with seeded(1000 + seed):  # the clients' noise
-                seen = observe(victim, images, labels, batch_size=1)
+                seen = observe(victim, victim.inputs.normalise(images), labels, batch_size=1)
             seen = [replace(one, protocol=replace(one.protocol, defence=defence)) for one in seen]
             results = build_attack(spec)(
                 victim, seen, generator=torch.Generator().manual_seed(seed), labels=list(labels.split(1))

@@ -38,9 +38,9 @@ from attacker.gradients.observed import observed_gradient
 from attacker.gradients.one_step import gradient_products
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
+from attacker.simulate import observe_training
 from fl_precode import Victim
 from fl_precode.attacks import PRESETS
-from fl_precode.local_training import local_training
 from fl_precode.metrics import match_batch, psnr, ssim
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
@@ -73,26 +73,15 @@ def passes(images: int, size: int, *, shuffled: bool) -> Iterator[list[int]]:
         yield from (order[first : first + size].tolist() for first in range(0, images, size))
 
 
-def observe(victim: Victim, images: Tensor, labels: Tensor, steps: int, options: argparse.Namespace) -> Observation:
+def client_update(
+    victim: Victim, images: Tensor, labels: Tensor, steps: int, options: argparse.Namespace
+) -> Observation:
     """What the server sees of a client that trains on images in [0, 1]."""
-    size = max(1, len(images) // 2)
-    model = deepcopy(victim.model)
+    size, rate = max(1, len(images) // 2), options.learning_rate
     drawn = passes(len(images), size, shuffled=options.shuffled)
     batches = [(INPUTS.normalise(images[own]), labels[own]) for own, _ in zip(drawn, range(steps), strict=False)]
-    local_training(model, batches, learning_rate=options.learning_rate)
-    sent = {name: value.detach() for name, value in victim.model.named_parameters()}
-    return Observation(
-        parameters=sent,
-        buffers={},
-        update={name: value.detach() - sent[name] for name, value in model.named_parameters()},
-        kind="weights",
-        batch_size=len(images),
-        protocol=Protocol(
-            name="fedavg", local_steps=steps, batch_size=size, learning_rate=options.learning_rate, momentum=0.0
-        ),
-        round=1,
-        node="1",
-    )
+    protocol = Protocol(name="fedavg", local_steps=steps, batch_size=size, learning_rate=rate, momentum=0.0)
+    return observe_training(victim, batches, batch_size=len(images), protocol=protocol)
 
 
 def cost(victim: Victim, observation: Observation, replay: str, labels: Tensor, repeats: int) -> float:
@@ -172,7 +161,7 @@ def costs(model: str, options: argparse.Namespace) -> dict[str, dict[str, float]
     images, labels = photographs(max(options.images))
     table: dict[str, dict[str, float]] = {replay: {} for replay in REPLAYS}
     for steps in options.cost_steps:
-        observation = observe(victim, images, labels, steps, options)
+        observation = client_update(victim, images, labels, steps, options)
         for replay, row in table.items():
             row[str(steps)] = cost(victim, observation, replay, labels, options.repeats)
     for replay, row in table.items():
@@ -187,7 +176,7 @@ def attacks(model: str, options: argparse.Namespace, library: Any) -> list[dict[
     for count in options.images:
         images, labels = photographs(count)
         for steps in options.steps:
-            seen, n = observe(victim, images, labels, steps, options), options.iterations
+            seen, n = client_update(victim, images, labels, steps, options), options.iterations
             contenders: dict[str, Callable[[], tuple[Tensor, Any]]] = {
                 replay: partial(ours, victim, seen, labels, replay, options) for replay in REPLAYS
             }

@@ -11,7 +11,6 @@ else `photos`.
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import sys
 import time
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 import command_line
+from attacker.simulate import observe, observe_training
 from fl_precode import Observation, Protocol, Victim
 from fl_precode.labels import LABEL_RECOVERY, best_labels, recover_labels
 from fl_precode.models import InputSpec, build_model
@@ -95,44 +95,6 @@ def draw(y: Tensor, batch: int, kind: str, classes: int, generator: torch.Genera
     return torch.stack([pool[torch.randint(len(pool), (), generator=generator)] for pool in pools])
 
 
-def observe(victim: Victim, x: Tensor, y: Tensor) -> Observation:
-    """What the server sees of one FedSGD client with this batch."""
-    parameters = dict(victim.model.named_parameters())
-    gradients = torch.autograd.grad(victim.training_loss(x, y), list(parameters.values()))
-    return Observation(
-        parameters={name: value.detach() for name, value in parameters.items()},
-        buffers={},
-        update=dict(zip(parameters, gradients, strict=True)),
-        kind="gradient",
-        batch_size=len(y),
-        protocol=Protocol(name="fedsgd"),
-        round=1,
-        node="0",
-    )
-
-
-def observe_local_training(victim: Victim, x: Tensor, y: Tensor, *, steps: int, rate: float) -> Observation:
-    """What the server sees of one FedAvg client: plain SGD over equal parts of (x, y), in their order."""
-    sent = {name: value.detach().clone() for name, value in victim.model.named_parameters()}
-    model = copy.deepcopy(victim.model)
-    local = Victim(model=model, inputs=victim.inputs)
-    optimiser = torch.optim.SGD(model.parameters(), lr=rate)
-    for part in torch.arange(len(x)).chunk(steps):
-        optimiser.zero_grad()
-        local.training_loss(x[part], y[part]).backward()
-        optimiser.step()
-    return Observation(
-        parameters=sent,
-        buffers={},
-        update={name: value.detach() - sent[name] for name, value in model.named_parameters()},
-        kind="weights",
-        batch_size=len(y),
-        protocol=Protocol(name="fedavg", local_steps=steps, learning_rate=rate),
-        round=1,
-        node="0",
-    )
-
-
 def overlap(found: Tensor | None, truth: Tensor, classes: int) -> float:
     """Size of the common multiset over the batch size; 0 when nothing was found."""
     if found is None:
@@ -166,7 +128,9 @@ def measure_model(
         for batch in sizes:
             for _ in range(options.draws):
                 chosen = draw(y, batch, kind, victim.inputs.classes, generator)
-                observation = observe(victim, x[chosen], y[chosen])
+                (observation,) = observe(
+                    victim, x[chosen], y[chosen], batch_size=batch, protocol=Protocol(name="fedsgd")
+                )
                 row = {"kind": kind, "size": batch}
                 rows += [{**row, **one} for one in measure_methods(victim, observation, y[chosen], options)]
     for rate in RATES:
@@ -174,7 +138,9 @@ def measure_model(
             for _ in range(options.draws):
                 chosen = draw(y, steps * IMAGES_IN_A_STEP, "repeated", victim.inputs.classes, generator)
                 chosen = chosen[torch.randperm(len(chosen), generator=generator)]
-                observation = observe_local_training(victim, x[chosen], y[chosen], steps=steps, rate=rate)
+                parts = [(x[part], y[part]) for part in chosen.chunk(steps)]
+                protocol = Protocol(name="fedavg", local_steps=steps, learning_rate=rate)
+                observation = observe_training(victim, parts, batch_size=len(chosen), protocol=protocol)
                 row = {"kind": f"steps, rate {rate:g}", "size": steps}
                 rows += [{**row, **one} for one in measure_methods(victim, observation, y[chosen], options)]
     return rows

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from attacker.experiments.published_nets import model_of
 from attacker.leakage import released
-from attacker.metrics.rank_correlation import rank_correlation
+from attacker.metrics.intervals import rank_correlation
 from fl_precode import Victim
 from fl_precode.leakage import Jacobian, expected_error, glance, influence, spectrum
 from images import first_images

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/losses.py --out docs/losses.json
 
-Each federation of `photos` is taped with the reference client's code and audited twice: with the loss that the tape
-names, and with cross-entropy; one that stands in the file is not run again. The labels are granted, as no recovery
-reads them under other losses. In the last federation an image has several of four classes or none: whether the number
-of its photograph is even, prime, has a loop and is above four.
+Each federation of `photos` is a real run, of Flower's SuperLink and Ray's workers, and its tape is audited twice: with
+the loss that it names, and with cross-entropy; one that stands in the file is not run again. The labels are granted, as
+no recovery reads them under other losses. In the last federation, an app of its own, an image has several of four
+classes or none: whether the number of its photograph is even, prime, has a loop and is above four.
 """
 
 from __future__ import annotations
@@ -13,29 +13,34 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import fl_precode as flp
 from attacker.audit.record.schema import AuditRecord
-from benchmarks.simulated_tapes import simulate
+from deploy.simulation.launch import launch
+from deploy.simulation.submission import RunOutcome, Submission, to_toml
+from deploy.simulation.superlink import CONNECTION, OwnedSuperLink
 from fl_precode import TapeSource
 from fl_precode.federation.config import Settings
-from fl_precode.federation.federation import prepare
-from fl_precode.local_training import batch_gradient
-from fl_precode.loss import criterion
 from fl_precode.observation import CROSS_ENTROPY
-from fl_precode.tape import TapeHeader, TapeWriter
 
 logger = logging.getLogger("losses")
+
+ROOT = Path(__file__).resolve().parents[1]
+SEVERAL_APP = ROOT / "tests" / "apps" / "own" / "several_classes"
 
 LOSSES = {
     "cross-entropy": CROSS_ENTROPY,
@@ -45,7 +50,6 @@ LOSSES = {
     "BCE, one class an image": "torch.nn:BCEWithLogitsLoss",
 }
 SEVERAL = "BCE, several classes an image"
-_EVEN, _PRIME, _LOOP, _LARGE = {0, 2, 4, 6, 8}, {2, 3, 5, 7}, {0, 6, 8, 9}, {5, 6, 7, 8, 9}
 
 
 def class_weighted(scores: Tensor, labels: Tensor) -> Tensor:
@@ -72,47 +76,55 @@ def federation(options: argparse.Namespace, loss: str) -> Settings:
     )
 
 
-def attributes(labels: Tensor) -> Tensor:
-    """(batch, 4) of zeros and ones: what is true of each number."""
-    rows = [[int(number in one) for one in (_EVEN, _PRIME, _LOOP, _LARGE)] for number in labels.tolist()]
-    return torch.tensor(rows)
+def launched(folder: Path, options: argparse.Namespace, loss: str) -> TapeSource:
+    """The tape of the reference app, run by Flower's SuperLink and Ray's workers.
+
+    Raises:
+        RuntimeError: If the run did not complete.
+    """
+    run = folder / "run"
+    settings = replace(federation(options, loss), output_dir=str(run), tape=str(run / "tape"))
+    check_completed(launch(settings, environment={"PYTHONPATH": str(ROOT)}))
+    return TapeSource(tape=run / "tape")
 
 
-def tape_attributes(folder: Path, options: argparse.Namespace) -> TapeSource:
-    """A round of clients whose images have several classes, and the truth beside its tape."""
-    settings = federation(options, LOSSES["BCE, one class an image"])
-    whole = prepare(settings)
-    inputs = replace(whole.data.inputs, classes=4)
-    torch.manual_seed(options.seed)
-    model = replace(whole, data=replace(whole.data, inputs=inputs)).model()
-    protocol = settings.announced
-    writer = TapeWriter(
-        folder / "tape",
-        TapeHeader(model=options.model, defence="none", kind="gradient", protocol=protocol, inputs=inputs),
+def launched_several(folder: Path, options: argparse.Namespace) -> TapeSource:
+    """The tape of an own app whose images have several classes or none, run likewise; its clients record the truth.
+
+    Raises:
+        RuntimeError: If the run did not complete.
+    """
+    app, tape = folder / SEVERAL_APP.name, folder / "tape"
+    shutil.copytree(SEVERAL_APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+    size = options.batch_size
+    config = folder / "run.toml"
+    config.write_text(
+        to_toml(
+            {
+                "tape": str(tape),
+                "images": options.dataset,
+                "batch-size": size,
+                "images-per-client": size,
+                "num-server-rounds": options.rounds,
+            }
+        )
     )
-    images, rows, nodes, rounds = [], [], [], []
-    loss = criterion(settings.loss, 4)
-    assert loss is not None
-    for number in range(1, options.rounds + 1):
-        writer.write_round(number, {name: value.detach().numpy() for name, value in model.named_parameters()})
-        step = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
-        for client in range(options.clients):
-            pixels, numbers = whole.data.train.batch(whole.batches(client, number)[0])
-            sets = attributes(numbers)
-            sent, _ = batch_gradient(model, (inputs.normalise(pixels), sets.float()), loss=nn.BCEWithLogitsLoss())
-            arrays = {name: value.detach().numpy() for name, value in sent.items()}
-            writer.write_observation(number, str(client + 1), arrays, batch_size=len(numbers), buffers=())
-            step = {name: value + sent[name] / options.clients for name, value in step.items()}
-            images.append(pixels.numpy())
-            rows.append(sets.numpy())
-            nodes += [str(client + 1)] * len(numbers)
-            rounds += [number] * len(numbers)
-        with torch.no_grad():
-            for name, value in model.named_parameters():
-                value -= settings.learning_rate * step[name]
-    truth = folder / "truth.npz"
-    np.savez(truth, images=np.concatenate(images), labels=np.concatenate(rows), node=nodes, round=rounds)
-    return TapeSource(tape=folder / "tape", truth=f"npz:{truth}")
+    with OwnedSuperLink(environment={"PYTHONPATH": str(ROOT)}) as superlink:
+        clients = f"num-supernodes={options.clients}"
+        check_completed(Submission(superlink.flwr, CONNECTION).run(app, config, federation=clients))
+    if str(SEVERAL_APP) not in sys.path:  # the loss is imported by its name
+        sys.path.insert(0, str(SEVERAL_APP))
+    return TapeSource(tape=tape)
+
+
+def check_completed(outcome: RunOutcome) -> None:
+    """Refuse a run that failed.
+
+    Raises:
+        RuntimeError: If it did not complete; the text is the reason.
+    """
+    if not outcome.completed:
+        raise RuntimeError(f"the federation failed: {outcome.reason}")
 
 
 def audited(source: TapeSource, out: Path, options: argparse.Namespace) -> AuditRecord:
@@ -154,18 +166,21 @@ def rows_of(record: AuditRecord, name: str, replayed: str) -> list[dict[str, Any
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run what does not stand in the file yet; the record that is written, after each federation."""
     wanted = ("dataset", "model", "clients", "rounds", "batch_size", "seed", "attacks")
-    record = {"settings": {key: getattr(options, key) for key in wanted}, "losses": LOSSES, "rows": []}
+    record = {
+        "measured": time.strftime("%Y-%m-%d"),
+        "flwr": version("flwr"),
+        "settings": {key: getattr(options, key) for key in wanted},
+        "losses": LOSSES,
+        "rows": [],
+    }
     if options.out.exists():
         earlier = json.loads(options.out.read_text())
         record = earlier if earlier["settings"] == record["settings"] else record
     rows: list[dict[str, Any]] = record["rows"]
     makers: dict[str, Callable[[Path], TapeSource]] = {
-        name: lambda folder, spec=spec: TapeSource(  # type: ignore[misc]
-            tape=simulate(folder, federation(options, spec)).folder / "tape"
-        )
-        for name, spec in LOSSES.items()
+        name: partial(launched, options=options, loss=spec) for name, spec in LOSSES.items()
     }
-    makers[SEVERAL] = lambda folder: tape_attributes(folder, options)
+    makers[SEVERAL] = partial(launched_several, options=options)
     for name, make in makers.items():
         if any(row["loss"] == name for row in rows):
             continue
@@ -173,7 +188,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             folder = Path(place)
             source = make(folder)
             rows += rows_of(audited(source, folder / "right", options), name, "announced")
-            if name not in (CROSS_ENTROPY, SEVERAL):
+            if name != CROSS_ENTROPY:
                 wrong = replace(source, loss=CROSS_ENTROPY)
                 rows += rows_of(audited(wrong, folder / "wrong", options), name, CROSS_ENTROPY)
         options.out.write_text(json.dumps(record, indent=1) + "\n")
@@ -189,7 +204,7 @@ def table(record: dict[str, Any]) -> str:
         attack = row["attack"].partition(":")[0]
         ssim = "-" if row["median_ssim"] is None else f"{row['median_ssim']:.2f}"
         distance = "-" if row["mean_distance"] is None else f"{row['mean_distance']:.1e}"
-        came = f"{row['came_back']} of {row['images']}"
+        came = "not compared" if row["came_back"] is None else f"{row['came_back']} of {row['images']}"
         lines.append(f"| {row['loss']} | {row['replayed']} | {attack} | {came} | {ssim} | {distance} |")
     return "\n".join(lines)
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from attacker.bench.problem import observe
 from attacker.experiments.published_nets import published
+from attacker.simulate import observe
 from fl_precode.attacks import build_attack
 from fl_precode.defences.on_gradients import GaussianNoise
 from fl_precode.metrics import psnr
@@ -37,7 +37,7 @@ def attacked(net: str, attack: str, std: float, count: int, seed: int) -> dict[s
     victim = published(net, inputs)
     torch.manual_seed(seed)
     seen = []
-    for index, one in enumerate(observe(victim, images, labels, batch_size=1)):
+    for index, one in enumerate(observe(victim, victim.inputs.normalise(images), labels, batch_size=1)):
         generator = torch.Generator().manual_seed(1000 * seed + index)
         seen.append(replace(one, update=GaussianNoise(std=std)(one.update, generator=generator)) if std else one)
     began = time.process_time()

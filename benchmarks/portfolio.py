@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl_precode import Observation, Protocol, Victim, sample_noise
+from attacker.simulate import observe
+from fl_precode import Observation, Protocol, Victim
 from fl_precode.attacks import build_attack
 from fl_precode.defences.registry import apply_defence
 from fl_precode.metrics import psnr
@@ -28,22 +29,10 @@ from label_recovery import load
 logger = logging.getLogger("portfolio")
 
 
-def observe(victim: Victim, x: Tensor, y: Tensor, node: str) -> Observation:
-    """The gradient that a client with the batch (x, y) would send."""
-    parameters = dict(victim.model.named_parameters())
-    with sample_noise(generator=torch.Generator().manual_seed(int(node))):
-        loss = victim.training_loss(x, y)
-    found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    return Observation(
-        parameters={name: value.detach() for name, value in parameters.items()},
-        buffers={},
-        update=dict(zip(parameters, found, strict=True)),
-        kind="gradient",
-        batch_size=len(x),
-        protocol=Protocol(name="fedsgd"),
-        round=1,
-        node=node,
-    )
+def sent(victim: Victim, x: Tensor, y: Tensor) -> list[Observation]:
+    """The gradients that clients with one image each would send."""
+    noise = torch.Generator().manual_seed
+    return observe(victim, x, y, batch_size=1, protocol=Protocol(name="fedsgd"), noise=noise)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for model in options.models:
         built = apply_defence(options.defence, build_model(model, inputs, seed=options.seed), inputs, seed=options.seed)
         victim = Victim(model=built, inputs=inputs, name=model)
-        seen = [observe(victim, x[i : i + 1], y[i : i + 1], str(i)) for i in range(options.images)]
+        seen = sent(victim, x[: options.images], y[: options.images])
         for spec in options.attacks:
             attack, began = build_attack(spec), time.process_time()
             found = attack(victim, seen, generator=torch.Generator().manual_seed(options.seed))

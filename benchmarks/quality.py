@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.bench.problem import observe
+from attacker.simulate import observe
 from fl_precode import Victim
 from fl_precode.attacks import GradientMatching, build_attack
 from fl_precode.metrics import match_batch, psnr, ssim
@@ -121,7 +121,7 @@ def cells(setting: Setting, peer: InvertingGradients | None, options: argparse.N
 
 def ours(setting: Setting, victim: Victim, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
     """All clients together."""
-    seen = observe(victim, images, labels, batch_size=setting.batch)
+    seen = observe(victim, victim.inputs.normalise(images), labels, batch_size=setting.batch)
     granted, truth = labels.split(setting.batch), images.split(setting.batch)
     attack = build_attack(setting.attack)
     generator = torch.Generator().manual_seed(setting.start)
@@ -137,7 +137,7 @@ def theirs(
     peer: Any, setting: Setting, client: int, victim: Victim, images: Tensor, labels: Tensor
 ) -> list[dict[str, Any]]:
     """One client."""
-    (seen,) = observe(victim, images, labels, batch_size=setting.batch)
+    (seen,) = observe(victim, victim.inputs.normalise(images), labels, batch_size=setting.batch)
     attack = build_attack(setting.attack)
     assert isinstance(attack, GradientMatching)
     torch.manual_seed(client + 1000 * setting.start)

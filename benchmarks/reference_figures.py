@@ -24,7 +24,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from attacker.attacks.gradient_matching.options import options_of
-from fl_precode import Observation, Protocol, Victim, sample_noise
+from attacker.simulate import observe
+from fl_precode import Protocol, Victim
 from fl_precode.attacks import PRESETS, Attack, FirstLayerInversion, Progress, Reconstruction
 from fl_precode.defences.registry import apply_defence
 from fl_precode.metrics import psnr, ssim, success_rate
@@ -61,22 +62,9 @@ def first_images(count: int) -> tuple[str, Tensor, Tensor, InputSpec]:
     return "cifar10", images, torch.from_numpy(labels).long(), inputs
 
 
-def observe(victim: Victim, image: Tensor, label: Tensor, *, node: int) -> Observation:
-    """What the server sees of one FedSGD client with one image: (1, channels, height, width) and (1,)."""
-    parameters = dict(victim.model.named_parameters())
-    with sample_noise(generator=torch.Generator().manual_seed(1000 + node)):
-        loss = victim.training_loss(victim.inputs.normalise(image), label)
-    gradients = torch.autograd.grad(loss, list(parameters.values()))
-    return Observation(
-        parameters={name: value.detach() for name, value in parameters.items()},
-        buffers={},
-        update=dict(zip(parameters, gradients, strict=True)),
-        kind="gradient",
-        batch_size=1,
-        protocol=Protocol(name="fedsgd"),
-        round=1,
-        node=str(node),
-    )
+def drawn(client: int) -> torch.Generator:
+    """What a client's bottleneck draws from."""
+    return torch.Generator().manual_seed(1000 + client)
 
 
 def show(title: str) -> Progress:
@@ -133,7 +121,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             inputs=inputs,
             name=options.model,
         )
-        observations = [observe(victim, images[i : i + 1], labels[i : i + 1], node=i) for i in range(len(images))]
+        observations = observe(
+            victim, inputs.normalise(images), labels, batch_size=1, protocol=Protocol(name="fedsgd"), noise=drawn
+        )
         attacks: list[Attack] = [matching, FirstLayerInversion()]
         for attack in attacks:
             began = time.perf_counter()

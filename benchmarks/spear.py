@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fl_precode import Victim
+from attacker.simulate import observe
+from fl_precode import Protocol, Victim
 from fl_precode.attacks import Attack, build_attack
 from fl_precode.metrics import label_accuracy, match_batch, psnr
 from fl_precode.models.input_spec import InputSpec
 from images import INPUTS, first_images
-from portfolio import observe
 from training import cifar10, trained
 
 logger = logging.getLogger("spear")
@@ -50,7 +50,7 @@ def narrow_mlp(inputs: InputSpec) -> nn.Module:
 
 def attacked(attack: Attack, victim: Victim, x: Tensor, y: Tensor, images: Tensor, number: int) -> dict[str, Any]:
     """One batch: PSNR of each image, labels found, matching loss, CPU seconds."""
-    observation = observe(victim, x, y, str(number))
+    (observation,) = observe(victim, x, y, batch_size=len(x), protocol=Protocol(name="fedsgd"))
     began = time.process_time()
     (found,) = attack(victim, [observation], generator=torch.Generator().manual_seed(number))
     seconds = time.process_time() - began

@@ -142,13 +142,14 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def _load(self, point: EntryPoint) -> None:
         taken = self._places.get(point.name)
-        if taken is not None and taken != point.value:
+        if taken is not None and taken.partition(":")[0] != point.module:
             raise _Taken(f"has a name that is taken by {taken}; its entry point needs a name of its own")
         # The first import may build layers; it must not shift anyone's random numbers.
         with undisturbed_rng():
             found = point.load()
-        # A class that registers itself did so just now.
-        if self._places.get(point.name) != point.value:
+        # A class that registers itself did so just now, under its own place: the entry point may call it otherwise.
+        own = f"{getattr(found, '__module__', '')}:{getattr(found, '__qualname__', '')}"
+        if self._places.get(point.name) not in (point.value, own):
             package = point.dist.name if point.dist is not None else ""
             self.add(point.name, self._entry_of(point.name, found, package), point.value)
         self._plugins.add(point.name)

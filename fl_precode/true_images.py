@@ -24,8 +24,8 @@ def true_batch(images: Any, labels: Any, *, mean: Numbers = None, std: Numbers =
     Args:
         images: Tensor or array, (batch, channels, height, width), or (batch, height, width) of grey images, or
             (channels, height, width) with one label. Whole bytes are taken as 0 to 255, floats must be in [0, 1].
-        labels: Class numbers, (batch,) or (batch, 1); or (batch, classes), of which the largest counts. In rows of
-            zeros and ones an image may have several classes or none: `fl_precode.loss.set_numbers`.
+        labels: Class numbers, (batch,) or (batch, 1); or rows of zeros and ones, (batch, classes), where an image may
+            have several classes or none: `fl_precode.loss.set_numbers`.
         mean: Of the normalisation to be undone, on the scale of [0, 1]; 0 by default.
         std: Likewise; 1 by default.
 
@@ -68,7 +68,14 @@ def _tensor(values: Any, what: str) -> Tensor:
 def _labels(labels: Any) -> Tensor:
     found = _tensor(labels, "labels")
     if found.dim() == 2 and found.shape[1] > 1:
-        found = set_numbers(found) if _has_sets(found) else found.argmax(dim=1)
+        if bool(((found != 0) & (found != 1)).any()):
+            raise ValueError(
+                "expected labels as class numbers or rows of zeros and ones, got rows with other values: soft labels, "
+                "as of mixup or smoothing, are not replayed. Give the class numbers, labels.argmax(1), for the images "
+                "to be compared; searches then replay these alone"
+            )
+        single = bool((found.sum(dim=1) == 1).all())  # of any number of classes
+        found = found.argmax(dim=1) if single else set_numbers(found)
     found = found.reshape(-1) if found.dim() == 0 or (found.dim() == 2 and found.shape[1] == 1) else found
     if found.dim() != 1 or not len(found):
         raise ValueError(f"expected labels of shape (batch,), at least one, got {tuple(found.shape)}")
@@ -76,11 +83,6 @@ def _labels(labels: Any) -> Tensor:
     if bool((whole != found).any()) or int(whole.min()) < 0:
         raise ValueError("expected labels to be class numbers, whole and from 0 on")
     return whole
-
-
-def _has_sets(rows: Tensor) -> bool:
-    """Whether these are rows of zeros and ones, and not each with a single one."""
-    return bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(dim=1) != 1).any())
 
 
 def _four_axes(images: Tensor, count: int) -> Tensor:

@@ -156,6 +156,25 @@ def test_a_broken_defence_leaves_the_others_to_train_with(several):
     assert "RuntimeError: no such device" in registry.why_unknown("fails")
 
 
+def test_a_class_that_registered_itself_may_have_another_name_in_its_module(tmp_path, monkeypatch):
+    from tests.attacker import own_attacks
+
+    monkeypatch.setattr(own_attacks, "Alias", own_attacks.Grey, raising=False)
+    folder = tmp_path / "alias-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: alias\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text(
+        f"[{GROUP}]\ngrey = {own_attacks.__name__}:Alias\nblack = {own_attacks.__name__}:Alias\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("attack", GROUP, entry_of_class)
+    ours = AttackEntry(description="ours", source="-", build=lambda spec: None)
+    for name, place in (("grey", "Grey"), ("black", "Black")):
+        registry.add(name, ours, f"{own_attacks.__name__}:{place}")
+    assert list(registry) == ["grey", "black"]
+    assert registry.refused.keys() == {"black"}, "that name is another class's"
+
+
 def test_a_name_is_registered_once():
     from attacker.attacks import register_attack
     from tests.attacker.own_attacks import Grey

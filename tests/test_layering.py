@@ -51,6 +51,7 @@ LAYERS = (
     ("attacker.audit.verdict",),
     ("attacker.audit",),
     ("attacker.report",),
+    ("attacker.simulate",),
     ("attacker.bench",),
     # What users import, and what Flower runs.
     ("fl_precode.flower",),

@@ -171,7 +171,7 @@ def check_results(attack: Attack, results: object, victim: Victim, observations:
     """Refuse results of an attack that nobody could score: anyone may write one.
 
     Raises:
-        TypeError: If they are no list of reconstructions.
+        TypeError: If they are no list of reconstructions, or the images are no tensors.
         ValueError: If they are of another number than the observations, or the images are of another shape.
     """
     who = f"the attack {attack.name!r}"
@@ -183,6 +183,8 @@ def check_results(attack: Attack, results: object, victim: Victim, observations:
     for one in results:
         if one.inputs is None:
             continue
+        if not isinstance(one.inputs, Tensor):
+            raise TypeError(f"{who}: expected images as a tensor, got {type(one.inputs).__name__}")
         if one.inputs.dim() != 4 or tuple(one.inputs.shape[1:]) != shape or not one.inputs.is_floating_point():
             raise ValueError(
                 f"{who}: expected images of shape (batch, {', '.join(map(str, shape))}) as the model takes them, got "

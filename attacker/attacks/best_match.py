@@ -1,8 +1,8 @@
-"""Which of several reconstructions of one update fits it best."""
+"""How well a reconstruction fits its update, and which of several fits it best."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -156,11 +156,9 @@ class Contest:
         buffers = {**dict(self._victim.model.named_buffers()), **seen.buffers}
         replay = Replay(self._victim, cast(seen.parameters), cast(buffers))
         noise = self._noise_for(inputs)
-        draws = noise[0].shape[1] if noise else 1
-        with torch.no_grad():
-            candidates = inputs.detach().expand(1, draws, *inputs.shape)
-            products = self._products(replay, replace(seen, parameters=replay.parameters, update=cast(seen.update)))
-            return float(cosine_distance(products(candidates, labels.to(inputs.device), noise)).mean())
+        target = replace(seen, parameters=replay.parameters, update=cast(seen.update))
+        products = _products(replay, target, noisy=bool(self._latents), zeroed=self._zeroed, matched=self._matched)
+        return _mean_distance(products, inputs.detach(), labels, noise)
 
     def _noise_for(self, inputs: Tensor) -> list[Tensor]:
         """(1, draws, batch, ...) for each bottleneck: the client's own where it is known, else always the same."""
@@ -170,16 +168,61 @@ class Contest:
         shapes = [(1, NOISE_DRAWS, len(inputs), *latent) for latent in self._latents]
         return [torch.randn(shape, generator=generator, dtype=torch.float64).to(inputs) for shape in shapes]
 
-    def _products(self, replay: Replay, observation: Observation) -> GradientProducts:
-        several = why_not_one_step(observation) is not None and why_not_unrolled(observation) is None
-        if several and not self._latents:
-            return LocalTrainingProducts(replay, [observation], vmapped=False)
-        target = observed_gradient(observation)
-        if self._zeroed:
-            return ElementwiseProducts(
-                replay, [target], elements=Elements(kept=True), at_once=False, matched=self._matched
-            )
-        return LoopProducts(replay, [target], matched=self._matched)
+
+def replayed_distance(
+    victim: Victim, seen: Trace, observation: Observation, inputs: Tensor, labels: Tensor
+) -> float | None:
+    """``1 - cos(g(x), g*)`` over all parameters, or None where the client's work cannot be replayed.
+
+    That is behind a bottleneck, whose noise is unknown, where too little was announced of several local steps, and
+    where the model returns no class scores.
+
+    Args:
+        victim: Public knowledge about the model.
+        seen: A trace of the model.
+        observation: The update.
+        inputs: (batch, channels, height, width), normalised.
+        labels: (batch,), in the order of the images.
+    """
+    several = why_not_one_step(observation) is not None
+    if seen.bottlenecks or victim.why_no_loss is not None or (several and why_not_unrolled(observation) is not None):
+        return None
+    replay = Replay(victim, observation.parameters, observation.buffers)
+    return max(0.0, _mean_distance(_products(replay, observation), inputs, labels))  # rounding may end below zero
+
+
+def _mean_distance(products: GradientProducts, inputs: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> float:
+    """The cosine distance of images (batch, ...), averaged over the draws of the noise, (1, draws, batch, ...)."""
+    draws = noise[0].shape[1] if noise else 1
+    candidates = inputs.expand(1, draws, *inputs.shape)
+    with torch.no_grad():
+        return float(cosine_distance(products(candidates, labels.to(inputs.device), noise)).mean())
+
+
+def _products(
+    replay: Replay,
+    observation: Observation,
+    *,
+    noisy: bool = False,
+    zeroed: bool = False,
+    matched: frozenset[str] | None = None,
+) -> GradientProducts:
+    """The client's work replayed: its local steps where they can be unrolled, else one gradient.
+
+    Args:
+        replay: The victim's loss at the weights that were sent.
+        observation: The update.
+        noisy: Whether a bottleneck draws noise, behind which steps are not unrolled.
+        zeroed: Whether only what the defence kept is compared.
+        matched: Parameters that are compared; None for all.
+    """
+    several = why_not_one_step(observation) is not None and why_not_unrolled(observation) is None
+    if several and not noisy:
+        return LocalTrainingProducts(replay, [observation], vmapped=False)
+    target = observed_gradient(observation)
+    if zeroed:
+        return ElementwiseProducts(replay, [target], elements=Elements(kept=True), at_once=False, matched=matched)
+    return LoopProducts(replay, [target], matched=matched)
 
 
 def _announced(observation: Observation) -> set[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Generator, Tensor
 
-from attacker.attacks.granted import check_labels
 from attacker.attacks.randomness import derived
 from attacker.labels import best_labels
 from attacker.victim import Victim
@@ -44,3 +44,21 @@ def known_labels(
         else:
             found.append(best_labels(victim, observation, generator=source))
     return found
+
+
+def check_labels(labels: Tensor, *, batch_size: int, classes: int) -> Tensor:
+    """Granted labels as int64 (batch,), checked.
+
+    Raises:
+        ValueError: If there is not one for each image, or one is no class of the model.
+    """
+    if labels.shape != (batch_size,):
+        raise ValueError(
+            f"expected granted labels of shape ({batch_size},), one for each image of the batch, "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"expected granted labels to be whole numbers (int64), got {labels.dtype}")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"expected granted labels from 0 to {classes - 1}, got {labels.tolist()}")
+    return labels.long()

@@ -77,6 +77,11 @@ class AttackEntry:
         return bool(self.answers)
 
     @property
+    def works_by_defence(self) -> bool:
+        """Whether it takes a defence into account and would not do the same without: it has to know the defence."""
+        return self.adaptive and not self.oblivious
+
+    @property
     def plain_search(self) -> bool:
         """Whether it is a search that ignores every defence, with which a defence is compared."""
         return "batch-size" in self.needs and not self.answers

@@ -16,6 +16,9 @@ from fl_precode.spec import spec_name
 COMPARED_WITH: Final = "inverting-gradients"
 """The search that is run on a defence before all others, whatever plug-ins there are."""
 
+_PAPER_WAY: Final = 70.0
+_LONGEST_STEP: Final = 0.1
+
 Role = Literal["plain", "adaptive"]
 
 
@@ -87,7 +90,8 @@ def attacks_for(
     spec = defence if defence is not None else (announced.defence if announced is not None else None)
     if spec is None:
         raise ValueError("expected the defence: it was not announced; give defence=, 'none' for none")
-    found = [_choice(name, spec, victim, observation) for name in _candidates(spec)]
+    names = [name for name in ranked(spec) if answers(name, spec) or not needs_defence(name)]
+    found = [_choice(name, spec, victim, observation) for name in names]
     return sorted(found, key=lambda one: one.role == "plain")
 
 
@@ -162,14 +166,59 @@ def why_run(attack: str, defence: str, *, drops: bool = False) -> str:
     return words
 
 
-def _candidates(defence: str) -> list[str]:
-    """Names of attacks that answer a part of the defence, those that fit models without one, and the plain ones.
+def ranked(defence: str, *, drops: bool = False) -> list[str]:
+    """All registered attacks: those that answer most of the defence, then the others, each strongest first.
 
-    Those that answer more of it come first, then the stronger ones.
+    Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
+    answer: the plain ones are what everything is compared with.
+
+    Args:
+        defence: The whole defence.
+        drops: Whether the model has dropout of its own, besides what was announced.
     """
-    ranked = [name for name in strongest_first() if answers(name, defence) or not needs_defence(name)]
-    names = [*ranked, *plain_searches()]
-    return sorted(names, key=lambda name: -len(answers(name, defence)))
+    names = [*strongest_first(), *plain_searches()]
+    known = {name: len(answers(name, defence, drops=drops)) for name in names}
+    last = {name for name in names if needs_defence(name) and not known[name]}
+    return sorted(names, key=lambda name: (-known[name], name in last))
+
+
+def with_iterations(attack: str, iterations: int, *, priors: str = "", starts: int = 1) -> str:
+    """The spec of an attack with a number of iterations, as far as it takes one.
+
+    Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get longer
+    where iterations are fewer, so that a candidate gets as far: see `paper_step`.
+
+    Args:
+        attack: Its name.
+        iterations: Of a search.
+        priors: Weights of total variation that are raced; empty for the paper's.
+        starts: Of a search.
+
+    >>> with_iterations("inverting-gradients", 1000), with_iterations("first-layer", 1000)
+    ('inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07', 'first-layer')
+    >>> with_iterations("dlg", 500, starts=2)
+    'dlg:iterations=500,restarts=2'
+    """
+    more = f",restarts={starts}" if starts > 1 else ""
+    options = entry_of(attack).options
+    if "iterations" not in options:
+        return attack
+    if "preset" not in options:
+        return f"{attack}:iterations={iterations}{more}"
+    raced = f",total_variations={priors}" if priors else ""
+    rate = f"{paper_step(iterations):g}"
+    return f"{attack}:preset=precode-paper,iterations={iterations},learning_rate={rate}{raced}{more}"
+
+
+def paper_step(iterations: int) -> float:
+    """Step of Inverting Gradients with a number of iterations: the PRECODE paper makes 7,000 of 0.01.
+
+    Never longer than the 0.1 of Geiping et al.
+
+    >>> paper_step(7_000), paper_step(1_000), paper_step(300)
+    (0.01, 0.07, 0.1)
+    """
+    return min(_LONGEST_STEP, round(_PAPER_WAY / iterations, 4))
 
 
 def needs_defence(attack: str) -> bool:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from attacker.metrics.similarity import psnr
+from attacker.simulate import observe
 from attacker.victim import Victim
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.observation import Observation, Protocol
+from fl_precode.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,37 +60,5 @@ def make_problem(
     """
     victim = Victim(model=build_model(model, inputs, seed=seed).to(device), inputs=inputs, name=model)
     images, labels = images.to(device), labels.to(device)
-    observations = observe(victim, images, labels, batch_size=1)
+    observations = observe(victim, inputs.normalise(images), labels, batch_size=1)
     return Problem(victim=victim, images=images, labels=labels, observations=observations)
-
-
-def observe(victim: Victim, images: Tensor, labels: Tensor, *, batch_size: int) -> list[Observation]:
-    """What FedSGD clients with consecutive batches send, all at the weights that the victim's model has.
-
-    Args:
-        victim: The model, on the device of the images.
-        images: (n, channels, height, width) in [0, 1].
-        labels: (n,) class indices.
-        batch_size: Images of one client; what is left over at the end is not sent.
-    """
-    named = dict(victim.model.named_parameters())
-    weights = {name: value.detach().clone() for name, value in named.items()}
-    buffers = {name: value.detach().clone() for name, value in victim.model.named_buffers()}
-    observations = []
-    for node in range(len(images) // batch_size):
-        mine = slice(node * batch_size, (node + 1) * batch_size)
-        loss = victim.training_loss(victim.inputs.normalise(images[mine]), labels[mine])
-        gradients = torch.autograd.grad(loss, list(named.values()))
-        observations.append(
-            Observation(
-                parameters=weights,
-                buffers=buffers,
-                update=dict(zip(named, gradients, strict=True)),
-                kind="gradient",
-                batch_size=batch_size,
-                protocol=Protocol(batch_norm="buffers"),
-                round=1,
-                node=str(node),
-            )
-        )
-    return observations

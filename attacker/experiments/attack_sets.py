@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attacker.attacks.registry import ATTACKS, entry_of
-from attacker.attacks.selection import COMPARED_WITH, answers, needs_defence
+from attacker.attacks.selection import COMPARED_WITH, answers, needs_defence, with_iterations
 from attacker.experiments.scales import Scale
 from fl_precode.spec import spec_name
 
@@ -25,7 +25,7 @@ def without_knowledge() -> tuple[str, ...]:
     >>> without_knowledge()
     ('first-layer', 'layerwise-inversion', 'spear', 'inverting-gradients')
     """
-    formulas = (name for name, entry in ATTACKS.items() if entry.exact and (entry.oblivious or not entry.answers))
+    formulas = (name for name, entry in ATTACKS.items() if entry.exact and not entry.works_by_defence)
     return (*formulas, COMPARED_WITH)
 
 
@@ -36,7 +36,7 @@ def attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
     nothing to adapt to. Attacks that do not fit an update refuse it themselves.
     """
     adaptive = (name for name in ATTACKS if is_adaptive(name) and answers(name, defence))
-    return tuple(_spec(name, scale) for name in (*without_knowledge(), *adaptive))
+    return tuple(with_iterations(name, scale.iterations) for name in (*without_knowledge(), *adaptive))
 
 
 def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
@@ -79,13 +79,6 @@ def is_quick(spec: str) -> bool:
 
 
 def is_adaptive(spec: str) -> bool:
-    """Whether an attack has to know the defence: it takes it into account, and would not run as it is without."""
+    """Whether an attack has to know the defence; one that is made of others is none of either kind."""
     entry = entry_of(spec)
-    return entry.adaptive and not entry.made_of_others and spec_name(spec) not in without_knowledge()
-
-
-def _spec(name: str, scale: Scale) -> str:
-    budget = {"preset": "precode-paper", "iterations": scale.iterations, "learning_rate": f"{scale.learning_rate:g}"}
-    options = ATTACKS[name].options
-    own = ",".join(f"{key}={value}" for key, value in budget.items() if key in options)
-    return f"{name}:{own}" if own else name
+    return entry.works_by_defence and not entry.made_of_others

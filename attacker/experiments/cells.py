@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from attacker.audit.record.schema import Count, Entry, Number, OutcomeName, Share
+from attacker.audit.record.schema import Count, Entry, ImageScore, Number, Share
 
 Kind = Literal["training", "federation", "attack", "choice"]
 KINDS: tuple[Kind, ...] = ("training", "federation", "attack", "choice")
@@ -115,18 +115,11 @@ class FederationRun(Made):
     epsilon_note: str = Field(default="", description="what epsilon assumes, or why there is none")
 
 
-class VictimScore(Entry):
-    """What an attack made of one image."""
+class VictimScore(ImageScore):
+    """What an attack made of one training image."""
 
     image: Count
     label: Count
-    outcome: OutcomeName
-    reason: str
-    ssim: Number | None
-    psnr: Number | None
-    mse: Number | None
-    baseline_ssim: Number | None
-    guess_ssim: Number | None = None
     matching_loss: Number | None
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.experiments.seeds import whole_seed
+from attacker.simulate import change, observed
 from clients.train import defended_gradient, defended_training
 from fl_precode.data import ImageData
 from fl_precode.defences.on_gradients import Batch
@@ -95,31 +96,15 @@ def observe(
         data: Image set.
         settings: Of the federation. A client under ``fedavg`` makes ``local_steps`` steps, each on ``batch_size``
             images of its own.
-        clients: For each client the indices of its training images, as many as its steps use.
+        clients: For each client the indices of its training images, as many as its steps use, equally many for all.
         device: Where the clients compute.
     """
-    received = {name: value.detach().clone() for name, value in model.named_parameters()}
-    buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-    return [
-        Observation(
-            parameters=received,
-            buffers=buffers,
-            update=client_reply(
-                model,
-                data,
-                settings,
-                [indices[start : start + settings.batch_size] for start in range(0, len(indices), settings.batch_size)],
-                ("victim", node),
-                device,
-            )[0],
-            kind=settings.kind,
-            batch_size=len(indices),
-            protocol=settings.announced,
-            round=1,
-            node=str(node),
-        )
-        for node, indices in enumerate(clients)
-    ]
+    size = settings.batch_size
+    updates = []
+    for number, indices in enumerate(clients):
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+        updates.append(client_reply(model, data, settings, batches, ("victim", number), device)[0])
+    return observed(model, updates, kind=settings.kind, batch_size=len(clients[0]), protocol=settings.announced)
 
 
 def client_reply(
@@ -160,9 +145,7 @@ def client_reply(
             optimiser=settings.local_optimiser,
             batch_norm=settings.batch_norm,
         )
-    before = dict(model.named_parameters())
-    update = {name: (trained - before[name]).detach() for name, trained in work.named_parameters()}
-    return update, _buffers(work)
+    return change(model, work), _buffers(work)
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attacker.audit.execution.machine import versions
 from attacker.experiments.cells import Cell, Setup
-from attacker.experiments.image_sets import GUESSES, image_digest
+from attacker.experiments.image_sets import GUESSES, made_from
 from attacker.experiments.scales import Scale
 from fl_precode.federation.config import Settings
 
@@ -42,8 +41,7 @@ class Conditions:
     def recipe(self, cell: Cell) -> dict[str, Any]:
         """What the cell's result depends on besides the cell."""
         scale = self.scale
-        common: dict[str, Any] = {"seed": self.seed, "images": image_digest(cell.setup.data, self.data_root)}
-        common |= {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
+        common = made_from(cell.setup.data, self.data_root, self.seed)
         if cell.kind == "training":
             return common | {"epochs": scale.epochs, "kept": scale.attacked}
         if cell.kind == "federation":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import Any
 
+from attacker.audit.execution.machine import versions
 from attacker.audit.truth.best_guess import Guesses
 from attacker.audit.truth.federation import TrainingImages
 from fl_precode.data import ImageData, load_data
@@ -34,3 +36,9 @@ def image_digest(data: str, data_root: str) -> str:
         digest.update(part.images.contiguous().numpy().tobytes())
         digest.update(part.labels.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def made_from(data: str, data_root: str, seed: int) -> dict[str, Any]:
+    """What the result of every piece depends on: the seed, the images, and the versions of what computes."""
+    known = {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
+    return {"seed": seed, "images": image_digest(data, data_root), **known}

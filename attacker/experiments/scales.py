@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
+
+from attacker.attacks.selection import paper_step
+
+S = TypeVar("S")
 
 PAPER_DEFENCES = (
     "none",
@@ -25,10 +30,6 @@ PPP_ALONE = (
     "PPP alone is not in the grid: it adds noise where a bottleneck leaves gradients deterministic, and without a "
     "bottleneck that is everywhere. PPP alone is therefore Gaussian noise on everything, the rows “noise”."
 )
-
-PATH_ITERATIONS = 7_000
-PATH_STEP = 0.01
-_LARGEST_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +68,8 @@ class Scale:
 
     @property
     def learning_rate(self) -> float:
-        """Step of Inverting Gradients: fewer iterations take longer steps, so that a candidate gets as far.
-
-        The paper's 7,000 steps of 0.01; never longer than the 0.1 of Geiping et al.
-
-        >>> SCALES["paper"].learning_rate, SCALES["smoke"].learning_rate
-        (0.01, 0.1)
-        """
-        return min(_LARGEST_STEP, round(PATH_STEP * PATH_ITERATIONS / self.iterations, 4))
+        """Step of Inverting Gradients, see `paper_step`."""
+        return paper_step(self.iterations)
 
 
 SCALES: Mapping[str, Scale] = MappingProxyType(
@@ -125,3 +120,14 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
     }
 )
 """Scales by name."""
+
+
+def named(scales: Mapping[str, S], name: str) -> S:
+    """A scale by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in scales:
+        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(scales)}")
+    return scales[name]

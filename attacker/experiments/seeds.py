@@ -6,6 +6,8 @@ import hashlib
 
 import torch
 
+from attacker.attacks.randomness import derived
+
 
 def whole_seed(*identity: int | str) -> int:
     """A seed of its own for every identity."""
@@ -15,3 +17,8 @@ def whole_seed(*identity: int | str) -> int:
 def generator(*identity: int | str) -> torch.Generator:
     """A CPU generator of its own for every identity."""
     return torch.Generator().manual_seed(whole_seed(*identity))
+
+
+def seeds(*identity: int | str, count: int) -> list[int]:
+    """Seeds of so many updates, as an attack would draw them from the identity's generator."""
+    return [one.initial_seed() for one in derived(generator(*identity), count)]

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from attacker.attacks.base import Outcome, Reconstruction
 from attacker.attacks.best_match import Contest
 from attacker.attacks.registry import build_attack
+from attacker.audit.execution.attack_job import Attempt
 from attacker.audit.record.schema import finite
-from attacker.audit.scoring.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
-from attacker.audit.scoring.similarity import OUTCOMES, SUCCESS_THRESHOLD, as_images, in_order, scored
+from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, compared_updates
+from attacker.audit.truth.base import Truth
 from attacker.experiments.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
 from attacker.experiments.clients import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
 from attacker.experiments.conditions import Conditions
 from attacker.experiments.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
 from attacker.experiments.image_sets import guesses_of, images
-from attacker.experiments.seeds import generator
+from attacker.experiments.seeds import generator, seeds
 from attacker.experiments.store import Store, identity
 from attacker.gradients.trace import trace
 from attacker.victim import Victim
@@ -147,19 +148,14 @@ def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
 def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
     scene = Scene(experiment, cell, store)
     (spec,) = cell.attacks
-    attack = build_attack(spec)
-    try:
-        found = attack(
-            scene.victim,
-            scene.observations,
-            generator=generator("attack", experiment.seed, spec),
-            labels=scene.labels,
-        )
-    except Exception as error:
-        # One attack's defect must not cost the results of the others; the record names it.
-        reason = f"{type(error).__name__}: {error}"
-        failed = Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=reason)
-        found = [failed] * len(scene.observations)
+    found = Attempt(
+        name=cell.stem,
+        method=build_attack(spec),
+        victim=scene.victim,
+        updates=scene.observations,
+        labels=scene.labels,
+        seeds=seeds("attack", experiment.seed, spec, count=len(scene.observations)),
+    ).results()
     return AttackRun(
         victims=_scores(scene, found),
         images=_keep(store, identity(cell, experiment.recipe(cell)), found),
@@ -169,38 +165,13 @@ def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
 
 def _scores(scene: Scene, found: Sequence[Reconstruction]) -> list[VictimScore]:
     """Here the truth comes in."""
-    truths = [scene.data.train.batch(own) for own in scene.clients]
-    made = [as_images(result, scene.victim.inputs) for result in found]
-    same = same_images([truth for truth, _ in truths])
-    rows = []
-    for place, others in enumerate(updates_of_others(same)):
-        placebos = [images for one in others if (images := made[one]) is not None]
-        rows += _rows(scene, place, found[place], truths[place], placebos)
-    return rows
-
-
-def _rows(
-    scene: Scene, place: int, result: Reconstruction, of: tuple[Tensor, Tensor], placebos: Sequence[Tensor]
-) -> list[VictimScore]:
-    """Of one client."""
-    (truth, labels), own = of, scene.clients[place]
-    restored = as_images(result, scene.victim.inputs)
-    scores = scored(None if restored is None else in_order(restored, truth), truth, result.outcome)
-    best = beyond(guesses_of(scene.data).at(truth, labels), truth, ((OTHER_UPDATE, placebos),))
+    batches = [scene.data.train.batch(own) for own in scene.clients]
+    truths = [Truth(images=truth, labels=labels) for truth, labels in batches]
+    rows = compared_updates(found, truths, scene.victim.inputs, guesses_of(scene.data))
     return [
-        VictimScore(
-            image=own[i],
-            label=int(labels[i]),
-            outcome=OUTCOMES[result.outcome],
-            reason=result.reason,
-            ssim=score.ssim,
-            psnr=score.psnr,
-            mse=score.mse,
-            baseline_ssim=best[i].mean_ssim,
-            guess_ssim=best[i].ssim,
-            matching_loss=finite(result.matching_loss),
-        )
-        for i, score in enumerate(scores)
+        VictimScore(**dict(row), image=image, label=int(label), matching_loss=finite(result.matching_loss))
+        for own, truth, result, scores in zip(scene.clients, truths, found, rows, strict=True)
+        for image, label, row in zip(own, truth.labels, scores, strict=True)
     ]
 
 

@@ -153,4 +153,6 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch failed for want of memory, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -153,7 +153,8 @@ def read_sealed(path: Path, form: str, version: int) -> dict[str, Any]:
     if not isinstance(content, dict) or content.pop("sha256", None) != checksum(content):
         raise Altered(path, "its checksum does not fit its content")
     if (content.get("format"), content.get("version")) != (form, version):
-        raise Altered(path, "it is of another format or version")
+        found = f"{content.get('format')} of version {content.get('version')}"
+        raise Altered(path, f"it is {found}, and this fl-precode reads {form} of version {version}")
     return content
 
 

@@ -10,13 +10,15 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
+from attacker.gradients.noise_free_layers import before_noise
+from attacker.gradients.trace import trace
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
 from attacker.leakage.glance import glance
 from attacker.leakage.influence import DAMPING, influence, lower_bound
 from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.record import ImageLeak, Leakage, NoiseRanks
-from attacker.leakage.released import Released, before_noise, bottleneck_shapes, draw_noise, released
+from attacker.leakage.released import Released, bottleneck_shapes, draw_noise, released
 from attacker.leakage.spectrum import Spectrum, spectrum
 from attacker.victim import Victim
 from fl_precode.defences.on_gradients import GradientDefence
@@ -150,7 +152,10 @@ def noise_ranks(of: Released, pixels: Tensor) -> NoiseRanks:
     Raises:
         ValueError: If the model has no bottleneck, or the image is too large.
     """
-    early = of.restricted(before_noise(of.replay.victim))
+    seen = trace(of.replay.victim, batch_size=1)
+    if not seen.bottlenecks:
+        raise ValueError(f"expected a model with a variational bottleneck, and {of.replay.victim.name!r} has none")
+    early = of.restricted(before_noise(seen))
     known = spectrum(Jacobian(of, pixels))
     fitted = spectrum(Jacobian(of, pixels, noise_unknown=True))
     ignorant = without_noise(of)

@@ -119,25 +119,6 @@ def bottleneck_shapes(victim: Victim) -> tuple[tuple[int, ...], ...]:
     return _trace(victim).latents if _random(victim.model) else ()
 
 
-def before_noise(victim: Victim) -> tuple[str, ...]:
-    """Parameters that act before the first noise enters: the layers in front of a bottleneck, and its encoder.
-
-    Raises:
-        ValueError: If the model has no bottleneck.
-    """
-    seen = _trace(victim)
-    if not seen.bottlenecks:
-        raise ValueError(f"expected a model with a variational bottleneck, and {victim.name!r} has none")
-    first = seen.bottlenecks[0].name
-    names: list[str] = []
-    for run in seen.layers:
-        inside = run.name.startswith(f"{first}.") if first else True
-        if inside and run.name.endswith("decoder"):
-            break
-        names += [f"{run.name}.{one}" if run.name else one for one, _ in run.module.named_parameters(recurse=False)]
-    return tuple(dict.fromkeys(names))
-
-
 def draw_noise(victim: Victim, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Standard normal noise for each bottleneck, (batch, latent) in order of execution; empty without bottlenecks."""
     like = reference(victim.model)

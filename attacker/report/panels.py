@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attacker import wording
+from attacker.audit.record.counting import strength
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 from attacker.audit.record.view import FederationView, Union, confirms
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
@@ -13,6 +14,13 @@ from attacker.report.verdict import Verdict, is_defended, knows, verdicts
 
 # Below this many uses of an image, an accuracy says more about the start of training than about a defence.
 _EARLY_IMAGES = 10_000
+
+
+_LOSS_NAMED_BY = {
+    "tape": "as it was announced",
+    "auditor": "as the auditor named it",
+    "nobody": "which is assumed: nobody named the loss that the clients minimise",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,11 @@ class Panel:
     union: Union | None
     best: tuple[tuple[str, AttackSummary], ...]
     planned: tuple[PlannedAttack, ...]
+
+    @property
+    def loss_named(self) -> str:
+        """Who named the loss that was replayed, for people; empty where none can be, and in older records."""
+        return _LOSS_NAMED_BY.get(self.federation.loss_named_by or "", "")
 
     @property
     def all_came_back(self) -> bool:
@@ -180,9 +193,9 @@ def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
 
 
 def most_successful(summaries: Sequence[AttackSummary]) -> AttackSummary | None:
-    """The attack that brought back the most images, so that 58 of 64 go before 2 of 2; None when none is known."""
+    """The attack that brought back the most images; None when none is known."""
     scored = [one for one in summaries if one.successes is not None]
-    return max(scored, key=lambda one: (one.successes or 0, one.success_rate or 0.0, one.images), default=None)
+    return max(scored, key=lambda one: strength(one.successes, one.images, one.mean_ssim), default=None)
 
 
 def _best(

@@ -21,6 +21,7 @@ from deploy.simulation.superlink import CONNECTION, LaunchError, OwnedSuperLink
 from fl_precode.federation.config import Settings
 from fl_precode.federation.federation import choose_device, prepare
 from fl_precode.flower.fingerprint import FINGERPRINTED, folder_fingerprint
+from fl_precode.loss import criterion
 
 __all__ = ["RunOutcome", "SimulationRuntime", "check_machine", "failure_reason", "launch", "to_toml"]
 
@@ -74,8 +75,7 @@ class SimulationRuntime:
             LaunchError: If Flower does not accept the run.
             ValueError: If the settings do not fit the data or this machine.
         """
-        check_machine(settings, client_resources_num_gpus)
-        prepare(settings)
+        _check(settings, client_resources_num_gpus)
         config = self._superlink.folder / f"run-{uuid.uuid4().hex[:8]}.toml"
         config.write_text(to_toml(replace(settings, code_fingerprint=self._fingerprint).to_run_config()))
         federation = (
@@ -97,8 +97,7 @@ def launch(
     on_line: Callable[[str], None] | None = None,
 ) -> RunOutcome:
     """Run one federation from start to end; see ``SimulationRuntime`` and its ``run``."""
-    check_machine(settings, client_resources_num_gpus)
-    prepare(settings)
+    _check(settings, client_resources_num_gpus)
     with SimulationRuntime(app=app, port=port, environment=environment) as runtime:
         return runtime.run(
             settings,
@@ -106,6 +105,16 @@ def launch(
             client_resources_num_gpus=client_resources_num_gpus,
             on_line=on_line,
         )
+
+
+def _check(settings: Settings, client_resources_num_gpus: float) -> None:
+    """Refuse what no client could do, before a process starts.
+
+    Raises:
+        ValueError: If data, partition, model or defence do not fit, or the loss is none that clients can minimise.
+    """
+    check_machine(settings, client_resources_num_gpus)
+    criterion(settings.loss, prepare(settings).data.inputs.classes)
 
 
 def check_machine(settings: Settings, client_resources_num_gpus: float) -> None:

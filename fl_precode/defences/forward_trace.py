@@ -41,19 +41,29 @@ class Run:
         return any(hidden.untyped_storage().data_ptr() in self._guarded for hidden in self.inputs[name])
 
 
+def equal_copy(model: nn.Module) -> nn.Module:
+    """A copy of somebody's model, which stays as it is.
+
+    Raises:
+        ValueError: If the model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a foreign model may hold anything
+        raise ValueError(
+            f"the model {type(model).__name__} cannot be copied: {type(error).__name__}: {error}. Expected one that "
+            "copy.deepcopy can copy. If it stores tensors of a forward pass on a module, extend a fresh one; open "
+            "files, locks, generators and connections belong outside of the model"
+        ) from error
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode.
 
     Raises:
         ValueError: If the model cannot be copied.
     """
-    try:
-        return copy.deepcopy(model).eval()
-    except Exception as error:
-        raise ValueError(
-            f"the model cannot be copied ({error}); it probably stores tensors of a forward pass on a module, extend a "
-            "fresh one"
-        ) from error
+    return equal_copy(model).eval()
 
 
 def watch(probe: nn.Module, example_input: Tensor, kind: type[nn.Module], also: str | None = None) -> Run:

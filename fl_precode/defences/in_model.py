@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from fl_precode.defences.cvb import check_kernel
 from fl_precode.defences.extend import extend, extend_conv, extend_dropout
+from fl_precode.defences.forward_trace import equal_copy
 from fl_precode.defences.precode import check_settings
 
 
@@ -38,7 +38,7 @@ class Undefended(ModelDefence):
 
     def __call__(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Return an equal copy."""
-        return copy.deepcopy(model)
+        return equal_copy(model)
 
 
 @dataclass(frozen=True, kw_only=True)

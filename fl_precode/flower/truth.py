@@ -61,7 +61,7 @@ def record_truth(
     Args:
         images: Tensor or array, (batch, channels, height, width), or one image (channels, height, width): floats in
             [0, 1], or bytes.
-        labels: Class numbers, (batch,).
+        labels: Class numbers, (batch,), or rows of zeros and ones, (batch, classes). Soft labels are not recorded.
         mean: Undoes a normalisation, together with ``std``: a number, or one for each channel.
         std: See ``mean``.
         folder: Where to write; made if it is not there, 0700.

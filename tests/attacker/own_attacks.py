@@ -44,6 +44,10 @@ class Misshapen(Grey):
             return good[1:]
         if self.how == "nothing":
             return None
-        images = {"flat": torch.zeros(1, 7), "of bytes": torch.zeros(1, *victim.inputs.shape, dtype=torch.uint8)}
+        images = {
+            "flat": torch.zeros(1, 7),
+            "of bytes": torch.zeros(1, *victim.inputs.shape, dtype=torch.uint8),
+            "a list": [0.0, 1.0],
+        }
         wrong = Reconstruction(inputs=images[self.how], labels=None, outcome=Outcome.CONVERGED)
         return [wrong for _ in observations]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attacker import simulate
 from attacker.victim import Victim
-from fl_precode import Observation, Protocol, VariationalBottleneck, sample_noise
+from fl_precode import Observation, VariationalBottleneck
 from fl_precode.models.input_spec import InputSpec
 
 
@@ -63,20 +65,14 @@ def observe(
     **changes: Any,
 ) -> Observation:
     """The update of a client with the batch (x, y): its gradient, or one SGD step when a learning rate is given."""
-    parameters = dict(one.model.named_parameters())
-    with sample_noise(generator=torch.Generator().manual_seed(7)):
-        loss = one.training_loss(x, torch.tensor(list(y)))
-    found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    scale = 1.0 if learning_rate is None else -learning_rate
-    steps = {} if learning_rate is None else {"local_steps": 1, "learning_rate": learning_rate}
-    fields: dict[str, Any] = {
-        "parameters": {name: value.detach().clone() for name, value in parameters.items()},
-        "buffers": {},
-        "update": {name: scale * value for name, value in zip(parameters, found, strict=True)},
-        "kind": "gradient" if learning_rate is None else "weights",
-        "batch_size": len(x),
-        "protocol": Protocol(name="fedsgd" if learning_rate is None else "fedavg", batch_norm="buffers", **steps),
-        "round": 1,
-        "node": "17",
-    }
-    return Observation(**{**fields, **changes})
+    (seen,) = simulate.observe(one, x, torch.tensor(list(y)), batch_size=len(x), noise=lambda _: _seeded(7))
+    fields: dict[str, Any] = {"buffers": {}, "node": "17"}
+    if learning_rate is not None:
+        fields["update"] = {name: -learning_rate * value for name, value in seen.update.items()}
+        fields["kind"] = "weights"
+        fields["protocol"] = replace(seen.protocol, name="fedavg", local_steps=1, learning_rate=learning_rate)
+    return replace(seen, **{**fields, **changes})
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -43,8 +43,9 @@ def flower_processes(folder):
 
 
 @pytest.fixture
-def launches(monkeypatch):
+def launches(monkeypatch, tmp_path_factory):
     """Where the launches of this test have their folders. A short path: Ray puts Unix sockets below it."""
+    tmp_path_factory.getbasetemp()  # chosen when first asked for: not below a folder that is removed
     folder = Path(tempfile.mkdtemp(prefix="t"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -67,6 +68,23 @@ def poisoned_folder(tmp_path):
         (tmp_path / "poison" / package).mkdir(parents=True)
         (tmp_path / "poison" / package / "__init__.py").write_text("raise RuntimeError('poisoned')\n")
     return tmp_path / "poison"
+
+
+def test_a_federation_of_somebody_else_is_not_counted(launches, tmp_path):
+    named_like_flowers = [sys.executable, "-c", "import time; time.sleep(60)  # flower-superlink raylet"]
+    elsewhere = {**os.environ, "TMPDIR": str(tmp_path)}
+    running = [
+        subprocess.Popen(named_like_flowers),
+        # As one of Ray's processes that overwrote its environment.
+        subprocess.Popen(named_like_flowers, env=elsewhere, cwd=launches),
+        subprocess.Popen(named_like_flowers, env=elsewhere, cwd=tmp_path),
+    ]
+    try:
+        assert set(flower_processes(launches)) == {process.pid for process in running[:2]}
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.usefixtures("nothing_left_running")

@@ -57,6 +57,8 @@ def _partial_app(folder):
         ({"model": "collections:OrderedDict"}, "OrderedDict"),
         ({"model": "tests.foreign_models:convolutions_only", "defence": "precode"}, "Linear"),
         ({"model": "tests.foreign_models:three_channels"}, "channel"),
+        ({"model": "tests.foreign_models:Locked"}, "Locked cannot be copied: TypeError.*locks"),
+        ({"loss": "tests.fl_precode.some_losses:for_each_image"}, "expected a scalar"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_process_starts(settings, words, monkeypatch):

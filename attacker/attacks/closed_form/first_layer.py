@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 from attacker.analytic.first_linear import PROBES, first_linear, why_dropped_before
 from attacker.analytic.rank import numerical_rank, rank_words
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
-from attacker.attacks.granted import check_labels
+from attacker.attacks.known_labels import check_labels
 from attacker.attacks.registration import register_attack
-from attacker.attacks.replayed_distance import replayed_distance
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace, trace
 from attacker.labels import idlg_label

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
 from attacker.analytic.first_linear import FirstLinear, gradient_at
-from attacker.attacks.granted import check_labels
+from attacker.attacks.known_labels import check_labels
 from attacker.gradients.trace import Trace
 from attacker.labels import best_labels
 from attacker.victim import Victim

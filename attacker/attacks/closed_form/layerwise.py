@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.closed_form.estimate import Estimate, estimates, why_not_invertible
-from attacker.attacks.granted import check_labels
+from attacker.attacks.known_labels import check_labels
 from attacker.attacks.registration import register_attack
 from attacker.victim import Victim
 from fl_precode.observation import Observation

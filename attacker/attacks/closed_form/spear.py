@@ -14,10 +14,10 @@ from attacker.analytic.low_rank import LowRank, factorise
 from attacker.analytic.mixed_batch import Mixture, Unmixed
 from attacker.analytic.sparse_columns import Candidate, SparseColumns
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_of_images
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
-from attacker.attacks.replayed_distance import replayed_distance
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace, trace
 from attacker.victim import Victim

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from attacker.attacks.base import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
 from attacker.audit.execution.device import brought_back, placed
 from attacker.audit.inputs.tape_source import UPDATES, Subject, TapeSource, open_subject
 from attacker.audit.threat_model import Knowledge
+from attacker.gradients.memory_budget import is_out_of_memory
 from attacker.optim.deadline import share_of_time, within
 from attacker.victim import Victim
 from fl_precode.loss import importable_name
@@ -211,53 +213,79 @@ def _run(
     knowledge = Knowledge(frozenset(chunk.granted))
     loaded = [subject.tape.load(entries[target.file]) for target in chunk.targets]
     seen = [knowledge.of(one if change is None else change(one), subject.defence) for one in loaded]
+    attempt = Attempt(
+        name=chunk.id,
+        method=build_attack(chunk.attack),
+        victim=subject.victim,
+        updates=seen,
+        labels=[None if one.labels is None else torch.tensor(one.labels) for one in chunk.targets],
+        seeds=[seed_of(chunk.seed, one.identity) for one in chunk.targets],
+        device=torch.device(chunk.device),
+        progress=progress,
+    )
     parts = min(chunk.pieces, len(seen))
     bounds = [len(seen) * number // parts for number in range(parts + 1)]
-    work = _Work(chunk, subject.victim, build_attack(chunk.attack), seen, progress)
     found: list[Reconstruction] = []
     for number in range(parts):
         with share_of_time(number, parts):
-            found += work.attack(bounds[number], bounds[number + 1])
+            found += attempt.results(bounds[number], bounds[number + 1])
     return found
 
 
-@dataclass(frozen=True)
-class _Work:
-    chunk: Chunk
-    victim: Victim
-    method: Attack
-    seen: Sequence[Observation]
-    progress: Callable[[float], None] | None
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attack on some updates: what is done in chunks of audits and in cells of experiments.
 
-    def attack(self, start: int, end: int) -> list[Reconstruction]:
-        """Results of a range of the targets."""
+    Attributes:
+        name: For the log.
+        method: The attack.
+        victim: Public knowledge about the model.
+        updates: As the attacker sees them.
+        labels: Granted for each update, (batch,), or None.
+        seeds: One for each update; while several are attacked, torch's own generators have that of the first.
+        device: Where the attack computes; None where the victim is. What it finds is on the CPU.
+        progress: Told the share that is done.
+    """
+
+    name: str
+    method: Attack
+    victim: Victim
+    updates: Sequence[Observation]
+    labels: Sequence[Tensor | None]
+    seeds: Sequence[int]
+    device: torch.device | None = None
+    progress: Callable[[float], None] | None = None
+
+    def results(self, start: int = 0, end: int | None = None) -> list[Reconstruction]:
+        """Results of a range of the updates, all unless given; `run_chunk` says what becomes of attacks that raise."""
+        end = len(self.updates) if end is None else end
         try:
             return self._attack(start, end)
         except Exception as error:
-            if _out_of_memory(error) and end - start > 1:
-                _logger.warning("%s: out of memory with %d updates; halved", self.chunk.id, end - start)
+            if is_out_of_memory(error) and end - start > 1:
+                _logger.warning("%s: out of memory with %d updates; halved", self.name, end - start)
                 middle = (start + end) // 2
-                return [*self.attack(start, middle), *self.attack(middle, end)]
-            _logger.exception("the attack %s failed", self.chunk.attack)
+                return [*self.results(start, middle), *self.results(middle, end)]
+            _logger.exception("the attack %s failed", self.method.name)
             return [failed(f"{type(error).__name__}: {error}")] * (end - start)
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
-        targets = self.chunk.targets[start:end]
-        seeds = [seed_of(self.chunk.seed, target.identity) for target in targets]
-        victim, seen = placed(self.victim, self.seen[start:end], torch.device(self.chunk.device))
+        victim, seen, seeds = self.victim, list(self.updates[start:end]), self.seeds[start:end]
+        if self.device is not None:
+            victim, seen = placed(victim, seen, self.device)
         with seeded(seeds[0]), within(math.inf) as deadline:
             found = self.method(
                 victim,
                 seen,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                labels=[None if one.labels is None else torch.tensor(one.labels) for one in targets],
+                labels=self.labels[start:end],
                 progress=lambda share, _best: self._tell(start, end, share),
             )
         return [brought_back(one) for one in (_cut(found) if deadline.cut else found)]
 
     def _tell(self, start: int, end: int, share: float) -> None:
         if self.progress is not None:
-            self.progress((start + min(max(share, 0.0), 1.0) * (end - start)) / len(self.seen))
+            self.progress((start + min(max(share, 0.0), 1.0) * (end - start)) / len(self.updates))
 
 
 def _cut(found: Sequence[Reconstruction]) -> list[Reconstruction]:
@@ -281,12 +309,6 @@ def failed(reason: str) -> Reconstruction:
 def opened(site: Site) -> Subject:
     """See `Site.open`; a process that works on a tape opens it once."""
     return site.open()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def seed_of(*parts: object) -> int:

@@ -238,6 +238,7 @@ def open_control(subject: Subject, folder: Path) -> Subject:
         truth=None if subject.truth is None else SameClients(subject.truth, subject.tape.entries),
         truth_note=subject.truth_note,
         result={},
+        loss_named_by=subject.loss_named_by,
     )
 
 

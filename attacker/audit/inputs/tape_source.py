@@ -19,6 +19,7 @@ from attacker.audit.record.schema import (
     FederationSummary,
     LabelKnowledge,
     LeftOut,
+    LossNamedBy,
     RoundResult,
     Setting,
     UpdateFacts,
@@ -35,7 +36,7 @@ from fl_precode.loss import Loss, importable_name, load_loss
 from fl_precode.models import build_model
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.models.layout import ModelLayout
-from fl_precode.observation import Protocol
+from fl_precode.observation import CROSS_ENTROPY, Protocol
 from fl_precode.tape import Tape
 from fl_precode.tape.checked_files import CheckedFiles
 from fl_precode.tape.interpretation import announced_by
@@ -96,6 +97,7 @@ class Subject:
         truth: Knows true images, or None.
         truth_note: Why there is no truth, or none of some updates; empty when there is.
         result: Content of the run's ``result.json``, empty without one.
+        loss_named_by: Who named the clients' loss; None where none can be replayed.
     """
 
     tape: Tape
@@ -105,6 +107,7 @@ class Subject:
     truth: TruthSource | None
     truth_note: str
     result: Mapping[str, Any]
+    loss_named_by: LossNamedBy | None = None
 
 
 def open_subject(source: TapeSource, *, checked: CheckedFiles | None = None) -> Subject:
@@ -150,7 +153,16 @@ def open_subject(source: TapeSource, *, checked: CheckedFiles | None = None) -> 
         truth=truth,
         truth_note=note,
         result=_read_result(source, tape),
+        loss_named_by=_loss_named_by(source, protocol, victim),
     )
+
+
+def _loss_named_by(source: TapeSource, protocol: Protocol, victim: Victim) -> LossNamedBy | None:
+    if victim.why_no_loss is not None:
+        return None
+    if source.loss is not None:
+        return "auditor"
+    return "tape" if protocol.loss == CROSS_ENTROPY or victim.loss is not None else "nobody"
 
 
 def _announced_loss(protocol: Protocol) -> Loss | None:
@@ -245,6 +257,7 @@ def summarise_federation(
         local_epochs=protocol.local_epochs,
         learning_rate=finite(protocol.learning_rate),
         loss=None if (criterion := subject.victim.criterion) is None else criterion.name,
+        loss_named_by=subject.loss_named_by,
         batch_size=sizes.pop() if len(sizes) == 1 else None,
         rounds=len({entry.round for entry in tape.entries}),
         clients=len({entry.node for entry in tape.entries}),

@@ -116,7 +116,11 @@ def _unlike(truth: Truth, observation: Observation, victim: Victim) -> str:
         return f"its images have the shape {shape}, and the model takes {victim.inputs.shape}"
     if int(truth.labels.max()) >= victim.label_numbers:
         classes = victim.inputs.classes
-        return f"it has a label {int(truth.labels.max())}, and the model has {classes} classes, from 0 on"
+        return (
+            f"it has a label {int(truth.labels.max())}, and the model has {classes} classes, from 0 on (an image with "
+            "several classes has a number behind theirs: name the loss that takes rows of zeros and ones, such as "
+            "torch.nn:BCEWithLogitsLoss)"
+        )
     return ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attacker.attacks.registry import build_attack, entry_of
-from attacker.attacks.selection import answers, is_compared_with, plain_searches, strongest_first, why_run
+from attacker.attacks.selection import answers, is_compared_with, needs_defence, ranked, why_run, with_iterations
 from attacker.audit.clock import MOST_MEASURING, Clock
 from attacker.audit.federations.federation import Federation
 from attacker.audit.inputs.tape_source import Subject
@@ -27,8 +27,6 @@ with 300 or fewer every weight of the prior that is raced runs to the end."""
 PRIORS = "1e-6|1e-4|1e-2|1e-1"
 """Weights of total variation that planned searches race."""
 
-_PATH = 70.0
-_LARGEST_STEP = 0.1
 _LOOKED_AT = 4
 _DROPOUT = "dropout"
 _LEAST_OF_A_SEARCH = 20.0
@@ -145,26 +143,17 @@ def _first_searches(considered: Sequence[_Considered]) -> set[int]:
 
 
 def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
-    """The spec of an attack with a number of iterations and of starts; formulas have none.
+    """The spec of an attack with a number of iterations and of starts, which attacks of a known cost have not.
 
-    Searches that have the presets of gradient matching take that of the PRECODE paper, whose steps of 0.01 get larger
-    where iterations are fewer, so that the same way can be gone. Which weight of the prior suits a model cannot be
-    known beforehand: several are raced (`attacker.attacks.gradient_matching.race`).
+    Which weight of the prior suits a model cannot be known beforehand: several are raced (`gradient_matching.race`).
 
     >>> spec_with("inverting-gradients", 1000)
     'inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07,total_variations=1e-6|1e-4|1e-2|1e-1'
     >>> spec_with("first-layer", 1000), spec_with("dlg", 500, starts=2)
     ('first-layer', 'dlg:iterations=500,restarts=2')
     """
-    more = f",restarts={starts}" if starts > 1 else ""
-    entry = entry_of(name)
-    options = entry.options
-    if entry.cost is not None or "iterations" not in options:
-        return name
-    if "preset" not in options:
-        return f"{name}:iterations={iterations}{more}"
-    step = min(_LARGEST_STEP, _PATH / iterations)
-    return f"{name}:preset=precode-paper,iterations={iterations},learning_rate={step:g},total_variations={PRIORS}{more}"
+    searches = entry_of(name).cost is None
+    return with_iterations(name, iterations, priors=PRIORS, starts=starts) if searches else name
 
 
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
@@ -252,9 +241,9 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
 
 
 def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
-    names = _ranked(federation) if settings.specs is None else list(settings.specs)
+    names = _every(federation.subject) if settings.specs is None else list(settings.specs)
     if federation.control_of is not None:
-        names = [name for name in names if not _needs_defence(name) or _answers_model(name, federation)]
+        names = [name for name in names if not needs_defence(name) or _answers_model(name, federation)]
     seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
     steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
     found = []
@@ -267,21 +256,13 @@ def _consider(federation: Federation, settings: AuditSettings) -> list[_Consider
     return found
 
 
+def _every(subject: Subject) -> list[str]:
+    return ranked(subject.defence, drops=bool(dropout_layers(subject.victim.model)))
+
+
 def answered(attack: str, subject: Subject) -> tuple[str, ...]:
     """Parts of a federation's defence that an attack answers; none of an unknown one."""
     return answers(attack, subject.defence, drops=bool(dropout_layers(subject.victim.model)))
-
-
-def _ranked(federation: Federation) -> list[str]:
-    """All registered attacks: those that answer most of the defence, then the others, each strongest first.
-
-    Attacks that answer a defence come last where there is none of theirs, even if the model itself has what they
-    answer: the plain ones are what everything is compared with.
-    """
-    names = [*strongest_first(), *plain_searches()]
-    known = {name: len(answered(name, federation.subject)) for name in names}
-    last = {name for name in names if _needs_defence(name) and not known[name]}
-    return sorted(names, key=lambda name: (-known[name], name in last))
 
 
 def _status(
@@ -306,14 +287,10 @@ def _superfluous(attack: str, federation: Federation) -> str:
     defence = federation.subject.defence
     if entry_of(attack).made_of_others:
         return "its members are planned one by one; name it with --attacks to run it"
-    if _needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
+    if needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
         own = entry_of(attack).inside or entry_of(attack).answers
         return f"it answers {', '.join(sorted(own))}, and the defence is {defence}"
     return ""
-
-
-def _needs_defence(attack: str) -> bool:
-    return DEFENCE in entry_of(attack).needs
 
 
 def _answers_model(attack: str, federation: Federation) -> bool:
@@ -338,7 +315,7 @@ def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -
 
 def _why_run(attack: str, federation: Federation) -> str:
     defence = federation.subject.defence
-    if _needs_defence(attack) and not answered(attack, federation.subject):
+    if needs_defence(attack) and not answered(attack, federation.subject):
         names = dropout_layers(federation.subject.victim.model)
         return f"the model itself has dropout ({', '.join(names[:3])}), whose masks it searches with the images"
     if defence == "unknown":

@@ -14,7 +14,13 @@ from fl_precode.private_file import write_private
 
 RESULTS_NAME: Final = "results.csv"
 
-COLUMNS: Final = (*ImageResult.model_fields, "label", "label_name", "came_back", "control_of")
+_WHICH: Final = ("victim_id", "federation", "attack", "model", "defence", "dataset", "round", "node", "image")
+
+COLUMNS: Final = (
+    *_WHICH,
+    *(name for name in ImageResult.model_fields if name not in _WHICH),
+    *("label", "label_name", "came_back", "control_of"),
+)
 """The fields of `ImageResult`, then the true class, whether SSIM reached the threshold, what it is a control of."""
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")

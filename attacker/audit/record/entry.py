@@ -15,6 +15,7 @@ PicturePath = Annotated[str, Field(pattern=r"^images/[a-z0-9][a-z0-9.-]*\.png$",
 Setting = str | int | float | bool | None
 OutcomeName = Literal["converged", "iteration_limit", "diverged", "not_applicable", "failed"]
 LabelKnowledge = Literal["granted", "recovered"]
+LossNamedBy = Literal["tape", "auditor", "nobody"]
 Role = Literal["plain", "adaptive"]
 PlanStatus = Literal["run", "not_applicable", "refused", "over_budget"]
 VerdictName = Literal[

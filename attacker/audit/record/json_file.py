@@ -53,7 +53,7 @@ def read_record(path: Path) -> AuditRecord:
     if not isinstance(content, dict) or content.get("format") != "fl-precode-audit":
         raise ValueError(f"{path} is not an audit record: expected the audit.json that `fl-precode audit` writes")
     version = content.get("schema_version")
-    if version not in READ_VERSIONS:
+    if isinstance(version, bool) or version not in READ_VERSIONS:  # True is 1
         raise ValueError(
             f"{path} has schema version {version!r}, and this fl-precode reads versions "
             f"{' and '.join(map(str, READ_VERSIONS))}. "

@@ -17,6 +17,7 @@ from attacker.audit.record.entry import (
     Entry,
     Identifier,
     LabelKnowledge,
+    LossNamedBy,
     Number,
     OutcomeName,
     PicturePath,
@@ -62,6 +63,7 @@ __all__ = [
     "LayerLeakage",
     "LeakageSummary",
     "LeftOut",
+    "LossNamedBy",
     "Machine",
     "NoiseAttack",
     "Number",
@@ -203,6 +205,11 @@ class FederationSummary(Entry):
     loss: str | None = Field(
         default=None, description="name of the loss that was replayed; null for cross-entropy, and in older records"
     )
+    loss_named_by: LossNamedBy | None = Field(
+        default=None,
+        description="who named that loss: the tape or the notes beside it, the auditor, or nobody, so that it is "
+        "assumed; null where no loss can be replayed, and in older records",
+    )
     assumptions: list[AssumptionEntry] = Field(
         default=[], description="what was guessed about the updates; absent in older records"
     )
@@ -242,18 +249,9 @@ class VictimImage(Entry):
     )
 
 
-class ImageResult(Entry):
-    """What one attack made of one image."""
+class ImageScore(Entry):
+    """What one attack made of one image, beside the truth and the best guess: in records, and in experiments."""
 
-    victim_id: Identifier
-    federation: Identifier
-    attack: str
-    model: str
-    defence: str
-    dataset: str | None
-    round: Count
-    node: str
-    image: Count
     outcome: OutcomeName
     reason: str
     ssim: Number | None = Field(description="against the truth, images in [0, 1]")
@@ -265,6 +263,20 @@ class ImageResult(Entry):
         description="SSIM of the best guess without this update; null without truth and in older records",
     )
     guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
+
+
+class ImageResult(ImageScore):
+    """What one attack made of one image of an audit."""
+
+    victim_id: Identifier
+    federation: Identifier
+    attack: str
+    model: str
+    defence: str
+    dataset: str | None
+    round: Count
+    node: str
+    image: Count
     label_accuracy: Share | None = Field(
         description="right labels in this batch; null when the attack used labels that it was granted"
     )

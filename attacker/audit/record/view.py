@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Final
 
 from attacker.audit.record.confirmed import AGREES, confirmed, confirms
-from attacker.audit.record.counting import best_guess, comparable, counts, near_miss
+from attacker.audit.record.counting import best_guess, comparable, counts, near_miss, strength
 from attacker.audit.record.mends import MENDS, Mend
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 from attacker.audit.record.trials import originals, share_interval, trials, update_of
@@ -153,7 +153,8 @@ class FederationView:
     def summaries(self) -> list[AttackSummary]:
         """Success of each attack, counted anew from its results, the most successful first."""
         own = [self._counted(one) for one in self.record.summaries if one.federation == self.federation.id]
-        return sorted(own, key=lambda one: (-(one.successes or 0), -one.images, -(one.mean_ssim or 0.0), one.attack))
+        own.sort(key=lambda one: one.attack)
+        return sorted(own, key=lambda one: strength(one.successes, one.images, one.mean_ssim), reverse=True)
 
     def _counted(self, one: AttackSummary) -> AttackSummary:
         """The summary by today's rule; older versions counted what every guess reaches, and images as trials."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
-from attacker.attacks.base import Outcome, Reconstruction
+from attacker.attacks.base import Reconstruction
 from attacker.attacks.registry import entry_of
 from attacker.attacks.selection import not_compared
 from attacker.audit.execution.attack_job import Chunk, Found, attack_seed
@@ -32,12 +32,10 @@ from attacker.audit.record.schema import (
 from attacker.audit.scoring.placebos import same_images, updates_of_others
 from attacker.audit.scoring.similarity import (
     SUCCESS_THRESHOLD,
-    AttackRun,
     Placebos,
     UpdateEvaluation,
     as_images,
-    in_order,
-    score_images,
+    compared,
     summarise,
     victim_ids,
 )
@@ -86,7 +84,8 @@ def assemble(
             for number, (spec, one) in enumerate(_runs(own, update, specs, plan, found), start=1):
                 if one is not None:
                     granted = own.targets[place].labels is not None
-                    rows += evaluation.results(_run(spec, one, granted), f"a{number}", scene.placebos(place, spec))
+                    placebos = scene.placebos(place, spec)
+                    rows += evaluation.results(spec, one, f"a{number}", placebos, labels_granted=granted)
     tried = {(row.federation, row.attack) for row in rows}
     return AuditRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,14 +137,11 @@ def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstructi
     best: list[float] = []
     inputs = estimate_scale(federation.subject.victim.inputs, found).inputs
     for target, one in zip(chunk.targets, found, strict=True):
-        images, source = as_images(one, inputs), federation.subject.truth
-        truth = federation.truth(entries[target.file])
-        if images is None or source is None or truth is None or len(images) != len(truth.images):
+        source, truth = federation.subject.truth, federation.truth(entries[target.file])
+        if source is None or truth is None:
             continue
-        scores = score_images(in_order(images, truth.images), truth.images)
-        for score, guess in zip(scores, source.guesses.at(truth.images, truth.labels), strict=True):
-            if score.ssim is not None and guess is not None and beats(score.ssim, guess.ssim, 0.0):
-                best.append(score.ssim)
+        rows, _ = compared(one, truth.images, inputs, source.guesses.at(truth.images, truth.labels))
+        best += [row.ssim for row in rows if row.ssim is not None and beats(row.ssim, row.guess_ssim, 0.0)]
     return max(best, default=None)
 
 
@@ -274,12 +270,6 @@ def _runs(
 ) -> list[tuple[str, Reconstruction | None]]:
     planned = {one.attack: one for one in plan if one.federation == own.id}
     return [(spec, found.get((own.id, spec, update.file)) or _not_run(planned.get(spec))) for spec in specs]
-
-
-def _run(spec: str, one: Reconstruction, granted: bool) -> AttackRun:
-    if one.outcome is Outcome.FAILED and one.inputs is None:
-        return AttackRun(spec=spec, reconstruction=None, error=one.reason)
-    return AttackRun(spec=spec, reconstruction=one, labels_granted=granted)
 
 
 def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:

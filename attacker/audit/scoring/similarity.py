@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +13,24 @@ from torch import Tensor
 from attacker.attacks.base import Outcome, Reconstruction
 from attacker.audit.execution.files import Pictures
 from attacker.audit.record.counting import counts
-from attacker.audit.record.schema import AttackSummary, FederationSummary, ImageResult, OutcomeName, VictimImage, finite
+from attacker.audit.record.schema import (
+    AttackSummary,
+    FederationSummary,
+    ImageResult,
+    ImageScore,
+    OutcomeName,
+    VictimImage,
+    finite,
+)
 from attacker.audit.record.trials import originals, share_interval, trials
-from attacker.audit.scoring.placebos import OTHER_UPDATE, SHUFFLED_UPDATE, Best, beyond
+from attacker.audit.scoring.placebos import (
+    OTHER_UPDATE,
+    SHUFFLED_UPDATE,
+    Best,
+    beyond,
+    same_images,
+    updates_of_others,
+)
 from attacker.audit.truth.base import Truth
 from attacker.audit.truth.best_guess import Guess, Guesses
 from attacker.metrics.similarity import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
@@ -33,21 +49,7 @@ OUTCOMES: dict[Outcome, OutcomeName] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackRun:
-    """One attack on one update.
-
-    Attributes:
-        spec: The attack, as asked for.
-        reconstruction: What it returned, or None when it raised.
-        error: What it raised, as text; empty otherwise.
-        labels_granted: Whether the attacker was given the labels.
-    """
-
-    spec: str
-    reconstruction: Reconstruction | None
-    error: str = ""
-    labels_granted: bool = False
+Row = TypeVar("Row", bound=ImageScore)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,75 @@ def as_images(reconstruction: Reconstruction, inputs: InputSpec) -> Tensor | Non
     return inputs.denormalise(reconstruction.inputs.detach().cpu().float()).clamp(0, 1)
 
 
+def compared(
+    result: Reconstruction,
+    truth: Tensor | None,
+    inputs: InputSpec,
+    guesses: Sequence[Guess | None],
+    placebos: Placebos | None = None,
+) -> tuple[list[ImageScore], Tensor | None]:
+    """What an attack made of each image of one update, beside the truth and the best guess.
+
+    Args:
+        result: Of the attack.
+        truth: (images, channels, height, width) in [0, 1], or None where it is not known.
+        inputs: Domain of the images, with the scale on which they are compared.
+        guesses: At each image without any update, None where there is none; as many as there are images.
+        placebos: What the attack made of updates without these images, as far as that is known.
+
+    Returns:
+        A score for each image, and the images in the order of the truth: None where there are none, or too many.
+    """
+    images, wrong = as_images(result, inputs), ""
+    if images is not None and len(images) != len(guesses):
+        wrong = f"the attack gave {len(images)} images for an update of {len(guesses)}"
+        images = None
+    scores, best = [Scores()] * len(guesses), [Best()] * len(guesses)
+    if truth is not None:
+        images = None if images is None else in_order(images, truth)
+        scores = scored(images, truth, result.outcome)
+        made = placebos or Placebos()
+        best = beyond(guesses, truth, ((OTHER_UPDATE, made.others), (SHUFFLED_UPDATE, made.shuffled)))
+    rows = [
+        ImageScore(
+            outcome="failed" if wrong else OUTCOMES[result.outcome],
+            reason=wrong or result.reason,
+            ssim=score.ssim,
+            psnr=score.psnr,
+            mse=score.mse,
+            baseline_ssim=guess.mean_ssim,
+            guess_ssim=guess.ssim,
+            guess=guess.name,
+        )
+        for score, guess in zip(scores, best, strict=True)
+    ]
+    return rows, images
+
+
+def compared_updates(
+    results: Sequence[Reconstruction], truths: Sequence[Truth], inputs: InputSpec, guesses: Guesses
+) -> list[list[ImageScore]]:
+    """What one attack made of several updates; what it made of the others is a guess at the images of each.
+
+    Args:
+        results: One for each update.
+        truths: Of each update.
+        inputs: Domain of the images.
+        guesses: At images without any update.
+
+    Returns:
+        For each update a score for each of its images, in the order of the truth.
+    """
+    made = [as_images(one, inputs) for one in results]
+    others = updates_of_others(same_images([one.images for one in truths]))
+    rows = []
+    for result, truth, places in zip(results, truths, others, strict=True):
+        placebos = Placebos(others=[images for place in places if (images := made[place]) is not None])
+        own = guesses.at(truth.images, truth.labels)
+        rows.append(compared(result, truth.images, inputs, own, placebos)[0])
+    return rows
+
+
 class UpdateEvaluation:
     """Scores every attack on one client update.
 
@@ -203,86 +274,74 @@ class UpdateEvaluation:
             same_as=self._same_as[i],
         )
 
-    def results(self, run: AttackRun, tag: str, placebos: Placebos | None = None) -> list[ImageResult]:
+    def results(
+        self,
+        attack: str,
+        result: Reconstruction,
+        tag: str,
+        placebos: Placebos | None = None,
+        *,
+        labels_granted: bool = False,
+    ) -> list[ImageResult]:
         """One row for each image of the update.
 
         Args:
-            run: What the attack did.
+            attack: Spec, as asked for.
+            result: What it returned; it failed where it raised.
             tag: Short and unique for the attack, for names of pictures.
             placebos: What it made of updates without these images, as far as that is known.
+            labels_granted: Whether the attacker was given the labels.
         """
-        reconstruction = run.reconstruction or Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED)
-        images, reason = self._in_order(as_images(reconstruction, self._inputs))
-        scores = self._scores(images, run)
-        guesses = self._beyond(placebos or Placebos())
+        truth = None if self._truth is None else self._truth.images
+        scores, images = compared(result, truth, self._inputs, self._guesses, placebos)
         return [
             ImageResult(
+                **dict(scores[i]),
                 victim_id=identifier,
                 federation=self._federation.id,
-                attack=run.spec,
+                attack=attack,
                 model=self._federation.model,
                 defence=self._federation.defence,
                 dataset=self._federation.dataset,
                 round=self._observation.round,
                 node=self._observation.node,
                 image=i,
-                outcome="failed" if run.error or reason else OUTCOMES[reconstruction.outcome],
-                reason=run.error or reason or reconstruction.reason,
-                ssim=scores[i].ssim,
-                psnr=scores[i].psnr,
-                mse=scores[i].mse,
-                baseline_ssim=guesses[i].mean_ssim,
-                guess_ssim=guesses[i].ssim,
-                guess=guesses[i].name,
-                label_accuracy=self._label_accuracy(run, reconstruction),
-                matching_loss=finite(reconstruction.matching_loss),
-                seconds=reconstruction.seconds / len(self._ids),
-                iterations=reconstruction.iterations,
-                starting_loss=finite(reconstruction.starting_loss),
-                late_fall=finite(reconstruction.late_fall),
-                starts=reconstruction.starts,
-                method=reconstruction.method,
-                cut=reconstruction.cut,
-                recovered_label=self._recovered_label(reconstruction, i),
+                label_accuracy=self._label_accuracy(result, labels_granted),
+                matching_loss=finite(result.matching_loss),
+                seconds=result.seconds / len(self._ids),
+                iterations=result.iterations,
+                starting_loss=finite(result.starting_loss),
+                late_fall=finite(result.late_fall),
+                starts=result.starts,
+                method=result.method,
+                cut=result.cut,
+                recovered_label=self._recovered_label(result, i),
                 reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
             )
             for i, identifier in enumerate(self._ids)
         ]
 
-    def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, str]:
-        """The images in the order of the truth, or a reason why they cannot be compared."""
-        if images is not None and len(images) != len(self._ids):
-            return None, f"the attack gave {len(images)} images for an update of {len(self._ids)}"
-        if images is None or self._truth is None:
-            return images, ""
-        return in_order(images, self._truth.images), ""
-
-    def _scores(self, images: Tensor | None, run: AttackRun) -> list[Scores]:
-        if self._truth is None or (images is None and run.reconstruction is None):
-            return [Scores()] * len(self._ids)
-        outcome = Outcome.DIVERGED if run.reconstruction is None else run.reconstruction.outcome
-        return scored(images, self._truth.images, outcome)
-
-    def _beyond(self, placebos: Placebos) -> list[Best]:
-        if self._truth is None:
-            return [Best()] * len(self._ids)
-        made = ((OTHER_UPDATE, placebos.others), (SHUFFLED_UPDATE, placebos.shuffled))
-        return beyond(self._guesses, self._truth.images, made)
-
-    def _recovered_label(self, reconstruction: Reconstruction, place: int) -> int | None:
+    def _recovered_label(self, result: Reconstruction, place: int) -> int | None:
         """The class that the attack used for an image; None where its order is not that of the images any more."""
-        labels = reconstruction.labels
+        labels = result.labels
         reordered = self._truth is not None and len(self._ids) > 1
         if labels is None or reordered or tuple(labels.shape) != (len(self._ids),):
             return None
         return int(labels[place])
 
-    def _label_accuracy(self, run: AttackRun, reconstruction: Reconstruction) -> float | None:
-        recovered = reconstruction.labels
+    def _label_accuracy(self, result: Reconstruction, granted: bool) -> float | None:
+        recovered = result.labels
         if recovered is None or self._truth is None or len(recovered) != len(self._ids):
             return None
         right = label_accuracy(recovered.detach().cpu().long(), self._truth.labels)
-        return None if run.labels_granted and right == 1 else right
+        return None if granted and right == 1 else right
+
+
+def tally(rows: Sequence[Row]) -> tuple[list[Row], int, list[Row]]:
+    """The images that an attack was tried on, on how many it failed or diverged, and those that came back."""
+    tried = [row for row in rows if row.outcome != "not_applicable"]
+    failed = sum(row.outcome in ("failed", "diverged") for row in tried)
+    return tried, failed, [row for row in tried if counts(row, SUCCESS_THRESHOLD)]
 
 
 def summarise(
@@ -301,10 +360,10 @@ def summarise(
         victims: The attacked images, of which some may be the same.
     """
     own = [row for row in rows if row.federation == federation and row.attack == attack]
-    tried = [row for row in own if row.outcome != "not_applicable"]
+    tried, failed, back = tally(own)
     scored = [row for row in tried if row.baseline_ssim is not None]
     similarity = [row.ssim for row in scored if row.ssim is not None]
-    successes = sum(counts(row, SUCCESS_THRESHOLD) for row in scored)
+    successes = len(back)
     baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     guessed = sum((row.guess_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
@@ -313,7 +372,7 @@ def summarise(
         attack=attack,
         images=len(scored) if scored else len(tried),
         not_applicable=len(own) - len(tried),
-        failed=sum(row.outcome in ("failed", "diverged") for row in tried),
+        failed=failed,
         reasons=sorted({row.reason for row in own if row.reason}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,

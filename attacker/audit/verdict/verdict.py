@@ -263,16 +263,8 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
 
 def _strongest(view: FederationView) -> AttackSummary:
     """The attack that brought back the most images; of several the plain one, which everybody could run."""
-    return min(
-        view.scored,
-        key=lambda one: (
-            -(one.successes or 0),
-            view.adaptive(one.attack),
-            -one.images,
-            -(one.mean_ssim or 0.0),
-            one.attack,
-        ),
-    )
+    # They are in order already, the most successful first.
+    return min(view.scored, key=lambda one: (-(one.successes or 0), view.adaptive(one.attack)))
 
 
 def _attitude(view: FederationView, one: AttackSummary, defence: str = "it") -> str:

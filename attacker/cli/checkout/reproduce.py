@@ -109,10 +109,11 @@ def chosen_experiment(
         typer.BadParameter: If a name is wrong, a selection is empty, or a defence fits none of the models.
         RuntimeError: If the images are not on this machine.
     """
-    from attacker.experiments.precode.experiment import Experiment, default_root, of_scale
+    from attacker.experiments.precode.experiment import Experiment, default_root
+    from attacker.experiments.scales import SCALES, named
 
     try:
-        sizes = of_scale(scale)
+        sizes = named(SCALES, scale)
         experiment = Experiment(
             scale=sizes,
             data=tuple(map(image_set, data)) if data else sizes.data,

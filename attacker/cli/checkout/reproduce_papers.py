@@ -61,13 +61,14 @@ def hybrid(
 
     Example: fl-precode reproduce hybrid --scale smoke --out outputs/hybrid
     """
-    from attacker.experiments.hybrid.experiment import Inversions, of_inversion_scale
+    from attacker.experiments.hybrid.experiment import INVERSION_SCALES, Inversions
     from attacker.experiments.hybrid.page import finish_inversions
     from attacker.experiments.precode.experiment import default_root
+    from attacker.experiments.scales import named
 
     check_crew(workers, ray_address)
     try:
-        sizes = of_inversion_scale(scale)
+        sizes = named(INVERSION_SCALES, scale)
         comparison = Inversions(
             scale=sizes, data=image_set(data) if data else sizes.data, data_root=default_root(data_root), seed=seed,
             device=find_device(device).type,
@@ -102,12 +103,13 @@ def i2f(
     """
     from attacker.experiments.i2f.experiment import Influences
     from attacker.experiments.i2f.page import finish_influences
-    from attacker.experiments.i2f.scales import of_influence_scale
+    from attacker.experiments.i2f.scales import INFLUENCE_SCALES
     from attacker.experiments.precode.experiment import default_root
+    from attacker.experiments.scales import named
 
     check_crew(workers, ray_address)
     try:
-        sizes = of_influence_scale(scale)
+        sizes = named(INFLUENCE_SCALES, scale)
         comparison = Influences(
             scale=sizes, data=tuple(map(image_set, data)) if data else sizes.data, data_root=default_root(data_root),
             seed=seed, device=find_device(device).type,

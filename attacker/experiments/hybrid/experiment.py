@@ -13,19 +13,20 @@ from torch import Tensor
 
 from attacker.attacks.base import Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
-from attacker.audit.execution.machine import versions
-from attacker.audit.record.schema import Count, Entry, Number, OutcomeName
-from attacker.audit.scoring.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
-from attacker.audit.scoring.similarity import OUTCOMES, as_images, scored
-from attacker.bench.problem import observe
+from attacker.audit.execution.attack_job import Attempt
+from attacker.audit.record.schema import Count, ImageScore, Number, finite
+from attacker.audit.scoring.similarity import as_images, compared_updates
+from attacker.audit.truth.base import Truth
 from attacker.experiments.cells import Made, StoredFile
-from attacker.experiments.image_sets import GUESSES, guesses_of, image_digest, images
+from attacker.experiments.image_sets import GUESSES, guesses_of, images, made_from
 from attacker.experiments.published_nets import NETS, ONE_LOGIT, published, r_gap
-from attacker.experiments.seeds import generator
+from attacker.experiments.seeds import generator, seeds
 from attacker.experiments.store import Store, identity
 from attacker.leakage import Jacobian, layer_ranks, released, solubility, spectrum
+from attacker.simulate import observe
 from fl_precode.defences.on_gradients import GaussianNoise
 from fl_precode.federation.federation import choose_device
+from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
 R_GAP = "layerwise-inversion"
@@ -126,16 +127,12 @@ class Inversion:
         return Inverted if self.attack else Ranks
 
 
-class InvertedImage(Entry):
+class InvertedImage(ImageScore):
     """What an attack made of one update; CPU seconds are its share of those of all updates."""
 
-    psnr: Number | None
-    ssim: Number | None
+    mse: Number | None = None
     baseline_ssim: Number | None = None
-    guess_ssim: Number | None = None
     matching_loss: Number | None
-    outcome: OutcomeName
-    reason: str
     cpu_seconds: Number
 
 
@@ -206,10 +203,7 @@ class Inversions:
     def recipe(self, cell: Inversion) -> dict[str, Any]:
         """What a piece's result depends on besides the piece."""
         del cell
-        known = {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
-        return {
-            "seed": self.seed, "images": image_digest(self.data, self.data_root), "compared with": GUESSES, **known
-        }  # fmt: skip
+        return made_from(self.data, self.data_root, self.seed) | {"compared with": GUESSES}
 
     def cost(self, cell: Inversion) -> float:
         """Expected seconds, roughly."""
@@ -250,47 +244,36 @@ class Inversions:
         truth, labels = (one.to(device) for one in self.truth(cell.images))
         if cell.net == ONE_LOGIT:
             labels = torch.ones_like(labels)
-        seen = [self._noisy(one, cell) for one in observe(victim, truth, labels, batch_size=1)]
+        sent = observe(victim, victim.inputs.normalise(truth), labels, batch_size=1)
+        seen = [self._noisy(one, cell) for one in sent]
         began = time.process_time()
         if cell.net == ONE_LOGIT and cell.attack == R_GAP:
             found = [Reconstruction(inputs=r_gap(victim, one), labels=None, outcome=Outcome.CONVERGED) for one in seen]
         else:
-            own = generator("attack", self.seed, cell.attack)
-            granted = list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else None
-            found = build_attack(cell.attack)(victim, seen, generator=own, labels=granted)
+            found = Attempt(
+                name=cell.stem,
+                method=build_attack(cell.attack),
+                victim=victim,
+                updates=seen,
+                labels=list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else [None] * len(seen),
+                seeds=seeds("attack", self.seed, cell.attack, count=len(seen)),
+            ).results()
         seconds = (time.process_time() - began) / cell.images
         made = [as_images(one, victim.inputs) for one in found]
         kept = {str(i): restored.float().cpu() for i, restored in enumerate(made) if restored is not None}
-        rows = self._rows(found, made, truth.cpu(), seconds)
+        rows = self._rows(found, victim.inputs, seconds)
         pictures = store.keep(f"images-{identity(cell, self.recipe(cell))}", kept) if kept else None
         return Inverted(images=rows, pictures=pictures, seconds=0.0)
 
-    def _rows(
-        self, found: Sequence[Reconstruction], made: Sequence[Tensor | None], truth: Tensor, seconds: float
-    ) -> list[InvertedImage]:
+    def _rows(self, found: Sequence[Reconstruction], inputs: InputSpec, seconds: float) -> list[InvertedImage]:
         """Here the truth comes in."""
-        data = images(self.data, self.data_root)
-        guesses = guesses_of(data).at(*data.train.batch(range(len(truth))))
-        others = updates_of_others(same_images(list(torch.split(truth, 1))))
-        rows = []
-        for number, (one, restored) in enumerate(zip(found, made, strict=True)):
-            image = truth[number : number + 1]
-            (score,) = scored(restored, image, one.outcome)
-            placebos = [other for place in others[number] if (other := made[place]) is not None]
-            (best,) = beyond(guesses[number : number + 1], image, ((OTHER_UPDATE, placebos),))
-            rows.append(
-                InvertedImage(
-                    psnr=score.psnr,
-                    ssim=score.ssim,
-                    baseline_ssim=best.mean_ssim,
-                    guess_ssim=best.ssim,
-                    matching_loss=one.matching_loss,
-                    outcome=OUTCOMES[one.outcome],
-                    reason=one.reason,
-                    cpu_seconds=seconds,
-                )
-            )
-        return rows
+        truth, labels = self.truth(len(found))
+        truths = [Truth(images=truth[i : i + 1], labels=labels[i : i + 1]) for i in range(len(found))]
+        rows = compared_updates(found, truths, inputs, guesses_of(images(self.data, self.data_root)))
+        return [
+            InvertedImage(**dict(row), matching_loss=finite(one.matching_loss), cpu_seconds=seconds)
+            for one, (row,) in zip(found, rows, strict=True)
+        ]
 
     def _noisy(self, seen: Observation, cell: Inversion) -> Observation:
         if not cell.std:
@@ -302,14 +285,3 @@ class Inversions:
 def searches(attack: str) -> bool:
     """Whether an attack starts from random pixels."""
     return attack.partition(":")[0] in ("dlg", "inverting-gradients")
-
-
-def of_inversion_scale(name: str) -> InversionScale:
-    """A scale by name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in INVERSION_SCALES:
-        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(INVERSION_SCALES)}")
-    return INVERSION_SCALES[name]

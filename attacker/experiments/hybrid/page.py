@@ -16,11 +16,8 @@ from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
 from attacker.experiments.hybrid import figures
 from attacker.experiments.hybrid.experiment import R_GAP, Inversion, Inversions, Inverted, Ranks, searches
 from attacker.experiments.hybrid.summary import AttackFigures, InversionSummary, NetFigures
-from attacker.experiments.precode.finish import RESULTS_NAME
-from attacker.experiments.precode.page import PAGE_NAME, svg_uri, templates
+from attacker.experiments.precode.page import svg_uri, templates, write_outcome
 from attacker.experiments.store import Store
-from attacker.report.html import write_html
-from fl_precode.private_file import write_private
 
 SHOWN = 2
 """Images of each net on the page."""
@@ -51,7 +48,6 @@ def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSu
     """
     store = Store(folder)
     summary = summarise_inversions(comparison, store)
-    write_private(store.folder / RESULTS_NAME, (summary.model_dump_json(indent=1) + "\n").encode())
     pictures = {
         "nets": (svg_uri(figures.by_net(summary.nets, attack_name)), "PSNR by net and attack, as in the table below"),
     }
@@ -62,7 +58,7 @@ def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSu
         pictures["noise"] = (svg_uri(figures.by_noise(summary.noise, attack_name)), curve)
     text = templates(attack_name=attack_name).get_template("inversions.html.j2")
     shown = text.render(s=summary, headline=headline(summary), pictures=pictures, gallery=_gallery(comparison, store))
-    return summary, write_html(shown, store.folder / PAGE_NAME)
+    return summary, write_outcome(summary, shown, store.folder)
 
 
 def summarise_inversions(comparison: Inversions, store: Store) -> InversionSummary:

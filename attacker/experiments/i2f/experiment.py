@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from attacker.audit.execution.machine import versions
 from attacker.audit.record.schema import Count, Entry, Number
 from attacker.experiments.cells import Made, StoredFile
 from attacker.experiments.i2f.scales import InfluenceScale
-from attacker.experiments.image_sets import image_digest, images
+from attacker.experiments.image_sets import images, made_from
 from attacker.experiments.local_attack import Fitted, fit_from_random, fit_from_truth
 from attacker.experiments.published_nets import INITIALISATIONS, model_of
 from attacker.experiments.seeds import generator
@@ -168,8 +167,7 @@ class Influences:
 
     def recipe(self, cell: Influenced) -> dict[str, Any]:
         """What a piece's result depends on besides the piece."""
-        known = {name: version for name, version in versions().items() if name in ("fl-precode", "torch")}
-        return {"seed": self.seed, "images": image_digest(cell.data, self.data_root), **known}
+        return made_from(cell.data, self.data_root, self.seed)
 
     def cost(self, cell: Influenced) -> float:
         """Expected seconds, roughly."""

@@ -16,12 +16,9 @@ from attacker.audit.execution.machine import this_machine, versions
 from attacker.audit.record.schema import Count, Entry, Machine, Number, Setting
 from attacker.experiments.hybrid import figures
 from attacker.experiments.i2f.experiment import Influence, Influenced, Influences, Measured
-from attacker.experiments.precode.finish import RESULTS_NAME
-from attacker.experiments.precode.page import PAGE_NAME, svg_uri, templates
+from attacker.experiments.precode.page import svg_uri, templates, write_outcome
 from attacker.experiments.store import Store
-from attacker.metrics.rank_correlation import rank_correlation
-from attacker.report.html import write_html
-from fl_precode.private_file import write_private
+from attacker.metrics.intervals import rank_correlation
 
 SHOWN = 3
 """Images most and least at risk on the page."""
@@ -98,7 +95,6 @@ def finish_influences(comparison: Influences, folder: Path) -> tuple[InfluenceSu
     store = Store(folder)
     made = [(one, store.result(one, comparison.recipe(one), Influence)) for one in comparison.pieces()]
     summary = summarise_influences(comparison, made)
-    write_private(store.folder / RESULTS_NAME, (summary.model_dump_json(indent=1) + "\n").encode())
     template = templates(change_name=change_name, small=small).get_template("influences.html.j2")
     text = template.render(
         s=summary,
@@ -107,7 +103,7 @@ def finish_influences(comparison: Influences, folder: Path) -> tuple[InfluenceSu
         gallery=_gallery(comparison, made, store),
         stds=[change_name(f"noise:std={std:g}") for std in comparison.scale.stds],
     )
-    return summary, write_html(text, store.folder / PAGE_NAME)
+    return summary, write_outcome(summary, text, store.folder)
 
 
 def summarise_influences(comparison: Influences, made: Made) -> InfluenceSummary:

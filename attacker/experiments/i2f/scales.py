@@ -60,14 +60,3 @@ INFLUENCE_SCALES: Mapping[str, InfluenceScale] = MappingProxyType(
     }
 )  # fmt: skip
 """Scales by name."""
-
-
-def of_influence_scale(name: str) -> InfluenceScale:
-    """A scale by name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in INFLUENCE_SCALES:
-        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(INFLUENCE_SCALES)}")
-    return INFLUENCE_SCALES[name]

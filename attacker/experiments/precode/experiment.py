@@ -11,7 +11,6 @@ from attacker.experiments.attack_sets import attacks_on
 from attacker.experiments.cells import Cell, Made, Setup
 from attacker.experiments.conditions import Conditions
 from attacker.experiments.image_sets import images
-from attacker.experiments.scales import SCALES, Scale
 from attacker.experiments.store import Store
 from attacker.experiments.work import make
 from fl_precode.federation.federation import prepare
@@ -122,17 +121,6 @@ class Experiment(Conditions):
 def attack_cell(setup: Setup, attack: str, epoch: int) -> Cell:
     """An attack on clients with one image each, as in the paper."""
     return Cell(kind="attack", setup=setup, protocol="fedsgd", batch_size=1, epoch=epoch, attacks=(attack,))
-
-
-def of_scale(name: str) -> Scale:
-    """A scale by name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in SCALES:
-        raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(SCALES)}")
-    return SCALES[name]
 
 
 def default_root(path: str) -> str:

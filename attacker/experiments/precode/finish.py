@@ -7,14 +7,11 @@ from pathlib import Path
 
 from attacker.experiments.cells import Setup
 from attacker.experiments.precode.experiment import Experiment
-from attacker.experiments.precode.page import write_page
+from attacker.experiments.precode.page import render, write_outcome
 from attacker.experiments.precode.pictures import galleries
 from attacker.experiments.precode.summarise import summarise
 from attacker.experiments.precode.summary import Summary
 from attacker.experiments.store import Store
-from fl_precode.private_file import write_private
-
-RESULTS_NAME = "results.json"
 
 
 def finish(
@@ -31,5 +28,4 @@ def finish(
     """
     store = Store(folder)
     summary = summarise(experiment, setups, left_out, store)
-    write_private(store.folder / RESULTS_NAME, (summary.model_dump_json(indent=1) + "\n").encode())
-    return summary, write_page(summary, galleries(experiment, setups, store), store.folder)
+    return summary, write_outcome(summary, render(summary, galleries(experiment, setups, store)), store.folder)

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
+from pydantic import BaseModel
 
 from attacker import wording
 from attacker.experiments.precode import figures, summary_lookup
 from attacker.experiments.precode.summary import Fall, SetupSummary, Summary
 from attacker.experiments.precode.which_attack_breaks import knowledge, state_name
 from attacker.report.html import data_uri, environment, write_html
+from fl_precode.private_file import write_private
 
 PAGE_NAME = "index.html"
+RESULTS_NAME = "results.json"
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -72,13 +75,17 @@ def templates(**names: Any) -> Environment:
     return environment(_TEMPLATES, png=data_uri, **names)
 
 
-def write_page(summary: Summary, galleries: Mapping[tuple[str, str], Gallery], out: Path) -> Path:
-    """Write ``index.html``, readable by its owner only: it shows people's images.
+def write_outcome(summary: BaseModel, text: str, folder: Path) -> Path:
+    """Write ``results.json`` and ``index.html``, readable by their owner only: they show people's images.
+
+    Returns:
+        Where the page is.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If they cannot be written.
     """
-    return write_html(render(summary, galleries), out / PAGE_NAME)
+    write_private(folder / RESULTS_NAME, (summary.model_dump_json(indent=1) + "\n").encode())
+    return write_html(text, folder / PAGE_NAME)
 
 
 def headline(summary: Summary) -> str:

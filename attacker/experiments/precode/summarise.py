@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from attacker.audit.execution.machine import this_machine, versions
-from attacker.audit.record.counting import best_guess, counts
+from attacker.audit.record.counting import best_guess
 from attacker.audit.record.schema import finite
-from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
+from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, tally
 from attacker.experiments.attack_sets import is_adaptive
 from attacker.experiments.cells import AttackRun, Cell, Choice, FederationRun, Point, Setup, Training, VictimScore
 from attacker.experiments.image_sets import images
@@ -179,12 +179,11 @@ def _guessed(column: Sequence[VictimScore]) -> VictimScore:
 def score(rows: Iterable[VictimScore]) -> Score:
     """Success of one attack, or of a choice between several, as `attacker.audit.record.counting` counts it."""
     own = list(rows)
-    tried = [one for one in own if one.outcome != "not_applicable"]
-    back = [one for one in tried if counts(one, SUCCESS_THRESHOLD)]
+    tried, failed, back = tally(own)
     return Score(
         victims=len(tried),
         not_applicable=len(own) - len(tried),
-        failed=sum(one.outcome in ("failed", "diverged") for one in tried),
+        failed=failed,
         successes=len(back),
         rate=len(back) / len(tried) if tried else None,
         interval=wilson_interval(len(back), len(tried)) if tried else None,

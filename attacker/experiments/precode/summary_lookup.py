@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from attacker.audit.record.counting import strength
 from attacker.experiments.precode.summary import AttackScore, Score, SetupSummary, State
 
 NOTHING = Score(
@@ -21,8 +22,13 @@ NOTHING = Score(
 
 
 def strongest(scores: Iterable[Score]) -> Score:
-    """The score with the largest rate; of equal ones that with the larger similarity."""
-    return max(scores, key=lambda one: (-1.0 if one.rate is None else one.rate, one.ssim or 0.0), default=NOTHING)
+    """The score with the most images."""
+    return max(scores, key=score_strength, default=NOTHING)
+
+
+def score_strength(score: Score) -> tuple[int, int, float]:
+    """What scores are ordered by, as summaries of audits are."""
+    return strength(score.successes, score.victims, score.ssim)
 
 
 def worst(setup: SetupSummary, pick: Callable[[State], Score | None]) -> Score:
@@ -39,7 +45,7 @@ def plain_matching(state: State) -> Score | None:
 def adaptive(state: State) -> AttackScore | None:
     """The adaptive attack that brought back most; None where none fits."""
     own = [one for one in state.attacks if one.adaptive and one.score.victims]
-    return max(own, key=lambda one: (one.score.rate or 0.0, one.score.ssim or 0.0), default=None)
+    return max(own, key=lambda one: score_strength(one.score), default=None)
 
 
 def best_adaptive(state: State) -> Score | None:

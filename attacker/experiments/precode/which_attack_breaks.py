@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attacker import wording
 from attacker.attacks.registry import attack_title, entry_of
 from attacker.experiments.precode.summary import Assumption, AttackScore, Fall, Score, SetupSummary, State
+from attacker.experiments.precode.summary_lookup import score_strength
 
 Tried = tuple[State, AttackScore]
 
@@ -37,9 +38,8 @@ def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
     return _entry(setup, "none tried", max(tried, key=_strength) if tried else None)
 
 
-def _strength(tried: Tried) -> tuple[int, float]:
-    score = tried[1].score
-    return score.successes, score.ssim or 0.0
+def _strength(tried: Tried) -> tuple[int, int, float]:
+    return score_strength(tried[1].score)
 
 
 def _undefended_falls(setup: SetupSummary, setups: Sequence[SetupSummary]) -> bool:

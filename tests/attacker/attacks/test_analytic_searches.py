@@ -13,10 +13,10 @@ from attacker.analytic.known_quantities import Leaked
 from attacker.analytic.layer_chain import chain
 from attacker.attacks import Hybrid, LayerwiseInversion, Outcome, ThenRefine, build_attack
 from attacker.attacks.registry import ATTACKS
-from attacker.bench.problem import observe
 from attacker.metrics.similarity import psnr
 from attacker.optim.gauss_newton import refine
 from attacker.optim.tv_gauss_newton import differences
+from attacker.simulate import observe
 from attacker.victim import Victim
 from fl_precode import VariationalBottleneck
 from fl_precode.data import load_data
@@ -283,7 +283,7 @@ def test_smaller_residuals_alone_do_not_replace_an_estimate():
     data = load_data("photos")
     images, labels = data.train.batch([0, 1, 2, 3])
     victim = Victim(model=build_model("lenet:activation=relu", data.inputs, seed=0), inputs=data.inputs)
-    seen = observe(victim, images, labels, batch_size=1)
+    seen = observe(victim, data.inputs.normalise(images), labels, batch_size=1)
     analytic, plain, refined = (
         psnr(data.inputs.denormalise(torch.cat([one.inputs for one in run(name, victim, seen)])), images)
         for name in (

@@ -136,6 +136,7 @@ def test_an_object_that_cannot_travel_is_refused_where_others_would_work(tape, t
     [
         ("flat", r"expected images of shape \(batch, 1, 8, 8\) .* got \(1, 7\)"),
         ("of bytes", "uint8"),
+        ("a list", "expected images as a tensor, got list"),
         ("too few", "expected one Reconstruction for each of 1 updates, got 0"),
         ("nothing", "expected run\\(\\) to return a list of Reconstruction, got NoneType"),
     ],

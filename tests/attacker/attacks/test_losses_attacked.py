@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,20 +59,30 @@ def test_a_federation_is_replayed_by_the_loss_that_its_tape_names(tmp_path, name
     record, assumed, distance = audited(TapeSource(tape=tape), tmp_path / "right")
     assert "loss" not in assumed
     assert not any(flag.name == "loss-assumed" for flag in record.flags)
-    _, _, wrong = audited(TapeSource(tape=tape, loss="cross-entropy"), tmp_path / "wrong")
+    assert record.federations[0].loss_named_by == "tape"
+    other, _, wrong = audited(TapeSource(tape=tape, loss="cross-entropy"), tmp_path / "wrong")
+    assert other.federations[0].loss_named_by == "auditor"
     assert distance < 0.3 * wrong
 
 
-def test_images_with_several_classes_are_audited_from_rows_of_zeros_and_ones(tmp_path):
-    source = losses.tape_attributes(tmp_path, OPTIONS)
+@pytest.mark.federation
+def test_a_real_federation_of_images_with_several_classes(tmp_path, monkeypatch):
+    """By Flower's own runtime: the app names its loss at the interceptor, and its clients record rows of classes."""
+    monkeypatch.syspath_prepend(losses.SEVERAL_APP)
+    source = losses.launched_several(tmp_path, OPTIONS)
     record, assumed, _ = audited(source, tmp_path / "audit")
+    assert record.federations[0].loss == "several_numbers.task:criterion"
+    assert record.federations[0].truth_note == ""
     assert "loss" not in assumed
-    searched = [one for one in record.results if one.starting_loss is not None]
-    assert searched
+    searched = [one for one in record.results if one.attack.startswith("idlg")]
+    assert len(searched) == 4
     assert all(one.matching_loss < 0.01 * one.starting_loss for one in searched)
     labels = {one.label for one in record.victims}
     assert None not in labels
     assert any(label >= 4 for label in labels), "a set of classes has a number behind those of the classes"
+    wrong, _, _ = audited(replace(source, loss="cross-entropy"), tmp_path / "wrong")
+    assert "name the loss that takes rows of zeros and ones" in wrong.federations[0].truth_note
+    assert all(one.ssim is None for one in wrong.results)
 
 
 def test_a_loss_that_no_audit_can_use_is_refused_where_the_tape_is_opened(tmp_path):
@@ -165,8 +176,9 @@ def test_rows_of_zeros_and_ones_are_labels_of_recorded_truth():
     rows = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]])
     _, labels = true_batch(torch.rand(2, 1, 4, 4), rows)
     assert torch.equal(labels, set_numbers(rows))
-    assert true_batch(torch.rand(1, 1, 4, 4), torch.tensor([[0.1, 0.7, 0.2]]))[1].tolist() == [1]
-    assert true_batch(torch.rand(1, 1, 4, 4), torch.tensor([[0, 0, 1]]))[1].tolist() == [2]
+    assert true_batch(torch.rand(1, 1, 4, 4), torch.tensor([[0, 0, 1.0]]))[1].tolist() == [2]
+    with pytest.raises(ValueError, match=r"soft labels, as of mixup or smoothing, are not replayed.*argmax"):
+        true_batch(torch.rand(1, 1, 4, 4), torch.tensor([[0.1, 0.7, 0.2]]))
 
 
 def test_a_division_holds_under_every_loss_and_reads_no_label(tmp_path):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
 
-import attacker.attacks
 from attacker.attacks import PRESETS, GradientMatching, Outcome
 from attacker.attacks.gradient_matching.options import OPTIONS, options_of
 from attacker.attacks.gradient_matching.parts import (
@@ -230,25 +227,3 @@ def test_an_optimiser_of_ones_own_is_run_and_has_no_spec():
     assert found.matching_loss < found.starting_loss
     with pytest.raises(TypeError, match="Adam and LBFGS, got PlainDescent"):
         options_of(search)
-
-
-def test_what_gradient_matching_is_made_of_has_no_circle():
-    folder = Path(attacker.attacks.__file__).parent
-    files = (
-        "parts", "distances", "image_priors", "optimisers", "piece", "replaying", "matching", "bounded", "race",
-        "search_options", "gradient_matching", "presets",
-    )  # fmt: skip
-    below: set[str] = set()
-    trees = {name: ast.parse((folder / f"{name}.py").read_text()) for name in files}
-    needs = {
-        name: {
-            node.module.rpartition(".")[2]
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("attacker.attacks.")
-        }
-        & set(files)
-        for name, tree in trees.items()
-    }
-    while ready := {name for name, own in needs.items() if name not in below and own <= below}:
-        below |= ready
-    assert below == set(files), f"a circle among {sorted(set(files) - below)}"

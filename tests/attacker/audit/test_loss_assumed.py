@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacker.audit.inputs.loss_assumed import loss_assumed
+from attacker.audit.inputs.tape_source import TapeSource, open_subject
 from attacker.audit.inputs.update_facts import assumptions_about
 from attacker.victim import Victim
 from fl_precode.federation.config import Settings
@@ -19,6 +21,7 @@ from fl_precode.tape import TapeHeader
 from fl_precode.tape.announced_settings import announced_settings
 from fl_precode.tape.notes import with_notes
 from tests.attacker import tiny
+from tests.attacker.taped_federation import tape_federation
 
 SPEC = tiny.inputs(channels=1, side=8, classes=10)
 ONE_STEP = Protocol(name="fedavg", local_steps=1, batch_size=3, learning_rate=0.1, defence="none")
@@ -121,6 +124,19 @@ def test_an_announced_loss_is_no_assumption_and_another_one_is_said():
     assert "although 'focal' was announced" in focal.sentence
     (entry,) = assumptions_about(victim, [seen, seen])
     assert (entry.code, entry.updates) == ("loss", 2)
+
+
+def test_the_record_says_who_named_the_loss(tmp_path):
+    tape = tape_federation(tmp_path, rounds=1, clients=1).tape
+    assert open_subject(TapeSource(tape=tape)).loss_named_by == "tape"
+    assert open_subject(TapeSource(tape=tape, loss="cross-entropy")).loss_named_by == "auditor"
+    header = json.loads((tape / "tape.json").read_text())
+    for announced in (None, "focal"):
+        header["protocol"]["loss"] = announced
+        (tape / "tape.json").write_text(json.dumps(header))
+        assert open_subject(TapeSource(tape=tape)).loss_named_by == "nobody"
+    (tmp_path / "tape.toml").write_text('loss = "torch.nn:CrossEntropyLoss(label_smoothing=0.1)"\n')
+    assert open_subject(TapeSource(tape=tape)).loss_named_by == "tape"
 
 
 def test_one_logit_and_models_without_scores_have_no_such_assumption():

@@ -93,6 +93,7 @@ def test_picture_paths_cannot_leave_the_folder(folder):
         ({"format": "other"}, "is not an audit record"),
         ({"schema_version": 3}, "has schema version 3, and this fl-precode reads versions 1 and 2"),
         ({"schema_version": None}, "has schema version None"),
+        ({"schema_version": True}, "has schema version True"),
         ({"title": 3, "extra": 1}, r"was altered or damaged: 2 fields .*title: .*Run the audit again"),
         ({"success_threshold": 7}, "success_threshold: Input should be less than or equal to 1"),
     ],

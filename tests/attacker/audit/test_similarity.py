@@ -18,7 +18,7 @@ from attacker.audit.audit import attack_seed
 from attacker.audit.execution.files import Pictures
 from attacker.audit.federations.victim_selection import ordered_victims
 from attacker.audit.inputs.tape_source import TapeSource, open_subject, summarise_federation
-from attacker.audit.scoring.similarity import AttackRun, Placebos, UpdateEvaluation, score_images, summarise
+from attacker.audit.scoring.similarity import Placebos, UpdateEvaluation, score_images, summarise
 from attacker.audit.truth.base import Truth
 from attacker.audit.truth.best_guess import Guesses
 from fl_precode.models.input_spec import InputSpec
@@ -69,14 +69,16 @@ def evaluation(batched, tmp_path):
     )
 
 
-def attacked(inputs, labels=None, **kwargs) -> AttackRun:
-    made = Reconstruction(inputs=inputs, labels=labels, outcome=Outcome.ITERATION_LIMIT, seconds=3.0, **kwargs)
-    return AttackRun(spec="inverting-gradients", reconstruction=made)
+SEARCH = "inverting-gradients"
+
+
+def attacked(inputs, labels=None, **kwargs) -> Reconstruction:
+    return Reconstruction(inputs=inputs, labels=labels, outcome=Outcome.ITERATION_LIMIT, seconds=3.0, **kwargs)
 
 
 def test_batches_are_matched_before_they_are_scored(evaluation):
     update, inputs, labels = evaluation
-    rows = update.results(attacked(inputs[[2, 0, 1]], labels[[2, 0, 1]]), "a1")
+    rows = update.results(SEARCH, attacked(inputs[[2, 0, 1]], labels[[2, 0, 1]]), "a1")
     assert [row.image for row in rows] == [0, 1, 2]
     assert [row.ssim for row in rows] == pytest.approx([1, 1, 1], abs=1e-5)
     assert all(row.label_accuracy == 1 and row.seconds == 1.0 for row in rows)
@@ -87,14 +89,14 @@ def test_a_diverged_image_is_like_its_truth_in_nothing_and_does_not_spoil_the_ot
     update, inputs, _ = evaluation
     broken = inputs[[1, 0, 2]].clone()
     broken[0] = torch.nan
-    rows = update.results(attacked(broken, matching_loss=math.nan), "a1")
+    rows = update.results(SEARCH, attacked(broken, matching_loss=math.nan), "a1")
     assert [row.ssim for row in rows] == pytest.approx([1, 0, 1], abs=1e-5)
     assert rows[1].psnr is rows[1].mse is rows[1].matching_loss is None
-    summary = summarise("f1", "inverting-gradients", rows)
+    summary = summarise("f1", SEARCH, rows)
     assert (summary.images, summary.successes) == (3, 2)
     assert summary.mean_ssim == pytest.approx(2 / 3, abs=1e-5)
     nothing = Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason="it is not finite")
-    rows = update.results(AttackRun(spec="first-layer", reconstruction=nothing), "a2")
+    rows = update.results("first-layer", nothing, "a2")
     assert [row.ssim for row in rows] == [0, 0, 0]
     assert summarise("f1", "first-layer", rows).median_ssim == 0
 
@@ -102,33 +104,32 @@ def test_a_diverged_image_is_like_its_truth_in_nothing_and_does_not_spoil_the_ot
 def test_a_row_is_compared_with_what_the_same_attack_makes_of_other_updates(evaluation):
     update, inputs, _ = evaluation
     images = update._inputs.denormalise(inputs)
-    alone = update.results(attacked(inputs), "a1")
+    alone = update.results(SEARCH, attacked(inputs), "a1")
     assert {row.guess for row in alone} <= {"mean image", "plain image"}
     near = (images + 0.1 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     for made, name in (
         (Placebos(others=[near.flip(0)]), "the same attack on another update"),
         (Placebos(shuffled=[near]), "the same attack on the shuffled update"),
     ):
-        rows = update.results(attacked(inputs), "a1", made)
+        rows = update.results(SEARCH, attacked(inputs), "a1", made)
         assert {row.guess for row in rows} == {name}
         assert all(row.guess_ssim > other.guess_ssim for row, other in zip(rows, alone, strict=True))
-        assert summarise("f1", "inverting-gradients", rows).successes == 3  # an exact one counts all the same
-        again = update.results(attacked(update._inputs.normalise(near)), "a1", made)
-        assert summarise("f1", "inverting-gradients", again).successes == 0
+        assert summarise("f1", SEARCH, rows).successes == 3  # an exact one counts all the same
+        again = update.results(SEARCH, attacked(update._inputs.normalise(near)), "a1", made)
+        assert summarise("f1", SEARCH, again).successes == 0
 
 
 def test_an_update_whose_labels_were_not_found_stays_in_the_denominator(evaluation):
     update, inputs, _ = evaluation
-    fits = "inverting-gradients"
-    found, none = update.results(attacked(inputs), "a1"), AttackRun(spec=fits, reconstruction=without_labels("none"))
-    other = AttackRun(spec=fits, reconstruction=Reconstruction.not_applicable("it is made for one image"))
-    summary = summarise("f1", fits, [*found, *update.results(none, "a2"), *update.results(other, "a3")])
+    results = attacked(inputs), without_labels("none"), Reconstruction.not_applicable("it is made for one image")
+    rows = [row for number, one in enumerate(results) for row in update.results(SEARCH, one, f"a{number}")]
+    summary = summarise("f1", SEARCH, rows)
     assert (summary.images, summary.successes, summary.not_applicable) == (6, 3, 3)
 
 
 def test_images_of_another_number_are_a_named_failure(evaluation):
     update, inputs, _ = evaluation
-    rows = update.results(attacked(inputs[:2]), "a1")
+    rows = update.results(SEARCH, attacked(inputs[:2]), "a1")
     assert {row.outcome for row in rows} == {"failed"}
     assert rows[0].reason == "the attack gave 2 images for an update of 3"
     assert rows[0].reconstruction is None
@@ -138,12 +139,18 @@ def test_granted_labels_have_no_accuracy_and_wrong_ones_a_low_one(evaluation):
     update, inputs, labels = evaluation
     wrong = (labels + 1) % 10
     expected = sum((Counter(wrong.tolist()) & Counter(labels.tolist())).values()) / 3
-    run = attacked(inputs, wrong)
-    assert update.results(run, "a1")[0].label_accuracy == pytest.approx(expected)
-    granted = AttackRun(spec=run.spec, reconstruction=run.reconstruction, labels_granted=True)
-    assert update.results(granted, "a1")[0].label_accuracy == pytest.approx(expected)  # it did not use them
-    used = AttackRun(spec=run.spec, reconstruction=attacked(inputs, labels).reconstruction, labels_granted=True)
-    assert update.results(used, "a1")[0].label_accuracy is None
+    assert update.results(SEARCH, attacked(inputs, wrong), "a1")[0].label_accuracy == pytest.approx(expected)
+    (unused, *_) = update.results(SEARCH, attacked(inputs, wrong), "a1", labels_granted=True)
+    assert unused.label_accuracy == pytest.approx(expected)
+    (used, *_) = update.results(SEARCH, attacked(inputs, labels), "a1", labels_granted=True)
+    assert used.label_accuracy is None
+
+
+def test_what_an_attack_that_failed_did_until_then_stays_in_its_row(evaluation):
+    update, _, _ = evaluation
+    failed = Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason="boom", seconds=3.0, iterations=7)
+    (row, *_) = update.results(SEARCH, failed, "a1")
+    assert (row.outcome, row.reason, row.ssim, row.seconds, row.iterations) == ("failed", "boom", None, 1.0, 7)
 
 
 def test_identical_images_have_a_null_psnr_beside_mse_zero():

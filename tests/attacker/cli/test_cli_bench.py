@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from attacker.bench.contenders import PLAIN, Contender, Run, contenders, timed
 from attacker.bench.measure import Row, Spread, enough_iterations, measure
-from attacker.bench.problem import make_problem, observe
+from attacker.bench.problem import make_problem
 from attacker.bench.record import as_json
 from attacker.cli.main import app
 from attacker.leakage.smooth_images import smooth_images
-from attacker.victim import Victim
 from tests.attacker import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,17 +157,6 @@ def test_contenders_of_a_small_problem():
     assert found[1].peak is not None
     assert found[3].peak is not None
     assert found[3].peak() > found[1].peak() > 0
-
-
-def test_clients_send_consecutive_batches():
-    spec = tiny.inputs()
-    victim = Victim(model=tiny.mlp(spec), inputs=spec)
-    images, labels = torch.rand(5, *spec.shape), torch.tensor([0, 1, 2, 3, 0])
-    seen = observe(victim, images, labels, batch_size=2)
-    assert [one.batch_size for one in seen] == [2, 2]
-    (expected,) = observe(victim, images[2:4], labels[2:4], batch_size=2)
-    for name, value in expected.update.items():
-        torch.testing.assert_close(seen[1].update[name], value)
 
 
 def test_cpu_time_is_of_the_process_and_results_come_through():

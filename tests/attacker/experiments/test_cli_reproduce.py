@@ -68,7 +68,6 @@ def test_images_that_are_not_there_fail(tmp_path):
 
 def test_the_command_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(scales, "SCALES", {"smoke": TINY})
-    monkeypatch.setattr("attacker.experiments.precode.experiment.SCALES", {"smoke": TINY})
     options = ["reproduce", "precode", "--out", tmp_path / "out", "--data", "digits", "--models", "lenet"]
     options += ["--defences", "none", "--workers", "1"]
     first = invoke(*options)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from attacker.attacks.base import Attack
 from attacker.experiments.cells import AttackRun, Cell, Setup, Training
 from attacker.experiments.clients import observe
 from attacker.experiments.image_sets import images
@@ -225,3 +226,31 @@ def test_an_attack_that_does_not_fit_says_why(tmp_path):
     assert {one.outcome for one in run.victims} == {"not_applicable"}
     assert all("Conv2d" in one.reason and one.ssim is None for one in run.victims)
     assert run.images is None
+
+
+def test_a_cell_survives_what_a_chunk_of_an_audit_survives(tmp_path, monkeypatch):
+    """Memory for one update only: attacked one by one each gives what it gave among others. A defect is named."""
+    experiment, store, cell = tiny(), Store(tmp_path / "out"), attack_cell(LENET, MATCHING, 0)
+    whole = make(experiment, cell, store)
+    assert isinstance(whole, AttackRun)
+    attack, refused = Attack.__call__, []
+
+    def cramped(self, victim, seen, **more):
+        if len(seen) > 1:
+            refused.append(len(seen))
+            raise MemoryError("no memory for more than one update")
+        return attack(self, victim, seen, **more)
+
+    monkeypatch.setattr(Attack, "__call__", cramped)
+    halved = make(experiment, cell, store)
+    assert isinstance(halved, AttackRun)
+    assert refused == [len(whole.victims)]
+    assert [one.ssim for one in halved.victims] == pytest.approx([one.ssim for one in whole.victims], abs=2e-3)
+
+    def broken(self, victim, seen, **more):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(Attack, "__call__", broken)
+    failed = make(experiment, cell, store)
+    assert isinstance(failed, AttackRun)
+    assert {(one.outcome, one.reason, one.ssim) for one in failed.victims} == {("failed", "RuntimeError: boom", None)}

@@ -24,7 +24,7 @@ from attacker.experiments.i2f.scales import INFLUENCE_SCALES
 from attacker.experiments.precode.run import run_pieces
 from attacker.experiments.published_nets import ONE_LOGIT, initialised, model_of, published
 from attacker.experiments.store import Store
-from attacker.metrics.rank_correlation import rank_correlation
+from attacker.metrics.intervals import rank_correlation
 from fl_precode.data import load_data
 from fl_precode.models import build_model
 from tests.browser import chromium, open_page

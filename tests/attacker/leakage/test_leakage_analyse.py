@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from attacker.gradients.noise_free_layers import before_noise
+from attacker.gradients.trace import trace
 from attacker.leakage import (
     ImageLeak,
     Jacobian,
@@ -24,7 +26,6 @@ from attacker.leakage import (
     spectrum,
     without_noise,
 )
-from attacker.leakage.released import before_noise
 from attacker.report.leakage_words import advice, headline
 from attacker.victim import Victim
 from fl_precode.defences.registry import apply_defence, gradient_defence
@@ -126,7 +127,7 @@ def test_the_noise_of_a_bottleneck():
     singular = torch.linalg.svdvals(left)
     assert found.fitted_rmse == pytest.approx(math.sqrt(float(singular.pow(-2).mean())), rel=1e-4)
     assert found.fitted_rmse >= found.known_rmse
-    assert found.before == spectrum(Jacobian(of.restricted(before_noise(one)), images())).rank
+    assert found.before == spectrum(Jacobian(of.restricted(before_noise(trace(one))), images())).rank
 
 
 def test_ignoring_the_noise():
@@ -142,15 +143,16 @@ def test_ignoring_the_noise():
 
 
 def test_what_comes_before_the_noise():
-    assert before_noise(victim("precode:latent=3")) == (
+    assert before_noise(trace(victim("precode:latent=3"))) == {
         "conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "conv3.weight", "conv3.bias",
         "classifier.bottleneck.encoder.weight", "classifier.bottleneck.encoder.bias",
-    )  # fmt: skip
-    cvb = before_noise(victim("cvb"))
-    assert cvb[:2] == ("conv1.weight", "conv1.bias")
+    }  # fmt: skip
+    cvb = before_noise(trace(victim("cvb")))
+    assert {"conv1.weight", "conv1.bias"} < cvb
     assert not any("conv3" in name or "decoder" in name for name in cvb)
+    without = released(victim(), torch.tensor([1]))
     with pytest.raises(ValueError, match="expected a model with a variational bottleneck"):
-        before_noise(victim())
+        noise_ranks(without, images())
 
 
 @pytest.mark.parametrize("spec", ["precode:latent=3", "cvb"])

@@ -142,6 +142,21 @@ def test_failures_of_clients_tape_and_attacks_are_listed(tmp_path):
     assert "No client reply was left out" in clean.words
 
 
+def test_the_loss_that_was_replayed_and_who_named_it(tmp_path):
+    focal = {"loss": "my_app.task:<focal>", "loss_named_by": "tape"}
+    for changes, said in (
+        (focal, "replay the clients' loss, here my_app.task:<focal> , as it was announced."),
+        ({"loss_named_by": "auditor"}, "replay the clients' loss, here cross-entropy, as the auditor named it."),
+        ({"loss_named_by": "nobody"}, "here cross-entropy, which is assumed: nobody named the loss"),
+        ({}, ""),
+    ):
+        words_shown = Page(
+            render_page(record([federation("f1", **changes)], [summary("f1", PLAIN, 4)]), tmp_path)
+        ).words
+        assert said in words_shown
+        assert ("replay the clients' loss" in words_shown) == bool(said), "older records do not say"
+
+
 def test_costs_and_accuracy_of_a_pair(tmp_path):
     pair = [federation("f2", "precode", final_accuracy=0.61), federation("f1")]
     page = Page(render_page(record(pair, [summary("f1", PLAIN, 4), summary("f2", PLAIN, 0)]), tmp_path))
