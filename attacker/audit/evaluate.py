@@ -18,6 +18,7 @@ from attacker.audit.record import AttackSummary, FederationSummary, ImageResult,
 from attacker.audit.trials import originals, share_interval, trials
 from attacker.audit.truth import Truth
 from attacker.metrics import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
+from attacker.reasons import Reason, because, coded
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
@@ -212,7 +213,8 @@ class UpdateEvaluation:
             placebos: What it made of updates without these images, as far as that is known.
         """
         reconstruction = run.reconstruction or Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED)
-        images, reason = self._in_order(as_images(reconstruction, self._inputs))
+        images, unfit = self._in_order(as_images(reconstruction, self._inputs))
+        reason = coded(run.error or unfit or reconstruction.reason)
         scores = self._scores(images, run)
         guesses = self._beyond(placebos or Placebos())
         return [
@@ -226,8 +228,9 @@ class UpdateEvaluation:
                 round=self._observation.round,
                 node=self._observation.node,
                 image=i,
-                outcome="failed" if run.error or reason else OUTCOMES[reconstruction.outcome],
-                reason=run.error or reason or reconstruction.reason,
+                outcome="failed" if run.error or unfit else OUTCOMES[reconstruction.outcome],
+                reason=str(reason),
+                reason_codes=list(reason.codes),
                 ssim=scores[i].ssim,
                 psnr=scores[i].psnr,
                 mse=scores[i].mse,
@@ -249,13 +252,13 @@ class UpdateEvaluation:
             for i, identifier in enumerate(self._ids)
         ]
 
-    def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, str]:
+    def _in_order(self, images: Tensor | None) -> tuple[Tensor | None, Reason]:
         """The images in the order of the truth, or a reason why they cannot be compared."""
         if images is not None and len(images) != len(self._ids):
-            return None, f"the attack gave {len(images)} images for an update of {len(self._ids)}"
+            return None, because("images-do-not-fit", got=len(images), expected=len(self._ids))
         if images is None or self._truth is None:
-            return images, ""
-        return in_order(images, self._truth.images), ""
+            return images, Reason("")
+        return in_order(images, self._truth.images), Reason("")
 
     def _scores(self, images: Tensor | None, run: AttackRun) -> list[Scores]:
         if self._truth is None or (images is None and run.reconstruction is None):
@@ -315,6 +318,7 @@ def summarise(
         not_applicable=len(own) - len(tried),
         failed=sum(row.outcome in ("failed", "diverged") for row in tried),
         reasons=sorted({row.reason for row in own if row.reason}),
+        reason_codes=sorted({code for row in own for code in row.reason_codes}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
         interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,

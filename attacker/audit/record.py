@@ -294,6 +294,9 @@ class ImageResult(Entry):
         description="class that the attack used for this image; null when it used none, when images were put in the "
         "order of the truth, and in older records",
     )
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+    )
 
 
 class AttackSummary(Entry):
@@ -325,6 +328,9 @@ class AttackSummary(Entry):
     )
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of all reasons, as in docs/codes.md, in the alphabet; absent in older records"
+    )
 
 
 class AuditRecord(Entry):

@@ -15,6 +15,7 @@ from attacker.audit.evaluate import OUTCOMES, SUCCESS_THRESHOLD, as_images, in_o
 from attacker.audit.placebos import OTHER_UPDATE, beyond, same_images, updates_of_others
 from attacker.audit.record import finite
 from attacker.engine import trace
+from attacker.reasons import raised
 from attacker.reproduce.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
 from attacker.reproduce.client import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
 from attacker.reproduce.experiment import Experiment, generator, guesses_of, images
@@ -155,8 +156,7 @@ def _attack(experiment: Experiment, cell: Cell, store: Store) -> AttackRun:
         )
     except Exception as error:
         # One attack's defect must not cost the results of the others; the record names it.
-        reason = f"{type(error).__name__}: {error}"
-        failed = Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=reason)
+        failed = Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=raised(error))
         found = [failed] * len(scene.observations)
     return AttackRun(
         victims=_scores(scene, found),
