@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from attacker.audit.flag_sentences import FLAG_SENTENCES
 from attacker.reasons import PLAIN, SENTENCES
 
 PAGE: Final = Path(__file__).with_name("codes.md")
@@ -27,16 +28,21 @@ Why an attack was not made, how it ended, and what a plan says of it. Here they 
 The first code is that of the whole; those of what it mentions follow. An attack that gives plain text has
 `{PLAIN}`; one that returns `fl_precode.attacks.Reason(sentence, code)` has a code of its own.
 """
+_FLAGS: Final = """## Flags
+
+`name` of each flag in `audit.json`: [flags and verdicts](flags.md) say when it is raised. What an audit assumes, and
+what would let an attack run (`mends`), has the codes of [assumptions](assumptions.md).
+"""
 
 
 def page() -> str:
     """The page as Markdown."""
-    return "\n".join([_HEAD, _REASONS, *_table(SENTENCES)])
+    return "\n".join([_HEAD, _REASONS, *_table(SENTENCES), _FLAGS, *_table(FLAG_SENTENCES)])
 
 
 def golden() -> str:
     """Every key with its sentence, a line each."""
-    return "".join(f"{key}: {sentence}\n" for key, sentence in SENTENCES.items())
+    return "".join(f"{key}: {sentence}\n" for table in (SENTENCES, FLAG_SENTENCES) for key, sentence in table.items())
 
 
 def _table(sentences: Mapping[str, str]) -> Iterator[str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from attacker.audit.flag_sentences import FLAG_SENTENCES, FLAGS
 from attacker.reasons import SENTENCES, Reason, because
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate_codes.py"))
-MADE_BY = {"because": SENTENCES}
+MADE_BY = {"because": SENTENCES, "raised_flag": FLAG_SENTENCES}
 """Names of the functions that fill sentences, and their tables."""
 
 
@@ -39,7 +40,7 @@ def calls() -> list[tuple[str, str, list[str], set[str]]]:
 def named() -> set[str]:
     """Keys that stand in the sources other than in a table, also where one of two is chosen."""
     text = "".join(path.read_text() for path in (ROOT / "attacker").rglob("*.py"))
-    return {key for key in SENTENCES if re.search(f'"{re.escape(key)}"(?!:)', text)}
+    return {key for table in MADE_BY.values() for key in table if re.search(f'"{re.escape(key)}"(?!:)', text)}
 
 
 def test_the_golden_file_and_the_page_are_those_of_the_tables():
@@ -51,13 +52,15 @@ def test_every_call_names_a_sentence_and_gives_just_its_values():
     made = calls()
     assert len(made) > 100
     for place, function, keys, values in made:
+        assert keys, f"{place}: the sentence is not named in place"
         for key in keys:
             assert key in MADE_BY[function], f"{place}: no sentence {key!r}"
-            assert values == fields(MADE_BY[function][key]), f"{place}: {key}"
+            assert fields(MADE_BY[function][key]) <= values, f"{place}: {key}"
+        assert values == set().union(*(fields(MADE_BY[function][key]) for key in keys)), place
 
 
 def test_every_sentence_is_said_somewhere():
-    assert SENTENCES.keys() == named()
+    assert SENTENCES.keys() | FLAG_SENTENCES.keys() == named()
 
 
 def test_codes_are_kebab_case_and_a_wrong_one_is_named():
@@ -65,6 +68,10 @@ def test_codes_are_kebab_case_and_a_wrong_one_is_named():
         Reason("said", *key.split("."))
     with pytest.raises(ValueError, match=r"kebab-case.*'batch_size'"):
         Reason("said", "good-code", "batch_size")
+
+
+def test_every_flag_has_its_sentences_and_no_other():
+    assert {key.partition(".")[0] for key in FLAG_SENTENCES} == FLAGS.keys()
 
 
 def test_a_reason_is_its_sentence_and_keeps_its_codes():

@@ -285,8 +285,8 @@ def _result(search: Search, found: _Found, index: int, labels: Tensor, seconds: 
     reason = Reason("")
     if bool(matched.diverged[index, restart]):
         outcome = Outcome.DIVERGED
-        code = "distance-not-finite" if measured else "distance-not-finite.never"
-        reason = because(code, restarts=search.restarts.count)
+        restarts = search.restarts.count
+        reason = because("distance-not-finite" if measured else "distance-not-finite.never", restarts=restarts)
     steps = int(matched.iterations[index].max())
     cut = matched.cut and outcome is not Outcome.CONVERGED
     if cut:
