@@ -215,7 +215,11 @@ def labels_unknown(view: FederationView) -> Iterator[Found]:
         right = statistics.fmean(known) if known else None
         name = capitalised(attack_name(one.attack))
         if right is not None and right < RIGHT_LABELS:
-            which = "labels-unknown.granted" if granted else "labels-unknown.in-part"
-            yield raised_flag(which, one.attack, attack=name, share=percent(right))
+            yield raised_flag(
+                "labels-unknown.granted" if granted else "labels-unknown.in-part",
+                one.attack,
+                attack=name,
+                share=percent(right),
+            )
         elif rows and right is None and not granted:
             yield raised_flag("labels-unknown", one.attack, attack=name)
