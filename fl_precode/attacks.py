@@ -77,6 +77,7 @@ from attacker.attacks.parts import (
     Uniform,
 )
 from attacker.engine import CompositeKind, LayerKind, register_layer
+from attacker.reasons import Reason
 
 __all__ = [
     "ATTACKS",
@@ -111,6 +112,7 @@ __all__ = [
     "Portfolio",
     "Progress",
     "RacedTotalVariation",
+    "Reason",
     "Reconstruction",
     "ReplayMode",
     "Restarts",

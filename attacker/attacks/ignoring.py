@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from attacker.attacks.adaptation import Knowledge, NoiseSearch
-from attacker.attacks.adaptive import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive import AdaptiveMatching
 from attacker.attacks.adaptive_specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.registration import register_attack
 from attacker.engine import Trace
 from attacker.engine.noise_free import before_noise
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -55,12 +56,12 @@ class Ignore(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """Which layers count."""
         del victim, observation
         if not seen.bottlenecks:
-            return NO_BOTTLENECK
+            return because("no-bottleneck.plain")
         matched = before_noise(seen)
         if not matched:
-            return f"no layer with parameters runs before the noise of {seen.bottlenecks[0].name!r} is drawn"
+            return because("nothing-before-noise", name=seen.bottlenecks[0].name)
         return Knowledge(matched=matched)

@@ -9,6 +9,7 @@ from typing import ClassVar
 from attacker.attacks.piece import Piece
 from attacker.engine import BatchStatistics, Replay, priors, why_no_batch_statistics
 from attacker.engine.ranges import check_weight
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -37,7 +38,7 @@ class Prior(ABC):
     def on(self, piece: Piece) -> priors.Prior:
         """The penalty for what is attacked together."""
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why it has nothing to compare with in an update, or None when it has."""
         del victim, observation
         return None
@@ -168,9 +169,9 @@ class BNStatistics(_Weighted):
         ]
         return BatchStatistics(replays, latents=piece.seen.latents)
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Models without such layers, and updates without their statistics."""
         reason = why_no_batch_statistics(victim.model, observation.buffers)
         if reason is None or not self.weight:
             return None
-        return f"batch_norm={self.weight:g} has nothing to compare with: {reason}; batch_norm=0 does without"
+        return because("prior-has-no-reference", weight=self.weight, why=reason)

@@ -276,4 +276,4 @@ def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:
     """What stands for an attack that does not fit; None for one that was not tried, which only the plan names."""
     if planned is None or planned.status in ("run", "over_budget"):
         return None
-    return Reconstruction.not_applicable(planned.reason)
+    return Reconstruction.not_applicable(planned.why)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from attacker.audit.checks import FLAGS, flags
+from attacker.audit.checks import flags
 from attacker.audit.counting import comparable, counts
+from attacker.audit.flag_sentences import FLAGS
 from attacker.audit.record import AuditRecord, FederationSummary
 from attacker.audit.verdict import title_of
 from attacker.audit.view import FederationView, counterpart, is_defended

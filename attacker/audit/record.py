@@ -263,6 +263,9 @@ class ImageScore(Entry):
         description="SSIM of the best guess without this update; null without truth and in older records",
     )
     guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+    )
 
 
 class ImageResult(ImageScore):
@@ -337,6 +340,9 @@ class AttackSummary(Entry):
     )
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of all reasons, as in docs/codes.md, in the alphabet; absent in older records"
+    )
 
 
 class AuditRecord(Entry):

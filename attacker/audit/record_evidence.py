@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from attacker.audit.record_entry import Count, Entry, Identifier, Number, PlanStatus, Role, VerdictName
+from attacker.reasons import Reason
 
 
 class ThreatModel(Entry):
@@ -35,6 +36,18 @@ class PlannedAttack(Entry):
     mends: list[Identifier] = Field(
         default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
     )
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+    )
+
+    @property
+    def why(self) -> Reason:
+        """The reason with its codes."""
+        return Reason(self.reason, *self.reason_codes)
+
+    def replanned(self, reason: Reason, **changes: object) -> PlannedAttack:
+        """The same with another reason, and other changes."""
+        return self.model_copy(update={**changes, "reason": str(reason), "reason_codes": list(reason.codes)})
 
 
 class AssumptionEntry(Entry):

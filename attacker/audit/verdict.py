@@ -26,8 +26,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attacker.attacks.registry import attack_title
-from attacker.audit.checks import FLAGS, flags
+from attacker.audit.checks import flags
 from attacker.audit.confirmed import confirmed
+from attacker.audit.flag_sentences import FLAGS
 from attacker.audit.record import (
     AttackSummary,
     AuditRecord,

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from attacker.audit.campaign import ENDED
 from attacker.audit.clock import Clock
 from attacker.audit.run import audit, plan
 from attacker.audit.settings import AuditSettings
@@ -72,7 +71,7 @@ def test_code_that_never_comes_back_is_stopped_and_has_failed(tmp_path, monkeypa
     monkeypatch.setattr(slow_models, "CALLS_BEFORE_IT_HANGS", [3])
     monkeypatch.setenv("SLOW_MODEL_HANGS_AFTER", "3")
     record = audited(tape, tmp_path / "audit", LONG, workers=workers)
-    assert {(row.outcome, row.reason) for row in record.results} == {("failed", ENDED)}
+    assert {(row.outcome, *row.reason_codes) for row in record.results} == {("failed", "stopped-by-force")}
 
 
 def test_what_was_not_begun_is_left_out_and_the_same_command_goes_on_with_it(slow_tape, tmp_path, monkeypatch):

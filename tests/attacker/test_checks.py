@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attacker.audit.checks import CHECKS, FLAGS, LARGEST_SHARE, flags
+from attacker.audit.checks import CHECKS, LARGEST_SHARE, flags
+from attacker.audit.flag_sentences import FLAGS
 from attacker.audit.record import AttackDescription, PlannedAttack, UpdateFacts
 from attacker.metrics import wilson_interval
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, rows, summary, told

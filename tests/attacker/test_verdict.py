@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attacker.audit.checks import FLAGS, flags
+from attacker.audit.checks import flags
+from attacker.audit.flag_sentences import FLAGS
 from attacker.audit.record import AuditRecord, Flag
 from attacker.audit.verdict import verdicts
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, summary, told
