@@ -21,6 +21,7 @@ from attacker.audit.run import attack_seed
 from attacker.audit.selection import ordered_victims
 from attacker.audit.subject import TapeSource, open_subject, summarise_federation
 from attacker.audit.truth import Truth
+from attacker.reasons import because
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeHeader
 from tests.attacker.audits import audit_tape, audit_tapes
@@ -130,7 +131,7 @@ def test_images_of_another_number_are_a_named_failure(evaluation):
     update, inputs, _ = evaluation
     rows = update.results(attacked(inputs[:2]), "a1")
     assert {row.outcome for row in rows} == {"failed"}
-    assert rows[0].reason == "the attack gave 2 images for an update of 3"
+    assert rows[0].reason == because("images-do-not-fit", got=2, expected=3)
     assert rows[0].reconstruction is None
 
 
@@ -237,7 +238,8 @@ def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path):
     with ATTACKS.instead({"raising": entry}):
         record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
     assert [row.outcome for row in record.results] == ["failed", "converged"]
-    assert record.results[0].reason == "RuntimeError: no memory left"
+    assert record.results[0].reason == because("attack-raised", kind="RuntimeError", error="no memory left")
+    assert record.results[0].reason_codes == record.summaries[0].reason_codes == ["attack-raised"]
     assert (record.summaries[0].failed, record.summaries[0].successes) == (1, 0)
 
 

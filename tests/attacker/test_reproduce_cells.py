@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from attacker.reasons import because
 from attacker.reproduce.cells import AttackRun, Cell, Setup, Training
 from attacker.reproduce.client import observe
 from attacker.reproduce.experiment import attack_cell, images
@@ -222,5 +223,6 @@ def test_an_attack_that_does_not_fit_says_why(tmp_path):
     run = make(experiment, attack_cell(LENET, "first-layer", 0), store)
     assert isinstance(run, AttackRun)
     assert {one.outcome for one in run.victims} == {"not_applicable"}
-    assert all("Conv2d" in one.reason and one.ssim is None for one in run.victims)
+    kind = because("first-layer-not-linear", name="conv1", kind="Conv2d")
+    assert all(one.reason == kind and one.ssim is None for one in run.victims)
     assert run.images is None
