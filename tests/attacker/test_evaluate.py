@@ -204,7 +204,7 @@ def test_without_evaluation_file_the_audit_goes_on_and_says_so(tmp_path):
     taped = tape_federation(tmp_path, evaluation=False, rounds=1)
     record = audit_tape(taped.tape, out=tmp_path / "audit", attacks=QUICK, victims=2)
     assert not record.federations[0].truth_known
-    assert "There is no evaluation.json beside the tape" in record.federations[0].truth_note
+    assert record.federations[0].truth_codes == ["truth-not-there"]
     assert all(row.ssim is None and row.reconstruction is not None for row in record.results)
     assert record.summaries[0].successes is None
     assert {victim.truth for victim in record.victims} == {None}
@@ -215,7 +215,7 @@ def test_without_evaluation_file_the_audit_goes_on_and_says_so(tmp_path):
 def test_truth_can_be_left_out(single, tmp_path):
     record = audit_tapes([TapeSource(tape=single.tape, truth=False)], out=tmp_path, attacks=["first-layer"], victims=1)
     assert record.results[0].ssim is None
-    assert record.federations[0].truth_note == "The audit was asked to leave the truth out."
+    assert record.federations[0].truth_note == because("truth-left-out")
 
 
 @dataclass(frozen=True, kw_only=True)
