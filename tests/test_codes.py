@@ -6,7 +6,6 @@ import ast
 import copy
 import pickle
 import re
-import runpy
 import string
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ import torch
 from attacker.audit.attack_work import ATTACK
 from attacker.audit.flag_sentences import FLAG_SENTENCES, FLAGS
 from attacker.reasons import SENTENCES, Reason, because
+from tests import generate_codes
 from tests.attacker import tiny
 from tests.attacker.own_attacks import Grey
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate_codes.py"))
 MADE_BY = {"because": SENTENCES, "raised_flag": FLAG_SENTENCES}
 """Names of the functions that fill sentences, and their tables."""
 
@@ -49,8 +48,10 @@ def named() -> set[str]:
 
 
 def test_the_golden_file_and_the_page_are_those_of_the_tables():
-    assert GENERATOR["golden"]() == GENERATOR["GOLDEN"].read_text(), "see the diff of: python docs/generate_codes.py"
-    assert GENERATOR["page"]() == GENERATOR["PAGE"].read_text(), "run: python docs/generate_codes.py"
+    assert generate_codes.golden() == generate_codes.GOLDEN.read_text(), (
+        "see the diff of: python -m tests.generate_codes"
+    )
+    assert generate_codes.page() == generate_codes.PAGE.read_text(), "run: python -m tests.generate_codes"
 
 
 def test_every_call_names_a_sentence_and_gives_just_its_values():

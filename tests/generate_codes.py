@@ -1,4 +1,4 @@
-"""Write docs/codes.md and the golden file of all sentences from their tables: ``python docs/generate_codes.py``."""
+"""Write docs/codes.md and the golden file of all sentences from their tables: ``python -m tests.generate_codes``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 from attacker.audit.flag_sentences import FLAG_SENTENCES
 from attacker.reasons import PLAIN, SENTENCES
 
-PAGE: Final = Path(__file__).with_name("codes.md")
-GOLDEN: Final = Path(__file__).parents[1] / "tests" / "sentences.txt"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "codes.md"
+GOLDEN: Final = Path(__file__).with_name("sentences.txt")
 _HEAD: Final = """# Codes
 
-Made by `docs/generate_codes.py` from the tables of sentences. A code keeps its meaning within a minor version; how its
+Made by `tests/generate_codes.py` from the tables of sentences. A code keeps its meaning within a minor version; how its
 sentence is worded does not. Programs read the code, people the sentence. *Slanted* words stand for values.
 """
 _REASONS: Final = f"""## Reasons
