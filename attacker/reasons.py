@@ -200,6 +200,94 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "nothing-answers.as-well": "no attack here knows {names} as well, so that nothing can show that it holds",
         "defence-unknown": "the defence is not known, and this attack does not ask for it",
         "searches-dropout": "the model itself has dropout ({names}), whose masks it searches with the images",
+        # Why there is no undefended control.
+        "control-not-wanted": "it was left out",
+        "control-needs-defence": "there is no defence to leave out",
+        "control-needs-defence.unknown": "the defence is not known, so it cannot be left out",
+        "control-needs-truth": "the true images are not known, from which it would be computed",
+        "control-needs-weights": "the weights of the defended model are not those of the undefended one and the "
+        "defence's own",
+        "control-needs-training": "the normalisation of the images is not known, so the clients' training cannot be "
+        "repeated",
+        "control-needs-training.frozen": "a part of the model is not trained or not sent, and what the clients do with "
+        "it is not known",
+        "control-needs-training.rate": "the clients' learning rate is not announced, so their training cannot be "
+        "repeated",
+        "control-needs-training.steps": "the number of the clients' local steps is not announced, so their training "
+        "cannot be repeated",
+        "control-needs-training.batches": "the clients make {steps} local steps and the truth tells the batch of "
+        "{recorded}, so their training cannot be repeated; record_truth called with every batch tells them all",
+        "control-needs-time": "repeating one client's training would take about {needed:.0f} s, and {left:.0f} s of "
+        "the budget are left for it; a longer --budget gives it more",
+        "control-raised": "computing it failed: {kind}: {error}",
+        # Why the truth of an update is not scored.
+        "truth-left-out": "The audit was asked to leave the truth out.",
+        "truth-not-there": "There is no {evaluation} beside the tape and no {folder}, so the true images are not "
+        "known. A client of yours can record them (record_truth, docs/truth.md); a real server never has them.",
+        "truth-unreadable": "The true images are not known: {error}.",
+        "truth-unreadable.update": "{error}",
+        "truth-of-another-run": "{path} holds nothing that was recorded for an update of this tape; is it of another "
+        "run?",
+        "truth-of-another-run.attacked": "The truth in {origin} has nothing about any attacked update; is it that of "
+        "another run?",
+        "truth-needs-time": "The budget had no time to compare the truth in {origin} with {unchecked} of the {updates} "
+        "attacked updates; whether it is theirs is not known.",
+        "truth-refused": "The truth in {origin} is not that of {which} attacked {updates}, which {are} therefore not "
+        "compared with it. {said}{more}",
+        "truth-refused.update": "Round {round}, client {node}: {why}.",
+        "truth-missing": "it has none",
+        "truth-does-not-fit": "a replay of the client's work on them is no nearer to the update than one on {what}",
+        "truth-of-other-number": "it has {images}, and the update is of {behind}",
+        "truth-of-other-number.batches": "it has {images}, and the update is of {behind} (where clients report batches "
+        'as examples, write examples = "batches" into the notes)',
+        "truth-of-other-shape": "its images have the shape {shape}, and the model takes {expected}",
+        "truth-of-other-classes": "it has a label {label}, and the model has {classes} classes, from 0 on (an image "
+        "with several classes has a number behind theirs: name the loss that takes rows of zeros and ones, such as "
+        "torch.nn:BCEWithLogitsLoss)",
+        "truth-too-large": "it has {images} images, and no more than {most} are compared one by one",
+        # What an update shows of its defence.
+        "not-checked": "whether {what} shows in the update could not be checked: {kind}: {error}",
+        "pruning-not-applied": "pruning of {share:.0%} was announced, and the update has fewer zeros than that",
+        "clipping-not-applied": "a norm of at most {largest:g} was announced, and the update is larger",
+        "rounding-not-applied": "rounding to {bits} bits was announced, and the update has more different values",
+        "signs-not-applied": "signs were announced, and the update has more than one magnitude in a tensor",
+        "soteria-not-applied": "soteria on {share:.0%} of a layer's columns was announced, and no layer has as many "
+        "columns of zeros",
+        "noise-not-applied": "noise (std {std:g}) was announced, and the update shows {least:.1g} in a Linear layer",
+        "noise-not-applied.some-layers": "noise on some layers (std {std:g}) was announced, and no Linear layer shows "
+        "any",
+        "was-pruned": "the smallest numbers of the update are missing, in scattered places: it was pruned (as a "
+        "defence, or to send less), and no such defence was announced",
+        "was-rounded": "the update consists of few different values: it was rounded (as a defence, or to send less), "
+        "and no such defence was announced",
+        "was-rounded.adaptive": "the update consists of few different values: it was rounded (as a defence, or to send "
+        "less), or this is the first step of an adaptive optimiser: {evidence}",
+        "innocent-rest": "{rest}. An innocent reason shows: {reasons}",
+        "open-rest": "{rest}. It may be noise, or {reasons}",
+        "unexplained-rest": "{rest}. No innocent reason explains it. Excluded: {reasons}",
+        "unexplained-rest.denied": "{rest}. It looks as after what was said not to be: {reasons}",
+        "more-than-its-inputs": "the update {layer} is not a sum of at most {most} outer products, as many as it has "
+        "inputs: what stands beyond them has a root mean square of {size:.1g}, {share:.2g} times that of the update",
+        # What leakage indices lack.
+        "leakage-too-large": "too large for an audit, with {unknowns:,} numbers in an image and {numbers:,} in an "
+        "update; fl-precode analyse takes more time for it",
+        "leakage-needs-truth": "the true images are not known, and the indices are about them",
+        "leakage-needs-time": "not computed: the budget had no time left for it; a longer --budget or fl-precode "
+        "analyse has",
+        "leakage-raised": "{what} could not be analysed: {kind}: {error}",
+        "leakage-of-all": "Computed for {images} images",
+        "leakage-of-some": "Computed for {count} of {images} attacked images",
+        "gradient-vanishes": "{count} of them have a gradient of zero or infinity and are left out",
+        "noise-fitted": "for an attacker who fits the noise that the model draws along with the image",
+        "each-image-alone": "each image by itself, as if nothing else were in its update",
+        "one-gradient-for-all": "one gradient at the weights that were sent, whatever steps followed",
+        "no-defence-on-gradient": "no known defence changes the gradient, so that no error is predicted from one",
+        "too-few-to-correlate": "fewer than {least} different errors were predicted and measured to be compared",
+        "noise-attack-needs-time": "searches would take longer than {seconds:.3g} s",
+        # Why an update tells no labels by itself.
+        "labels-unread": "{error}",
+        "labels-unread.bias": "the classifier has no bias, or the images behind the update are not known",
+        "labels-unread.optimiser": "the optimiser weighs its steps unequally",
     }
 )
 """Sentences by code. Behind a dot stands which of several sentences of one code it is."""
@@ -258,6 +346,11 @@ def because(key: str, /, **values: object) -> Reason:
     return Reason(SENTENCES[key].format(**values), key.partition(".")[0], *inner)
 
 
+def codes_of(reasons: Iterable[Reason]) -> list[str]:
+    """The codes of several reasons, each once."""
+    return list(dict.fromkeys(code for reason in reasons for code in reason.codes))
+
+
 def raised(error: BaseException) -> Reason:
     """That an attack raised, in the words of the error."""
     return because("attack-raised", kind=type(error).__name__, error=error)
@@ -274,11 +367,11 @@ def coded(text: str) -> Reason:
     return Reason(text, PLAIN) if text else Reason(text)
 
 
-def joined(parts: Iterable[str]) -> Reason:
+def joined(parts: Iterable[str], between: str = "; ") -> Reason:
     """Several reasons as one, without those that are empty.
 
     >>> joined(["", because("estimate-refined"), "by hand"]), joined(["", because("estimate-refined"), "by hand"]).codes
     ('refined; by hand', ('estimate-refined', 'attack-says'))
     """
     own = [coded(part) for part in parts if part]
-    return Reason("; ".join(own), *(code for part in own for code in part.codes))
+    return Reason(between.join(own), *(code for part in own for code in part.codes))

@@ -6,17 +6,21 @@ import ast
 import copy
 import pickle
 import re
-import runpy
 import string
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from attacker.audit.attack_work import ATTACK
 from attacker.audit.flag_sentences import FLAG_SENTENCES, FLAGS
 from attacker.reasons import SENTENCES, Reason, because
+from tests import generate_codes
+from tests.attacker import tiny
+from tests.attacker.own_attacks import Grey
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate_codes.py"))
 MADE_BY = {"because": SENTENCES, "raised_flag": FLAG_SENTENCES}
 """Names of the functions that fill sentences, and their tables."""
 
@@ -44,8 +48,10 @@ def named() -> set[str]:
 
 
 def test_the_golden_file_and_the_page_are_those_of_the_tables():
-    assert GENERATOR["golden"]() == GENERATOR["GOLDEN"].read_text(), "see the diff of: python docs/generate_codes.py"
-    assert GENERATOR["page"]() == GENERATOR["PAGE"].read_text(), "run: python docs/generate_codes.py"
+    assert generate_codes.golden() == generate_codes.GOLDEN.read_text(), (
+        "see the diff of: python -m tests.generate_codes"
+    )
+    assert generate_codes.page() == generate_codes.PAGE.read_text(), "run: python -m tests.generate_codes"
 
 
 def test_every_call_names_a_sentence_and_gives_just_its_values():
@@ -81,3 +87,29 @@ def test_a_reason_is_its_sentence_and_keeps_its_codes():
     assert type(str(outer)) is str
     for other in (copy.copy(outer), copy.deepcopy(outer), pickle.loads(pickle.dumps(outer))):  # noqa: S301 - our own
         assert (other, other.codes) == (outer, ("scale-needed", "learning-rate-unknown"))
+
+
+@dataclass(frozen=True)
+class Refuses(Grey):
+    """Refuses everything, in words that it is given."""
+
+    says: str = ""
+
+    def refuses(self, victim, observation):
+        return self.says
+
+
+@pytest.mark.parametrize(
+    ("says", "codes"),
+    [("it is too dark", ("attack-says",)), (Reason("it is too dark", "too-dark"), ("too-dark",))],
+    ids=["plain words", "a code of its own"],
+)
+def test_what_a_plug_in_says_has_a_code_and_keeps_it_in_the_store(says, codes):
+    spec = tiny.inputs()
+    victim = tiny.victim(tiny.mlp(spec), spec)
+    attack = Refuses(says=says)
+    seen = [tiny.observe(victim, tiny.images(spec, 1), [1])]
+    assert attack.why_not(victim, seen[0]).codes == codes
+    found = attack(victim, seen, generator=torch.Generator())
+    stored = ATTACK.decode(*ATTACK.encode(found))
+    assert [(one.reason, one.reason_codes) for one in (*found, *stored)] == [("it is too dark", codes)] * 2

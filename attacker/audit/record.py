@@ -223,6 +223,15 @@ class FederationSummary(Entry):
     privacy: PrivacySpent | None = Field(
         default=None, description="by the run's result.json; null without DP-SGD and in older records"
     )
+    truth_codes: list[Identifier] = Field(
+        default=[], description="of truth_note, as in docs/codes.md; absent in older records"
+    )
+    doubt_codes: list[Identifier] = Field(
+        default=[], description="of all doubts, as in docs/codes.md; absent in older records"
+    )
+    not_announced_codes: list[Identifier] = Field(
+        default=[], description="of all that was not announced, as in docs/codes.md; absent in older records"
+    )
 
 
 class VictimImage(Entry):

@@ -126,6 +126,9 @@ class LeakageSummary(Entry):
     noise_attack: NoiseAttack | None = Field(
         default=None, description="what an attacker with a prior makes of noise; absent in older records"
     )
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md; absent in older records"
+    )
 
 
 class UpdateReading(Entry):
@@ -142,6 +145,7 @@ class UpdateReading(Entry):
         description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
     )
     why_no_labels: str = Field(description="why not; empty otherwise")
+    why_codes: list[Identifier] = Field(default=[], description="of it, as in docs/codes.md; absent in older records")
 
 
 class UpdateFacts(Entry):

@@ -11,6 +11,7 @@ from attacker.attacks.registry import attack_title
 from attacker.audit.flag_sentences import Found, raised_flag
 from attacker.audit.record import AttackSummary, ImageResult
 from attacker.audit.view import FederationView
+from attacker.reasons import because
 from attacker.report.words import capitalised, counted, percent
 from fl_precode.spec import parse_spec
 
@@ -38,7 +39,9 @@ FLOOR_WIDTH = 0.02
 CUT_SHARE = 0.05
 """Share of images on which a search may be cut before its result is doubted."""
 
-_SAID = "matched by "
+_SAID = str(because("distance-chosen", distance=""))
+"""What stands before the distance that a search says it was measured by."""
+
 _SQUARED = frozenset({"dlg", "idlg", "see-through-gradients"})
 _BUDGET = ("iterations", "restarts")
 

@@ -1,4 +1,4 @@
-"""Write docs/codes.md and the golden file of all sentences from their tables: ``python docs/generate_codes.py``."""
+"""Write docs/codes.md and the golden file of all sentences from their tables: ``python -m tests.generate_codes``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Final
 from attacker.audit.flag_sentences import FLAG_SENTENCES
 from attacker.reasons import PLAIN, SENTENCES
 
-PAGE: Final = Path(__file__).with_name("codes.md")
-GOLDEN: Final = Path(__file__).parents[1] / "tests" / "sentences.txt"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "codes.md"
+GOLDEN: Final = Path(__file__).with_name("sentences.txt")
 _HEAD: Final = """# Codes
 
-Made by `docs/generate_codes.py` from the tables of sentences. A code keeps its meaning within a minor version; how its
+Made by `tests/generate_codes.py` from the tables of sentences. A code keeps its meaning within a minor version; how its
 sentence is worded does not. Programs read the code, people the sentence. *Slanted* words stand for values.
 """
 _REASONS: Final = f"""## Reasons
 
-Why an attack was not made, how it ended, and what a plan says of it. Here they are found:
+Why an attack was not made, how it ended, what a plan says of it, and what an audit lacks. Here they are found:
 
-* `reason_codes` of each result, summary and planned attack in `audit.json`, and a column of `results.csv`;
+* `reason_codes` of each result, summary, planned attack and leakage summary in `audit.json`, and a column of
+  `results.csv`;
+* `truth_codes`, `doubt_codes` and `not_announced_codes` of each federation there, and `why_codes` of a reading;
 * `Reconstruction.reason_codes` and `Choice.reason_codes` in Python;
 * `code` and `codes` of what `Attack.why_not` returns.
 
@@ -57,7 +59,7 @@ def _table(sentences: Mapping[str, str]) -> Iterator[str]:
 
 
 def _as_text(sentence: str) -> str:
-    return re.sub(r"\{(\w+)[^}]*\}", r"*\1*", sentence).replace("|", r"\|").replace("{{", "{").replace("}}", "}")
+    return re.sub(r"\{(\w+)[^}]*\}", r"*\1*", sentence).replace("**", "* *").replace("|", r"\|")
 
 
 if __name__ == "__main__":
