@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacker.model_copy import check_runs_alone, own_copy
+from attacker.reasons import Reason, because
 from fl_precode.assumption import Assumption
 from fl_precode.defences.precode import track_kl
 from fl_precode.loss import Criterion, Loss, checked_loss
@@ -38,7 +39,7 @@ class OutputForm:
         several: What is returned, in words, where it is more than the class scores.
     """
 
-    why_no_loss: str | None = None
+    why_no_loss: Reason | None = None
     one_logit: bool = False
     is_probability: bool = False
     several: str | None = None
@@ -124,7 +125,7 @@ class Victim:
         columns = 1 if self.form.one_logit else self.inputs.classes
         return checked_loss(self.loss, self._cross_entropy, columns=columns, probabilities=self.form.is_probability)
 
-    def why_not_cross_entropy(self, what: str) -> str | None:
+    def why_not_cross_entropy(self, what: str) -> Reason | None:
         """Why something that holds under cross-entropy alone does not hold here, or None where it does.
 
         Args:
@@ -132,7 +133,7 @@ class Victim:
         """
         if self.criterion is None:
             return None
-        return f"{what} needs cross-entropy, and the clients minimise {self.criterion.name!r}"
+        return because("needs-cross-entropy", what=what, loss=self.criterion.name)
 
     @property
     def minimises_cross_entropy(self) -> bool:
@@ -162,7 +163,7 @@ class Victim:
         return total
 
     @property
-    def why_no_loss(self) -> str | None:
+    def why_no_loss(self) -> Reason | None:
         """Why the clients' loss cannot be replayed, as attacks that search must, or None when it can."""
         return self.form.why_no_loss
 
@@ -239,7 +240,7 @@ def _went_through_sigmoid(scores: Tensor) -> bool:
     return node is not None and node.name().startswith("SigmoidBackward")
 
 
-def _no_scores(output: object, inputs: InputSpec) -> str:
+def _no_scores(output: object, inputs: InputSpec) -> Reason:
     """Why there is no loss, in one sentence."""
     first = next(output_tensors(output), None)
     shape = None if first is None else tuple(first.shape[1:])
@@ -247,7 +248,4 @@ def _no_scores(output: object, inputs: InputSpec) -> str:
     what = describe_output(output)
     if first is not None and (shape == inputs.shape or (first.dim() > 1 and first[0].numel() == pixels)):
         what = "images"
-    return (
-        f"the model returns {what}, not class scores: its loss is not known, and no gradient of a candidate can be "
-        "compared. first-layer and layerwise-inversion need no loss"
-    )
+    return because("no-class-scores", what=what)

@@ -77,6 +77,7 @@ from attacker.attacks.gradient_matching.parts import (
 )
 from attacker.attacks.selection import Choice, attacks_for
 from attacker.gradients.ghost.layer_kinds import CompositeKind, LayerKind, register_layer
+from attacker.reasons import Reason
 
 __all__ = [
     "ATTACKS",
@@ -111,6 +112,7 @@ __all__ = [
     "Portfolio",
     "Progress",
     "RacedTotalVariation",
+    "Reason",
     "Reconstruction",
     "ReplayMode",
     "Restarts",

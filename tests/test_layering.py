@@ -28,7 +28,7 @@ LAYERS = (
     ("fl_precode.data",),
     ("fl_precode.federation",),
     # The attacker: mathematics, then attacks, which see observations and public knowledge only.
-    ("attacker", "attacker.jobs", "attacker.metrics", "attacker.model_copy", "attacker.wording"),
+    ("attacker", "attacker.jobs", "attacker.metrics", "attacker.model_copy", "attacker.reasons", "attacker.wording"),
     ("attacker.victim",),
     ("attacker.optim",),
     ("attacker.gradients",),

@@ -29,6 +29,7 @@ from attacker.analytic.low_rank import LowRank, factorise
 from attacker.gradients.observed import observed_gradient, why_not_one_step, why_scale_unknown
 from attacker.gradients.trace import Trace
 from attacker.optim.deadline import time_is_up
+from attacker.reasons import Reason, because
 from fl_precode.defences.precode import VariationalBottleneck
 from fl_precode.observation import Observation
 
@@ -94,34 +95,35 @@ class BatchFeatures:
     residual: float
 
 
-def bottleneck_gradient(seen: Trace, observation: Observation) -> BottleneckGradient | str:
+def bottleneck_gradient(seen: Trace, observation: Observation) -> BottleneckGradient | Reason:
     """What an update says of the bottleneck before the classifier, or why the equations do not hold for it."""
     runs = [run for run in seen.bottlenecks if isinstance(run.module, VariationalBottleneck)]
     last = seen.last_linear()
     if len(seen.bottlenecks) != 1 or not runs or last is None or not isinstance(last.module, nn.Linear):
-        return "made for one variational bottleneck before a Linear classifier"
+        return because("bottleneck-not-one")
     run, module = runs[0], runs[0].module
     assert isinstance(module, VariationalBottleneck)
     prefix = f"{run.name}." if run.name else ""
     if [layer.name for layer in seen.layers[-3:]] != [f"{prefix}encoder", f"{prefix}decoder", last.name]:
-        return f"the bottleneck {run.name!r} is not right before the classifier {last.name!r}"
+        return because("bottleneck-not-last", name=run.name, classifier=last.name)
     needed = {f"{prefix}{one}" for one in ("encoder.weight", "encoder.bias", "decoder.weight")}
     if still := sorted(needed - observation.update.keys()):
-        return f"the gradient of {still[0]} is not in the update: it did not move"
+        return because("bottleneck-did-not-move.gradient", name=still[0])
     why_not = why_not_one_step(observation) or why_scale_unknown(observation)
     if why_not is not None:
-        return f"the equations are those of one gradient of known scale: {why_not}"
+        return because("scale-needed.bottleneck", why=why_not)
     if not module.beta:
-        return f"the bottleneck {run.name!r} has no KL term (beta=0), by which images are told apart"
+        return because("bottleneck-without-kl", name=run.name)
     gradient = {name: value.double() for name, value in observed_gradient(observation).items()}
-    factors = factorise(gradient[f"{prefix}encoder.weight"], _LARGEST_BATCH, expected=observation.batch_size)
-    if isinstance(factors, str):
-        return f"the gradient of {prefix}encoder.weight {factors}"
+    weight = f"{prefix}encoder.weight"
+    factors = factorise(gradient[weight], _LARGEST_BATCH, name=weight, expected=observation.batch_size)
+    if isinstance(factors, Reason):
+        return factors
     if observation.batch_size not in (None, factors.rank):
-        return f"the gradient of {prefix}encoder.weight has rank {factors.rank}, not {observation.batch_size}"
+        return because("rank-too-high.not-that", name=weight, rank=factors.rank, size=observation.batch_size)
     classes = last.module.out_features
     if factors.rank >= classes:
-        return f"needs fewer images than classes: {factors.rank} images, {classes} classes"
+        return because("too-many-images.classes", images=factors.rank, classes=classes)
     weights = {**observation.buffers, **observation.parameters}
     return BottleneckGradient(
         encoder=weights[f"{prefix}encoder.weight"].double(),
@@ -153,7 +155,7 @@ def mixing_gram(seen: BottleneckGradient) -> tuple[Tensor, Tensor]:
 
 def features_of_batch(
     seen: BottleneckGradient, generator: Generator, *, starts: int = 64, steps: int = 60
-) -> BatchFeatures | str:
+) -> BatchFeatures | Reason:
     """Features, gradients and noise of every image, or why they are not found.
 
     Args:
@@ -165,7 +167,7 @@ def features_of_batch(
     gram, ones = mixing_gram(seen)
     values, vectors = torch.linalg.eigh(gram)
     if float(values[0]) <= 0:
-        return "the Gram matrix of the mixing is not positive: the equations do not hold for this update"
+        return because("mixing-not-solved")
     root = vectors @ (values.sqrt()[:, None] * vectors.T)
     image = torch.linalg.solve(root, ones)  # where the rotation takes the vector of ones
     before, after = _frame(image), _frame(torch.ones_like(image))
@@ -192,7 +194,7 @@ def features_of_batch(
         if least < SOLVED or time_is_up():
             break
     if least >= SOLVED:
-        return f"no rotation of {tried} fulfils the equations: the best leaves {least:.2g} of them, above {SOLVED}"
+        return because("mixing-not-solved.rotations", tried=tried, least=least, solved=SOLVED)
     features, deltas, noise = best
     return BatchFeatures(features=features, deltas=deltas, noise=noise, residual=least)
 

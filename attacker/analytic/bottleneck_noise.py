@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from attacker.analytic.rank import numerical_rank, rank_words
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import LayerRun, Trace, trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.defences.precode import VariationalBottleneck
 from fl_precode.observation import Gradients, Observation
@@ -50,7 +51,7 @@ class RecoveredNoise:
     """
 
     bottlenecks: tuple[RecoveredBottleneck | None, ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
     @property
     def complete(self) -> bool:
@@ -81,38 +82,34 @@ def recover_noise(victim: Victim, observation: Observation, seen: Trace | None =
     reasons = []
     for run in runs:
         one = general or _recovered(victim.model, run, gradient, observation)
-        found.append(None if isinstance(one, str) else one)
-        reasons.append(one if isinstance(one, str) else "")
+        found.append(None if isinstance(one, Reason) else one)
+        reasons.append(one if isinstance(one, Reason) else Reason(""))
     return RecoveredNoise(bottlenecks=tuple(found), reasons=tuple(reasons))
 
 
-def _why_not_one_image(observation: Observation) -> str | None:
+def _why_not_one_image(observation: Observation) -> Reason | None:
     if observation.batch_size is not None and observation.batch_size != 1:
-        size = observation.batch_size
-        return f"made for one image: the bottleneck's gradients of {size} images have rank up to {size}"
+        return because("several-images.bottleneck", size=observation.batch_size)
     return why_not_one_step(observation)
 
 
 def _recovered(
     model: nn.Module, run: LayerRun, gradient: Gradients, observation: Observation
-) -> RecoveredBottleneck | str:
+) -> RecoveredBottleneck | Reason:
     layer = run.module
     if not isinstance(layer, VariationalBottleneck):
-        return (
-            f"{run.name!r} is a {type(layer).__name__}: its layers sum over positions, so that one image's gradient "
-            "does not have rank 1"
-        )
+        return because("bottleneck-is-convolutional.positions", name=run.name, kind=type(layer).__name__)
     found = []
     for part in ("encoder", "decoder"):
         prefix = f"{run.name}.{part}" if run.name else part
         if f"{prefix}.weight" not in gradient:
-            return f"the weight of {prefix} did not move: no gradient tells what entered it"
+            return because("bottleneck-did-not-move.weight", name=prefix)
         weight = gradient[f"{prefix}.weight"].double()
         slope = _output_gradient(model, prefix, run.name, gradient, observation)
-        if isinstance(slope, str):
+        if isinstance(slope, Reason):
             return slope
         entered = _rank_one_input(weight, slope, f"{prefix}.weight")
-        if isinstance(entered, str):
+        if isinstance(entered, Reason):
             return entered
         found.append(entered)
     (features, first), (latent, second) = found
@@ -125,7 +122,7 @@ def _recovered(
     mu, stat = stats[:, : layer.latent], stats[:, layer.latent :]
     noise = (latent - mu) / F.softplus(stat)
     if not bool(noise.isfinite().all()):
-        return f"the noise of {run.name!r} is not finite: a standard deviation is zero"
+        return because("bottleneck-noise-not-finite", name=run.name)
     return RecoveredBottleneck(
         name=run.name, features=features, latent=latent, noise=noise, residual=max(first, second)
     )
@@ -133,15 +130,15 @@ def _recovered(
 
 def _output_gradient(
     model: nn.Module, prefix: str, bottleneck: str, gradient: Gradients, observation: Observation
-) -> Tensor | str:
+) -> Tensor | Reason:
     """Gradient of what a layer of the bottleneck returns, up to a factor: that of its bias, or of what follows it."""
     if f"{prefix}.bias" in gradient:
         return gradient[f"{prefix}.bias"].double()
     if prefix.endswith("encoder"):
-        return f"{prefix} has no bias, whose gradient would tell the scale of what entered"
+        return because("bottleneck-without-bias", name=prefix)
     follower = _layer_behind(model, bottleneck)
     if follower is None or f"{follower}.bias" not in gradient:
-        return f"{prefix} has no bias, and no Linear layer with a bias stands directly behind the bottleneck"
+        return because("bottleneck-without-bias.behind", name=prefix)
     # For a classifier this is W^T (p - y), with the gradient of its bias for p - y.
     values = {**observation.buffers, **observation.parameters}
     return values[f"{follower}.weight"].double().T @ gradient[f"{follower}.bias"].double()
@@ -162,21 +159,16 @@ def _layer_behind(model: nn.Module, bottleneck: str) -> str | None:
     return f"{parent}.{behind[0]}" if parent else behind[0]
 
 
-def _rank_one_input(weight: Tensor, slope: Tensor, name: str) -> tuple[Tensor, float] | str:
+def _rank_one_input(weight: Tensor, slope: Tensor, name: str) -> tuple[Tensor, float] | Reason:
     """X of ``weight = slope x^T`` as (1, numbers), and what that leaves out of ``weight``; or why there is none."""
     size = slope.square().sum()
     if not bool(size > 0):
-        return f"the gradient behind {name} is zero everywhere: nothing passed the bottleneck"
+        return because("gradient-is-zero.bottleneck", name=name)
     rank = numerical_rank(weight)
     if rank != 1:
-        return (
-            f"made for one image: the gradient of {name} has rank {rank_words(rank)}, one image and one step give "
-            "rank 1 (more images or steps, or noise and other changes on the update, raise it)"
-        )
+        return because("several-images.bottleneck-rank", name=name, rank=rank_words(rank))
     entered = slope.unsqueeze(0) @ weight / size
     residual = float((weight - slope.unsqueeze(1) @ entered).norm() / weight.norm())
     if residual > 0.1:
-        return (
-            f"the gradient of {name} is not its input times the gradient behind it (relative residual {residual:.2g})"
-        )
+        return because("no-outer-product", name=name, residual=residual)
     return entered, residual

@@ -11,6 +11,7 @@ from attacker.analytic.layer_chain import Chain, Step, chain
 from attacker.analytic.layer_inversion import why_not_inverted
 from attacker.analytic.skip_connections import why_bypassed
 from attacker.gradients.uncompared_parameters import moves
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.defences.precode import VariationalBottleneck
 from fl_precode.randomness.random_layers import Bottleneck
@@ -47,7 +48,7 @@ class Entrance:
         return names if self.constant is None else [*names, self.constant]
 
 
-def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | str:
+def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | Reason:
     """The first place from which everything before can be recovered, or why there is none.
 
     A Linear layer with a bias tells its input and the gradient there whatever stands behind it, so that the first one
@@ -63,18 +64,18 @@ def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | 
     """
     seen = chain(victim)
     found = _encoder(seen) if through_bottleneck else _linear(victim, seen)
-    if isinstance(found, str):
+    if isinstance(found, Reason):
         return found
     reasons = [reason for reason in map(why_not_inverted, found.steps) if reason is not None]
     return (reasons[-1] if reasons else why_bypassed(victim, found.steps, found.layer)) or found
 
 
-def _encoder(seen: Chain) -> Entrance | str:
+def _encoder(seen: Chain) -> Entrance | Reason:
     for place, step in enumerate(seen.steps):
         if isinstance(step.module, VariationalBottleneck) and isinstance(step.module.encoder, nn.Linear):
             name = step.parameter("encoder")
             if not (moves(step.module.encoder, "weight") and moves(step.module.encoder, "bias")):
-                return f"{name!r} did not move: its gradient, where the attack would start, is not in the update"
+                return because("bottleneck-did-not-move", name=name)
             return Entrance(
                 steps=seen.steps[:place],
                 layer=step.module.encoder,
@@ -82,15 +83,15 @@ def _encoder(seen: Chain) -> Entrance | str:
                 bias=f"{name}.bias",
             )
         if isinstance(step.module, Bottleneck):
-            return f"{step.name!r} ({step.kind}) has an encoder that is not fully connected: it does not tell its input"
-    return seen.ends or "the model has no variational bottleneck"
+            return because("bottleneck-is-convolutional", name=step.name, kind=step.kind)
+    return seen.ends or because("no-bottleneck")
 
 
-def _linear(victim: Victim, seen: Chain) -> Entrance | str:
+def _linear(victim: Victim, seen: Chain) -> Entrance | Reason:
     still: list[str] = []
     for place, step in enumerate(seen.steps):
         if isinstance(step.module, Bottleneck):
-            return f"{step.name!r} ({step.kind}) adds noise that is not known; through-bottleneck enters at its encoder"
+            return because("bottleneck-noise-unknown", name=step.name, kind=step.kind)
         if type(step.module) is not nn.Linear or len(step.input_shape) != 1:
             continue
         last = seen.ends is None and place == len(seen.steps) - 1
@@ -99,7 +100,7 @@ def _linear(victim: Victim, seen: Chain) -> Entrance | str:
             still.append(step.name)
             continue
         if step.shared:
-            return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
+            return because("layer-shared", name=step.name)
         scores = last and victim.why_no_loss is None and step.module.out_features == victim.inputs.classes
         if scores and not has_bias and (other := victim.why_not_cross_entropy(f"{step.name!r}, which has no bias,")):
             return other
@@ -112,8 +113,8 @@ def _linear(victim: Victim, seen: Chain) -> Entrance | str:
                 constant=None if has_bias or step.module.bias is None else step.parameter("bias"),
             )
     if still:
-        return f"no Linear layer that moved tells what entered it; {', '.join(map(repr, still[:4]))} did not move"
-    return seen.ends or "no Linear layer with a bias, and no Linear classifier, tells what entered it"
+        return because("no-linear-layer.still", names=", ".join(map(repr, still[:4])))
+    return seen.ends or because("no-linear-layer")
 
 
 def has_gradient(found: Entrance, gradient: Mapping[str, Tensor]) -> bool:

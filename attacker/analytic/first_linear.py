@@ -12,6 +12,7 @@ from attacker.gradients.dropout_masks import dropout_layers
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import Trace
 from attacker.gradients.uncompared_parameters import constants_of, moves
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.randomness.random_layers import sample_noise
@@ -45,41 +46,35 @@ class FirstLinear:
         return received.reshape(-1, *victim.inputs.shape)
 
 
-def first_linear(seen: Trace) -> FirstLinear | str:
+def first_linear(seen: Trace) -> FirstLinear | Reason:
     """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer."""
     first = seen.first
     if first is None:
-        return "the model has no layer with parameters"
+        return because("no-parameters")
     kind = type(first.module).__name__
     if not isinstance(first.module, nn.Linear):
-        return f"the first layer {first.name!r} is a {kind}, the attack needs a Linear layer"
+        return because("first-layer-not-linear", name=first.name, kind=kind)
     still = [name for name in ("weight", "bias") if name in constants_of(first.module)]
     if still:
-        return (
-            f"the {' and the '.join(still)} of the first layer {first.name!r} did not move, its gradient is zero "
-            "everywhere: it is frozen, was not sent, or no unit of the first layer was active"
-        )
+        return because("first-layer-did-not-move", what=" and the ".join(still), name=first.name)
     if not moves(first.module, "weight"):
-        return f"the first layer {first.name!r} computes its weight anew from other parameters"
+        return because("first-layer-weight-computed", name=first.name)
     if not moves(first.module, "bias"):
-        return (
-            f"the first layer {first.name!r} has no bias: its gradient shows each image up to a factor, which the "
-            "bias gradient tells"
-        )
+        return because("first-layer-without-bias", name=first.name)
     received, image = first.inputs, seen.probe.flatten(1)
     prefix = f"{first.name}." if first.name else ""
     if received is None or received.shape != image.shape:
-        return f"the first layer {first.name!r} does not see the flattened image itself"
+        return because("first-layer-sees-no-image", name=first.name)
     found = FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
     if torch.equal(received, image):
         return found
     scaling = _scaling(image.double(), received.double())
     if scaling is None:
-        return f"the first layer {first.name!r} does not see the flattened image itself"
+        return because("first-layer-sees-no-image", name=first.name)
     return replace(found, scale=scaling[0], shift=scaling[1])
 
 
-def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> str | None:
+def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> Reason | None:
     """Why the layer sees images of which dropout took a part, or None when none runs before it.
 
     A trace runs the model as in evaluation, where dropout passes everything.
@@ -98,7 +93,7 @@ def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> str |
             handle.remove()
     if order[0] == "":
         return None
-    return f"dropout ({order[0]}) runs before the first layer, which sees the image without a part of its pixels"
+    return because("first-layer-behind-dropout", name=order[0])
 
 
 def _scaling(image: Tensor, received: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -150,7 +145,7 @@ def gradient_at(
     return caught[-1].detach(), found
 
 
-def why_no_relu(victim: Victim, observation: Observation, seen: Trace, first: FirstLinear) -> str | None:
+def why_no_relu(victim: Victim, observation: Observation, seen: Trace, first: FirstLinear) -> Reason | None:
     """Why the layer's output does not go through a ReLU, or None when it does.
 
     Found out by doing: no gradient may come back where the output is negative, and some must where it is positive.
@@ -161,7 +156,7 @@ def why_no_relu(victim: Victim, observation: Observation, seen: Trace, first: Fi
     name = first.weight.removesuffix("weight").removesuffix(".")
     negative, passes = output < 0, gradient != 0
     if bool((negative & passes).any()):
-        return f"the layer {name!r} is not followed by a ReLU: gradients pass where its output is negative"
+        return because("first-layer-without-relu", name=name)
     if not bool(passes.any()):
-        return f"no unit of the layer {name!r} passes a gradient on random images"
+        return because("first-layer-without-relu.silent", name=name)
     return None

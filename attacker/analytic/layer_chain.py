@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.gradients.uncompared_parameters import reference
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.models.outputs import class_scores
 from fl_precode.randomness.random_layers import Bottleneck, sample_noise
@@ -70,7 +71,7 @@ class Chain:
     """
 
     steps: tuple[Step, ...]
-    ends: str | None
+    ends: Reason | None
 
     def parameterised(self) -> list[int]:
         """Places of the layers that have parameters."""
@@ -111,7 +112,7 @@ def chain(victim: Victim) -> Chain:
             value = module(value)
         received, returned = run.received, run.returned
         if received is None or returned is None or returned.dim() < 2 or len(returned) != len(probe):
-            return Chain(steps=tuple(steps), ends=f"{run.name!r} does not take and return one batch of values")
+            return Chain(steps=tuple(steps), ends=because("chain-broken.batch", name=run.name))
         several = calls[run.name] > 1 and any(True for _ in run.module.parameters())
         steps.append(_step(run.name, run.module, received, returned, shared=several or run.name in shared))
         value, before = returned, run.name
@@ -134,11 +135,8 @@ def _step(name: str, module: nn.Module, received: Tensor, returned: Tensor, *, s
     )
 
 
-def _broken(before: str, after: str) -> str:
-    return (
-        f"what reaches {after!r} is not what {before!r} returned: a shortcut, several branches, or a function that is "
-        "no layer stands between them"
-    )
+def _broken(before: str, after: str) -> Reason:
+    return because("chain-broken", after=after, before=before)
 
 
 def _watched(victim: Victim) -> tuple[Tensor, Tensor | None, list[_Run]]:

@@ -16,6 +16,7 @@ from attacker.analytic.pooling import POOLS, back_through_pools, pool_back, thro
 from attacker.analytic.row_weights import WeightedEquations, measured_rank
 from attacker.gradients.uncompared_parameters import owns
 from attacker.optim.lsmr import solve
+from attacker.reasons import Reason, because
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LEAST_WEIGHT = 0.03
@@ -45,27 +46,27 @@ class _State:
     pools: tuple[Step, ...] = ()
 
 
-def why_not_inverted(step: Step) -> str | None:
+def why_not_inverted(step: Step) -> Reason | None:
     """Why a layer cannot be gone through backwards, or None when it can."""
     module, kind = step.module, type(step.module)
     if step.shared:
-        return f"{step.name!r} runs or is used more than once, and its gradient is a sum"
+        return because("layer-shared", name=step.name)
     if kind in (nn.Conv2d, nn.Linear) and not owns(module, "weight"):
-        return f"{step.name!r} ({step.kind}) computes its weight anew from other parameters, whose gradient was sent"
+        return because("layer-weight-computed", name=step.name, kind=step.kind)
     if kind in INVERTIBLE or kind in POOLS:
         return None
     if kind in (nn.Conv2d, nn.Linear):
         try:
             Patches.of(module, step.input_shape)  # type: ignore[arg-type]
         except ValueError as error:
-            return f"{step.name!r} ({kind.__name__}): {error}"
+            return because("layer-not-solvable.error", name=step.name, kind=kind.__name__, error=error)
         return None
     if kind in _NORMS:
         tracked = getattr(module, "running_mean", None) is not None
-        return None if tracked else f"{step.name!r} ({kind.__name__}) normalises by the batch, which mixes values"
+        return None if tracked else because("layer-normalises-by-batch", name=step.name, kind=kind.__name__)
     if kind in (nn.MaxPool2d, nn.AdaptiveMaxPool2d):
-        return f"{step.name!r} ({kind.__name__}) keeps the largest values and does not tell where they were"
-    return f"{step.name!r} ({kind.__name__}) is no layer that is solved for its input"
+        return because("layer-keeps-largest", name=step.name, kind=kind.__name__)
+    return because("layer-not-solvable", name=step.name, kind=kind.__name__)
 
 
 def memory_needed(steps: Sequence[Step]) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacker.reasons import Reason, because
+
 GAP = 10.0
 """A singular value this many times the next one ends what images put into the gradient; rounding and noise have
 spectra without such steps."""
@@ -36,7 +38,7 @@ class LowRank:
         return self.left.shape[1]
 
 
-def factorise(matrix: Tensor, limit: int, *, expected: int | None = None) -> LowRank | str:
+def factorise(matrix: Tensor, limit: int, *, name: str, expected: int | None = None) -> LowRank | Reason:
     """The factors of a sum of a few outer products, as many as the spectrum shows, or why there is no such number.
 
     The rank is where the last step of `GAP` in the singular values is. Rounding has a spectrum without steps down to
@@ -45,15 +47,16 @@ def factorise(matrix: Tensor, limit: int, *, expected: int | None = None) -> Low
     Args:
         matrix: (rows, columns), such as a weight gradient.
         limit: Largest rank of interest, 1 or more.
+        name: Of the parameter that it is the gradient of.
         expected: A rank that is taken, where the spectrum has a step there, before later ones.
 
     Returns:
-        The factors, or one clause that says what the spectrum looks like.
+        The factors, or a reason that says what the spectrum looks like.
     """
     rows = matrix.abs().amax(dim=1) > 0
     alive = int(rows.sum())
     if alive == 0:
-        return "is zero everywhere"
+        return because("gradient-is-zero.matrix", name=name)
     most = max(1, min(limit, alive // 2, matrix.shape[1]))
     left, singular, right = _leading(matrix, min(most + 1, alive, *matrix.shape))
     floor = _TINY * float(singular[0])
@@ -61,10 +64,8 @@ def factorise(matrix: Tensor, limit: int, *, expected: int | None = None) -> Low
     steps = (spectrum[:-1] / spectrum[1:] >= GAP)[:most]
     ranks = (torch.nonzero(steps).flatten() + 1).tolist()
     if not ranks:
-        return (
-            f"has no step in its singular values up to rank {most} ({float(singular[0]):.2g} to "
-            f"{float(spectrum[most]):.2g}): more images than that, or noise"
-        )
+        first, last = float(singular[0]), float(spectrum[most])
+        return because("rank-unclear", name=name, rank=most, first=first, last=last)
     rank = expected if expected in ranks else ranks[-1]
     rest = float(spectrum[rank]) / (matrix.shape[0] ** 0.5 + matrix.shape[1] ** 0.5)
     floor_per_entry = _TINY * float(matrix.abs().max())

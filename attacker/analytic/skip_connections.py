@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attacker.analytic.layer_chain import Step
 from attacker.gradients.uncompared_parameters import reference
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.randomness.random_layers import sample_noise
 
@@ -16,7 +17,7 @@ _TOLERANCE = 1e-3
 """Relative; float32 leaves about 1e-6, a shortcut changes gradients by a share of their size."""
 
 
-def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str | None:
+def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> Reason | None:
     """Why gradients of the chain's layers are more than what flows back through it, or None when they are just that.
 
     The true gradient of the victim's loss on one random image (of any scalar, where its loss is not known) is compared
@@ -49,7 +50,7 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
     finally:
         handle.remove()
     if len(outputs) != 1:
-        return f"the layer that the attack starts from runs {len(outputs)} times"
+        return because("layer-shared.first", times=len(outputs))
     true = torch.autograd.grad(loss, [*parameters, outputs[0]], materialize_grads=True)
     with torch.enable_grad():
         value = probe
@@ -59,5 +60,5 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> str
         own = torch.autograd.grad(output, parameters, true[-1].reshape(output.shape), materialize_grads=True)
     for name, expected, found in zip(names, true, own, strict=False):
         if float((expected - found).norm()) > _TOLERANCE * max(float(expected.norm()), float(found.norm())):
-            return f"the gradient of {name} does not come through the layers behind it alone: a shortcut passes them by"
+            return because("chain-bypassed", name=name)
     return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attacker.attacks.likelihood_distance import DEFENCE_NOISE, matched_distance
 from attacker.gradients.observed import why_scale_unknown
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from fl_precode.defences.on_gradients import Prune, Quantise
 from fl_precode.defences.registry import defence_parts
 from fl_precode.observation import Observation
@@ -54,7 +55,7 @@ class Comparison:
     units: Mapping[str, float] = field(default_factory=dict)
 
 
-def announced_comparison(observation: Observation, seen: Trace) -> Comparison | str:
+def announced_comparison(observation: Observation, seen: Trace) -> Comparison | Reason:
     """The comparison that fits the announced defence, or why the announcement cannot be.
 
     Noise and stochastic rounding set the distance (`matched_distance`); pruning leaves only what was sent, and where
@@ -71,7 +72,7 @@ def announced_comparison(observation: Observation, seen: Trace) -> Comparison | 
     if "soteria" in names:
         layer = parts[names.index("soteria")].options.get("layer") or _last_linear(seen)
         if f"{layer}.weight" not in observation.parameters.keys() | observation.frozen:
-            return f"the layer that soteria defends, {layer!r}, is not in the model"
+            return because("defended-layer-missing", layer=layer)
         left_out = frozenset({f"{layer}.weight"})
     scaled = [part for part in parts if not (part.name == "clip" and _left_alone(observation, part, names))]
     distance = matched_distance(

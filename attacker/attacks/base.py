@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from attacker.attacks.half_precision import in_single_precision
 from attacker.attacks.randomness import one_for_each
 from attacker.gradients.uncompared_parameters import by_first_name, only_moving, settled, with_constants
+from attacker.reasons import Reason, because, coded, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -64,6 +65,11 @@ class Reconstruction:
     method: str = ""
     noise: tuple[Tensor, ...] = ()
     cut: bool = False
+
+    @property
+    def reason_codes(self) -> tuple[str, ...]:
+        """Codes of `reason` (docs/codes.md), that of the whole first; ``attack-says`` for plain words."""
+        return coded(self.reason).codes
 
     @classmethod
     def not_applicable(cls, reason: str) -> Reconstruction:
@@ -158,13 +164,16 @@ class Attack(ABC):
         return results
 
     @final
-    def why_not(self, victim: Victim, observation: Observation) -> str | None:
+    def why_not(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot be made on an observation as it was recorded, or None when it can."""
         reason = check_observation(victim, observation)
         if reason is not None:
             return reason
         fixed, own = settled(victim, observation)
-        return self.refuses(fixed, own) if own.parameters else why_nothing_to_match(observation)
+        if not own.parameters:
+            return why_nothing_to_match(observation)
+        said = self.refuses(fixed, own)
+        return None if said is None else coded(said)
 
 
 def check_results(attack: Attack, results: object, victim: Victim, observations: int) -> None:
@@ -195,7 +204,7 @@ def check_results(attack: Attack, results: object, victim: Victim, observations:
             raise ValueError(f"{who}: expected a label for each of {len(one.inputs)} images, got {len(one.labels)}")
 
 
-def check_observation(victim: Victim, observation: Observation) -> str | None:
+def check_observation(victim: Victim, observation: Observation) -> Reason | None:
     """Why the observation cannot belong to this victim's model, or None.
 
     A tape of another model, or an update that is not finite, must be named instead of attacked. Frozen parameters
@@ -209,18 +218,18 @@ def check_observation(victim: Victim, observation: Observation) -> str | None:
     seen = {name: tuple(p.shape) for name, p in {**frozen, **observation.parameters}.items()}
     if expected != seen:
         odd = sorted(name for name in expected.keys() | seen.keys() if expected.get(name) != seen.get(name))
-        return f"the update belongs to another model: parameters {odd[:4]} differ in name or shape"
+        return because("another-model", names=odd[:4])
     broken = [name for name, value in observation.update.items() if not bool(value.isfinite().all())]
-    return f"the update is not finite in {broken[:4]}" if broken else None
+    return because("update-not-finite", names=broken[:4]) if broken else None
 
 
-def why_nothing_to_match(observation: Observation) -> str:
+def why_nothing_to_match(observation: Observation) -> Reason:
     """Why an update has no gradient that attacks could use, when none of its parameters gives equations."""
     if unlike := _complex(observation):
-        return f"only complex parameters moved ({', '.join(unlike[:4])}), and attacks compare real gradients"
+        return because("only-complex-moved", names=", ".join(unlike[:4]))
     if not observation.parameters and not observation.frozen:
-        return "the model has no layer with parameters"
-    return "the update is zero everywhere, no parameter moved: every layer is frozen, or was not sent"
+        return because("no-parameters")
+    return because("nothing-moved")
 
 
 def _complex(observation: Observation) -> list[str]:
@@ -232,8 +241,8 @@ def _with_what_was_left_out(found: Reconstruction, observation: Observation) -> 
     unlike = _complex(observation)
     if not unlike:
         return found
-    words = f"the change of complex parameters was left out ({', '.join(unlike[:4])})"
-    return replace(found, reason="; ".join(part for part in (found.reason, words) if part))
+    words = because("complex-left-out", names=", ".join(unlike[:4]))
+    return replace(found, reason=joined([found.reason, words]))
 
 
 def _share(progress: Progress | None, number: int, count: int) -> Progress | None:

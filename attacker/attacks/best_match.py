@@ -20,6 +20,7 @@ from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.one_step import ElementwiseProducts
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import Trace
+from attacker.reasons import because, coded, joined
 from attacker.victim import Victim
 from fl_precode.defences.in_model import ModelDefence
 from fl_precode.defences.registry import DEFENCES, defence_parts
@@ -100,14 +101,15 @@ class Contest:
         self._starts += result.starts
         if result.inputs is None:
             kind = self._refusals if result.outcome is Outcome.NOT_APPLICABLE else self._failures
-            kind.append(f"{method}: {result.reason}")
+            kind.append(because("member", method=method, why=coded(result.reason)))
             return
         analytic = result.iterations == 0 and result.outcome is Outcome.CONVERGED
         try:
             unknown = self._latents and self._noise is None
             distance = None if analytic and unknown and self._intact else self._measured(result)
         except Exception as error:  # results of foreign attacks may be anything
-            self._failures.append(f"{method}: its result cannot be replayed: {type(error).__name__}: {error}")
+            words = f"{type(error).__name__}: {error}"
+            self._failures.append(because("member.not-replayed", method=method, error=words))
             return
         trusted = analytic and distance is None and self._intact
         score = -float("inf") if trusted else float("inf") if distance is None else distance
@@ -127,7 +129,7 @@ class Contest:
         return replace(
             best,
             matching_loss=self.distance,
-            reason="; ".join(reasons),
+            reason=joined(reasons),
             seconds=self._seconds,
             iterations=self._iterations,
             starts=self._starts,

@@ -9,6 +9,7 @@ from torch import Tensor
 from attacker.attacks.base import Outcome, Reconstruction
 from attacker.labels import label_hypotheses
 from attacker.labels.evidence import classifier_gradient
+from attacker.reasons import because, joined
 from attacker.victim import Victim
 from fl_precode.defences.in_model import ModelDefence
 from fl_precode.defences.registry import DEFENCES, defence_parts
@@ -56,10 +57,10 @@ def with_trial(found: Reconstruction, trial: Reconstruction | None, reason: str)
     """
     if trial is None:
         return found
-    words = f"the labels match best of all possible ones, which were tried; recovery said: {reason}"
+    words = because("labels-tried", why=reason)
     return replace(
         found,
-        reason="; ".join(part for part in (found.reason, words) if part),
+        reason=joined([found.reason, words]),
         seconds=found.seconds + trial.seconds,
         iterations=found.iterations + trial.iterations,
     )
@@ -67,5 +68,5 @@ def with_trial(found: Reconstruction, trial: Reconstruction | None, reason: str)
 
 def without_labels(reason: str) -> Reconstruction:
     """The result for an update that a search fits, and whose labels it does not find: its images did not come back."""
-    words = f"the labels are unknown: none were granted, and {reason}"
+    words = because("labels-unknown", why=reason)
     return Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=words)

@@ -17,6 +17,7 @@ from attacker.attacks.randomness import derived
 from attacker.attacks.registration import ATTACKS, register_attack
 from attacker.attacks.registry import build_attack
 from attacker.gradients.trace import trace
+from attacker.reasons import Reason, because, coded, joined, raised
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.spec import Spec
@@ -105,7 +106,7 @@ class Portfolio(Attack):
         """Name in the registry."""
         return "portfolio"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why no member can fit the observation, or None when one can."""
         reasons = []
         for member in self.members:
@@ -115,8 +116,8 @@ class Portfolio(Attack):
                 return None
             if reason is None:
                 return None
-            reasons.append(f"{member.method}: {reason}")
-        return "; ".join(reasons)
+            reasons.append(because("member", method=member.method, why=coded(reason)))
+        return joined(reasons)
 
     def run(
         self,
@@ -200,7 +201,10 @@ def _attack(
         # One member's defect must not cost the results of the others; the results name it.
         _logger.exception("%s failed as a member of a portfolio", member.method)
         failed = Reconstruction(
-            inputs=None, labels=None, outcome=Outcome.FAILED, reason=f"{type(error).__name__}: {error}"
+            inputs=None,
+            labels=None,
+            outcome=Outcome.FAILED,
+            reason=raised(error),
         )
         return [replace(failed) for _ in observations]
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from attacker.attacks.announced_update import COMPARED, compared_parts
 from attacker.attacks.registry import ATTACKS, build_attack, entry_of
+from attacker.reasons import Reason, because, coded, joined
 from attacker.victim import Victim
 from fl_precode.defences.registry import defence_parts
 from fl_precode.observation import Observation, Protocol
@@ -37,6 +38,11 @@ class Choice:
     role: Role
     applies: bool
     reason: str
+
+    @property
+    def reason_codes(self) -> tuple[str, ...]:
+        """Codes of the reason (docs/codes.md), that of the whole first."""
+        return coded(self.reason).codes
 
 
 def strongest_first() -> list[str]:
@@ -149,21 +155,21 @@ def unanswerable(defence: str) -> tuple[str, ...]:
     return tuple(part for part in parts if part not in most)
 
 
-def why_run(attack: str, defence: str, *, drops: bool = False) -> str:
+def why_run(attack: str, defence: str, *, drops: bool = False) -> Reason:
     """What an attack that runs answers of a defence, what it ignores, and what every attack here would ignore."""
     parts, found = parts_of(defence), answers(attack, defence, drops=drops)
     if not parts:
-        return "there is no defence"
+        return because("no-defence")
     left = [part for part in parts if part not in found]
     if found:
-        words = f"answers {', '.join(found)}" + (f"; ignores {', '.join(left)}" if left else "")
+        words = [because("answers-defence", names=", ".join(found))]
+        words += [because("ignores-defence", names=", ".join(left))] if left else []
     else:
-        words = f"ignores {', '.join(parts)}: what the defence is compared with"
+        words = [because("ignores-defence.compared", names=", ".join(parts))]
     open_ = unanswerable(defence)
     if open_ and (found or len(open_) == len(parts)):
-        too = " as well" if found else ""
-        words += f"; no attack here knows {' and '.join(open_)}{too}, so that nothing can show that it holds"
-    return words
+        words.append(because("nothing-answers.as-well" if found else "nothing-answers", names=" and ".join(open_)))
+    return joined(words)
 
 
 def ranked(defence: str, *, drops: bool = False) -> list[str]:
@@ -236,6 +242,6 @@ def _choice(name: str, defence: str, victim: Victim, observation: Observation | 
     if observation is not None:
         refusal = build_attack(name).why_not(victim, observation)
     if refusal is not None:
-        return Choice(spec=name, role=role, applies=False, reason=f"not applicable: {refusal}")
-    reason = why_run(name, defence) if parts_of(defence) else "there is no defence to answer"
+        return Choice(spec=name, role=role, applies=False, reason=because("not-applicable", why=refusal))
+    reason = why_run(name, defence) if parts_of(defence) else because("no-defence.to-answer")
     return Choice(spec=name, role=role, applies=True, reason=reason)

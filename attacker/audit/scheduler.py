@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from attacker.attacks.base import Outcome, Reconstruction
 from attacker.audit.clock import UNLIMITED, Clock
@@ -19,9 +19,7 @@ from attacker.jobs.job import Job
 from attacker.jobs.progress import Judgement, Watch
 from attacker.jobs.run import Hire, Terms, run_jobs
 from attacker.jobs.store import JobStore
-
-ENDED: Final = "its time in the budget ended, and it had to be stopped by force before it gave anything"
-"""Why a chunk failed that did not end by itself."""
+from attacker.reasons import because
 
 Score = Callable[[Chunk, Sequence[Reconstruction]], float | None]
 """Best SSIM of a finished chunk. The evaluation's; no worker sees it."""
@@ -108,13 +106,13 @@ class _AuditTerms(Terms):
 
     def ended(self, job: Job, store: JobStore[Any]) -> None:
         """All its attacks have failed."""
-        store.keep(job.id, [failed(ENDED)] * len(job.content["targets"]))
+        store.keep(job.id, [failed(because("stopped-by-force"))] * len(job.content["targets"]))
 
     def died(self, job: Job, times: int, how: str, store: JobStore[Any]) -> Job:
         """The chunk in smaller pieces; one that cannot be cut smaller has failed."""
         targets, pieces = len(job.content["targets"]), job.content["pieces"]
         if pieces >= targets:
-            reason = f"{how}, {times} times, perhaps for want of memory"
+            reason = because("process-died", how=how, times=times)
             store.keep(job.id, [failed(reason)] * targets)
             return job
         return replace(job, content={**job.content, "pieces": min(2 * pieces, targets)})

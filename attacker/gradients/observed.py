@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from attacker.reasons import Reason, because
 from fl_precode.observation import Gradients, Observation
 
 
@@ -62,34 +63,31 @@ def _plain_steps(steps: int, momentum: float) -> float:
     return float(sum((steps - k) * momentum**k for k in range(steps)))
 
 
-def why_scale_unknown(observation: Observation) -> str | None:
+def why_scale_unknown(observation: Observation) -> Reason | None:
     """Why the size of the gradient behind an update is not known, or None when it is."""
     if observation.kind == "gradient":
         return None
     if observation.protocol.learning_rate is None:
-        return "the learning rate was not announced"
+        return because("learning-rate-unknown")
     if observation.protocol.local_epochs is not None and steps_behind(observation) is None:
-        return "the images of one local step were not announced, hence the number of steps is unknown"
+        return because("steps-unknown")
     return None
 
 
-def why_not_one_step(observation: Observation) -> str | None:
+def why_not_one_step(observation: Observation) -> Reason | None:
     """Why the update cannot be one gradient, or None when it is one or nothing announced speaks against it."""
     protocol = observation.protocol
     if observation.kind == "gradient":
         return None
     if protocol.optimiser == "adam":
-        return "local Adam divides every entry by its own size, so that the update is no sum of gradients"
+        return because("local-adam")
     steps = steps_behind(observation)
     if steps is not None and steps > 1:
-        return f"made for the gradient of one step, the update sums {steps} local steps"
+        return because("several-steps", steps=steps)
     if steps is None and protocol.local_epochs is not None:
-        return (
-            f"made for the gradient of one step, the update comes from {protocol.local_epochs} local epoch(s) "
-            "of a number of steps that was not announced"
-        )
+        return because("several-steps.unknown", epochs=protocol.local_epochs)
     if protocol.weight_decay and protocol.learning_rate is None:
-        return "weight decay is part of the update, and without the learning rate its share is unknown"
+        return because("weight-decay")
     return None
 
 

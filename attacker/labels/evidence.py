@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attacker.gradients.observed import in_gradient_units, steps_behind, why_scale_unknown
 from attacker.gradients.trace import LayerRun, trace
 from attacker.optim.double_precision import precise
+from attacker.reasons import Reason
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
@@ -40,7 +41,7 @@ class ClassifierGradient:
     gradient: Gradients
     own_weight: Tensor | None
     bias: Tensor | None
-    why_unscaled: str | None
+    why_unscaled: Reason | None
     steps: int | None
 
     @property

@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attacker.gradients.checkpoints import without_checkpoints
 from attacker.gradients.replay import Replay
 from attacker.objectives.image_priors import Prior
+from attacker.reasons import Reason, because
 from fl_precode.defences.precode import sample_noise
 
 
-def why_no_batch_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> str | None:
+def why_no_batch_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> Reason | None:
     """Why the prior has nothing to compare with, or None when it has.
 
     Args:
@@ -27,9 +28,9 @@ def why_no_batch_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> 
     """
     layers = _normalised_layers(model)
     if not layers:
-        return "the model has no BatchNorm layer with running statistics"
+        return because("statistics-missing")
     missing = [name for name in layers if f"{_prefix(name)}running_mean" not in buffers]
-    return f"the running statistics of {missing[:4]} are not in the observation" if missing else None
+    return because("statistics-missing.not-sent", names=missing[:4]) if missing else None
 
 
 class BatchStatistics(Prior):

@@ -147,7 +147,8 @@ def to_toml(run_config: Mapping[str, Value]) -> str:
 
 
 def failure_reason(log: str, otherwise: str) -> str:
-    """The last exception line in a run's log, or ``otherwise`` when there is none."""
+    """The last exception line in a run's log, with the list below it, or ``otherwise`` when there is none."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
-    raised = re.findall(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Replies)\b: .*)$", plain, re.MULTILINE)
-    return str(raised[-1]) if raised else " ".join(otherwise.split())
+    line = r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Replies)\b: .*(?:\n  - .*)*)$"
+    raised = re.findall(line, plain, re.MULTILINE)
+    return " ".join(str(raised[-1] if raised else otherwise).split())

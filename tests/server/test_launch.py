@@ -86,6 +86,8 @@ def test_settings_become_toml():
 def test_the_reason_is_the_last_exception_in_the_log():
     log = "INFO\nTraceback:\n  File\n\x1b[91mfl_precode.flower.screening.NoUsableReplies: round 1\x1b[0m\nINFO done\n"
     assert failure_reason(log, "x") == "NoUsableReplies: round 1"
+    listed = "a.SettingsError: the run configuration has 2 problem(s):\n  - defence: none\n  - loss: none\nINFO done\n"
+    assert failure_reason(listed, "x").endswith("2 problem(s): - defence: none - loss: none")
     assert failure_reason("nothing here\n", "status\n said so") == "status said so"
 
 

@@ -17,10 +17,9 @@ from attacker.attacks.gradient_matching.parts import Adam
 from attacker.attacks.side_information import Knowledge, NoiseSearch
 from attacker.gradients.trace import Trace, trace
 from attacker.optim.deadline import share_of_time
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
-
-NO_BOTTLENECK = "the model has no variational bottleneck, and without one this is inverting-gradients"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +53,24 @@ class AdaptiveMatching(Attack):
         """What the attack makes of noise that it does not know."""
 
     @abstractmethod
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """What the attack knows of an observation, or why it cannot know it."""
 
     def adapted(self, victim: Victim) -> Victim:
         """The victim in whose place the attack replays another; by default itself."""
         return victim
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         changed = self.adapted(victim)
         known = self._known(changed, trace(changed), observation)
-        if isinstance(known, str):
+        if isinstance(known, Reason):
             return known
         reason = self._compared_by(known.distance).refuses(victim, known.observation)
         matched = known.knowledge.matched
         if reason is None and matched is not None:
             silent = not any(bool((observation.update[name] != 0).any()) for name in matched)
-            reason = "the update is zero everywhere that counts: it has no direction to match" if silent else None
+            reason = because("no-direction") if silent else None
         return reason
 
     def run(
@@ -107,13 +106,13 @@ class AdaptiveMatching(Attack):
     def _compared_by(self, distance: str) -> GradientMatching:
         return replace(self.matching, distance=self.matching.distance.named(distance))
 
-    def _known(self, victim: Victim, seen: Trace, observation: Observation) -> _Known | str:
+    def _known(self, victim: Victim, seen: Trace, observation: Observation) -> _Known | Reason:
         """All that the attack knows of an observation: of the model's defence, and of the update's."""
         own = self.knowledge(victim, seen, observation)
-        if isinstance(own, str):
+        if isinstance(own, Reason):
             return own
         fits = announced_comparison(observation, seen) if self.announced else None
-        if isinstance(fits, str):
+        if isinstance(fits, Reason):
             return fits
         if fits is None or not fits.parts:
             return _Known(observation=observation, distance=self.matching.distance.name, knowledge=own)
@@ -130,13 +129,13 @@ class _Known:
     parts: tuple[str, ...] = ()
 
 
-def _joined(own: Knowledge, fits: Comparison) -> _Known | str:
+def _joined(own: Knowledge, fits: Comparison) -> _Known | Reason:
     matched = own.matched
     if fits.left_out:
         every = frozenset(fits.observation.parameters) if matched is None else matched
         matched = every - fits.left_out
         if not matched:
-            return f"{fits.observation.protocol.defence!r} leaves no parameter to match"
+            return because("defence-leaves-nothing", defence=fits.observation.protocol.defence)
     return _Known(
         observation=fits.observation,
         distance=fits.distance,
@@ -147,5 +146,5 @@ def _joined(own: Knowledge, fits: Comparison) -> _Known | str:
 
 def _explained(result: Reconstruction, known: _Known) -> Reconstruction:
     """The result, whose reason names the distance that the announcement chose."""
-    words = f"matched by {known.distance}" if known.parts else ""
-    return replace(result, reason="; ".join(filter(None, (words, result.reason))))
+    words = because("distance-chosen", distance=known.distance) if known.parts else ""
+    return replace(result, reason=joined([words, result.reason]))

@@ -13,6 +13,7 @@ from attacker.attacks.registration import register_attack
 from attacker.attacks.side_information import Knowledge, NoiseSearch
 from attacker.gradients.noise_free_layers import before_noise
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -58,16 +59,16 @@ class DefenceMatched(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """Which layers count, or why there is nothing to adapt to."""
         defence = observation.protocol.defence
         if defence is None:
-            return "no defence was announced: nothing to adapt to"
+            return because("no-defence-announced")
         names = {part.name for part in announced_parts(observation)}
         if not (ANSWERED - _LEAVES_DIRECTION) & names:
-            return f"nothing to adapt to: {defence!r} leaves what this attack matches as it is"
+            return because("defence-leaves-all", defence=defence)
         if not BOTTLENECKS & names:
             return Knowledge()
         if not seen.bottlenecks:
-            return f"a bottleneck was announced ({defence!r}), and the model has none"
+            return because("no-bottleneck.announced", defence=defence)
         return Knowledge(matched=before_noise(seen))

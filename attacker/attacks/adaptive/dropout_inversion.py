@@ -13,6 +13,7 @@ from attacker.attacks.registration import register_attack
 from attacker.attacks.side_information import Knowledge, NoiseSearch
 from attacker.gradients.dropout_masks import MaskedDropout, with_masks
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -63,12 +64,9 @@ class DropoutInversion(AdaptiveMatching):
         """The victim with dropout that takes masks."""
         return replace(victim, model=with_masks(victim.model))
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """Nothing besides that there are masks."""
         del victim, observation
         if not any(isinstance(run.module, MaskedDropout) for run in seen.random):
-            return (
-                "no dropout layer runs in the model: nothing is masked (dropout called as a function of torch is no "
-                "layer and cannot be replaced)"
-            )
+            return because("no-dropout")
         return Knowledge()

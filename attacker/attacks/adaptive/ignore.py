@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from attacker.attacks.adaptive.base import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive.base import AdaptiveMatching
 from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.defence_names import BOTTLENECKS
@@ -13,6 +13,7 @@ from attacker.attacks.registration import register_attack
 from attacker.attacks.side_information import Knowledge, NoiseSearch
 from attacker.gradients.noise_free_layers import before_noise
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -55,12 +56,12 @@ class Ignore(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """Which layers count."""
         del victim, observation
         if not seen.bottlenecks:
-            return NO_BOTTLENECK
+            return because("no-bottleneck.plain")
         matched = before_noise(seen)
         if not matched:
-            return f"no layer with parameters runs before the noise of {seen.bottlenecks[0].name!r} is drawn"
+            return because("nothing-before-noise", name=seen.bottlenecks[0].name)
         return Knowledge(matched=matched)

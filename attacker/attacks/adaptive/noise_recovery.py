@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor
 
 from attacker.analytic.bottleneck_noise import RecoveredNoise, recover_noise
-from attacker.attacks.adaptive.base import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive.base import AdaptiveMatching
 from attacker.attacks.adaptive.noise_restoring import check_rate
 from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
@@ -17,6 +17,7 @@ from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.registration import register_attack
 from attacker.attacks.side_information import Knowledge, NoiseSearch
 from attacker.gradients.trace import Trace, trace
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -68,13 +69,13 @@ class NoiseRecovery(AdaptiveMatching):
         """What is not known is optimised."""
         return NoiseSearch(rate=self.noise_rate, feature_weight=self.feature_weight)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """Noise, and features up to the first bottleneck whose noise is not known, in the update's dtype."""
         found = recover_noise(victim, observation, seen)
         if not found.bottlenecks:
-            return NO_BOTTLENECK
+            return because("no-bottleneck.plain")
         if all(one is None for one in found.bottlenecks):
-            return "; ".join(dict.fromkeys(found.reasons))
+            return joined(dict.fromkeys(found.reasons))
         like = next(iter(observation.parameters.values()))
         features = {}
         for one in found.bottlenecks:
@@ -97,10 +98,7 @@ class NoiseRecovery(AdaptiveMatching):
         seen = trace(victim)
         results = super().run(victim, observations, labels, generators, progress)
         return [
-            replace(
-                one,
-                reason="; ".join(filter(None, (_recovery_words(recover_noise(victim, seen_one, seen)), one.reason))),
-            )
+            replace(one, reason=joined([*_recovery_words(recover_noise(victim, seen_one, seen)), one.reason]))
             for one, seen_one in zip(results, observations, strict=True)
         ]
 
@@ -117,10 +115,8 @@ def _matched(seen: Trace, found: RecoveredNoise, observation: Observation) -> fr
     return frozenset(name for name in outside if name.rpartition(".")[0] not in behind) or None
 
 
-def _recovery_words(found: RecoveredNoise) -> str:
+def _recovery_words(found: RecoveredNoise) -> list[Reason]:
     parts = [
-        f"the noise of {one.name!r} was recovered with a relative residual of {one.residual:.1e}"
-        for one in found.bottlenecks
-        if one is not None
+        because("noise-recovered", name=one.name, residual=one.residual) for one in found.bottlenecks if one is not None
     ]
-    return "; ".join([*parts, *(f"not recovered: {reason}" for reason in found.reasons if reason)])
+    return [*parts, *(because("noise-recovered.not", why=reason) for reason in found.reasons if reason)]

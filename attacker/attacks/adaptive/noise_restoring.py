@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attacker.attacks.adaptive.base import NO_BOTTLENECK, AdaptiveMatching
+from attacker.attacks.adaptive.base import AdaptiveMatching
 from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.registration import register_attack
 from attacker.attacks.side_information import Knowledge, NoiseSearch
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -67,7 +68,7 @@ class NoiseRestoring(AdaptiveMatching):
         """All noise is optimised."""
         return NoiseSearch(rate=self.noise_rate)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | str:
+    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
         """Nothing besides that there is noise."""
         del victim, observation
-        return Knowledge() if seen.bottlenecks else NO_BOTTLENECK
+        return Knowledge() if seen.bottlenecks else because("no-bottleneck.plain")

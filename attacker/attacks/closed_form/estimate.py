@@ -22,6 +22,7 @@ from attacker.gradients.observed import observed_gradient, why_not_one_step, why
 from attacker.gradients.trace import trace
 from attacker.labels import idlg_label
 from attacker.optim.double_precision import precise
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Gradients, Observation
 
@@ -58,52 +59,51 @@ class Estimate:
         """Whether the image is determined and gives the update."""
         return self.determined(place) and float(self.distances[place]) < EXACT_BELOW
 
-    def words(self, place: int) -> str:
+    def words(self, place: int) -> Reason:
         """What a reader should know about one image; empty when it is exact."""
         found = []
         for one in self.reports:
             if bool(one.deficient[place]):
                 rank = int(one.rank_bound[place])
-                found.append(f"{one.name!r} has {rank} independent equations for {one.unknowns} unknowns")
+                found.append(because("rank-deficient", name=one.name, rank=rank, unknowns=one.unknowns))
             if int(one.clipped[place]):
-                found.append(f"{int(one.clipped[place])} saturated values behind {one.name!r} were left out")
+                found.append(because("saturated-left-out", count=int(one.clipped[place]), name=one.name))
         if found or not self.exact(place):
             residuals = ", ".join(f"{one.name} {float(one.residuals[place]):.1e}" for one in self.reports)
-            found.append(f"residuals: {residuals or 'none'}")
-        return "; ".join(found)
+            found.append(because("residuals", residuals=residuals or "none"))
+        return joined(found)
 
 
-def why_not_invertible(victim: Victim, observation: Observation, *, through_bottleneck: bool = False) -> str | None:
+def why_not_invertible(victim: Victim, observation: Observation, *, through_bottleneck: bool = False) -> Reason | None:
     """Why the equations of the layers cannot be set up for an observation, or None when they can."""
     if observation.batch_size not in (None, 1):
-        return f"made for one image: the gradient of {observation.batch_size} images mixes their equations"
+        return because("several-images", size=observation.batch_size)
     reason = why_not_one_step(observation)
     if reason is not None:
         return reason
     (clients,) = as_trained(victim, [observation])
     found = entrance(clients.victim, through_bottleneck=through_bottleneck)
-    if isinstance(found, str):
+    if isinstance(found, Reason):
         return found
     if found.bias is None and (unknown := why_scale_unknown(observation)) is not None:
-        return f"{unknown}: a classifier without a bias that moves needs the gradient's scale"
+        return because("scale-needed.classifier", why=unknown)
     missing = [name for name in found.buffers if name not in clients.observations[0].buffers]
     if missing:
-        return f"the buffers {missing[:4]} were not sent, and the layers before {found.weight} need them"
+        return because("buffers-missing", names=missing[:4], name=found.weight)
     gradient = observed_gradient(clients.observations[0])
     if not has_gradient(found, gradient):
-        return f"the gradient of {found.bias or found.weight} is zero everywhere: nothing can be divided by it"
+        return because("gradient-is-zero", name=found.bias or found.weight)
     if observation.batch_size is None:
         rank = numerical_rank(gradient[found.weight])
         if rank != 1:
-            words = rank_words(rank)
-            return f"made for one image: the gradient of {found.weight} has rank {words}, one image gives rank 1"
+            return because("several-images.rank", name=found.weight, rank=rank_words(rank))
     needed, budget = memory_needed(found.steps), default_budget(gradient[found.weight].device)
     if needed > budget:
-        return f"the equations of one layer need {needed / GIB:.1f} GiB, more than the budget of {budget / GIB:.1f}"
+        return because("out-of-memory.equations", needed=needed / GIB, budget=budget / GIB)
     return None
 
 
-def any_entrance(victim: Victim, observation: Observation) -> tuple[bool, str | None]:
+def any_entrance(victim: Victim, observation: Observation) -> tuple[bool, Reason | None]:
     """Whether an update is entered at a bottleneck's encoder, and why it cannot be entered anywhere."""
     reason = why_not_invertible(victim, observation)
     if reason is None or not trace(victim).bottlenecks:
@@ -129,7 +129,7 @@ def estimates(
     found = []
     for clients in as_trained(victim, observations) if observations else ():
         place = entrance(clients.victim, through_bottleneck=through_bottleneck)
-        assert not isinstance(place, str)
+        assert not isinstance(place, Reason)
         device = next(iter(clients.observations[0].parameters.values())).device
         fit = max(1, default_budget(device) // max(1, memory_needed(place.steps)))
         size = min(fit, together or fit)

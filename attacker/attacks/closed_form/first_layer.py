@@ -18,6 +18,7 @@ from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace, trace
 from attacker.labels import idlg_label
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -58,28 +59,26 @@ class FirstLayerInversion(Attack):
         """Name in the registry."""
         return "first-layer"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         if observation.batch_size is not None and observation.batch_size != 1:
-            size = observation.batch_size
-            return f"made for one image: the first layer's gradient of {size} images has rank up to {size}"
+            return because("several-images.first-layer", size=observation.batch_size)
         if observation.kind == "weights" and observation.protocol.optimiser == "adam":
-            return "local Adam divides every entry by its own size, and the quotient of two of them says nothing"
+            return because("local-adam.quotient")
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
-            return "weight decay over several local steps adds weights to the update that nobody sends"
+            return because("weight-decay.several-steps")
         seen = trace(victim, batch_size=PROBES)
         layer = first_linear(seen)
-        if isinstance(layer, str):
+        if isinstance(layer, Reason):
             return layer
         if dropped := why_dropped_before(victim, seen, layer):
             return dropped
         if not bool((observation.update[layer.bias] != 0).any()):
-            return f"the gradient of {layer.bias} is zero everywhere: no unit of the first layer was active"
+            return because("gradient-is-zero.first-layer", name=layer.bias)
         if observation.batch_size is None:
             rank = numerical_rank(observation.update[layer.weight])
             if rank != 1:
-                words = rank_words(rank)
-                return f"made for one image: the gradient of {layer.weight} has rank {words}, one image gives rank 1"
+                return because("several-images.rank", name=layer.weight, rank=rank_words(rank))
         return None
 
     def run(
@@ -105,7 +104,7 @@ class FirstLayerInversion(Attack):
 def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tensor | None) -> Reconstruction:
     began = time.perf_counter()
     layer = first_linear(seen)
-    assert not isinstance(layer, str)
+    assert not isinstance(layer, Reason)
     gradient = observed_gradient(observation)
     labels: Tensor | None = None
     if granted is not None:
@@ -116,7 +115,9 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
     row = int(bias.abs().argmax())
     inputs = layer.images((weight[row] / bias[row])[None], victim).to(gradient[layer.weight].dtype)
     if not bool(inputs.isfinite().all()):
-        return Reconstruction(inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason="the quotient is not finite")
+        return Reconstruction(
+            inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason=because("image-not-finite.quotient")
+        )
     matching = None if labels is None else replayed_distance(victim, seen, observation, inputs, labels)
     return Reconstruction(
         inputs=inputs,

@@ -15,6 +15,7 @@ from attacker.attacks.closed_form.refinement import Candidate, run_from_estimate
 from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.registration import register_attack
 from attacker.optim.tv_gauss_newton import refine_smoothly
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -62,7 +63,7 @@ class Hybrid(Attack):
         """Name in the registry."""
         return "hybrid"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         return any_entrance(victim, observation)[1]
 
@@ -88,7 +89,7 @@ class Hybrid(Attack):
         return run_from_estimates(victim, observations, labels, generators, progress, improve)
 
     def _improve(self, victim: Victim, estimate: Estimate) -> list[Candidate]:
-        given = Candidate(words="", inputs=estimate.inputs, distances=estimate.distances, steps=0)
+        given = Candidate(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
         open_ = torch.tensor([not estimate.determined(place) for place in range(len(estimate.inputs))])
         if not bool(open_.any()):
             return [given]
@@ -107,7 +108,7 @@ class Hybrid(Attack):
         # being one. Determined victims keep their estimate.
         taken = open_ & (distances < start.distances.clamp_min(EXACT_BELOW))
         searched = Candidate(
-            words="what the equations leave open is as smooth as possible",
+            words=because("estimate-smooth"),
             inputs=found.x,
             distances=torch.where(taken, distances, torch.inf),
             steps=found.steps,

@@ -11,6 +11,7 @@ from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.closed_form.estimate import Estimate, estimates, why_not_invertible
 from attacker.attacks.known_labels import check_labels
 from attacker.attacks.registration import register_attack
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -51,7 +52,7 @@ class LayerwiseInversion(Attack):
         """Name in the registry."""
         return "layerwise-inversion"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         return why_not_invertible(victim, observation)
 
@@ -94,7 +95,7 @@ def _result(victim: Victim, estimate: Estimate, place: int, granted: Tensor | No
     labels = labels_of(estimate, place, granted, classes=victim.label_numbers)
     inputs = estimate.inputs[place : place + 1].to(like.dtype)
     if not bool(inputs.isfinite().all()):
-        reason = f"the image is not finite; {estimate.words(place)}"
+        reason = joined([because("image-not-finite"), estimate.words(place)])
         return Reconstruction(inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason=reason)
     return Reconstruction(
         inputs=inputs,

@@ -13,6 +13,7 @@ from attacker.attacks.base import Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW
 from attacker.attacks.closed_form.estimate import Estimate, any_entrance, estimates
 from attacker.attacks.closed_form.layerwise import labels_of
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -25,13 +26,13 @@ class Candidate:
     """Images for the victims of one estimate.
 
     Attributes:
-        words: What made them, for the reason.
+        words: What made them, for the reason; None for the estimate itself.
         inputs: (v, channels, height, width).
         distances: (v,), to the updates; infinite where the image is not to be taken.
         steps: That it took.
     """
 
-    words: str
+    words: Reason | None
     inputs: Tensor
     distances: Tensor
     steps: int
@@ -80,7 +81,9 @@ def run_from_estimates(
 def valid_start(victim: Victim, estimate: Estimate) -> Candidate:
     """The estimate itself, moved onto valid images where it is outside; what is not finite becomes grey."""
     images = victim.inputs.clamp(estimate.inputs.nan_to_num(0.0, 0.0, 0.0))
-    return Candidate(words="the estimate, clamped", inputs=images, distances=estimate.replay.distances(images), steps=0)
+    return Candidate(
+        words=because("estimate-clamped"), inputs=images, distances=estimate.replay.distances(images), steps=0
+    )
 
 
 def _result(
@@ -100,7 +103,7 @@ def _result(
         inputs=best.inputs[place : place + 1].to(like.dtype),
         labels=labels,
         outcome=Outcome.CONVERGED if converged else Outcome.ITERATION_LIMIT,
-        reason="; ".join(part for part in (best.words, words) if part),
+        reason=joined(part for part in (best.words, words) if part),
         matching_loss=distance if torch.isfinite(best.distances[place]) else None,
         seconds=seconds,
         iterations=best.steps,

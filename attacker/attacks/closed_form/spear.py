@@ -20,6 +20,7 @@ from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace, trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -78,29 +79,29 @@ class Spear(Attack):
         """Name in the registry."""
         return "spear"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
-            return "weight decay over several local steps adds weights to the update that nobody sends"
+            return because("weight-decay.several-steps")
         seen = trace(victim, batch_size=PROBES)
         layer = first_linear(seen)
-        if isinstance(layer, str):
+        if isinstance(layer, Reason):
             return layer
         if dropped := why_dropped_before(victim, seen, layer):
             return dropped
         size = observation.batch_size
         if size is not None and size > self.most_images:
-            return f"made for at most {self.most_images} images (most_images), the update is of {size}"
+            return because("too-many-images", most=self.most_images, size=size)
         no_relu = why_no_relu(victim, observation, seen, layer)
         if no_relu is not None:
             return no_relu
         factors = self._factors(observation, layer)
-        if isinstance(factors, str):
+        if isinstance(factors, Reason):
             return factors
         if size is not None and factors.rank > size:
-            return f"the gradient of {layer.weight} has rank {factors.rank}, more than the {size} images announced"
+            return because("rank-too-high", name=layer.weight, rank=factors.rank, size=size)
         return None
 
     def run(
@@ -121,19 +122,18 @@ class Spear(Attack):
                 progress((index + 1) / len(observations), None)
         return results
 
-    def _factors(self, observation: Observation, layer: FirstLinear) -> LowRank | str:
+    def _factors(self, observation: Observation, layer: FirstLinear) -> LowRank | Reason:
         weight = observed_gradient(observation)[layer.weight]
-        found = factorise(weight, self.most_images, expected=observation.batch_size)
-        return f"the gradient of {layer.weight} {found}" if isinstance(found, str) else found
+        return factorise(weight, self.most_images, name=layer.weight, expected=observation.batch_size)
 
     def _attack(
         self, victim: Victim, seen: Trace, observation: Observation, granted: Tensor | None, generator: Generator
     ) -> Reconstruction:
         began = time.perf_counter()
         layer = first_linear(seen)
-        assert not isinstance(layer, str)
+        assert not isinstance(layer, Reason)
         factors = self._factors(observation, layer)
-        assert not isinstance(factors, str)
+        assert not isinstance(factors, Reason)
         gradient = observed_gradient(observation)
         mixture = Mixture(
             factors=factors,
@@ -150,7 +150,7 @@ class Spear(Attack):
             result = _confirmed(victim, seen, layer, observation, inputs, found, granted, generator)
         return replace(result, seconds=time.perf_counter() - began)
 
-    def _search(self, mixture: Mixture, generator: Generator) -> tuple[Unmixed | None, str]:
+    def _search(self, mixture: Mixture, generator: Generator) -> tuple[Unmixed | None, Reason]:
         """The images' factors, or why they were not found."""
         found: list[Unmixed] = []
 
@@ -164,12 +164,16 @@ class Spear(Attack):
         search = columns.search(self.samples, torch.Generator().manual_seed(seed), enough)
         rank, known = mixture.factors.rank, len(search.candidates)
         if not found:
-            return None, f"found {known} of {rank} sparse columns in {search.samples} samples"
+            return None, because("columns-not-found", known=known, rank=rank, samples=search.samples)
         if found[0].agreement >= AGREEMENT:
-            return found[0], ""
-        return None, (
-            f"the best {rank} of {known} sparse columns explain {found[0].agreement:.0%} of the ReLU pattern after "
-            f"{search.samples} samples, below {AGREEMENT:.0%}"
+            return found[0], Reason("")
+        return None, because(
+            "columns-not-found.doubtful",
+            rank=rank,
+            known=known,
+            share=found[0].agreement,
+            samples=search.samples,
+            enough=AGREEMENT,
         )
 
 
@@ -186,9 +190,10 @@ def _confirmed(
     """The images with their labels and the distance of their gradient."""
     count = len(inputs)
     whole = observation.batch_size in (None, count)
-    reason = "" if whole else f"{count} of {observation.batch_size} images have a gradient of their own"
+    reason = "" if whole else because("some-images", count=count, size=observation.batch_size)
     if not bool(inputs.isfinite().all()):
-        return Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason="an image is not finite")
+        reason = because("image-not-finite.one")
+        return Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason=reason)
     labels = labels_of_images(victim, seen, layer, observation, inputs, found.deltas, granted, generator)
     # The order in which several local steps used the images is not known.
     one_step = why_not_one_step(observation) is None

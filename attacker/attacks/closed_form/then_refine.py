@@ -19,6 +19,7 @@ from attacker.attacks.gradient_matching.parts import Adam
 from attacker.attacks.registration import register_attack
 from attacker.gradients.distances import total_variation
 from attacker.optim.gauss_newton import refine
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -79,7 +80,7 @@ class ThenRefine(Attack):
         """Name in the registry."""
         return "then-refine"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         return any_entrance(victim, observation)[1]
 
@@ -111,10 +112,12 @@ class ThenRefine(Attack):
         granted: Sequence[Tensor | None],
         generators: Sequence[Generator],
     ) -> list[Candidate]:
-        given = Candidate(words="", inputs=estimate.inputs, distances=estimate.distances, steps=0)
+        given = Candidate(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
         replay, start = estimate.replay, valid_start(victim, estimate)
         found = refine(replay.residual, start.inputs, steps=self.steps, inner=self.inner, project=victim.inputs.clamp)
-        refined = Candidate(words="refined", inputs=found.x, distances=replay.distances(found.x), steps=found.steps)
+        refined = Candidate(
+            words=because("estimate-refined"), inputs=found.x, distances=replay.distances(found.x), steps=found.steps
+        )
         searched = [refined]
         if self.iterations and bool((torch.minimum(given.distances, refined.distances) > EXACT_BELOW).any()):
             searched.append(self._plain(victim, estimate, own, granted, generators))
@@ -144,7 +147,7 @@ class ThenRefine(Attack):
         distances = estimate.replay.distances(inputs)
         missing = torch.tensor([one.inputs is None for one in results], device=distances.device)
         return Candidate(
-            words="plain gradient matching",
+            words=because("plain-matching"),
             inputs=inputs,
             distances=torch.where(missing, torch.inf, distances),
             steps=self.iterations,

@@ -12,6 +12,7 @@ from attacker.attacks.closed_form.estimate import estimates, why_not_invertible
 from attacker.attacks.closed_form.layerwise import reconstructions
 from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.registration import register_attack
+from attacker.reasons import Reason
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -45,7 +46,7 @@ class ThroughBottleneck(Attack):
         """Name in the registry."""
         return "through-bottleneck"
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         return why_not_invertible(victim, observation, through_bottleneck=True)
 

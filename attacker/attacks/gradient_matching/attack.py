@@ -24,6 +24,7 @@ from attacker.gradients.observed import observed_gradient
 from attacker.gradients.trace import trace
 from attacker.optim.deadline import share_of_time
 from attacker.optim.random_streams import Draws
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -93,7 +94,7 @@ class GradientMatching(Search, Attack):
         """Evaluations of candidates for one update, those of a race included."""
         return evaluations(self)
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
@@ -107,11 +108,11 @@ class GradientMatching(Search, Attack):
         try:
             matched = matched_parameters(self.layers, observation.parameters)
         except ValueError as error:
-            return str(error)
+            return because("no-such-layers", error=error)
         if observation.batch_size is None:
-            return "the batch size is unknown, and candidates need one"
+            return because("batch-size-unknown")
         if not any(bool((observation.update[name] != 0).any()) for name in matched):
-            return "the update is zero everywhere that counts: it has no direction to match"
+            return because("no-direction")
         return why_not_replayed(self.replay, self.distance, observation)
 
     def run(

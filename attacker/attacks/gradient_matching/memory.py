@@ -14,6 +14,7 @@ from attacker.attacks.gradient_matching.batch import Piece
 from attacker.attacks.gradient_matching.parts import PieceProgress
 from attacker.attacks.gradient_matching.search import Search
 from attacker.gradients.memory_budget import GIB, default_budget, evaluation_memory, is_out_of_memory
+from attacker.reasons import because
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def attack_bounded(
     together = restarts if search.compares_restarts else 1
     if victims * restarts == together:
         many = "one candidate" if together == 1 else f"the {together} restarts that are compared as they go, each"
-        reason = f"the memory does not hold {many} of {piece.batch_size} image(s) with its gradient"
+        reason = because("out-of-memory", what=many, images=piece.batch_size)
         yield piece.indices[0], Reconstruction.not_applicable(reason)
         return
     logger.warning("out of memory with %d candidates; going on with halves", victims * restarts)

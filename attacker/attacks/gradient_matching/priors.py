@@ -11,6 +11,7 @@ from attacker.gradients.replay import Replay
 from attacker.objectives import image_priors as priors
 from attacker.objectives.bn_statistics_prior import BatchStatistics, why_no_batch_statistics
 from attacker.optim.setting_ranges import check_weight
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -39,7 +40,7 @@ class Prior(ABC):
     def on(self, piece: Piece) -> priors.Prior:
         """The penalty for what is attacked together."""
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why it has nothing to compare with in an update, or None when it has."""
         del victim, observation
         return None
@@ -170,9 +171,9 @@ class BNStatistics(_Weighted):
         ]
         return BatchStatistics(replays, latents=piece.seen.latents)
 
-    def refuses(self, victim: Victim, observation: Observation) -> str | None:
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Models without such layers, and updates without their statistics."""
         reason = why_no_batch_statistics(victim.model, observation.buffers)
         if reason is None or not self.weight:
             return None
-        return f"batch_norm={self.weight:g} has nothing to compare with: {reason}; batch_norm=0 does without"
+        return because("prior-has-no-reference", weight=self.weight, why=reason)

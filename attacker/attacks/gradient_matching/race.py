@@ -15,6 +15,7 @@ from attacker.attacks.gradient_matching.parts import RacedTotalVariation, Restar
 from attacker.attacks.gradient_matching.search import Search
 from attacker.optim.deadline import share_of_time
 from attacker.optim.random_streams import Draws
+from attacker.reasons import because, joined
 
 _SHARE: Final = 4
 _LEAST: Final = 300
@@ -242,10 +243,10 @@ def _together(
     """The best result, with the work of all; a heat is no start of its own, because it is short."""
     weight, best = best_fit(ran, size, settings)
     long = [found for _, found in ran] if alone else [ran[-1][1]]
-    words = f"total variation weighs {weight:g}, the best of {prior.text}"
+    words = because("prior-chosen", weight=weight, weights=prior.text)
     return replace(
         best,
-        reason="; ".join(part for part in (best.reason, words) if part),
+        reason=joined([best.reason, words]),
         seconds=sum(found.seconds for _, found in ran),
         iterations=sum(found.iterations for _, found in ran),
         starts=sum(found.starts for found in long),

@@ -18,6 +18,7 @@ from attacker.gradients.observed import kept_gradient, steps_behind, why_not_one
 from attacker.gradients.one_step import elementwise_products, gradient_products, weights_pay
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -51,15 +52,15 @@ def chosen_replay(mode: ReplayMode, observation: Observation) -> ReplayMode:
     return ReplayMode.UNROLLED if few and why_not_unrolled(observation) is None else ReplayMode.SURROGATE
 
 
-def why_not_replayed(mode: ReplayMode, distance: Distance, observation: Observation) -> str | None:
+def why_not_replayed(mode: ReplayMode, distance: Distance, observation: Observation) -> Reason | None:
     """Why candidates cannot be compared with the update in the chosen way, or None when they can."""
     replay = chosen_replay(mode, observation)
     if replay is ReplayMode.SURROGATE and observation.kind == "gradient":
-        return "surrogate weights lie between those sent and those received: the update is one gradient"
+        return because("one-gradient.surrogate")
     if replay is ReplayMode.UNROLLED:
         return why_not_unrolled(observation)
     reason = why_scale_unknown(observation) if distance.needs_scale else None
-    return reason and f"{reason}: distance={distance.name} needs the gradient's scale, cosine does not"
+    return reason and because("scale-needed", why=reason, distance=distance.name)
 
 
 def replayed_products(

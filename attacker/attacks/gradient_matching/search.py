@@ -41,6 +41,7 @@ from attacker.optim.initialisation import Grey, Normal, Start
 from attacker.optim.problem import Objective
 from attacker.optim.result import Matched
 from attacker.optim.setting_ranges import check_choice
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 
 
@@ -276,16 +277,15 @@ def _result(search: Search, found: _Found, index: int, labels: Tensor, seconds: 
     distance = float(matched.distances[index, restart])
     measured = distance < float("inf")
     outcome = Outcome.CONVERGED if distance < search.distance.converged_below else Outcome.ITERATION_LIMIT
-    reason = ""
+    reason = Reason("")
     if bool(matched.diverged[index, restart]):
         outcome = Outcome.DIVERGED
-        kept = "the best iterate before that is kept" if measured else "it was finite at no iterate"
-        reason = f"the gradient distance became non-finite in all of {search.restarts.count} restart(s); {kept}"
+        restarts = search.restarts.count
+        reason = because("distance-not-finite" if measured else "distance-not-finite.never", restarts=restarts)
     steps = int(matched.iterations[index].max())
     cut = matched.cut and outcome is not Outcome.CONVERGED
     if cut:
-        early = f"its time ended after {steps} of {total} iterations, and the best until then is kept"
-        reason = "; ".join(part for part in (reason, early) if part)
+        reason = joined([reason, because("time-ended", steps=steps, total=total)])
     return Reconstruction(
         inputs=matched.candidates[index, restart] if measured else None,
         labels=labels[restart],

@@ -28,6 +28,7 @@ from attacker.audit.inputs.tape_source import UPDATES, Subject, TapeSource, open
 from attacker.audit.threat_model import Knowledge
 from attacker.gradients.memory_budget import is_out_of_memory
 from attacker.optim.deadline import share_of_time, within
+from attacker.reasons import Reason, because, joined, raised
 from attacker.victim import Victim
 from fl_precode.loss import importable_name
 from fl_precode.models.input_spec import InputSpec
@@ -40,7 +41,6 @@ MOST_UPDATES: Final = 8
 """Updates of one chunk. Measured on a CPU, more of them gain little; less is lost when a run is killed."""
 
 _MOST_IMAGES = 64
-_EARLY: Final = "its time ended before it was done, and the best until then is kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ class Attempt:
                 middle = (start + end) // 2
                 return [*self.results(start, middle), *self.results(middle, end)]
             _logger.exception("the attack %s failed", self.method.name)
-            return [failed(f"{type(error).__name__}: {error}")] * (end - start)
+            return [failed(raised(error))] * (end - start)
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
         victim, seen, seeds = self.victim, list(self.updates[start:end]), self.seeds[start:end]
@@ -295,12 +295,12 @@ def _cut(found: Sequence[Reconstruction]) -> list[Reconstruction]:
     return [
         one
         if one.inputs is None or one.outcome is Outcome.CONVERGED
-        else replace(one, cut=True, reason="; ".join(filter(None, (one.reason, _EARLY))))
+        else replace(one, cut=True, reason=joined([one.reason, because("time-ended.attack")]))
         for one in found
     ]
 
 
-def failed(reason: str) -> Reconstruction:
+def failed(reason: Reason) -> Reconstruction:
     """The result of an attack that raised."""
     return Reconstruction(inputs=None, labels=None, outcome=Outcome.FAILED, reason=reason)
 

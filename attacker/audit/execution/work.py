@@ -12,6 +12,7 @@ from attacker.attacks.base import Outcome, Reconstruction
 from attacker.audit.execution.attack_job import Chunk, run_chunk
 from attacker.jobs.job import Job, Tell
 from attacker.jobs.store import JobStore
+from attacker.reasons import Reason
 
 Results = Sequence[Reconstruction]
 ChunkStore = JobStore[Results]
@@ -65,11 +66,13 @@ def _row(found: Reconstruction, place: str, tensors: dict[str, Tensor]) -> dict[
             row[one.name] = len(value)
         else:
             row[one.name] = value.name if isinstance(value, Outcome) else value
+    row["reason_codes"] = list(found.reason_codes)
     return row
 
 
 def _reconstruction(row: Mapping[str, Any], place: str, tensors: Mapping[str, Tensor]) -> Reconstruction:
     values: dict[str, Any] = {**row, "outcome": Outcome[row["outcome"]]}
+    values["reason"] = Reason(row["reason"], *values.pop("reason_codes", ()))
     values["noise"] = tuple(tensors[f"{place}.noise.{number}"] for number in range(row["noise"]))
     values |= {name: tensors.get(f"{place}.{name}") for name in ("inputs", "labels")}
     return Reconstruction(**values)

@@ -22,6 +22,7 @@ from attacker.audit.record.schema import ControlRound
 from attacker.audit.settings import AuditSettings
 from attacker.audit.truth.base import Truth
 from attacker.optim.deadline import within
+from attacker.reasons import Reason, because
 from fl_precode.observation import Observation
 from fl_precode.tape import Tape, TapeEntry
 
@@ -42,7 +43,7 @@ class Federation:
         entries: Updates that are attacked.
         targets: The same as attackers see them.
         control_of: Identifier of the defended federation, for a control.
-        no_control: Why there is no control, where there should be one and none could be made; else empty.
+        no_control: Why there is no control, where there should be one and none could be made; else None.
         training: How well trained a control is, where the defence has layers of its own.
         refused: File of an update to the reason why its truth is not scored.
     """
@@ -53,7 +54,7 @@ class Federation:
     entries: tuple[TapeEntry, ...]
     targets: tuple[Target, ...]
     control_of: str | None = None
-    no_control: str = ""
+    no_control: Reason | None = None
     training: tuple[ControlRound, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,7 +105,7 @@ def open_federations(
         subject = replace(subject, truth=subject.truth if checked.scored else None, truth_note=checked.note)
         own = _federation(f"f{number}", subject, source, entries, settings, checked.refused)
         repeated = [entry for entry in entries if entry.file not in checked.refused]
-        reason = why_no_control(subject, repeated) if settings.control else "it was left out"
+        reason = why_no_control(subject, repeated) if settings.control else because("control-not-wanted")
         needed = settings.control and subject.defence != "none"
         if needed and fresh and not reason:
             reason = _why_no_time(subject, repeated[0], clock)
@@ -117,23 +118,18 @@ def open_federations(
                 raise
             except Exception as error:  # the clients' model is foreign code, and is trained here
                 _logger.warning("there is no undefended control of %s", own.id, exc_info=True)
-                reason = f"computing it failed: {type(error).__name__}: {error}"
-        found += [Federation(**{**vars(own), "no_control": reason if needed else ""}), *control]
+                reason = because("control-raised", kind=type(error).__name__, error=error)
+        found += [Federation(**{**vars(own), "no_control": reason if needed else None}), *control]
     return found
 
 
-def _why_no_time(subject: Subject, entry: TapeEntry, clock: Clock) -> str:
-    """Why there is no time to repeat even one client's training; empty where there is."""
+def _why_no_time(subject: Subject, entry: TapeEntry, clock: Clock) -> Reason | None:
+    """Why there is no time to repeat even one client's training; None where there is."""
     if clock.budget is None:
-        return ""
+        return None
     seen = subject.tape.load(entry)
     needed, left = replayed_images(seen) * seconds_of_pass(subject.victim, seen), clock.left(OPENING)
-    if needed <= left:
-        return ""
-    return (
-        f"repeating one client's training would take about {needed:.0f} s, and {left:.0f} s of the budget are left for "
-        "it; a longer --budget gives it more"
-    )
+    return None if needed <= left else because("control-needs-time", needed=needed, left=left)
 
 
 def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fresh: bool) -> Federation:

@@ -22,6 +22,7 @@ from attacker.audit.record.schema import ControlRound
 from attacker.audit.truth.base import SameClients, Truth, TruthSource, known_scale
 from attacker.gradients.observed import steps_behind
 from attacker.optim.deadline import time_is_up
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.loss import Loss, described
@@ -74,50 +75,47 @@ class _Training:
         )
 
 
-def why_no_control(subject: Subject, entries: Sequence[TapeEntry]) -> str:
-    """Why these updates cannot have an undefended control, or need none; empty when they can.
+def why_no_control(subject: Subject, entries: Sequence[TapeEntry]) -> Reason | None:
+    """Why these updates cannot have an undefended control, or need none; None when they can.
 
     Args:
         subject: The defended federation.
         entries: Updates that are attacked.
     """
     if subject.defence == "none":
-        return "there is no defence to leave out"
+        return because("control-needs-defence")
     if subject.defence == "unknown":
-        return "the defence is not known, so it cannot be left out"
+        return because("control-needs-defence.unknown")
     truth = subject.truth
     if truth is None or not any(map(truth.knows, entries)):
-        return "the true images are not known, from which it would be computed"
+        return because("control-needs-truth")
     names = base_names(subject.victim.model)
     base = subject.undefended.state_dict()
     if set(names.values()) != base.keys():
-        return "the weights of the defended model are not those of the undefended one and the defence's own"
+        return because("control-needs-weights")
     if truth.settings:
-        return ""
+        return None
     reasons = (_why_not_repeated(subject, truth, entry) for entry in entries if truth.knows(entry))
-    return next(filter(None, reasons), "")
+    return next(filter(None, reasons), None)
 
 
-def _why_not_repeated(subject: Subject, truth: TruthSource, entry: TapeEntry) -> str:
-    """Why a foreign client's training cannot be repeated on its images; empty when it can."""
+def _why_not_repeated(subject: Subject, truth: TruthSource, entry: TapeEntry) -> Reason | None:
+    """Why a foreign client's training cannot be repeated on its images; None when it can."""
     seen = subject.tape.load(entry)
     if known_scale(truth, subject.victim.inputs) is None:
-        return "the normalisation of the images is not known, so the clients' training cannot be repeated"
+        return because("control-needs-training")
     if seen.frozen:
-        return "a part of the model is not trained or not sent, and what the clients do with it is not known"
+        return because("control-needs-training.frozen")
     if seen.kind == "gradient":
-        return ""
+        return None
     if seen.protocol.learning_rate is None:
-        return "the clients' learning rate is not announced, so their training cannot be repeated"
+        return because("control-needs-training.rate")
     steps, recorded = steps_behind(seen), len(truth.steps(entry))
     if steps is None:
-        return "the number of the clients' local steps is not announced, so their training cannot be repeated"
+        return because("control-needs-training.steps")
     if steps != recorded:
-        return (
-            f"the clients make {steps} local steps and the truth tells the batch of {recorded}, so their training "
-            "cannot be repeated; record_truth called with every batch tells them all"
-        )
-    return ""
+        return because("control-needs-training.batches", steps=steps, recorded=recorded)
+    return None
 
 
 def write_control(

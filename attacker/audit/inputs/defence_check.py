@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.base import check_observation
-from attacker.audit.inputs.innocent_reasons import Reason, half_precision, innocent_reasons
+from attacker.audit.inputs.innocent_reasons import InnocentReason, half_precision, innocent_reasons
 from attacker.audit.inputs.outer_products import Beyond, layers_beyond, rounding_of, told_adam
 from attacker.gradients.observed import steps_behind
 from attacker.gradients.uncompared_parameters import settled
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.defences.dp_sgd import DpSgd
 from fl_precode.defences.on_gradients import Clip, GaussianNoise, GradientDefence, LaplaceNoise, Prune, Quantise, Sign
@@ -63,14 +64,13 @@ class Sighting:
     """Something that an update shows and that was not announced, or the reverse.
 
     Attributes:
-        code: What kind of thing it is, the same for updates that show the same.
-        sentence: What was seen, with its figures, and which reasons there can be.
+        sentence: What was seen, with its figures, and which reasons there can be; its code is the same for updates that
+            show the same.
         contradicts: Whether it contradicts what was announced; else an honest client can show it.
         size: Of sightings of one code that with the largest size speaks for all.
     """
 
-    code: str
-    sentence: str
+    sentence: Reason
     contradicts: bool = True
     size: float = 0.0
 
@@ -115,12 +115,11 @@ def _checked(what: str, check: Callable[[], Sighting | None]) -> list[Sighting]:
         found = check()
     except Exception as error:  # models are foreign code, and updates are whatever clients sent
         _logger.warning("whether %s shows in an update could not be checked", what, exc_info=True)
-        sentence = f"whether {what} shows in the update could not be checked: {type(error).__name__}: {error}"
-        return [Sighting(code=f"unchecked {what}", sentence=sentence)]
+        return [Sighting(sentence=because("not-checked", what=what, kind=type(error).__name__, error=error))]
     return [] if found is None else [found]
 
 
-def common_sightings(each: Sequence[Iterable[Sighting]]) -> tuple[list[str], list[str]]:
+def common_sightings(each: Sequence[Iterable[Sighting]]) -> tuple[list[Reason], list[Reason]]:
     """What several updates show, each kind once, with the number of updates that show it.
 
     Returns:
@@ -128,11 +127,13 @@ def common_sightings(each: Sequence[Iterable[Sighting]]) -> tuple[list[str], lis
     """
     kinds: dict[tuple[str, bool], list[Sighting]] = {}
     for one in (one for seen in each for one in seen):
-        kinds.setdefault((one.code, one.contradicts), []).append(one)
-    sentences: dict[bool, list[str]] = {True: [], False: []}
+        code = one.sentence.code
+        kinds.setdefault((one.sentence if code == "not-checked" else code, one.contradicts), []).append(one)
+    sentences: dict[bool, list[Reason]] = {True: [], False: []}
     for (_, contradicts), found in kinds.items():
         largest = max(found, key=lambda one: one.size)
-        sentences[contradicts].append(f"{largest.sentence} ({len(found)} of {len(each)} updates looked at)")
+        text = f"{largest.sentence} ({len(found)} of {len(each)} updates looked at)"
+        sentences[contradicts].append(Reason(text, *largest.sentence.codes))
     return sentences[True], sentences[False]
 
 
@@ -141,21 +142,18 @@ def _not_applied(part: GradientDefence, later: Sequence[GradientDefence], observ
     if any(isinstance(one, _NOISES) for one in later):
         return None
     exact = observation.kind == "gradient"  # weights that were added and subtracted are rounded
-    sentence = ""
     match part:
         case Prune(share=share) if _fewer_zeros(observation, share):
-            sentence = f"pruning of {share:.0%} was announced, and the update has fewer zeros than that"
+            return Sighting(sentence=because("pruning-not-applied", share=share))
         case Clip(max_norm=largest) if not later and _norm(observation) > largest * 1.001:
-            sentence = f"a norm of at most {largest:g} was announced, and the update is larger"
+            return Sighting(sentence=because("clipping-not-applied", largest=largest))
         case Quantise(bits=bits) if exact and _most_values(observation) > 2**bits - 1:
-            sentence = f"rounding to {bits} bits was announced, and the update has more different values"
+            return Sighting(sentence=because("rounding-not-applied", bits=bits))
         case Sign() if exact and _most_values(observation) > 3:
-            sentence = "signs were announced, and the update has more than one magnitude in a tensor"
+            return Sighting(sentence=because("signs-not-applied"))
         case Soteria(share=share) if exact and not _zero_columns(observation, share):
-            sentence = (
-                f"soteria on {share:.0%} of a layer's columns was announced, and no layer has as many columns of zeros"
-            )
-    return Sighting(code=f"without {type(part).__name__}", sentence=sentence) if sentence else None
+            return Sighting(sentence=because("soteria-not-applied", share=share))
+    return None
 
 
 def _fewer_zeros(observation: Observation, share: float) -> bool:
@@ -203,11 +201,7 @@ def _unannounced_cut(observation: Observation, *, said: bool) -> Sighting | None
     if busy and all(_different(value) <= min(_FEW_VALUES, int((value != 0).sum()) // 4) for value in samples):
         return _few_values(observation, said=said)
     if any(_cut_off(value) for value in busy):
-        sentence = (
-            "the smallest numbers of the update are missing, in scattered places: it was pruned (as a defence, or to "
-            "send less), and no such defence was announced"
-        )
-        return Sighting(code="pruned", sentence=sentence, contradicts=said)
+        return Sighting(sentence=because("was-pruned"), contradicts=said)
     return None
 
 
@@ -219,14 +213,12 @@ def _usual(value: Tensor) -> float:
 
 
 def _few_values(observation: Observation, *, said: bool) -> Sighting:
-    what = "the update consists of few different values: it was rounded (as a defence, or to send less)"
     optimiser = observation.protocol.optimiser
     if observation.kind == "weights" and optimiser is None:
         found = optimiser_trace(observation.update, steps=steps_behind(observation), learning_rate=None)
         if found is not None and found.optimiser == "adam":
-            sentence = f"{what}, or this is the first step of an adaptive optimiser: {found.evidence}"
-            return Sighting(code="rounded", sentence=sentence, contradicts=False)
-    return Sighting(code="rounded", sentence=f"{what}, and no such defence was announced", contradicts=said)
+            return Sighting(sentence=because("was-rounded.adaptive", evidence=found.evidence), contradicts=False)
+    return Sighting(sentence=because("was-rounded"), contradicts=said)
 
 
 def _rounding_of_what_was_sent(observation: Observation) -> float:
@@ -270,7 +262,7 @@ def _noise(
     if announced is not None:
         clipped = any(isinstance(part, Clip) for part in parts)
         sentence = _noise_left_out([one.rest for one in layers], announced, observation, clipped=clipped)
-        return Sighting(code="without noise", sentence=sentence) if sentence else None
+        return None if sentence is None else Sighting(sentence=sentence)
     rounding = rounding_of(observation)
     noisy = [one for one in layers if one.size > rounding]
     if observation.protocol.weight_decay:  # it was announced, and nothing else is there
@@ -279,28 +271,24 @@ def _noise(
     return max(found, key=lambda one: (one.contradicts, one.size), default=None)
 
 
-def _not_a_sum(beyond: Beyond, reasons: Sequence[Reason], *, said: bool) -> Sighting:
+def _not_a_sum(beyond: Beyond, reasons: Sequence[InnocentReason], *, said: bool) -> Sighting:
     """That a layer's update is more than its inputs explain, with the figures and the innocent reasons."""
     by_state = {
         state: [f"{one.name} ({one.because})" for one in reasons if one.state == state]
         for state in ("seen", "possible", "excluded", "denied")
     }
     layer = f"of the layer {beyond.layer!r}" if beyond.layer else "of the layer"
-    sentence = (
-        f"the update {layer} is not a sum of at most {beyond.most} outer products, as many as it has inputs: what "
-        f"stands beyond them has a root mean square of {beyond.size:.1g}, {beyond.share:.2g} times that of the update"
-    )
+    rest = because("more-than-its-inputs", layer=layer, most=beyond.most, size=beyond.size, share=beyond.share)
     if by_state["denied"]:
-        sentence += f". It looks as after what was said not to be: {'; '.join(by_state['denied'])}"
+        sentence = because("unexplained-rest.denied", rest=rest, reasons="; ".join(by_state["denied"]))
     elif by_state["seen"]:
-        sentence += f". An innocent reason shows: {'; '.join(by_state['seen'])}"
+        sentence = because("innocent-rest", rest=rest, reasons="; ".join(by_state["seen"]))
     elif by_state["possible"]:
-        sentence += f". It may be noise, or {'; or '.join(by_state['possible'])}"
+        sentence = because("open-rest", rest=rest, reasons="; or ".join(by_state["possible"]))
     else:
-        sentence += f". No innocent reason explains it. Excluded: {'; '.join(by_state['excluded'])}"
+        sentence = because("unexplained-rest", rest=rest, reasons="; ".join(by_state["excluded"]))
     explained = bool(by_state["seen"] or by_state["possible"])
     return Sighting(
-        code="explained" if by_state["seen"] else "open" if explained else "unexplained",
         sentence=sentence,
         contradicts=said and not explained,
         size=beyond.share,
@@ -309,20 +297,20 @@ def _not_a_sum(beyond: Beyond, reasons: Sequence[Reason], *, said: bool) -> Sigh
 
 def _noise_left_out(
     levels: Sequence[float], announced: GradientDefence | None, observation: Observation, *, clipped: bool
-) -> str:
-    """A sentence when announced noise is not in the Linear layers, where it would stand out."""
+) -> Reason | None:
+    """That announced noise is not in the Linear layers, where it would stand out; None where that is not seen."""
     if not levels or announced is None:
-        return ""
+        return None
     rounding = rounding_of(observation)
     if isinstance(announced, PartialNoise):
         if announced.std > rounding and max(levels) <= rounding:
-            return f"noise on some layers (std {announced.std:g}) was announced, and no Linear layer shows any"
-        return ""
+            return because("noise-not-applied.some-layers", std=announced.std)
+        return None
     std = _announced_std(announced, observation)
     # What clips after the noise shrinks it, by nobody knows how much.
     if std is None or clipped or std <= rounding or min(levels) > std / 2:
-        return ""
-    return f"noise (std {std:g}) was announced, and the update shows {min(levels):.1g} in a Linear layer"
+        return None
+    return because("noise-not-applied", std=std, least=min(levels))
 
 
 def _announced_std(part: GradientDefence, observation: Observation) -> float | None:

@@ -38,7 +38,7 @@ _SPARSE: Final = 0.02
 
 
 @dataclass(frozen=True)
-class Reason:
+class InnocentReason:
     """Something honest that may be behind an update.
 
     Attributes:
@@ -53,7 +53,7 @@ class Reason:
     because: str
 
 
-def innocent_reasons(observation: Observation, beyond: Beyond) -> list[Reason]:
+def innocent_reasons(observation: Observation, beyond: Beyond) -> list[InnocentReason]:
     """The reasons that there can be for what stands beyond the outer products of a layer's inputs.
 
     Where one is seen it is the only one: it makes the traces of others meaningless.
@@ -112,58 +112,64 @@ def _on_grid(values: Tensor, kind: torch.dtype) -> bool:
     return len(values) > 0 and float(near.double().mean()) >= _ON_GRID
 
 
-def _penalty(observation: Observation, beyond: Beyond) -> Reason:
+def _penalty(observation: Observation, beyond: Beyond) -> InnocentReason:
     if beyond.penalty is None:
-        return Reason("weight decay", "excluded", "no multiple of the weights or of their signs accounts for it")
+        return InnocentReason(
+            "weight decay", "excluded", "no multiple of the weights or of their signs accounts for it"
+        )
     what, times = beyond.penalty
     steps, rate = steps_behind(observation), observation.protocol.learning_rate
     factor = abs(times) if observation.kind == "gradient" else abs(times) / (steps * rate) if steps and rate else None
     as_said = "" if factor is None or what == "signs" else f", as a weight-decay of {factor:.2g} leaves it"
     name = "weight decay" if what == "weights" else "an L1 penalty"
     of_what = "the weights" if what == "weights" else "the weights' signs"
-    return Reason(name, "seen", f"nearly nothing remains without {times:.2g} times {of_what}{as_said}")
+    return InnocentReason(name, "seen", f"nearly nothing remains without {times:.2g} times {of_what}{as_said}")
 
 
-def _adaptive(observation: Observation) -> Reason:
+def _adaptive(observation: Observation) -> InnocentReason:
     name = "an adaptive optimiser (Adam, AdamW, RMSprop)"
     if observation.kind == "gradient":
-        return Reason(name, "excluded", "a gradient was sent, which no optimiser has touched")
+        return InnocentReason(name, "excluded", "a gradient was sent, which no optimiser has touched")
     steps = steps_behind(observation)
     found = optimiser_trace(observation.update, steps=steps, learning_rate=None)
     if found is not None and found.optimiser == "adam" and observation.protocol.optimiser == "sgd":
-        return Reason(name, "denied", f"SGD was announced, and yet {found.evidence}")
+        return InnocentReason(name, "denied", f"SGD was announced, and yet {found.evidence}")
     if found is not None and found.optimiser == "adam":
-        return Reason(name, "seen", found.evidence)
+        return InnocentReason(name, "seen", found.evidence)
     if observation.protocol.optimiser == "sgd":
-        return Reason(name, "excluded", "SGD was announced")
+        return InnocentReason(name, "excluded", "SGD was announced")
     if found is None or steps is None or steps > _TRACE_FADES:
-        return Reason(name, "possible", "its traces cannot be looked for in this update")
-    return Reason(name, "excluded", "its traces are not there")
+        return InnocentReason(name, "possible", "its traces cannot be looked for in this update")
+    return InnocentReason(name, "excluded", "its traces are not there")
 
 
-def _low_precision(observation: Observation, beyond: Beyond, name: str) -> Reason:
+def _low_precision(observation: Observation, beyond: Beyond, name: str) -> InnocentReason:
     words = "low precision"
     steps = steps_behind(observation) or 1
     found = half_precision(observation, [name])
     if found is not None:
         kind, usual = found
         if beyond.rest <= steps * torch.finfo(kind).eps * usual:
-            return Reason(words, "seen", f"the numbers lie on the grid of {_HALVES[kind]}, whose rounding is as large")
+            return InnocentReason(
+                words, "seen", f"the numbers lie on the grid of {_HALVES[kind]}, whose rounding is as large"
+            )
     if beyond.share <= steps**0.5 * torch.finfo(torch.bfloat16).eps / 2:  # half a digit in each step
-        return Reason(words, "possible", "what remains is no larger than the rounding of 16 bits")
-    return Reason(words, "excluded", "what remains is larger than the rounding of 16 bits")
+        return InnocentReason(words, "possible", "what remains is no larger than the rounding of 16 bits")
+    return InnocentReason(words, "excluded", "what remains is larger than the rounding of 16 bits")
 
 
-def _more_inputs(beyond: Beyond, *, sure: bool) -> Reason:
+def _more_inputs(beyond: Beyond, *, sure: bool) -> InnocentReason:
     name = "more inputs than were announced (augmentation, further passes, momentum or corrections of earlier rounds)"
     if beyond.rank is not None and sure:
-        return Reason(name, "seen", f"the update is a sum of {beyond.rank} outer products, and noise is no sum of few")
+        return InnocentReason(
+            name, "seen", f"the update is a sum of {beyond.rank} outer products, and noise is no sum of few"
+        )
     if beyond.evenly:
-        return Reason(name, "excluded", "what remains fills all directions alike, as independent noise does")
-    return Reason(name, "possible", "what remains prefers some directions, which independent noise does not")
+        return InnocentReason(name, "excluded", "what remains fills all directions alike, as independent noise does")
+    return InnocentReason(name, "possible", "what remains prefers some directions, which independent noise does not")
 
 
-def _capped(observation: Observation, name: str) -> Reason:
+def _capped(observation: Observation, name: str) -> InnocentReason:
     words = "a cap on each entry of the gradient"
     sizes, largest = _some(observation.update[name]).abs(), float(observation.update[name].abs().max())
     step = torch.finfo(sizes.dtype).eps * largest
@@ -173,13 +179,13 @@ def _capped(observation: Observation, name: str) -> Reason:
     share = float(at_most.double().mean())
     below = sizes[~at_most & (sizes > 0)]
     if share < _CAPPED or not len(below) or float((below > largest / 2).double().mean()) > 0.5:
-        return Reason(words, "excluded", "the largest entries differ, or all are as large")
-    return Reason(words, "seen", f"{share:.0%} of the entries have the largest size exactly")
+        return InnocentReason(words, "excluded", "the largest entries differ, or all are as large")
+    return InnocentReason(words, "seen", f"{share:.0%} of the entries have the largest size exactly")
 
 
-def _sparse(change: Tensor, weight: Tensor) -> Reason:
+def _sparse(change: Tensor, weight: Tensor) -> InnocentReason:
     name = "masked weights"
     still = change == 0
     if float(still.double().mean()) > _SPARSE and float((weight[still] == 0).double().mean()) > _ON_GRID:
-        return Reason(name, "seen", "the entries that did not move are weights of zero")
-    return Reason(name, "excluded", "no weights of zero stayed where they are")
+        return InnocentReason(name, "seen", "the entries that did not move are weights of zero")
+    return InnocentReason(name, "excluded", "no weights of zero stayed where they are")

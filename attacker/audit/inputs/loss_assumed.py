@@ -124,7 +124,7 @@ def _changed_by_entry(victim: Victim, observation: Observation) -> bool:
         found = optimiser_trace(observation.update, steps=steps, learning_rate=None)
         if observation.protocol.optimiser == "adam" or (found is not None and found.optimiser == "adam"):
             return True
-    return any(one.code != "explained" for one in sightings(victim, observation, "none"))
+    return any(one.sentence.code != "innocent-rest" for one in sightings(victim, observation, "none"))
 
 
 def _sums_to_zero_here(victim: Victim, names: list[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from attacker.audit.record.flag_sentences import Found, raised_flag
 from attacker.audit.record.schema import PrivacySpent
 from attacker.audit.record.view import FederationView
 from fl_precode.randomness.entropy import NOISE_FROM_A_SEED
@@ -56,13 +57,7 @@ def privacy_of(defence: str, settings: Mapping[str, Any], result: Mapping[str, A
     return found.model_copy(update={"epsilon": None, "note": NOISE_FROM_A_SEED})
 
 
-def from_a_seed(view: FederationView) -> Iterator[tuple[str, str, str | None]]:
+def from_a_seed(view: FederationView) -> Iterator[Found]:
     """The flag of a federation whose noise the server can take away."""
     if view.federation.noise_from_seed:
-        yield (
-            "noise-from-a-seed",
-            "The defence's noise was drawn from the run configuration's seed, so that the run can be repeated. Whoever "
-            "has that seed, as the server has, takes the noise away; the attacks here did not. Run the federation "
-            "without seeded-noise to learn what the defence is worth.",
-            None,
-        )
+        yield raised_flag("noise-from-a-seed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from attacker.audit.record.schema import (
 from attacker.audit.truth.base import TruthSource
 from attacker.audit.truth.federation import differing_settings
 from attacker.audit.truth.open import TruthWish, open_truth
+from attacker.reasons import Reason, codes_of
 from attacker.victim import Victim
 from fl_precode.defences.recognise import contained_defence, recognised, recognised_defence
 from fl_precode.defences.registry import apply_defence
@@ -105,7 +106,7 @@ class Subject:
     defence: str
     undefended: nn.Module
     truth: TruthSource | None
-    truth_note: str
+    truth_note: Reason
     result: Mapping[str, Any]
     loss_named_by: LossNamedBy | None = None
 
@@ -229,7 +230,7 @@ def summarise_federation(
     subject: Subject,
     identifier: str,
     labels: LabelKnowledge,
-    doubts: list[str],
+    doubts: Iterable[Reason],
     facts: UpdateFacts | None = None,
     protocol: Protocol | None = None,
 ) -> FederationSummary:
@@ -271,10 +272,12 @@ def summarise_federation(
         payload_bytes_undefended=_payload_bytes(subject.undefended),
         left_out=left_out,
         tape_problems=list(tape.problems),
-        doubts=doubts,
+        doubts=list(map(str, doubts)),
+        doubt_codes=codes_of(doubts),
         lost=subject.result.get("tape_lost"),
         truth_known=subject.truth is not None,
-        truth_note=subject.truth_note,
+        truth_note=str(subject.truth_note),
+        truth_codes=list(subject.truth_note.codes),
         labels=labels,
         settings=settings,
         tape_identity=tape_identity(tape),

@@ -12,6 +12,7 @@ from attacker.audit.inputs.tape_source import Subject
 from attacker.audit.inputs.truth_fit import why_not_behind
 from attacker.audit.truth.base import Truth, TruthSource, known_scale
 from attacker.optim.deadline import time_is_up
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 from fl_precode.tape import TapeEntry
@@ -21,7 +22,6 @@ MOST_IMAGES: Final = 64
 
 _MOST_OTHERS: Final = 6
 _MOST_SAID: Final = 3
-_NONE: Final = "it has none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class CheckedTruth:
         scored: Whether any update has one.
     """
 
-    refused: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
+    refused: Mapping[str, Reason] = field(default_factory=dict)
+    note: Reason = Reason("")
     scored: bool = True
 
 
@@ -49,79 +49,77 @@ def check_truth(subject: Subject, entries: Sequence[TapeEntry]) -> CheckedTruth:
     source = subject.truth
     if source is None or source.exact:
         return CheckedTruth(note=subject.truth_note, scored=source is not None)
-    refused: dict[str, str] = {}
-    said: list[str] = []
+    refused: dict[str, Reason] = {}
+    said: list[Reason] = []
     unchecked = 0
     for number, entry in enumerate(entries):
         if number and time_is_up():
             unchecked = len(entries) - number
             break
-        reason = _why_not_scored(subject, source, entry) if source.knows(entry) else _NONE
+        reason = _why_not_scored(subject, source, entry) if source.knows(entry) else because("truth-missing")
         if reason:
             refused[entry.file] = reason
-            said.append(f"Round {entry.round}, client {entry.node}: {reason}.")
+            said.append(because("truth-refused.update", round=entry.round, node=entry.node, why=reason))
     note = _note(source, said, len(entries), unchecked)
     return CheckedTruth(refused=refused, note=note, scored=len(refused) < len(entries))
 
 
-def _note(source: TruthSource, said: Sequence[str], updates: int, unchecked: int = 0) -> str:
+def _note(source: TruthSource, said: Sequence[Reason], updates: int, unchecked: int = 0) -> Reason:
     if unchecked:
-        early = (
-            f"The budget had no time to compare the truth in {source.origin} with {unchecked} of the {updates} "
-            "attacked updates; whether it is theirs is not known."
-        )
-        return f"{early} {_note(source, said, updates)}".strip()
+        early = because("truth-needs-time", origin=source.origin, unchecked=unchecked, updates=updates)
+        return joined([early, _note(source, said, updates)], " ")
     if not said:
-        return ""
-    if len(said) == updates and all(one.endswith(f": {_NONE}.") for one in said):
-        return f"The truth in {source.origin} has nothing about any attacked update; is it that of another run?"
+        return Reason("")
+    if len(said) == updates and all("truth-missing" in one.codes for one in said):
+        return because("truth-of-another-run.attacked", origin=source.origin)
     which = "any" if len(said) == updates else f"{len(said)} of the {updates}"
     more = f" And {len(said) - _MOST_SAID} more." if len(said) > _MOST_SAID else ""
-    return (
-        f"The truth in {source.origin} is not that of {which} attacked update{'' if updates == 1 else 's'}, which "
-        f"{'is' if len(said) == 1 and updates > 1 else 'are'} therefore not compared with it. "
-        f"{' '.join(said[:_MOST_SAID])}{more}"
+    return because(
+        "truth-refused",
+        origin=source.origin,
+        which=which,
+        updates="update" if updates == 1 else "updates",
+        are="is" if len(said) == 1 and updates > 1 else "are",
+        said=joined(said[:_MOST_SAID], " "),
+        more=more,
     )
 
 
-def _why_not_scored(subject: Subject, source: TruthSource, entry: TapeEntry) -> str:
+def _why_not_scored(subject: Subject, source: TruthSource, entry: TapeEntry) -> Reason | None:
     try:
         truth = source.truth(entry)
         steps = source.steps(entry)
     except ValueError as error:
-        return str(error).rstrip(".")
+        return because("truth-unreadable.update", error=str(error).rstrip("."))
     if truth is None:
-        return _NONE
+        return because("truth-missing")
     observation, inputs = subject.tape.load(entry), subject.victim.inputs
     if reason := _unlike(truth, observation, subject.victim):
         return reason
     if len(truth.images) > MOST_IMAGES:
-        return f"it has {len(truth.images)} images, and no more than {MOST_IMAGES} are compared one by one"
+        return because("truth-too-large", images=len(truth.images), most=MOST_IMAGES)
     others = list(islice(_others(subject, source, entry), _MOST_OTHERS))
     known = known_scale(source, inputs)
     scales = usual_scales(inputs) if known is None else [known]
     return why_not_behind(subject.victim, observation, steps, others, subject.defence, scales)
 
 
-def _unlike(truth: Truth, observation: Observation, victim: Victim) -> str:
+def _unlike(truth: Truth, observation: Observation, victim: Victim) -> Reason | None:
     """Why these cannot be the images behind an update, by number, shape and class."""
     count, behind = len(truth.images), observation.batch_size
     if behind is not None and count != behind:
-        counted = ' (where clients report batches as examples, write examples = "batches" into the notes)'
-        return f"it has {count} image{'' if count == 1 else 's'}, and the update is of {behind}" + (
-            counted if count > behind else ""
+        return because(
+            "truth-of-other-number.batches" if count > behind else "truth-of-other-number",
+            images=f"{count} image{'' if count == 1 else 's'}",
+            behind=behind,
         )
     shape = tuple(truth.images.shape[1:])
     if shape != victim.inputs.shape:
-        return f"its images have the shape {shape}, and the model takes {victim.inputs.shape}"
+        return because("truth-of-other-shape", shape=shape, expected=victim.inputs.shape)
     if int(truth.labels.max()) >= victim.label_numbers:
         classes = victim.inputs.classes
-        return (
-            f"it has a label {int(truth.labels.max())}, and the model has {classes} classes, from 0 on (an image with "
-            "several classes has a number behind theirs: name the loss that takes rows of zeros and ones, such as "
-            "torch.nn:BCEWithLogitsLoss)"
-        )
-    return ""
+        return because("truth-of-other-classes", label=int(truth.labels.max()), classes=classes)
+    return None
 
 
 def _others(subject: Subject, source: TruthSource, entry: TapeEntry) -> Iterator[Truth]:

@@ -23,6 +23,7 @@ from attacker.audit.inputs.defence_check import sightings
 from attacker.audit.truth.base import Truth
 from attacker.gradients.batch_norm import batch_norms
 from attacker.gradients.observed import observed_gradient, steps_behind
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.defences.registry import gradient_defence
 from fl_precode.local_training import local_training, set_training
@@ -71,8 +72,8 @@ def why_not_behind(
     others: Sequence[Truth],
     defence: str,
     scales: Sequence[InputSpec],
-) -> str:
-    """Why these images cannot be what the client trained on; empty when they can, and when it cannot be told.
+) -> Reason | None:
+    """Why these images cannot be what the client trained on; None when they can, and when it cannot be told.
 
     It cannot be told of models that draw at random, of updates that a defence has changed, of Adam's, and of models
     too large to be replayed in some seconds.
@@ -86,7 +87,7 @@ def why_not_behind(
         scales: How the clients may have normalised their images; one in which the truth fits is enough.
     """
     if _cannot_be_replayed(victim, observation, defence):
-        return ""
+        return None
     try:
         images, labels, order = _distinct(steps)
         ways = [
@@ -99,11 +100,11 @@ def why_not_behind(
         signs = _SIGNS if len(scales) == 1 else _SIGNS_OF_A_GUESS
         # With the number of steps known noise shows in the update's rank, and `sightings` would have had a word.
         noise_excluded = defence != "unknown" or steps_behind(observation) is not None
-        return "" if replay is None else _told(replay, images, labels, others_of_all, signs, noise_excluded)
+        return None if replay is None else _told(replay, images, labels, others_of_all, signs, noise_excluded)
     except Exception:  # foreign models may raise anything
         _logger.info("whether the truth fits %s, round %d, cannot be told", observation.node, observation.round,
                      exc_info=True)  # fmt: skip
-        return ""
+        return None
 
 
 def _cannot_be_replayed(victim: Victim, observation: Observation, defence: str) -> bool:
@@ -152,12 +153,12 @@ def _told(
     others: Sequence[tuple[str, _Group]],
     signs: _Signs,
     noise_excluded: bool,
-) -> str:
-    """What speaks against the truth; empty where nothing does."""
+) -> Reason | None:
+    """What speaks against the truth; None where nothing does."""
     own = replay(images, labels)
     distance = 1 - float(own @ replay.target)
     if distance < _ROUNDING:
-        return ""
+        return None
     for what, group in others:
         found = torch.stack([replay(*one) for one in group[:_MOST_OTHERS]])
         share = distance / max(1 - float((found @ replay.target).max()), _TINY)
@@ -167,8 +168,8 @@ def _told(
         # Noise makes an update short in the direction of every replay, which alone looks like a way to the others.
         aside = _cosine(replay.target - (replay.target @ own) * own, mean - (mean @ own) * own)
         if noise_excluded or aside > _ASIDE:
-            return f"a replay of the client's work on them is no nearer to the update than one on {what}"
-    return ""
+            return because("truth-does-not-fit", what=what)
+    return None
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from attacker.audit.execution.attack_job import Chunk
 from attacker.audit.execution.work import ChunkStore
 from attacker.audit.record.schema import PlannedAttack
+from attacker.reasons import because
 
 
 def as_it_went(plan: Sequence[PlannedAttack], chunks: Sequence[Chunk], store: ChunkStore) -> list[PlannedAttack]:
@@ -28,9 +29,9 @@ def as_it_went(plan: Sequence[PlannedAttack], chunks: Sequence[Chunk], store: Ch
 def _as_it_went(one: PlannedAttack, done: int) -> PlannedAttack:
     if one.status != "run" or done >= one.updates:
         return one
-    ended = f"the budget ended {f'after {done} of {one.updates} updates' if done else 'before it was begun'}"
-    changes = {"status": "run" if done else "over_budget", "updates": done, "reason": f"{one.reason}; {ended}"}
-    return one.model_copy(update=changes)
+    if not done:
+        return one.replanned(because("budget-ended", why=one.why), status="over_budget", updates=0)
+    return one.replanned(because("budget-ended.after", why=one.why, done=done, updates=one.updates), updates=done)
 
 
 def left_over(plan: Sequence[PlannedAttack], went: Sequence[PlannedAttack]) -> int:

@@ -18,6 +18,7 @@ from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import DEFENCE, Knowledge
 from attacker.gradients.dropout_masks import dropout_layers
 from attacker.gradients.observed import steps_behind
+from attacker.reasons import Reason, because
 from fl_precode.observation import Observation
 
 LADDER = (7_000, 4_000, 2_000, 1_000, 500, 300, 100)
@@ -41,7 +42,7 @@ class _Considered:
     name: str
     role: Role
     status: PlanStatus
-    reason: str
+    reason: Reason
     steps: int = 1
     unanswerable: bool = False
 
@@ -87,7 +88,7 @@ def _answerable(
     say: Callable[[str], None] | None,
 ) -> list[_Considered]:
     """The same without searches of updates that none can answer in its time; their control needs none either."""
-    given_up: dict[str, str] = {}
+    given_up: dict[str, Reason] = {}
     for own in {one.federation.id: one.federation for one in considered}.values():
         if own.control_of is None:
             searches = [one.name for one in considered if one.federation is own and _searches(one)]
@@ -180,8 +181,8 @@ def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAtta
             result[number] = some
             spent += some.expected_seconds or 0.0
         else:
-            reason = f"expected to take {expected:.0f} s, and {max(0.0, budget - spent):.0f} s of the budget are left"
-            result[number] = one.model_copy(update={"status": "over_budget", "reason": reason})
+            reason = because("over-budget", expected=expected, left=max(0.0, budget - spent))
+            result[number] = one.replanned(reason, status="over_budget")
     return [
         _ended_early(before, budget) if _is_compared_with(one) and not _searched(one.federation, result) else one
         for before, one in zip(planned, result, strict=True)
@@ -196,10 +197,10 @@ def _ended_early(one: PlannedAttack, budget: float) -> PlannedAttack:
     """A search that does not fit, for one update, until the clock ends it; over the budget where that gives nothing."""
     each = (one.expected_seconds or 0.0) / max(1, one.updates)
     if one.status != "run" or each > _LEAST_OF_A_SEARCH * budget:
-        reason = f"expected to take {one.expected_seconds or 0.0:.0f} s, more than the whole budget"
-        return one if one.status != "run" else one.model_copy(update={"status": "over_budget", "reason": reason})
-    reason = f"{one.reason}; the budget ends it early, on one of {one.updates} updates"
-    return one.model_copy(update={"updates": 1, "expected_seconds": each, "reason": reason})
+        reason = because("over-budget.whole", expected=one.expected_seconds or 0.0)
+        return one if one.status != "run" else one.replanned(reason, status="over_budget")
+    reason = because("budget-for-some.one", why=one.why, updates=one.updates)
+    return one.replanned(reason, updates=1, expected_seconds=each)
 
 
 def _is_compared_with(one: PlannedAttack) -> bool:
@@ -212,9 +213,8 @@ def _some_updates(one: PlannedAttack, seconds: float) -> PlannedAttack | None:
         return None
     each = one.expected_seconds / one.updates
     count = min(one.updates, int(seconds / each))
-    reason = f"{one.reason}; the budget has time for {count} of {one.updates} updates"
-    changes = {"updates": count, "expected_seconds": count * each, "reason": reason}
-    return one.model_copy(update=changes) if count else None
+    reason = because("budget-for-some", why=one.why, count=count, updates=one.updates)
+    return one.replanned(reason, updates=count, expected_seconds=count * each) if count else None
 
 
 def _total(planned: Sequence[PlannedAttack]) -> float:
@@ -232,7 +232,8 @@ def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> 
         attack=spec,
         role=one.role,
         status=one.status,
-        reason=one.reason,
+        reason=str(one.reason),
+        reason_codes=list(one.reason.codes),
         unanswerable=one.unanswerable,
         updates=updates if runs else 0,
         iterations=searches_for(spec) if runs else None,
@@ -267,30 +268,30 @@ def answered(attack: str, subject: Subject) -> tuple[str, ...]:
 
 def _status(
     attack: str, federation: Federation, seen: Sequence[Observation], settings: AuditSettings
-) -> tuple[PlanStatus, str]:
+) -> tuple[PlanStatus, Reason]:
     knowledge, subject = settings.knowledge, federation.subject
     missing = knowledge.missing(entry_of(attack).needs)
     if missing and not (missing == [DEFENCE] and subject.defence == "none"):
-        return "refused", f"it needs {', '.join(missing)}, which this threat model withholds"
+        return "refused", because("withheld", kinds=", ".join(missing))
     if settings.attacks is None and (reason := _superfluous(attack, federation)):
         return "not_applicable", reason
     refusal = _refusal(attack, federation, [knowledge.of(one, subject.defence) for one in seen])
     if refusal is None:
         return "run", _why_run(attack, federation)
     if _refusal(attack, federation, [Knowledge().of(one, subject.defence) for one in seen]) is None:
-        return "refused", f"without what this threat model withholds: {refusal}"
+        return "refused", because("withheld.from-update", why=refusal)
     return "not_applicable", refusal
 
 
-def _superfluous(attack: str, federation: Federation) -> str:
-    """Why an attack that was not named need not be tried; empty otherwise."""
+def _superfluous(attack: str, federation: Federation) -> Reason | None:
+    """Why an attack that was not named need not be tried; None otherwise."""
     defence = federation.subject.defence
     if entry_of(attack).made_of_others:
-        return "its members are planned one by one; name it with --attacks to run it"
+        return because("planned-one-by-one")
     if needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
         own = entry_of(attack).inside or entry_of(attack).answers
-        return f"it answers {', '.join(sorted(own))}, and the defence is {defence}"
-    return ""
+        return because("another-defence", names=", ".join(sorted(own)), defence=defence)
+    return None
 
 
 def _answers_model(attack: str, federation: Federation) -> bool:
@@ -298,7 +299,7 @@ def _answers_model(attack: str, federation: Federation) -> bool:
     return _DROPOUT in entry_of(attack).inside and bool(dropout_layers(federation.subject.victim.model))
 
 
-def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> str | None:
+def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> Reason | None:
     """Why an attack fits none of the updates, in its own words, or None when it fits one."""
     method, victim = build_attack(attack), federation.subject.victim
     reasons = []
@@ -313,11 +314,11 @@ def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -
     return reasons[0]
 
 
-def _why_run(attack: str, federation: Federation) -> str:
+def _why_run(attack: str, federation: Federation) -> Reason:
     defence = federation.subject.defence
     if needs_defence(attack) and not answered(attack, federation.subject):
         names = dropout_layers(federation.subject.victim.model)
-        return f"the model itself has dropout ({', '.join(names[:3])}), whose masks it searches with the images"
+        return because("searches-dropout", names=", ".join(names[:3]))
     if defence == "unknown":
-        return "the defence is not known, and this attack does not ask for it"
+        return because("defence-unknown")
     return why_run(attack, defence, drops=bool(dropout_layers(federation.subject.victim.model)))

@@ -11,6 +11,7 @@ from attacker.audit.settings import AuditSettings
 from attacker.gradients.observed import steps_behind
 from attacker.labels.evidence import classifier_gradient
 from attacker.optim.deadline import time_is_up
+from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -40,7 +41,8 @@ def readings(own: Federation, settings: AuditSettings) -> list[UpdateReading]:
                 norm=finite(float(sum(one.double().square().sum() for one in seen.update.values()) ** 0.5)),
                 statistics=_statistics(seen),
                 at_least=at_least,
-                why_no_labels=why_no_labels,
+                why_no_labels=str(why_no_labels),
+                why_codes=list(why_no_labels.codes),
             )
         )
         if time_is_up():
@@ -48,7 +50,7 @@ def readings(own: Federation, settings: AuditSettings) -> list[UpdateReading]:
     return found
 
 
-def fewest_of_each_class(victim: Victim, seen: Observation) -> tuple[list[int], str]:
+def fewest_of_each_class(victim: Victim, seen: Observation) -> tuple[list[int], Reason]:
     """Images of each class that there are at least, or no figures and the reason.
 
     The gradient of the classifier's bias is the mean of ``p_c - y_c`` with probabilities p that are not negative: from
@@ -58,17 +60,17 @@ def fewest_of_each_class(victim: Victim, seen: Observation) -> tuple[list[int], 
     try:
         found = classifier_gradient(victim, seen)
     except Exception as error:  # the model is foreign code, and this is a gift
-        return [], str(error) or type(error).__name__
+        return [], because("labels-unread", error=str(error) or type(error).__name__)
     protocol, images = seen.protocol, seen.batch_size
     steps, step = found.steps, protocol.batch_size or (images if seen.kind == "gradient" else None)
     if found.bias is None or found.why_unscaled is not None or images is None or steps is None or step is None:
-        return [], found.why_unscaled or "the classifier has no bias, or the images behind the update are not known"
+        return [], found.why_unscaled or because("labels-unread.bias")
     if protocol.momentum or protocol.optimiser == "adam":
-        return [], "the optimiser weighs its steps unequally"
+        return [], because("labels-unread.optimiser")
     epochs = protocol.local_epochs or max(1, math.ceil(steps * step / images))
     short = epochs if steps > 1 else 0
     counts = [math.ceil(step * (-steps * mean - short) / epochs - _ROUNDING) for mean in found.bias.tolist()]
-    return [min(max(0, one), images) for one in counts], ""
+    return [min(max(0, one), images) for one in counts], Reason("")
 
 
 def _statistics(seen: Observation) -> int:

@@ -7,6 +7,7 @@ from typing import Final
 
 from attacker.audit.federations.federation import Federation
 from attacker.gradients.observed import steps_behind
+from attacker.reasons import Reason, because
 from attacker.wording import counted
 
 SENSIBLE: Final = 10.0
@@ -17,8 +18,10 @@ _LONG: Final = 3600.0
 """Seconds that it must take besides: what takes minutes needs no more than a usual budget."""
 
 
-def why_unanswerable(own: Federation, unit: float | None, searches: Iterable[float], budget: float | None) -> str:
-    """Why no search can answer these updates, in one sentence with what would change it; empty when one can.
+def why_unanswerable(
+    own: Federation, unit: float | None, searches: Iterable[float], budget: float | None
+) -> Reason | None:
+    """Why no search can answer these updates, with what would change it; None when one can.
 
     Args:
         own: The federation.
@@ -28,15 +31,17 @@ def why_unanswerable(own: Federation, unit: float | None, searches: Iterable[flo
     """
     shortest = min(searches, default=None)
     if unit is None or budget is None or shortest is None or unit * shortest <= max(_LONG, SENSIBLE * budget):
-        return ""
+        return None
     seen = own.subject.tape.load(own.entries[0])
     steps = steps_behind(seen)
     behind = counted(seen.batch_size or 1, "image") + (f" in {counted(steps, 'local step')}" if steps else "")
-    return (
-        f"No search here can answer this update in its time: it is of {behind}, one iteration goes through all of them "
-        f"and takes about {_about(unit)}, and the shortest search takes about {_about(unit * shortest)}, "
-        f"{unit * shortest / budget:.0f} times the budget; what would change that is a --budget of "
-        f"{_hours(unit * shortest)} or more for one victim, or an update of fewer images and steps, such as one batch."
+    return because(
+        "unanswerable",
+        images=behind,
+        iteration=_about(unit),
+        search=_about(unit * shortest),
+        times=unit * shortest / budget,
+        budget=_hours(unit * shortest),
     )
 
 

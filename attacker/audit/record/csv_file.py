@@ -61,7 +61,8 @@ def write_results(record: AuditRecord, folder: Path) -> Path:
 
 
 def _cells(row: Mapping[str, object]) -> dict[str, object]:
-    return {name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()}
+    texts = {name: " ".join(value) if isinstance(value, list) else value for name, value in row.items()}
+    return {name: _harmless(value) if isinstance(value, str) else value for name, value in texts.items()}
 
 
 def _harmless(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from attacker.audit.record.entry import Count, Entry, Identifier, Number, PlanStatus, Role, VerdictName
+from attacker.reasons import Reason
 
 
 class ThreatModel(Entry):
@@ -35,6 +36,18 @@ class PlannedAttack(Entry):
     mends: list[Identifier] = Field(
         default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
     )
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+    )
+
+    @property
+    def why(self) -> Reason:
+        """The reason with its codes."""
+        return Reason(self.reason, *self.reason_codes)
+
+    def replanned(self, reason: Reason, **changes: object) -> PlannedAttack:
+        """The same with another reason, and other changes."""
+        return self.model_copy(update={**changes, "reason": str(reason), "reason_codes": list(reason.codes)})
 
 
 class AssumptionEntry(Entry):
@@ -113,6 +126,9 @@ class LeakageSummary(Entry):
     noise_attack: NoiseAttack | None = Field(
         default=None, description="what an attacker with a prior makes of noise; absent in older records"
     )
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md; absent in older records"
+    )
 
 
 class UpdateReading(Entry):
@@ -129,6 +145,7 @@ class UpdateReading(Entry):
         description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
     )
     why_no_labels: str = Field(description="why not; empty otherwise")
+    why_codes: list[Identifier] = Field(default=[], description="of it, as in docs/codes.md; absent in older records")
 
 
 class UpdateFacts(Entry):

@@ -223,6 +223,15 @@ class FederationSummary(Entry):
     privacy: PrivacySpent | None = Field(
         default=None, description="by the run's result.json; null without DP-SGD and in older records"
     )
+    truth_codes: list[Identifier] = Field(
+        default=[], description="of truth_note, as in docs/codes.md; absent in older records"
+    )
+    doubt_codes: list[Identifier] = Field(
+        default=[], description="of all doubts, as in docs/codes.md; absent in older records"
+    )
+    not_announced_codes: list[Identifier] = Field(
+        default=[], description="of all that was not announced, as in docs/codes.md; absent in older records"
+    )
 
 
 class VictimImage(Entry):
@@ -263,6 +272,9 @@ class ImageScore(Entry):
         description="SSIM of the best guess without this update; null without truth and in older records",
     )
     guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+    )
 
 
 class ImageResult(ImageScore):
@@ -337,6 +349,9 @@ class AttackSummary(Entry):
     )
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    reason_codes: list[Identifier] = Field(
+        default=[], description="of all reasons, as in docs/codes.md, in the alphabet; absent in older records"
+    )
 
 
 class AuditRecord(Entry):

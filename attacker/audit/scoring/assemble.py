@@ -41,6 +41,7 @@ from attacker.audit.scoring.similarity import (
 )
 from attacker.audit.settings import AuditSettings
 from attacker.optim.deadline import time_is_up
+from attacker.reasons import codes_of
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -175,7 +176,8 @@ def _entry(
     facts = update_facts(victim, seen)
     entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
     of_all = [] if scale.assumption is None else [scale.assumption]
-    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": unexplained}
+    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": list(map(str, unexplained))}
+    of_updates["not_announced_codes"] = codes_of(unexplained)
     entry = entry.model_copy(update=of_updates)
     if own.control_of is None:
         return entry
@@ -276,4 +278,4 @@ def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:
     """What stands for an attack that does not fit; None for one that was not tried, which only the plan names."""
     if planned is None or planned.status in ("run", "over_budget"):
         return None
-    return Reconstruction.not_applicable(planned.reason)
+    return Reconstruction.not_applicable(planned.why)

@@ -22,6 +22,7 @@ from attacker.jobs.in_time import TimeEnded, call_in_time
 from attacker.leakage.jacobian import EXACT_NUMBERS
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.released import bottleneck_shapes
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -42,8 +43,6 @@ _WORK_IN_A_SECOND: Final = 8e9
 
 _STARTING: Final = 0.3
 """Seconds of an image's analysis that do not depend on its size."""
-
-_NO_TIME: Final = "not computed: the budget had no time left for it; a longer --budget or fl-precode analyse has"
 
 LITTLE_WORK: Final = 5e10
 """The same below which no other process is started: a few seconds, and a process takes as long to import torch."""
@@ -91,7 +90,7 @@ def leakage_of(
     if within >= 1:
         with suppress(TimeEnded):
             return call_in_time(summary, 1.5 * seconds)
-    return _blank(own.id, own.subject.victim).model_copy(update={"reason": _NO_TIME})
+    return _lacking(_blank(own.id, own.subject.victim), because("leakage-needs-time"))
 
 
 def leakage_summary(
@@ -130,7 +129,7 @@ def leakage_summary(
     """
     blank = _blank(federation, victim)
     if reason := why_too_large(victim):
-        return blank.model_copy(update={"reason": reason})
+        return _lacking(blank, reason)
     known = [
         (seen, truth, place, origin)
         for seen, truth, origin in zip(observations, truths, origins or [None] * len(truths), strict=True)
@@ -138,14 +137,14 @@ def leakage_summary(
         for place in range(len(truth.images))
     ]
     if not known:
-        return blank.model_copy(update={"reason": "the true images are not known, and the indices are about them"})
+        return _lacking(blank, because("leakage-needs-truth"))
     some = _evenly(known, min(most, max(1, int(MOST_WORK_IN_ALL / work(victim)))))
     together = processes if work(victim) * len(some) > LITTLE_WORK else 1
     try:
         tasks = [_task(victim, defence, image, seed + number) for number, image in enumerate(some)]
     except Exception as error:
-        return blank.model_copy(update={"reason": _failure(federation, "it", error)})
-    failures: list[str] = []
+        return _lacking(blank, _failure(federation, "it", error))
+    failures: list[Reason] = []
     layers: dict[str, object] = {}
     leaks: list[Leak] = []
     try:
@@ -166,8 +165,8 @@ def leakage_summary(
             figures["noise_attack"] = attack_under_noise(tasks, unit, seed=seed)
         except Exception as error:
             failures.append(_failure(federation, "what a search makes of noise on its update", error))
-    reason = " ".join([reason, *failures])
-    return LeakageSummary.model_validate({**dict(blank), **layers, **figures, "reason": reason})
+    found_all = LeakageSummary.model_validate({**dict(blank), **layers, **figures})
+    return _lacking(found_all, joined([reason, *failures], " "))
 
 
 def _blank(federation: str, victim: Victim) -> LeakageSummary:
@@ -185,10 +184,15 @@ def _blank(federation: str, victim: Victim) -> LeakageSummary:
     )
 
 
-def _failure(federation: str, what: str, error: Exception) -> str:
+def _lacking(summary: LeakageSummary, reason: Reason) -> LeakageSummary:
+    """The summary with the reason why something is missing."""
+    return summary.model_copy(update={"reason": str(reason), "reason_codes": list(reason.codes)})
+
+
+def _failure(federation: str, what: str, error: Exception) -> Reason:
     """A sentence for what could not be analysed: of a model that is not differentiated twice, foreign code, memory."""
     _logger.warning("leakage of %s: %s could not be analysed", federation, what, exc_info=True)
-    return f"{what} could not be analysed: {type(error).__name__}: {error}"
+    return because("leakage-raised", what=what, kind=type(error).__name__, error=error)
 
 
 def work(victim: Victim) -> float:
@@ -201,13 +205,12 @@ def parameters(victim: Victim) -> int:
     return sum(value.numel() for value in victim.model.parameters())
 
 
-def why_too_large(victim: Victim) -> str:
-    """Why a model is not analysed in an audit; empty where it is."""
+def why_too_large(victim: Victim) -> Reason | None:
+    """Why a model is not analysed in an audit; None where it is."""
     unknowns = math.prod(victim.inputs.shape)
     if unknowns <= EXACT_NUMBERS and work(victim) <= MOST_WORK:
-        return ""
-    size = f"{unknowns:,} numbers in an image and {parameters(victim):,} in an update"
-    return f"too large for an audit, with {size}; fl-precode analyse takes more time for it"
+        return None
+    return because("leakage-too-large", unknowns=unknowns, numbers=parameters(victim))
 
 
 _Image = tuple[Observation, Truth, int, Origin | None]
@@ -260,20 +263,22 @@ def _figures(leaks: Sequence[Leak], rows: Sequence[ImageResult], class_names: Se
     }
 
 
-def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared: bool, *, noisy: bool) -> str:
+def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared: bool, *, noisy: bool) -> Reason:
     """What the figures are of, and what they leave out."""
     count = len(some)
-    parts = [f"Computed for {count} of {images} attacked images" if count < images else f"Computed for {images} images"]
+    some_only = because("leakage-of-some", count=count, images=images)
+    parts = [some_only if count < images else because("leakage-of-all", images=images)]
     if len(leaks) < count:
-        parts.append(f"{count - len(leaks)} of them have a gradient of zero or infinity and are left out")
+        parts.append(because("gradient-vanishes", count=count - len(leaks)))
     if noisy:
-        parts.append("for an attacker who fits the noise that the model draws along with the image")
+        parts.append(because("noise-fitted"))
     if any(len(truth.images) > 1 for _, truth, _, _ in some):
-        parts.append("each image by itself, as if nothing else were in its update")
+        parts.append(because("each-image-alone"))
     if any(seen.kind == "weights" for seen, _, _, _ in some):
-        parts.append("one gradient at the weights that were sent, whatever steps followed")
+        parts.append(because("one-gradient-for-all"))
     if not any(one.influence is not None for one in leaks):
-        parts.append("no known defence changes the gradient, so that no error is predicted from one")
+        parts.append(because("no-defence-on-gradient"))
     elif not compared:
-        parts.append(f"fewer than {LEAST_FOR_CORRELATION} different errors were predicted and measured to be compared")
-    return f"{'; '.join(parts)}."
+        parts.append(because("too-few-to-correlate", least=LEAST_FOR_CORRELATION))
+    said = joined(parts)
+    return Reason(f"{said}.", *said.codes)

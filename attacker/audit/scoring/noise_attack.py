@@ -20,6 +20,7 @@ from attacker.audit.record.schema import NoiseAttack, finite
 from attacker.audit.scoring.leakage_images import LeakingImage
 from attacker.audit.scoring.similarity import as_images
 from attacker.metrics.similarity import ssim
+from attacker.reasons import because
 from fl_precode.observation import Observation, Protocol
 
 EXPECTED: Final = 0.25
@@ -54,7 +55,7 @@ def attack_under_noise(
     blank = NoiseAttack(std=std, expected_rmse=EXPECTED, iterations=ITERATIONS, ssim=[], reason="")
     expected = _seconds_of_one(some, seen, seed) * len(PRIORS) * ITERATIONS
     if expected > seconds:
-        return blank.model_copy(update={"reason": f"searches would take longer than {seconds:.3g} s"})
+        return blank.model_copy(update={"reason": str(because("noise-attack-needs-time", seconds=seconds))})
     found = [_scores(some, _search(some, seen, weight, ITERATIONS, seed)) for weight in PRIORS]
     best = [max(each, key=lambda one: -1.0 if one is None else one) for each in zip(*found, strict=True)]
     return blank.model_copy(update={"ssim": best})

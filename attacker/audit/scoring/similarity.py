@@ -34,6 +34,7 @@ from attacker.audit.scoring.placebos import (
 from attacker.audit.truth.base import Truth
 from attacker.audit.truth.best_guess import Guess, Guesses
 from attacker.metrics.similarity import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
+from attacker.reasons import because, coded
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
@@ -155,9 +156,9 @@ def compared(
     Returns:
         A score for each image, and the images in the order of the truth: None where there are none, or too many.
     """
-    images, wrong = as_images(result, inputs), ""
+    images, reason, outcome = as_images(result, inputs), coded(result.reason), OUTCOMES[result.outcome]
     if images is not None and len(images) != len(guesses):
-        wrong = f"the attack gave {len(images)} images for an update of {len(guesses)}"
+        reason, outcome = because("images-do-not-fit", got=len(images), expected=len(guesses)), "failed"
         images = None
     scores, best = [Scores()] * len(guesses), [Best()] * len(guesses)
     if truth is not None:
@@ -167,8 +168,9 @@ def compared(
         best = beyond(guesses, truth, ((OTHER_UPDATE, made.others), (SHUFFLED_UPDATE, made.shuffled)))
     rows = [
         ImageScore(
-            outcome="failed" if wrong else OUTCOMES[result.outcome],
-            reason=wrong or result.reason,
+            outcome=outcome,
+            reason=str(reason),
+            reason_codes=list(reason.codes),
             ssim=score.ssim,
             psnr=score.psnr,
             mse=score.mse,
@@ -374,6 +376,7 @@ def summarise(
         not_applicable=len(own) - len(tried),
         failed=failed,
         reasons=sorted({row.reason for row in own if row.reason}),
+        reason_codes=sorted({code for row in own for code in row.reason_codes}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
         interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,

@@ -11,6 +11,7 @@ from attacker.audit.truth.federation import EVALUATION_NAME, FederationTruth
 from attacker.audit.truth.files import FolderTruth, NpzTruth
 from attacker.audit.truth.function import FunctionTruth, TruthFunction, import_function
 from attacker.audit.truth.recorded import RecordedTruth
+from attacker.reasons import Reason, because
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import truth_folder
 from fl_precode.tape import Tape
@@ -38,7 +39,7 @@ def truth_path(tape: Path, wish: TruthWish, evaluation: Path | None) -> Path | N
 
 def open_truth(
     tape: Tape, inputs: InputSpec, wish: TruthWish, evaluation: Path | None
-) -> tuple[TruthSource | None, str]:
+) -> tuple[TruthSource | None, Reason]:
     """The truth of a tape, or why there is none.
 
     Args:
@@ -53,34 +54,31 @@ def open_truth(
         RuntimeError: If the reference federation's data set is not on this machine.
     """
     if wish is False:
-        return None, "The audit was asked to leave the truth out."
+        return None, because("truth-left-out")
     clients, nodes = client_names(tape.path.absolute()), {entry.node for entry in tape.entries}
     if callable(wish):
         name = getattr(wish, "__name__", "the function")
-        return FunctionTruth(wish, f"the truth by {name}", clients, tape.entries), ""
+        return FunctionTruth(wish, f"the truth by {name}", clients, tape.entries), Reason("")
     path = truth_path(tape.path, wish, evaluation)
     if isinstance(wish, str) and evaluation is None:
-        return _named(wish, path, tape, clients, inputs), ""
+        return _named(wish, path, tape, clients, inputs), Reason("")
     if path is None:
-        return None, (
-            f"There is no {EVALUATION_NAME} beside the tape and no {truth_folder(tape.path).name}, so the true images "
-            "are not known. A client of yours can record them (record_truth, docs/truth.md); a real server never has "
-            "them."
-        )
+        folder = truth_folder(tape.path).name
+        return None, because("truth-not-there", evaluation=EVALUATION_NAME, folder=folder)
     if evaluation is not None or path.name == EVALUATION_NAME:
-        return _of_federation(path, tape, nodes, inputs), ""
+        return _of_federation(path, tape, nodes, inputs), Reason("")
     return _found_beside(path, tape, clients)
 
 
-def _found_beside(path: Path, tape: Tape, clients: dict[str, str]) -> tuple[TruthSource | None, str]:
+def _found_beside(path: Path, tape: Tape, clients: dict[str, str]) -> tuple[TruthSource | None, Reason]:
     """Recorded truth that nobody named: what is wrong with it costs the comparison, not the audit."""
     try:
         found = RecordedTruth(path, clients)
     except (ValueError, OSError) as error:
-        return None, f"The true images are not known: {error}."
+        return None, because("truth-unreadable", error=error)
     if tape.entries and not knows_any(found, tape.entries):
-        return None, f"{path} holds nothing that was recorded for an update of this tape; is it of another run?"
-    return found, ""
+        return None, because("truth-of-another-run", path=path)
+    return found, Reason("")
 
 
 def knows_any(source: TruthSource, entries: Sequence[Located]) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from attacker.audit.record.counting import comparable, counts
+from attacker.audit.record.flag_sentences import FLAGS
 from attacker.audit.record.schema import AuditRecord, FederationSummary
 from attacker.audit.record.view import FederationView, counterpart, is_defended
-from attacker.audit.verdict.flags import FLAGS, flags
+from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import title_of
 from attacker.wording import counted, interval
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 from attacker.attacks.registry import attack_title
+from attacker.audit.record.flag_sentences import Found, raised_flag
 from attacker.audit.record.schema import AttackSummary, ImageResult
 from attacker.audit.record.view import FederationView
+from attacker.reasons import because
 from attacker.wording import capitalised, counted, percent
 from fl_precode.spec import parse_spec
-
-Found = tuple[str, str, str | None]
 
 LEAST_FALL = 0.1
 """Share of its start by which a distance must fall before a search counts as having found a way."""
@@ -39,7 +39,9 @@ FLOOR_WIDTH = 0.02
 CUT_SHARE = 0.05
 """Share of images on which a search may be cut before its result is doubted."""
 
-_SAID = "matched by "
+_SAID = str(because("distance-chosen", distance=""))
+"""What stands before the distance that a search says it was measured by."""
+
 _SQUARED = frozenset({"dlg", "idlg", "see-through-gradients"})
 _BUDGET = ("iterations", "restarts")
 
@@ -55,12 +57,8 @@ def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
         rates = [found.success_rate or 0.0 for found in (one, seen.summary(one.attack)) if found is not None]
         if max(rates) >= FOUND_A_WAY or not _stuck(seen, one.attack):
             continue
-        yield (
-            "loss-did-not-fall",
-            f"The search of {attack_title(one.attack)} came no closer to the update than it began, by less than "
-            f"{percent(LEAST_FALL)} on most images: it found no way to follow, and its failure says nothing.",
-            one.attack,
-        )
+        name, share = attack_title(one.attack), percent(LEAST_FALL)
+        yield raised_flag("loss-did-not-fall", one.attack, attack=name, share=share)
 
 
 def _stuck(view: FederationView, spec: str) -> bool:
@@ -121,12 +119,7 @@ def budget_edge(view: FederationView) -> Iterator[Found]:
         falls = [_late_fall(row) for row in view.searches(best.attack)]
         late = [value for value in falls if value is not None]
         if late and (middle := statistics.median(late)) > LATE_FALL:
-            yield (
-                "budget-edge",
-                f"The distance of {attack_title(best.attack)} still fell by {percent(middle)} over the last tenth of "
-                "its search: with more iterations it may have brought images back.",
-                best.attack,
-            )
+            yield raised_flag("budget-edge", best.attack, attack=attack_title(best.attack), share=percent(middle))
 
 
 def _late_fall(row: ImageResult) -> float | None:
@@ -147,12 +140,8 @@ def search_cut(view: FederationView) -> Iterator[Found]:
         rows = view.rows(one.attack)
         cut = sum(row.cut for row in rows)
         if cut > CUT_SHARE * len(rows) and (one.success_rate or 0.0) < 1:
-            yield (
-                "search-cut",
-                f"The budget ended {attack_title(one.attack)} before its time on {cut} of "
-                f"{counted(len(rows), 'image')}; what it had found until then is kept.",
-                one.attack,
-            )
+            name, images = attack_title(one.attack), counted(len(rows), "image")
+            yield raised_flag("search-cut", one.attack, attack=name, cut=cut, images=images)
 
 
 def single_start(view: FederationView) -> Iterator[Found]:
@@ -166,12 +155,8 @@ def single_start(view: FederationView) -> Iterator[Found]:
         starts = [row.starts or 0 for one in searched for row in view.rows(one.attack)]
         if max(starts, default=0) == 1 and not any(_reliable(view, one) for one in searched):
             names = ", ".join(attack_title(one.attack) for one in searched)
-            yield (
-                "single-start",
-                f"Each search of {names} had one start. Searches end in places that depend on where they began; others "
-                "may have brought images back.",
-                searched[0].attack if len(searched) == 1 else None,
-            )
+            about = searched[0].attack if len(searched) == 1 else None
+            yield raised_flag("single-start", about, attacks=names)
 
 
 def _reliable(view: FederationView, one: AttackSummary) -> bool:
@@ -187,18 +172,10 @@ def weaker_beats_stronger(view: FederationView) -> Iterator[Found]:
     adaptive = [one.attack for one in view.of_role(adaptive=True, among=view.scored)]
     plain = [one.attack for one in view.of_role(adaptive=False, among=view.scored)]
     if adaptive and plain and _ahead(view, plain, adaptive):
-        yield (
-            "weaker-beats-stronger",
-            "Attacks that ignore the defence did better than those that know it: the latter did not do what they can.",
-            None,
-        )
+        yield raised_flag("weaker-beats-stronger.plain")
     for weaker, stronger in permutations([one.attack for one in view.scored], 2):
         if _same_with_more(weaker, stronger) and _ahead(view, [weaker], [stronger]):
-            yield (
-                "weaker-beats-stronger",
-                f"{capitalised(weaker)} did better than {stronger}, which has the larger budget.",
-                stronger,
-            )
+            yield raised_flag("weaker-beats-stronger", stronger, weaker=capitalised(weaker), stronger=stronger)
 
 
 def _same_with_more(weaker: str, stronger: str) -> bool:
@@ -242,13 +219,11 @@ def labels_unknown(view: FederationView) -> Iterator[Found]:
         right = statistics.fmean(known) if known else None
         name = capitalised(attack_title(one.attack))
         if right is not None and right < RIGHT_LABELS:
-            how = "used other labels than it was granted" if granted else "recovered the labels only in part"
-            yield (
-                "labels-unknown",
-                f"{name} {how} ({percent(right)} of them right where it did): a search with wrong labels looks for "
-                "images that do not exist.",
+            yield raised_flag(
+                "labels-unknown.granted" if granted else "labels-unknown.in-part",
                 one.attack,
+                attack=name,
+                share=percent(right),
             )
         elif rows and right is None and not granted:
-            sentence = f"{name} recovered the labels itself, and whether they are right is not known."
-            yield "labels-unknown", sentence, one.attack
+            yield raised_flag("labels-unknown", one.attack, attack=name)

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.confirmed import confirmed
+from attacker.audit.record.flag_sentences import FLAGS
 from attacker.audit.record.schema import (
     AttackSummary,
     AuditRecord,
@@ -39,7 +40,7 @@ from attacker.audit.record.schema import (
     parts_of,
 )
 from attacker.audit.record.view import FederationView, Lead, views
-from attacker.audit.verdict.flags import FLAGS, flags
+from attacker.audit.verdict.flags import flags
 from attacker.wording import (
     capitalised,
     count,

@@ -25,6 +25,7 @@ from attacker.gradients.observed import in_gradient_units, steps_behind
 from attacker.gradients.replay import Replay
 from attacker.gradients.select import possible
 from attacker.gradients.trace import Trace
+from attacker.reasons import Reason, because
 from fl_precode.observation import Observation
 
 
@@ -69,13 +70,13 @@ class LocalTraining:
         )
 
 
-def why_not_unrolled(observation: Observation) -> str | None:
+def why_not_unrolled(observation: Observation) -> Reason | None:
     """Why the client's local training cannot be replayed, or None when enough was announced."""
     if observation.kind == "gradient":
-        return "made for local training, the update is one gradient"
+        return because("one-gradient")
     protocol, images = observation.protocol, observation.batch_size
     if protocol.optimiser == "adam":
-        return "a replay of local training knows SGD, the clients announced Adam"
+        return because("local-adam.replay")
     missing = []
     if images is None:
         missing.append("the number of images behind the update")
@@ -85,7 +86,7 @@ def why_not_unrolled(observation: Observation) -> str | None:
         missing.append("the learning rate")
     if protocol.batch_size is None and images != 1:
         missing.append("the images of one local step")
-    return f"not announced, and a replay of local training needs it: {', '.join(missing)}" if missing else None
+    return because("training-unknown", what=", ".join(missing)) if missing else None
 
 
 class Unrolled(ClientUpdate):

@@ -12,6 +12,7 @@ from torch import nn
 
 from attacker.analytic.rank import numerical_rank
 from attacker.attacks import recover_noise
+from attacker.reasons import because
 from attacker.victim import Victim
 from fl_precode import Protocol, VariationalBottleneck
 from tests.attacker import tiny
@@ -91,18 +92,18 @@ def test_without_a_bias_the_sample_follows_from_the_bias_of_the_classifier():
 
 
 @pytest.mark.parametrize(
-    ("victim", "shapes", "words"),
+    ("victim", "shapes", "code"),
     [
-        (without_bias("encoder"), [(1, 4)], "3.encoder has no bias"),
-        (without_bias("decoder", behind=nn.Tanh()), [(1, 4)], "no Linear layer with a bias stands directly behind"),
-        (convolutional(), [(1, 3, 4, 4)], "'1' is a ConvBottleneck: its layers sum over positions"),
+        (without_bias("encoder"), [(1, 4)], "bottleneck-without-bias"),
+        (without_bias("decoder", behind=nn.Tanh()), [(1, 4)], "bottleneck-without-bias"),
+        (convolutional(), [(1, 3, 4, 4)], "bottleneck-is-convolutional"),
     ],
     ids=["encoder without bias", "no classifier behind", "convolutional"],
 )
-def test_what_cannot_be_derived_is_refused(victim, shapes, words):
+def test_what_cannot_be_derived_is_refused(victim, shapes, code):
     found = recover_noise(victim, client(victim, X, [3], [normal(*shape) for shape in shapes]))
     assert found.bottlenecks == (None,)
-    assert words in found.reasons[0]
+    assert found.reasons[0].code == code
 
 
 def test_of_two_kinds_the_one_that_can_be_is_recovered():
@@ -114,22 +115,26 @@ def test_of_two_kinds_the_one_that_can_be_is_recovered():
     assert torch.allclose(found.noise[1], noise[1], rtol=0, atol=1e-9)
 
 
+def of_rank(rank):
+    return because("several-images.bottleneck-rank", name="3.encoder.weight", rank=rank)
+
+
 def test_more_images_steps_and_noise_are_named_by_rank():
     victim = victim_of(tiny.convnet, bottleneck=True)
     pair = client(victim, tiny.images(SPEC, 2), [0, 1], [normal(2, 5)])
-    assert "gradients of 2 images have rank up to 2" in recover_noise(victim, pair).reasons[0]
+    assert recover_noise(victim, pair).reasons[0] == because("several-images.bottleneck", size=2)
     unknown = replace(pair, batch_size=None)
-    assert "has rank 2, one image and one step give rank 1" in recover_noise(victim, unknown).reasons[0]
+    assert recover_noise(victim, unknown).reasons[0] == of_rank(2)
     protocol = Protocol(name="fedavg", local_steps=3, learning_rate=0.5, batch_size=1, batch_norm="buffers")
     several = train(victim, X, torch.tensor([0]), [[0]] * 3, protocol)
-    assert "the update sums 3 local steps" in recover_noise(victim, several).reasons[0]
+    assert recover_noise(victim, several).reasons[0] == because("several-steps", steps=3)
     silent = replace(several, protocol=Protocol(name="fedavg"))
-    assert "one image and one step give rank 1" in recover_noise(victim, silent).reasons[0]
+    assert recover_noise(victim, silent).reasons[0].code == "several-images"
     seen = client(victim, X, [0], [normal(1, 5)])
     noisy = replace(seen, update={name: g + 0.01 * torch.randn_like(g) for name, g in seen.update.items()})
-    assert "has rank 8 or more" in recover_noise(victim, noisy).reasons[0]
+    assert recover_noise(victim, noisy).reasons[0] == of_rank("8 or more")
     dead = replace(seen, update={name: torch.zeros_like(g) for name, g in seen.update.items()})
-    assert "zero everywhere" in recover_noise(victim, dead).reasons[0]
+    assert recover_noise(victim, dead).reasons[0].code == "gradient-is-zero"
     plain = victim_of(tiny.convnet)
     assert recover_noise(plain, tiny.observe(plain, X, [0])).bottlenecks == ()
 

@@ -85,7 +85,7 @@ def test_without_a_bottleneck_they_are_refused(name):
     victim = victim_of(tiny.convnet)
     (one,) = run(build_attack(name), victim, [tiny.observe(victim, X, [0])])
     assert one.outcome is Outcome.NOT_APPLICABLE
-    assert "no variational bottleneck" in one.reason
+    assert one.reason_codes == ("no-bottleneck",)
 
 
 def test_a_bottleneck_without_anything_before_it_still_leaves_its_encoder():
@@ -98,7 +98,7 @@ def test_a_bottleneck_without_anything_before_it_still_leaves_its_encoder():
     assert recovered.inputs is not None
     zero = replace(seen, update={n: torch.zeros_like(g) if "encoder" in n else g for n, g in seen.update.items()})
     (refused,) = run(Ignore(matching=SEARCH), victim, [zero])
-    assert "no layer with parameters runs before the noise" in refused.reason, "what did not move is no equation"
+    assert refused.reason_codes == ("nothing-before-noise",), "what did not move is no equation"
 
 
 def test_noise_recovery_names_the_rank_that_stands_against_it():
@@ -106,9 +106,9 @@ def test_noise_recovery_names_the_rank_that_stands_against_it():
     (pair,) = observed(victim, batch=2)
     (one,) = run(NoiseRecovery(matching=SEARCH), victim, [pair])
     assert one.outcome is Outcome.NOT_APPLICABLE
-    assert "gradients of 2 images have rank up to 2" in one.reason
+    assert one.reason_codes == ("several-images",)
     (conv,) = run(NoiseRecovery(matching=SEARCH), convolutional(), observed(convolutional()))
-    assert "ConvBottleneck" in conv.reason
+    assert conv.reason_codes == ("bottleneck-is-convolutional",)
 
 
 def test_noise_recovery_knows_the_noise_and_says_how_well():
@@ -117,8 +117,8 @@ def test_noise_recovery_knows_the_noise_and_says_how_well():
     for index, one in enumerate(run(NoiseRecovery(matching=SEARCH), victim, seen)):
         for place, (found, latent) in enumerate(zip(one.noise, trace(victim).latents, strict=True)):
             assert torch.allclose(found, normal(1, *latent, seed=100 * index + place), rtol=0, atol=1e-9)
-        assert "the noise of '3' was recovered with a relative residual of" in one.reason
-        assert "the noise of '6' was recovered" in one.reason
+        assert "noise-recovered" in one.reason_codes
+        assert all(f"the noise of {name!r} was recovered" in one.reason for name in ("3", "6"))
 
 
 def test_what_is_not_recovered_is_searched():
@@ -128,7 +128,7 @@ def test_what_is_not_recovered_is_searched():
     true = [normal(1, *latent, seed=place) for place, latent in enumerate(trace(victim).latents)]
     assert torch.allclose(one.noise[1], true[1], rtol=0, atol=1e-9)
     assert one.noise[0].shape == true[0].shape
-    assert "not recovered: '1' is a ConvBottleneck" in one.reason
+    assert one.reason_codes[:2] == ("noise-recovered", "bottleneck-is-convolutional")
     _, second = recover_noise(victim, seen).bottlenecks
     assert second is not None
 

@@ -17,6 +17,7 @@ from attacker.attacks.selection import (
     strongest_first,
     unanswerable,
 )
+from attacker.reasons import because
 from fl_precode import Protocol
 from fl_precode.defences.registry import DEFENCES
 from tests.attacker import tiny
@@ -40,10 +41,10 @@ def test_behind_precode_recovery_comes_before_search_and_plain_attacks_last():
     assert [one for one in listed(found, "plain") if one in plain_searches()] == plain_searches()
     by_name = {one.spec: one for one in found}
     assert by_name["noise-recovery"].applies
-    assert by_name["noise-recovery"].reason == "answers precode"
+    assert by_name["noise-recovery"].reason == because("answers-defence", names="precode")
     assert not by_name["first-layer"].applies
-    assert by_name["first-layer"].reason.startswith("not applicable: the first layer '0' is a Conv2d")
-    assert by_name["inverting-gradients"].reason == "ignores precode: what the defence is compared with"
+    assert by_name["first-layer"].reason_codes == ("not-applicable", "first-layer-not-linear")
+    assert by_name["inverting-gradients"].reason_codes == ("ignores-defence",)
     assert [one.role for one in found] == sorted(one.role for one in found)
 
 
@@ -52,12 +53,13 @@ def test_the_update_decides_what_applies():
     protocol = Protocol(defence="precode+noise:std=0.1", batch_norm="buffers")
     pair = client(victim, tiny.images(SPEC, 2), [0, 1], [normal(2, 5)], protocol=protocol)
     found = {one.spec: one for one in attacks_for(victim, observation=pair)}
-    assert "gradients of 2 images" in found["noise-recovery"].reason
-    assert found["ignore"].reason == "answers precode, noise"
-    assert found["through-bottleneck"].reason.startswith("not applicable")
-    assert found["defence-matched"].reason == "answers precode, noise"
+    assert found["noise-recovery"].reason_codes == ("not-applicable", "several-images")
+    assert found["ignore"].reason == because("answers-defence", names="precode, noise")
+    assert found["through-bottleneck"].reason_codes[0] == "not-applicable"
+    assert found["defence-matched"].reason == because("answers-defence", names="precode, noise")
     foreign = replace(pair, parameters={"a": X}, update={"a": X})
-    assert all(not one.applies and "another model" in one.reason for one in attacks_for(victim, observation=foreign))
+    misfits = attacks_for(victim, observation=foreign)
+    assert all(not one.applies and "another-model" in one.reason_codes for one in misfits)
 
 
 def test_on_a_linear_first_layer_the_formula_comes_first():
@@ -76,7 +78,7 @@ def test_without_an_update_only_the_names_decide():
         assert all(one.applies for one in found)
     none = attacks_for(victim, defence="none")
     assert {one.role for one in none} == {"plain"}
-    assert all(one.reason == "there is no defence to answer" for one in none)
+    assert all(one.reason_codes == ("no-defence",) for one in none)
     with pytest.raises(ValueError, match="not announced"):
         attacks_for(victim, protocol=Protocol())
 
@@ -133,10 +135,9 @@ def test_one_attack_knows_the_whole_defence_and_comes_first_or_none_does(defence
     knows_all = [one.spec for one in found if answers(one.spec, defence) == parts_of(defence)]
     assert (whole in knows_all) == bool(whole)
     assert [one.spec for one in found][: len(knows_all)] == knows_all
-    words = f"no attack here knows {' and '.join(left)}"
     asked = [one for one in found if one.role == "adaptive" or left == parts_of(defence)]
     assert asked
-    assert all((words in one.reason) == bool(left) for one in asked)
+    assert all(("nothing-answers" in one.reason_codes) == bool(left) for one in asked)
 
 
 @pytest.mark.parametrize("defence", ["precode", "dropout", "clip"])

@@ -16,6 +16,7 @@ from attacker.attacks.selection import answers, parts_of
 from attacker.gradients.dropout_masks import with_masks
 from attacker.gradients.trace import trace
 from attacker.metrics.similarity import ssim
+from attacker.reasons import because
 from attacker.victim import Victim
 from clients.train import defended_gradient
 from fl_precode import Observation, Protocol, sample_noise
@@ -93,7 +94,7 @@ def test_a_search_for_masks_and_noise_is_another_for_each_part_of_the_update_tha
     if name != "clip":  # which leaves the noise to be told of
         assert torch.equal(half.inputs, deaf.inputs)
         assert half.reason == ""
-    assert told.reason.startswith("matched by ")
+    assert told.reason_codes[0] == "distance-chosen"
 
 
 def of_faces(model: str, defence: str, clients: int):
@@ -176,7 +177,7 @@ def test_several_local_steps_are_compared_in_units_too():
         for how in ("unrolled", "surrogate")
     ]
     for one in found:
-        assert one.reason == "matched by l2-relative"
+        assert one.reason == because("distance-chosen", distance="l2-relative")
         assert one.starting_loss is not None
     assert found[0].starting_loss != found[1].starting_loss
 
@@ -191,7 +192,7 @@ def test_dropout_in_front_of_everything_touches_the_first_layers_formulas(name):
         victim = Victim(model=spread(model), inputs=SPEC)
         (one,) = run(build_attack(name), victim, [tiny.observe(victim, X, [2])])
         assert (one.outcome is Outcome.NOT_APPLICABLE) == refused
-        assert (f"dropout ({place}) runs before the first layer" in one.reason) == refused
+        assert ("first-layer-behind-dropout" in one.reason_codes) == refused
 
 
 def test_an_announced_defence_in_nobodys_terms_changes_nothing():

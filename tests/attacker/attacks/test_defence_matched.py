@@ -11,6 +11,7 @@ from torch import nn
 from attacker.attacks import GradientMatching, Outcome, build_attack
 from attacker.attacks.adaptive.defence_matched import DefenceMatched
 from attacker.gradients.trace import trace
+from attacker.reasons import because
 from attacker.victim import Victim
 from fl_precode import Protocol
 from fl_precode.defences.registry import gradient_defence
@@ -59,7 +60,7 @@ def test_the_distance_follows_the_noise(defence, distance):
     victim = victim_of(tiny.convnet)
     seen = sent(victim, defence)
     (one,) = run(ATTACK, victim, [seen], labels=LABEL)
-    assert one.reason == f"matched by {distance}"
+    assert one.reason == because("distance-chosen", distance=distance)
     assert torch.equal(one.inputs, plain(victim, seen, distance=distance).inputs)
 
 
@@ -67,18 +68,15 @@ def test_without_the_scale_the_distance_is_the_cosine():
     victim = victim_of(tiny.convnet)
     seen = replace(sent(victim, "noise:std=1e-3", local_steps=1), kind="weights")
     (one,) = run(ATTACK, victim, [seen], labels=LABEL)
-    assert one.reason == "matched by cosine"
+    assert one.reason == because("distance-chosen", distance="cosine")
 
 
 def test_observations_of_different_defences_keep_their_order():
     victim = victim_of(tiny.convnet)
     seen = [sent(victim, name) for name in ("noise:std=1e-3", "prune:share=0.5", "noise:std=1e-3", "none")]
     found = run(ATTACK, victim, seen)
-    assert [one.reason for one in found[:3]] == [
-        "matched by l2-relative",
-        "matched by cosine-kept",
-        "matched by l2-relative",
-    ]
+    distances = ("l2-relative", "cosine-kept", "l2-relative")
+    assert [one.reason for one in found[:3]] == [because("distance-chosen", distance=one) for one in distances]
     assert found[3].outcome is Outcome.NOT_APPLICABLE
 
 
@@ -104,7 +102,7 @@ def test_behind_a_bottleneck_only_what_runs_before_its_noise_counts(defence):
     seen = sent(victim, defence)
     distance = {"precode": "cosine", "precode+ppp:std=1e-3": "l2-relative"}.get(defence, "cosine-kept")
     (one,) = run(ATTACK, victim, [seen], labels=LABEL)
-    assert one.reason == ("" if defence == "precode" else f"matched by {distance}")
+    assert one.reason == ("" if defence == "precode" else because("distance-chosen", distance=distance))
     assert torch.equal(one.inputs, plain(victim, seen, layers="0.*|3.encoder.*", distance=distance).inputs)
     (more,) = run(replace(ATTACK, draws=3), victim, [seen], labels=LABEL)
     assert not torch.equal(one.inputs, more.inputs)
@@ -116,19 +114,19 @@ def test_where_there_is_nothing_to_adapt_to_it_is_refused(defence):
     seen = replace(tiny.observe(victim, X, [0]), protocol=Protocol(defence=defence))
     (one,) = run(ATTACK, victim, [seen])
     assert one.outcome is Outcome.NOT_APPLICABLE
-    assert "nothing to adapt to" in one.reason
+    assert one.reason_codes == ("defence-leaves-all",)
 
 
 def test_what_was_announced_must_be_there():
     victim = victim_of(tiny.convnet)
     seen = tiny.observe(victim, X, [0])
-    for protocol, words in (
-        (Protocol(), "no defence was announced: nothing to adapt to"),
-        (Protocol(defence="precode"), "and the model has none"),
-        (Protocol(defence="soteria:layer=nowhere"), "'nowhere', is not in the model"),
+    for protocol, code in (
+        (Protocol(), "no-defence-announced"),
+        (Protocol(defence="precode"), "no-bottleneck"),
+        (Protocol(defence="soteria:layer=nowhere"), "defended-layer-missing"),
     ):
         (one,) = run(ATTACK, victim, [replace(seen, protocol=protocol)])
-        assert words in one.reason
+        assert one.reason_codes == (code,)
     assert not trace(victim).bottlenecks
 
 

@@ -61,7 +61,7 @@ def test_weights_of_one_announced_step_fit_and_an_unknown_scale_does_not():
     assert float(mse(SPEC.denormalise(found.inputs), SPEC.denormalise(x))) < 1e-5
     (refused,) = attack(IDLG, victim, [replace(step, protocol=Protocol())])
     assert refused.outcome is Outcome.NOT_APPLICABLE
-    assert "learning rate was not announced" in refused.reason
+    assert refused.reason_codes == ("scale-needed", "learning-rate-unknown")
 
 
 def test_images_of_a_batch_have_labels_of_their_own():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attacker.attacks import FirstLayerInversion, Outcome
+from attacker.reasons import because
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol
 from tests.attacker import tiny
@@ -16,24 +17,24 @@ from tests.attacker.attacks.test_attacks_raise import MATCHING, SPEC, check_refu
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("model", "code"),
     [
-        (tiny.convnet, "is a Conv2d"),
-        (lambda spec: tiny.mlp(spec, bias=False), "has no bias"),
+        (tiny.convnet, "first-layer-not-linear"),
+        (lambda spec: tiny.mlp(spec, bias=False), "first-layer-without-bias"),
         (
             lambda spec: nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(9, 4)),
-            "does not see the flattened image",
+            "first-layer-sees-no-image",
         ),
-        (lambda spec: nn.Sequential(nn.Tanh(), tiny.mlp(spec)), "does not see the flattened image"),
+        (lambda spec: nn.Sequential(nn.Tanh(), tiny.mlp(spec)), "first-layer-sees-no-image"),
         (
             lambda spec: nn.Sequential(nn.Linear(6, 6), nn.Flatten(), nn.Linear(36, 4)),
-            "does not see the flattened image",
+            "first-layer-sees-no-image",
         ),
     ],
 )
-def test_first_layer_names_the_layer_that_does_not_fit(model, words):
+def test_first_layer_names_the_layer_that_does_not_fit(model, code):
     victim = victim_of(model)
-    check_refused(run(FirstLayerInversion(), victim, tiny.observe(victim, tiny.images(SPEC, 1), [1])), words)
+    check_refused(run(FirstLayerInversion(), victim, tiny.observe(victim, tiny.images(SPEC, 1), [1])), code)
 
 
 def test_first_layer_needs_parameters():
@@ -41,19 +42,20 @@ def test_first_layer_needs_parameters():
     nothing = Observation(
         parameters={}, buffers={}, update={}, kind="gradient", batch_size=1, protocol=Protocol(), round=1, node="1"
     )
-    check_refused(run(FirstLayerInversion(), victim, nothing), "no layer with parameters")
-    check_refused(run(MATCHING, victim, nothing), "no layer with parameters")
+    check_refused(run(FirstLayerInversion(), victim, nothing), "no-parameters")
+    check_refused(run(MATCHING, victim, nothing), "no-parameters")
 
 
 def test_first_layer_refuses_batches_and_names_the_rank():
     victim = victim_of()
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2])
-    check_refused(run(FirstLayerInversion(), victim, pair), "2 images has rank up to 2")
-    check_refused(
-        run(FirstLayerInversion(), victim, replace(pair, batch_size=None)), "has rank 2, one image gives rank 1"
-    )
+    check_refused(run(FirstLayerInversion(), victim, pair), because("several-images.first-layer", size=2))
+    rank = because("several-images.rank", name="1.weight", rank=2)
+    check_refused(run(FirstLayerInversion(), victim, replace(pair, batch_size=None)), rank)
     many = tiny.observe(victim, tiny.images(SPEC, 10), [0, 1, 2, 3] * 2 + [1, 2], batch_size=None)
-    check_refused(run(FirstLayerInversion(), victim, many), "has rank 8 or more")
+    check_refused(
+        run(FirstLayerInversion(), victim, many), because("several-images.rank", name="1.weight", rank="8 or more")
+    )
 
 
 def test_a_dead_first_layer_is_named():
@@ -63,7 +65,8 @@ def test_a_dead_first_layer_is_named():
         model[1].bias.fill_(-1e3)
     victim = tiny.victim(model, spec)
     observation = tiny.observe(victim, tiny.images(spec, 1), [1])
-    check_refused(run(FirstLayerInversion(), victim, observation), "no unit of the first layer was active")
+    still = because("first-layer-did-not-move", what="weight and the bias", name="1")
+    check_refused(run(FirstLayerInversion(), victim, observation), still)
 
 
 def test_a_quotient_that_overflows_is_divergence():

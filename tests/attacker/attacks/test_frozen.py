@@ -15,6 +15,7 @@ from attacker.audit.inputs.update_facts import update_facts
 from attacker.gradients.trace import trace
 from attacker.gradients.uncompared_parameters import constants_of, only_moving, with_constants
 from attacker.labels import best_labels, recover_labels
+from attacker.reasons import because
 from tests.attacker import tiny
 
 SPEC = tiny.inputs(channels=2, side=6)
@@ -85,7 +86,7 @@ def test_the_image_is_exact_where_the_layers_that_moved_determine_it(attack, mod
     (found,) = run(attack, victim, seen)
     if names == ("1.weight", "1.bias", "3.weight", "5.weight", "5.bias"):
         assert found.outcome is Outcome.NOT_APPLICABLE  # biases alone tell no input
-        assert "did not move" in found.reason
+        assert found.reason_codes == ("no-linear-layer",)
         return
     assert found.outcome is Outcome.CONVERGED, found.reason
     torch.testing.assert_close(found.inputs, x, rtol=0, atol=1e-6)
@@ -114,7 +115,7 @@ def test_a_frozen_layer_that_determines_too_little_is_said_to():
     victim, seen, _ = problem(model, "0.weight", "0.bias")
     (found,) = run("layerwise-inversion", victim, seen)
     assert found.outcome is Outcome.ITERATION_LIMIT
-    assert "'0' has 32 independent equations for 72 unknowns" in found.reason
+    assert because("rank-deficient", name="0", rank=32, unknowns=72) in found.reason
 
 
 @pytest.mark.parametrize("attack", SEARCHES)
@@ -190,7 +191,7 @@ def test_a_classifier_that_did_not_move_says_why_there_are_no_labels():
     assert searched.inputs is not None  # one image of four classes: each label is tried
     (many,) = run("inverting-gradients:iterations=5", victim, replace(seen, batch_size=12))
     assert many.inputs is None  # there are too many labels to try
-    assert "did not move" in many.reason
+    assert many.reason == because("labels-unknown", why=reason)
     (joint,) = run("dlg:iterations=40", victim, seen)  # it optimises the labels with the images
     assert joint.inputs is not None
     only_bias = freeze(tiny.observe(victim, tiny.images(SPEC, 1), [2]), "5.weight")
@@ -201,9 +202,8 @@ def test_a_classifier_that_did_not_move_says_why_there_are_no_labels():
 def test_the_first_layer_says_that_it_did_not_move():
     victim, seen, _ = problem(stack(), "1.weight", "1.bias")
     for attack in ("first-layer", "spear"):
-        assert "the weight and the bias of the first layer '1' did not move" in build_attack(attack).why_not(
-            victim, seen
-        )
+        why = build_attack(attack).why_not(victim, seen)
+        assert why == because("first-layer-did-not-move", what="weight and the bias", name="1")
 
 
 class LowRankAdapted(nn.Module):
@@ -267,12 +267,13 @@ def test_what_an_observation_lists_is_compared_with_the_model():
     assert check_observation(victim, seen) is None
     assert check_observation(with_constants(victim, seen.frozen), seen) is None
     without = {name: value for name, value in seen.buffers.items() if name != "1.weight"}
-    assert "'1.weight'" in check_observation(victim, replace(seen, buffers=without, frozen=frozenset()))
+    misfit = check_observation(victim, replace(seen, buffers=without, frozen=frozenset()))
+    assert misfit == because("another-model", names=["1.weight"])
     other = replace(seen, buffers={**seen.buffers, "1.weight": torch.zeros(2, 2)})
-    assert "differ in name or shape" in check_observation(victim, other)
+    assert check_observation(victim, other).code == "another-model"
     nothing = freeze(seen, *seen.parameters)
-    assert "every layer is frozen" in build_attack("hybrid").why_not(victim, nothing)
-    assert "every layer is frozen" in run("dlg", victim, nothing)[0].reason
+    assert build_attack("hybrid").why_not(victim, nothing).code == "nothing-moved"
+    assert run("dlg", victim, nothing)[0].reason_codes == ("nothing-moved",)
 
 
 def test_facts_and_doubts_of_a_model_with_constants():

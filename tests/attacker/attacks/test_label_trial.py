@@ -84,7 +84,7 @@ def test_where_no_label_shows_all_are_tried(labels, asked):
     (found,) = attack(victim, [observation], generator=torch.Generator().manual_seed(0))
     assert sorted(found.labels.tolist()) == labels
     assert found.inputs is not None
-    assert "which were tried" in found.reason
+    assert "labels-tried" in found.reason_codes
     # The search, and one heat for each number of the second class.
     assert found.iterations == 60 * (1 + len(labels) + 1)
 
@@ -98,7 +98,7 @@ def test_trials_of_one_update_leave_the_draws_of_the_others_alone():
     together = attack(victim, [silent, shown], generator=torch.Generator().manual_seed(1))
     (alone,) = attack(victim, [shown], generator=[derived(torch.Generator().manual_seed(1), 2)[1]])
     assert torch.allclose(alone.inputs, together[1].inputs, atol=1e-2)
-    assert "which were tried" in together[0].reason
+    assert "labels-tried" in together[0].reason_codes
 
 
 def test_labels_that_were_granted_are_not_tried():

@@ -21,6 +21,7 @@ from attacker.gradients.one_step import gradient_products
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
 from attacker.optim.random_streams import Draws
+from attacker.reasons import because
 from attacker.victim import Victim
 from fl_precode.observation import Observation, Protocol
 from tests.attacker import tiny
@@ -164,7 +165,7 @@ def test_one_candidate_that_does_not_fit_is_named():
     ]  # fmt: skip
     (found,) = traceable(victim, batches, generator=torch.Generator(), labels=[torch.tensor([0, 1, 2])])
     assert found.outcome is Outcome.NOT_APPLICABLE
-    assert "does not hold one candidate of 3 image(s)" in found.reason
+    assert found.reason == because("out-of-memory", what="one candidate", images=3)
 
 
 def test_restarts_that_are_compared_and_do_not_fit_are_named():
@@ -176,7 +177,7 @@ def test_restarts_that_are_compared_and_do_not_fit_are_named():
     victim.model.images = 3
     (found, *_) = attack(QUICK.with_options(halving=2), victim, seen)
     assert found.outcome is Outcome.NOT_APPLICABLE
-    assert "the 4 restarts that are compared as they go" in found.reason
+    assert found.reason_codes == ("out-of-memory",)
 
 
 def test_of_split_restarts_the_best_match_wins_and_time_adds_up():

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from attacker.attacks.base import Outcome
 from attacker.attacks.registry import build_attack
 from attacker.labels import best_labels
+from attacker.reasons import because
 from attacker.victim import NoLossError, Victim, assumptions_of
 from fl_precode import Observation, Protocol
 from fl_precode.models.input_spec import InputSpec
@@ -157,7 +158,7 @@ def test_an_autoencoder_s_image_comes_back_by_the_first_layer_and_searches_say_w
     assert (found.inputs - IMAGES[:1]).abs().max() < 1e-3
     assert found.labels is None, "the code's ten numbers are no classes"
     for name in ("inverting-gradients", "dlg", "idlg", "spear", "see-through-gradients"):
-        assert "images, not class scores: its loss is not known" in build_attack(name).refuses(victim, seen), name
+        assert build_attack(name).refuses(victim, seen) == because("no-class-scores", what="images"), name
     with pytest.raises(NoLossError, match="the model returns images, not class scores"):
         victim.training_loss(IMAGES, torch.zeros(4, dtype=torch.long))
 

@@ -13,6 +13,7 @@ from attacker.attacks.gradient_matching.parts import Adam, Restarts, TotalVariat
 from attacker.attacks.portfolio import standard_members
 from attacker.attacks.randomness import derived
 from attacker.metrics.similarity import match_batch, mse
+from attacker.reasons import because, raised
 from tests.attacker import tiny
 from tests.attacker.members import (
     EQUATIONS,
@@ -116,7 +117,7 @@ def test_a_member_that_raises_is_named_and_the_others_go_on(caplog):
     good = Portfolio(members=members(*methods))
     broken = Portfolio(members=(good.members[0], Member(method="a:b=1", attack=Raises()), good.members[1]))
     for one in run(broken, victim, seen):
-        assert one.reason == "a:b=1: RuntimeError: out of memory"
+        assert one.reason == because("member", method="a:b=1", why=raised(RuntimeError("out of memory")))
         assert one.method == methods[0]
         assert one.outcome in (Outcome.CONVERGED, Outcome.ITERATION_LIMIT)
     assert "a:b=1 failed as a member of a portfolio" in caplog.text
@@ -128,13 +129,13 @@ def test_without_any_image_failures_come_before_refusals():
     refusing = Member(method="first-layer", attack=FirstLayerInversion())
     (refused,) = run(Portfolio(members=(refusing,)), victim, seen)
     assert refused.outcome is Outcome.NOT_APPLICABLE
-    assert refused.reason.startswith("first-layer: the first layer '0' is a Conv2d")
+    assert refused.reason_codes == ("member", "first-layer-not-linear")
     for defect in (Raises(), Raises(on_refusal=True)):
         (failed,) = run(Portfolio(members=(refusing, Member(method="a", attack=defect))), victim, seen)
         assert failed.outcome is Outcome.FAILED
         assert failed.inputs is None
         assert failed.reason.startswith("a: RuntimeError: ")
-        assert "first-layer: the first layer" in failed.reason
+        assert failed.reason_codes == ("member", "attack-raised", "first-layer-not-linear")
 
 
 def test_labels_of_a_batch_are_recovered_once_or_optimised():
@@ -152,9 +153,9 @@ def test_labels_of_a_batch_are_recovered_once_or_optimised():
     bare = victim_of(convolutions)  # no method of label recovery fits
     observation = tiny.observe(bare, x, [0, 3])
     assert run(dlg, bare, [observation])[0].labels is not None
-    assert "which were tried" in run(signed, bare, [observation])[0].reason
+    assert "labels-tried" in run(signed, bare, [observation])[0].reason_codes
     many = tiny.observe(bare, tiny.images(SPEC, 4), [0, 1, 3, 3])
-    assert "the labels are unknown" in run(signed, bare, [many])[0].reason
+    assert "labels-unknown" in run(signed, bare, [many])[0].reason_codes
 
 
 def test_granted_labels_are_checked():

@@ -12,6 +12,7 @@ from attacker.attacks.base import Outcome, Reconstruction
 from attacker.attacks.gradient_matching.race import Size, best_fit
 from attacker.attacks.randomness import derived
 from attacker.attacks.registry import build_attack
+from attacker.reasons import because
 from tests.attacker.audits import audit_tape
 from tests.attacker.bottlenecked import SPEC, client, normal, two_bottlenecks
 from tests.attacker.members import convolutions, observations, victim_of
@@ -88,7 +89,7 @@ def test_the_work_of_a_race_is_what_is_reckoned(iterations, starts):
     one_start = attack.with_options(restarts=1)
     assert result.iterations == one_start.evaluations
     assert result.starts == starts
-    assert "the best of 1e-6|1e-4|1e-2|1e-1" in result.reason
+    assert "prior-chosen" in result.reason_codes
 
 
 @pytest.mark.parametrize("name", ["ignore", "noise-recovery", "noise-restoring"])
@@ -99,7 +100,7 @@ def test_adaptive_searches_race_too(name):
     attack = build_attack(f"{name}:iterations=5,total_variations=1e-6|1e-1")
     (result,) = attack(victim, [seen], generator=torch.Generator().manual_seed(0))
     assert result.iterations == 10
-    assert "the best of 1e-6|1e-1" in result.reason
+    assert "prior-chosen" in result.reason_codes
 
 
 def test_a_search_by_the_announced_distance_races_too():
@@ -109,7 +110,8 @@ def test_a_search_by_the_announced_distance_races_too():
     attack = build_attack("defence-matched:iterations=5,total_variations=1e-6|1e-1")
     (result,) = attack(victim, [seen], generator=torch.Generator().manual_seed(0), labels=[torch.tensor([0])])
     assert result.iterations == 10
-    assert result.reason.startswith("matched by l2-relative; total variation weighs")
+    assert result.reason_codes == ("distance-chosen", "prior-chosen")
+    assert result.reason.startswith(because("distance-chosen", distance="l2-relative"))
 
 
 @pytest.mark.parametrize("given", ["1e-6", "1e-6|1e-6", "1e-6|-1", "1e-6|much", "|", "1e-6|inf"])

@@ -12,6 +12,7 @@ from attacker.attacks import ATTACKS, PRESETS, GradientMatching, Outcome, build_
 from attacker.attacks.gradient_matching.options import OPTIONS
 from attacker.attacks.gradient_matching.parts import BNStatistics
 from attacker.metrics.similarity import mse
+from attacker.reasons import because
 from fl_precode.models.input_spec import InputSpec
 from tests.attacker import tiny
 
@@ -147,11 +148,10 @@ def test_batch_norm_needs_layers_and_their_statistics():
     settings = PLAIN.with_options(batch_norm=0.1)
     (found,) = attack(settings, model=tiny.mlp)
     assert found.outcome is Outcome.NOT_APPLICABLE
-    assert "no BatchNorm layer" in found.reason
-    assert "batch_norm=0" in found.reason
+    assert found.reason == because("prior-has-no-reference", weight=0.1, why=because("statistics-missing"))
     (found,) = attack(settings, buffers=False)
     assert found.outcome is Outcome.NOT_APPLICABLE
-    assert "running statistics of ['1'] are not in the observation" in found.reason
+    assert because("statistics-missing.not-sent", names=["1"]) in found.reason
 
 
 def test_iterations_are_those_of_each_observation():

@@ -10,6 +10,7 @@ from torch import nn
 
 from attacker.attacks import FirstLayerInversion, Outcome, Spear, build_attack
 from attacker.metrics.similarity import match_batch, psnr
+from attacker.reasons import because
 from fl_precode import Protocol, VariationalBottleneck
 from fl_precode.data import load_data
 from tests.attacker import local_clients, tiny
@@ -90,7 +91,7 @@ def test_one_step_of_training_and_several():
     assert error < 1e-6
     assert found.labels[order].tolist() == y
     assert found.matching_loss is None
-    check_refused(run(victim, replace(sent, protocol=replace(protocol, weight_decay=0.1))), "weight decay")
+    check_refused(run(victim, replace(sent, protocol=replace(protocol, weight_decay=0.1))), "weight-decay")
 
 
 def test_the_same_generator_finds_the_same_and_results_do_not_depend_on_it():
@@ -107,11 +108,11 @@ def test_every_setting_changes_the_result():
     assert run(victim, observation).inputs is not None
     short = run(victim, observation, attack=build_attack("spear:samples=2"))
     assert short.outcome is Outcome.ITERATION_LIMIT
-    assert "of 6 sparse columns in 2 samples" in short.reason
+    assert short.reason_codes == ("columns-not-found",)
     assert short.inputs is None
-    check_refused(run(victim, observation, attack=Spear(most_images=5)), "at most 5 images")
+    check_refused(run(victim, observation, attack=Spear(most_images=5)), because("too-many-images", most=5, size=6))
     unknown = replace(observation, batch_size=None)
-    check_refused(run(victim, unknown, attack=Spear(most_images=5)), "no step in its singular values up to rank 5")
+    check_refused(run(victim, unknown, attack=Spear(most_images=5)), "rank-unclear")
     for setting in ("samples", "most_images"):
         with pytest.raises(ValueError, match=f"{setting} to be 1 or more"):
             build_attack(f"spear:{setting}=0")
@@ -121,28 +122,24 @@ def test_an_image_that_repeats_counts_once_and_is_said():
     victim, x = victim_of(), tiny.images(SPEC, 3)
     twice = torch.cat([x, x[:1]])
     found = run(victim, tiny.observe(victim, twice, [0, 1, 2, 0]))
-    assert found.reason == "3 of 4 images have a gradient of their own"
+    assert found.reason == because("some-images", count=3, size=4)
     assert farthest(found, x)[0] < 1e-6
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"after": nn.Sigmoid()}, "'1' is not followed by a ReLU"),
-        ({"after": nn.LeakyReLU(0.01)}, "'1' is not followed by a ReLU"),
-        ({"after": nn.Sequential(nn.BatchNorm1d(UNITS), nn.Tanh())}, "'1' is not followed by a ReLU"),
-    ],
+    "after", [nn.Sigmoid(), nn.LeakyReLU(0.01), nn.Sequential(nn.BatchNorm1d(UNITS), nn.Tanh())], ids=str
 )
-def test_layers_without_relu_are_named(change, words):
-    victim = victim_of(**change)
-    check_refused(run(victim, tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], buffers={})), words)
+def test_layers_without_relu_are_named(after):
+    victim = victim_of(after=after)
+    named = because("first-layer-without-relu", name="1")
+    check_refused(run(victim, tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], buffers={})), named)
 
 
 def test_other_layers_noise_and_too_many_images_are_named():
     convolution = tiny.victim(tiny.convnet(SPEC), SPEC)
-    check_refused(run(convolution, tiny.observe(convolution, tiny.images(SPEC, 2), [1, 2])), "is a Conv2d")
+    check_refused(run(convolution, tiny.observe(convolution, tiny.images(SPEC, 2), [1, 2])), "first-layer-not-linear")
     bare = tiny.victim(tiny.mlp(SPEC, bias=False), SPEC)
-    check_refused(run(bare, tiny.observe(bare, tiny.images(SPEC, 2), [1, 2])), "up to a factor")
+    check_refused(run(bare, tiny.observe(bare, tiny.images(SPEC, 2), [1, 2])), "first-layer-without-bias")
     victim = victim_of()
     observation = tiny.observe(victim, tiny.images(SPEC, 3), [1, 2, 3])
     noise = torch.Generator().manual_seed(0)
@@ -150,12 +147,14 @@ def test_other_layers_noise_and_too_many_images_are_named():
         name: value + value.std() * torch.randn(value.shape, generator=noise, dtype=value.dtype)
         for name, value in observation.update.items()
     }
-    check_refused(run(victim, replace(observation, update=noisy)), "no step in its singular values")
-    check_refused(run(victim, replace(observation, batch_size=2)), "rank 3, more than the 2 images announced")
+    check_refused(run(victim, replace(observation, update=noisy)), "rank-unclear")
+    check_refused(
+        run(victim, replace(observation, batch_size=2)), because("rank-too-high", name="1.weight", rank=3, size=2)
+    )
     narrow = victim_of(units=6)
-    check_refused(run(narrow, tiny.observe(narrow, tiny.images(SPEC, 8), [1] * 8)), "no step in its singular values")
+    check_refused(run(narrow, tiny.observe(narrow, tiny.images(SPEC, 8), [1] * 8)), "rank-unclear")
     silent = {name: torch.zeros_like(value) for name, value in observation.update.items()}
-    check_refused(run(victim, replace(observation, update=silent)), "zero everywhere")
+    check_refused(run(victim, replace(observation, update=silent)), "gradient-is-zero")
 
 
 def test_an_image_that_is_mixed_wrongly_would_be_noticed():
@@ -165,10 +164,10 @@ def test_an_image_that_is_mixed_wrongly_would_be_noticed():
     moved = {**observation.parameters, "1.bias": observation.parameters["1.bias"] + 0.8}
     found = run(victim, replace(observation, parameters=moved), attack=Spear(samples=500))
     assert found.outcome is Outcome.ITERATION_LIMIT
-    assert "of the ReLU pattern" in found.reason
+    assert found.reason_codes == ("columns-not-found",)
 
 
 def test_first_layer_inversion_still_tells_a_batch_by_its_rank():
     victim = victim_of()
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], batch_size=None)
-    check_refused(run(victim, pair, attack=FirstLayerInversion()), "has rank 2")
+    check_refused(run(victim, pair, attack=FirstLayerInversion()), "several-images")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attacker.audit.inputs.defence_check import Sighting, common_sightings, doubts, sightings
+from attacker.reasons import Reason, because
 from attacker.report.verdict import verdicts
 from attacker.victim import Victim
 from fl_precode import Observation, Protocol
@@ -76,23 +77,24 @@ def test_an_honest_client_raises_no_doubt(model: str, defence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("announced", "says"),
+    ("announced", "code", "figure"),
     [
-        ("prune:share=0.9", "fewer zeros"),
-        ("clip:max_norm=0.01", "is larger"),
-        ("quantise:bits=4", "more different values"),
-        ("sign", "more than one magnitude"),
-        ("soteria:share=0.6", "columns of zeros"),
-        ("noise:std=0.001", "std 0.001"),
-        ("laplace:std=0.001", "std 0.001"),
-        ("dp:max_norm=1,noise_multiplier=0.5", "std 0.25"),
+        ("prune:share=0.9", "pruning-not-applied", "90%"),
+        ("clip:max_norm=0.01", "clipping-not-applied", "0.01"),
+        ("quantise:bits=4", "rounding-not-applied", "4 bits"),
+        ("sign", "signs-not-applied", ""),
+        ("soteria:share=0.6", "soteria-not-applied", "60%"),
+        ("noise:std=0.001", "noise-not-applied", "std 0.001"),
+        ("laplace:std=0.001", "noise-not-applied", "std 0.001"),
+        ("dp:max_norm=1,noise_multiplier=0.5", "noise-not-applied", "std 0.25"),
     ],
 )
 @pytest.mark.parametrize("model", MODELS)
-def test_announced_and_not_applied(model: str, announced: str, says: str) -> None:
+def test_announced_and_not_applied(model: str, announced: str, code: str, figure: str) -> None:
     victim, seen = update(model, "none", announced=announced)
     (sentence,) = doubts(victim, seen, announced)
-    assert says in sentence
+    assert sentence.code == code
+    assert figure in sentence
 
 
 def test_a_model_of_linear_layers_raises_no_doubt() -> None:
@@ -104,26 +106,27 @@ def test_a_model_of_linear_layers_raises_no_doubt() -> None:
 def test_partial_noise_that_was_left_out() -> None:
     victim, seen = update("lenet", "precode")
     (sentence,) = doubts(victim, seen, "precode+ppp:std=0.01")
-    assert "no Linear layer shows any" in sentence
+    assert sentence == because("noise-not-applied.some-layers", std=0.01)
 
 
 @pytest.mark.parametrize(
-    ("applied", "says"),
+    ("applied", "code", "figure"),
     [
-        ("prune:share=0.5", "it was pruned"),
-        ("prune:share=0.9", "it was pruned"),
-        ("quantise:bits=4", "it was rounded"),
-        ("sign", "it was rounded"),
-        ("noise:std=0.001", "root mean square of 0.001"),
-        ("dp:max_norm=1,noise_multiplier=0.5", "No innocent reason explains it"),
+        ("prune:share=0.5", "was-pruned", ""),
+        ("prune:share=0.9", "was-pruned", ""),
+        ("quantise:bits=4", "was-rounded", ""),
+        ("sign", "was-rounded", ""),
+        ("noise:std=0.001", "unexplained-rest", "root mean square of 0.001"),
+        ("dp:max_norm=1,noise_multiplier=0.5", "unexplained-rest", ""),
     ],
 )
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("announced", ["none", "unknown"])
-def test_applied_and_not_announced(model: str, applied: str, says: str, announced: str) -> None:
+def test_applied_and_not_announced(model: str, applied: str, code: str, figure: str, announced: str) -> None:
     victim, seen = update(model, applied)
     (found,) = sightings(victim, seen, announced)
-    assert says in found.sentence
+    assert found.sentence.code == code
+    assert figure in found.sentence
     assert found.contradicts == (announced == "none")  # nothing contradicts a client that announced nothing
 
 
@@ -176,8 +179,8 @@ def test_rounding_of_trained_weights_is_not_taken_for_a_defence(rate: float) -> 
 
 
 def test_what_several_updates_show_is_counted_by_kind_and_quoted_where_it_is_largest() -> None:
-    small, large = (Sighting(code="noise", sentence=f"noise of {size}", size=size) for size in (1.0, 2.0))
-    honest = Sighting(code="explained", sentence="weight decay", contradicts=False)
+    small, large = (Sighting(sentence=Reason(f"noise of {size}", "noise"), size=size) for size in (1.0, 2.0))
+    honest = Sighting(sentence=Reason("weight decay", "innocent-rest"), contradicts=False)
     assert common_sightings([(small, honest), (large,), ()]) == (
         ["noise of 2.0 (2 of 3 updates looked at)"],
         ["weight decay (1 of 3 updates looked at)"],
@@ -187,8 +190,8 @@ def test_what_several_updates_show_is_counted_by_kind_and_quoted_where_it_is_lar
 def test_the_verdict_says_that_the_clients_did_not_do_what_the_tape_announces(tmp_path: Path) -> None:
     tape = tape_federation(tmp_path / "run", rounds=1, defence="prune:share=0.9").tape  # its clients never prune
     record = audit_tape(tape, out=tmp_path / "audit", attacks=["first-layer"], victims=2)
-    assert record.federations[0].doubts == [
-        "pruning of 90% was announced, and the update has fewer zeros than that (2 of 2 updates looked at)"
-    ]
+    said = because("pruning-not-applied", share=0.9)
+    assert record.federations[0].doubts == [f"{said} (2 of 2 updates looked at)"]
+    assert record.federations[0].doubt_codes == ["pruning-not-applied"]
     (found,) = verdicts(record)
     assert "What was attacked may not be what was announced" in found.cautions[0]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from attacker.audit.record.flag_sentences import FLAGS
 from attacker.audit.record.schema import AttackDescription, PlannedAttack, UpdateFacts
-from attacker.audit.verdict.flags import CHECKS, FLAGS, LARGEST_SHARE, flags
+from attacker.audit.verdict.flags import CHECKS, LARGEST_SHARE, flags
 from attacker.metrics.similarity import wilson_interval
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, rows, summary, told
 

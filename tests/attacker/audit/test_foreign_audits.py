@@ -14,6 +14,7 @@ from attacker.audit.federations.federation import open_federations
 from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.planning.plan import plan_audit
 from attacker.audit.settings import AuditSettings
+from attacker.reasons import because
 from fl_precode import Protocol
 from fl_precode.models import build_model
 from fl_precode.models.outputs import class_scores
@@ -80,7 +81,7 @@ def test_dropout_of_the_model_s_own_is_answered_and_the_plain_attacks_still_run(
     federations = open_federations([TapeSource(tape=tape)], settings, tmp_path / "controls")
     planned = {one.attack.partition(":")[0]: one for one in plan_audit(federations, settings, estimate=False)}
     assert planned["dropout-inversion"].status == "run"
-    assert "the model itself has dropout (drop)" in planned["dropout-inversion"].reason
+    assert planned["dropout-inversion"].reason == because("searches-dropout", names="drop")
     assert planned["inverting-gradients"].status == planned["dlg"].status == "run"
     assert planned["noise-recovery"].status == "not_applicable"
     record = flp.audit(tape, out=tmp_path / "audit", attacks=["inverting-gradients:iterations=3"], victims=1)
@@ -93,7 +94,7 @@ def test_dropout_that_drops_nothing_is_no_reason(tmp_path):
     federations = open_federations([TapeSource(tape=tape)], settings, tmp_path / "controls")
     planned = {one.attack.partition(":")[0]: one for one in plan_audit(federations, settings, estimate=False)}
     assert planned["dropout-inversion"].status == "not_applicable"
-    assert planned["dropout-inversion"].reason == "it answers dropout, and the defence is none"
+    assert planned["dropout-inversion"].reason_codes == ["another-defence"]
 
 
 @pytest.mark.parametrize("settings", ["", "(convolutions=True)", "(probability=True)"])
@@ -116,7 +117,7 @@ def test_an_autoencoder_is_attacked_by_what_needs_no_loss_and_the_plan_says_why_
     federations = open_federations([TapeSource(tape=tape)], settings, tmp_path / "controls")
     planned = {one.attack.partition(":")[0]: one for one in plan_audit(federations, settings, estimate=False)}
     assert {name for name, one in planned.items() if one.status == "run"} >= {"first-layer", "layerwise-inversion"}
-    assert planned["inverting-gradients"].reason.startswith("the model returns images, not class scores")
+    assert planned["inverting-gradients"].reason == because("no-class-scores", what="images")
     record = flp.audit(tape, out=tmp_path / "audit", attacks=["first-layer", "layerwise-inversion"], victims=2)
     assert min(decibels(record, tmp_path / "audit").values()) > 40
     assert record.federations[0].facts.random is None

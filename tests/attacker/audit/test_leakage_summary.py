@@ -23,6 +23,7 @@ from attacker.audit.truth.base import Truth
 from attacker.audit.verdict.finish import finish_record
 from attacker.leakage.analyse import image_leak, noise_ranks
 from attacker.leakage.released import draw_noise, released
+from attacker.reasons import because
 from attacker.report.repeat import command
 from attacker.victim import Victim
 from fl_precode.defences.registry import gradient_defence
@@ -122,18 +123,22 @@ def test_correlation_with_the_smallest_measured_error():
     assert (low, high) == pytest.approx(spearman_interval(found.correlation, 8))
     few = leakage_summary("f1", victim, "prune:share=0.5", seen[:4], truths[:4], measured(seen, errors))
     assert few.correlation is None
-    assert "fewer than 5 different errors were predicted and measured" in few.reason
+    assert "too-few-to-correlate" in few.reason_codes
+
+
+def of_some(count, images):
+    return because("leakage-of-some", count=count, images=images)
 
 
 def test_what_is_too_large_or_unknown_is_left_out_with_the_reason(monkeypatch):
     victim, seen, truths = problem()
     blind = leakage_summary("f1", victim, "none", seen, [None] * 6, [])
     assert (blind.jacobian_rank, blind.layers) == (None, [])
-    assert "the true images are not known" in blind.reason
-    assert "4 of 6 attacked images" in leakage_summary("f1", victim, "none", seen, truths, [], most=4).reason
+    assert blind.reason_codes == ["leakage-needs-truth"]
+    assert of_some(4, 6) in leakage_summary("f1", victim, "none", seen, truths, [], most=4).reason
     monkeypatch.setattr(module, "MOST_WORK", 1)
     large = leakage_summary("f1", victim, "none", seen, truths, [])
-    assert large.reason.startswith("too large for an audit, with 36 numbers in an image and 496 in an update")
+    assert large.reason == because("leakage-too-large", unknowns=36, numbers=496)
 
 
 class Foreign(nn.Module):
@@ -156,15 +161,15 @@ def test_a_model_that_cannot_be_analysed_costs_nothing_else():
     own = {name: value.detach() for name, value in model.named_parameters()}
     observation = seen[0].__class__(**{**seen[0].__dict__, "parameters": own, "update": own})
     found = leakage_summary("f1", victim, "none", [observation], truths, [])
-    assert "what its gradient says of single images could not be analysed: RuntimeError: not twice" in found.reason
-    assert "the ranks of its layers could not be analysed: RuntimeError: not twice" in found.reason
+    for what in ("what its gradient says of single images", "the ranks of its layers"):
+        assert because("leakage-raised", what=what, kind="RuntimeError", error="not twice") in found.reason
 
 
 def test_several_images_and_steps_are_said(tmp_path):
     victim, seen, truths = problem(2, learning_rate=0.1)
-    assert "at the weights that were sent" in leakage_summary("f1", victim, "none", seen, truths, []).reason
+    assert "one-gradient-for-all" in leakage_summary("f1", victim, "none", seen, truths, []).reason_codes
     both = Truth(images=torch.cat([one.images for one in truths]), labels=torch.tensor([0, 1]))
-    assert "each image by itself" in leakage_summary("f1", victim, "none", seen[:1], [both], []).reason
+    assert "each-image-alone" in leakage_summary("f1", victim, "none", seen[:1], [both], []).reason_codes
 
 
 def test_images_are_taken_evenly_from_all_and_no_more_than_the_work_allows(monkeypatch):
@@ -175,7 +180,7 @@ def test_images_are_taken_evenly_from_all_and_no_more_than_the_work_allows(monke
     ]
     assert [one.mean for one in some.influence if one.group == "node"] == pytest.approx(alone)  # nodes 0 and 1
     monkeypatch.setattr(module, "MOST_WORK_IN_ALL", 3.5 * module.work(victim))
-    assert "3 of 6" in leakage_summary("f1", victim, "none", seen, truths, []).reason
+    assert of_some(3, 6) in leakage_summary("f1", victim, "none", seen, truths, []).reason
 
 
 def test_an_image_without_a_gradient_is_left_out_and_counted():
@@ -185,7 +190,7 @@ def test_an_image_without_a_gradient_is_left_out_and_counted():
     dead = replace(seen[0], parameters=still)
     found = leakage_summary("f1", victim, "none", [dead, *seen[1:]], truths, [])
     assert found.jacobian_rank == 36
-    assert "1 of them have a gradient of zero" in found.reason
+    assert because("gradient-vanishes", count=1) in found.reason
 
 
 @pytest.mark.parametrize("leakage", [True, False])

@@ -15,6 +15,7 @@ from attacker.audit.settings import AuditSettings
 from attacker.audit.truth.base import mean_of
 from attacker.audit.verdict.verdict import verdicts
 from attacker.cli.main import main
+from attacker.reasons import because
 from attacker.report.page import render_page
 from fl_precode.flower import record_truth
 from fl_precode.models.input_spec import InputSpec
@@ -115,8 +116,9 @@ def test_a_file_that_lists_another_client_s_number_is_not_scored(single, tmp_pat
 
 def test_more_images_than_examples_hints_at_batches(single):
     own = federation_of(single, truth=by_function(lambda client, number: part(client, number, 4)))
-    assert "it has 4 images, and the update is of 1" in own.subject.truth_note
-    assert 'examples = "batches"' in own.subject.truth_note
+    other = because("truth-of-other-number.batches", images="4 images", behind=1)
+    assert other in own.subject.truth_note
+    assert own.subject.truth_note.codes == ("truth-refused", "truth-of-other-number")
 
 
 def test_the_second_run_under_one_name_finds_its_truth_beside_the_first(tmp_path):
@@ -150,7 +152,7 @@ def test_truth_of_another_run_is_said(single, several):
     assert subject.truth is not None
     own = federation_of(single, truth=f"recorded:{truth_folder(several)}")
     assert own.subject.truth is None
-    assert "has nothing about any attacked update; is it that of another run?" in own.subject.truth_note
+    assert own.subject.truth_note.code == "truth-of-another-run"
 
 
 def by_function(change):
@@ -181,12 +183,12 @@ def test_truth_that_does_not_fit_the_update_is_said_and_not_scored(single, sever
     own = federation_of(tape, truth=function, inputs=INPUTS)
     assert len(own.refused) == 6, own.refused
     assert own.subject.truth is None
-    assert "no nearer to the update than one on" in own.subject.truth_note
+    assert "truth-does-not-fit" in own.subject.truth_note.codes
     source = TapeSource(tape=tape, truth=function, inputs=INPUTS)
     record = audit_tapes([source], out=tmp_path, attacks=["first-layer"], victims=2)
     (one,) = record.federations
     assert not one.truth_known
-    assert "not that of any attacked update" in one.truth_note
+    assert one.truth_codes[0] == "truth-refused"
     assert all(row.ssim is None for row in record.results)
 
 
@@ -370,7 +372,7 @@ def test_a_defended_app_gets_a_control_where_every_batch_is_recorded(tmp_path):
     settings = AuditSettings(victims=2, attacks=("first-layer",))
     source = TapeSource(tape=tape, defence="precode")
     own, control = open_federations([source], settings, tmp_path / "controls")
-    assert own.no_control == ""
+    assert own.no_control is None
     assert own.refused == {}
     assert control.control_of == own.id
     for entry in control.entries:
@@ -379,7 +381,7 @@ def test_a_defended_app_gets_a_control_where_every_batch_is_recorded(tmp_path):
         path.unlink()
     (own,) = open_federations([source], settings, tmp_path / "other")
     assert own.subject.truth is None
-    assert "it has 2 images, and the update is of 4" in own.subject.truth_note
+    assert because("truth-of-other-number", images="2 images", behind=4) in own.subject.truth_note
 
 
 def test_why_there_is_no_control(tmp_path):
@@ -392,8 +394,7 @@ def test_why_there_is_no_control(tmp_path):
 
     source = TapeSource(tape=tape, defence="precode", truth=truth)
     (own,) = open_federations([source], settings, tmp_path / "c")
-    assert "the normalisation of the images is not known" in own.no_control
+    assert own.no_control == because("control-needs-training")
     (own,) = open_federations([replace(source, inputs=INPUTS)], settings, tmp_path / "c")
     assert own.subject.truth is not None
-    assert "make 2 local steps and the truth tells the batch of 1" in own.no_control
-    assert "record_truth called with every batch" in own.no_control
+    assert own.no_control == because("control-needs-training.batches", steps=2, recorded=1)

@@ -14,6 +14,7 @@ from attacker.audit.planning.costs import cost
 from attacker.audit.planning.plan import LADDER, PRIORS, plan_audit
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import Knowledge
+from attacker.reasons import because
 from tests.attacker.taped_federation import tape_federation
 
 UNIT = 0.001
@@ -40,10 +41,10 @@ def test_every_attack_is_there_with_the_reason(federations, monkeypatch):
     assert {name for own, name in found if own == "f1"} == set(ATTACKS)
     assert all(one.reason for one in found.values())
     assert found["f1", "first-layer"].status == "not_applicable"
-    assert "the first layer 'conv1' is a Conv2d" in found["f1", "first-layer"].reason
+    assert found["f1", "first-layer"].reason_codes == ["first-layer-not-linear"]
     assert found["f1", "through-bottleneck"].status == "run"
-    assert found["f1", "dropout-inversion"].reason == "it answers dropout, and the defence is precode:latent=8"
-    assert found["f1", "inverting-gradients"].reason == "ignores precode: what the defence is compared with"
+    assert found["f1", "dropout-inversion"].reason_codes == ["another-defence"]
+    assert found["f1", "inverting-gradients"].reason_codes == ["ignores-defence"]
     assert ("f1-control", "ignore") not in found  # without a defence there is nothing to answer
     assert found["f1-control", "inverting-gradients"].status == "run"
 
@@ -110,14 +111,14 @@ def test_gradient_matching_without_and_with_the_control_is_kept_longest(federati
     ran = [key for key, one in found.items() if one.status == "run"]
     assert {("f1", "inverting-gradients"), ("f1-control", "inverting-gradients")} <= set(ran)
     assert ("f1", "dlg") in left
-    assert "s of the budget are left" in found["f1", "dlg"].reason
+    assert found["f1", "dlg"].reason_codes == ["over-budget"]
     assert sum(found[key].expected_seconds for key in ran) <= 3 * 300 * UNIT * 2
 
 
 def test_what_is_withheld_refuses_the_attacks_that_need_it(federations, monkeypatch):
     found = planned(federations, monkeypatch, budget=1e6, knowledge=Knowledge.usual(withhold=["defence"]))
     assert found["f1", "ignore"].status == "refused"
-    assert found["f1", "ignore"].reason == "it needs defence, which this threat model withholds"
+    assert found["f1", "ignore"].reason == because("withheld", kinds="defence")
     assert found["f1", "inverting-gradients"].status == "run"
 
 

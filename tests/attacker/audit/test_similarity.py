@@ -21,6 +21,7 @@ from attacker.audit.inputs.tape_source import TapeSource, open_subject, summaris
 from attacker.audit.scoring.similarity import Placebos, UpdateEvaluation, score_images, summarise
 from attacker.audit.truth.base import Truth
 from attacker.audit.truth.best_guess import Guesses
+from attacker.reasons import because
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeHeader
 from tests.attacker.audits import audit_tape, audit_tapes
@@ -131,7 +132,7 @@ def test_images_of_another_number_are_a_named_failure(evaluation):
     update, inputs, _ = evaluation
     rows = update.results(SEARCH, attacked(inputs[:2]), "a1")
     assert {row.outcome for row in rows} == {"failed"}
-    assert rows[0].reason == "the attack gave 2 images for an update of 3"
+    assert rows[0].reason == because("images-do-not-fit", got=2, expected=3)
     assert rows[0].reconstruction is None
 
 
@@ -210,7 +211,7 @@ def test_without_evaluation_file_the_audit_goes_on_and_says_so(tmp_path):
     taped = tape_federation(tmp_path, evaluation=False, rounds=1)
     record = audit_tape(taped.tape, out=tmp_path / "audit", attacks=QUICK, victims=2)
     assert not record.federations[0].truth_known
-    assert "There is no evaluation.json beside the tape" in record.federations[0].truth_note
+    assert record.federations[0].truth_codes == ["truth-not-there"]
     assert all(row.ssim is None and row.reconstruction is not None for row in record.results)
     assert record.summaries[0].successes is None
     assert {victim.truth for victim in record.victims} == {None}
@@ -221,7 +222,7 @@ def test_without_evaluation_file_the_audit_goes_on_and_says_so(tmp_path):
 def test_truth_can_be_left_out(single, tmp_path):
     record = audit_tapes([TapeSource(tape=single.tape, truth=False)], out=tmp_path, attacks=["first-layer"], victims=1)
     assert record.results[0].ssim is None
-    assert record.federations[0].truth_note == "The audit was asked to leave the truth out."
+    assert record.federations[0].truth_note == because("truth-left-out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +245,8 @@ def test_an_attack_that_raises_is_named_and_the_others_go_on(single, tmp_path):
     with ATTACKS.instead({"raising": entry}):
         record = audit_tape(single.tape, out=tmp_path, attacks=["raising", "first-layer"], victims=1)
     assert [row.outcome for row in record.results] == ["failed", "converged"]
-    assert record.results[0].reason == "RuntimeError: no memory left"
+    assert record.results[0].reason == because("attack-raised", kind="RuntimeError", error="no memory left")
+    assert record.results[0].reason_codes == record.summaries[0].reason_codes == ["attack-raised"]
     assert (record.summaries[0].failed, record.summaries[0].successes) == (1, 0)
 
 

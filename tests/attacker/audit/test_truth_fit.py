@@ -11,6 +11,7 @@ from torch import nn
 from attacker.audit.inputs.image_scale import usual_scales
 from attacker.audit.inputs.truth_fit import why_not_behind
 from attacker.audit.truth.base import Truth
+from attacker.reasons import Reason
 from attacker.victim import Victim
 from fl_precode.defences.registry import apply_defence
 from fl_precode.models import build_model
@@ -88,7 +89,9 @@ class Client:
             node="7",
         )
 
-    def judged(self, seen: Observation, steps: list[Truth], others: list[Truth], *, scales=None, defence="none") -> str:
+    def judged(
+        self, seen: Observation, steps: list[Truth], others: list[Truth], *, scales=None, defence="none"
+    ) -> Reason | None:
         victim = Victim(model=self.model, inputs=INPUTS, name=self.name)
         return why_not_behind(victim, seen, steps, others, defence, scales or [INPUTS])
 
@@ -111,9 +114,9 @@ def test_another_batch_is_refused_and_the_true_one_is_not(name, trained, size, s
     true, wrong, *others = batches(size)
     for announced in (True, False):
         seen = client.observed(in_steps(true, step), announced=announced)
-        assert client.judged(seen, in_steps(true, step), others) == ""
-        assert "no nearer to the update" in client.judged(seen, in_steps(wrong, step), [*others, true])
-        assert client.judged(seen, [true], others) == "", "known as one batch only"
+        assert client.judged(seen, in_steps(true, step), others) is None
+        assert client.judged(seen, in_steps(wrong, step), [*others, true]).code == "truth-does-not-fit"
+        assert client.judged(seen, [true], others) is None, "known as one batch only"
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -145,15 +148,15 @@ def test_true_images_are_not_refused_whatever_is_not_known(name, unknown):
     for size, step in ((1, 1), (8, 2)):
         true, _, *others = batches(size)
         seen = client.observed(in_steps(true, step), **unknown)
-        assert client.judged(seen, in_steps(true, step), others) == ""
-        assert client.judged(seen, [true], others, scales=usual_scales(INPUTS)) == ""
+        assert client.judged(seen, in_steps(true, step), others) is None
+        assert client.judged(seen, [true], others, scales=usual_scales(INPUTS)) is None
 
 
 @pytest.mark.parametrize(("name", "defence"), [("dropout", "none"), ("bottleneck", "none"), ("mlp", "noise:std=0.1")])
 def test_nothing_is_said_where_it_cannot_be_told(name, defence):
     client = Client(name, trained=False)
     true, wrong, *others = batches(4)
-    assert client.judged(client.observed([true]), [wrong], others, defence=defence) == ""
+    assert client.judged(client.observed([true]), [wrong], others, defence=defence) is None
 
 
 def test_a_model_that_breaks_is_no_reason_to_refuse():
@@ -166,4 +169,4 @@ def test_a_model_that_breaks_is_no_reason_to_refuse():
         raise RuntimeError("foreign code")
 
     client.model.register_forward_hook(broken)
-    assert client.judged(seen, [wrong], others) == ""
+    assert client.judged(seen, [wrong], others) is None

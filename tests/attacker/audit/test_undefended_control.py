@@ -11,6 +11,7 @@ from torch import nn
 
 from attacker.audit.federations.undefended_control import base_names, open_control, why_no_control, write_control
 from attacker.audit.inputs.tape_source import TapeSource, open_subject
+from attacker.reasons import because
 from fl_precode.defences.registry import apply_defence
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.models.input_spec import InputSpec
@@ -25,7 +26,7 @@ def controlled(folder, **settings):
     taped = tape_federation(folder, rounds=2, clients=2, **settings)
     subject = open_subject(TapeSource(tape=taped.tape))
     entries = subject.tape.entries
-    assert why_no_control(subject, entries) == ""
+    assert why_no_control(subject, entries) is None
     write_control(subject, entries, folder / "control")
     return subject, open_control(subject, folder / "control")
 
@@ -104,14 +105,14 @@ def test_names_of_a_defended_model_lead_back_to_the_undefended_one(defence):
 def test_why_there_is_none(tmp_path):
     plain = tape_federation(tmp_path / "plain", rounds=1)
     subject = open_subject(TapeSource(tape=plain.tape))
-    assert why_no_control(subject, subject.tape.entries) == "there is no defence to leave out"
+    assert why_no_control(subject, subject.tape.entries) == because("control-needs-defence")
     dark = tape_federation(tmp_path / "dark", rounds=1, defence="precode", evaluation=False)
     subject = open_subject(TapeSource(tape=dark.tape))
-    assert "true images are not known" in why_no_control(subject, subject.tape.entries)
+    assert why_no_control(subject, subject.tape.entries) == because("control-needs-truth")
     header = TapeHeader(model="mlp", kind="gradient", inputs=subject.victim.inputs)
     foreign = tape_federation(tmp_path / "foreign", rounds=1, header=header)
     subject = open_subject(TapeSource(tape=foreign.tape))
-    assert "the defence is not known" in why_no_control(subject, subject.tape.entries)
+    assert why_no_control(subject, subject.tape.entries) == because("control-needs-defence.unknown")
 
 
 def test_a_control_is_a_federation_of_the_record_and_its_images_come_back(tmp_path):

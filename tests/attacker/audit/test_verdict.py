@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from attacker.audit.record.flag_sentences import FLAGS
 from attacker.audit.record.schema import AuditRecord, Flag
-from attacker.audit.verdict.flags import FLAGS, flags
+from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import verdicts
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, summary, told
 

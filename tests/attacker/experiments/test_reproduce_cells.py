@@ -23,6 +23,7 @@ from attacker.experiments.precode.experiment import attack_cell
 from attacker.experiments.precode.run import run_cells
 from attacker.experiments.store import Store
 from attacker.experiments.work import Scene, make, victims
+from attacker.reasons import because
 from tests.attacker.reproductions import TINY, tiny
 
 LENET = Setup(data="digits", model="lenet", defence="none")
@@ -224,7 +225,8 @@ def test_an_attack_that_does_not_fit_says_why(tmp_path):
     run = make(experiment, attack_cell(LENET, "first-layer", 0), store)
     assert isinstance(run, AttackRun)
     assert {one.outcome for one in run.victims} == {"not_applicable"}
-    assert all("Conv2d" in one.reason and one.ssim is None for one in run.victims)
+    kind = because("first-layer-not-linear", name="conv1", kind="Conv2d")
+    assert all(one.reason == kind and one.ssim is None for one in run.victims)
     assert run.images is None
 
 

@@ -19,6 +19,7 @@ from attacker.gradients.fedavg.unrolled_sgd import (
 from attacker.gradients.observed import observed_gradient
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
+from attacker.reasons import because
 from fl_precode import Observation, Protocol
 from tests.attacker import tiny
 from tests.attacker.local_clients import train
@@ -203,7 +204,7 @@ def test_measuring_needs_no_graph():
 def test_what_a_replay_needs_is_named(announced, images, missing):
     client = Client(tiny.mlp, 2, PLAIN, [(0, 1)] * 4)
     one = replace(client.observations[0], protocol=replace(PLAIN, **announced), batch_size=images)
-    assert missing in (why_not_unrolled(one) or "")
+    assert why_not_unrolled(one) == because("training-unknown", what=missing)
     with pytest.raises(ValueError, match=missing):
         LocalTrainingProducts(client.replay, [one], vmapped=True)
 
@@ -218,7 +219,7 @@ def test_one_image_is_the_batch_whatever_was_announced():
 def test_a_gradient_is_no_local_training():
     spec = tiny.inputs()
     victim = tiny.victim(tiny.mlp(spec), spec)
-    assert "one gradient" in (why_not_unrolled(tiny.observe(victim, tiny.images(spec, 1), [0])) or "")
+    assert why_not_unrolled(tiny.observe(victim, tiny.images(spec, 1), [0])) == because("one-gradient")
 
 
 @pytest.mark.parametrize("vmapped", [False, True])

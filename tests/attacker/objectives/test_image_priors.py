@@ -17,6 +17,7 @@ from attacker.objectives.bn_statistics_prior import BatchStatistics, why_no_batc
 from attacker.objectives.image_priors import GroupConsistency, ImageNorm, TotalVariation, shifted_to_fit
 from attacker.objectives.objective import BottleneckNoise, GradientObjective
 from attacker.optim.random_streams import Draws
+from attacker.reasons import because
 from fl_precode import VariationalBottleneck
 from tests.attacker import tiny
 
@@ -164,10 +165,11 @@ def test_running_statistics_come_from_the_observation_and_not_from_the_model():
 def test_what_the_prior_needs_is_named():
     model, replay = replay_of()
     assert why_no_batch_statistics(model, replay.buffers) is None
-    assert "no BatchNorm layer" in (why_no_batch_statistics(tiny.mlp(SPEC), {}) or "")
+    assert why_no_batch_statistics(tiny.mlp(SPEC), {}) == because("statistics-missing")
     untracked = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), tiny.mlp(SPEC))
-    assert "no BatchNorm layer" in (why_no_batch_statistics(untracked, {}) or "")
-    assert "['first', 'second'] are not in the observation" in (why_no_batch_statistics(model, {}) or "")
+    assert why_no_batch_statistics(untracked, {}) == because("statistics-missing")
+    unsent = because("statistics-missing.not-sent", names=["first", "second"])
+    assert why_no_batch_statistics(model, {}) == unsent
 
 
 @pytest.mark.parametrize("fixed", [False, True])

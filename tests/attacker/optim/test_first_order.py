@@ -15,6 +15,7 @@ from attacker.gradients.distances import cosine_distance, total_variation
 from attacker.gradients.observed import group_observations, observed_gradient, why_not_one_step
 from attacker.gradients.trace import trace
 from attacker.optim.first_order import Descent
+from attacker.reasons import Reason, because
 from fl_precode import Protocol
 from tests.attacker import tiny
 from tests.attacker.known_minima import Bowl
@@ -179,19 +180,19 @@ def test_one_step_is_what_was_announced_or_nothing():
     victim = tiny.victim(tiny.mlp(spec), spec)
     step = tiny.observe(victim, tiny.images(spec, 1), [2], learning_rate=0.05)
 
-    def reason(**announced: float) -> str | None:
+    def reason(**announced: float) -> Reason | None:
         return why_not_one_step(replace(step, protocol=Protocol(**announced)))
 
     assert reason() is None
     assert reason(local_steps=1) is None
     assert reason(local_steps=1, local_epochs=1) is None
-    assert "3 local steps" in (reason(local_steps=3) or "")
+    assert reason(local_steps=3) == because("several-steps", steps=3)
     assert reason(local_epochs=1) is None, "one image makes one step an epoch"
-    assert "2 local steps" in (reason(local_epochs=2) or "")
+    assert reason(local_epochs=2) == because("several-steps", steps=2)
     two = replace(step, batch_size=2, protocol=Protocol(local_epochs=1))
-    assert "1 local epoch(s)" in (why_not_one_step(two) or "")
+    assert why_not_one_step(two) == because("several-steps.unknown", epochs=1)
     assert why_not_one_step(replace(two, protocol=Protocol(local_epochs=1, batch_size=2))) is None
-    assert "weight decay" in (reason(weight_decay=0.1) or "")
+    assert reason(weight_decay=0.1) == because("weight-decay")
     assert reason(weight_decay=0.1, learning_rate=0.05) is None
     gradient = tiny.observe(victim, tiny.images(spec, 1), [2], protocol=Protocol(local_epochs=5))
     assert why_not_one_step(gradient) is None

@@ -1,0 +1,129 @@
+"""What the flags of an audit say: their names, which are stable codes, and every sentence (docs/flags.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+Found = tuple[str, str, str | None]
+"""Name of a flag, its sentence, and the attack that it is about."""
+
+
+@dataclass(frozen=True)
+class FlagKind:
+    """What a flag means wherever it is raised.
+
+    Attributes:
+        phrase: What a verdict's sentence says of it.
+        weak: Whether it alone forbids to say that a defence held.
+    """
+
+    phrase: str
+    weak: bool = True
+
+
+FLAGS: Mapping[str, FlagKind] = MappingProxyType(
+    {
+        "no-adaptive-attack": FlagKind("no attack that knows the whole defence gave a result"),
+        "model-is-random": FlagKind("the model is random and no attack accounts for it"),
+        "loss-did-not-fall": FlagKind("a search came no closer to the update"),
+        "budget-edge": FlagKind("a search was still coming closer when its budget ended"),
+        "search-cut": FlagKind("the budget ended a search before its time"),
+        "single-start": FlagKind("a search had one start only"),
+        "weaker-beats-stronger": FlagKind("a weaker attack did better than a stronger one"),
+        "no-control": FlagKind("there is no undefended control"),
+        "control-not-reconstructed": FlagKind("the attacks fail without a defence too"),
+        "control-untrained": FlagKind("the undefended control is not as well trained"),
+        "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
+        "too-few-victims": FlagKind("too few images were attacked"),
+        "near-miss": FlagKind("images came close to what counts as come back"),
+        "victims-left-out": FlagKind("some updates were not attacked at all"),
+        "loss-assumed": FlagKind("the loss that clients minimise is assumed"),
+        "labels-unknown": FlagKind("the attacker did not have the right labels"),
+        "buffers-withheld": FlagKind("statistics that the clients normalise by are withheld"),
+        "multi-step-update": FlagKind("updates sum several local steps", weak=False),
+        "attack-failed": FlagKind("an attack failed"),
+        "attack-left-out": FlagKind("an attack was left out for lack of time"),
+        "defence-doubted": FlagKind("the updates contradict the announced defence"),
+        "not-announced": FlagKind("the updates show something that was not announced", weak=False),
+        "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
+        "tape-damaged": FlagKind("the tape is damaged"),
+    }
+)
+"""Every flag by its name in records and in docs/flags.md."""
+
+FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "no-adaptive-attack": "No attack that takes {defence} into account gave a result: an attacker who knows of it "
+        "was not tried.",
+        "no-adaptive-attack.halves": "No attack that gave a result knows the whole defence, which is {defence}. A part "
+        "of it is taken into account each time: {halves}. Attacks that know a part each do not make up for one that "
+        "knows all of it.",
+        "model-is-random": "The same images give another gradient each time that the model is asked, and no attack "
+        "that ran takes this randomness into account: they may have failed at it alone.",
+        "loss-did-not-fall": "The search of {attack} came no closer to the update than it began, by less than {share} "
+        "on most images: it found no way to follow, and its failure says nothing.",
+        "budget-edge": "The distance of {attack} still fell by {share} over the last tenth of its search: with more "
+        "iterations it may have brought images back.",
+        "search-cut": "The budget ended {attack} before its time on {cut} of {images}; what it had found until then is "
+        "kept.",
+        "single-start": "Each search of {attacks} had one start. Searches end in places that depend on where they "
+        "began; others may have brought images back.",
+        "weaker-beats-stronger": "{weaker} did better than {stronger}, which has the larger budget.",
+        "weaker-beats-stronger.plain": "Attacks that ignore the defence did better than those that know it: the latter "
+        "did not do what they can.",
+        "no-control": "There is no undefended run of the same model: this may be the defence's doing or the attacks' "
+        "weakness.",
+        "control-not-reconstructed": "None of the plain attacks that were tried here brought an image back from the "
+        "undefended model: they were too weak to conclude anything about the defence.",
+        "control-not-reconstructed.undefended": "Without a defence images are expected to come back, and none did: the "
+        "attacks were too weak to conclude anything, about this model or about a defence on it.",
+        "control-hardly-reconstructed": "{attack} brought back {back} of {images} without the defence, so that none of "
+        "{here} with it may be chance.",
+        "control-hardly-reconstructed.rare": "{attack} brought back {back} of {images} without the defence, fewer than "
+        "{least}, so that none of {here} with it may be the weakness of the attack.",
+        "control-untrained": "The control is the defended model without its bottleneck, and is not as well trained: "
+        "its loss on the clients' images is {loss} nats, that of the defended model {defended} (round {round}, after "
+        "{steps} steps of training without the defence). Images may come back from it that no undefended federation "
+        "would give away. A tape of a federation without the defence, audited beside this one, is a better control.",
+        "too-few-victims": "None of {images} came back{worth}, which leaves room for up to {share} of all updates to "
+        "give images away (95 % confidence). Up to {enough} would be small enough, which takes 61 updates with an "
+        "image of their own.",
+        "near-miss": "{attacks} came close on {near} of {images}: up to SSIM {ssim}, clearly beyond every guess, and "
+        "less than {least:g} below what counts as come back. A little more time or a better start may do.",
+        "victims-left-out": "On {missing} of {images} no attack was tried, because none fits or there was no time: "
+        "nothing is known about them.",
+        "loss-assumed": "{assumed} A search that replays another loss than theirs looks for images that do not exist.",
+        "labels-unknown": "{attack} recovered the labels itself, and whether they are right is not known.",
+        "labels-unknown.granted": "{attack} used other labels than it was granted ({share} of them right where it "
+        "did): a search with wrong labels looks for images that do not exist.",
+        "labels-unknown.in-part": "{attack} recovered the labels only in part ({share} of them right where it did): a "
+        "search with wrong labels looks for images that do not exist.",
+        "buffers-withheld": "The running statistics that clients normalise by are not on the tape, so that no replay "
+        "is exact. A server that holds them does better.",
+        "multi-step-update": "An update sums {steps} local steps, which makes reconstruction harder whatever the "
+        "defence. What is said here holds for such updates only.",
+        "attack-failed": "{attack} failed or diverged on {failed} of {images} images, which count as not come back.",
+        "attack-left-out": "{attack} would have fitted and was left out: {why}.",
+        "defence-doubted": "What was attacked may not be what was announced, so that this says little about {defence}: "
+        "{doubts}.",
+        "not-announced": "An honest client can show what was not announced here: {sightings}.",
+        "noise-from-a-seed": "The defence's noise was drawn from the run configuration's seed, so that the run can be "
+        "repeated. Whoever has that seed, as the server has, takes the noise away; the attacks here did not. Run the "
+        "federation without seeded-noise to learn what the defence is worth.",
+        "tape-damaged": "The tape is damaged, and what it lost was not attacked: {problem}.",
+    }
+)
+"""Sentences by the flag's name. Behind a dot stands which of several sentences of one flag it is."""
+
+
+def raised_flag(key: str, attack: str | None = None, /, **values: object) -> Found:
+    """A flag with its sentence, filled with values.
+
+    Args:
+        key: Of `FLAG_SENTENCES`.
+        attack: Spec of the attack that it is about; None where it is about all.
+        values: Of its sentence.
+    """
+    return key.partition(".")[0], FLAG_SENTENCES[key].format(**values), attack
