@@ -44,9 +44,9 @@ def check_runs_alone(copy_of_it: nn.Module, original: nn.Module, outputs: Iterab
     Raises:
         ModelCopyError: If a weight of the original was used.
     """
-    own = {id(value) for value in copy_of_it.parameters()}
-    others = {id(value): name for name, value in original.named_parameters() if id(value) not in own}
-    nodes: list[Any] = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    own_ids = {id(value) for value in copy_of_it.parameters()}
+    others = {id(value): name for name, value in original.named_parameters() if id(value) not in own_ids}
+    nodes: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
@@ -57,7 +57,7 @@ def check_runs_alone(copy_of_it: nn.Module, original: nn.Module, outputs: Iterab
                 "itself. Expected a model whose layers find each other by attributes; a function that was set as "
                 "forward or as a hook and names the model must be a method of a class"
             )
-        further = {one for one, _ in node.next_functions if one is not None} - seen
+        further = {function for function, _ in node.next_functions if function is not None} - seen
         seen |= further
         nodes += further
 

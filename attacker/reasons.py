@@ -373,5 +373,5 @@ def joined(parts: Iterable[str], between: str = "; ") -> Reason:
     >>> joined(["", because("estimate-refined"), "by hand"]), joined(["", because("estimate-refined"), "by hand"]).codes
     ('refined; by hand', ('estimate-refined', 'attack-says'))
     """
-    own = [coded(part) for part in parts if part]
-    return Reason(between.join(own), *(code for part in own for code in part.codes))
+    reasons = [coded(part) for part in parts if part]
+    return Reason(between.join(reasons), *(code for part in reasons for code in part.codes))

@@ -45,9 +45,9 @@ def observe(
     named = dict(victim.model.named_parameters())
     updates = []
     for client in range(len(inputs) // batch_size):
-        own = slice(client * batch_size, (client + 1) * batch_size)
+        batch = slice(client * batch_size, (client + 1) * batch_size)
         with nullcontext() if noise is None else sample_noise(generator=noise(client)):
-            loss = victim.training_loss(inputs[own], labels[own])
+            loss = victim.training_loss(inputs[batch], labels[batch])
         gradients = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         updates.append(dict(zip(named, gradients, strict=True)))
     return observed(victim.model, updates, kind="gradient", batch_size=batch_size, protocol=protocol)

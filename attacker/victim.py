@@ -154,9 +154,9 @@ class Victim:
             inputs: (batch, channels, height, width), normalised.
         """
         total = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
-        for place, one in enumerate(output_tensors(self.model(inputs))):
-            if one.is_floating_point():
-                flat = one.flatten()
+        for place, output in enumerate(output_tensors(self.model(inputs))):
+            if output.is_floating_point():
+                flat = output.flatten()
                 # Weights without a pattern, so that nothing cancels: a sum of softmax values would be constant.
                 weights = torch.sin(torch.arange(1, len(flat) + 1, device=flat.device) * (1.0 + place)).to(flat.dtype)
                 total = total + (flat * weights).sum()
@@ -169,7 +169,9 @@ class Victim:
 
     def _looked_at(self, given: nn.Module) -> OutputForm:
         """What the copy of a model returns for two random images; as if it were class scores where it cannot be run."""
-        like = next((one for one in self.model.parameters() if one.is_floating_point()), torch.zeros(()))
+        like = next(
+            (parameter for parameter in self.model.parameters() if parameter.is_floating_point()), torch.zeros(())
+        )
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn((2, *self.inputs.shape), generator=generator).to(like)
         noise = torch.Generator(like.device).manual_seed(0)
@@ -182,9 +184,11 @@ class Victim:
         scores = class_scores(output, self.inputs.classes)
         if scores is None:
             return OutputForm(why_no_loss=_no_scores(output, self.inputs))
-        one = scores.shape[1] == 1
+        one_logit = scores.shape[1] == 1
         several = None if is_plain(output) else describe_output(output)
-        return OutputForm(one_logit=one, is_probability=one and _went_through_sigmoid(scores), several=several)
+        return OutputForm(
+            one_logit=one_logit, is_probability=one_logit and _went_through_sigmoid(scores), several=several
+        )
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
@@ -230,7 +234,11 @@ def _assumed(victim: Victim) -> Iterator[Assumption]:
 
 def dropout_in(model: nn.Module) -> list[str]:
     """Names of the layers that drop a part of their input while clients train, but not all of it."""
-    return [name or "the model" for name, one in model.named_modules() if isinstance(one, _DROPOUT) and 0 < one.p < 1]
+    return [
+        name or "the model"
+        for name, module in model.named_modules()
+        if isinstance(module, _DROPOUT) and 0 < module.p < 1
+    ]
 
 
 def _went_through_sigmoid(scores: Tensor) -> bool:

@@ -95,18 +95,18 @@ class BatchFeatures:
     residual: float
 
 
-def bottleneck_gradient(seen: Trace, observation: Observation) -> BottleneckGradient | Reason:
+def bottleneck_gradient(trace: Trace, observation: Observation) -> BottleneckGradient | Reason:
     """What an update says of the bottleneck before the classifier, or why the equations do not hold for it."""
-    runs = [run for run in seen.bottlenecks if isinstance(run.module, VariationalBottleneck)]
-    last = seen.last_linear()
-    if len(seen.bottlenecks) != 1 or not runs or last is None or not isinstance(last.module, nn.Linear):
+    runs = [run for run in trace.bottlenecks if isinstance(run.module, VariationalBottleneck)]
+    last = trace.last_linear()
+    if len(trace.bottlenecks) != 1 or not runs or last is None or not isinstance(last.module, nn.Linear):
         return because("bottleneck-not-one")
     run, module = runs[0], runs[0].module
     assert isinstance(module, VariationalBottleneck)
     prefix = f"{run.name}." if run.name else ""
-    if [layer.name for layer in seen.layers[-3:]] != [f"{prefix}encoder", f"{prefix}decoder", last.name]:
+    if [layer.name for layer in trace.layers[-3:]] != [f"{prefix}encoder", f"{prefix}decoder", last.name]:
         return because("bottleneck-not-last", name=run.name, classifier=last.name)
-    needed = {f"{prefix}{one}" for one in ("encoder.weight", "encoder.bias", "decoder.weight")}
+    needed = {f"{prefix}{name}" for name in ("encoder.weight", "encoder.bias", "decoder.weight")}
     if still := sorted(needed - observation.update.keys()):
         return because("bottleneck-did-not-move.gradient", name=still[0])
     why_not = why_not_one_step(observation) or why_scale_unknown(observation)
@@ -138,33 +138,33 @@ def bottleneck_gradient(seen: Trace, observation: Observation) -> BottleneckGrad
     )
 
 
-def mixing_gram(seen: BottleneckGradient) -> tuple[Tensor, Tensor]:
+def mixing_gram(bottleneck: BottleneckGradient) -> tuple[Tensor, Tensor]:
     """``S = Q Q.T`` (batch, batch), symmetric, and ``t = Q 1`` (batch,)."""
-    left, right, latent = seen.factors.left, seen.factors.right, seen.latent
-    ones = torch.linalg.lstsq(left, seen.encoder_bias_gradient).solution
-    classes = torch.linalg.qr(seen.through).Q
+    left, right, latent = bottleneck.factors.left, bottleneck.factors.right, bottleneck.latent
+    ones = torch.linalg.lstsq(left, bottleneck.encoder_bias_gradient).solution
+    classes = torch.linalg.qr(bottleneck.through).Q
 
     def outside(matrix: Tensor) -> Tensor:
         outer: Tensor = matrix - classes @ (classes.T @ matrix)
         return outer
 
-    mixed_mu = seen.encoder[:latent] @ right.T + torch.outer(seen.encoder_bias[:latent], ones)
-    gram = torch.linalg.lstsq(outside(left[:latent]), seen.beta / seen.batch * outside(mixed_mu)).solution
+    mixed_mu = bottleneck.encoder[:latent] @ right.T + torch.outer(bottleneck.encoder_bias[:latent], ones)
+    gram = torch.linalg.lstsq(outside(left[:latent]), bottleneck.beta / bottleneck.batch * outside(mixed_mu)).solution
     return (gram + gram.T) / 2, ones
 
 
 def features_of_batch(
-    seen: BottleneckGradient, generator: Generator, *, starts: int = 64, steps: int = 60
+    bottleneck: BottleneckGradient, generator: Generator, *, starts: int = 64, steps: int = 60
 ) -> BatchFeatures | Reason:
     """Features, gradients and noise of every image, or why they are not found.
 
     Args:
-        seen: The bottleneck.
+        bottleneck: The bottleneck.
         generator: Source of the first rotations.
         starts: Rotations from which Levenberg-Marquardt starts, at most; one is enough for one or two images.
         steps: Of each search.
     """
-    gram, ones = mixing_gram(seen)
+    gram, ones = mixing_gram(bottleneck)
     values, vectors = torch.linalg.eigh(gram)
     if float(values[0]) <= 0:
         return because("mixing-not-solved")
@@ -179,18 +179,18 @@ def features_of_batch(
         mixed: Tensor = root @ before @ inner @ after.T
         return mixed
 
-    best, least = _misfit(seen, mixing(torch.eye(size).to(root)))[1], math.inf
+    best, least = _misfit(bottleneck, mixing(torch.eye(size).to(root)))[1], math.inf
     tried = 0
     for _ in range(starts if size > 1 else 1):
         tried += 1
         draw = torch.randn(size, size, generator=generator, dtype=torch.float64).to(root)
         turn = torch.linalg.qr(draw).Q
         if size > 1:
-            turn = _descend(lambda one: _misfit(seen, mixing(one))[0], turn, steps)
-        misfit, found = _misfit(seen, mixing(turn))
+            turn = _descend(lambda rotation: _misfit(bottleneck, mixing(rotation))[0], turn, steps)
+        misfit, recovered = _misfit(bottleneck, mixing(turn))
         value = float(misfit.square().sum().sqrt())
         if value < least:
-            best, least = found, value
+            best, least = recovered, value
         if least < SOLVED or time_is_up():
             break
     if least >= SOLVED:
@@ -207,21 +207,21 @@ def _frame(first: Tensor) -> Tensor:
     return signed
 
 
-def _misfit(seen: BottleneckGradient, mixing: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def _misfit(bottleneck: BottleneckGradient, mixing: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Relative residuals of the equations in s, flat, and (features, deltas, noise) for a mixing."""
-    latent, share = seen.latent, seen.beta / seen.batch
-    features = torch.linalg.solve(mixing, seen.factors.right)
-    deltas = (seen.factors.left @ mixing).T
-    stat = features @ seen.encoder.T + seen.encoder_bias
+    latent, share = bottleneck.latent, bottleneck.beta / bottleneck.batch
+    features = torch.linalg.solve(mixing, bottleneck.factors.right)
+    deltas = (bottleneck.factors.left @ mixing).T
+    stat = features @ bottleneck.encoder.T + bottleneck.encoder_bias
     mu, s = stat[:, :latent], stat[:, latent:]
     sigma = F.softplus(s)
     through_classes = deltas[:, :latent] - share * mu  # g
-    logits = torch.linalg.lstsq(seen.through, through_classes.T).solution  # (classes, batch)
-    sampled = torch.linalg.lstsq(seen.classifier.T, seen.decoder_gradient).solution  # (classes, latent)
+    logits = torch.linalg.lstsq(bottleneck.through, through_classes.T).solution  # (classes, batch)
+    sampled = torch.linalg.lstsq(bottleneck.classifier.T, bottleneck.decoder_gradient).solution  # (classes, latent)
     z = torch.linalg.pinv(logits) @ sampled
     noise = (z - mu) / sigma
     expected = (through_classes * noise + share * (sigma - 1 / sigma)) * torch.sigmoid(s)
-    scale = torch.linalg.vector_norm(seen.factors.left[latent:] @ mixing)
+    scale = torch.linalg.vector_norm(bottleneck.factors.left[latent:] @ mixing)
     return ((expected - deltas[:, latent:]) / scale).flatten(), (features, deltas, noise)
 
 

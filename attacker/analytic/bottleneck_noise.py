@@ -56,35 +56,35 @@ class RecoveredNoise:
     @property
     def complete(self) -> bool:
         """Whether there are bottlenecks, and the noise of all is known."""
-        return bool(self.bottlenecks) and all(one is not None for one in self.bottlenecks)
+        return bool(self.bottlenecks) and all(bottleneck is not None for bottleneck in self.bottlenecks)
 
     @property
     def noise(self) -> tuple[Tensor | None, ...]:
         """Eps of each bottleneck in order of execution, (1, latent), None where it is not known."""
-        return tuple(None if one is None else one.noise for one in self.bottlenecks)
+        return tuple(None if bottleneck is None else bottleneck.noise for bottleneck in self.bottlenecks)
 
 
-def recover_noise(victim: Victim, observation: Observation, seen: Trace | None = None) -> RecoveredNoise:
+def recover_noise(victim: Victim, observation: Observation, model_trace: Trace | None = None) -> RecoveredNoise:
     """Recover the noise of all bottlenecks of a client with one image.
 
     Args:
         victim: Public knowledge about the model.
         observation: The client's gradient, or its weights after one step.
-        seen: A trace of the model, when there is one already.
+        model_trace: A trace of the model, when there is one already.
 
     Returns:
         What was recovered of each bottleneck, or why it was not; without any bottleneck in the model nothing.
     """
-    runs = (seen or trace(victim)).bottlenecks
+    runs = (model_trace or trace(victim)).bottlenecks
     general = _why_not_one_image(observation)
     gradient = observed_gradient(observation)
-    found: list[RecoveredBottleneck | None] = []
+    bottlenecks: list[RecoveredBottleneck | None] = []
     reasons = []
     for run in runs:
-        one = general or _recovered(victim.model, run, gradient, observation)
-        found.append(None if isinstance(one, Reason) else one)
-        reasons.append(one if isinstance(one, Reason) else Reason(""))
-    return RecoveredNoise(bottlenecks=tuple(found), reasons=tuple(reasons))
+        result = general or _recovered(victim.model, run, gradient, observation)
+        bottlenecks.append(None if isinstance(result, Reason) else result)
+        reasons.append(result if isinstance(result, Reason) else Reason(""))
+    return RecoveredNoise(bottlenecks=tuple(bottlenecks), reasons=tuple(reasons))
 
 
 def _why_not_one_image(observation: Observation) -> Reason | None:
@@ -99,7 +99,7 @@ def _recovered(
     layer = run.module
     if not isinstance(layer, VariationalBottleneck):
         return because("bottleneck-is-convolutional.positions", name=run.name, kind=type(layer).__name__)
-    found = []
+    layer_inputs = []
     for part in ("encoder", "decoder"):
         prefix = f"{run.name}.{part}" if run.name else part
         if f"{prefix}.weight" not in gradient:
@@ -111,8 +111,8 @@ def _recovered(
         entered = _rank_one_input(weight, slope, f"{prefix}.weight")
         if isinstance(entered, Reason):
             return entered
-        found.append(entered)
-    (features, first), (latent, second) = found
+        layer_inputs.append(entered)
+    (features, first), (latent, second) = layer_inputs
     prefix = f"{run.name}.encoder" if run.name else "encoder"
     values = {**observation.buffers, **observation.parameters}  # a bias that did not move is a constant
     bias = values.get(f"{prefix}.bias")
@@ -146,13 +146,13 @@ def _output_gradient(
 
 def _layer_behind(model: nn.Module, bottleneck: str) -> str | None:
     """Name of the Linear layer directly behind a bottleneck, as `fl_precode.extend` puts them; None if another is."""
-    parent, _, own = bottleneck.rpartition(".")
+    parent, _, child = bottleneck.rpartition(".")
     container = model.get_submodule(parent)
     if not isinstance(container, nn.Sequential):
         return None
     names = [name for name, _ in container.named_children()]
     behind = [
-        name for name in names[names.index(own) + 1 :] if not isinstance(container.get_submodule(name), nn.Flatten)
+        name for name in names[names.index(child) + 1 :] if not isinstance(container.get_submodule(name), nn.Flatten)
     ]
     if not behind or not isinstance(container.get_submodule(behind[0]), nn.Linear):
         return None

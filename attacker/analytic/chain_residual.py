@@ -61,42 +61,42 @@ class ChainReplay:
         if not outputs:
             return [features * self.steepness[:, None]]
         pulled = torch.autograd.grad(features, outputs, self.leaked.gradient.flatten(1), create_graph=True)
-        found = []
+        gradients = []
         for step, delta, taken in zip(self._linears(), pulled, columns, strict=True):
             groups = taken.shape[1]
             d = delta.reshape(len(x), groups, delta.shape[1] // groups, -1)
             formed = {"weight": (d @ taken.transpose(2, 3)).flatten(1), "bias": d.sum(dim=3).flatten(1)}
-            found += [formed[name] for name in self._told(step)]
-        return [*found, features * self.steepness[:, None]]
+            gradients += [formed[name] for name in self._told(step)]
+        return [*gradients, features * self.steepness[:, None]]
 
     def targets(self) -> list[Tensor]:
         """The leaked gradients in the order of `gradients`."""
-        found = []
+        targets = []
         for step in self._linears():
-            found += [self.leaked.gradients[step.parameter(name)].flatten(1) for name in self._told(step)]
-        return [*found, self.leaked.features.flatten(1) * self.steepness[:, None]]
+            targets += [self.leaked.gradients[step.parameter(name)].flatten(1) for name in self._told(step)]
+        return [*targets, self.leaked.features.flatten(1) * self.steepness[:, None]]
 
     def residual(self, x: Tensor) -> Tensor:
         """All of `gradients` minus `targets`, (v, rows), differentiable twice."""
         pairs = zip(self.gradients(x), self.targets(), strict=True)
-        return torch.cat([got - seen for got, seen in pairs], dim=1)
+        return torch.cat([got - target for got, target in pairs], dim=1)
 
     def relative_residual(self, x: Tensor) -> Tensor:
         """As `residual`, each tensor relative to the norm of the leaked one."""
         parts = []
-        for got, seen in zip(self.gradients(x), self.targets(), strict=True):
-            size = seen.norm(dim=1, keepdim=True)
-            parts.append((got - seen) / torch.where(size == 0, 1, size))
+        for got, target in zip(self.gradients(x), self.targets(), strict=True):
+            size = target.norm(dim=1, keepdim=True)
+            parts.append((got - target) / torch.where(size == 0, 1, size))
         return torch.cat(parts, dim=1)
 
     def distances(self, x: Tensor) -> Tensor:
         """``|g(x) - g*|^2 / |g*|^2`` over all of `gradients`, (v,); infinite where that is no number."""
-        size = torch.stack([seen.square().sum(dim=1) for seen in self.targets()]).sum(dim=0)
-        found = self.residual(x).detach().square().sum(dim=1) / size
-        return found.nan_to_num(torch.inf, torch.inf)
+        size = torch.stack([target.square().sum(dim=1) for target in self.targets()]).sum(dim=0)
+        distances = self.residual(x).detach().square().sum(dim=1) / size
+        return distances.nan_to_num(torch.inf, torch.inf)
 
     def _linears(self) -> list[Step]:
-        return [one for one in self.steps if isinstance(one.module, nn.Conv2d | nn.Linear) and self._told(one)]
+        return [step for step in self.steps if isinstance(step.module, nn.Conv2d | nn.Linear) and self._told(step)]
 
     def _told(self, step: Step) -> list[str]:
         """Which of a layer's weight and bias have a leaked gradient."""
@@ -118,8 +118,8 @@ class ChainReplay:
         if step.name in self.factors:
             return value * self.factors[step.name].reshape(value.shape)
         if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            found: Tensor = module(value.clone())  # a copy: layers may work in place
-            return found.reshape(-1, *step.output_shape)
+            output: Tensor = module(value.clone())  # a copy: layers may work in place
+            return output.reshape(-1, *step.output_shape)
         shape = (-1, step.output_shape[0], *[1] * (len(step.output_shape) - 1))
         buffers = [leaked.buffers[step.parameter(name)].reshape(shape) for name in ("running_mean", "running_var")]
         value = (value - buffers[0]) * (buffers[1] + module.eps).rsqrt()

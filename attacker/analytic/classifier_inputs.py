@@ -74,7 +74,7 @@ def enter_without_bias(
 
     # 1 - p_y lies between 0 and 1: no root below sigma |d_y|.
     least = math.log(max(sigma * share, 1e-300))
-    lengths = [math.exp(one) for one in _roots(surplus, least - 1e-3, least - 1e-3 + 16)]
+    lengths = [math.exp(root) for root in _roots(surplus, least - 1e-3, least - 1e-3 + 16)]
     entries = []
     for length in lengths:
         d = torch.softmax(length * reach + shift, dim=0)
@@ -87,10 +87,10 @@ def _roots(function: Callable[[float], float], low: float, high: float) -> list[
     """Roots between two ends, two that lie close together included: extrema between grid points are looked for."""
     step = (high - low) / _SCALES
     grid = [low + step * place for place in range(_SCALES + 1)]
-    found = [function(one) for one in grid]
+    values = [function(point) for point in grid]
     turns = []
     for place in range(1, _SCALES):
-        before, here, after = found[place - 1 : place + 2]
+        before, here, after = values[place - 1 : place + 2]
         sign = -1.0 if here < 0 else 1.0
         if sign * here <= min(sign * before, sign * after):  # nearest to zero between its neighbours, on one side of it
             best = minimize_scalar(
@@ -99,10 +99,10 @@ def _roots(function: Callable[[float], float], low: float, high: float) -> list[
             )  # fmt: skip
             turns.append(float(best.x))
     grid = sorted([*grid, *turns])
-    found = [function(one) for one in grid]
+    values = [function(point) for point in grid]
     return [
         float(brentq(function, left, right, xtol=1e-15, rtol=1e-15))
-        for left, right, before, after in zip(grid, grid[1:], found, found[1:], strict=False)
+        for left, right, before, after in zip(grid, grid[1:], values, values[1:], strict=False)
         if (before < 0) != (after < 0)
     ]
 

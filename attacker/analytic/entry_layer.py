@@ -62,39 +62,39 @@ def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | 
     Returns:
         The entrance; or a sentence that names the layer that stands in the way.
     """
-    seen = chain(victim)
-    found = _encoder(seen) if through_bottleneck else _linear(victim, seen)
-    if isinstance(found, Reason):
-        return found
-    reasons = [reason for reason in map(why_not_inverted, found.steps) if reason is not None]
-    return (reasons[-1] if reasons else why_bypassed(victim, found.steps, found.layer)) or found
+    model_chain = chain(victim)
+    entry_layer = _encoder(model_chain) if through_bottleneck else _linear(victim, model_chain)
+    if isinstance(entry_layer, Reason):
+        return entry_layer
+    reasons = [reason for reason in map(why_not_inverted, entry_layer.steps) if reason is not None]
+    return (reasons[-1] if reasons else why_bypassed(victim, entry_layer.steps, entry_layer.layer)) or entry_layer
 
 
-def _encoder(seen: Chain) -> Entrance | Reason:
-    for place, step in enumerate(seen.steps):
+def _encoder(model_chain: Chain) -> Entrance | Reason:
+    for place, step in enumerate(model_chain.steps):
         if isinstance(step.module, VariationalBottleneck) and isinstance(step.module.encoder, nn.Linear):
             name = step.parameter("encoder")
             if not (moves(step.module.encoder, "weight") and moves(step.module.encoder, "bias")):
                 return because("bottleneck-did-not-move", name=name)
             return Entrance(
-                steps=seen.steps[:place],
+                steps=model_chain.steps[:place],
                 layer=step.module.encoder,
                 weight=f"{name}.weight",
                 bias=f"{name}.bias",
             )
         if isinstance(step.module, Bottleneck):
             return because("bottleneck-is-convolutional", name=step.name, kind=step.kind)
-    return seen.ends or because("no-bottleneck")
+    return model_chain.ends or because("no-bottleneck")
 
 
-def _linear(victim: Victim, seen: Chain) -> Entrance | Reason:
+def _linear(victim: Victim, model_chain: Chain) -> Entrance | Reason:
     still: list[str] = []
-    for place, step in enumerate(seen.steps):
+    for place, step in enumerate(model_chain.steps):
         if isinstance(step.module, Bottleneck):
             return because("bottleneck-noise-unknown", name=step.name, kind=step.kind)
         if type(step.module) is not nn.Linear or len(step.input_shape) != 1:
             continue
-        last = seen.ends is None and place == len(seen.steps) - 1
+        last = model_chain.ends is None and place == len(model_chain.steps) - 1
         has_bias = moves(step.module, "bias")
         if not moves(step.module, "weight"):
             still.append(step.name)
@@ -106,7 +106,7 @@ def _linear(victim: Victim, seen: Chain) -> Entrance | Reason:
             return other
         if has_bias or scores:
             return Entrance(
-                steps=seen.steps[:place],
+                steps=model_chain.steps[:place],
                 layer=step.module,
                 weight=step.parameter("weight"),
                 bias=step.parameter("bias") if has_bias else None,
@@ -114,9 +114,9 @@ def _linear(victim: Victim, seen: Chain) -> Entrance | Reason:
             )
     if still:
         return because("no-linear-layer.still", names=", ".join(map(repr, still[:4])))
-    return seen.ends or because("no-linear-layer")
+    return model_chain.ends or because("no-linear-layer")
 
 
-def has_gradient(found: Entrance, gradient: Mapping[str, Tensor]) -> bool:
+def has_gradient(entry_layer: Entrance, gradient: Mapping[str, Tensor]) -> bool:
     """Whether the Linear layer's gradient is not zero everywhere."""
-    return bool((gradient[found.bias or found.weight] != 0).any())
+    return bool((gradient[entry_layer.bias or entry_layer.weight] != 0).any())

@@ -46,9 +46,9 @@ class FirstLinear:
         return received.reshape(-1, *victim.inputs.shape)
 
 
-def first_linear(seen: Trace) -> FirstLinear | Reason:
+def first_linear(trace: Trace) -> FirstLinear | Reason:
     """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer."""
-    first = seen.first
+    first = trace.first
     if first is None:
         return because("no-parameters")
     kind = type(first.module).__name__
@@ -61,20 +61,20 @@ def first_linear(seen: Trace) -> FirstLinear | Reason:
         return because("first-layer-weight-computed", name=first.name)
     if not moves(first.module, "bias"):
         return because("first-layer-without-bias", name=first.name)
-    received, image = first.inputs, seen.probe.flatten(1)
+    received, image = first.inputs, trace.probe.flatten(1)
     prefix = f"{first.name}." if first.name else ""
     if received is None or received.shape != image.shape:
         return because("first-layer-sees-no-image", name=first.name)
-    found = FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
+    layer = FirstLinear(module=first.module, weight=f"{prefix}weight", bias=f"{prefix}bias")
     if torch.equal(received, image):
-        return found
+        return layer
     scaling = _scaling(image.double(), received.double())
     if scaling is None:
         return because("first-layer-sees-no-image", name=first.name)
-    return replace(found, scale=scaling[0], shift=scaling[1])
+    return replace(layer, scale=scaling[0], shift=scaling[1])
 
 
-def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> Reason | None:
+def why_dropped_before(victim: Victim, trace: Trace, first: FirstLinear) -> Reason | None:
     """Why the layer sees images of which dropout took a part, or None when none runs before it.
 
     A trace runs the model as in evaluation, where dropout passes everything.
@@ -86,8 +86,8 @@ def why_dropped_before(victim: Victim, seen: Trace, first: FirstLinear) -> Reaso
         module.register_forward_hook(lambda *_, name=name: order.append(name)) for name, module in hooked.items()
     ]
     try:
-        with torch.no_grad(), sample_noise(generator=torch.Generator(seen.probe.device).manual_seed(0)):
-            victim.model(seen.probe)
+        with torch.no_grad(), sample_noise(generator=torch.Generator(trace.probe.device).manual_seed(0)):
+            victim.model(trace.probe)
     finally:
         for handle in handles:
             handle.remove()
@@ -139,20 +139,20 @@ def gradient_at(
     try:
         with torch.enable_grad(), sample_noise(generator=torch.Generator(inputs.device).manual_seed(seed)):
             loss = replay.loss(observation.parameters, inputs, labels, ())
-            (found,) = torch.autograd.grad(loss, caught[-1:], materialize_grads=True)
+            (gradient,) = torch.autograd.grad(loss, caught[-1:], materialize_grads=True)
     finally:
         handle.remove()
-    return caught[-1].detach(), found
+    return caught[-1].detach(), gradient
 
 
-def why_no_relu(victim: Victim, observation: Observation, seen: Trace, first: FirstLinear) -> Reason | None:
+def why_no_relu(victim: Victim, observation: Observation, trace: Trace, first: FirstLinear) -> Reason | None:
     """Why the layer's output does not go through a ReLU, or None when it does.
 
     Found out by doing: no gradient may come back where the output is negative, and some must where it is positive.
     """
-    labels = torch.zeros(len(seen.probe), dtype=torch.int64, device=seen.probe.device)
+    labels = torch.zeros(len(trace.probe), dtype=torch.int64, device=trace.probe.device)
     like = next(iter(observation.parameters.values()))
-    output, gradient = gradient_at(victim, first.module, observation, seen.probe.to(like), labels)
+    output, gradient = gradient_at(victim, first.module, observation, trace.probe.to(like), labels)
     name = first.weight.removesuffix("weight").removesuffix(".")
     negative, passes = output < 0, gradient != 0
     if bool((negative & passes).any()):

@@ -211,5 +211,5 @@ def _between(value: Tensor, received: Tensor | None) -> _Modules | None:
     return None
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.numel() == other.numel() and torch.equal(one.flatten(1), other.flatten(1))
+def _same(value: Tensor, other: Tensor) -> bool:
+    return value.numel() == other.numel() and torch.equal(value.flatten(1), other.flatten(1))

@@ -122,9 +122,9 @@ def invert_chain(steps: Sequence[Step], leaked: Leaked) -> Inverted:
             reports.append(report)
         else:
             if isinstance(step.module, nn.Dropout):
-                found = invert(step.module, state.values)
-                assert found is not None
-                factors[step.name] = found.slopes
+                inverse = invert(step.module, state.values)
+                assert inverse is not None
+                factors[step.name] = inverse.slopes
             state = _through(state, step, leaked)
     values = state.values.reshape(-1, *steps[0].input_shape) if steps else state.values
     return Inverted(inputs=values, reports=reports, factors=factors)
@@ -147,15 +147,15 @@ def _through(state: _State, step: Step, leaked: Leaked) -> _State:
     state = _shaped(state, step.output_shape)
     if isinstance(step.module, nn.BatchNorm1d | nn.BatchNorm2d):
         return _unnormalised(state, step, leaked)
-    found = invert(step.module, state.values)
-    assert found is not None
+    inverse = invert(step.module, state.values)
+    assert inverse is not None
     return replace(
         state,
-        values=found.inputs,
-        gradient=state.gradient * found.slopes,
-        known=state.known & found.known,
-        trust=state.trust * found.slopes,
-        clipped=state.clipped + found.clipped,
+        values=inverse.inputs,
+        gradient=state.gradient * inverse.slopes,
+        known=state.known & inverse.known,
+        trust=state.trust * inverse.slopes,
+        clipped=state.clipped + inverse.clipped,
     )
 
 
@@ -190,20 +190,20 @@ def _unpool(state: _State) -> tuple[_State, LayerReport]:
     """Through pooling alone: the smallest values that have these means."""
     pools, weights = state.pools, _weights(state)
     shape = (len(state.values), *pools[0].input_shape)
-    found = solve(
+    solution = solve(
         lambda x: through_pools(pools, x.reshape(shape)).flatten(1) * weights,
         lambda rows: back_through_pools(pools, (rows * weights).reshape(state.values.shape)).flatten(1),
         state.values.flatten(1) * weights,
     )
     report = LayerReport(
         name=pools[0].name,
-        unknowns=found.x.shape[1],
+        unknowns=solution.x.shape[1],
         rank_bound=(weights > 0).sum(dim=1),
-        residuals=found.residuals,
+        residuals=solution.residuals,
         clipped=state.clipped,
-        converged=found.converged,
+        converged=solution.converged,
     )
-    return _fresh(found.x.reshape(shape), state.gradient), report
+    return _fresh(solution.x.reshape(shape), state.gradient), report
 
 
 def _weights(state: _State) -> Tensor:
@@ -244,7 +244,7 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
         gradient, scale = torch.zeros_like(weight).expand(victims, *weight.shape[1:]), torch.zeros_like(scale)
     gradient = gradient.flatten(1)
     equations = WeightedEquations(system, weights, scale, state.values.shape)
-    found = solve(
+    solution = solve(
         equations.apply, equations.transposed, torch.cat([target.flatten(1) * weights, gradient * scale], dim=1)
     )
     told = (weights > 0).sum(dim=1)
@@ -252,14 +252,14 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
     rows = (told + patches.gradient_rows * moved).clamp(max=min(most, patches.unknowns - patches.untouched))
     bounded = not moved and most >= patches.unknowns - patches.untouched  # the bound alone says determined
     if pools or bounded or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
-        rows = torch.minimum(rows, measured_rank(equations, found.x))
+        rows = torch.minimum(rows, measured_rank(equations, solution.x))
     report = LayerReport(
         name=step.name,
         unknowns=patches.unknowns,
         rank_bound=rows,
-        residuals=found.residuals,
+        residuals=solution.residuals,
         clipped=state.clipped,
-        converged=found.converged,
+        converged=solution.converged,
     )
-    x = found.x.reshape(victims, *step.input_shape)
+    x = solution.x.reshape(victims, *step.input_shape)
     return _fresh(x, system.input_gradient().reshape(x.shape)), report

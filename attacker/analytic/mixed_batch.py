@@ -64,32 +64,34 @@ class Mixture:
         Returns:
             The inputs and gradients, or None when too few are independent.
         """
-        order = sorted(candidates, key=lambda one: int(one.zeros.sum()), reverse=True)
+        order = sorted(candidates, key=lambda candidate: int(candidate.zeros.sum()), reverse=True)
         chosen = self._independent(order)
-        found = self.unmix(chosen) if len(chosen) == self.factors.rank else None
-        spare = [one for one in order if not any(one is other for other in chosen)][: self.factors.rank]
-        while found is not None and found.agreement < good:
-            better = self._exchanged(chosen, spare, found)
+        unmixed = self.unmix(chosen) if len(chosen) == self.factors.rank else None
+        spare = [candidate for candidate in order if not any(candidate is other for other in chosen)][
+            : self.factors.rank
+        ]
+        while unmixed is not None and unmixed.agreement < good:
+            better = self._exchanged(chosen, spare, unmixed)
             if better is None:
                 break
-            chosen, spare, found = better
-        return found
+            chosen, spare, unmixed = better
+        return unmixed
 
     def _exchanged(
-        self, chosen: list[Candidate], spare: list[Candidate], found: Unmixed
+        self, chosen: list[Candidate], spare: list[Candidate], unmixed: Unmixed
     ) -> tuple[list[Candidate], list[Candidate], Unmixed] | None:
         """The first exchange of one column that makes the agreement larger."""
         for place, other in ((p, o) for p in range(len(chosen)) for o in range(len(spare))):
             trial = [*chosen[:place], spare[other], *chosen[place + 1 :]]
             result = self.unmix(trial)
-            if result is not None and result.agreement > found.agreement:
+            if result is not None and result.agreement > unmixed.agreement:
                 return trial, [*spare[:other], chosen[place], *spare[other + 1 :]], result
         return None
 
     def unmix(self, candidates: Sequence[Candidate]) -> Unmixed | None:
         """Inputs and gradients from as many columns as there are images, or None when these are dependent."""
         norms = torch.linalg.vector_norm(self.factors.left, dim=0)
-        mixing = torch.stack([one.vector for one in candidates], dim=1)  # on the left singular vectors
+        mixing = torch.stack([candidate.vector for candidate in candidates], dim=1)  # on the left singular vectors
         if float(torch.linalg.svdvals(mixing)[-1]) < _DEPENDENT:
             return None
         on_basis = (self.factors.left / norms).T @ self.bias_gradient
@@ -97,8 +99,8 @@ class Mixture:
         if not bool((scales != 0).all()):
             return None
         inverse = torch.linalg.inv(mixing) * norms / scales[:, None]  # of Q
-        active = torch.stack([~one.zeros for one in candidates])
-        deltas = torch.stack([one.column for one in candidates]) * scales[:, None] * active
+        active = torch.stack([~candidate.zeros for candidate in candidates])
+        deltas = torch.stack([candidate.column for candidate in candidates]) * scales[:, None] * active
         positive = inverse @ self.response + self.bias > 0
         live = active.any(dim=0)  # what is zero for every image may be so for other reasons than the ReLU
         agreement = float((positive == active)[:, live].double().mean())
@@ -108,12 +110,12 @@ class Mixture:
         """The first that are independent of those before them, at most as many as images."""
         chosen: list[Candidate] = []
         basis = self.factors.left.new_zeros(self.factors.rank, 0)
-        for one in candidates:
-            rest = one.vector - basis @ (basis.T @ one.vector)
+        for candidate in candidates:
+            rest = candidate.vector - basis @ (basis.T @ candidate.vector)
             rest = rest - basis @ (basis.T @ rest)
             size = float(torch.linalg.vector_norm(rest))
             if size > _DEPENDENT:
-                chosen.append(one)
+                chosen.append(candidate)
                 basis = torch.cat([basis, (rest / size)[:, None]], dim=1)
             if len(chosen) == self.factors.rank:
                 break

@@ -46,7 +46,7 @@ def measured_rank(equations: WeightedEquations, like: Tensor) -> Tensor:
     """(v,), by how much of a random vector its own equations give back; a guess unless all of it comes back."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-    seen = solve(equations.apply, equations.transposed, equations.apply(vector))
-    lost = (vector - seen.x).square().sum(dim=1) / vector.square().sum(dim=1)
+    solution = solve(equations.apply, equations.transposed, equations.apply(vector))
+    lost = (vector - solution.x).square().sum(dim=1) / vector.square().sum(dim=1)
     unknowns = like.shape[1]
     return torch.where(lost < _ALL_BACK, unknowns, ((1 - lost) * unknowns).floor().long().clamp(max=unknowns - 1))

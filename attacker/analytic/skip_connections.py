@@ -57,8 +57,10 @@ def why_bypassed(victim: Victim, steps: Sequence[Step], layer: nn.Linear) -> Rea
         for step in steps:
             value = step.module(value.reshape(1, *step.input_shape))
         output = layer(value.reshape(1, layer.in_features))
-        own = torch.autograd.grad(output, parameters, true[-1].reshape(output.shape), materialize_grads=True)
-    for name, expected, found in zip(names, true, own, strict=False):
-        if float((expected - found).norm()) > _TOLERANCE * max(float(expected.norm()), float(found.norm())):
+        chain_gradients = torch.autograd.grad(
+            output, parameters, true[-1].reshape(output.shape), materialize_grads=True
+        )
+    for name, expected, gradient in zip(names, true, chain_gradients, strict=False):
+        if float((expected - gradient).norm()) > _TOLERANCE * max(float(expected.norm()), float(gradient.norm())):
             return because("chain-bypassed", name=name)
     return None

@@ -95,21 +95,21 @@ class SparseColumns:
             generator: Source of the rows, on the CPU.
             enough: Asked whenever there is a new candidate.
         """
-        found: list[Candidate] = []
+        candidates: list[Candidate] = []
         if self.rank == 1:
             only = self._polished(self._rows.new_ones(1))
-            found += [] if only is None else [only]
-            enough(found)
-            return Search(candidates=found, samples=0)
+            candidates += [] if only is None else [only]
+            enough(candidates)
+            return Search(candidates=candidates, samples=0)
         done, stack = 0, _FIRST_STACK
         largest = max(1, _ENTRIES // len(self._live))
         while done < samples:
             vectors, tried = self._kernels(min(stack, largest, samples - done), generator)
             done += tried
-            if (self._take(vectors, found) and enough(found)) or (done < samples and time_is_up()):
+            if (self._take(vectors, candidates) and enough(candidates)) or (done < samples and time_is_up()):
                 break
             stack *= 2
-        return Search(candidates=found, samples=done)
+        return Search(candidates=candidates, samples=done)
 
     def _kernels(self, count: int, generator: Generator) -> tuple[Tensor, int]:
         """Kernels of random rows: (at most count, rank), norm 1, and how many submatrices they are of."""
@@ -123,36 +123,36 @@ class SparseColumns:
         vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         return vectors[(info == 0) & vectors.isfinite().all(dim=1)], len(chosen)
 
-    def _take(self, vectors: Tensor, found: list[Candidate]) -> bool:
+    def _take(self, vectors: Tensor, candidates: list[Candidate]) -> bool:
         """Add the new sparse ones among the kernels; whether there was one."""
-        known = len(found)
+        known = len(candidates)
         zeros = ((vectors @ self._rows.T).abs() < self._loose).sum(dim=1)
         hits = torch.nonzero(zeros >= self._fewest).flatten()
         hits = hits[zeros[hits].argsort(descending=True, stable=True)]
         left = self._unknown(vectors[hits], self._rejected, _SAME_REJECTED)
-        for candidate in found:
+        for candidate in candidates:
             left = self._unknown(left, candidate.vector[None], _SAME)
         for _ in range(_LOOKED_AT):
             if len(left) == 0:
                 break
-            outside = self._outside(left, found)
+            outside = self._outside(left, candidates)
             place = int(outside.to(torch.uint8).argmax())  # the first outside, else the first
-            tried, one = left[place : place + 1], self._polished(left[place])
+            tried, polished = left[place : place + 1], self._polished(left[place])
             left = self._unknown(left, tried, _SAME_REJECTED)
-            if one is None:
+            if polished is None:
                 self._rejected = torch.cat([self._rejected, tried])
                 continue
-            left = self._unknown(left, one.vector[None], _SAME)
-            if all(len(self._unknown(one.vector[None], other.vector[None], _SAME)) for other in found):
-                found.append(one)
-        return len(found) > known
+            left = self._unknown(left, polished.vector[None], _SAME)
+            if all(len(self._unknown(polished.vector[None], other.vector[None], _SAME)) for other in candidates):
+                candidates.append(polished)
+        return len(candidates) > known
 
     @staticmethod
-    def _outside(vectors: Tensor, found: list[Candidate]) -> Tensor:
+    def _outside(vectors: Tensor, candidates: list[Candidate]) -> Tensor:
         """Which vectors are no combination of the columns found: these have many zeros, and nothing new."""
-        if not found:
+        if not candidates:
             return vectors.new_ones(len(vectors), dtype=torch.bool)
-        basis = torch.linalg.qr(torch.stack([one.vector for one in found], dim=1)).Q
+        basis = torch.linalg.qr(torch.stack([candidate.vector for candidate in candidates], dim=1)).Q
         rest = vectors - (vectors @ basis) @ basis.T
         outside: Tensor = torch.linalg.vector_norm(rest, dim=1) > _OUTSIDE
         return outside

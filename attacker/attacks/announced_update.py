@@ -55,7 +55,7 @@ class Comparison:
     units: Mapping[str, float] = field(default_factory=dict)
 
 
-def announced_comparison(observation: Observation, seen: Trace) -> Comparison | Reason:
+def announced_comparison(observation: Observation, model_trace: Trace) -> Comparison | Reason:
     """The comparison that fits the announced defence, or why the announcement cannot be.
 
     Noise and stochastic rounding set the distance (`matched_distance`); pruning leaves only what was sent, and where
@@ -64,13 +64,13 @@ def announced_comparison(observation: Observation, seen: Trace) -> Comparison | 
 
     Args:
         observation: The update, with what was announced.
-        seen: A trace of the model.
+        model_trace: A trace of the model.
     """
     parts = announced_parts(observation)
     names = [part.name for part in parts]
     left_out: frozenset[str] = frozenset()
     if "soteria" in names:
-        layer = parts[names.index("soteria")].options.get("layer") or _last_linear(seen)
+        layer = parts[names.index("soteria")].options.get("layer") or _last_linear(model_trace)
         if f"{layer}.weight" not in observation.parameters.keys() | observation.frozen:
             return because("defended-layer-missing", layer=layer)
         left_out = frozenset({f"{layer}.weight"})
@@ -100,8 +100,8 @@ def compared_parts(names: Collection[str]) -> frozenset[str]:
     >>> sorted(compared_parts(["precode", "prune", "sign"])), sorted(compared_parts(["noise", "sign"]))
     (['prune', 'sign'], ['noise'])
     """
-    found = COMPARED & set(names)
-    return found - {"sign"} if _ADDS_NOISE & found else found
+    compared = COMPARED & set(names)
+    return compared - {"sign"} if _ADDS_NOISE & compared else compared
 
 
 def announced_parts(observation: Observation) -> list[Spec]:
@@ -113,10 +113,12 @@ def announced_parts(observation: Observation) -> list[Spec]:
     return [part for part in parts if part.name in DEFENCE_NOISE]
 
 
-def _last_linear(seen: Trace) -> str:
+def _last_linear(model_trace: Trace) -> str:
     """Name of the Linear layer that Soteria defends when no layer is named: the last that is no bottleneck's own."""
-    inside = tuple(f"{run.name}." for run in seen.bottlenecks)
-    names = [run.name for run in seen.layers if isinstance(run.module, nn.Linear) and not run.name.startswith(inside)]
+    inside = tuple(f"{run.name}." for run in model_trace.bottlenecks)
+    names = [
+        run.name for run in model_trace.layers if isinstance(run.module, nn.Linear) and not run.name.startswith(inside)
+    ]
     return names[-1] if names else ""
 
 

@@ -147,18 +147,18 @@ class Attack(ABC):
             raise ValueError(f"expected labels for {len(observations)} observations, got {len(granted)}")
         generators = one_for_each(generator, len(observations))
         victim, observations = in_single_precision(victim, observations)
-        reasons = [self.why_not(victim, one) for one in observations]
+        reasons = [self.why_not(victim, observation) for observation in observations]
         results = [Reconstruction.not_applicable(reason or "") for reason in reasons]
-        moving = [only_moving(by_first_name(victim.model, one)) for one in observations]
+        moving = [only_moving(by_first_name(victim.model, observation)) for observation in observations]
         groups: dict[frozenset[str], list[int]] = {}  # with the same constants: one model
         for i in (i for i, reason in enumerate(reasons) if reason is None):
             groups.setdefault(moving[i].frozen, []).append(i)
         for number, (constants, fits) in enumerate(groups.items()):
-            own = [moving[i] for i in fits]
+            updates = [moving[i] for i in fits]
             told = _share(progress, number, len(groups))
             known, sources = [granted[i] for i in fits], [generators[i] for i in fits]
-            done = self.run(with_constants(victim, constants), own, known, sources, told)
-            check_results(self, done, victim, len(own))
+            done = self.run(with_constants(victim, constants), updates, known, sources, told)
+            check_results(self, done, victim, len(updates))
             for i, result in zip(fits, done, strict=True):
                 results[i] = _with_what_was_left_out(result, observations[i])
         return results
@@ -169,10 +169,10 @@ class Attack(ABC):
         reason = check_observation(victim, observation)
         if reason is not None:
             return reason
-        fixed, own = settled(victim, observation)
-        if not own.parameters:
+        fixed, moving = settled(victim, observation)
+        if not moving.parameters:
             return why_nothing_to_match(observation)
-        said = self.refuses(fixed, own)
+        said = self.refuses(fixed, moving)
         return None if said is None else coded(said)
 
 
@@ -184,24 +184,24 @@ def check_results(attack: Attack, results: object, victim: Victim, observations:
         ValueError: If they are of another number than the observations, or the images are of another shape.
     """
     who = f"the attack {attack.name!r}"
-    if not isinstance(results, Sequence) or not all(isinstance(one, Reconstruction) for one in results):
+    if not isinstance(results, Sequence) or not all(isinstance(result, Reconstruction) for result in results):
         raise TypeError(f"{who}: expected run() to return a list of Reconstruction, got {type(results).__name__}")
     if len(results) != observations:
         raise ValueError(f"{who}: expected one Reconstruction for each of {observations} updates, got {len(results)}")
     shape = tuple(victim.inputs.shape)
-    for one in results:
-        if one.inputs is None:
+    for entry in results:
+        if entry.inputs is None:
             continue
-        if not isinstance(one.inputs, Tensor):
-            raise TypeError(f"{who}: expected images as a tensor, got {type(one.inputs).__name__}")
-        if one.inputs.dim() != 4 or tuple(one.inputs.shape[1:]) != shape or not one.inputs.is_floating_point():
+        if not isinstance(entry.inputs, Tensor):
+            raise TypeError(f"{who}: expected images as a tensor, got {type(entry.inputs).__name__}")
+        if entry.inputs.dim() != 4 or tuple(entry.inputs.shape[1:]) != shape or not entry.inputs.is_floating_point():
             raise ValueError(
                 f"{who}: expected images of shape (batch, {', '.join(map(str, shape))}) as the model takes them, got "
-                f"{tuple(one.inputs.shape)} of {one.inputs.dtype}; return Reconstruction(inputs=None, ...), with a "
+                f"{tuple(entry.inputs.shape)} of {entry.inputs.dtype}; return Reconstruction(inputs=None, ...), with a "
                 "reason, where there are none"
             )
-        if one.labels is not None and len(one.labels) != len(one.inputs):
-            raise ValueError(f"{who}: expected a label for each of {len(one.inputs)} images, got {len(one.labels)}")
+        if entry.labels is not None and len(entry.labels) != len(entry.inputs):
+            raise ValueError(f"{who}: expected a label for each of {len(entry.inputs)} images, got {len(entry.labels)}")
 
 
 def check_observation(victim: Victim, observation: Observation) -> Reason | None:
@@ -211,13 +211,13 @@ def check_observation(victim: Victim, observation: Observation) -> Reason | None
     belong to the model as those do that moved; a victim that has them as buffers already has them all the same.
     """
     observation = by_first_name(victim.model, observation)
-    own = dict(victim.model.named_parameters())
+    parameters = dict(victim.model.named_parameters())
     frozen = {name: observation.buffers[name] for name in observation.frozen}
     constants = {name: value for name, value in victim.model.named_buffers() if name in frozen}
-    expected = {name: tuple(p.shape) for name, p in {**own, **constants}.items()}
-    seen = {name: tuple(p.shape) for name, p in {**frozen, **observation.parameters}.items()}
-    if expected != seen:
-        odd = sorted(name for name in expected.keys() | seen.keys() if expected.get(name) != seen.get(name))
+    expected = {name: tuple(p.shape) for name, p in {**parameters, **constants}.items()}
+    observed = {name: tuple(p.shape) for name, p in {**frozen, **observation.parameters}.items()}
+    if expected != observed:
+        odd = sorted(name for name in expected.keys() | observed.keys() if expected.get(name) != observed.get(name))
         return because("another-model", names=odd[:4])
     broken = [name for name, value in observation.update.items() if not bool(value.isfinite().all())]
     return because("update-not-finite", names=broken[:4]) if broken else None
@@ -236,13 +236,13 @@ def _complex(observation: Observation) -> list[str]:
     return [name for name, value in observation.update.items() if value.is_complex()]
 
 
-def _with_what_was_left_out(found: Reconstruction, observation: Observation) -> Reconstruction:
+def _with_what_was_left_out(result: Reconstruction, observation: Observation) -> Reconstruction:
     """The result, saying which parameters could not be compared because they are complex."""
     unlike = _complex(observation)
     if not unlike:
-        return found
+        return result
     words = because("complex-left-out", names=", ".join(unlike[:4]))
-    return replace(found, reason=joined([found.reason, words]))
+    return replace(result, reason=joined([result.reason, words]))
 
 
 def _share(progress: Progress | None, number: int, count: int) -> Progress | None:

@@ -73,14 +73,16 @@ class Contest:
         observation: What all results are of.
     """
 
-    def __init__(self, victim: Victim, seen: Trace, observation: Observation) -> None:
+    def __init__(self, victim: Victim, model_trace: Trace, observation: Observation) -> None:
         (clients,) = as_trained(victim, [observation])
         self._victim = clients.victim
         self._observation = clients.observations[0]
-        self._latents = seen.latents
-        known = recover_noise(self._victim, self._observation, seen)
-        self._noise = [one for one in known.noise if one is not None] if known.complete else None
-        self._matched = before_noise(seen, encoder=False) or None
+        self._latents = model_trace.latents
+        known = recover_noise(self._victim, self._observation, model_trace)
+        self._noise = (
+            [layer_noise for layer_noise in known.noise if layer_noise is not None] if known.complete else None
+        )
+        self._matched = before_noise(model_trace, encoder=False) or None
         announced = _announced(observation)
         self._zeroed = bool(announced & _ZEROES)
         self._intact = all(_leaves_direction(name) for name in announced)
@@ -154,25 +156,25 @@ class Contest:
                 name: value.to(inputs.dtype) if value.is_floating_point() else value for name, value in values.items()
             }
 
-        seen = self._observation
-        buffers = {**dict(self._victim.model.named_buffers()), **seen.buffers}
-        replay = Replay(self._victim, cast(seen.parameters), cast(buffers))
+        observation = self._observation
+        buffers = {**dict(self._victim.model.named_buffers()), **observation.buffers}
+        replay = Replay(self._victim, cast(observation.parameters), cast(buffers))
         noise = self._noise_for(inputs)
-        target = replace(seen, parameters=replay.parameters, update=cast(seen.update))
+        target = replace(observation, parameters=replay.parameters, update=cast(observation.update))
         products = _products(replay, target, noisy=bool(self._latents), zeroed=self._zeroed, matched=self._matched)
         return _mean_distance(products, inputs.detach(), labels, noise)
 
     def _noise_for(self, inputs: Tensor) -> list[Tensor]:
         """(1, draws, batch, ...) for each bottleneck: the client's own where it is known, else always the same."""
         if self._noise is not None:
-            return [one.to(inputs)[None, None] for one in self._noise]
+            return [layer_noise.to(inputs)[None, None] for layer_noise in self._noise]
         generator = torch.Generator().manual_seed(0)
         shapes = [(1, NOISE_DRAWS, len(inputs), *latent) for latent in self._latents]
         return [torch.randn(shape, generator=generator, dtype=torch.float64).to(inputs) for shape in shapes]
 
 
 def replayed_distance(
-    victim: Victim, seen: Trace, observation: Observation, inputs: Tensor, labels: Tensor
+    victim: Victim, model_trace: Trace, observation: Observation, inputs: Tensor, labels: Tensor
 ) -> float | None:
     """``1 - cos(g(x), g*)`` over all parameters, or None where the client's work cannot be replayed.
 
@@ -181,13 +183,17 @@ def replayed_distance(
 
     Args:
         victim: Public knowledge about the model.
-        seen: A trace of the model.
+        model_trace: A trace of the model.
         observation: The update.
         inputs: (batch, channels, height, width), normalised.
         labels: (batch,), in the order of the images.
     """
     several = why_not_one_step(observation) is not None
-    if seen.bottlenecks or victim.why_no_loss is not None or (several and why_not_unrolled(observation) is not None):
+    if (
+        model_trace.bottlenecks
+        or victim.why_no_loss is not None
+        or (several and why_not_unrolled(observation) is not None)
+    ):
         return None
     replay = Replay(victim, observation.parameters, observation.buffers)
     return max(0.0, _mean_distance(_products(replay, observation), inputs, labels))  # rounding may end below zero

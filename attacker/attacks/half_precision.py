@@ -32,14 +32,23 @@ def in_single_precision(victim: Victim, observations: Sequence[Observation]) -> 
             tensor.data = _single(tensor.data)
         victim = replace(victim, model=model)
         logger.info("the model of %r has half precision; it is attacked in float32", victim.name)
-    return victim, [_observation(one) for one in observations]
+    return victim, [_observation(observation) for observation in observations]
 
 
-def _observation(one: Observation) -> Observation:
-    if not _has_half([*one.parameters.values(), *one.buffers.values(), *one.update.values()]):
-        return one
-    logger.info("the update of node %s in round %d has half precision; it is attacked in float32", one.node, one.round)
-    return replace(one, parameters=_all(one.parameters), buffers=_all(one.buffers), update=_all(one.update))
+def _observation(observation: Observation) -> Observation:
+    if not _has_half([*observation.parameters.values(), *observation.buffers.values(), *observation.update.values()]):
+        return observation
+    logger.info(
+        "the update of node %s in round %d has half precision; it is attacked in float32",
+        observation.node,
+        observation.round,
+    )
+    return replace(
+        observation,
+        parameters=_all(observation.parameters),
+        buffers=_all(observation.buffers),
+        update=_all(observation.update),
+    )
 
 
 def _has_half(tensors: Sequence[Tensor]) -> bool:

@@ -33,17 +33,17 @@ def known_labels(
     Raises:
         ValueError: If granted labels are not one for each image, or no classes of the model.
     """
-    found: list[Known] = []
+    known: list[Known] = []
     for observation, labels, generator in zip(observations, granted, generators, strict=True):
         (source,) = derived(generator, 1)
         size = observation.batch_size
         if labels is not None:
             numbers = victim.label_numbers
             checked = labels if size is None else check_labels(labels, batch_size=size, classes=numbers)
-            found.append((checked, "granted"))
+            known.append((checked, "granted"))
         else:
-            found.append(best_labels(victim, observation, generator=source))
-    return found
+            known.append(best_labels(victim, observation, generator=source))
+    return known
 
 
 def check_labels(labels: Tensor, *, batch_size: int, classes: int) -> Tensor:

@@ -47,22 +47,22 @@ def _altered(victim: Victim, observation: Observation) -> bool:
     return classifier_gradient(victim, observation).altered
 
 
-def with_trial(found: Reconstruction, trial: Reconstruction | None, reason: str) -> Reconstruction:
+def with_trial(result: Reconstruction, trial: Reconstruction | None, reason: str) -> Reconstruction:
     """A result with the work of the trial of labels before it, and why there was one.
 
     Args:
-        found: With the labels of the trial.
+        result: With the labels of the trial.
         trial: The best of all labels; None where none were tried.
         reason: Why labels were not recovered, or by which method they were.
     """
     if trial is None:
-        return found
+        return result
     words = because("labels-tried", why=reason)
     return replace(
-        found,
-        reason=joined([found.reason, words]),
-        seconds=found.seconds + trial.seconds,
-        iterations=found.iterations + trial.iterations,
+        result,
+        reason=joined([result.reason, words]),
+        seconds=result.seconds + trial.seconds,
+        iterations=result.iterations + trial.iterations,
     )
 
 

@@ -31,11 +31,11 @@ def spec_of(attack: object) -> str:
     if not isinstance(attack, Attack):
         what = f"the class {attack.__name__}: make an object of it" if isinstance(attack, type) else repr(attack)
         raise TypeError(f"expected a spec or an object of an attack, got {what}")
-    own = _literals(attack)
-    for spec in (_by_name(attack), _by_place(attack, own)):
+    settings = _literals(attack)
+    for spec in (_by_name(attack), _by_place(attack, settings)):
         if spec is not None and _builds(spec, attack):
             return spec
-    return _held(attack, own)
+    return _held(attack, settings)
 
 
 def check_travel(specs: Sequence[str]) -> None:
@@ -86,16 +86,16 @@ def _by_place(attack: Attack, settings: dict[str, str]) -> str | None:
 
 def _literals(attack: Attack) -> dict[str, str]:
     """Settings that text can hold, where they are not the usual ones."""
-    found = {}
-    for one in own_fields(type(attack)):
-        value = getattr(attack, one.name)
-        if one.init and value != one.default:
+    settings = {}
+    for field in own_fields(type(attack)):
+        value = getattr(attack, field.name)
+        if field.init and value != field.default:
             try:
                 ast.literal_eval(text := repr(value))
             except (ValueError, SyntaxError):
                 continue
-            found[one.name] = text
-    return found
+            settings[field.name] = text
+    return settings
 
 
 def _with(place: str, settings: dict[str, str]) -> str:

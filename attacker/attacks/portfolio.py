@@ -130,11 +130,11 @@ class Portfolio(Attack):
         """Let the members attack one after another, each all observations that are left."""
         if not observations:
             return []
-        seen = trace(victim)
-        first, *rest = zip(*(derived(one, 1 + len(self.members)) for one in generators), strict=True)
-        known = [found for found, _ in known_labels(victim, observations, labels, first)]
-        contests = [Contest(victim, seen, observation) for observation in observations]
-        for number, (member, own) in enumerate(zip(self.members, rest, strict=True)):
+        model_trace = trace(victim)
+        first, *rest = zip(*(derived(generator, 1 + len(self.members)) for generator in generators), strict=True)
+        known = [guess for guess, _ in known_labels(victim, observations, labels, first)]
+        contests = [Contest(victim, model_trace, observation) for observation in observations]
+        for number, (member, sources) in enumerate(zip(self.members, rest, strict=True)):
             left = [index for index, contest in enumerate(contests) if not contest.decided]
             if not left:
                 break
@@ -144,7 +144,7 @@ class Portfolio(Attack):
                 victim,
                 [observations[index] for index in left],
                 [known[index] for index in left],
-                [own[index] for index in left],
+                [sources[index] for index in left],
                 share,
             )
             for index, result in zip(left, results, strict=True):
@@ -218,5 +218,5 @@ def _share(progress: Progress | None, number: int, members: int, contests: Seque
 
 
 def _smallest(contests: Sequence[Contest]) -> float | None:
-    found = [contest.distance for contest in contests if contest.distance is not None]
-    return min(found, default=None)
+    distances = [contest.distance for contest in contests if contest.distance is not None]
+    return min(distances, default=None)

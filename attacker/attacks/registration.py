@@ -97,7 +97,7 @@ class AttackEntry:
 
 def field_options(kind: type[Attack]) -> tuple[str, ...]:
     """Options of a spec that are the fields of an attack's class."""
-    return tuple(one.name for one in own_fields(kind) if one.init)
+    return tuple(option.name for option in own_fields(kind) if option.init)
 
 
 def own_fields(kind: type) -> tuple[Field[Any], ...]:
@@ -111,7 +111,7 @@ def from_fields(kind: type[Attack], spec: Spec) -> Attack:
     Raises:
         ValueError: If a value is of another kind, or the class refuses it.
     """
-    kinds = {one.name: str(one.type) for one in own_fields(kind)}
+    kinds = {option.name: str(option.type) for option in own_fields(kind)}
     values = {name: _value(spec, name, kinds[name]) for name in spec.options}
     try:
         return kind(**values)

@@ -97,8 +97,8 @@ def attacks_for(
     if spec is None:
         raise ValueError("expected the defence: it was not announced; give defence=, 'none' for none")
     names = [name for name in ranked(spec) if answers(name, spec) or not needs_defence(name)]
-    found = [_choice(name, spec, victim, observation) for name in names]
-    return sorted(found, key=lambda one: one.role == "plain")
+    choices = [_choice(name, spec, victim, observation) for name in names]
+    return sorted(choices, key=lambda choice: choice.role == "plain")
 
 
 def answers(attack: str, defence: str, *, drops: bool = False) -> tuple[str, ...]:
@@ -118,11 +118,11 @@ def answers(attack: str, defence: str, *, drops: bool = False) -> tuple[str, ...
     (('precode', 'clip'), ())
     """
     entry, parts = entry_of(attack), parts_of(defence)
-    own = entry.answers_as(attack) & ({*parts} - COMPARED | compared_parts(parts))
-    found = tuple(part for part in parts if part in own)
+    answerable = entry.answers_as(attack) & ({*parts} - COMPARED | compared_parts(parts))
+    answered = tuple(part for part in parts if part in answerable)
     if entry.inside and not entry.inside & {*parts, *(["dropout"] if drops else [])}:
         return ()
-    return () if entry.oblivious and len(found) < len(parts) else found
+    return () if entry.oblivious and len(answered) < len(parts) else answered
 
 
 def parts_of(defence: str) -> tuple[str, ...]:
@@ -157,18 +157,18 @@ def unanswerable(defence: str) -> tuple[str, ...]:
 
 def why_run(attack: str, defence: str, *, drops: bool = False) -> Reason:
     """What an attack that runs answers of a defence, what it ignores, and what every attack here would ignore."""
-    parts, found = parts_of(defence), answers(attack, defence, drops=drops)
+    parts, answered = parts_of(defence), answers(attack, defence, drops=drops)
     if not parts:
         return because("no-defence")
-    left = [part for part in parts if part not in found]
-    if found:
-        words = [because("answers-defence", names=", ".join(found))]
+    left = [part for part in parts if part not in answered]
+    if answered:
+        words = [because("answers-defence", names=", ".join(answered))]
         words += [because("ignores-defence", names=", ".join(left))] if left else []
     else:
         words = [because("ignores-defence.compared", names=", ".join(parts))]
     open_ = unanswerable(defence)
-    if open_ and (found or len(open_) == len(parts)):
-        words.append(because("nothing-answers.as-well" if found else "nothing-answers", names=" and ".join(open_)))
+    if open_ and (answered or len(open_) == len(parts)):
+        words.append(because("nothing-answers.as-well" if answered else "nothing-answers", names=" and ".join(open_)))
     return joined(words)
 
 

@@ -29,7 +29,12 @@ class Knowledge:
     @property
     def kind(self) -> Hashable:
         """Equal for updates that can be attacked together."""
-        return self.matched, tuple(one is None for one in self.noise), tuple(self.features), bool(self.units)
+        return (
+            self.matched,
+            tuple(layer_noise is None for layer_noise in self.noise),
+            tuple(self.features),
+            bool(self.units),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

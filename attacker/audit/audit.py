@@ -97,7 +97,7 @@ def audit(
         if not resumable:
             raise ValueError("expected a resumable audit where several processes work: they write what they finish")
     if truth is not True:
-        sources = [replace(one, truth=truth) for one in sources]
+        sources = [replace(source, truth=truth) for source in sources]
     if not resumable:
         return _at_once(sources, settings, out, title, watch)
     clock = clock or Clock(settings.budget, settings.leakage)
@@ -195,11 +195,11 @@ def _begun(
 
 def _ahead(federations: Sequence[Federation], planned: Sequence[PlannedAttack]) -> str:
     """What is going to be done, in a line."""
-    own = [one for one in federations if one.control_of is None]
-    updates = sum(len(one.targets) for one in own)
-    attacks = sum(one.status == "run" for one in planned)
-    expected = sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
-    controls = ", the undefended control included" if len(own) < len(federations) else ""
+    originals = [federation for federation in federations if federation.control_of is None]
+    updates = sum(len(federation.targets) for federation in originals)
+    attacks = sum(attack.status == "run" for attack in planned)
+    expected = sum(attack.expected_seconds or 0.0 for attack in planned if attack.status == "run")
+    controls = ", the undefended control included" if len(originals) < len(federations) else ""
     return (
         f"Audit of {counted(updates, 'update')}: {counted(attacks, 'attack')}{controls}; "
         f"expected: {duration(expected)} of one processor."
@@ -220,11 +220,11 @@ def _finish(
 ) -> AuditRecord:
     if watch is not None:
         watch(State.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
-    found = collect(chunks, store)
-    placebos = attack_shuffled(chunks, found, count_others(federations), seconds=clock.finishing() / 3)
+    reconstructions = collect(chunks, store)
+    placebos = attack_shuffled(chunks, reconstructions, count_others(federations), seconds=clock.finishing() / 3)
     with within(clock.finishing()):
         whole = assemble(
-            federations, planned, found, settings, title=title, pictures=Pictures(folder), shuffled=placebos
+            federations, planned, reconstructions, settings, title=title, pictures=Pictures(folder), shuffled=placebos
         )
     record = finish_record(whole)
     write_audit(record, folder)
@@ -232,13 +232,13 @@ def _finish(
         return record
     # The audit is safe by now, even if this takes all memory and the process is killed.
     summaries = []
-    wanted = [one for one in federations if needs_indices(one, federations)]
-    for number, own in enumerate(wanted):
+    wanted = [candidate for candidate in federations if needs_indices(candidate, federations)]
+    for number, federation in enumerate(wanted):
         if watch is not None:
-            watch(State.after(f"{own.id}: leakage indices", len(chunks)))
+            watch(State.after(f"{federation.id}: leakage indices", len(chunks)))
         summaries.append(
             leakage_of(
-                own,
+                federation,
                 record,
                 seed=settings.seed,
                 processes=processes,
@@ -256,8 +256,8 @@ def _and_those_that_refuse(planned: list[PlannedAttack]) -> list[PlannedAttack]:
     Raises:
         ValueError: If an attack is refused to which nothing else is left.
     """
-    if not any(one.status == "run" for one in planned) and all(one.status == "refused" for one in planned):
-        reasons = "; ".join(f"{one.attack}: {one.reason}" for one in planned)
+    if not any(attack.status == "run" for attack in planned) and all(attack.status == "refused" for attack in planned):
+        reasons = "; ".join(f"{refusal.attack}: {refusal.reason}" for refusal in planned)
         raise ValueError(f"this threat model refuses every attack: {reasons}")
     return planned
 
@@ -268,11 +268,11 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings, clock: C
     Raises:
         ValueError: If so; the shortest attack is named.
     """
-    left_out = [one for one in planned if one.status == "over_budget"]
-    if any(one.unanswerable for one in planned):
+    left_out = [attack for attack in planned if attack.status == "over_budget"]
+    if any(attack.unanswerable for attack in planned):
         return planned  # that is what the audit has to say
-    if left_out and not any(one.status == "run" for one in planned):
-        shortest = min(left_out, key=lambda one: one.expected_seconds or 0.0)
+    if left_out and not any(attack.status == "run" for attack in planned):
+        shortest = min(left_out, key=lambda attack: attack.expected_seconds or 0.0)
         left = clock.planned() or 0.0
         raise ValueError(
             f"a budget of {settings.budget:g} s has no room for any attack: {left:.2g} s of it are left for attacks, "
@@ -285,11 +285,11 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings, clock: C
 def _identity(federations: Sequence[Federation], settings: AuditSettings) -> dict[str, Any]:
     known = versions()
     tapes: dict[str, Any] = {}
-    for own in federations:
-        if own.control_of is None:
-            subject, tape = own.subject, own.site.tape
+    for federation in federations:
+        if federation.control_of is None:
+            subject, tape = federation.subject, federation.site.tape
             tapes |= {
-                f"updates of {tape}": own.site.stamp,
+                f"updates of {tape}": federation.site.stamp,
                 # The stamp is of what the tape and its notes say; these may come from the command line.
                 f"model of {tape}": subject.victim.name,
                 f"defence of {tape}": subject.defence,
@@ -304,10 +304,10 @@ def _words(inputs: InputSpec) -> str:
 
 
 def _score(federations: Sequence[Federation]) -> Score:
-    by_id = {own.id: own for own in federations}
+    by_id = {federation.id: federation for federation in federations}
 
-    def score(chunk: Chunk, found: Sequence[Reconstruction]) -> float | None:
-        own = by_id[chunk.federation]
-        return None if own.control_of is not None else best_ssim(own, chunk, found)
+    def score(chunk: Chunk, reconstructions: Sequence[Reconstruction]) -> float | None:
+        federation = by_id[chunk.federation]
+        return None if federation.control_of is not None else best_ssim(federation, chunk, reconstructions)
 
     return score

@@ -107,8 +107,8 @@ class Clock:
         left = self.attacking()
         if left <= 0:
             return None
-        own, others = _LENIENCE * job.cost, sum(one.cost for one in rest) / max(1, workers)
-        share = own / (own + others) if own > 0 else 0.0
+        cost, others = _LENIENCE * job.cost, sum(later.cost for later in rest) / max(1, workers)
+        share = cost / (cost + others) if cost > 0 else 0.0
         least = min(_MOST_KEPT, _LEAST_SHARE * len(rest))
         seconds = left * min(1.0 - least, max(share, workers / (1 + len(rest)), _LEAST_SHARE))
         patience = max(1.5 * seconds + _SLACK, _PATIENCE * left)

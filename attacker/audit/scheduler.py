@@ -27,30 +27,30 @@ Score = Callable[[Chunk, Sequence[Reconstruction]], float | None]
 
 def cut(federations: Sequence[Federation], plan: Sequence[PlannedAttack], settings: AuditSettings) -> list[Chunk]:
     """The chunks of a plan, in its order; the same for any number of workers."""
-    found: list[Chunk] = []
+    chunks: list[Chunk] = []
     places: Counter[str] = Counter()
-    by_id = {own.id: own for own in federations}
+    by_id = {member.id: member for member in federations}
     for planned in plan:
         if planned.status != "run":
             continue
-        own = by_id[planned.federation]
-        places[own.id] += 1
-        size = min(chunk_size(target.batch_size) for target in own.targets)
+        federation = by_id[planned.federation]
+        places[federation.id] += 1
+        size = min(chunk_size(target.batch_size) for target in federation.targets)
         for number, start in enumerate(range(0, planned.updates, size), start=1):
-            found.append(
+            chunks.append(
                 Chunk(
-                    id=f"{own.id}-a{places[own.id]:02}-{number:04}",
-                    federation=own.id,
+                    id=f"{federation.id}-a{places[federation.id]:02}-{number:04}",
+                    federation=federation.id,
                     attack=planned.attack,
-                    site=own.site,
-                    targets=own.targets[start : min(start + size, planned.updates)],
+                    site=federation.site,
+                    targets=federation.targets[start : min(start + size, planned.updates)],
                     seed=attack_seed(settings.seed, planned.attack),
                     granted=tuple(sorted(settings.knowledge.granted)),
                     device=settings.device,
                     threads=settings.threads,
                 )
             )
-    return found
+    return chunks
 
 
 def run_chunks(
@@ -80,10 +80,13 @@ def run_chunks(
         RuntimeError: If a chunk cannot be worked on at all, as when its results cannot be written.
         ValueError: If a finished chunk was altered.
     """
-    expected = {(one.federation, one.attack): (one.expected_seconds or 0.0) / max(one.updates, 1) for one in plan}
+    expected = {
+        (planned.federation, planned.attack): (planned.expected_seconds or 0.0) / max(planned.updates, 1)
+        for planned in plan
+    }
     jobs = [
-        job_of(one, max(expected.get((one.federation, one.attack), 0.0), 1e-3) * len(one.targets))
-        for one in sorted(chunks, key=lambda one: replays(one.attack))
+        job_of(chunk, max(expected.get((chunk.federation, chunk.attack), 0.0), 1e-3) * len(chunk.targets))
+        for chunk in sorted(chunks, key=lambda pending: replays(pending.attack))
     ]
     run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score), watch=watch)
 
@@ -100,7 +103,7 @@ class _AuditTerms(Terms):
 
     def judged(self, job: Job, result: Results) -> Judgement:
         """Whether any attack failed or diverged, and the best SSIM."""
-        lost = any(one.outcome in (Outcome.FAILED, Outcome.DIVERGED) for one in result)
+        lost = any(reconstruction.outcome in (Outcome.FAILED, Outcome.DIVERGED) for reconstruction in result)
         best = None if self._score is None else self._score(Chunk.from_content(job.content), result)
         return Judgement(lost, best)
 

@@ -59,7 +59,7 @@ class AuditSettings:
     @property
     def specs(self) -> tuple[str, ...] | None:
         """Specs of the attacks, in order, from which they can be built; None plans all that apply."""
-        return None if self.attacks is None else tuple(spec_of(one) for one in self.attacks)
+        return None if self.attacks is None else tuple(spec_of(attack) for attack in self.attacks)
 
     def identity(self) -> dict[str, Any]:
         """Everything here that attacks depend on, in words of the command line."""

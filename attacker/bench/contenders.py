@@ -96,12 +96,12 @@ def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
             generator=Generator().manual_seed(_SEED),
             labels=[label[None] for label in problem.labels[:victims]],
         )
-        found = [one.inputs for one in results if one.inputs is not None]
-        losses = [one.matching_loss for one in results if one.matching_loss is not None]
-        if len(found) < victims or len(losses) < victims:
-            reasons = sorted({one.reason for one in results if one.inputs is None})
+        reconstructions = [result.inputs for result in results if result.inputs is not None]
+        losses = [result.matching_loss for result in results if result.matching_loss is not None]
+        if len(reconstructions) < victims or len(losses) < victims:
+            reasons = sorted({result.reason for result in results if result.inputs is None})
             raise RuntimeError(f"the attack on {problem.victim.name!r} gave nothing to compare: {reasons}")
-        return torch.cat(found), losses
+        return torch.cat(reconstructions), losses
 
     count, kind = (victims, VICTIMS) if victims > 1 else (restarts, RESTARTS)
     name = f"{count} {kind}" if count > 1 else "1 candidate"
@@ -110,14 +110,16 @@ def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
 
 def plain_loop(problem: Problem) -> Contender:
     """One candidate of one victim by double backward over whole gradients, as research code does it."""
-    one, optimiser, prior = problem.observations[0], Adam(), TotalVariation(1e-4)
+    observation, optimiser, prior = problem.observations[0], Adam(), TotalVariation(1e-4)
     inputs = problem.victim.inputs
 
     def attack(iterations: int) -> tuple[Tensor, list[float]]:
-        products = LoopProducts(Replay(problem.victim, one.parameters, one.buffers), [one.update])
+        products = LoopProducts(
+            Replay(problem.victim, observation.parameters, observation.buffers), [observation.update]
+        )
         # The engine's own start, so that both take the same path.
         draws = Draws.of_each(derived(Generator().manual_seed(_SEED), 1), 1)
-        x = draws.normal(1, *inputs.shape, like=next(iter(one.parameters.values()))).requires_grad_(True)
+        x = draws.normal(1, *inputs.shape, like=next(iter(observation.parameters.values()))).requires_grad_(True)
         labels = problem.labels[:1].reshape(1, 1, 1)
         adam = torch.optim.Adam([x], lr=optimiser.learning_rate)
         decay = torch.optim.lr_scheduler.MultiStepLR(adam, [int(share * iterations) for share in _DECAYS])
@@ -146,9 +148,12 @@ def _contender(
     name: str, kind: str, candidates: int, problem: Problem, attack: Callable[[int], tuple[Tensor, Sequence[float]]]
 ) -> Contender:
     def run(iterations: int) -> Run:
-        (found, losses), wall, cpu = timed(lambda: attack(iterations), problem.device)
+        (reconstructions, losses), wall, cpu = timed(lambda: attack(iterations), problem.device)
         return Run(
-            wall=wall, cpu=cpu, psnr=problem.quality(found), matching_loss=float(torch.tensor(losses).double().mean())
+            wall=wall,
+            cpu=cpu,
+            psnr=problem.quality(reconstructions),
+            matching_loss=float(torch.tensor(losses).double().mean()),
         )
 
     def peak() -> int:
@@ -159,9 +164,9 @@ def _contender(
 
 def contenders(problem: Problem, candidates: Sequence[int]) -> list[Contender]:
     """The plain loop, then the engine with each number of restarts and, from 2 on, of victims."""
-    found = [plain_loop(problem)]
+    entrants = [plain_loop(problem)]
     for count in sorted(set(candidates)):
-        found.append(engine(problem, victims=1, restarts=count))
+        entrants.append(engine(problem, victims=1, restarts=count))
         if count > 1:
-            found.append(engine(problem, victims=count, restarts=1))
-    return found
+            entrants.append(engine(problem, victims=count, restarts=1))
+    return entrants

@@ -76,10 +76,10 @@ class Row:
         return _ratio(base.cpu, self.cpu)
 
 
-def _ratio(base: Spread | None, own: Spread | None) -> float | None:
-    if base is None or own is None or min(base.median, own.median) <= 0:
+def _ratio(base: Spread | None, spread: Spread | None) -> float | None:
+    if base is None or spread is None or min(base.median, spread.median) <= 0:
         return None
-    return base.median / own.median
+    return base.median / spread.median
 
 
 @dataclass
@@ -125,7 +125,7 @@ def measure(
     """
     if min(iterations, repeats) < 1:
         raise ValueError(f"expected at least 1 iteration and 1 repeat, got {iterations} and {repeats}")
-    entries = [_Entry(one) for one in contenders]
+    entries = [_Entry(contender) for contender in contenders]
     report = progress or (lambda _: None)
     for entry in entries:
         report(entry.contender.name)
@@ -164,17 +164,21 @@ def _expected(contender: Contender, entries: Sequence[_Entry]) -> float | None:
 
 
 def _row(entry: _Entry, iterations: int) -> Row:
-    one = entry.contender
+    contender = entry.contender
     if entry.left_out:
         return Row(
-            name=one.name, kind=one.kind, candidates=one.candidates, iterations=iterations, left_out=entry.left_out
+            name=contender.name,
+            kind=contender.kind,
+            candidates=contender.candidates,
+            iterations=iterations,
+            left_out=entry.left_out,
         )
     pairs = list(zip(entry.short, entry.long, strict=True))
-    steady = 1e3 / iterations / one.candidates
+    steady = 1e3 / iterations / contender.candidates
     return Row(
-        name=one.name,
-        kind=one.kind,
-        candidates=one.candidates,
+        name=contender.name,
+        kind=contender.kind,
+        candidates=contender.candidates,
         iterations=iterations,
         wall=Spread.of([(long.wall - short.wall) * steady for short, long in pairs]),
         cpu=Spread.of([(long.cpu - short.cpu) * steady for short, long in pairs]),

@@ -36,10 +36,10 @@ class Problem:
         """Where everything is."""
         return self.images.device
 
-    def quality(self, found: Tensor) -> float:
+    def quality(self, reconstructions: Tensor) -> float:
         """Mean PSNR in dB of reconstructions of the first images, (m, channels, height, width), normalised."""
-        images = self.victim.inputs.denormalise(found).clamp(0, 1)
-        return float(psnr(images, self.images[: len(found)]).mean())
+        images = self.victim.inputs.denormalise(reconstructions).clamp(0, 1)
+        return float(psnr(images, self.images[: len(reconstructions)]).mean())
 
 
 def make_problem(

@@ -95,7 +95,7 @@ def analyse(
     origin = f"untrained, seed {seed}" if weights is None else _load(built, weights)
     done = itertools.count(1)
     with progress_bar("images", total=count) as tell:
-        found = run(
+        leakage = run(
             Victim(model=built, inputs=inputs, name=model),
             pixels,
             labels,
@@ -109,9 +109,9 @@ def analyse(
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH
-    _show(found, console)
+    _show(leakage, console)
     if out is not None:
-        typer.echo(f"written: {_write(found, out)}")
+        typer.echo(f"written: {_write(leakage, out)}")
 
 
 def _check(inputs: InputSpec | None, data: str | None, out: Path | None) -> None:
@@ -142,45 +142,45 @@ def _load(model: nn.Module, path: Path) -> str:
     """Put the file's weights into the model; where they come from, for people."""
     from safetensors.torch import load_file
 
-    found = load_file(path)
+    weights = load_file(path)
     try:
-        model.load_state_dict(found)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"the weights of {path} do not fit the model with its defence: {error}") from None
     return path.name
 
 
-def _show(found: Leakage, console: Console) -> None:
+def _show(leakage: Leakage, console: Console) -> None:
     from rich.table import Table
 
     from attacker.report.leakage_words import advice, headline, warning
 
-    console.print(f"[bold]{headline(found)}[/bold]")
-    images = Table("image", "class", "gradient norm", "rank", f"RMSE, noise {found.std:g}", "RMSE, defence")
-    for one in found.images:
-        rank = "-" if one.rank is None else f"{one.rank} of {one.unknowns}"
-        unit = None if one.unit_rmse is None else one.unit_rmse * found.std
-        moved = one.influence
+    console.print(f"[bold]{headline(leakage)}[/bold]")
+    images = Table("image", "class", "gradient norm", "rank", f"RMSE, noise {leakage.std:g}", "RMSE, defence")
+    for image in leakage.images:
+        rank = "-" if image.rank is None else f"{image.rank} of {image.unknowns}"
+        unit = None if image.unit_rmse is None else image.unit_rmse * leakage.std
+        moved = image.influence
         cells = [rank, *("-" if value is None else f"{value:.2g}" for value in (unit, moved))]
-        images.add_row(str(one.index), str(one.label), f"{one.gradient_norm:.3g}", *cells)
+        images.add_row(str(image.index), str(image.label), f"{image.gradient_norm:.3g}", *cells)
     console.print(images)
     layers = Table("layer", "unknowns", "from weights", "from gradients", "dependent", "untouched", "rank", "missing")
-    for layer in found.layers:
+    for layer in leakage.layers:
         counted = f"{layer.predicted} (counted)" if layer.rank is None else str(layer.rank)
         numbers = (layer.unknowns, layer.weight_rows, layer.gradient_rows, layer.dependent_rows, layer.untouched)
         layers.add_row(layer.name, *map(str, numbers), counted, str(layer.missing))
     console.print(layers)
-    for paragraph in (*advice(found), warning(found)):
+    for paragraph in (*advice(leakage), warning(leakage)):
         console.print(paragraph, markup=False)
 
 
-def _write(found: Leakage, path: Path) -> Path:
+def _write(leakage: Leakage, path: Path) -> Path:
     from attacker.report.leakage_page import write_leakage
     from fl_precode.private_file import write_private
 
     if path.suffix == ".html":
-        return write_leakage(found, path)
+        return write_leakage(leakage, path)
     path = path.expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, (json.dumps(found.as_dict(), indent=2) + "\n").encode())
+    write_private(path, (json.dumps(leakage.as_dict(), indent=2) + "\n").encode())
     return path

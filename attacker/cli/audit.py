@@ -184,40 +184,40 @@ def show_results(record: AuditRecord) -> None:
     from fl_precode.tape.notes import notes_path
 
     width = columns()
-    for own in record.federations:
-        _show_federation(record, own)
+    for federation in record.federations:
+        _show_federation(record, federation)
     missing = not_run_of_record(record)
     if attacked(record) or missing:
         typer.echo(f"attacks: {attacked(record)} run; {len(missing)} not")
-    tapes = {own.tape for own in record.federations}
+    tapes = {summary.tape for summary in record.federations}
     notes = notes_path(Path(tapes.pop())) if len(tapes) == 1 else None
     if missing:
         typer.echo("Why not, the most important reason first:")
         typer.echo("\n".join(reason_lines(missing, notes, width=width)))
-    for own in record.federations:
-        if own.assumptions and not own.control_of:
+    for federation in record.federations:
+        if federation.assumptions and not federation.control_of:
             typer.echo("Assumed, because nobody said it:")
-            for assumed in own.assumptions:
+            for assumed in federation.assumptions:
                 typer.echo("\n".join(assumption_lines(assumed, assumed.updates, notes, width)))
-    found = [one for one in verdicts(record) if not one.control]
-    typer.echo("\n".join(wrapped(overall(found), width)))
-    for one in found:
-        typer.echo("\n".join(wrapped(one.sentence, width)))
-        for caution in (text for text in one.cautions if text.startswith("Read from the update")):
+    shown_verdicts = [judgement for judgement in verdicts(record) if not judgement.control]
+    typer.echo("\n".join(wrapped(overall(shown_verdicts), width)))
+    for verdict in shown_verdicts:
+        typer.echo("\n".join(wrapped(verdict.sentence, width)))
+        for caution in (text for text in verdict.cautions if text.startswith("Read from the update")):
             typer.echo("\n".join(wrapped(caution, width)))
 
 
-def _show_federation(record: AuditRecord, own: FederationSummary) -> None:
+def _show_federation(record: AuditRecord, federation: FederationSummary) -> None:
     from attacker import wording
 
-    rows = [one for one in record.summaries if one.federation == own.id and one.images]
+    rows = [summary for summary in record.summaries if summary.federation == federation.id and summary.images]
     if not rows:
         return
-    control = ", the undefended control" if own.control_of else ""
+    control = ", the undefended control" if federation.control_of else ""
     images = wording.counted(rows[0].images, "image")
-    title = f"{own.model}, {wording.defence_text(own.defence)}{control}: {images} attacked"
+    title = f"{federation.model}, {wording.defence_text(federation.defence)}{control}: {images} attacked"
     typer.echo("\n".join(wrapped(title, columns())))
-    compared = any(one.successes is not None for one in rows)
+    compared = any(row.successes is not None for row in rows)
     show = _similarities if compared else _distances
     show_table(show(record, rows))
 
@@ -227,12 +227,12 @@ def _similarities(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
     from attacker.audit.record.view import views
 
     table = attack_table("came back", "95 %", "SSIM")
-    for one in rows:
-        back = "not known" if one.successes is None else f"{one.successes} of {one.images}"
-        between = wording.interval(*one.interval) if one.interval else "–"
-        add_attack(table, one.attack, back, between, wording.figure(one.mean_ssim))
-    own = next(one for one in views(record) if one.federation.id == rows[0].federation)
-    if (union := own.together) is not None:
+    for row in rows:
+        back = "not known" if row.successes is None else f"{row.successes} of {row.images}"
+        between = wording.interval(*row.interval) if row.interval else "–"
+        add_attack(table, row.attack, back, between, wording.figure(row.mean_ssim))
+    view = next(candidate for candidate in views(record) if candidate.federation.id == rows[0].federation)
+    if (union := view.together) is not None:
         add_attack(table, "any attack", f"{union.back} of {union.images}", wording.interval(*union.interval), "")
     return table
 
@@ -243,9 +243,13 @@ def _distances(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
     from attacker.wording import distance, middle
 
     table = attack_table("matching loss", "at its start", "confirmed")
-    for one in rows:
-        own = [row for row in record.results if (row.federation, row.attack) == (one.federation, one.attack)]
-        loss, start = (middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
-        sure = sum(map(confirms, own))
-        add_attack(table, one.attack, distance(loss), distance(start), f"{sure} of {one.images}" if sure else "–")
+    for summary in rows:
+        results = [
+            row for row in record.results if (row.federation, row.attack) == (summary.federation, summary.attack)
+        ]
+        loss, start = (middle(getattr(row, name) for row in results) for name in ("matching_loss", "starting_loss"))
+        sure = sum(map(confirms, results))
+        add_attack(
+            table, summary.attack, distance(loss), distance(start), f"{sure} of {summary.images}" if sure else "–"
+        )
     return table

@@ -125,8 +125,12 @@ def with_audit_options(command: Callable[..., None]) -> Callable[..., None]:
     fields = dataclasses.fields(AuditOptions)
     hints = get_type_hints(AuditOptions, include_extras=True) | get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
-    for one in inspect.signature(command).parameters.values():
-        stands_for = [(one.name, one.default)] if one.name != "options" else [(own.name, own.default) for own in fields]
+    for argument in inspect.signature(command).parameters.values():
+        stands_for = (
+            [(argument.name, argument.default)]
+            if argument.name != "options"
+            else [(option.name, option.default) for option in fields]
+        )
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
             for name, default in stands_for
@@ -139,7 +143,7 @@ def with_audit_options(command: Callable[..., None]) -> Callable[..., None]:
 
     # What typer reads.
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return expanded
 
 

@@ -68,13 +68,13 @@ def check(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    found = answers(_usable(record, tape), demands)
-    _write_junit(found, junit, record)
-    for one in found:
+    results = answers(_usable(record, tape), demands)
+    _write_junit(results, junit, record)
+    for case in results:
         typer.echo(
-            _plain(f"{'met    ' if one.met else 'NOT MET'}  {one.demand}  {one.federation}\n         {one.reason}")
+            _plain(f"{'met    ' if case.met else 'NOT MET'}  {case.demand}  {case.federation}\n         {case.reason}")
         )
-    if not all(one.met for one in found):
+    if not all(result.met for result in results):
         raise typer.Exit(1)
 
 
@@ -97,16 +97,16 @@ def compare(
 
     records = (_usable(first, None), _usable(second, None))
     try:
-        found = compared(*records, (_folder(first), _folder(second)))
+        comparisons = compared(*records, (_folder(first), _folder(second)))
     except ValueError as error:
         raise _unusable(error) from None
-    for one in found:
-        _show(one)
+    for comparison in comparisons:
+        _show(comparison)
     if html is not None:
         from attacker.report.compare_page import write_comparison
 
-        typer.echo(f"written: {write_comparison(found, (str(first), str(second)), html)}")
-    if any(change.judgement == "worse" for one in found for change in one.changes):
+        typer.echo(f"written: {write_comparison(comparisons, (str(first), str(second)), html)}")
+    if any(change.judgement == "worse" for federation in comparisons for change in federation.changes):
         raise typer.Exit(1)
 
 
@@ -126,8 +126,8 @@ def _usable(path: Path, tape: Path | None) -> AuditRecord:
             raise ValueError(f"{path} was altered, or is of another tape: {'; '.join(wrong)}")
     except (ValueError, OSError) as error:
         raise _unusable(error) from None
-    for one in unseen:
-        typer.echo(_plain(f"Note: {one}."), err=True)
+    for note in unseen:
+        typer.echo(_plain(f"Note: {note}."), err=True)
     return record
 
 
@@ -138,10 +138,10 @@ def _unusable(error: Exception) -> typer.Exit:
 
 def _plain(text: str) -> str:
     """Text without what a terminal obeys: names on a tape are anybody's."""
-    return "".join(one for one in text if one.isprintable() or one == "\n")
+    return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
-def _write_junit(found: Sequence[Answer], path: Path | None, record: Path) -> None:
+def _write_junit(answers: Sequence[Answer], path: Path | None, record: Path) -> None:
     if path is None:
         return
     from attacker.audit.verdict.ci_gate import junit
@@ -149,10 +149,10 @@ def _write_junit(found: Sequence[Answer], path: Path | None, record: Path) -> No
 
     path = path.expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, junit(found, name=f"fl-precode check {record}"))
+    write_private(path, junit(answers, name=f"fl-precode check {record}"))
 
 
-def _show(found: Comparison) -> None:
+def _show(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -161,35 +161,35 @@ def _show(found: Comparison) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH
-    titles = [_plain(title) for title in found.titles]
+    titles = [_plain(title) for title in comparison.titles]
     console.print(titles[0] if titles[0] == titles[1] else f"{titles[0]}  ->  {titles[1]}", markup=False)
     table = Table(header_style="bold")
     for heading in ("attack", "before", "after", "change of the share", "95 %", "SSIM", ""):
         table.add_column(heading, overflow="fold")
-    for one in found.changes:
-        ssim = f"{wording.figure(one.ssim[0])} -> {wording.figure(one.ssim[1])}"
-        shares = (f"{back} of {images}" for back, images in (one.first, one.second))
-        low, high = (f"{100 * value:+.0f}" for value in one.interval)
-        paired = f", p = {one.probability:.2g}" if one.probability is not None else ""
+    for change in comparison.changes:
+        ssim = f"{wording.figure(change.ssim[0])} -> {wording.figure(change.ssim[1])}"
+        shares = (f"{back} of {images}" for back, images in (change.first, change.second))
+        low, high = (f"{100 * value:+.0f}" for value in change.interval)
+        paired = f", p = {change.probability:.2g}" if change.probability is not None else ""
         cells = (
-            one.attack,
+            change.attack,
             *shares,
-            f"{100 * one.difference:+.0f} %",
+            f"{100 * change.difference:+.0f} %",
             f"{low} to {high} %{paired}",
             ssim,
-            one.judgement,
+            change.judgement,
         )
         table.add_row(*(_plain(cell).replace("[", r"\[") for cell in cells))
     console.print(table)
-    for text in _besides(found):
+    for text in _besides(comparison):
         console.print(_plain(text), markup=False, highlight=False)
 
 
-def _besides(found: Comparison) -> list[str]:
-    before, after = (one.verdict for one in found.verdicts)
+def _besides(comparison: Comparison) -> list[str]:
+    before, after = (entry.verdict for entry in comparison.verdicts)
     lines = [f"Verdict: {before if before == after else f'{before} -> {after}'}"]
-    lines += [f"Flags gone: {', '.join(found.flags_gone)}"] if found.flags_gone else []
-    lines += [f"Flags new: {', '.join(found.flags_new)}"] if found.flags_new else []
-    if None not in found.accuracy:
-        lines.append("Accuracy: " + " -> ".join(f"{100 * (one or 0.0):.1f} %" for one in found.accuracy))
-    return lines + ([found.note] if found.note else [])
+    lines += [f"Flags gone: {', '.join(comparison.flags_gone)}"] if comparison.flags_gone else []
+    lines += [f"Flags new: {', '.join(comparison.flags_new)}"] if comparison.flags_new else []
+    if None not in comparison.accuracy:
+        lines.append("Accuracy: " + " -> ".join(f"{100 * (share or 0.0):.1f} %" for share in comparison.accuracy))
+    return lines + ([comparison.note] if comparison.note else [])

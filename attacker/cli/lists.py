@@ -18,17 +18,17 @@ def models() -> None:
     from fl_precode.models import MODELS
 
     entries = {name: entry.description for name, entry in MODELS.items()}
-    own = "your own, importable in every process; what it needs is filled in by name (num_classes, in_channels, ...)"
+    note = "your own, importable in every process; what it needs is filled in by name (num_classes, in_channels, ...)"
     settings = "the same with settings: literals by keyword, in quotes for the shell"
-    _print_entries({**entries, "package.module:factory": own, "package.module:Net(depth=3)": settings})
+    _print_entries({**entries, "package.module:factory": note, "package.module:Net(depth=3)": settings})
 
 
 def datasets() -> None:
     """List the image sets that can be named."""
     from fl_precode.data import DATASETS, OWN_FILES
 
-    own = {f"{kind}:PATH": description for kind, (description, _) in OWN_FILES.items()}
-    _print_entries({**{name: entry.description for name, entry in DATASETS.items()}, **own})
+    own_files = {f"{kind}:PATH": description for kind, (description, _) in OWN_FILES.items()}
+    _print_entries({**{name: entry.description for name, entry in DATASETS.items()}, **own_files})
 
 
 def attacks() -> None:

@@ -92,11 +92,11 @@ def _show(source: TapeSource) -> bool:
     _print(_known(_facts(tape, source), width))
     settings = AuditSettings(victims=_LOOKED_AT, budget=_BUDGET, control=False)
     federations, planned = plan([source], settings, estimate=False)
-    seen = federations[0].observations()
-    _print(_known(_facts_of_updates(seen), width))
-    _print_assumed(federations[0], seen, path, width)
+    observations = federations[0].observations()
+    _print(_known(_facts_of_updates(observations), width))
+    _print_assumed(federations[0], observations, path, width)
     _print_missing(federations[0], planned, path, width)
-    return any(one.status == "run" for one in planned)
+    return any(attack.status == "run" for attack in planned)
 
 
 def _print(lines: Sequence[str]) -> None:
@@ -111,7 +111,7 @@ def _holds(tape: Tape) -> str:
 
     if not tape.entries:
         return holdings(tape)
-    clients, rounds = ({getattr(one, name) for one in tape.entries} for name in ("node", "round"))
+    clients, rounds = ({getattr(entry, name) for entry in tape.entries} for name in ("node", "round"))
     parts = [
         f"{counted(len(tape.entries), 'update')} of {counted(len(clients), 'client')} in "
         f"{counted(len(rounds), 'round')}"
@@ -142,7 +142,7 @@ def _images(inputs: InputSpec) -> str:
     shape = f"{'x'.join(map(str, inputs.shape))}, {inputs.classes} classes"
     if not inputs.scale_known:
         return f"{shape}; their mean and deviation not known"
-    mean, std = (", ".join(f"{one:g}" for one in values) for values in (inputs.mean, inputs.std))
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (inputs.mean, inputs.std))
     return f"{shape}; mean {mean}; deviation {std}"
 
 
@@ -154,16 +154,18 @@ def _protocol(protocol: Protocol) -> str:
     return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in known.items())
 
 
-def _facts_of_updates(seen: Sequence[Observation]) -> Iterator[tuple[str, str]]:
+def _facts_of_updates(observations: Sequence[Observation]) -> Iterator[tuple[str, str]]:
     """What the updates that were read show."""
     from attacker.gradients.observed import steps_behind
 
-    kinds = Counter("gradients" if one.kind == "gradient" else "weights after training" for one in seen)
+    kinds = Counter(
+        "gradients" if observation.kind == "gradient" else "weights after training" for observation in observations
+    )
     yield "clients send", ", ".join(kinds)
-    yield "images behind", _range([one.batch_size for one in seen])
-    yield "local steps", _range([steps_behind(one) for one in seen])
-    if frozen := set[str]().union(*(one.frozen for one in seen)):
-        moved = len(seen[0].parameters)
+    yield "images behind", _range([observation.batch_size for observation in observations])
+    yield "local steps", _range([steps_behind(observation) for observation in observations])
+    if frozen := set[str]().union(*(observation.frozen for observation in observations)):
+        moved = len(observations[0].parameters)
         yield "trained", f"{moved} of {moved + len(frozen)} parameters of the model; the others are constants"
 
 
@@ -173,11 +175,11 @@ def _range(values: Sequence[int | None]) -> str:
     >>> _range([8, 8, 4]), _range([1]), _range([None, 2])
     ('4 to 8 each', '1 each', '2 each, and not known for 1 of 2 updates')
     """
-    known = sorted({one for one in values if one is not None})
+    known = sorted({value for value in values if value is not None})
     if not known:
         return "not known"
     text = f"{known[0]} each" if len(known) == 1 else f"{known[0]} to {known[-1]} each"
-    missing = sum(one is None for one in values)
+    missing = sum(value is None for value in values)
     return f"{text}, and not known for {missing} of {len(values)} updates" if missing else text
 
 
@@ -188,14 +190,14 @@ def _known(facts: Iterator[tuple[str, str]], width: int) -> list[str]:
     return lines
 
 
-def _print_assumed(federation: Federation, seen: Sequence[Observation], path: Path, width: int) -> None:
+def _print_assumed(federation: Federation, observations: Sequence[Observation], path: Path, width: int) -> None:
     from attacker.audit.inputs.update_facts import assumptions_about
 
-    found = assumptions_about(federation.subject.victim, seen)
-    if found:
+    assumptions = assumptions_about(federation.subject.victim, observations)
+    if assumptions:
         _print(["", "Assumed (docs/assumptions.md)"])
-    for one in found:
-        _print(assumption_lines(one, len(seen), path, width))
+    for assumption in assumptions:
+        _print(assumption_lines(assumption, len(observations), path, width))
 
 
 def _print_missing(federation: Federation, planned: Sequence[PlannedAttack], path: Path, width: int) -> None:
@@ -203,21 +205,21 @@ def _print_missing(federation: Federation, planned: Sequence[PlannedAttack], pat
     from attacker.audit.record.mends import MENDS
 
     missing = not_run(planned)
-    blocked = Counter(code for one in missing for code in one.mends)
+    blocked = Counter(code for attack in missing for code in attack.mends)
     scale = not federation.subject.victim.inputs.scale_known
     if blocked or scale:
         _print(["", "Missing, what matters most first"])
-    for code in sorted(blocked, key=lambda one: (one in ("defence", "withheld", "budget"), -blocked[one])):
+    for code in sorted(blocked, key=lambda mend: (mend in ("defence", "withheld", "budget"), -blocked[mend])):
         number = f"{blocked[code]} attack{'' if blocked[code] == 1 else 's'}"
         _print(wrapped(f"- {MENDS[code].lacking} ({number}).", width, indent="  "))
         _print(mend_lines([code], path, indent="    ", width=width))
     if scale:
         _print(wrapped(f"- {MENDS['scale'].lacking}; without it the audit estimates it.", width, indent="  "))
         _print(mend_lines(["scale"], path, indent="    ", width=width))
-    runs = [one.attack for one in planned if one.status == "run"]
+    runs = [entry.attack for entry in planned if entry.status == "run"]
     _print(["", f"attacks: {len(runs)} could run; {len(missing)} not"])
     if runs:
-        _print(wrapped(f"- could run: {', '.join(one.partition(':')[0] for one in runs)}.", width, indent="  "))
-    _print(reason_lines([one for one in missing if not one.mends], path, width=width))
+        _print(wrapped(f"- could run: {', '.join(spec.partition(':')[0] for spec in runs)}.", width, indent="  "))
+    _print(reason_lines([attack for attack in missing if not attack.mends], path, width=width))
     if runs:
         _print(["", *wrapped(f"Audit it: fl-precode audit {shown(federation.subject.tape.path)}", width)])

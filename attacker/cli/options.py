@@ -139,8 +139,8 @@ def parse_duration(text: str) -> float:
     >>> parse_duration("1.5m")
     90.0
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if seconds <= 0:
         raise typer.BadParameter(f"expected a time such as 90s, 10m or 2h, got {text!r}", param_hint="--budget")
     return seconds
@@ -154,10 +154,10 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
-    if not found or int(found[1]) > int(found[2] or found[1]):
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
+    if not match or int(match[1]) > int(match[2] or match[1]):
         raise typer.BadParameter(f"expected a first and a last round, such as 3:8, got {text!r}", param_hint="--rounds")
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def check_truth(no_truth: bool, evaluation: Path | None, truth: str | None = None) -> bool | str:

@@ -40,7 +40,7 @@ def plan(tapes: Tapes, options: AuditOptions) -> None:
         settings = options.settings(leakage=True)  # as the command audit has it, whose budget they share
         federations, planned = _planned(sources, settings, ticker, start)
     show_plan(federations, planned, settings)
-    if not any(one.status == "run" for one in planned):
+    if not any(attack.status == "run" for attack in planned):
         raise typer.Exit(NOTHING_ATTACKED)
 
 
@@ -69,22 +69,24 @@ def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack
     threat = settings.knowledge.record()
     say = [f"Attacker: {threat.name}; knows {', '.join(threat.granted) or 'nothing more'}; "
            f"does not know {', '.join(threat.withheld)}."]  # fmt: skip
-    for own in federations:
-        control = ", the undefended control" if own.control_of else ""
-        title = f"{own.subject.victim.name}, {defence_text(own.subject.defence)}{control}"
-        say += ["", f"{title}: {counted(len(own.targets), 'update')}"]
-        say += [f"No undefended control: {own.no_control}."] if own.no_control else []
-        typer.echo("\n".join(line for one in say for line in wrapped(one, width)))
+    for federation in federations:
+        control = ", the undefended control" if federation.control_of else ""
+        title = f"{federation.subject.victim.name}, {defence_text(federation.subject.defence)}{control}"
+        say += ["", f"{title}: {counted(len(federation.targets), 'update')}"]
+        say += [f"No undefended control: {federation.no_control}."] if federation.no_control else []
+        typer.echo("\n".join(line for text in say for line in wrapped(text, width)))
         say = []
-        _show_what_runs([one for one in planned if one.federation == own.id and one.status == "run"])
-        missing = not_run([one for one in planned if one.federation == own.id])
-        if not own.control_of:
-            runs = sum(one.federation == own.id and one.status == "run" for one in planned)
+        _show_what_runs([attack for attack in planned if attack.federation == federation.id and attack.status == "run"])
+        missing = not_run([attack for attack in planned if attack.federation == federation.id])
+        if not federation.control_of:
+            runs = sum(attack.federation == federation.id and attack.status == "run" for attack in planned)
             typer.echo(f"attacks: {runs} would run; {len(missing)} not")
         if missing:
             typer.echo("Why not, the most important reason first:")
-            typer.echo("\n".join(reason_lines(missing, notes_path(own.subject.tape.path.absolute()), width=width)))
-    total = sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
+            typer.echo(
+                "\n".join(reason_lines(missing, notes_path(federation.subject.tape.path.absolute()), width=width))
+            )
+    total = sum(attack.expected_seconds or 0.0 for attack in planned if attack.status == "run")
     typer.echo(f"\nExpected: {duration(total)} of one processor.")
 
 
@@ -94,8 +96,8 @@ def _show_what_runs(planned: Sequence[PlannedAttack]) -> None:
     if not planned:
         return
     table = attack_table("role", "iterations", "time", last="why")
-    for one in planned:
-        time = "" if one.expected_seconds is None else duration(one.expected_seconds)
-        count = "" if one.iterations is None else str(one.iterations)
-        add_attack(table, spec_name(one.attack), one.role, count, time, one.reason)
+    for entry in planned:
+        time = "" if entry.expected_seconds is None else duration(entry.expected_seconds)
+        count = "" if entry.iterations is None else str(entry.iterations)
+        add_attack(table, spec_name(entry.attack), entry.role, count, time, entry.reason)
     show_table(table)

@@ -40,56 +40,58 @@ class NotRun:
 
 def not_run(planned: Iterable[PlannedAttack]) -> list[NotRun]:
     """Of a plan the attacks that do not run; those of undefended controls are not counted again."""
-    return [_of_plan(one) for one in planned if one.status != "run" and not one.federation.endswith("-control")]
+    return [_of_plan(entry) for entry in planned if entry.status != "run" and not entry.federation.endswith("-control")]
 
 
 def not_run_of_record(record: AuditRecord) -> list[NotRun]:
     """Of a finished audit the attacks that gave nothing, those that turned out not to fit included."""
-    planned = {(one.federation, one.attack) for one in record.plan if one.status != "run"}
-    own = {one.id for one in record.federations if one.control_of is None}
-    found = [
-        NotRun(attack=one.attack, reason="; ".join(one.reasons) or "it has no image to attack")
-        for one in record.summaries
-        if not one.images and one.federation in own and (one.federation, one.attack) not in planned
+    planned = {(entry.federation, entry.attack) for entry in record.plan if entry.status != "run"}
+    federation_ids = {federation.id for federation in record.federations if federation.control_of is None}
+    gave_nothing = [
+        NotRun(attack=summary.attack, reason="; ".join(summary.reasons) or "it has no image to attack")
+        for summary in record.summaries
+        if not summary.images
+        and summary.federation in federation_ids
+        and (summary.federation, summary.attack) not in planned
     ]
-    return not_run(record.plan) + found
+    return not_run(record.plan) + gave_nothing
 
 
 def attacked(record: AuditRecord) -> int:
     """Attacks that were tried on at least one image, each on each federation; controls do not count."""
-    own = {one.id for one in record.federations if one.control_of is None}
-    return sum(one.images > 0 and one.federation in own for one in record.summaries)
+    federation_ids = {federation.id for federation in record.federations if federation.control_of is None}
+    return sum(summary.images > 0 and summary.federation in federation_ids for summary in record.summaries)
 
 
-def _of_plan(one: PlannedAttack) -> NotRun:
+def _of_plan(planned: PlannedAttack) -> NotRun:
     from attacker.attacks.registry import entry_of
 
-    if one.attack == "portfolio":
-        return NotRun(attack=one.attack, reason=one.reason, mends=tuple(one.mends), optional=True)
-    optional = "defence" in entry_of(one.attack).needs and not one.mends and one.role == "plain"
-    reason = _FOR_A_DEFENCE if optional else one.reason
-    return NotRun(attack=one.attack, reason=reason, mends=tuple(one.mends), optional=optional)
+    if planned.attack == "portfolio":
+        return NotRun(attack=planned.attack, reason=planned.reason, mends=tuple(planned.mends), optional=True)
+    optional = "defence" in entry_of(planned.attack).needs and not planned.mends and planned.role == "plain"
+    reason = _FOR_A_DEFENCE if optional else planned.reason
+    return NotRun(attack=planned.attack, reason=reason, mends=tuple(planned.mends), optional=optional)
 
 
-def reason_lines(found: Sequence[NotRun], notes: Path | None, *, width: int) -> list[str]:
+def reason_lines(attacks: Sequence[NotRun], notes: Path | None, *, width: int) -> list[str]:
     """Why attacks did not run, the most important reason first, each with the line that mends it.
 
     What a line of the notes mends comes first, what blocks most attacks before the rest; what is merely made for
     something else comes last.
 
     Args:
-        found: The attacks.
+        attacks: The attacks.
         notes: Of the tape, or None where there are several tapes.
         width: Columns.
     """
     from fl_precode.spec import spec_name
 
     groups: dict[tuple[tuple[str, ...], str], list[NotRun]] = {}
-    for one in found:
-        groups.setdefault((one.mends, "" if one.mends else one.reason), []).append(one)
+    for attack in attacks:
+        groups.setdefault((attack.mends, "" if attack.mends else attack.reason), []).append(attack)
     lines: list[str] = []
-    for (mends, reason), own in sorted(groups.items(), key=lambda item: _importance(*item)):
-        names = ", ".join(dict.fromkeys(spec_name(one.attack) for one in own))
+    for (mends, reason), group in sorted(groups.items(), key=lambda item: _importance(*item)):
+        names = ", ".join(dict.fromkeys(spec_name(member.attack) for member in group))
         text = f"not known: {_lacking(mends)}" if mends else reason
         if mends == ("budget",):
             text = "expected to take longer than the budget leaves"
@@ -98,39 +100,39 @@ def reason_lines(found: Sequence[NotRun], notes: Path | None, *, width: int) -> 
     return lines
 
 
-def _importance(key: tuple[tuple[str, ...], str], own: Sequence[NotRun]) -> tuple[int, int]:
+def _importance(key: tuple[tuple[str, ...], str], attacks: Sequence[NotRun]) -> tuple[int, int]:
     from attacker.audit.record.mends import MENDS
 
     order = list(MENDS)
     mends, _ = key
     if mends == ("model",) or "input" in mends:
-        return 0, -len(own)
+        return 0, -len(attacks)
     if mends and order.index(mends[0]) < order.index("withheld"):
-        return 1, -len(own)
+        return 1, -len(attacks)
     if mends:
-        return 3 + order.index(mends[0]), -len(own)
-    return (100 if own[0].optional else 2), -len(own)
+        return 3 + order.index(mends[0]), -len(attacks)
+    return (100 if attacks[0].optional else 2), -len(attacks)
 
 
 def _lacking(mends: Sequence[str]) -> str:
     from attacker.audit.record.mends import MENDS
     from attacker.wording import joined
 
-    return joined([MENDS[one].lacking for one in mends if one in MENDS])
+    return joined([MENDS[code].lacking for code in mends if code in MENDS])
 
 
 def mend_lines(mends: Sequence[str], notes: Path | None, *, indent: str = "  ", width: int = 80) -> list[str]:
     """The lines that mend something, or the options: where to write them, and what they mean."""
     from attacker.audit.record.mends import MENDS
 
-    own = [MENDS[one] for one in mends if one in MENDS]
-    toml = [one for one in own if one.line]
+    remedies = [MENDS[code] for code in mends if code in MENDS]
+    toml = [remedy for remedy in remedies if remedy.line]
     lines: list[str] = []
     if toml:
         place = shown(notes) if notes is not None else "the notes beside each tape (TAPE.toml)"
         lines += wrapped(f"{indent}Add to {place}:", width, indent=indent)
-        lines += toml_lines([(one.line, one.remark) for one in toml], notes, indent=f"{indent}    ")
-    options = [one.option for one in own if one.option]
+        lines += toml_lines([(remedy.line, remedy.remark) for remedy in toml], notes, indent=f"{indent}    ")
+    options = [remedy.option for remedy in remedies if remedy.option]
     if options:
         lines += wrapped(f"{indent}{'Or give' if toml else 'Give'} {' '.join(options)}.", width, indent=indent)
     return lines
@@ -153,17 +155,17 @@ def toml_lines(entries: Iterable[tuple[str, str]], notes: Path | None, *, indent
         place += rows
     if below:
         top += ["# below [protocol], which is there already:" if _has_protocol(notes) else "[protocol]", *below]
-    return [f"{indent}{one}" for one in top]
+    return [f"{indent}{line}" for line in top]
 
 
-def assumption_lines(one: AssumptionEntry, looked_at: int, notes: Path | None, width: int) -> list[str]:
+def assumption_lines(assumption: AssumptionEntry, looked_at: int, notes: Path | None, width: int) -> list[str]:
     """One assumption as a list entry: the sentence, what would show it wrong, the line that settles it."""
-    about = "" if one.updates == looked_at else f" ({one.updates} of {looked_at} updates looked at)"
-    lines = wrapped(f"- {one.code}: {one.sentence}{about}", width, indent="  ")
-    if one.doubt:
-        lines += wrapped(f"  What would show it wrong: {one.doubt}", width, indent="  ")
-    if one.line:
-        lines += ["  To settle it:", *toml_lines([(one.line, "")], notes, indent="      ")]
+    about = "" if assumption.updates == looked_at else f" ({assumption.updates} of {looked_at} updates looked at)"
+    lines = wrapped(f"- {assumption.code}: {assumption.sentence}{about}", width, indent="  ")
+    if assumption.doubt:
+        lines += wrapped(f"  What would show it wrong: {assumption.doubt}", width, indent="  ")
+    if assumption.line:
+        lines += ["  To settle it:", *toml_lines([(assumption.line, "")], notes, indent="      ")]
     return lines
 
 

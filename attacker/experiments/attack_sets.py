@@ -69,8 +69,8 @@ def patient_attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
         "restarts": PATIENCE,
         "total_variation": _PATIENT_PRIOR,
     }
-    own = ",".join(f"{key}={value}" for key, value in patience.items())
-    return tuple(f"{name}:{own}" for name in names if patience.keys() <= set(ATTACKS[name].options))
+    settings = ",".join(f"{key}={value}" for key, value in patience.items())
+    return tuple(f"{name}:{settings}" for name in names if patience.keys() <= set(ATTACKS[name].options))
 
 
 def is_quick(spec: str) -> bool:

@@ -131,14 +131,14 @@ def client_reply(
     work = copy.deepcopy(model)
     chain = gradient_defence(settings.defence)
     perturbing = perturbation_generator(settings.seed, *who)
-    own = [_batch(data, chosen, device) for chosen in batches]
+    local_batches = [_batch(data, chosen, device) for chosen in batches]
     with _noise(whole_seed("client noise", settings.seed, *who)):
         if settings.protocol == "fedsgd":
-            gradient, _ = defended_gradient(work, own[0], chain, perturbing, batch_norm=settings.batch_norm)
+            gradient, _ = defended_gradient(work, local_batches[0], chain, perturbing, batch_norm=settings.batch_norm)
             return gradient, _buffers(work)
         defended_training(
             work,
-            own,
+            local_batches,
             chain,
             perturbing,
             learning_rate=settings.learning_rate,

@@ -86,10 +86,10 @@ class FlowerRunner:
         """
         if self._runtime is None:
             self._runtime = SimulationRuntime(environment={"OMP_NUM_THREADS": "1"}).__enter__()
-        own = self._folder / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-        shutil.rmtree(own, ignore_errors=True)
-        own.mkdir(parents=True, mode=0o700)
-        configured = replace(settings, output_dir=str(own))
+        folder = self._folder / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        configured = replace(settings, output_dir=str(folder))
         seen = 0
 
         def on_line(line: str) -> None:
@@ -100,15 +100,15 @@ class FlowerRunner:
 
         gpus = 1 / settings.num_clients if choose_device(settings.device).type == "cuda" else 0
         outcome = self._runtime.run(configured, client_resources_num_gpus=gpus, on_line=on_line)
-        outcome.keep_log(own)
-        result = _result(own / "result.json")
+        outcome.keep_log(folder)
+        result = _result(folder / "result.json")
         return FederationRun(
             runtime="flower",
             completed=outcome.completed,
             reason=outcome.reason,
             curve=[
-                Point(number=one["round"], accuracy=one["accuracy"], loss=finite(one["loss"]))
-                for one in result.get("rounds", [])
+                Point(number=entry["round"], accuracy=entry["accuracy"], loss=finite(entry["loss"]))
+                for entry in result.get("rounds", [])
             ],
             epsilon=(result.get("privacy") or {}).get("epsilon"),
             epsilon_note=(result.get("privacy") or {}).get("note", ""),
@@ -150,10 +150,10 @@ def _round(model: nn.Module, federation: Federation, number: int, device: torch.
     parameters = dict(model.named_parameters())
     sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in state.items()}
     total = 0
-    for client, own in enumerate(federation.partitions):
+    for client, partition in enumerate(federation.partitions):
         batches = federation.batches(client, number)
         update, buffers = client_reply(model, federation.data, settings, batches, (client, number), device)
-        weight = len(batches[0]) if settings.protocol == "fedsgd" else len(own)
+        weight = len(batches[0]) if settings.protocol == "fedsgd" else len(partition)
         total += weight
         for name, value in {**buffers, **update}.items():
             sums[name] += weight * value.double()

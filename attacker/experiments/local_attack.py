@@ -32,20 +32,22 @@ class Fitted:
     distances: tuple[float, float]
 
 
-def fit_from_truth(of: Released, truth: Tensor, target: Tensor, seen: Spectrum | None, *, iterations: int) -> Fitted:
+def fit_from_truth(
+    of: Released, truth: Tensor, target: Tensor, spectrum: Spectrum | None, *, iterations: int
+) -> Fitted:
     """From the true image.
 
     Args:
         of: The gradient as a function of the image.
         truth: (1, channels, height, width) in [0, 1].
         target: (columns,), the changed gradient.
-        seen: Of J at the truth: the search then runs in coordinates in which J J^T is the unit matrix, so that it
+        spectrum: Of J at the truth: the search then runs in coordinates in which J J^T is the unit matrix, so that it
             converges in every direction; None for plain pixels, where weak directions hardly move.
         iterations: Of L-BFGS.
     """
-    if seen is None:
+    if spectrum is None:
         return _search(of, truth, target, lambda z: z.reshape(truth.shape) + truth, None, iterations, truth * 0)
-    back = seen.vectors * (seen.values + _RIDGE * seen.values[0]).rsqrt()
+    back = spectrum.vectors * (spectrum.values + _RIDGE * spectrum.values[0]).rsqrt()
     return _search(of, truth, target, lambda z: (back @ z).reshape(truth.shape) + truth, back, iterations, truth * 0)
 
 
@@ -80,9 +82,9 @@ def _search(
 
     first = float(closure())
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    found = picture(z.detach())
-    last = float(_matching(of, found, target)[0])
-    return Fitted(pixels=found, rmse=float((found - truth).square().mean().sqrt()), distances=(first, last))
+    image = picture(z.detach())
+    last = float(_matching(of, image, target)[0])
+    return Fitted(pixels=image, rmse=float((image - truth).square().mean().sqrt()), distances=(first, last))
 
 
 def _matching(of: Released, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,6 +92,6 @@ def _matching(of: Released, image: Tensor, target: Tensor) -> tuple[Tensor, Tens
     pixels = image.detach().requires_grad_(True)
     weights = {name: value.requires_grad_(True) for name, value in of.weights.items()}
     loss = of.loss(weights, pixels, of.noise)
-    found = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
-    distance = (torch.cat([one.flatten() for one in found]) - target).square().sum()
+    gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
+    distance = (torch.cat([gradient.flatten() for gradient in gradients]) - target).square().sum()
     return distance.detach(), torch.autograd.grad(distance, pixels)[0]

@@ -127,8 +127,8 @@ def r_gap(victim: Victim, observation: Observation) -> Tensor:
             parameters=values, gradients=gradients, buffers={}, features=entry.features[None],
             gradient=entry.gradient[None],
         )  # fmt: skip
-        found = invert_chain(steps[:-1], leaked)
-        tried.append((sum(float(one.residuals) for one in found.reports), found.inputs))
+        inversion = invert_chain(steps[:-1], leaked)
+        tried.append((sum(float(report.residuals) for report in inversion.reports), inversion.inputs))
     return min(tried, key=lambda pair: pair[0])[1].float()
 
 

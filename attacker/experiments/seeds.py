@@ -21,4 +21,4 @@ def generator(*identity: int | str) -> torch.Generator:
 
 def seeds(*identity: int | str, count: int) -> list[int]:
     """Seeds of so many updates, as an attack would draw them from the identity's generator."""
-    return [one.initial_seed() for one in derived(generator(*identity), count)]
+    return [source.initial_seed() for source in derived(generator(*identity), count)]

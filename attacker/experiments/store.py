@@ -123,10 +123,10 @@ class Store:
         Raises:
             ValueError: If it was altered, or is not there.
         """
-        found = self.read(cell, recipe)
-        if not isinstance(found, kind):
+        made = self.read(cell, recipe)
+        if not isinstance(made, kind):
             raise ValueError(f"{self.path(cell, recipe)} is missing; run the same command again to have it made")
-        return found
+        return made
 
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> StoredFile:
         """Keep tensors beside the cells.

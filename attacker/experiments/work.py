@@ -54,28 +54,28 @@ def victims(experiment: Conditions, cell: Cell) -> list[list[int]]:
     """For each attacked client the indices of its training images; the same in all cells of an image set and seed."""
     data = images(cell.setup.data, experiment.data_root)
     order = torch.randperm(len(data.train), generator=generator("victims", experiment.seed)).tolist()
-    own = cell.batch_size * max(cell.local_steps, 1)
-    wanted = own * -(-experiment.scale.victims // own)
+    per_client = cell.batch_size * max(cell.local_steps, 1)
+    wanted = per_client * -(-experiment.scale.victims // per_client)
     if cell.part:
         order = _telling(data, order, 2 * wanted)[wanted if cell.part == "judged" else 0 :]
     if len(order) < wanted:
         raise ValueError(f"expected more training images in {cell.setup.data}: {wanted} to attack, got {len(order)}")
-    return [order[start : start + own] for start in range(0, wanted, own)]
+    return [order[start : start + per_client] for start in range(0, wanted, per_client)]
 
 
 def _telling(data: ImageData, order: Sequence[int], wanted: int) -> list[int]:
     """The first images for which SSIM tells a reconstruction from a guess; for want of them those guessed worst."""
-    found: list[int] = []
+    telling: list[int] = []
     others: list[tuple[float, int]] = []
     for index in order:
-        if len(found) == wanted:
-            return found
+        if len(telling) == wanted:
+            return telling
         (guess,) = guesses_of(data).at(*data.train.batch([index]))
         if guess is not None and guess.ssim < SUCCESS_THRESHOLD:
-            found.append(index)
+            telling.append(index)
         else:
             others.append((1.0 if guess is None else guess.ssim, index))
-    return [*found, *(index for _, index in sorted(others, key=lambda one: one[0]))][:wanted]
+    return [*telling, *(index for _, index in sorted(others, key=lambda pair: pair[0]))][:wanted]
 
 
 def _train(experiment: Conditions, cell: Cell, store: Store) -> Training:
@@ -134,7 +134,7 @@ class Scene:
         self.clients = victims(experiment, cell)
         self.observations: list[Observation] = observe(model, data, settings, self.clients, device)
         self.victim = Victim(model=model, inputs=data.inputs, name=cell.setup.model)
-        self.labels: list[Tensor] = [data.train.batch(own)[1] for own in self.clients]
+        self.labels: list[Tensor] = [data.train.batch(indices)[1] for indices in self.clients]
 
 
 def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
@@ -148,7 +148,7 @@ def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
 def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
     scene = Scene(experiment, cell, store)
     (spec,) = cell.attacks
-    found = Attempt(
+    reconstructions = Attempt(
         name=cell.stem,
         method=build_attack(spec),
         victim=scene.victim,
@@ -157,33 +157,35 @@ def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
         seeds=seeds("attack", experiment.seed, spec, count=len(scene.observations)),
     ).results()
     return AttackRun(
-        victims=_scores(scene, found),
-        images=_keep(store, identity(cell, experiment.recipe(cell)), found),
+        victims=_scores(scene, reconstructions),
+        images=_keep(store, identity(cell, experiment.recipe(cell)), reconstructions),
         seconds=0.0,
     )
 
 
-def _scores(scene: Scene, found: Sequence[Reconstruction]) -> list[VictimScore]:
+def _scores(scene: Scene, reconstructions: Sequence[Reconstruction]) -> list[VictimScore]:
     """Here the truth comes in."""
-    batches = [scene.data.train.batch(own) for own in scene.clients]
+    batches = [scene.data.train.batch(indices) for indices in scene.clients]
     truths = [Truth(images=truth, labels=labels) for truth, labels in batches]
-    rows = compared_updates(found, truths, scene.victim.inputs, guesses_of(scene.data))
+    rows = compared_updates(reconstructions, truths, scene.victim.inputs, guesses_of(scene.data))
     return [
         VictimScore(**dict(row), image=image, label=int(label), matching_loss=finite(result.matching_loss))
-        for own, truth, result, scores in zip(scene.clients, truths, found, rows, strict=True)
-        for image, label, row in zip(own, truth.labels, scores, strict=True)
+        for indices, truth, result, scores in zip(scene.clients, truths, reconstructions, rows, strict=True)
+        for image, label, row in zip(indices, truth.labels, scores, strict=True)
     ]
 
 
-def _keep(store: Store, name: str, found: Sequence[Reconstruction]) -> StoredFile | None:
+def _keep(store: Store, name: str, reconstructions: Sequence[Reconstruction]) -> StoredFile | None:
     """The reconstructions with the labels that they go by, and how they came to be."""
     tensors: dict[str, Tensor] = {}
-    for number, one in enumerate(found):
-        if one.inputs is not None:
-            tensors[f"{number}.inputs"] = one.inputs
-            tensors[f"{number}.analytic"] = torch.tensor(one.iterations == 0 and one.outcome is Outcome.CONVERGED)
-            if one.labels is not None:
-                tensors[f"{number}.labels"] = one.labels
+    for number, reconstruction in enumerate(reconstructions):
+        if reconstruction.inputs is not None:
+            tensors[f"{number}.inputs"] = reconstruction.inputs
+            tensors[f"{number}.analytic"] = torch.tensor(
+                reconstruction.iterations == 0 and reconstruction.outcome is Outcome.CONVERGED
+            )
+            if reconstruction.labels is not None:
+                tensors[f"{number}.labels"] = reconstruction.labels
     return store.keep(f"images-{name}", tensors) if tensors else None
 
 
@@ -194,14 +196,14 @@ def kept_reconstructions(store: Store, run: AttackRun, clients: int, device: tor
         ValueError: If the file is missing or was altered.
     """
     tensors = store.load(run.images) if run.images else {}
-    found = []
+    reconstructions = []
     for number in range(clients):
         inputs = tensors.get(f"{number}.inputs")
         if inputs is None:
-            found.append(Reconstruction.not_applicable("it left no image"))
+            reconstructions.append(Reconstruction.not_applicable("it left no image"))
             continue
         analytic = bool(tensors[f"{number}.analytic"])
-        found.append(
+        reconstructions.append(
             Reconstruction(
                 inputs=inputs.to(device),
                 labels=tensors.get(f"{number}.labels"),
@@ -209,22 +211,24 @@ def kept_reconstructions(store: Store, run: AttackRun, clients: int, device: tor
                 iterations=0 if analytic else 1,
             )
         )
-    return found
+    return reconstructions
 
 
 def _choose(experiment: Conditions, cell: Cell, store: Store) -> Choice:
     """The attacker's own choice: images are compared by the update that they give, without the truth."""
     scene = Scene(experiment, cell, store)
-    seen = trace(scene.victim)
+    traced = trace(scene.victim)
     device = choose_device(experiment.device)
-    contests = [Contest(scene.victim, seen, observation) for observation in scene.observations]
+    contests = [Contest(scene.victim, traced, observation) for observation in scene.observations]
     for spec in cell.attacks:
-        own = Cell(
+        attack_cell = Cell(
             kind="attack", setup=cell.setup, protocol=cell.protocol, batch_size=cell.batch_size,
             local_steps=cell.local_steps, epoch=cell.epoch, attacks=(spec,),
         )  # fmt: skip
-        run = store.result(own, experiment.recipe(own), AttackRun)
-        for contest, one in zip(contests, kept_reconstructions(store, run, len(contests), device), strict=True):
+        run = store.result(attack_cell, experiment.recipe(attack_cell), AttackRun)
+        for contest, reconstruction in zip(
+            contests, kept_reconstructions(store, run, len(contests), device), strict=True
+        ):
             if not contest.decided:
-                contest.consider(spec, one)
+                contest.consider(spec, reconstruction)
     return Choice(chosen=[contest.result().method for contest in contests], seconds=0.0)

@@ -70,7 +70,7 @@ class GradientProducts(ABC):
 
 def squared_norms(targets: Sequence[Gradients], matched: Collection[str]) -> Tensor:
     """<g*, g*> of every observed gradient over the parameters ``matched``, (victims,), summed in float64."""
-    return torch.stack([torch.stack([_squared_norm(one[name]) for name in matched]).sum() for one in targets])
+    return torch.stack([torch.stack([_squared_norm(target[name]) for name in matched]).sum() for target in targets])
 
 
 def _squared_norm(values: Tensor) -> Tensor:

@@ -58,18 +58,18 @@ class BatchStatisticsNorm(nn.Module):
 
 def batch_norms(model: nn.Module) -> list[str]:
     """Names of the layers that normalise by running buffers in evaluation mode."""
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    return [name for name, module in found if module.running_mean is not None]
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [name for name, module in layers if module.running_mean is not None]
 
 
 def running_buffers(model: nn.Module) -> frozenset[str]:
     """Names of the buffers that those layers normalise by, or count with."""
     layers = [(name, model.get_submodule(name)) for name in batch_norms(model)]
     return frozenset(
-        f"{name}.{one}" if name else one
+        f"{name}.{buffer_name}" if name else buffer_name
         for name, layer in layers
-        for one, _ in layer.named_buffers()
-        if one not in constants_of(layer)
+        for buffer_name, _ in layer.named_buffers()
+        if buffer_name not in constants_of(layer)
     )
 
 

@@ -36,11 +36,11 @@ _PARTS: dict[str, object] = {
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
     """Inside the block checkpointed functions are simply called: the same values, for more memory."""
-    own = {name: getattr(checkpoint, name) for name in _PARTS if hasattr(checkpoint, name)}
+    originals = {name: getattr(checkpoint, name) for name in _PARTS if hasattr(checkpoint, name)}
     try:
-        for name in own:
+        for name in originals:
             setattr(checkpoint, name, _PARTS[name])
         yield
     finally:
-        for name, value in own.items():
+        for name, value in originals.items():
             setattr(checkpoint, name, value)

@@ -55,18 +55,21 @@ def uses_batch_statistics(victim: Victim, observation: Observation) -> bool:
 
 def as_trained(victim: Victim, observations: Sequence[Observation]) -> list[AsTrained]:
     """Observations with the model as their clients ran it, those that share it together."""
-    by_batch = [uses_batch_statistics(victim, one) for one in observations]
-    found = []
+    by_batch = [uses_batch_statistics(victim, observation) for observation in observations]
+    groups = []
     for batch in (False, True):
         indices = [index for index, value in enumerate(by_batch) if value == batch]
         if not indices:
             continue
         chosen = [observations[index] for index in indices]
         if not batch:
-            found.append(AsTrained(victim, victim, indices, chosen, chosen))
+            groups.append(AsTrained(victim, victim, indices, chosen, chosen))
             continue
         changed = replace(victim, model=with_batch_statistics(victim.model))
         idle = running_buffers(victim.model)
-        kept = [replace(one, buffers={n: v for n, v in one.buffers.items() if n not in idle}) for one in chosen]
-        found.append(AsTrained(changed, victim, indices, kept, chosen))
-    return found
+        kept = [
+            replace(observation, buffers={n: v for n, v in observation.buffers.items() if n not in idle})
+            for observation in chosen
+        ]
+        groups.append(AsTrained(changed, victim, indices, kept, chosen))
+    return groups

@@ -70,8 +70,8 @@ def absolute_distance(products: Products) -> Tensor:
 
 def relative_absolute_distance(products: Products) -> Tensor:
     """The sum of |g - g*| over that of |g*|, (victims, restarts); raises as `absolute_distance`."""
-    found = _differences(products)
-    return found.absolute / found.magnitude.clamp_min(_tiny(products)).unsqueeze(1)
+    differences = _differences(products)
+    return differences.absolute / differences.magnitude.clamp_min(_tiny(products)).unsqueeze(1)
 
 
 def sign_distance(products: Products) -> Tensor:
@@ -83,10 +83,10 @@ def sign_distance(products: Products) -> Tensor:
     Raises:
         TypeError: If the products were not asked for signs.
     """
-    found = _differences(products)
-    if found.agreement is None:
+    differences = _differences(products)
+    if differences.agreement is None:
         raise TypeError("expected Differences of elements with signs=True, got some without their agreement")
-    return 1 - found.agreement
+    return 1 - differences.agreement
 
 
 def _differences(products: Products) -> Differences:

@@ -65,8 +65,8 @@ class LoopProducts(GradientProducts):
         weights = {name: replay.parameters[name].detach().requires_grad_(True) for name in self._matched}
         with torch.enable_grad():
             loss = replay.loss({**replay.parameters, **weights}, x, y, eps)
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=differentiable, materialize_grads=True
             )
-        inner = torch.stack([precise(g * target[name]).sum() for name, g in zip(weights, found, strict=True)]).sum()
-        return inner, torch.stack([precise(g.square()).sum() for g in found]).sum()
+        inner = torch.stack([precise(g * target[name]).sum() for name, g in zip(weights, gradients, strict=True)]).sum()
+        return inner, torch.stack([precise(g.square()).sum() for g in gradients]).sum()

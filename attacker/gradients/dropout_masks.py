@@ -49,7 +49,7 @@ def with_masks(model: nn.Module) -> nn.Module:
     Dropout by function (``torch.nn.functional.dropout``) is no layer and cannot be found.
     """
     names = dropout_layers(model)
-    changed = copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
+    changed = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     for name in names:
         parent, _, child = name.rpartition(".")
         layer = changed.get_submodule(name)

@@ -48,19 +48,21 @@ def elementwise_differences(
     inner = _total(precise(g * target.unsqueeze(1)) for g, target in pairs)
     absolute = _total(precise((g - target.unsqueeze(1)).abs()) for g, target in pairs)
     magnitude = _total(precise(target.abs()) for _, target in pairs)
-    found = Differences.of(Products(inner=inner, square=square, target=target_square), absolute, magnitude)
+    differences = Differences.of(Products(inner=inner, square=square, target=target_square), absolute, magnitude)
     if elements.signs:
         agreeing = _total(precise(g * target.sign().unsqueeze(1)) for g, target in pairs)
-        found.agreement = agreeing / _total(precise(g.abs()) for g, _ in pairs).clamp_min(
+        differences.agreement = agreeing / _total(precise(g.abs()) for g, _ in pairs).clamp_min(
             torch.finfo(square.dtype).tiny
         )
-    return found
+    return differences
 
 
 def stacked_units(units: Sequence[Mapping[str, float]], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Units of every victim, (victims,) by name of each target; 1 for names that have none."""
     return {
-        name: torch.tensor([one.get(name, 1.0) for one in units], dtype=target.dtype, device=target.device)
+        name: torch.tensor(
+            [victim_units.get(name, 1.0) for victim_units in units], dtype=target.dtype, device=target.device
+        )
         for name, target in targets.items()
     }
 

@@ -84,8 +84,8 @@ def evaluation_memory(
         candidates = candidate.detach().expand(1, restarts, *candidate.shape).clone().requires_grad_(True)
         labels = torch.zeros(1, restarts, batch, dtype=torch.long, device=candidate.device)
         noise = [candidates.new_zeros(1, restarts, batch, *latent) for latent in latents]
-        found = products(candidates, labels, noise)
-        torch.autograd.grad((found.inner + found.square).sum(), candidates)
+        result = products(candidates, labels, noise)
+        torch.autograd.grad((result.inner + result.square).sum(), candidates)
 
     one, two = (peak_bytes(lambda n=n: evaluate(n), candidate.device) for n in (1, 2))  # type: ignore[misc]
     kept = candidate.numel() * candidate.element_size() * (_COPIES_OF_A_CANDIDATE + 2 * history)
@@ -101,9 +101,9 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device)) - int(before)
-    with _Allocations() as seen:
+    with _Allocations() as allocations:
         work()
-    return int(seen.peak)
+    return int(allocations.peak)
 
 
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -24,10 +24,10 @@ def observed_gradient(observation: Observation) -> Gradients:
 
 def kept_gradient(observation: Observation) -> Gradients:
     """As `observed_gradient`, with zeros wherever the update is zero, which weight decay would hide."""
-    found = observed_gradient(observation)
-    if found is observation.update or not observation.protocol.weight_decay:
-        return found
-    return {name: value * (observation.update[name] != 0) for name, value in found.items()}
+    gradient = observed_gradient(observation)
+    if gradient is observation.update or not observation.protocol.weight_decay:
+        return gradient
+    return {name: value * (observation.update[name] != 0) for name, value in gradient.items()}
 
 
 def in_gradient_units(update: Mapping[str, Tensor], observation: Observation) -> dict[str, Tensor]:
@@ -44,10 +44,10 @@ def in_gradient_units(update: Mapping[str, Tensor], observation: Observation) ->
     protocol, steps = observation.protocol, steps_behind(observation)
     rate, decay = protocol.learning_rate, protocol.weight_decay or 0.0
     scale = -1.0 / ((rate or 1.0) * _plain_steps(steps or 1, protocol.momentum or 0.0))
-    found = {name: value * scale for name, value in update.items()}
+    scaled = {name: value * scale for name, value in update.items()}
     if not decay or rate is None or steps is None:
-        return found
-    return {name: value - decay * observation.parameters[name] for name, value in found.items()}
+        return scaled
+    return {name: value - decay * observation.parameters[name] for name, value in scaled.items()}
 
 
 def steps_behind(observation: Observation) -> int | None:
@@ -115,30 +115,39 @@ def group_observations(
     return groups
 
 
-def same_weights(one: Observation, other: Observation) -> bool:
+def same_weights(observation: Observation, other: Observation) -> bool:
     """Whether two observations were taken at the same weights and buffers."""
-    return _equal(one.parameters, other.parameters) and _equal(one.buffers, other.buffers)
+    return _equal(observation.parameters, other.parameters) and _equal(observation.buffers, other.buffers)
 
 
-def _same_problem(one: Observation, other: Observation, may_differ: Collection[str] | None) -> bool:
-    if one.kind != other.kind or one.protocol != other.protocol or one.batch_size != other.batch_size:
+def _same_problem(observation: Observation, other: Observation, may_differ: Collection[str] | None) -> bool:
+    if (
+        observation.kind != other.kind
+        or observation.protocol != other.protocol
+        or observation.batch_size != other.batch_size
+    ):
         return False
     if may_differ is None:
-        return one.round == other.round and same_weights(one, other)
-    if one.buffers.keys() != other.buffers.keys() or _form(one.parameters) != _form(other.parameters):
+        return observation.round == other.round and same_weights(observation, other)
+    if observation.buffers.keys() != other.buffers.keys() or _form(observation.parameters) != _form(other.parameters):
         return False
-    return all(_same_tensor(one.buffers[name], other.buffers[name]) for name in one.buffers.keys() - set(may_differ))
+    return all(
+        _same_tensor(observation.buffers[name], other.buffers[name])
+        for name in observation.buffers.keys() - set(may_differ)
+    )
 
 
 def _form(values: Mapping[str, Tensor]) -> list[tuple[str, torch.Size, torch.dtype, torch.device]]:
     return [(name, value.shape, value.dtype, value.device) for name, value in sorted(values.items())]
 
 
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    if one.keys() != other.keys():
+def _equal(tensors: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    if tensors.keys() != other.keys():
         return False
-    return all(_same_tensor(value, other[name]) for name, value in one.items())
+    return all(_same_tensor(value, other[name]) for name, value in tensors.items())
 
 
-def _same_tensor(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.dtype == other.dtype and one.device == other.device and torch.equal(one, other))
+def _same_tensor(tensor: Tensor, other: Tensor) -> bool:
+    return tensor is other or (
+        tensor.dtype == other.dtype and tensor.device == other.device and torch.equal(tensor, other)
+    )

@@ -51,7 +51,7 @@ class OneGradient(ClientUpdate):
             )
             for v, replay in enumerate(self._replays)
         ]  # fmt: skip
-        return {name: torch.cat([one[name] for one in each]) for name in self._names}
+        return {name: torch.cat([gradients[name] for gradients in each]) for name in self._names}
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
         """See `ClientUpdate.keep`."""
@@ -114,20 +114,20 @@ class ElementwiseProducts(FormedProducts):
         super().__init__(OneGradient(by_victim(replay, len(targets)), observed.names), observed, vmapped=at_once)
 
 
-def weights_pay(model: nn.Module, seen: Trace) -> bool:
+def weights_pay(model: nn.Module, trace: Trace) -> bool:
     """Whether victims with different weights are attacked faster in one piece than one after another.
 
     Where products are factored they are: with one CPU core, 8 victims by 2 (MLP of 4.2 million parameters) to 5 times
     (LeNet), ResNet-20 by 1.2 (64 channels) to 3 times (16), however little of the stacked weights fits the cache. Of
     the other products each victim's are computed by themselves, so that nothing is gained.
     """
-    return why_not_factored(model, seen) is None
+    return why_not_factored(model, trace) is None
 
 
 def gradient_products(
     replay: Replay | Sequence[Replay],
     targets: Sequence[Gradients],
-    seen: Trace,
+    trace: Trace,
     *,
     batch_size: int,
     matched: Collection[str] | None = None,
@@ -138,7 +138,7 @@ def gradient_products(
         replay: The victim's loss at the weights that all observed gradients belong to, or one for each victim at its
             own weights; see `weights_pay` for when that is faster than victim after victim.
         targets: Observed gradients, one for each victim.
-        seen: A trace of the victim's model.
+        trace: A trace of the victim's model.
         batch_size: Images of one candidate.
         matched: Names of the parameters that count, as when a client shares some layers only; None for all.
 
@@ -152,18 +152,18 @@ def gradient_products(
 
     def build(way: str, replays: Sequence[Replay], targets: Sequence[Gradients]) -> GradientProducts:
         if way == "factored":
-            return FactoredProducts(replays, targets, seen, batch_size=batch_size, matched=matched)
+            return FactoredProducts(replays, targets, trace, batch_size=batch_size, matched=matched)
         return (LoopProducts if way == LOOP else DenseProducts)(replays, targets, matched=matched)
 
     replays = by_victim(replay, len(targets))
-    ways = {"factored": lambda: why_not_factored(replays[0].victim.model, seen, matched), "dense": possible}
-    return _fastest(build, ways, replays, targets, seen, batch_size=batch_size, matched=matched)
+    ways = {"factored": lambda: why_not_factored(replays[0].victim.model, trace, matched), "dense": possible}
+    return _fastest(build, ways, replays, targets, trace, batch_size=batch_size, matched=matched)
 
 
 def elementwise_products(
     replay: Replay,
     targets: Sequence[Gradients],
-    seen: Trace,
+    trace: Trace,
     *,
     batch_size: int,
     elements: Elements,
@@ -178,7 +178,7 @@ def elementwise_products(
     Args:
         replay: The victim's loss at the weights that all observed gradients belong to.
         targets: Observed gradients, one for each victim.
-        seen: A trace of the victim's model.
+        trace: A trace of the victim's model.
         batch_size: Images of one candidate.
         elements: Which elements count, and how.
         matched: Names of the parameters that count; None for all.
@@ -193,18 +193,18 @@ def elementwise_products(
 
     def build(way: str, replays: Sequence[Replay], targets: Sequence[Gradients]) -> GradientProducts:
         if way == "factored":
-            return FactoredProducts(replays, targets, seen, batch_size=batch_size, matched=matched, kept=True)
-        own = None if units is None else units[: len(targets)]  # a probe looks at the first victim only
+            return FactoredProducts(replays, targets, trace, batch_size=batch_size, matched=matched, kept=True)
+        chosen_units = None if units is None else units[: len(targets)]  # a probe looks at the first victim only
         return ElementwiseProducts(
-            replays, targets, elements=elements, at_once=way == "vmap", matched=matched, units=own
+            replays, targets, elements=elements, at_once=way == "vmap", matched=matched, units=chosen_units
         )
 
     ways: dict[str, Callable[[], str | None]] = {"vmap": possible}
     if elements.kept and not elements.formed and units is None:
-        ways = {"factored": lambda: why_not_factored(replay.victim.model, seen, matched), **ways}
+        ways = {"factored": lambda: why_not_factored(replay.victim.model, trace, matched), **ways}
     whole = [replay] * len(targets)
     return _fastest(
-        build, ways, whole, targets, seen, batch_size=batch_size, matched=matched, measure=(elements, units is None)
+        build, ways, whole, targets, trace, batch_size=batch_size, matched=matched, measure=(elements, units is None)
     )
 
 
@@ -213,24 +213,24 @@ def _fastest(
     ways: Mapping[str, Callable[[], str | None]],
     replays: Sequence[Replay],
     targets: Sequence[Gradients],
-    seen: Trace,
+    trace: Trace,
     *,
     batch_size: int,
     matched: Collection[str] | None,
     measure: object = None,
 ) -> GradientProducts:
     """Products in the fastest way that agrees on one victim, or on two if their weights differ."""
-    some = [0, *[index for index, one in enumerate(replays) if one is not replays[0]][:1]]
+    some = [0, *[index for index, replay in enumerate(replays) if replay is not replays[0]][:1]]
 
     def problem(dtype: torch.dtype) -> tuple[Sequence[Replay], Sequence[Gradients]]:
         return [cast_replay(replays[index], dtype) for index in some], [cast(targets[index], dtype) for index in some]
 
-    forms = tuple((one.dtype, one.device) for one in targets[0].values())
+    forms = tuple((value.dtype, value.device) for value in targets[0].values())
     way = fastest_way(
         build,
         ways,
         problem=problem,
-        candidates=RandomCandidates(replays[0].victim, seen, (len(some), 2 // len(some), batch_size)),
+        candidates=RandomCandidates(replays[0].victim, trace, (len(some), 2 // len(some), batch_size)),
         own=next(iter(targets[0].values())),
         decided_by=(measure, None if matched is None else frozenset(matched), forms),
     )

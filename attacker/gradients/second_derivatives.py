@@ -24,9 +24,9 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     Args:
         model: Runs in the block.
     """
-    layers = [one for one in model.modules() if type(one) is nn.Hardsigmoid]
+    layers = [layer for layer in model.modules() if type(layer) is nn.Hardsigmoid]
     with (
-        shadowed({one: partial(_hard_sigmoid, one) for one in layers}),
+        shadowed({layer: partial(_hard_sigmoid, layer) for layer in layers}),
         sdpa_kernel(SDPBackend.MATH),
         without_checkpoints(),
     ):
@@ -34,5 +34,5 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 def _hard_sigmoid(layer: nn.Hardsigmoid, values: Tensor) -> Tensor:
-    found = F.relu6(values + 3) / 6
-    return values.copy_(found) if layer.inplace else found
+    activations = F.relu6(values + 3) / 6
+    return values.copy_(activations) if layer.inplace else activations

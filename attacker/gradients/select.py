@@ -86,7 +86,7 @@ def structure(model: nn.Module) -> Hashable:
     """Layers with their settings, flags and modes; weights do not decide which products are right."""
     plain = (bool, int, float, str, tuple, type(None))
     return tuple(
-        (name, type(module), kind_of(module), *((key, repr(one)) for key, one in vars(module).items()
-                                                if isinstance(one, plain)))
+        (name, type(module), kind_of(module), *((key, repr(value)) for key, value in vars(module).items()
+                                                if isinstance(value, plain)))
         for name, module in model.named_modules()
     )  # fmt: skip

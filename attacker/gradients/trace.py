@@ -104,7 +104,7 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
 def _state(model: nn.Module) -> tuple[object, ...]:
     """What tells a model, as it is now, from any other that is alive."""
     modules = tuple((id(module), module.training) for module in model.modules())
-    tensors = tuple((id(one), one._version) for one in (*model.parameters(), *model.buffers()))
+    tensors = tuple((id(tensor), tensor._version) for tensor in (*model.parameters(), *model.buffers()))
     return (id(model), modules, tensors)
 
 
@@ -157,7 +157,7 @@ class Views(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is not torch.Tensor.view or kwargs or any(isinstance(one, torch.dtype) for one in args):
+        if func is not torch.Tensor.view or kwargs or any(isinstance(argument, torch.dtype) for argument in args):
             return func(*args, **(kwargs or {}))
         self.any = True
         return args[0].reshape(*args[1:])

@@ -76,8 +76,8 @@ def settled(victim: Victim, observation: Observation) -> tuple[Victim, Observati
         victim: Stays as it is.
         observation: One that belongs to it.
     """
-    own = only_moving(by_first_name(victim.model, observation))
-    return with_constants(victim, own.frozen), own
+    moving = only_moving(by_first_name(victim.model, observation))
+    return with_constants(victim, moving.frozen), moving
 
 
 def with_constants(victim: Victim, names: Collection[str]) -> Victim:
@@ -89,7 +89,7 @@ def with_constants(victim: Victim, names: Collection[str]) -> Victim:
     """
     model = victim.model
     chosen = frozenset(name for name, _ in model.named_parameters() if name in names)
-    if not chosen and all(one.requires_grad for one in model.parameters()):
+    if not chosen and all(parameter.requires_grad for parameter in model.parameters()):
         return victim
     made = _MADE.setdefault(model, {})
     if chosen not in made:
@@ -99,8 +99,8 @@ def with_constants(victim: Victim, names: Collection[str]) -> Victim:
 
 def constants_of(module: nn.Module) -> frozenset[str]:
     """Names, within the module, of its own parameters that are constants."""
-    found: frozenset[str] = vars(module).get(_MARK, frozenset())
-    return found
+    names: frozenset[str] = vars(module).get(_MARK, frozenset())
+    return names
 
 
 def has_weights(module: nn.Module) -> bool:
@@ -120,7 +120,7 @@ def moves(module: nn.Module, name: str) -> bool:
 
 def reference(model: nn.Module) -> Tensor:
     """A tensor in the type and on the device of the model's images: its first real weight; zero without one."""
-    tensors = (one for one in (*model.parameters(), *model.buffers()) if one.is_floating_point())
+    tensors = (tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
     return next(tensors, torch.zeros((), device="cpu"))
 
 
@@ -133,8 +133,8 @@ def _renamed(values: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
 
 def _fixed(model: nn.Module, names: frozenset[str]) -> nn.Module:
     changed = copied(model)
-    own = dict(changed.named_parameters())
-    fixed = {id(own[name]): own[name].detach() for name in names}  # one tensor, however many modules have it
+    by_name = dict(changed.named_parameters())
+    fixed = {id(by_name[name]): by_name[name].detach() for name in names}  # one tensor, however many modules have it
     for module in changed.modules():
         gone = [name for name, value in module._parameters.items() if value is not None and id(value) in fixed]
         for name in gone:

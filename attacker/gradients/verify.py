@@ -75,14 +75,14 @@ class Reference(Generic[*Problem]):
         build: Callable[[*Problem], GradientProducts],
         problem: Callable[[torch.dtype], tuple[*Problem]],
         candidates: RandomCandidates,
-        own: Tensor,
+        like: Tensor,
     ) -> None:
         self._candidates = candidates
         failure = ""
-        for dtype in dict.fromkeys((torch.float64, own.dtype)):
+        for dtype in dict.fromkeys((torch.float64, like.dtype)):
             self._tolerance = _TOLERANCES.get(dtype, 1e-1)
             try:
-                self._like = own.new_empty(0).to(dtype)
+                self._like = like.new_empty(0).to(dtype)
                 self._problem = problem(dtype)
                 self._expected = candidates.measure(build(*self._problem), self._like)
             except torch.OutOfMemoryError:  # says nothing about the model

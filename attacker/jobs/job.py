@@ -108,5 +108,5 @@ def work_of(name: str) -> Work[Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"expected the dotted name of a work, as package.module:NAME, got {name!r}")
-    found: Work[Any] = getattr(importlib.import_module(module), attribute)
-    return found
+    work: Work[Any] = getattr(importlib.import_module(module), attribute)
+    return work

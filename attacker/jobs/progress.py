@@ -112,12 +112,12 @@ class Progress:
         self._worked += self._costs[job.id]
         if judgement is not None:
             self._failing += judgement.failed
-            self._best = max((one for one in (self._best, judgement.score) if one is not None), default=None)
+            self._best = max((score for score in (self._best, judgement.score) if score is not None), default=None)
 
     def _tell(self, job: str) -> None:
         if self._watch is None:
             return
-        worked = self._worked + sum(self._costs[one] * share for one, share in self._parts.items())
+        worked = self._worked + sum(self._costs[part] * share for part, share in self._parts.items())
         total = sum(self._costs.values())
         fresh, spent = worked - self._old, time.monotonic() - self._began
         self._watch(

@@ -107,12 +107,16 @@ class RayCluster:
             _reach(self._head)
             self._slots()
         now = time.monotonic()
-        late = [one for one, end in self._ends.items() if one not in ready and one in self._running and end <= now]
-        return [*(self._event(one) for one in ready), *(self._end(one) for one in late)]
+        late = [
+            reference
+            for reference, end in self._ends.items()
+            if reference not in ready and reference in self._running and end <= now
+        ]
+        return [*(self._event(reference) for reference in ready), *(self._end(reference) for reference in late)]
 
     def _patience(self) -> float:
         """Seconds of one wait."""
-        ends = [end for one, end in self._ends.items() if one in self._running]
+        ends = [end for reference, end in self._ends.items() if reference in self._running]
         return max(0.0, min(_WAIT, min(ends, default=math.inf) - time.monotonic()))
 
     def _end(self, reference: Any) -> Event:
@@ -165,8 +169,8 @@ def is_address(text: str) -> bool:
     >>> [is_address(text) for text in ("auto", "10.0.0.1:6379", "local", "ray://head:10001", "head:99999")]
     [True, True, False, False, False]
     """
-    found = re.fullmatch(r"([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", text)
-    return text == "auto" or (found is not None and 0 < int(found[2]) < 65536)
+    match = re.fullmatch(r"([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", text)
+    return text == "auto" or (match is not None and 0 < int(match[2]) < 65536)
 
 
 def _unusable(address: str, why: str) -> str:

@@ -84,7 +84,7 @@ class Foreman:
 
     def add(self, job: Job) -> None:
         """A job to be done after those that wait; one that waits or is being done is not done twice."""
-        if job.id not in self._running and all(job.id != one.id for one in self._waiting):
+        if job.id not in self._running and all(job.id != waiting.id for waiting in self._waiting):
             self._progress.add(job)
             self._waiting.append(job)
 

@@ -153,8 +153,8 @@ def read_sealed(path: Path, form: str, version: int) -> dict[str, Any]:
     if not isinstance(content, dict) or content.pop("sha256", None) != checksum(content):
         raise Altered(path, "its checksum does not fit its content")
     if (content.get("format"), content.get("version")) != (form, version):
-        found = f"{content.get('format')} of version {content.get('version')}"
-        raise Altered(path, f"it is {found}, and this fl-precode reads {form} of version {version}")
+        actual = f"{content.get('format')} of version {content.get('version')}"
+        raise Altered(path, f"it is {actual}, and this fl-precode reads {form} of version {version}")
     return content
 
 
@@ -183,5 +183,5 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         raise Altered(path, str(error)) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Altered(path, "its SHA-256 is not the one that was noted when it was written")
-    found: dict[str, Tensor] = load_tensors(content)
-    return found
+    tensors: dict[str, Tensor] = load_tensors(content)
+    return tensors

@@ -106,7 +106,7 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for worker in [*self._idle, *(one for one, _ in self._busy.values())]:
+        for worker in [*self._idle, *(busy for busy, _ in self._busy.values())]:
             worker.process.terminate()
             worker.process.join()
             worker.line.close()
@@ -115,7 +115,7 @@ class Processes:
     @property
     def pids(self) -> list[int]:
         """Of the workers that live."""
-        workers = [*self._idle, *(one for one, _ in self._busy.values())]
+        workers = [*self._idle, *(busy for busy, _ in self._busy.values())]
         return [worker.process.pid for worker in workers if worker.process.pid is not None]
 
     def free(self) -> bool:
@@ -219,8 +219,8 @@ def _in_time(job: Job, store: JobStore[Any], watch: Callable[[Event], None]) -> 
         return work_of(job.work).do(job.content, seconds=job.seconds, tell=tell)
 
     try:
-        found = result() if job.patience is None else call_in_time(result, job.patience)
-        store.keep(job.id, found)
+        outcome = result() if job.patience is None else call_in_time(result, job.patience)
+        store.keep(job.id, outcome)
     except TimeEnded:
         return Event("ended", job.id)
     except Exception as error:

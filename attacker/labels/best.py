@@ -57,21 +57,21 @@ def best_labels(
 
 
 def _best(victim: Victim, observation: Observation, generator: torch.Generator, probes: int) -> _Found:
-    found = classifier_gradient(victim, observation)
+    evidence = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="best")
-    if found.silent:
-        return None, f"the gradient of the classifier {found.layer.name!r} is zero: no labels in it"
-    if found.bias is None and (batch > 1 or found.classes == 2):
-        probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
+    if evidence.silent:
+        return None, f"the gradient of the classifier {evidence.layer.name!r} is zero: no labels in it"
+    if evidence.bias is None and (batch > 1 or evidence.classes == 2):
+        probed = probe_classifier(victim, observation, evidence, generator=generator, probes=probes)
         if float(probed.negative) > _MOST_NEGATIVE:
             return None, (
-                f"the classifier {found.layer.name!r} shows no bias gradient, and its features are negative as well "
+                f"the classifier {evidence.layer.name!r} shows no bias gradient, and its features are negative as well "
                 f"as positive (on random inputs {float(probed.negative):.0%} of their absolute sum is below zero): the "
                 "signs of its gradient say nothing about labels"
             )
 
     reasons = []
-    for method in _order(found, batch):
+    for method in _order(evidence, batch):
         try:
             labels, used = _attempt(method, victim, observation, generator, probes)
         except ValueError as error:
@@ -83,10 +83,10 @@ def _best(victim: Victim, observation: Observation, generator: torch.Generator, 
     return None, "; ".join(reasons)
 
 
-def _order(found: ClassifierGradient, batch: int) -> tuple[str, ...]:
+def _order(evidence: ClassifierGradient, batch: int) -> tuple[str, ...]:
     if batch == 1:
-        return ("idlg",) if found.bias is not None or found.classes == 2 else ("rows",)
-    return ("llg-white-box", "llg") if found.bias is None else ("counts", "bias-corrected")
+        return ("idlg",) if evidence.bias is not None or evidence.classes == 2 else ("rows",)
+    return ("llg-white-box", "llg") if evidence.bias is None else ("counts", "bias-corrected")
 
 
 def _attempt(method: str, victim: Victim, observation: Observation, generator: torch.Generator, probes: int) -> _Found:

@@ -32,11 +32,11 @@ def bias_corrected_labels(victim: Victim, observation: Observation) -> Tensor | 
         ValueError: If the classifier has no bias, the batch size is unknown, or labels cannot be read from this model
             or update (`classifier_gradient`).
     """
-    found = classifier_gradient(victim, observation)
+    clues = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="bias-corrected")
-    if found.bias is None:
+    if clues.bias is None:
         raise ValueError(
-            f"label recovery 'bias-corrected' needs a bias in the classifier {found.layer.name!r}; 'llg' does without"
+            f"label recovery 'bias-corrected' needs a bias in the classifier {clues.layer.name!r}; 'llg' does without"
         )
-    impact = float(found.bias.clamp(max=0).sum()) / batch
-    return read_off(found.bias, impact=impact, offset=0.0, batch=batch) if impact else None
+    impact = float(clues.bias.clamp(max=0).sum()) / batch
+    return read_off(clues.bias, impact=impact, offset=0.0, batch=batch) if impact else None

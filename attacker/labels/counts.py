@@ -68,29 +68,29 @@ def count_labels(
         ValueError: If the classifier has no bias, the batch size or the scale is unknown, or labels cannot be read from
             this model or update (`classifier_gradient`).
     """
-    found = estimate_counts(victim, observation, generator=generator, probes=probes)
-    return None if found is None else labels_from_counts(found.whole)
+    counts = estimate_counts(victim, observation, generator=generator, probes=probes)
+    return None if counts is None else labels_from_counts(counts.whole)
 
 
 def estimate_counts(
     victim: Victim, observation: Observation, *, generator: torch.Generator, probes: int = 256
 ) -> Counts | None:
     """What `count_labels` rests on, with the same arguments and errors; None when the gradient is zero."""
-    found = classifier_gradient(victim, observation)
+    clues = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="counts")
-    check_scaled(found, method="counts")
-    if found.bias is None:
+    check_scaled(clues, method="counts")
+    if clues.bias is None:
         raise ValueError(
-            f"label recovery 'counts' needs a bias in the classifier {found.layer.name!r}; 'llg-white-box' does without"
+            f"label recovery 'counts' needs a bias in the classifier {clues.layer.name!r}; 'llg-white-box' does without"
         )
-    probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
-    if found.silent:
+    probed = probe_classifier(victim, observation, clues, generator=generator, probes=probes)
+    if clues.silent:
         return None
     # Bounded before the cast, where numbers beyond int64 would come out as any other number.
-    certain = (-batch * found.bias - _ROUNDING).ceil().clamp(min=0, max=batch + 1).long()
+    certain = (-batch * clues.bias - _ROUNDING).ceil().clamp(min=0, max=batch + 1).long()
     if int(certain.sum()) > batch:  # only noise on the update can claim that
         certain = torch.zeros_like(certain)
-    raw = batch * (probed.probabilities - found.bias)
+    raw = batch * (probed.probabilities - clues.bias)
     return Counts(raw=raw, whole=round_counts(raw, at_least=certain, total=batch))
 
 

@@ -82,7 +82,7 @@ class ClassifierGradient:
     @property
     def silent(self) -> bool:
         """Whether the classifier's gradient is zero everywhere, so that nothing can be read from it."""
-        return not any(bool((one != 0).any()) for one in (self.own_weight, self.bias) if one is not None)
+        return not any(bool((value != 0).any()) for value in (self.own_weight, self.bias) if value is not None)
 
 
 def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierGradient:
@@ -105,10 +105,10 @@ def classifier_gradient(victim: Victim, observation: Observation) -> ClassifierG
     layer = trace(victim).last_linear()
     wanted = 1 if victim.form.one_logit else victim.inputs.classes
     if layer is None or not isinstance(layer.module, nn.Linear) or layer.module.out_features != wanted:
-        found = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
+        actual = "there is none" if layer is None else f"{layer.name!r} is {layer.module}"
         raise ValueError(
             "labels are read from the gradient of a last Linear layer with one output for each of "
-            f"{victim.inputs.classes} classes{' (or one logit)' if wanted == 1 else ''}; in {victim.name!r} {found}"
+            f"{victim.inputs.classes} classes{' (or one logit)' if wanted == 1 else ''}; in {victim.name!r} {actual}"
         )
     if victim.why_no_loss is not None:
         raise ValueError(f"there are no labels in the update: {victim.why_no_loss}")
@@ -163,16 +163,16 @@ def known_batch_size(observation: Observation, *, method: str) -> int:
     return observation.batch_size
 
 
-def check_scaled(found: ClassifierGradient, *, method: str) -> None:
+def check_scaled(evidence: ClassifierGradient, *, method: str) -> None:
     """Refuse an update whose size is unknown.
 
     Raises:
         ValueError: If weights were sent, and the learning rate or the number of steps was not announced.
     """
-    if found.why_unscaled is not None:
+    if evidence.why_unscaled is not None:
         raise ValueError(
             f"label recovery {method!r} needs the size of the gradient: this update is a difference of weights, and "
-            f"{found.why_unscaled}. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
+            f"{evidence.why_unscaled}. 'unique', 'yin', 'llg' and 'bias-corrected' need its direction only"
         )
 
 

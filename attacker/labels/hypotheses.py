@@ -23,4 +23,4 @@ def label_hypotheses(*, classes: int, batch: int) -> list[Tensor]:
     """
     if comb(classes + batch - 1, batch) > MOST:
         return []
-    return [torch.tensor(one) for one in combinations_with_replacement(range(classes), batch)]
+    return [torch.tensor(labels) for labels in combinations_with_replacement(range(classes), batch)]

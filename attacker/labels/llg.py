@@ -32,9 +32,9 @@ def llg_labels(victim: Victim, observation: Observation) -> Tensor | None:
         ValueError: If the batch size is unknown, or labels cannot be read from this model or update
             (`classifier_gradient`).
     """
-    found = classifier_gradient(victim, observation)
+    evidence = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="llg")
-    impact = (1 + 1 / found.classes) / batch * float(found.row_sums.clamp(max=0).sum())
+    impact = (1 + 1 / evidence.classes) / batch * float(evidence.row_sums.clamp(max=0).sum())
     if impact == 0:
         return None
-    return read_off(found.row_sums, impact=impact, offset=0.0, batch=batch)
+    return read_off(evidence.row_sums, impact=impact, offset=0.0, batch=batch)

@@ -39,11 +39,11 @@ def llg_white_box_labels(
         ValueError: If the features are not positive on average, the batch size or the scale is unknown, or labels
             cannot be read from this model or update (`classifier_gradient`).
     """
-    found = classifier_gradient(victim, observation)
+    evidence = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="llg-white-box")
-    check_scaled(found, method="llg-white-box")
-    probed = probe_classifier(victim, observation, found, generator=generator, probes=probes)
-    if found.silent:
+    check_scaled(evidence, method="llg-white-box")
+    probed = probe_classifier(victim, observation, evidence, generator=generator, probes=probes)
+    if evidence.silent:
         return None
     impact = -float(probed.features) / batch
     if impact >= 0:
@@ -52,4 +52,4 @@ def llg_white_box_labels(
             f"after ReLU or sigmoid; their sum is {float(probed.features):.3g} on random inputs. "
             "'counts' needs a bias instead"
         )
-    return read_off(found.row_sums, impact=impact, offset=probed.offsets, batch=batch)
+    return read_off(evidence.row_sums, impact=impact, offset=probed.offsets, batch=batch)

@@ -35,7 +35,7 @@ class Probed(NamedTuple):
 
 
 def probe_classifier(
-    victim: Victim, observation: Observation, found: ClassifierGradient, *, generator: torch.Generator, probes: int
+    victim: Victim, observation: Observation, evidence: ClassifierGradient, *, generator: torch.Generator, probes: int
 ) -> Probed:
     """Run the model on standard normal inputs at the observed weights and buffers, in evaluation mode.
 
@@ -46,7 +46,7 @@ def probe_classifier(
     Args:
         victim: Public knowledge about the model.
         observation: Its weights, buffers and update are used.
-        found: The classifier, whose outputs are taken as logits, and the number of steps; one where it is unknown.
+        evidence: The classifier, whose outputs are taken as logits, and the number of steps; one where it is unknown.
         generator: Source of the inputs and of the bottlenecks' noise.
         probes: Number of inputs, 1 or more.
 
@@ -58,13 +58,13 @@ def probe_classifier(
     """
     if probes < 1:
         raise ValueError(f"expected 1 or more probes, got {probes}")
-    state, steps = generator.get_state(), found.steps or 1
-    first = _probe_at(victim, observation, observation.parameters, found.layer, generator=generator, probes=probes)
+    state, steps = generator.get_state(), evidence.steps or 1
+    first = _probe_at(victim, observation, observation.parameters, evidence.layer, generator=generator, probes=probes)
     if steps == 1:
         return first
     returned = {name: value + observation.update[name].to(value) for name, value in observation.parameters.items()}
     generator.set_state(state)
-    last = _probe_at(victim, observation, returned, found.layer, generator=generator, probes=probes)
+    last = _probe_at(victim, observation, returned, evidence.layer, generator=generator, probes=probes)
     share = (steps - 1) / (2 * steps)
     return Probed(*((1 - share) * start + share * end for start, end in zip(first, last, strict=True)))
 

@@ -42,17 +42,17 @@ class LabelRecovery:
 
 
 def _idlg(victim: Victim, observation: Observation) -> Tensor | None:
-    found = classifier_gradient(victim, observation)
+    evidence = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="idlg")
     if batch != 1:
         raise ValueError(f"label recovery 'idlg' finds the label of one image, and this update comes from {batch}")
-    gradient = found.gradient if found.bias is not None else _without_bias(found)
-    return idlg_label(found.layer, gradient, classes=found.classes)
+    gradient = evidence.gradient if evidence.bias is not None else _without_bias(evidence)
+    return idlg_label(evidence.layer, gradient, classes=evidence.classes)
 
 
-def _without_bias(found: ClassifierGradient) -> dict[str, Tensor]:
+def _without_bias(evidence: ClassifierGradient) -> dict[str, Tensor]:
     """The gradient without a bias of which pruning left nothing."""
-    return {name: value for name, value in found.gradient.items() if not name.endswith("bias")}
+    return {name: value for name, value in evidence.gradient.items() if not name.endswith("bias")}
 
 
 def _alone(

@@ -29,11 +29,11 @@ def row_label(victim: Victim, observation: Observation) -> Tensor | None:
         ValueError: If the update is not of one image, or labels cannot be read from this model or update
             (`classifier_gradient`).
     """
-    found = classifier_gradient(victim, observation)
+    clues = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="rows")
     if batch != 1:
         raise ValueError(f"label recovery 'rows' finds the label of one image, and this update comes from {batch}")
-    rows = found.weight
+    rows = clues.weight
     evidence = (rows * (rows.sum(dim=0) - 2 * rows)).sum(dim=1)
     least, second = torch.topk(evidence, 2, largest=False).values.tolist()
     if least == 0 or second <= least * (1 - 1e-6):

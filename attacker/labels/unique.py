@@ -30,8 +30,8 @@ def unique_labels(victim: Victim, observation: Observation) -> Tensor | None:
     Raises:
         ValueError: If labels cannot be read from this model or update (`classifier_gradient`).
     """
-    found = classifier_gradient(victim, observation)
-    labels = (found.per_class < 0).nonzero().flatten()
+    evidence = classifier_gradient(victim, observation)
+    labels = (evidence.per_class < 0).nonzero().flatten()
     if not len(labels) or (observation.batch_size is not None and len(labels) != observation.batch_size):
         return None
     return labels

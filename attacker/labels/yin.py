@@ -31,13 +31,13 @@ def yin_labels(victim: Victim, observation: Observation) -> Tensor | None:
         ValueError: If there are more images than classes, the batch size is unknown, or labels cannot be read from this
             model or update (`classifier_gradient`).
     """
-    found = classifier_gradient(victim, observation)
+    clues = classifier_gradient(victim, observation)
     batch = known_batch_size(observation, method="yin")
-    if batch > found.classes:
+    if batch > clues.classes:
         raise ValueError(
-            f"label recovery 'yin' gives each class at most once; {batch} images of {found.classes} classes repeat some"
+            f"label recovery 'yin' gives each class at most once; {batch} images of {clues.classes} classes repeat some"
         )
-    if found.silent:
+    if clues.silent:
         return None
-    order = torch.argsort(found.weight.amin(dim=1), stable=True)
+    order = torch.argsort(clues.weight.amin(dim=1), stable=True)
     return order[:batch].sort().values

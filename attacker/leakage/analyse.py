@@ -60,7 +60,7 @@ def analyse(
         raise ValueError("expected at least one image to analyse, got none")
     started = time.process_time()
     generator = Generator().manual_seed(seed)
-    found: list[ImageLeak] = []
+    leaks: list[ImageLeak] = []
     first: Spectrum | None = None
     whole = exact
     for index, (image, label) in enumerate(zip(torch.split(images, 1), torch.split(labels, 1), strict=True)):
@@ -68,9 +68,9 @@ def analyse(
         of = released(victim, label, noise=noise)
         if whole is None:
             whole = image.numel() <= EXACT_NUMBERS and of.gradient_numbers <= EXACT_PARAMETERS
-        leak, seen = image_leak(of, image, index=index, defence=defence, generator=generator, exact=whole)
-        found.append(leak)
-        first = seen if first is None else first
+        leak, image_spectrum = image_leak(of, image, index=index, defence=defence, generator=generator, exact=whole)
+        leaks.append(leak)
+        first = image_spectrum if first is None else first
         progress()
     of = released(victim, labels[:1], noise=draw_noise(victim, 1, generator=Generator().manual_seed(seed)))
     layers = layer_ranks(of, images[:1])
@@ -84,7 +84,7 @@ def analyse(
         std=std,
         layers=layers,
         solubility=solubility(layers),
-        images=tuple(found),
+        images=tuple(leaks),
         eigenvalues=() if first is None else _thinned(first),
         lost=() if first is None else tuple(map(tuple, first.lost()[0].mean(dim=0).tolist())),
         noise=noise_ranks(of, images[:1]) if whole and first is not None and bottleneck_shapes(victim) else None,
@@ -130,12 +130,12 @@ def image_leak(
     change = None if defence is None else defence_change(of, pixels, defence, generator=generator)
     if exact:
         return _exactly(jacobian, change, known)
-    seen = glance(jacobian, generator=generator)
-    top = seen.largest
+    estimate = glance(jacobian, generator=generator)
+    top = estimate.largest
     leak = replace(
         known,
         largest=top.value,
-        unit_rmse=seen.at_least,
+        unit_rmse=estimate.at_least,
         influence=None if change is None else influence(jacobian, change, top.value, damping=DAMPING).rmse,
         lower_bound=_bound(jacobian, change, top.upper),
     )
@@ -152,10 +152,10 @@ def noise_ranks(of: Released, pixels: Tensor) -> NoiseRanks:
     Raises:
         ValueError: If the model has no bottleneck, or the image is too large.
     """
-    seen = trace(of.replay.victim, batch_size=1)
-    if not seen.bottlenecks:
+    model_trace = trace(of.replay.victim, batch_size=1)
+    if not model_trace.bottlenecks:
         raise ValueError(f"expected a model with a variational bottleneck, and {of.replay.victim.name!r} has none")
-    early = of.restricted(before_noise(seen))
+    early = of.restricted(before_noise(model_trace))
     known = spectrum(Jacobian(of, pixels))
     fitted = spectrum(Jacobian(of, pixels, noise_unknown=True))
     ignorant = without_noise(of)
@@ -191,25 +191,29 @@ def by_layer(jacobian: Jacobian) -> dict[str, Spectrum]:
 
 
 def _exactly(jacobian: Jacobian, change: Tensor | None, known: ImageLeak) -> tuple[ImageLeak, Spectrum]:
-    seen = spectrum(jacobian)
-    moved = None if change is None else float(seen.influence(jacobian.to_image(change))) / math.sqrt(seen.unknowns)
+    image_spectrum = spectrum(jacobian)
+    moved = (
+        None
+        if change is None
+        else float(image_spectrum.influence(jacobian.to_image(change))) / math.sqrt(image_spectrum.unknowns)
+    )
     leak = replace(
         known,
-        rank=seen.rank,
-        largest=seen.largest,
-        smallest=seen.gap[0] * seen.largest,
-        unit_rmse=seen.expected_rmse(1.0),
+        rank=image_spectrum.rank,
+        largest=image_spectrum.largest,
+        smallest=image_spectrum.gap[0] * image_spectrum.largest,
+        unit_rmse=image_spectrum.expected_rmse(1.0),
         influence=moved,
-        lower_bound=_bound(jacobian, change, seen.largest),
+        lower_bound=_bound(jacobian, change, image_spectrum.largest),
     )
-    return leak, seen
+    return leak, image_spectrum
 
 
 def _bound(jacobian: Jacobian, change: Tensor | None, top: float) -> float | None:
     return None if change is None else lower_bound(jacobian, change, top) / math.sqrt(jacobian.rows)
 
 
-def _thinned(seen: Spectrum) -> tuple[float, ...]:
-    shares: Sequence[float] = (seen.values / seen.values[0]).tolist()
+def _thinned(image_spectrum: Spectrum) -> tuple[float, ...]:
+    shares: Sequence[float] = (image_spectrum.values / image_spectrum.values[0]).tolist()
     step = max(1, -(-len(shares) // _POINTS))
     return (*shares[::step], shares[-1])

@@ -159,16 +159,17 @@ def expected_error(
         return inverse_terms(values, damping * top)
 
     like = jacobian.gradient.new_empty(jacobian.rows)
-    found = trace_of(jacobian.gram_product, function, like, probes=probes, steps=steps, generator=generator)
-    return _expected(found, jacobian.rows)
+    estimate = trace_of(jacobian.gram_product, function, like, probes=probes, steps=steps, generator=generator)
+    return _expected(estimate, jacobian.rows)
 
 
-def _expected(found: Trace, unknowns: int) -> ExpectedError:
-    spread = 2 * (found.deviation or 0.0)
+def _expected(estimate: Trace, unknowns: int) -> ExpectedError:
+    spread = 2 * (estimate.deviation or 0.0)
     low, middle, high = (
-        math.sqrt(max(value, 0.0) / unknowns) for value in (found.value - spread, found.value, found.value + spread)
+        math.sqrt(max(value, 0.0) / unknowns)
+        for value in (estimate.value - spread, estimate.value, estimate.value + spread)
     )
-    return ExpectedError(rmse=middle, low=low, high=high, steps=found.steps)
+    return ExpectedError(rmse=middle, low=low, high=high, steps=estimate.steps)
 
 
 def _normal(jacobian: Jacobian, generator: Generator) -> Tensor:

@@ -118,8 +118,8 @@ class Jacobian:
         with torch.enable_grad():
             loss = self.of.loss(self._weights, self._x[0], self._x[1:] or self.of.noise)
             wanted = [*self._x, *self._weights.values()]
-            found = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True)
-        return list(found[: len(self._x)]), list(found[len(self._x) :])
+            derivatives = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True)
+        return list(derivatives[: len(self._x)]), list(derivatives[len(self._x) :])
 
     def _check_gradient(self) -> None:
         size = float(self.gradient.norm())
@@ -162,7 +162,7 @@ class Jacobian:
         if not live:
             return [torch.zeros_like(value) for value in inputs]
         return torch.autograd.grad(
-            [out for out, _ in live], inputs, [one for _, one in live], retain_graph=True, materialize_grads=True
+            [out for out, _ in live], inputs, [weight for _, weight in live], retain_graph=True, materialize_grads=True
         )
 
     def _row_blocks(self) -> Iterator[Tensor]:
@@ -186,10 +186,10 @@ class Jacobian:
         sizes = [value.numel() for value in self._at]
 
         def gradient(*at: Tensor) -> Mapping[str, Tensor]:
-            found: Mapping[str, Tensor] = grad(lambda w: self.of.loss(w, at[0], at[1:] or self.of.noise))(
+            gradients: Mapping[str, Tensor] = grad(lambda w: self.of.loss(w, at[0], at[1:] or self.of.noise))(
                 self.of.weights
             )
-            return found
+            return gradients
 
         def along(change: Tensor) -> Tensor:
             parts = [u.reshape(x.shape) for u, x in zip(torch.split(change, sizes), self._at, strict=True)]
@@ -200,8 +200,8 @@ class Jacobian:
             # torch 2.15 compiles some of its own forward rules by the torch.jit that it announces to remove.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            found: Tensor = vmap(along)(changes)
-        return found.detach()
+            products: Tensor = vmap(along)(changes)
+        return products.detach()
 
     def _forward_is_right(self) -> bool:
         """Whether forward mode agrees with double backward on two random directions.
@@ -211,12 +211,12 @@ class Jacobian:
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(2, self.rows, generator=generator, dtype=torch.float64, device=generator.device)
         directions = drawn.to(self.gradient)
-        plain = torch.stack([self.to_gradient(one) for one in directions])
+        plain = torch.stack([self.to_gradient(direction) for direction in directions])
         try:
-            found = self._forward(directions)
+            forward = self._forward(directions)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError):  # an operation without a forward rule
             return False
         tolerance = _TOLERANCES.get(self.gradient.dtype, 1e-1)
-        return bool((found - plain).norm() <= tolerance * plain.norm())
+        return bool((forward - plain).norm() <= tolerance * plain.norm())

@@ -99,22 +99,22 @@ def lanczos(product: Product, start: Tensor, steps: int, *, stop: Callable[[Trid
     diagonal: list[float] = []
     beside: list[float] = []
     while True:
-        found = product(basis[-1])
-        diagonal.append(float(basis[-1] @ found))
+        vector = product(basis[-1])
+        diagonal.append(float(basis[-1] @ vector))
         so_far = torch.stack(basis)
         for _ in range(2):  # twice is enough
-            found = found - so_far.T @ (so_far @ found)
-        rest = float(found.norm())
+            vector = vector - so_far.T @ (so_far @ vector)
+        rest = float(vector.norm())
         beside.append(rest)
         state = Tridiagonal(
             diagonal=torch.tensor(diagonal, dtype=torch.float64),
             beside=torch.tensor(beside, dtype=torch.float64),
             basis=so_far,
         )
-        tiny = torch.finfo(found.dtype).eps * max(map(abs, diagonal))
+        tiny = torch.finfo(vector.dtype).eps * max(map(abs, diagonal))
         if len(diagonal) >= min(steps, len(start)) or rest <= tiny or stop(state):
             return state
-        basis.append(found / rest)
+        basis.append(vector / rest)
 
 
 def largest_eigenvalue(product: Product, start: Tensor, *, tolerance: float = 1e-3, steps: int = 100) -> Largest:
@@ -208,14 +208,18 @@ def trace_of(
         steps: Lanczos steps for each; the smallest eigenvalues need the most.
         generator: Of the probes.
     """
-    found: list[float] = []
+    estimates: list[float] = []
     used = 0
     for _ in range(probes):
         signs = torch.randint(2, like.shape, generator=generator, device=generator.device).to(like) * 2 - 1
         state = lanczos(product, signs, steps, stop=lambda _: False)
         values, vectors = state.eigh()
-        found.append(len(like) * float(vectors[0].square() @ function(values.clamp(min=0))))
+        estimates.append(len(like) * float(vectors[0].square() @ function(values.clamp(min=0))))
         used += len(values)
-    mean = sum(found) / probes
-    spread = math.sqrt(sum((one - mean) ** 2 for one in found) / (probes * (probes - 1))) if probes > 1 else None
+    mean = sum(estimates) / probes
+    spread = (
+        math.sqrt(sum((estimate - mean) ** 2 for estimate in estimates) / (probes * (probes - 1)))
+        if probes > 1
+        else None
+    )
     return Trace(value=mean, deviation=spread, steps=used)

@@ -39,8 +39,8 @@ def layer_ranks(of: Released, pixels: Tensor, *, dense: int = DENSE) -> tuple[La
     if len(pixels) != 1:
         raise ValueError(f"expected one image, got {len(pixels)}: the gradient of a batch is a sum over its images")
     return tuple(
-        _layer_rank(name, layer, seen, dense, moved=_moved(of, name, layer))
-        for name, layer, seen in _backpropagated(of, pixels)
+        _layer_rank(name, layer, tensors, dense, moved=_moved(of, name, layer))
+        for name, layer, tensors in _backpropagated(of, pixels)
     )
 
 
@@ -89,17 +89,17 @@ def _moved(of: Released, name: str, layer: nn.Module) -> bool:
 def _layer_rank(
     name: str,
     layer: nn.Conv2d | nn.Linear,
-    seen: tuple[Tensor, Tensor, Tensor],
+    tensors: tuple[Tensor, Tensor, Tensor],
     dense: int,
     *,
     moved: bool,
 ) -> LayerRank:
-    x, weight, delta = seen
+    x, weight, delta = tensors
     patches = _geometry(layer, x)
     if isinstance(layer, nn.Linear) and patches.positions > 1:
         delta = delta.flatten(0, -2).T
     delta = delta.reshape(1, patches.outputs, *patches.output_size)
-    found = None
+    rank_and_gap = None
     gradient_rows = patches.gradient_rows if moved else 0
     equations = patches.weight_rows + gradient_rows
     predicted = patches.rank_bound
@@ -107,7 +107,7 @@ def _layer_rank(
         delta = torch.zeros_like(delta)
         predicted = min(patches.unknowns - patches.untouched, patches.independent_weight_rows)
     if isinstance(layer, nn.Conv2d) and min(equations, patches.unknowns) <= dense:
-        found = _rank(LayerSystem(patches=patches, weight=_balanced(weight, delta)[None], delta=delta))
+        rank_and_gap = _rank(LayerSystem(patches=patches, weight=_balanced(weight, delta)[None], delta=delta))
     return LayerRank(
         name=name,
         kind="Conv2d" if isinstance(layer, nn.Conv2d) else "Linear",
@@ -117,8 +117,8 @@ def _layer_rank(
         dependent_rows=patches.dependent_rows if moved else patches.weight_rows - patches.independent_weight_rows,
         untouched=patches.untouched,
         predicted=predicted,
-        rank=None if found is None else found[0],
-        gap=None if found is None else found[1],
+        rank=None if rank_and_gap is None else rank_and_gap[0],
+        gap=None if rank_and_gap is None else rank_and_gap[1],
     )
 
 

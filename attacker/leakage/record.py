@@ -141,8 +141,8 @@ class Leakage:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with what follows from the fields: each layer's ``missing``."""
         plain = asdict(self)
-        for layer, own in zip(plain["layers"], self.layers, strict=True):
-            layer["missing"] = own.missing
+        for layer, layer_rank in zip(plain["layers"], self.layers, strict=True):
+            layer["missing"] = layer_rank.missing
         return plain
 
     @classmethod
@@ -150,13 +150,15 @@ class Leakage:
         """The analysis that `as_dict` wrote, also after a passage through JSON."""
         values = {field.name: plain[field.name] for field in fields(cls)}
         names = [field.name for field in fields(LayerRank)]
-        layers = [{name: one[name] for name in names} for one in values["layers"]]
+        layers = [{name: layer[name] for name in names} for layer in values["layers"]]
         return cls(
             **{
                 **values,
                 "shape": tuple(values["shape"]),
-                "layers": tuple(LayerRank(**{**one, "gap": one["gap"] and tuple(one["gap"])}) for one in layers),
-                "images": tuple(ImageLeak(**one) for one in values["images"]),
+                "layers": tuple(
+                    LayerRank(**{**layer, "gap": layer["gap"] and tuple(layer["gap"])}) for layer in layers
+                ),
+                "images": tuple(ImageLeak(**image) for image in values["images"]),
                 "eigenvalues": tuple(values["eigenvalues"]),
                 "lost": tuple(map(tuple, values["lost"])),
                 "noise": values["noise"] and NoiseRanks(**values["noise"]),
@@ -177,7 +179,7 @@ def outliers(images: tuple[ImageLeak, ...], *, times: float = 3.0) -> tuple[tupl
     Returns:
         Most at risk (small errors), the worst first; least at risk, the safest first.
     """
-    logs = {one.index: math.log(one.unit_rmse) for one in images if one.unit_rmse and math.isfinite(one.unit_rmse)}
+    logs = {leak.index: math.log(leak.unit_rmse) for leak in images if leak.unit_rmse and math.isfinite(leak.unit_rmse)}
     if len(logs) < 3:
         return (), ()
     middle = _median(list(logs.values()))

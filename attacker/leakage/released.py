@@ -53,8 +53,8 @@ class Released:
         weights = {name: value.requires_grad_(True) for name, value in self.weights.items()}
         with torch.enable_grad():
             loss = self.loss(weights, pixels.detach(), self.noise if noise is None else noise)
-        found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-        return dict(zip(weights, found, strict=True))
+        gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        return dict(zip(weights, gradients, strict=True))
 
     def flat(self, gradient: Mapping[str, Tensor]) -> Tensor:
         """Tensors by name as one vector (d_theta,) in the order of ``matched``."""

@@ -161,7 +161,7 @@ def check_damping(damping: float) -> None:
 def _without_noise(gram: Tensor, pixels: int, tolerance: float) -> Tensor:
     """The Schur complement of the noise's block; directions of noise that change nothing are left out."""
     values, vectors = torch.linalg.eigh(gram[pixels:, pixels:])
-    seen = values > tolerance * values[-1]
-    mixed = gram[:pixels, pixels:] @ (vectors[:, seen] / values[seen].sqrt())
+    visible = values > tolerance * values[-1]
+    mixed = gram[:pixels, pixels:] @ (vectors[:, visible] / values[visible].sqrt())
     left: Tensor = gram[:pixels, :pixels] - mixed @ mixed.T
     return left

@@ -125,8 +125,8 @@ def _squared_and_added(
         wilson_of_share(share, n, confidence=confidence) for share, n in zip((first, second), victims, strict=True)
     )
 
-    def width(one: float, other: float) -> float:
-        return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+    def width(margin: float, other: float) -> float:
+        return math.sqrt(max(margin**2 - 2 * correlation * margin * other + other**2, 0.0))
 
     difference = first - second
     return (

@@ -62,12 +62,12 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
             f"got {height} x {width}; compare such small images by psnr"
         )
     at_once = max(1, _VALUES_AT_ONCE // images[0].numel()) if len(images) else 1
-    found = torch.zeros(len(images), dtype=torch.float64)
+    similarities = torch.zeros(len(images), dtype=torch.float64)
     for start in range(0, len(images), at_once):
-        own = slice(start, start + at_once)
-        found[own] = _ssim(images[own].cpu(), truth[own].cpu())
+        chunk = slice(start, start + at_once)
+        similarities[chunk] = _ssim(images[chunk].cpu(), truth[chunk].cpu())
     # Rounding leaves 1 + 1e-13 for equal images: more than a guess that is the image itself.
-    return found.clamp(max=1.0)
+    return similarities.clamp(max=1.0)
 
 
 def plain_ssim(truth: Tensor, levels: Tensor) -> Tensor:
@@ -82,12 +82,12 @@ def plain_ssim(truth: Tensor, levels: Tensor) -> Tensor:
     mean, pixels = _window_means(truth), SSIM_WINDOW**2
     spread = pixels / (pixels - 1) * (_window_means(truth * truth) - mean * mean)
     light, structure = _SSIM_CONSTANTS
-    found = []
+    similarities = []
     for level in levels.unbind(dim=-1):
-        one = level[:, :, None, None]
-        alike = (2 * one * mean + light) * structure / ((one * one + mean * mean + light) * (spread + structure))
-        found.append(alike.mean(dim=(2, 3)))
-    return torch.stack(found, dim=-1)
+        plain = level[:, :, None, None]
+        alike = (2 * plain * mean + light) * structure / ((plain * plain + mean * mean + light) * (spread + structure))
+        similarities.append(alike.mean(dim=(2, 3)))
+    return torch.stack(similarities, dim=-1)
 
 
 def _ssim(images: Tensor, truth: Tensor) -> Tensor:
@@ -170,8 +170,8 @@ def label_accuracy(recovered: Tensor, truth: Tensor) -> float:
         raise ValueError(
             f"expected two label tensors of one shape (batch,), got {tuple(recovered.shape)} and {tuple(truth.shape)}"
         )
-    found = Counter(recovered.tolist()) & Counter(truth.tolist())
-    return found.total() / len(truth)
+    matches = Counter(recovered.tolist()) & Counter(truth.tolist())
+    return matches.total() / len(truth)
 
 
 def match_batch(images: Tensor, truth: Tensor) -> Tensor:

@@ -75,9 +75,9 @@ class BatchStatistics(Prior):
         for name, values in received:
             by_channel = values.reshape(*axes, values.shape[1], -1).transpose(2, 3).flatten(3)  # (v, r, c, b * pixels)
             variance, mean = torch.var_mean(by_channel, dim=3, correction=0)
-            for found, statistic in ((mean, "running_mean"), (variance, "running_var")):
+            for measured, statistic in ((mean, "running_mean"), (variance, "running_var")):
                 wanted = state[f"{_prefix(name)}{statistic}"].detach()
-                total = total + torch.linalg.vector_norm(found - wanted, dim=2)
+                total = total + torch.linalg.vector_norm(measured - wanted, dim=2)
         return total
 
 

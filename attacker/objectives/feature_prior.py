@@ -64,9 +64,9 @@ class FeatureTarget(Prior):
         received = _received(replay, images.flatten(0, 2), noise, batch=batch, layers=list(self._targets))
         total = images.new_zeros(victims, restarts)
         for name, target in self._targets.items():
-            found = received[name].reshape(victims, restarts, batch, -1)
+            features = received[name].reshape(victims, restarts, batch, -1)
             wanted = target[rows].to(images).unsqueeze(1)
-            missed = (found - wanted).square().flatten(2).sum(dim=2)
+            missed = (features - wanted).square().flatten(2).sum(dim=2)
             total = total + missed / wanted.square().flatten(2).sum(dim=2).clamp_min(torch.finfo(total.dtype).tiny)
         return total
 

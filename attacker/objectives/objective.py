@@ -101,8 +101,8 @@ class GradientObjective(Objective):
         if count == 1:
             return self.measure(self.products(images, labels, noise))
         labels = labels if labels.shape[1] == 1 else labels.repeat_interleave(count, dim=1)
-        found = self.measure(self.products(images.repeat_interleave(count, dim=1), labels, noise))
-        return found.reshape(*images.shape[:2], count).mean(dim=2)
+        distances = self.measure(self.products(images.repeat_interleave(count, dim=1), labels, noise))
+        return distances.reshape(*images.shape[:2], count).mean(dim=2)
 
     def priors(self, x: Tensor) -> Tensor:
         """Weighted sum of all priors, (victims, restarts)."""

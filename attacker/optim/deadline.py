@@ -37,9 +37,9 @@ class Deadline:
         self._note((time.monotonic(), victims))
         if self.left > 0:
             return False
-        one: Deadline | None = self
-        while one is not None:
-            one.cut, one = True, one._outer
+        deadline: Deadline | None = self
+        while deadline is not None:
+            deadline.cut, deadline = True, deadline._outer
         return True
 
     def _note(self, look: tuple[float, int]) -> None:

@@ -142,10 +142,10 @@ class Descent:
                 break
         else:
             search.measure_last()
-        found = search.found()
+        matched = search.found()
         if progress is not None:
-            progress(1.0, float(found.distances.min()))
-        return found
+            progress(1.0, float(matched.distances.min()))
+        return matched
 
 
 class _Limits(NamedTuple):

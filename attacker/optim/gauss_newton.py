@@ -92,5 +92,5 @@ def _step(residual: Callable[[Tensor], Tensor], x: Tensor, inner: int, project: 
     def apply(v: Tensor) -> Tensor:
         return torch.autograd.grad(pulled, dual, (v * free).reshape(pulled.shape), retain_graph=True)[0]
 
-    found = solve(apply, lambda y: transposed(y) * free, -rows.detach(), tolerance=1e-10, iterations=inner)
-    return found.x.reshape(x.shape)
+    solution = solve(apply, lambda y: transposed(y) * free, -rows.detach(), tolerance=1e-10, iterations=inner)
+    return solution.x.reshape(x.shape)

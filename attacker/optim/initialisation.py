@@ -111,7 +111,7 @@ class Patterned(Start):
         return tiles.repeat(1, 1, 1, 1, *copies)[..., : inputs.height, : inputs.width].contiguous()
 
 
-_PLAIN: Mapping[str, Start] = MappingProxyType({one.name: one for one in (Normal(), Uniform(), Grey())})
+_PLAIN: Mapping[str, Start] = MappingProxyType({start.name: start for start in (Normal(), Uniform(), Grey())})
 
 
 def start_named(name: str) -> Start:
@@ -125,7 +125,7 @@ def start_named(name: str) -> Start:
     """
     if name in _PLAIN:
         return _PLAIN[name]
-    found = _PATTERNED.fullmatch(name)
-    if found is None:
+    match = _PATTERNED.fullmatch(name)
+    if match is None:
         raise ValueError(f"expected start to be one of {', '.join(STARTS)} with a whole N from 1 on, got {name!r}")
-    return Patterned(int(found.group(1)))
+    return Patterned(int(match.group(1)))

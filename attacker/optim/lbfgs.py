@@ -84,10 +84,10 @@ class LBFGS:
             if done + 1 < self.iterations and time_is_up(len(start)):
                 search.cut = True
                 break
-        found = search.found()
+        matched = search.found()
         if progress is not None:
-            progress(1.0, float(found.distances.min()))
-        return found
+            progress(1.0, float(matched.distances.min()))
+        return matched
 
 
 class _Search:

@@ -86,6 +86,6 @@ class CurvaturePairs:
         return rows.gather(2, order.unsqueeze(1).expand(-1, used, -1))
 
 
-def row_products(one: Tensor, other: Tensor) -> Tensor:
+def row_products(rows: Tensor, other: Tensor) -> Tensor:
     """Inner product of each row in float64, (c,)."""
-    return (precise(one) * precise(other)).sum(dim=1)
+    return (precise(rows) * precise(other)).sum(dim=1)

@@ -47,7 +47,7 @@ class Draws:
     def normal(self, *shape: int, like: Tensor) -> Tensor:
         """(victims, restarts, *shape) from N(0, 1) in the dtype and on the device of ``like``."""
         rows = [
-            [torch.randn(shape, generator=one, dtype=like.dtype, device=one.device) for one in row]
+            [torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device) for generator in row]
             for row in self.generators
         ]
         return torch.stack([torch.stack(row) for row in rows]).to(like.device)

@@ -9,12 +9,12 @@ from attacker.audit.verdict.compare import Change, Comparison
 from attacker.report.html import environment, write_html
 
 
-def headline(found: Sequence[Comparison]) -> str:
+def headline(comparisons: Sequence[Comparison]) -> str:
     """The page's first sentence."""
-    every = [change for one in found for change in one.changes]
+    every = [change for comparison in comparisons for change in comparison.changes]
     if not every:
         return "The audits cannot be compared."
-    worse, better = (sum(one.judgement == kind for one in every) for kind in ("worse", "better"))
+    worse, better = (sum(change.judgement == kind for change in every) for kind in ("worse", "better"))
     if worse:
         return "More images come back than before."
     return "Fewer images come back than before." if better else "No difference is shown."
@@ -26,21 +26,21 @@ def place(change: Change) -> tuple[float, float, float]:
     return 50 + 50 * low, 50 + 50 * high, 50 + 50 * change.difference
 
 
-def render_comparison(found: Sequence[Comparison], names: tuple[str, str]) -> str:
+def render_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -> str:
     """The page as HTML text.
 
     Args:
-        found: What changed.
+        comparisons: What changed.
         names: Of the two records.
     """
     template = environment(place=place).get_template("compare.html.j2")
-    return template.render(found=found, names=names, headline=headline(found))
+    return template.render(found=comparisons, names=names, headline=headline(comparisons))
 
 
-def write_comparison(found: Sequence[Comparison], names: tuple[str, str], path: Path) -> Path:
+def write_comparison(comparisons: Sequence[Comparison], names: tuple[str, str], path: Path) -> Path:
     """Write the page, readable by its owner only; its absolute path.
 
     Raises:
         OSError: If it cannot be written.
     """
-    return write_html(render_comparison(found, names), path)
+    return write_html(render_comparison(comparisons, names), path)

@@ -94,14 +94,14 @@ def _whole(place: Callable[[float], float], low: int, high: int) -> tuple[tuple[
 
 def accuracy_chart(federations: Sequence[FederationSummary]) -> Chart | None:
     """Accuracy of each federation by round, 0 to 100 %; None when no accuracy is known."""
-    rounds = [one.round for f in federations for one in f.accuracy if one.accuracy is not None]
+    rounds = [point.round for f in federations for point in f.accuracy if point.accuracy is not None]
     if not rounds:
         return None
     x, y = across(min(rounds), max(rounds)), up(1)
     ends = [
-        f"{wording.defence_name(one.defence)} ends at {wording.percent(one.final_accuracy)}"
-        for one in federations
-        if one.final_accuracy is not None
+        f"{wording.defence_name(federation.defence)} ends at {wording.percent(federation.final_accuracy)}"
+        for federation in federations
+        if federation.final_accuracy is not None
     ]
     return Chart(
         label=f"Accuracy on test images by round: {'; '.join(ends)}",
@@ -110,8 +110,11 @@ def accuracy_chart(federations: Sequence[FederationSummary]) -> Chart | None:
         x_ticks=_whole(x, min(rounds), max(rounds)),
         y_ticks=_shares(y),
         lines=tuple(
-            line(style, [(x(one.round), y(one.accuracy)) for one in own.accuracy if one.accuracy is not None])
-            for style, own in enumerate(federations)
+            line(
+                style,
+                [(x(point.round), y(point.accuracy)) for point in federation.accuracy if point.accuracy is not None],
+            )
+            for style, federation in enumerate(federations)
         ),
     )
 
@@ -124,13 +127,13 @@ def trade_chart(federations: Sequence[tuple[int, str, FederationSummary, AttackS
     """
     x, y = across(0, 1), up(1)
     dots, said = [], []
-    for style, title, own, best in federations:
-        if own.final_accuracy is None or best.success_rate is None or best.interval is None:
+    for style, title, entry, best in federations:
+        if entry.final_accuracy is None or best.success_rate is None or best.interval is None:
             continue
         low, high = best.interval
-        dots.append(Dot(style, x(own.final_accuracy), y(best.success_rate), (y(low), y(high))))
+        dots.append(Dot(style, x(entry.final_accuracy), y(best.success_rate), (y(low), y(high))))
         said.append(
-            f"{title}: accuracy {wording.percent(own.final_accuracy)}, {wording.percent(best.success_rate)} came back"
+            f"{title}: accuracy {wording.percent(entry.final_accuracy)}, {wording.percent(best.success_rate)} came back"
         )
     if not dots:
         return None
@@ -156,7 +159,7 @@ def smallest_errors(
         record: The audit.
         place: From a federation and a round; None leaves the image out.
     """
-    federations = {one.id: one for one in record.federations}
+    federations = {summary.id: summary for summary in record.federations}
     best: dict[str, tuple[str, int, float]] = {}
     for row in record.results:
         where = place(federations[row.federation], row.round)
@@ -165,10 +168,10 @@ def smallest_errors(
         error = math.sqrt(row.mse)
         if row.victim_id not in best or error < best[row.victim_id][2]:
             best[row.victim_id] = (row.federation, where, error)
-    found: dict[str, list[tuple[int, float]]] = {}
+    errors: dict[str, list[tuple[int, float]]] = {}
     for federation, where, error in best.values():
-        found.setdefault(federation, []).append((where, error))
-    return found
+        errors.setdefault(federation, []).append((where, error))
+    return errors
 
 
 def error_chart(errors: Errors, styles: Mapping[str, int], x_name: str) -> Chart | None:
@@ -182,17 +185,17 @@ def error_chart(errors: Errors, styles: Mapping[str, int], x_name: str) -> Chart
     Returns:
         The chart, or None when there are fewer than two places on the axis.
     """
-    drawn = {one: own for one, own in errors.items() if one in styles}
-    places = [where for own in drawn.values() for where, _ in own]
+    drawn = {federation: points for federation, points in errors.items() if federation in styles}
+    places = [where for points in drawn.values() for where, _ in points]
     if len(set(places)) < 2:
         return None
-    most = max(error for own in drawn.values() for _, error in own)
+    most = max(error for points in drawn.values() for _, error in points)
     high = next((top for top in _TOPS if top >= most), 1.0)
     x, y = across(min(places), max(places)), up(high)
-    medians = {one: _medians(own) for one, own in drawn.items()}
+    medians = {federation: _medians(points) for federation, points in drawn.items()}
     said = [
-        f"median from {wording.figure(one[0][1])} at {one[0][0]} to {wording.figure(one[-1][1])} at {one[-1][0]}"
-        for one in medians.values()
+        f"median from {wording.figure(dots[0][1])} at {dots[0][0]} to {wording.figure(dots[-1][1])} at {dots[-1][0]}"
+        for dots in medians.values()
     ]
     return Chart(
         label=f"Smallest reconstruction error of each image by {x_name}: {'; '.join(said)}",
@@ -200,8 +203,12 @@ def error_chart(errors: Errors, styles: Mapping[str, int], x_name: str) -> Chart
         y_name="RMSE",
         x_ticks=_whole(x, min(places), max(places)),
         y_ticks=tuple((y(high * part / 5), f"{high * part / 5:.2f}") for part in range(6)),
-        lines=tuple(line(styles[one], [(x(a), y(b)) for a, b in own]) for one, own in medians.items()),
-        dots=tuple(Dot(styles[one], x(a), y(b)) for one, own in drawn.items() for a, b in sorted(set(own))),
+        lines=tuple(
+            line(styles[federation], [(x(a), y(b)) for a, b in points]) for federation, points in medians.items()
+        ),
+        dots=tuple(
+            Dot(styles[federation], x(a), y(b)) for federation, points in drawn.items() for a, b in sorted(set(points))
+        ),
         faint=True,
     )
 

@@ -120,7 +120,7 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
         album: Of the page; pictures are admitted to it.
         room: Characters of HTML, about, pictures included.
     """
-    shown = [one for one in record.federations if one.id in titles]
+    shown = [summary for summary in record.federations if summary.id in titles]
     rows_of: dict[str, list[ImageResult]] = {}
     for result in record.results:
         if result.outcome != "not_applicable":
@@ -130,8 +130,8 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
     rows: list[Row] = []
     hidden = 0
     for federation in shown:
-        own = [victim for victim in record.victims if victim.federation == federation.id]
-        hidden += max(len(own) - most, 0)
+        victims = [victim for victim in record.victims if victim.federation == federation.id]
+        hidden += max(len(victims) - most, 0)
         rows += [
             _row(
                 record,
@@ -141,7 +141,7 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
                 rows_of.get(victim.id, []),
                 controls.get((federation.id, victim.round, victim.node, victim.image)),
             )
-            for victim in own[:most]
+            for victim in victims[:most]
         ]
     rows, small_print = _with_pictures(rows, album, room)
     return Gallery(
@@ -159,13 +159,15 @@ def _controls(
     record: AuditRecord, rows_of: Mapping[str, Sequence[ImageResult]]
 ) -> dict[tuple[str, int, str, int], ImageResult]:
     """The best result of the undefended control, by defended federation and place of the image."""
-    parents = {one.id: one.control_of for one in record.federations if one.control_of is not None}
-    found: dict[tuple[str, int, str, int], ImageResult] = {}
+    parents = {
+        federation.id: federation.control_of for federation in record.federations if federation.control_of is not None
+    }
+    controls: dict[tuple[str, int, str, int], ImageResult] = {}
     for victim in record.victims:
         best = _closest(rows_of.get(victim.id, []))
         if victim.federation in parents and best is not None:
-            found[parents[victim.federation], victim.round, victim.node, victim.image] = best
-    return found
+            controls[parents[victim.federation], victim.round, victim.node, victim.image] = best
+    return controls
 
 
 def _closest(rows: Iterable[ImageResult]) -> ImageResult | None:
@@ -191,11 +193,12 @@ def _row(
     if not federation.truth_known:
         return _row_alone(record, title, victim, results, where)
     chosen = {
-        title: one
+        title: closest
         for title, adaptive in (("Plain attack", False), ("Adaptive attack", True))
-        if (one := _closest(row for row in results if knows(record, federation, row.attack) == adaptive)) is not None
+        if (closest := _closest(row for row in results if knows(record, federation, row.attack) == adaptive))
+        is not None
     }
-    picked = [one.attack for one in chosen.values()]
+    picked = [result.attack for result in chosen.values()]
     similarities = [row.ssim for row in results if row.ssim is not None]
     # Own files name their classes by number, which says nothing by itself.
     known = victim.label_name if victim.label_name and not victim.label_name.isdigit() else ""
@@ -211,7 +214,7 @@ def _row(
         node=victim.node,
         place=wording.capitalised(where),
         ssim=max(similarities, default=None),
-        tiles=(truth, *(_attack(record, title, one, where) for title, one in chosen.items()), *baseline),
+        tiles=(truth, *(_attack(record, title, result, where) for title, result in chosen.items()), *baseline),
         others=tuple(_attack(record, "", row, where) for row in results if row.attack not in picked),
     )
 

@@ -62,7 +62,7 @@ class Determined:
 
 def determined(record: AuditRecord, panels: Sequence[Panel]) -> list[Determined]:
     """The indices of a record, in the order of the page."""
-    by_id = {one.federation: one for one in record.leakage}
+    by_id = {summary.federation: summary for summary in record.leakage}
     return [
         Determined(title=panel.title, found=by_id[panel.federation.id])
         for panel in panels

@@ -63,31 +63,31 @@ def lost_picture(lost: Sequence[Sequence[float]]) -> str | None:
     return data_uri(content.getvalue())
 
 
-def render_leakage(found: Leakage) -> str:
+def render_leakage(leakage: Leakage) -> str:
     """The page as HTML text."""
-    first = next((one for one in found.images if one.reason is None), None)
+    first = next((image for image in leakage.images if image.reason is None), None)
     chart = None
     if first is not None and first.rank is not None:
-        chart = spectrum_chart(found.eigenvalues, unknowns=first.unknowns, rank=first.rank)
-    most, least = outliers(found.images)
+        chart = spectrum_chart(leakage.eigenvalues, unknowns=first.unknowns, rank=first.rank)
+    most, least = outliers(leakage.images)
     template = environment().get_template("leakage.html.j2")
     return template.render(
-        found=found,
+        found=leakage,
         first=first,
-        headline=headline(found),
-        advice=advice(found),
-        warning=warning(found),
+        headline=headline(leakage),
+        advice=advice(leakage),
+        warning=warning(leakage),
         chart=chart,
-        lost=lost_picture(found.lost),
-        lost_share=sum(map(sum, found.lost)) / max(1, sum(map(len, found.lost))),
+        lost=lost_picture(leakage.lost),
+        lost_share=sum(map(sum, leakage.lost)) / max(1, sum(map(len, leakage.lost))),
         marks={**dict.fromkeys(most, "most at risk"), **dict.fromkeys(least, "least at risk")},
     )
 
 
-def write_leakage(found: Leakage, path: Path) -> Path:
+def write_leakage(leakage: Leakage, path: Path) -> Path:
     """Write the page, readable by its owner only; its absolute path.
 
     Raises:
         OSError: If it cannot be written.
     """
-    return write_html(render_leakage(found), path)
+    return write_html(render_leakage(leakage), path)

@@ -13,21 +13,21 @@ from attacker.wording import count, figure, joined
 _SAME, _PLAIN, _NOTHING = 0.02, 0.1, 0.25
 
 
-def headline(found: Leakage) -> str:
+def headline(leakage: Leakage) -> str:
     """One sentence for the top."""
-    image = _usable(found)
+    image = _usable(leakage)
     if image is None:
         return "Nothing can be said: the gradients of these images are zero."
     if image.rank is None:
         return "Too large for exact ranks: errors are bounds from below, true ones may be over ten times larger."
-    if found.noise is not None:
-        if found.noise.fitted == image.unknowns:
+    if leakage.noise is not None:
+        if leakage.noise.fitted == image.unknowns:
             return (
                 "The bottleneck does not stop an attacker who fits its noise along with the image: the gradient still "
                 "determines both."
             )
         return (
-            f"With its noise unknown, the gradient determines {count(found.noise.fitted)} of {count(image.unknowns)} "
+            f"With its noise unknown, the gradient determines {count(leakage.noise.fitted)} of {count(image.unknowns)} "
             "numbers of the image."
         )
     if image.rank == image.unknowns:
@@ -35,39 +35,39 @@ def headline(found: Leakage) -> str:
     return f"The gradient determines {count(image.rank)} of {count(image.unknowns)} numbers of the image."
 
 
-def advice(found: Leakage) -> list[str]:
+def advice(leakage: Leakage) -> list[str]:
     """What follows, one paragraph each."""
-    image = _usable(found)
+    image = _usable(leakage)
     if image is None:
-        return [f"Image {one.index}: {one.reason}." for one in found.images if one.reason]
-    told = [*(_noise(found) or [_rank(image)]), _error(found, image)]
-    if found.defence != "none" and image.influence is not None:
+        return [f"Image {leak.index}: {leak.reason}." for leak in leakage.images if leak.reason]
+    told = [*(_noise(leakage) or [_rank(image)]), _error(leakage, image)]
+    if leakage.defence != "none" and image.influence is not None:
         told.append(
             "What the defence does to the finished gradient moves the image that fits it by an RMSE of "
             f"{rmse_size(image.influence)}: {seen_at(image.influence)}."
         )
-    told += _samples(found)
+    told += _samples(leakage)
     told.append(
         "Full rank says that no other image nearby has the same gradient, not that an attack finds it. What is lost is "
         "lost to every attack that has only this gradient, as far as small changes of the image go. Errors are of "
         "the linear theory: above about 0.25 they say that nothing is determined, not by how much. Other weights, "
         "later in training, give other numbers."
     )
-    return [one for one in told if one]
+    return [paragraph for paragraph in told if paragraph]
 
 
-def warning(found: Leakage) -> str:
+def warning(leakage: Leakage) -> str:
     """What c(M) is worth."""
     return (
-        f"c(M) = {found.solubility:.1f}. It is given for comparison with the literature and is no measure of "
+        f"c(M) = {leakage.solubility:.1f}. It is given for comparison with the literature and is no measure of "
         "security: it looks at each layer alone, while later gradients bind the image through several layers at once. "
         "One net of the paper that proposed it scores -6211, the most secure of all, and its gradient determines all "
         "but 189 of 3,072 numbers of the image. The rank above is the test."
     )
 
 
-def _usable(found: Leakage) -> ImageLeak | None:
-    return next((one for one in found.images if one.reason is None), None)
+def _usable(leakage: Leakage) -> ImageLeak | None:
+    return next((image for image in leakage.images if image.reason is None), None)
 
 
 def _rank(image: ImageLeak) -> str:
@@ -86,8 +86,8 @@ def _rank(image: ImageLeak) -> str:
     )
 
 
-def _noise(found: Leakage) -> list[str]:
-    ranks = found.noise
+def _noise(leakage: Leakage) -> list[str]:
+    ranks = leakage.noise
     if ranks is None:
         return []
     return [
@@ -101,20 +101,20 @@ def _noise(found: Leakage) -> list[str]:
     ]
 
 
-def _error(found: Leakage, image: ImageLeak) -> str:
+def _error(leaks: Leakage, image: ImageLeak) -> str:
     if image.unit_rmse is None:
         return ""
-    known = " if the bottlenecks' noise is known" if found.noise else ""
+    known = " if the bottlenecks' noise is known" if leaks.noise else ""
     parts = " of the part that is determined" if image.rank is not None and image.rank < image.unknowns else ""
-    rmse = found.std * image.unit_rmse
+    rmse = leaks.std * image.unit_rmse
     return (
-        f"Gaussian noise of standard deviation {found.std:g} on each number of the gradient leaves an attacker without "
+        f"Gaussian noise of standard deviation {leaks.std:g} on each number of the gradient leaves an attacker without "
         f"any idea of what images look like (without a prior) with an RMSE of {rmse_size(rmse)}{parts}{known}, on the "
         f"scale from 0 to 1: {seen_at(rmse)}. That attacker's RMSE is {_PLAIN}, at which an image is still plain to "
         f"see, at {_PLAIN / image.unit_rmse:.2g}, and {_NOTHING} at {_NOTHING / image.unit_rmse:.2g}. This is no "
         "advice: a search with a prior brought images back with an SSIM of .8 and more at noise where it is "
         f"{_NOTHING} (docs/leakage.md). The gradient itself has a norm of {image.gradient_norm:.3g} over "
-        f"{count(found.parameters)} numbers."
+        f"{count(leaks.parameters)} numbers."
     )
 
 
@@ -144,7 +144,7 @@ def _with_prior(measured: NoiseAttack | None) -> str:
         return "None was tried here."
     if not measured.ssim:
         return f"None was tried here: {measured.reason}."
-    scores = joined(["nothing" if one is None else figure(one) for one in measured.ssim])
+    scores = joined(["nothing" if score is None else figure(score) for score in measured.ssim])
     which = "an attacked image" if len(measured.ssim) == 1 else f"{len(measured.ssim)} attacked images"
     return (
         f"At {_plainly(measured.std)} short searches with such a prior, of {count(measured.iterations)} iterations, "
@@ -183,11 +183,11 @@ def seen_at(rmse: float) -> str:
     return "hard to recognise" if rmse < _NOTHING else "nothing to be seen"
 
 
-def _samples(found: Leakage) -> list[str]:
-    usable = [one.unit_rmse for one in found.images if one.unit_rmse]
+def _samples(leakage: Leakage) -> list[str]:
+    usable = [image.unit_rmse for image in leakage.images if image.unit_rmse]
     if len(usable) < 3:
         return []
-    most, least = outliers(found.images)
+    most, least = outliers(leakage.images)
     spread = (
         f"The same noise acts on images differently: over {len(usable)} images, the largest error is "
         f"{max(usable) / min(usable):.3g} times the smallest."

@@ -49,7 +49,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
     return templates.get_template("page.html.j2").render(
         record=record,
         redact=redact,
-        overall=overall([one for one in verdicts(record) if one.federation in titles]),
+        overall=overall([verdict for verdict in verdicts(record) if verdict.federation in titles]),
         groups=groups,
         panels=panels,
         audited=[panel for panel in panels if not panel.control],
@@ -61,7 +61,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         agrees=f"{AGREES:g}",
         attacked=_attacked_updates(record),
         glossary=GLOSSARY,
-        seconds=sum(one.seconds for one in record.summaries),
+        seconds=sum(summary.seconds for summary in record.summaries),
         # Both are files of this package; the policy names their digests, so that nothing else runs or styles the page.
         style=Markup(style),
         script=Markup(script),
@@ -91,7 +91,12 @@ def write_report(record: AuditRecord, *, folder: Path, out: Path, redact: bool =
 
 def _attacked_updates(record: AuditRecord) -> dict[str, int]:
     """Federation to the number of its updates that were attacked."""
-    return dict(Counter(own for own, _, _ in {(one.federation, one.round, one.node) for one in record.victims}))
+    return dict(
+        Counter(
+            federation
+            for federation, _, _ in {(victim.federation, victim.round, victim.node) for victim in record.victims}
+        )
+    )
 
 
 def _answered(attack: AttackDescription) -> str:
@@ -101,9 +106,9 @@ def _answered(attack: AttackDescription) -> str:
     if not attack.answers:
         return "It takes the defence into account."
     # A defence by its reference's settings is the same defence.
-    same = {f"{one}-reference" for one in attack.answers}
-    names = [one for one in attack.answers if one not in same]
-    return f"It takes into account: {wording.joined([wording.defence_name(one) for one in names])}."
+    same = {f"{defence}-reference" for defence in attack.answers}
+    names = [defence for defence in attack.answers if defence not in same]
+    return f"It takes into account: {wording.joined([wording.defence_name(defence) for defence in names])}."
 
 
 def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]:
@@ -111,14 +116,16 @@ def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]
     audited = [panel for group in groups for panel in group.audited]
     styles = {panel.federation.id: number for number, panel in enumerate(audited)}
     best = [
-        (styles[panel.federation.id], panel.title, panel.federation, one)
+        (styles[panel.federation.id], panel.title, panel.federation, strongest)
         for panel in audited
-        if (one := most_successful([row.summary for row in panel.attacks])) is not None
+        if (strongest := most_successful([row.summary for row in panel.attacks])) is not None
     ]
     steps = [wording.count(n) for n in sorted({p.federation.local_steps or 0 for p in audited} - {0})]
     charts: dict[str, Chart | None] = {
         "rounds": error_chart(smallest_errors(record, lambda _, number: number), styles, "round"),
-        "steps": error_chart(smallest_errors(record, lambda one, _: one.local_steps), styles, "local steps"),
+        "steps": error_chart(
+            smallest_errors(record, lambda federation, _: federation.local_steps), styles, "local steps"
+        ),
         "trade": trade_chart(best),
     }
     return {**charts, "known_steps": wording.joined(steps)}
@@ -126,24 +133,24 @@ def _charts(record: AuditRecord, groups: Sequence[ModelGroup]) -> dict[str, Any]
 
 def _problems(record: AuditRecord, panels: Sequence[Panel], album: Album) -> list[tuple[str, list[str]]]:
     """Title and sentences of everything that went wrong, by federation; empty when nothing did."""
-    found = []
+    problems = []
     for panel in panels:
         federation = panel.federation
-        own = [f"Round {one.round}, client {one.node}: {one.reason}" for one in federation.left_out]
-        own += [f"Tape: {problem}" for problem in federation.tape_problems]
+        sentences = [f"Round {update.round}, client {update.node}: {update.reason}" for update in federation.left_out]
+        sentences += [f"Tape: {problem}" for problem in federation.tape_problems]
         if federation.lost:
-            own.append(f"Tape: {federation.lost} updates could not be recorded.")
-        own += _attack_failures([row.summary for row in panel.attacks])
-        if own:
-            found.append((panel.title, own))
+            sentences.append(f"Tape: {federation.lost} updates could not be recorded.")
+        sentences += _attack_failures([row.summary for row in panel.attacks])
+        if sentences:
+            problems.append((panel.title, sentences))
     if album.problems:
-        found.append(("Pictures of this page", album.problems))
-    return found
+        problems.append(("Pictures of this page", album.problems))
+    return problems
 
 
 def _attack_failures(summaries: Sequence[AttackSummary]) -> list[str]:
     return [
-        f"{wording.capitalised(attack_title(one.attack))} failed on {one.failed} images: {'; '.join(one.reasons)}"
-        for one in summaries
-        if one.failed
+        f"{wording.capitalised(attack_title(row.attack))} failed on {row.failed} images: {'; '.join(row.reasons)}"
+        for row in summaries
+        if row.failed
     ]

@@ -102,24 +102,24 @@ class ModelGroup:
     @property
     def audited(self) -> tuple[Panel, ...]:
         """Those that are no control."""
-        return tuple(one for one in self.panels if not one.control)
+        return tuple(panel for panel in self.panels if not panel.control)
 
 
 def model_groups(record: AuditRecord) -> list[ModelGroup]:
     """The whole page's federations, by model and images."""
-    found = {one.federation: one for one in verdicts(record)}
+    verdicts_by_id = {verdict.federation: verdict for verdict in verdicts(record)}
     by_model: dict[tuple[str, str | None], list[FederationSummary]] = {}
     for federation in record.federations:
         by_model.setdefault((federation.model, federation.dataset), []).append(federation)
     groups = []
-    for (model, dataset), own in by_model.items():
+    for (model, dataset), federations in by_model.items():
         title = wording.model_name(model) + (f" on {wording.dataset_name(dataset)}" if dataset else "")
-        shown = _ordered(record, own)
-        audited = [one for one in shown if not is_control(record, one)]
+        shown = _ordered(record, federations)
+        audited = [summary for summary in shown if not is_control(record, summary)]
         groups.append(
             ModelGroup(
                 title=title,
-                panels=tuple(_panel(record, one, found.get(one.id), title) for one in shown),
+                panels=tuple(_panel(record, summary, verdicts_by_id.get(summary.id), title) for summary in shown),
                 chart=accuracy_chart(audited),
                 note=_accuracy_note(audited),
             )
@@ -129,58 +129,60 @@ def model_groups(record: AuditRecord) -> list[ModelGroup]:
 
 def is_control(record: AuditRecord, federation: FederationSummary) -> bool:
     """Whether it is the undefended control of a federation of this record."""
-    return federation.control_of is not None and any(one.id == federation.control_of for one in record.federations)
+    return federation.control_of is not None and any(other.id == federation.control_of for other in record.federations)
 
 
-def _ordered(record: AuditRecord, own: Sequence[FederationSummary]) -> list[FederationSummary]:
+def _ordered(record: AuditRecord, federations: Sequence[FederationSummary]) -> list[FederationSummary]:
     shown = []
-    for federation in sorted((one for one in own if not is_control(record, one)), key=is_defended):
-        shown += [federation, *(one for one in own if one.control_of == federation.id)]
-    return shown + [one for one in own if one not in shown]
+    for federation in sorted((summary for summary in federations if not is_control(record, summary)), key=is_defended):
+        shown += [federation, *(summary for summary in federations if summary.control_of == federation.id)]
+    return shown + [summary for summary in federations if summary not in shown]
 
 
 def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict | None, group: str) -> Panel:
     control = is_control(record, federation)
     name = wording.capitalised(wording.defence_name(federation.defence))
     if control:
-        parent = next(one for one in record.federations if one.id == federation.control_of)
+        parent = next(candidate for candidate in record.federations if candidate.id == federation.control_of)
         name = f"Undefended control of {wording.defence_name(parent.defence)}"
-    summaries = [one for one in record.summaries if one.federation == federation.id]
+    summaries = [summary for summary in record.summaries if summary.federation == federation.id]
     sentences: dict[str, list[str]] = {}
     for flag in record.flags:
         if flag.federation == federation.id:
             sentences.setdefault(flag.name, []).append(flag.sentence)
-    flagged = {sentence for own in sentences.values() for sentence in own}
+    flagged = {sentence for texts in sentences.values() for sentence in texts}
     return Panel(
         federation=federation,
         name=name,
         title=f"{group}, {name[:1].lower() + name[1:] if control or not is_defended(federation) else name}",
-        cautions=tuple(one for one in verdict.cautions if one not in flagged) if verdict is not None else (),
+        cautions=tuple(caution for caution in verdict.cautions if caution not in flagged)
+        if verdict is not None
+        else (),
         control=control,
         verdict=None if control else verdict,
-        flags=tuple((one, tuple(dict.fromkeys(own))) for one, own in sentences.items()),
-        attacks=tuple(_attack_row(record, federation, one) for one in summaries),
+        flags=tuple((flag_name, tuple(dict.fromkeys(texts))) for flag_name, texts in sentences.items()),
+        attacks=tuple(_attack_row(record, federation, summary) for summary in summaries),
         union=FederationView(record=record, federation=federation).together,
         best=tuple(_best(record, federation, summaries)),
-        planned=tuple(one for one in record.plan if one.federation == federation.id),
+        planned=tuple(planned for planned in record.plan if planned.federation == federation.id),
     )
 
 
-def _attack_row(record: AuditRecord, federation: FederationSummary, one: AttackSummary) -> AttackRow:
-    own = [row for row in record.results if row.federation == federation.id and row.attack == one.attack]
-    values = [row.ssim for row in own if row.ssim is not None]
-    kind = _kind(record, federation, one.attack)
-    return AttackRow(summary=one, kind=kind, histogram=histogram(values), alone=_alone(one, own))
+def _attack_row(record: AuditRecord, federation: FederationSummary, summary: AttackSummary) -> AttackRow:
+    rows = [row for row in record.results if row.federation == federation.id and row.attack == summary.attack]
+    values = [row.ssim for row in rows if row.ssim is not None]
+    kind = _kind(record, federation, summary.attack)
+    return AttackRow(summary=summary, kind=kind, histogram=histogram(values), alone=_alone(summary, rows))
 
 
-def _alone(one: AttackSummary, own: Sequence[ImageResult]) -> str:
+def _alone(summary: AttackSummary, rows: Sequence[ImageResult]) -> str:
     """What an attack came to where no true image is known."""
-    parts = [f"{one.images} attacked; without the truth nothing can be counted"]
-    loss, start = (wording.middle(getattr(row, name) for row in own) for name in ("matching_loss", "starting_loss"))
+    parts = [f"{summary.images} attacked; without the truth nothing can be counted"]
+    loss, start = (wording.middle(getattr(row, name) for row in rows) for name in ("matching_loss", "starting_loss"))
     if loss is not None:
         began = f" from {wording.distance(start)}" if start is not None else ""
         parts.append(f"matching loss{began}{' to' if began else ''} {wording.distance(loss)} (median)")
-    if sure := sum(map(confirms, own)):
+    if sure := sum(map(confirms, rows)):
         parts.append(f"the update itself confirms {wording.counted(sure, 'image')}")
     return "; ".join(parts)
 
@@ -194,37 +196,37 @@ def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
 
 def most_successful(summaries: Sequence[AttackSummary]) -> AttackSummary | None:
     """The attack that brought back the most images; None when none is known."""
-    scored = [one for one in summaries if one.successes is not None]
-    return max(scored, key=lambda one: strength(one.successes, one.images, one.mean_ssim), default=None)
+    scored = [summary for summary in summaries if summary.successes is not None]
+    return max(scored, key=lambda summary: strength(summary.successes, summary.images, summary.mean_ssim), default=None)
 
 
 def _best(
     record: AuditRecord, federation: FederationSummary, summaries: Sequence[AttackSummary]
 ) -> list[tuple[str, AttackSummary]]:
-    adaptive = [one for one in summaries if knows(record, federation, one.attack)]
-    controls = {one.id for one in record.federations if one.control_of == federation.id}
+    adaptive = [summary for summary in summaries if knows(record, federation, summary.attack)]
+    controls = {other.id for other in record.federations if other.control_of == federation.id}
     kinds = (
         (
             "Best plain attack" if is_defended(federation) else "Best attack",
             [o for o in summaries if o not in adaptive],
         ),
         ("Best adaptive attack", adaptive),
-        ("Undefended control", [one for one in record.summaries if one.federation in controls]),
+        ("Undefended control", [summary for summary in record.summaries if summary.federation in controls]),
     )
-    return [(name, best) for name, own in kinds if (best := most_successful(own)) is not None]
+    return [(name, best) for name, candidates in kinds if (best := most_successful(candidates)) is not None]
 
 
 def images_used(federation: FederationSummary) -> int | None:
     """How often an image was used in training, over all clients and rounds; None when it is not known."""
-    usable = [one.usable for one in federation.accuracy if one.usable is not None]
+    usable = [point.usable for point in federation.accuracy if point.usable is not None]
     if federation.protocol != "fedsgd" or federation.batch_size is None or not usable:
         return None
     return sum(usable) * federation.batch_size
 
 
 def _accuracy_note(federations: Sequence[FederationSummary]) -> str:
-    used = [images_used(one) for one in federations]
-    known = [one for one in used if one is not None]
+    used = [images_used(federation) for federation in federations]
+    known = [number for number in used if number is not None]
     if not known:
         return (
             "How many images the training has used is not known. Compare accuracies only once both have levelled off."

@@ -75,22 +75,22 @@ class Album:
         wanted = list(paths)
         for encoding in ENCODINGS:
             self.encoding = encoding
-            found = {path: self._encode(path, encoding) for path in dict.fromkeys(wanted)}
-            if sum(len(found[path] or "") for path in wanted) <= room:
+            uris = {path: self._encode(path, encoding) for path in dict.fromkeys(wanted)}
+            if sum(len(uris[path] or "") for path in wanted) <= room:
                 break
         for path in wanted:
-            room -= len(found[path] or "")
+            room -= len(uris[path] or "")
             if room >= 0:
-                self._encoded[path] = found[path]
+                self._encoded[path] = uris[path]
         return max(room, 0)
 
     def admit_more(self, paths: Iterable[str], room: int) -> bool:
         """Embed these too, no more exactly than the first ones, if all of them fit; whether they did."""
         wanted = list(dict.fromkeys(paths))
         for encoding in ENCODINGS[ENCODINGS.index(self.encoding) :]:
-            found = {path: self._encode(path, encoding) for path in wanted}
-            if sum(len(uri or "") for uri in found.values()) <= room:
-                self._encoded |= found
+            uris = {path: self._encode(path, encoding) for path in wanted}
+            if sum(len(uri or "") for uri in uris.values()) <= room:
+                self._encoded |= uris
                 return True
         return False
 
@@ -140,5 +140,5 @@ def blurred(image: Image.Image) -> Image.Image:
     """
     longest = max(image.size)
     side = max(1, min(_BLURRED_SIDE, longest // 4))
-    few = tuple(max(1, round(side * one / longest)) for one in image.size)
+    few = tuple(max(1, round(side * length / longest)) for length in image.size)
     return image.resize((few[0], few[1]), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)

@@ -14,7 +14,7 @@ _WITHHELD: Final = ("batch-size", "buffers", "defence", "learning-rate")
 
 def command(record: AuditRecord) -> str:
     """A shell command that audits the same tapes with the same attacks, settings and seed."""
-    tapes = dict.fromkeys(one.tape for one in record.federations if one.control_of is None)
+    tapes = dict.fromkeys(federation.tape for federation in record.federations if federation.control_of is None)
     options: list[str] = []
     for spec in str(record.settings.get("attacks") or "").split():
         options += ["--attacks", spec]

@@ -61,18 +61,18 @@ class Verdict:
 
 def verdicts(record: AuditRecord) -> list[Verdict]:
     """One verdict for each federation, in the record's order; worked out where an older record has none."""
-    known = {one.federation for one in record.verdicts} == {one.id for one in record.federations}
-    controls = {one.id for one in record.federations if one.control_of is not None}
+    known = {verdict.federation for verdict in record.verdicts} == {federation.id for federation in record.federations}
+    controls = {federation.id for federation in record.federations if federation.control_of is not None}
     return [
         Verdict(
-            federation=one.federation,
-            finding=Finding(one.verdict.capitalize()),
-            sentence=one.sentence,
-            cautions=tuple(one.cautions),
-            control=one.federation in controls,
-            headline=_headline(record, one.federation) if one.verdict == "not known" else "",
+            federation=verdict.federation,
+            finding=Finding(verdict.verdict.capitalize()),
+            sentence=verdict.sentence,
+            cautions=tuple(verdict.cautions),
+            control=verdict.federation in controls,
+            headline=_headline(record, verdict.federation) if verdict.verdict == "not known" else "",
         )
-        for one in (record.verdicts if known else by_the_rules(record))
+        for verdict in (record.verdicts if known else by_the_rules(record))
     ]
 
 
@@ -90,19 +90,19 @@ def _headline(record: AuditRecord, federation: str) -> str:
     )
 
 
-def overall(found: Sequence[Verdict]) -> str:
+def overall(all_verdicts: Sequence[Verdict]) -> str:
     """The page's first sentence; controls do not count beside what they are controls of."""
-    counted = [one for one in found if not one.control] or list(found)
-    leaks, total = sum(one.finding.leak for one in counted), len(counted)
-    held = sum(one.finding is Finding.HELD for one in counted)
+    counted = [verdict for verdict in all_verdicts if not verdict.control] or list(all_verdicts)
+    leaks, total = sum(verdict.finding.leak for verdict in counted), len(counted)
+    held = sum(verdict.finding is Finding.HELD for verdict in counted)
     if total == 1:
         return counted[0].headline or _single(counted[0].finding)
     parts = [f"Training images came back from {_of_all(leaks, total)} federations audited"]
     if held:
         parts.append(f"{number_word(held)} held against everything tried, which is no proof of protection")
-    if part := sum(one.finding is Finding.LEAKS_IN_PART for one in counted):
+    if part := sum(verdict.finding is Finding.LEAKS_IN_PART for verdict in counted):
         parts.append(f"{number_word(part)} {'leaks' if part == 1 else 'leak'} in part")
-    if open_ := sum(one.finding is Finding.NOT_SHOWN for one in counted):
+    if open_ := sum(verdict.finding is Finding.NOT_SHOWN for verdict in counted):
         parts.append(f"{number_word(open_)} {'is' if open_ == 1 else 'are'} not shown to leak, on weak evidence")
     if rest := total - leaks - held - part - open_:
         parts.append(f"about {number_word(rest)} nothing can be concluded")

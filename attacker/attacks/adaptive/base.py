@@ -53,7 +53,7 @@ class AdaptiveMatching(Attack):
         """What the attack makes of noise that it does not know."""
 
     @abstractmethod
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
         """What the attack knows of an observation, or why it cannot know it."""
 
     def adapted(self, victim: Victim) -> Victim:
@@ -83,40 +83,42 @@ class AdaptiveMatching(Attack):
     ) -> list[Reconstruction]:
         """Search with what is known of each observation, those together that are compared by the same distance."""
         changed = self.adapted(victim)
-        seen = trace(changed)
-        every = [self._known(changed, seen, one) for one in observations]
-        known = {index: one for index, one in enumerate(every) if isinstance(one, _Known)}  # others were refused before
-        found: dict[int, Reconstruction] = {}
-        distances = list(dict.fromkeys(one.distance for one in known.values()))
+        model_trace = trace(changed)
+        every = [self._known(changed, model_trace, observation) for observation in observations]
+        known = {
+            index: entry for index, entry in enumerate(every) if isinstance(entry, _Known)
+        }  # others were refused before
+        reconstructions: dict[int, Reconstruction] = {}
+        distances = list(dict.fromkeys(entry.distance for entry in known.values()))
         for number, distance in enumerate(distances):
-            own = [index for index, one in known.items() if one.distance == distance]
+            indices = [index for index, entry in known.items() if entry.distance == distance]
             with share_of_time(number, len(distances)):
                 results = self._compared_by(distance).search(
                     changed,
-                    [known[index].observation for index in own],
-                    [labels[index] for index in own],
-                    [generators[index] for index in own],
+                    [known[index].observation for index in indices],
+                    [labels[index] for index in indices],
+                    [generators[index] for index in indices],
                     share(progress, number, len(distances)),
-                    [known[index].knowledge for index in own],
+                    [known[index].knowledge for index in indices],
                     self.noise_search,
                 )
-            found.update(zip(own, results, strict=True))
-        return [_explained(found[index], one) for index, one in known.items()]
+            reconstructions.update(zip(indices, results, strict=True))
+        return [_explained(reconstructions[index], entry) for index, entry in known.items()]
 
     def _compared_by(self, distance: str) -> GradientMatching:
         return replace(self.matching, distance=self.matching.distance.named(distance))
 
-    def _known(self, victim: Victim, seen: Trace, observation: Observation) -> _Known | Reason:
+    def _known(self, victim: Victim, model_trace: Trace, observation: Observation) -> _Known | Reason:
         """All that the attack knows of an observation: of the model's defence, and of the update's."""
-        own = self.knowledge(victim, seen, observation)
-        if isinstance(own, Reason):
-            return own
-        fits = announced_comparison(observation, seen) if self.announced else None
+        model_knowledge = self.knowledge(victim, model_trace, observation)
+        if isinstance(model_knowledge, Reason):
+            return model_knowledge
+        fits = announced_comparison(observation, model_trace) if self.announced else None
         if isinstance(fits, Reason):
             return fits
         if fits is None or not fits.parts:
-            return _Known(observation=observation, distance=self.matching.distance.name, knowledge=own)
-        return _joined(own, fits)
+            return _Known(observation=observation, distance=self.matching.distance.name, knowledge=model_knowledge)
+        return _joined(model_knowledge, fits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +131,8 @@ class _Known:
     parts: tuple[str, ...] = ()
 
 
-def _joined(own: Knowledge, fits: Comparison) -> _Known | Reason:
-    matched = own.matched
+def _joined(knowledge: Knowledge, fits: Comparison) -> _Known | Reason:
+    matched = knowledge.matched
     if fits.left_out:
         every = frozenset(fits.observation.parameters) if matched is None else matched
         matched = every - fits.left_out
@@ -140,7 +142,7 @@ def _joined(own: Knowledge, fits: Comparison) -> _Known | Reason:
         observation=fits.observation,
         distance=fits.distance,
         parts=fits.parts,
-        knowledge=replace(own, matched=matched, units=fits.units),
+        knowledge=replace(knowledge, matched=matched, units=fits.units),
     )
 
 

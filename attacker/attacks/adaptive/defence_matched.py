@@ -59,7 +59,7 @@ class DefenceMatched(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
         """Which layers count, or why there is nothing to adapt to."""
         defence = observation.protocol.defence
         if defence is None:
@@ -69,6 +69,6 @@ class DefenceMatched(AdaptiveMatching):
             return because("defence-leaves-all", defence=defence)
         if not BOTTLENECKS & names:
             return Knowledge()
-        if not seen.bottlenecks:
+        if not model_trace.bottlenecks:
             return because("no-bottleneck.announced", defence=defence)
-        return Knowledge(matched=before_noise(seen))
+        return Knowledge(matched=before_noise(model_trace))

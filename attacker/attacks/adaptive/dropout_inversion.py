@@ -64,9 +64,9 @@ class DropoutInversion(AdaptiveMatching):
         """The victim with dropout that takes masks."""
         return replace(victim, model=with_masks(victim.model))
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
         """Nothing besides that there are masks."""
         del victim, observation
-        if not any(isinstance(run.module, MaskedDropout) for run in seen.random):
+        if not any(isinstance(run.module, MaskedDropout) for run in model_trace.random):
             return because("no-dropout")
         return Knowledge()

@@ -56,12 +56,12 @@ class Ignore(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
         """Which layers count."""
         del victim, observation
-        if not seen.bottlenecks:
+        if not model_trace.bottlenecks:
             return because("no-bottleneck.plain")
-        matched = before_noise(seen)
+        matched = before_noise(model_trace)
         if not matched:
-            return because("nothing-before-noise", name=seen.bottlenecks[0].name)
+            return because("nothing-before-noise", name=model_trace.bottlenecks[0].name)
         return Knowledge(matched=matched)

@@ -69,21 +69,21 @@ class NoiseRecovery(AdaptiveMatching):
         """What is not known is optimised."""
         return NoiseSearch(rate=self.noise_rate, feature_weight=self.feature_weight)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
         """Noise, and features up to the first bottleneck whose noise is not known, in the update's dtype."""
-        found = recover_noise(victim, observation, seen)
-        if not found.bottlenecks:
+        recovered = recover_noise(victim, observation, model_trace)
+        if not recovered.bottlenecks:
             return because("no-bottleneck.plain")
-        if all(one is None for one in found.bottlenecks):
-            return joined(dict.fromkeys(found.reasons))
+        if all(layer is None for layer in recovered.bottlenecks):
+            return joined(dict.fromkeys(recovered.reasons))
         like = next(iter(observation.parameters.values()))
         features = {}
-        for one in found.bottlenecks:
-            if one is None:
+        for bottleneck in recovered.bottlenecks:
+            if bottleneck is None:
                 break
-            features[one.name] = one.features.to(like)
-        noise = tuple(None if one is None else one.to(like) for one in found.noise)
-        matched = None if self.matching.layers else _matched(seen, found, observation)
+            features[bottleneck.name] = bottleneck.features.to(like)
+        noise = tuple(None if layer_noise is None else layer_noise.to(like) for layer_noise in recovered.noise)
+        matched = None if self.matching.layers else _matched(model_trace, recovered, observation)
         return Knowledge(matched=matched, noise=noise, features=features)
 
     def run(
@@ -95,28 +95,36 @@ class NoiseRecovery(AdaptiveMatching):
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """As every adaptive search; the reason of each result says how well the closed form holds."""
-        seen = trace(victim)
+        model_trace = trace(victim)
         results = super().run(victim, observations, labels, generators, progress)
         return [
-            replace(one, reason=joined([*_recovery_words(recover_noise(victim, seen_one, seen)), one.reason]))
-            for one, seen_one in zip(results, observations, strict=True)
+            replace(
+                result, reason=joined([*_recovery_words(recover_noise(victim, seen_one, model_trace)), result.reason])
+            )
+            for result, seen_one in zip(results, observations, strict=True)
         ]
 
 
-def _matched(seen: Trace, found: RecoveredNoise, observation: Observation) -> frozenset[str] | None:
+def _matched(model_trace: Trace, recovered: RecoveredNoise, observation: Observation) -> frozenset[str] | None:
     """Parameters that count: see `NoiseRecovery`; None for all where these would be none."""
-    own = tuple(f"{run.name}." for run, one in zip(seen.bottlenecks, found.bottlenecks, strict=True) if one is not None)
-    outside = frozenset(name for name in observation.parameters if not name.startswith(own))
-    if not found.complete:
+    prefixes = tuple(
+        f"{run.name}."
+        for run, bottleneck in zip(model_trace.bottlenecks, recovered.bottlenecks, strict=True)
+        if bottleneck is not None
+    )
+    outside = frozenset(name for name in observation.parameters if not name.startswith(prefixes))
+    if not recovered.complete:
         return outside or None
-    last = f"{seen.bottlenecks[-1].name}."
-    names = [run.name for run in seen.layers]
+    last = f"{model_trace.bottlenecks[-1].name}."
+    names = [run.name for run in model_trace.layers]
     behind = names[max((place for place, name in enumerate(names) if name.startswith(last)), default=-1) + 1 :]
     return frozenset(name for name in outside if name.rpartition(".")[0] not in behind) or None
 
 
-def _recovery_words(found: RecoveredNoise) -> list[Reason]:
+def _recovery_words(recovered: RecoveredNoise) -> list[Reason]:
     parts = [
-        because("noise-recovered", name=one.name, residual=one.residual) for one in found.bottlenecks if one is not None
+        because("noise-recovered", name=bottleneck.name, residual=bottleneck.residual)
+        for bottleneck in recovered.bottlenecks
+        if bottleneck is not None
     ]
-    return [*parts, *(because("noise-recovered.not", why=reason) for reason in found.reasons if reason)]
+    return [*parts, *(because("noise-recovered.not", why=reason) for reason in recovered.reasons if reason)]

@@ -68,7 +68,7 @@ class NoiseRestoring(AdaptiveMatching):
         """All noise is optimised."""
         return NoiseSearch(rate=self.noise_rate)
 
-    def knowledge(self, victim: Victim, seen: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
         """Nothing besides that there is noise."""
         del victim, observation
-        return Knowledge() if seen.bottlenecks else because("no-bottleneck.plain")
+        return Knowledge() if model_trace.bottlenecks else because("no-bottleneck.plain")

@@ -48,23 +48,23 @@ def matching_settings(preset: GradientMatching, spec: Spec) -> GradientMatching:
 def options_of(kind: type[Attack], *, without: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Names of the options that a spec of this adaptive attack may carry."""
     assert issubclass(kind, AdaptiveMatching)
-    own = tuple(one.name for one in fields(kind) if one.name not in _OF_EVERY_SEARCH)
-    return (*own, *(name for name in SEARCH_OPTIONS if name not in without))
+    names = tuple(field.name for field in fields(kind) if field.name not in _OF_EVERY_SEARCH)
+    return (*names, *(name for name in SEARCH_OPTIONS if name not in without))
 
 
 def build_adaptive(kind: type[Attack], spec: Spec) -> Attack:
     """Make an adaptive attack of this class from its checked spec."""
     assert issubclass(kind, AdaptiveMatching)
     preset = PRESETS[spec.choice("preset", tuple(PRESETS), "inverting-gradients")]
-    own: dict[str, int | float | None] = {
-        one.name: spec.integer(one.name) if one.type == "int" else spec.number(one.name)
-        for one in fields(kind)
-        if one.name in spec.options and one.name not in _OF_EVERY_SEARCH
+    settings: dict[str, int | float | None] = {
+        field.name: spec.integer(field.name) if field.type == "int" else spec.number(field.name)
+        for field in fields(kind)
+        if field.name in spec.options and field.name not in _OF_EVERY_SEARCH
     }
     announced = follows_announcement(spec)
     named = {name: value for name, value in spec.options.items() if name != "distance" or not announced}
     matching = matching_settings(preset, replace(spec, options=named))
     try:
-        return kind(matching=matching, announced=announced, **own)
+        return kind(matching=matching, announced=announced, **settings)
     except ValueError as error:
         raise ValueError(f"{spec.text!r}: {error}") from None

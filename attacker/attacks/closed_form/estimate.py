@@ -53,7 +53,7 @@ class Estimate:
 
     def determined(self, place: int) -> bool:
         """Whether every layer has as many equations as unknowns."""
-        return not any(bool(one.deficient[place]) for one in self.reports)
+        return not any(bool(report.deficient[place]) for report in self.reports)
 
     def exact(self, place: int) -> bool:
         """Whether the image is determined and gives the update."""
@@ -61,17 +61,17 @@ class Estimate:
 
     def words(self, place: int) -> Reason:
         """What a reader should know about one image; empty when it is exact."""
-        found = []
-        for one in self.reports:
-            if bool(one.deficient[place]):
-                rank = int(one.rank_bound[place])
-                found.append(because("rank-deficient", name=one.name, rank=rank, unknowns=one.unknowns))
-            if int(one.clipped[place]):
-                found.append(because("saturated-left-out", count=int(one.clipped[place]), name=one.name))
-        if found or not self.exact(place):
-            residuals = ", ".join(f"{one.name} {float(one.residuals[place]):.1e}" for one in self.reports)
-            found.append(because("residuals", residuals=residuals or "none"))
-        return joined(found)
+        reasons = []
+        for report in self.reports:
+            if bool(report.deficient[place]):
+                rank = int(report.rank_bound[place])
+                reasons.append(because("rank-deficient", name=report.name, rank=rank, unknowns=report.unknowns))
+            if int(report.clipped[place]):
+                reasons.append(because("saturated-left-out", count=int(report.clipped[place]), name=report.name))
+        if reasons or not self.exact(place):
+            residuals = ", ".join(f"{layer.name} {float(layer.residuals[place]):.1e}" for layer in self.reports)
+            reasons.append(because("residuals", residuals=residuals or "none"))
+        return joined(reasons)
 
 
 def why_not_invertible(victim: Victim, observation: Observation, *, through_bottleneck: bool = False) -> Reason | None:
@@ -82,22 +82,22 @@ def why_not_invertible(victim: Victim, observation: Observation, *, through_bott
     if reason is not None:
         return reason
     (clients,) = as_trained(victim, [observation])
-    found = entrance(clients.victim, through_bottleneck=through_bottleneck)
-    if isinstance(found, Reason):
-        return found
-    if found.bias is None and (unknown := why_scale_unknown(observation)) is not None:
+    place = entrance(clients.victim, through_bottleneck=through_bottleneck)
+    if isinstance(place, Reason):
+        return place
+    if place.bias is None and (unknown := why_scale_unknown(observation)) is not None:
         return because("scale-needed.classifier", why=unknown)
-    missing = [name for name in found.buffers if name not in clients.observations[0].buffers]
+    missing = [name for name in place.buffers if name not in clients.observations[0].buffers]
     if missing:
-        return because("buffers-missing", names=missing[:4], name=found.weight)
+        return because("buffers-missing", names=missing[:4], name=place.weight)
     gradient = observed_gradient(clients.observations[0])
-    if not has_gradient(found, gradient):
-        return because("gradient-is-zero", name=found.bias or found.weight)
+    if not has_gradient(place, gradient):
+        return because("gradient-is-zero", name=place.bias or place.weight)
     if observation.batch_size is None:
-        rank = numerical_rank(gradient[found.weight])
+        rank = numerical_rank(gradient[place.weight])
         if rank != 1:
-            return because("several-images.rank", name=found.weight, rank=rank_words(rank))
-    needed, budget = memory_needed(found.steps), default_budget(gradient[found.weight].device)
+            return because("several-images.rank", name=place.weight, rank=rank_words(rank))
+    needed, budget = memory_needed(place.steps), default_budget(gradient[place.weight].device)
     if needed > budget:
         return because("out-of-memory.equations", needed=needed / GIB, budget=budget / GIB)
     return None
@@ -126,7 +126,7 @@ def estimates(
         through_bottleneck: Where they are entered.
         together: At most so many at once.
     """
-    found = []
+    solutions = []
     for clients in as_trained(victim, observations) if observations else ():
         place = entrance(clients.victim, through_bottleneck=through_bottleneck)
         assert not isinstance(place, Reason)
@@ -136,26 +136,30 @@ def estimates(
         for first in range(0, len(clients.indices), size):
             indices = clients.indices[first : first + size]
             part = clients.observations[first : first + size]
-            found.append(_estimate(clients.victim, place, indices, part))
-    return found
+            solutions.append(_estimate(clients.victim, place, indices, part))
+    return solutions
 
 
 def _estimate(victim: Victim, place: Entrance, indices: Sequence[int], observations: Sequence[Observation]) -> Estimate:
     began = time.perf_counter()
-    gradients = [observed_gradient(one) for one in observations]
+    gradients = [observed_gradient(update) for update in observations]
     entries: list[Entry] = []
     labels: list[Tensor | None] = []
     classifier = trace(victim).last_linear()
     for observation, gradient in zip(observations, gradients, strict=True):
         weight = precise(observation.parameters[place.weight])
-        seen = precise(gradient[place.weight])
+        weight_gradient = precise(gradient[place.weight])
         if place.bias is None:
             constant = None if place.constant is None else precise(observation.buffers[place.constant])
-            label, candidates = enter_without_bias(weight, seen, constant)
-            entries.append(candidates[0] if candidates else enter(weight, seen, torch.linalg.svd(seen)[0][:, 0]))
-            labels.append(torch.tensor([label], device=seen.device))
+            label, candidates = enter_without_bias(weight, weight_gradient, constant)
+            entries.append(
+                candidates[0]
+                if candidates
+                else enter(weight, weight_gradient, torch.linalg.svd(weight_gradient)[0][:, 0])
+            )
+            labels.append(torch.tensor([label], device=weight_gradient.device))
         else:
-            entries.append(enter(weight, seen, precise(gradient[place.bias])))
+            entries.append(enter(weight, weight_gradient, precise(gradient[place.bias])))
             known = victim.minimises_cross_entropy
             labels.append(idlg_label(classifier, gradient, classes=victim.inputs.classes) if known else None)
     leaked = _leaked(place, observations, gradients, entries)
@@ -180,9 +184,9 @@ def _leaked(
 ) -> Leaked:
     names = [name for name in place.parameters if name not in (place.weight, place.bias)]
     return Leaked(
-        parameters={name: _stacked([one.parameters for one in observations], name) for name in names},
-        gradients={name: torch.stack([precise(one[name]) for one in gradients]) for name in names},
-        buffers={name: _stacked([one.buffers for one in observations], name) for name in place.buffers},
+        parameters={name: _stacked([observation.parameters for observation in observations], name) for name in names},
+        gradients={name: torch.stack([precise(gradient[name]) for gradient in gradients]) for name in names},
+        buffers={name: _stacked([observation.buffers for observation in observations], name) for name in place.buffers},
         features=torch.stack([entry.features for entry in entries]),
         gradient=torch.stack([entry.gradient for entry in entries]),
     )
@@ -191,6 +195,6 @@ def _leaked(
 def _stacked(tensors: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
     """(v, ...), or (1, ...) where all are the same."""
     first = tensors[0][name]
-    if all(one[name] is first or torch.equal(one[name], first) for one in tensors):
+    if all(state[name] is first or torch.equal(state[name], first) for state in tensors):
         return precise(first).unsqueeze(0)
-    return torch.stack([precise(one[name]) for one in tensors])
+    return torch.stack([precise(state[name]) for state in tensors])

@@ -67,11 +67,11 @@ class FirstLayerInversion(Attack):
             return because("local-adam.quotient")
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return because("weight-decay.several-steps")
-        seen = trace(victim, batch_size=PROBES)
-        layer = first_linear(seen)
+        model_trace = trace(victim, batch_size=PROBES)
+        layer = first_linear(model_trace)
         if isinstance(layer, Reason):
             return layer
-        if dropped := why_dropped_before(victim, seen, layer):
+        if dropped := why_dropped_before(victim, model_trace, layer):
             return dropped
         if not bool((observation.update[layer.bias] != 0).any()):
             return because("gradient-is-zero.first-layer", name=layer.bias)
@@ -92,25 +92,25 @@ class FirstLayerInversion(Attack):
         """One division for each observation; consumes no randomness."""
         if not observations:
             return []
-        seen = trace(victim, batch_size=PROBES)
+        model_trace = trace(victim, batch_size=PROBES)
         results = []
         for index, (observation, granted) in enumerate(zip(observations, labels, strict=True)):
-            results.append(_invert(victim, seen, observation, granted))
+            results.append(_invert(victim, model_trace, observation, granted))
             if progress is not None:
                 progress((index + 1) / len(observations), None)
         return results
 
 
-def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tensor | None) -> Reconstruction:
+def _invert(victim: Victim, model_trace: Trace, observation: Observation, granted: Tensor | None) -> Reconstruction:
     began = time.perf_counter()
-    layer = first_linear(seen)
+    layer = first_linear(model_trace)
     assert not isinstance(layer, Reason)
     gradient = observed_gradient(observation)
     labels: Tensor | None = None
     if granted is not None:
         labels = check_labels(granted, batch_size=1, classes=victim.label_numbers)
     elif victim.minimises_cross_entropy:
-        labels = idlg_label(seen.last_linear(), gradient, classes=victim.inputs.classes)
+        labels = idlg_label(model_trace.last_linear(), gradient, classes=victim.inputs.classes)
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     row = int(bias.abs().argmax())
     inputs = layer.images((weight[row] / bias[row])[None], victim).to(gradient[layer.weight].dtype)
@@ -118,7 +118,7 @@ def _invert(victim: Victim, seen: Trace, observation: Observation, granted: Tens
         return Reconstruction(
             inputs=None, labels=labels, outcome=Outcome.DIVERGED, reason=because("image-not-finite.quotient")
         )
-    matching = None if labels is None else replayed_distance(victim, seen, observation, inputs, labels)
+    matching = None if labels is None else replayed_distance(victim, model_trace, observation, inputs, labels)
     return Reconstruction(
         inputs=inputs,
         labels=labels,

@@ -79,11 +79,11 @@ class Hybrid(Attack):
 
         def improve(
             estimate: Estimate,
-            own: Sequence[Observation],
+            updates: Sequence[Observation],
             granted: Sequence[Tensor | None],
             sources: Sequence[Generator],
         ) -> list[Candidate]:
-            del own, granted, sources
+            del updates, granted, sources
             return self._improve(victim, estimate)
 
         return run_from_estimates(victim, observations, labels, generators, progress, improve)
@@ -94,7 +94,7 @@ class Hybrid(Attack):
         if not bool(open_.any()):
             return [given]
         start, replay = valid_start(victim, estimate), estimate.replay
-        found = refine_smoothly(
+        solution = refine_smoothly(
             replay.relative_residual,
             start.inputs,
             steps=self.steps,
@@ -102,16 +102,16 @@ class Hybrid(Attack):
             project=victim.inputs.clamp,
             pixels=victim.inputs.denormalise,
         )
-        distances = replay.distances(found.x)
+        distances = replay.distances(solution.x)
         open_ = open_.to(distances.device)
         # A minimum-norm estimate gives the update to rounding and is no image: what is as good as exact competes by
         # being one. Determined victims keep their estimate.
         taken = open_ & (distances < start.distances.clamp_min(EXACT_BELOW))
         searched = Candidate(
             words=because("estimate-smooth"),
-            inputs=found.x,
+            inputs=solution.x,
             distances=torch.where(taken, distances, torch.inf),
-            steps=found.steps,
+            steps=solution.steps,
         )
         other = replace(given, distances=torch.where(taken, torch.inf, given.distances))
         return [other, searched]

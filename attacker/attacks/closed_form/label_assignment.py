@@ -18,7 +18,7 @@ from fl_precode.observation import Observation
 
 def labels_of_images(
     victim: Victim,
-    seen: Trace,
+    model_trace: Trace,
     layer: FirstLinear,
     observation: Observation,
     inputs: Tensor,
@@ -33,7 +33,7 @@ def labels_of_images(
 
     Args:
         victim: Public knowledge about the model.
-        seen: A trace of the model.
+        model_trace: A trace of the model.
         layer: Where gradients are compared.
         observation: The update.
         inputs: (images, channels, height, width), normalised.
@@ -50,7 +50,7 @@ def labels_of_images(
     count, known = len(inputs), None
     if granted is not None:
         known = check_labels(granted, batch_size=observation.batch_size or count, classes=victim.label_numbers)
-    elif seen.bottlenecks:
+    elif model_trace.bottlenecks:
         sized = replace(observation, batch_size=observation.batch_size or count)
         known, _ = best_labels(victim, sized, generator=generator)
     if known is None:
@@ -67,9 +67,9 @@ def _likeness(
     victim: Victim, layer: FirstLinear, observation: Observation, inputs: Tensor, deltas: Tensor, tried: Tensor
 ) -> Tensor:
     """(images, labels): cosine of the observed gradient with that of each label that is tried."""
-    found = []
+    cosines = []
     for label in tried.tolist():
         labels = torch.full((len(inputs),), label, device=inputs.device)
         _, gradient = gradient_at(victim, layer.module, observation, inputs, labels)
-        found.append(torch.cosine_similarity(gradient.double().flatten(1), deltas, dim=1))
-    return torch.stack(found, dim=1)
+        cosines.append(torch.cosine_similarity(gradient.double().flatten(1), deltas, dim=1))
+    return torch.stack(cosines, dim=1)

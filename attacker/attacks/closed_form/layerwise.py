@@ -70,14 +70,14 @@ class LayerwiseInversion(Attack):
 
 def reconstructions(
     victim: Victim,
-    found: Sequence[Estimate],
+    solutions: Sequence[Estimate],
     observations: Sequence[Observation],
     granted: Sequence[Tensor | None],
     progress: Progress | None,
 ) -> list[Reconstruction]:
     """Results of all observations, in order, in their dtype."""
     results: dict[int, Reconstruction] = {}
-    for estimate in found:
+    for estimate in solutions:
         for place, index in enumerate(estimate.indices):
             like = next(iter(observations[index].update.values()))
             results[index] = _result(victim, estimate, place, granted[index], like)

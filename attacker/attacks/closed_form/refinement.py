@@ -61,18 +61,18 @@ def run_from_estimates(
     """
     results: dict[int, Reconstruction] = {}
     for through in (False, True):
-        chosen = [i for i, one in enumerate(observations) if any_entrance(victim, one)[0] == through]
+        chosen = [i for i, observation in enumerate(observations) if any_entrance(victim, observation)[0] == through]
         part = [observations[i] for i in chosen]
         for estimate in estimates(victim, part, through_bottleneck=through, together=_TOGETHER):
             began = time.perf_counter()
             places = [chosen[index] for index in estimate.indices]
-            own = [observations[index] for index in places]
+            updates = [observations[index] for index in places]
             sources = [generators[index] for index in places]
-            candidates = improve(estimate, own, [granted[index] for index in places], sources)
+            candidates = improve(estimate, updates, [granted[index] for index in places], sources)
             seconds = estimate.seconds + (time.perf_counter() - began) / len(places)
             for place, index in enumerate(places):
                 labels = labels_of(estimate, place, granted[index], classes=victim.label_numbers)
-                results[index] = _result(estimate, candidates, place, labels, own[place], seconds)
+                results[index] = _result(estimate, candidates, place, labels, updates[place], seconds)
             if progress is not None:
                 progress(len(results) / len(observations), None)
     return [results[index] for index in range(len(observations))]
@@ -94,7 +94,7 @@ def _result(
     observation: Observation,
     seconds: float,
 ) -> Reconstruction:
-    best = min(candidates, key=lambda one: float(one.distances[place]))
+    best = min(candidates, key=lambda candidate: float(candidate.distances[place]))
     distance = float(best.distances[place])
     like = next(iter(observation.update.values()))
     converged = estimate.determined(place) and distance < EXACT_BELOW

@@ -85,16 +85,16 @@ class Spear(Attack):
             return victim.why_no_loss
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
             return because("weight-decay.several-steps")
-        seen = trace(victim, batch_size=PROBES)
-        layer = first_linear(seen)
+        model_trace = trace(victim, batch_size=PROBES)
+        layer = first_linear(model_trace)
         if isinstance(layer, Reason):
             return layer
-        if dropped := why_dropped_before(victim, seen, layer):
+        if dropped := why_dropped_before(victim, model_trace, layer):
             return dropped
         size = observation.batch_size
         if size is not None and size > self.most_images:
             return because("too-many-images", most=self.most_images, size=size)
-        no_relu = why_no_relu(victim, observation, seen, layer)
+        no_relu = why_no_relu(victim, observation, model_trace, layer)
         if no_relu is not None:
             return no_relu
         factors = self._factors(observation, layer)
@@ -115,9 +115,9 @@ class Spear(Attack):
         """One search for each observation."""
         if not observations:
             return []
-        seen, results = trace(victim, batch_size=PROBES), []
+        model_trace, results = trace(victim, batch_size=PROBES), []
         for index, (observation, granted, generator) in enumerate(zip(observations, labels, generators, strict=True)):
-            results.append(self._attack(victim, seen, observation, granted, generator))
+            results.append(self._attack(victim, model_trace, observation, granted, generator))
             if progress is not None:
                 progress((index + 1) / len(observations), None)
         return results
@@ -127,10 +127,10 @@ class Spear(Attack):
         return factorise(weight, self.most_images, name=layer.weight, expected=observation.batch_size)
 
     def _attack(
-        self, victim: Victim, seen: Trace, observation: Observation, granted: Tensor | None, generator: Generator
+        self, victim: Victim, model_trace: Trace, observation: Observation, granted: Tensor | None, generator: Generator
     ) -> Reconstruction:
         began = time.perf_counter()
-        layer = first_linear(seen)
+        layer = first_linear(model_trace)
         assert not isinstance(layer, Reason)
         factors = self._factors(observation, layer)
         assert not isinstance(factors, Reason)
@@ -141,37 +141,37 @@ class Spear(Attack):
             response=factors.right @ observation.parameters[layer.weight].double().T,
             bias=observation.parameters[layer.bias].double(),
         )
-        found, reason = self._search(mixture, generator)
-        if found is None:
+        unmixed, reason = self._search(mixture, generator)
+        if unmixed is None:
             result = Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=reason)
         else:
             like = gradient[layer.weight]
-            inputs = layer.images(found.inputs, victim).to(like.dtype)
-            result = _confirmed(victim, seen, layer, observation, inputs, found, granted, generator)
+            inputs = layer.images(unmixed.inputs, victim).to(like.dtype)
+            result = _confirmed(victim, model_trace, layer, observation, inputs, unmixed, granted, generator)
         return replace(result, seconds=time.perf_counter() - began)
 
     def _search(self, mixture: Mixture, generator: Generator) -> tuple[Unmixed | None, Reason]:
         """The images' factors, or why they were not found."""
-        found: list[Unmixed] = []
+        latest: list[Unmixed] = []
 
         def enough(candidates: list[Candidate]) -> bool:
             best = mixture.best(candidates, good=AGREEMENT)
-            found[:] = [] if best is None else [best]
+            latest[:] = [] if best is None else [best]
             return best is not None and best.agreement >= AGREEMENT
 
         columns = SparseColumns(mixture.factors.left, mixture.factors.noise)
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         search = columns.search(self.samples, torch.Generator().manual_seed(seed), enough)
         rank, known = mixture.factors.rank, len(search.candidates)
-        if not found:
+        if not latest:
             return None, because("columns-not-found", known=known, rank=rank, samples=search.samples)
-        if found[0].agreement >= AGREEMENT:
-            return found[0], Reason("")
+        if latest[0].agreement >= AGREEMENT:
+            return latest[0], Reason("")
         return None, because(
             "columns-not-found.doubtful",
             rank=rank,
             known=known,
-            share=found[0].agreement,
+            share=latest[0].agreement,
             samples=search.samples,
             enough=AGREEMENT,
         )
@@ -179,11 +179,11 @@ class Spear(Attack):
 
 def _confirmed(
     victim: Victim,
-    seen: Trace,
+    model_trace: Trace,
     layer: FirstLinear,
     observation: Observation,
     inputs: Tensor,
-    found: Unmixed,
+    unmixed: Unmixed,
     granted: Tensor | None,
     generator: Generator,
 ) -> Reconstruction:
@@ -194,10 +194,10 @@ def _confirmed(
     if not bool(inputs.isfinite().all()):
         reason = because("image-not-finite.one")
         return Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason=reason)
-    labels = labels_of_images(victim, seen, layer, observation, inputs, found.deltas, granted, generator)
+    labels = labels_of_images(victim, model_trace, layer, observation, inputs, unmixed.deltas, granted, generator)
     # The order in which several local steps used the images is not known.
     one_step = why_not_one_step(observation) is None
-    distance = replayed_distance(victim, seen, observation, inputs, labels) if one_step else None
+    distance = replayed_distance(victim, model_trace, observation, inputs, labels) if one_step else None
     return Reconstruction(
         inputs=inputs, labels=labels, outcome=Outcome.CONVERGED, reason=reason, matching_loss=distance
     )

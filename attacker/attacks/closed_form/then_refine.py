@@ -96,11 +96,11 @@ class ThenRefine(Attack):
 
         def improve(
             estimate: Estimate,
-            own: Sequence[Observation],
+            updates: Sequence[Observation],
             granted: Sequence[Tensor | None],
             sources: Sequence[Generator],
         ) -> list[Candidate]:
-            return self._improve(victim, estimate, own, granted, sources)
+            return self._improve(victim, estimate, updates, granted, sources)
 
         return run_from_estimates(victim, observations, labels, generators, progress, improve)
 
@@ -108,44 +108,51 @@ class ThenRefine(Attack):
         self,
         victim: Victim,
         estimate: Estimate,
-        own: Sequence[Observation],
+        updates: Sequence[Observation],
         granted: Sequence[Tensor | None],
         generators: Sequence[Generator],
     ) -> list[Candidate]:
         given = Candidate(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
         replay, start = estimate.replay, valid_start(victim, estimate)
-        found = refine(replay.residual, start.inputs, steps=self.steps, inner=self.inner, project=victim.inputs.clamp)
+        solution = refine(
+            replay.residual, start.inputs, steps=self.steps, inner=self.inner, project=victim.inputs.clamp
+        )
         refined = Candidate(
-            words=because("estimate-refined"), inputs=found.x, distances=replay.distances(found.x), steps=found.steps
+            words=because("estimate-refined"),
+            inputs=solution.x,
+            distances=replay.distances(solution.x),
+            steps=solution.steps,
         )
         searched = [refined]
         if self.iterations and bool((torch.minimum(given.distances, refined.distances) > EXACT_BELOW).any()):
-            searched.append(self._plain(victim, estimate, own, granted, generators))
-        determined = [estimate.determined(place) for place in range(len(own))]
+            searched.append(self._plain(victim, estimate, updates, granted, generators))
+        determined = [estimate.determined(place) for place in range(len(updates))]
         grey = victim.inputs.normalise(torch.full_like(estimate.inputs, 0.5))
         worthless = torch.minimum(given.distances, start.distances) > replay.distances(grey)
         kept = [given, start, *_decisive(given, start, searched, determined)]
         return [
-            _chosen(one, smooth, worthless)
-            for one, smooth in zip(kept, _smoothest([given, start, *searched], victim), strict=True)
+            _chosen(candidate, smooth, worthless)
+            for candidate, smooth in zip(kept, _smoothest([given, start, *searched], victim), strict=True)
         ]
 
     def _plain(
         self,
         victim: Victim,
         estimate: Estimate,
-        own: Sequence[Observation],
+        updates: Sequence[Observation],
         granted: Sequence[Tensor | None],
         generators: Sequence[Generator],
     ) -> Candidate:
-        labels = [found if known is None else known for known, found in zip(granted, estimate.labels, strict=True)]
+        labels = [
+            recovered if known is None else known for known, recovered in zip(granted, estimate.labels, strict=True)
+        ]
         search = GradientMatching(optimiser=Adam(iterations=self.iterations))
-        results = search(victim, own, generator=generators, labels=labels)
+        results = search(victim, updates, generator=generators, labels=labels)
         shape = victim.inputs.shape
-        images = [torch.zeros(1, *shape) if one.inputs is None else one.inputs for one in results]
+        images = [torch.zeros(1, *shape) if result.inputs is None else result.inputs for result in results]
         inputs = torch.cat([image.to(estimate.inputs) for image in images])
         distances = estimate.replay.distances(inputs)
-        missing = torch.tensor([one.inputs is None for one in results], device=distances.device)
+        missing = torch.tensor([result.inputs is None for result in results], device=distances.device)
         return Candidate(
             words=because("plain-matching"),
             inputs=inputs,
@@ -167,7 +174,7 @@ def _decisive(
     """
     kept = torch.full((len(searched), len(determined)), torch.inf).to(given.distances)
     for victim, sure in enumerate(determined):
-        least = min(float(one.distances[victim].nan_to_num(torch.inf)) for one in (given, start))
+        least = min(float(candidate.distances[victim].nan_to_num(torch.inf)) for candidate in (given, start))
         places = range(len(searched))
         taken = None
         for place in places if sure else reversed(places):
@@ -176,20 +183,20 @@ def _decisive(
                 least, taken = distance, place
         if taken is not None:
             kept[taken, victim] = least
-    return [replace(one, distances=row) for one, row in zip(searched, kept, strict=True)]
+    return [replace(candidate, distances=row) for candidate, row in zip(searched, kept, strict=True)]
 
 
 def _smoothest(candidates: Sequence[Candidate], victim: Victim) -> list[Candidate]:
     """For each victim the smoothest of those that fit nearly as well as the best; infinite distances for the others."""
-    distances = torch.stack([one.distances for one in candidates]).nan_to_num(torch.inf)
+    distances = torch.stack([candidate.distances for candidate in candidates]).nan_to_num(torch.inf)
     fits = distances <= distances.amin(dim=0) / _DECISIVE
-    images = [victim.inputs.clamp(one.inputs.nan_to_num(0.0, 0.0, 0.0)) for one in candidates]
+    images = [victim.inputs.clamp(candidate.inputs.nan_to_num(0.0, 0.0, 0.0)) for candidate in candidates]
     rough = total_variation(torch.stack(images).unsqueeze(2)).to(distances)
     taken = torch.where(fits, rough, torch.inf).argmin(dim=0)
     left = torch.full_like(distances, torch.inf)
     places = torch.arange(distances.shape[1], device=distances.device)
     left[taken, places] = distances[taken, places]
-    return [replace(one, distances=row) for one, row in zip(candidates, left, strict=True)]
+    return [replace(candidate, distances=row) for candidate, row in zip(candidates, left, strict=True)]
 
 
 def _chosen(usual: Candidate, smooth: Candidate, worthless: Tensor) -> Candidate:

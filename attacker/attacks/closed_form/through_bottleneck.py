@@ -59,5 +59,5 @@ class ThroughBottleneck(Attack):
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Solve; consumes no randomness."""
-        found = estimates(victim, observations, through_bottleneck=True)
-        return reconstructions(victim, found, observations, labels, progress)
+        solutions = estimates(victim, observations, through_bottleneck=True)
+        return reconstructions(victim, solutions, observations, labels, progress)

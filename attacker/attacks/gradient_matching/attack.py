@@ -144,17 +144,17 @@ class GradientMatching(Search, Attack):
         groups = as_trained(victim, observations)
         for number, group in enumerate(groups):
             with share_of_time(number, len(groups)):
-                own = _Group(group, [knowledge[index] for index in group.indices], noise)
-                found = self._run(
-                    own,
+                known_group = _Group(group, [knowledge[index] for index in group.indices], noise)
+                reconstructions = self._run(
+                    known_group,
                     [labels[index] for index in group.indices],
                     draws.keep(group.indices, [range(self.restarts.count)] * len(group.indices)),
                     [generators[index] for index in group.indices],
                     share(progress, number, len(groups)),
                 )
-            for index, one in zip(group.indices, found, strict=True):
-                results[index] = one
-        return [one for one in results if one is not None]
+            for index, reconstruction in zip(group.indices, reconstructions, strict=True):
+                results[index] = reconstruction
+        return [result for result in results if result is not None]
 
     def _run(
         self,
@@ -168,18 +168,19 @@ class GradientMatching(Search, Attack):
         recovered = known_labels(victim, observations, labels, generators)
         joint = self.optimiser.joint_labels
         known = [
-            None if joint and granted is None else found for granted, (found, _) in zip(labels, recovered, strict=True)
+            None if joint and granted is None else guess for granted, (guess, _) in zip(labels, recovered, strict=True)
         ]
         hypotheses = [
-            [] if joint or granted is not None else labels_to_try(victim, observation, found)
-            for observation, granted, found in zip(observations, labels, known, strict=True)
+            [] if joint or granted is not None else labels_to_try(victim, observation, guess)
+            for observation, granted, guess in zip(observations, labels, known, strict=True)
         ]
         before, after = progress, progress
         if any(hypotheses):
             before, after = share(progress, 0, 2), share(progress, 1, 2)
         tried = by_trial(self, group.search, hypotheses, generators, before)
         known = [
-            own if one is None or one.labels is None else one.labels for own, one in zip(known, tried, strict=True)
+            guess if trial is None or trial.labels is None else trial.labels
+            for guess, trial in zip(known, tried, strict=True)
         ]
         if self.raced is not None:
             sizes = [group.size(self, place) for place in range(len(observations))]
@@ -187,8 +188,8 @@ class GradientMatching(Search, Attack):
         else:
             results = group.search(self, range(len(observations)), known, draws, after)
         return [
-            without_labels(reason) if one is None else with_trial(one, trial, reason)
-            for one, trial, (_, reason) in zip(results, tried, recovered, strict=True)
+            without_labels(reason) if result is None else with_trial(result, trial, reason)
+            for result, trial, (_, reason) in zip(results, tried, recovered, strict=True)
         ]
 
 
@@ -225,11 +226,11 @@ class _Group:
     ) -> list[Reconstruction | None]:
         """Results of some of the updates, None for those without labels unless they are searched with the images."""
         clients = self.clients.some(places)
-        seen = trace(clients.victim)
+        model_trace = trace(clients.victim)
         groups = group_pieces(
             clients,
-            seen,
-            [observed_gradient(one) for one in clients.observations],
+            model_trace,
+            [observed_gradient(observation) for observation in clients.observations],
             labels,
             draws,
             knowledge=[self.knowledge[place] for place in places],
@@ -239,7 +240,7 @@ class _Group:
                 settings.replay,
                 settings.distance,
                 clients.victim,
-                seen,
+                model_trace,
                 clients.observations,
                 [self.knowledge[place] for place in places],
             ),
@@ -248,6 +249,6 @@ class _Group:
         results: list[Reconstruction | None] = [None] * len(places)
         for number, part in enumerate(parts):
             with share_of_time(number, len(parts)):
-                for index, found in attack_bounded(settings, part, share(progress, number, len(parts))):
-                    results[index] = better(results[index], found)
+                for index, result in attack_bounded(settings, part, share(progress, number, len(parts))):
+                    results[index] = better(results[index], result)
         return results

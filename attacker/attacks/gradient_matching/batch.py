@@ -91,7 +91,7 @@ class Piece:
 
 def group_pieces(
     clients: AsTrained,
-    seen: Trace,
+    model_trace: Trace,
     targets: Sequence[Gradients],
     labels: Sequence[Tensor | None],
     draws: Draws,
@@ -105,7 +105,7 @@ def group_pieces(
 
     Args:
         clients: Updates of clients that ran the model alike.
-        seen: A trace of the model as they ran it.
+        model_trace: A trace of the model as they ran it.
         targets: Their gradients.
         labels: (batch,) for each observation, or None.
         draws: Generators of all candidates.
@@ -114,8 +114,10 @@ def group_pieces(
         joint: Whether labels that are not known are optimised.
         may_differ: As for `group_observations`.
     """
-    found, observations = [], clients.observations
-    for labelled, kind in product((True, False) if joint else (True,), dict.fromkeys(one.kind for one in knowledge)):
+    pieces, observations = [], clients.observations
+    for labelled, kind in product(
+        (True, False) if joint else (True,), dict.fromkeys(entry.kind for entry in knowledge)
+    ):
         fits = [
             index
             for index, value in enumerate(labels)
@@ -124,12 +126,12 @@ def group_pieces(
         for group in group_observations([observations[index] for index in fits], may_differ=may_differ):
             indices = [fits[index] for index in group]
             known = [value for value in (labels[index] for index in indices) if value is not None]
-            found.append(
+            pieces.append(
                 Piece(
                     victim=clients.victim,
                     known=clients.known,
                     sent=[clients.sent[index] for index in indices],
-                    seen=seen,
+                    seen=model_trace,
                     indices=indices,
                     observations=[observations[index] for index in indices],
                     targets=[targets[index] for index in indices],
@@ -140,4 +142,4 @@ def group_pieces(
                     own_weights=not all(same_weights(observations[indices[0]], observations[i]) for i in indices),
                 )
             )
-    return found
+    return pieces

@@ -45,7 +45,7 @@ class JoinedNoise:
             batch=piece.batch_size,
             places=tuple(unknown),
             shapes=tuple(piece.seen.latents[place] for place in unknown),
-            dropped=tuple(one.p if isinstance(one, MaskedDropout) else None for one in modules),
+            dropped=tuple(module.p if isinstance(module, MaskedDropout) else None for module in modules),
         )
 
     @property
@@ -70,17 +70,20 @@ class JoinedNoise:
         images, *noise = torch.split(candidates, sizes, dim=2)
         axes = (*candidates.shape[:2], self.batch)
         return images.reshape(*axes, *self.image), [
-            one.reshape(*axes, *shape) for one, shape in zip(noise, self.shapes, strict=True)
+            layer_noise.reshape(*axes, *shape) for layer_noise, shape in zip(noise, self.shapes, strict=True)
         ]
 
     def join(self, images: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The inverse of `split`."""
-        return torch.cat([images.flatten(2), *(one.flatten(2) for one in noise)], dim=2)
+        return torch.cat([images.flatten(2), *(layer_noise.flatten(2) for layer_noise in noise)], dim=2)
 
     def within_bounds(self, candidates: Tensor, piece: Piece, *, boxed: bool) -> Tensor:
         """Candidates whose masks lie in [0, 1], and whose images are valid where they are ``boxed``."""
         images, noise = self.split(candidates)
-        masks = [one if dropped is None else one.clamp(0, 1) for one, dropped in zip(noise, self.dropped, strict=True)]
+        masks = [
+            layer_noise if dropped is None else layer_noise.clamp(0, 1)
+            for layer_noise, dropped in zip(noise, self.dropped, strict=True)
+        ]
         return self.join(piece.victim.inputs.clamp(images) if boxed else images, masks)
 
 
@@ -101,18 +104,21 @@ class NoisyObjective(Objective):
     def distances(self, x: Tensor) -> Tensor:
         """Distances of joined candidates, (victims, restarts)."""
         images, searched = self.joined.split(x)
-        own = dict(zip(self.joined.places, searched, strict=True))
+        by_place = dict(zip(self.joined.places, searched, strict=True))
         noise = self.images.noise
-        every = [own[place] if place in own else noise.of_layer(place, images) for place in range(len(noise.latents))]
+        every = [
+            by_place[place] if place in by_place else noise.of_layer(place, images)
+            for place in range(len(noise.latents))
+        ]
         return self.images.distances_at(images, self.images.labels, every)
 
     def priors(self, x: Tensor) -> Tensor:
         """Priors on the images, and on the masks that they come with."""
         images, searched = self.joined.split(x)
         total = self.images.priors(images)
-        for one, dropped in zip(searched, self.joined.dropped, strict=True):
+        for mask, dropped in zip(searched, self.joined.dropped, strict=True):
             if dropped is not None:
-                total = total + self.mask_penalty * (dropped_share(one) - dropped).square()
+                total = total + self.mask_penalty * (dropped_share(mask) - dropped).square()
         return total
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:

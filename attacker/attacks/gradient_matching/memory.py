@@ -56,13 +56,13 @@ def attack_bounded(
         Observation and result; an observation comes more than once where its restarts were split.
     """
     try:
-        found = search.reconstruct(piece, progress)
+        results = search.reconstruct(piece, progress)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        found = None
-    if found is not None:
-        yield from zip(piece.indices, found, strict=True)
+        results = None
+    if results is not None:
+        yield from zip(piece.indices, results, strict=True)
         return
     gc.collect()  # the failed attempt's graph, before the halves need its memory
     if piece.like.device.type == "cuda":
@@ -88,16 +88,19 @@ def share(progress: PieceProgress | None, number: int, pieces: int) -> PieceProg
     return lambda done, best: report((number + done) / pieces, best)
 
 
-def better(one: Reconstruction | None, other: Reconstruction) -> Reconstruction:
+def better(earlier: Reconstruction | None, other: Reconstruction) -> Reconstruction:
     """Of two results for the same observation the one that matches better; a diverged one loses to one that is not."""
-    if one is None:
+    if earlier is None:
         return other
 
     def rank(result: Reconstruction) -> tuple[bool, bool, float]:
         loss = result.matching_loss
         return result.outcome is Outcome.DIVERGED, loss is None, loss or 0.0
 
-    best = min(one, other, key=rank)
+    best = min(earlier, other, key=rank)
     return replace(
-        best, seconds=one.seconds + other.seconds, starts=one.starts + other.starts, cut=one.cut or other.cut
+        best,
+        seconds=earlier.seconds + other.seconds,
+        starts=earlier.starts + other.starts,
+        cut=earlier.cut or other.cut,
     )

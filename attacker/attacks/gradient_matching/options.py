@@ -102,9 +102,9 @@ def options_of(search: Search) -> dict[str, Option]:
         TypeError: If the optimiser is none that specs know.
     """
     optimiser, distance = search.optimiser, search.distance
-    weights = {one.option: one.weight for one in search.priors}
+    weights = {prior.option: prior.weight for prior in search.priors}
     raced = search.raced
-    found: dict[str, Option] = {
+    options: dict[str, Option] = {
         **OPTIONS,
         "iterations": optimiser.iterations,
         "plateau": optimiser.plateau,
@@ -113,7 +113,9 @@ def options_of(search: Search) -> dict[str, Option]:
         "image_norm": weights.get("image_norm", 0.0),
         "batch_norm": weights.get("batch_norm", 0.0),
         "group_consistency": weights.get("group_consistency", 0.0),
-        "group_mean": GROUP_MEANS[any(isinstance(one, GroupConsistency) and one.registered for one in search.priors)],
+        "group_mean": GROUP_MEANS[
+            any(isinstance(prior, GroupConsistency) and prior.registered for prior in search.priors)
+        ],
         "restarts": search.restarts.count,
         "halving": search.restarts.halving,
         "converged_below": distance.converged_below,
@@ -124,19 +126,19 @@ def options_of(search: Search) -> dict[str, Option]:
         "local_training": search.replay.value,
         "layers": search.layers,
     }
-    return {**found, **_of_optimiser(optimiser)}
+    return {**options, **_of_optimiser(optimiser)}
 
 
 def _of_optimiser(optimiser: Optimiser) -> dict[str, Option]:
     if isinstance(optimiser, Adam):
         soft = optimiser.signed.softness if isinstance(optimiser.signed, SoftSign) else 0.0
         names = ("learning_rate", "boxed", "schedule", "warmup", "langevin", "iterate")
-        own = {name: getattr(optimiser, name) for name in names}
-        return {**own, "optimiser": "adam", "signed": bool(optimiser.signed), "sign_softness": soft}
+        settings = {name: getattr(optimiser, name) for name in names}
+        return {**settings, "optimiser": "adam", "signed": bool(optimiser.signed), "sign_softness": soft}
     if isinstance(optimiser, LBFGS):
         without = {name: value for name, (value, _) in _OF_ADAM.items()}
-        own = {"learning_rate": optimiser.learning_rate, "history": optimiser.history}
-        return {**without, **own, "optimiser": "l-bfgs", "labels": LABELS[optimiser.joint_labels]}
+        settings = {"learning_rate": optimiser.learning_rate, "history": optimiser.history}
+        return {**without, **settings, "optimiser": "l-bfgs", "labels": LABELS[optimiser.joint_labels]}
     raise TypeError(f"specs know the optimisers Adam and LBFGS, got {type(optimiser).__name__}")
 
 
@@ -181,7 +183,7 @@ def _adam(options: Mapping[str, Any]) -> Adam:
 
 
 def _l_bfgs(options: Mapping[str, Any]) -> LBFGS:
-    found = LBFGS(
+    optimiser = LBFGS(
         iterations=options["iterations"],
         learning_rate=options["learning_rate"],
         history=options["history"],
@@ -192,7 +194,7 @@ def _l_bfgs(options: Mapping[str, Any]) -> LBFGS:
         if options[name] != without:
             raise ValueError(f"optimiser='l-bfgs' does not fit {name}: {why}; set {name} to {without}")
     _check_softness(options)
-    return found
+    return optimiser
 
 
 def _check_softness(options: Mapping[str, Any]) -> None:
@@ -209,13 +211,13 @@ def _priors(options: Mapping[str, Any]) -> list[Prior]:
     text = options["total_variations"]
     plain = TotalVariation(options["total_variation"])
     raced = [RacedTotalVariation(_weights(text), text=text)] if text else []
-    found: list[Prior] = [
+    priors: list[Prior] = [
         plain,
         ImageNorm(options["image_norm"]),
         GroupConsistency(options["group_consistency"], registered=registered),
         BNStatistics(options["batch_norm"]),
     ]
-    return [*raced, *(one for one in found if one.weight and not (raced and one is plain))]
+    return [*raced, *(prior for prior in priors if prior.weight and not (raced and prior is plain))]
 
 
 def _weights(text: str) -> tuple[float, ...]:

@@ -39,13 +39,13 @@ def matched_parameters(layers: str, names: Collection[str]) -> frozenset[str]:
     left_out: set[str] = set()
     patterns = layers.split("|")
     for pattern in patterns:
-        found = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
-        if not found:
+        matches = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
+        if not matches:
             raise ValueError(f"layers={layers!r}: {pattern!r} fits no parameter; there are {', '.join(names)}")
         if pattern.startswith("!"):
-            left_out |= found
+            left_out |= matches
         else:
-            chosen |= found
+            chosen |= matches
     if all(pattern.startswith("!") for pattern in patterns):
         chosen = set(names)
     if not chosen - left_out:

@@ -163,10 +163,10 @@ class BNStatistics(_Weighted):
 
     def on(self, piece: Piece) -> priors.Prior:
         """With the statistics that were sent to each victim."""
-        one = piece.sent[0]
-        shared = Replay(piece.known, one.parameters, one.buffers)
+        first = piece.sent[0]
+        shared = Replay(piece.known, first.parameters, first.buffers)
         replays = [
-            shared if other.parameters is one.parameters else Replay(piece.known, other.parameters, other.buffers)
+            shared if other.parameters is first.parameters else Replay(piece.known, other.parameters, other.buffers)
             for other in piece.sent
         ]
         return BatchStatistics(replays, latents=piece.seen.latents)

@@ -83,7 +83,7 @@ def heat_of(settings: Search, weight: float, *, most: int = _MOST) -> Search:
 
 def weighted(settings: Search, weight: float) -> Search:
     """The same search with one weight of total variation."""
-    others = [one for one in settings.priors if not isinstance(one, TotalVariation | RacedTotalVariation)]
+    others = [prior for prior in settings.priors if not isinstance(prior, TotalVariation | RacedTotalVariation)]
     return replace(settings, priors=(TotalVariation(weight), *others) if weight else others)
 
 
@@ -129,16 +129,18 @@ def raced(
     ran: list[list[tuple[float, Reconstruction]]] = [[] for _ in places]
     for number, weight in enumerate(weights):
         told = _part(progress, number * heat / whole, heat / whole)
-        own = heat_of(settings, weight)
+        short_search = heat_of(settings, weight)
         with share_of_time(number, whole / heat):
-            heats = search(own, places, labels, _starts(draws, places, own), told)
-        for place, found in enumerate(heats):
-            if found is not None:
-                ran[place].append((weight, found))
+            heats = search(short_search, places, labels, _starts(draws, places, short_search), told)
+        for place, result in enumerate(heats):
+            if result is not None:
+                ran[place].append((weight, result))
     if not alone:
         chosen = {place: best_fit(ran[place], sizes[place], settings)[0] for place in places if ran[place]}
         done = len(weights) * heat / whole
-        groups = {weight: [p for p, own in chosen.items() if own == weight] for weight in sorted(set(chosen.values()))}
+        groups = {
+            weight: [p for p, best in chosen.items() if best == weight] for weight in sorted(set(chosen.values()))
+        }
         for number, (weight, members) in enumerate(groups.items()):
             final = weighted(settings, weight)
             told = _part(progress, done + (1 - done) * number / len(groups), (1 - done) / len(groups))
@@ -146,9 +148,9 @@ def raced(
             starts = _starts(draws, members, final)
             with share_of_time(number, len(groups)):
                 finals = search(final, members, given, starts, told)
-            for place, found in zip(members, finals, strict=True):
-                if found is not None:
-                    ran[place].append((weight, found))
+            for place, result in zip(members, finals, strict=True):
+                if result is not None:
+                    ran[place].append((weight, result))
     return [
         _together(ran[place], sizes[place], settings, prior, alone=alone) if ran[place] else None for place in places
     ]
@@ -188,28 +190,30 @@ def by_trial(
     most = max(map(len, hypotheses), default=0)
     if not most:
         return [None] * len(hypotheses)
-    weight = next((one.weight for one in settings.priors if isinstance(one, TotalVariation | RacedTotalVariation)), 0.0)
+    weight = next(
+        (prior.weight for prior in settings.priors if isinstance(prior, TotalVariation | RacedTotalVariation)), 0.0
+    )
     heat = heat_of(settings, weight, most=_TRIAL)
     # For every update: what it draws later must not depend on the others' hypotheses.
     draws = Draws.of_each(generators, heat.restarts.count)
     best: list[Found] = [None] * len(hypotheses)
     for number in range(most):
-        places = [place for place, own in enumerate(hypotheses) if number < len(own)]
+        places = [place for place, guesses in enumerate(hypotheses) if number < len(guesses)]
         given = [hypotheses[place][number] for place in places]
         starts, told = _starts(draws, places, heat), share(progress, number, most)
         with share_of_time(number, most + 1):  # what comes after it takes longer than a heat
             tried = search(heat, places, given, starts, told)
-        for place, found in zip(places, tried, strict=True):
-            best[place] = _fitter(best[place], found, heat)
+        for place, result in zip(places, tried, strict=True):
+            best[place] = _fitter(best[place], result, heat)
     return best
 
 
-def _fitter(one: Found, other: Found, settings: Search) -> Found:
+def _fitter(earlier: Found, other: Found, settings: Search) -> Found:
     """Of two results that differ in their labels the one that fits better, with the work of both."""
-    if one is None or other is None:
-        return one or other
-    better = other if _residual(other, settings) < _residual(one, settings) else one
-    return replace(better, seconds=one.seconds + other.seconds, iterations=one.iterations + other.iterations)
+    if earlier is None or other is None:
+        return earlier or other
+    better = other if _residual(other, settings) < _residual(earlier, settings) else earlier
+    return replace(better, seconds=earlier.seconds + other.seconds, iterations=earlier.iterations + other.iterations)
 
 
 def best_fit(ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: Search) -> tuple[float, Reconstruction]:
@@ -219,17 +223,17 @@ def best_fit(ran: Sequence[tuple[float, Reconstruction]], size: Size, settings: 
     alone would favour the smallest weight. Of a residual that is noise, as many free numbers as there are pixels
     explain about their number over that of the equations: log residuals that differ by less are taken as equal.
     """
-    least = min(_residual(found, settings) for _, found in ran)
+    least = min(_residual(result, settings) for _, result in ran)
     slack = min(_FACTOR, math.exp(min(1.0, size.unknowns / size.equations)))
-    fits = [(weight, found) for weight, found in ran if _residual(found, settings) <= slack * least]
-    return max(fits or ran, key=lambda one: (one[0], one[1].iterations))
+    fits = [(weight, result) for weight, result in ran if _residual(result, settings) <= slack * least]
+    return max(fits or ran, key=lambda fit: (fit[0], fit[1].iterations))
 
 
-def _residual(found: Found, settings: Search) -> float:
+def _residual(result: Found, settings: Search) -> float:
     """Share of the update's square that the images do not explain; infinite where nothing was measured."""
-    if found is None or found.matching_loss is None or found.outcome is Outcome.DIVERGED:
+    if result is None or result.matching_loss is None or result.outcome is Outcome.DIVERGED:
         return math.inf
-    return settings.distance.residual(found.matching_loss)
+    return settings.distance.residual(result.matching_loss)
 
 
 def _together(
@@ -242,12 +246,12 @@ def _together(
 ) -> Reconstruction:
     """The best result, with the work of all; a heat is no start of its own, because it is short."""
     weight, best = best_fit(ran, size, settings)
-    long = [found for _, found in ran] if alone else [ran[-1][1]]
+    long = [result for _, result in ran] if alone else [ran[-1][1]]
     words = because("prior-chosen", weight=weight, weights=prior.text)
     return replace(
         best,
         reason=joined([best.reason, words]),
-        seconds=sum(found.seconds for _, found in ran),
-        iterations=sum(found.iterations for _, found in ran),
-        starts=sum(found.starts for found in long),
+        seconds=sum(result.seconds for _, result in ran),
+        iterations=sum(result.iterations for _, result in ran),
+        starts=sum(result.starts for result in long),
     )

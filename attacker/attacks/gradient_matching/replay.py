@@ -76,15 +76,15 @@ def replayed_products(
         layers: Patterns of the parameters that count.
         measures_twice: Whether the same must be found whenever the same is looked at.
     """
-    one = piece.observations[0]
-    replay = Replay(victim, one.parameters, one.buffers)
-    own = [Replay(victim, other.parameters, other.buffers) for other in piece.observations]
-    matched = matched_parameters(layers, one.parameters) if layers else None
+    first = piece.observations[0]
+    replay = Replay(victim, first.parameters, first.buffers)
+    replays = [Replay(victim, other.parameters, other.buffers) for other in piece.observations]
+    matched = matched_parameters(layers, first.parameters) if layers else None
     if piece.knowledge[0].matched is not None:
         matched = piece.knowledge[0].matched & (piece.knowledge[0].matched if matched is None else matched)
     elements = distance.elements
     units = [known.units for known in piece.knowledge] if piece.knowledge[0].units else None
-    chosen = chosen_replay(mode, one)
+    chosen = chosen_replay(mode, first)
     if chosen is ReplayMode.UNROLLED:
         return local_training_products(
             replay, piece.observations, piece.seen, matched=matched, elements=elements, units=units
@@ -103,7 +103,7 @@ def replayed_products(
         elements = elements or Elements()
         return elementwise_products(
             replay,
-            [kept_gradient(seen) for seen in piece.observations] if elements.kept else piece.targets,
+            [kept_gradient(observation) for observation in piece.observations] if elements.kept else piece.targets,
             piece.seen,
             batch_size=piece.batch_size,
             elements=elements,
@@ -111,7 +111,7 @@ def replayed_products(
             units=units,
         )
     return gradient_products(
-        own if piece.own_weights else replay,
+        replays if piece.own_weights else replay,
         piece.targets,
         piece.seen,
         batch_size=piece.batch_size,
@@ -123,7 +123,7 @@ def weights_may_differ(
     mode: ReplayMode,
     distance: Distance,
     victim: Victim,
-    seen: Trace,
+    model_trace: Trace,
     observations: Sequence[Observation],
     knowledge: Sequence[Knowledge],
 ) -> frozenset[str] | None:
@@ -131,8 +131,8 @@ def weights_may_differ(
 
     Only where it is faster, and where one gradient is replayed: other replays start from weights that all share.
     """
-    several = any(chosen_replay(mode, one) is not ReplayMode.ONE_GRADIENT for one in observations)
-    single = distance.elements is not None or any(one.units for one in knowledge)
-    if several or single or not weights_pay(victim.model, seen):
+    several = any(chosen_replay(mode, observation) is not ReplayMode.ONE_GRADIENT for observation in observations)
+    single = distance.elements is not None or any(known.units for known in knowledge)
+    if several or single or not weights_pay(victim.model, model_trace):
         return None
     return running_buffers(victim.model)

@@ -86,7 +86,7 @@ class Search:
             raise ValueError("start='grey' is one point, from which all restarts go the same way; set restarts to 1")
 
     def _check_priors(self) -> None:
-        kinds = [TotalVariation if isinstance(one, RacedTotalVariation) else type(one) for one in self.priors]
+        kinds = [TotalVariation if isinstance(prior, RacedTotalVariation) else type(prior) for prior in self.priors]
         twice = next((kind.__name__ for kind in kinds if kinds.count(kind) > 1), None)
         if twice is not None:
             raise ValueError(f"expected each kind of prior once, got {twice} twice; add up the weights")
@@ -102,7 +102,7 @@ class Search:
 
     @property
     def _coupled(self) -> bool:
-        return any(one.couples_restarts and one.weight for one in self.priors)
+        return any(prior.couples_restarts and prior.weight for prior in self.priors)
 
     @property
     def compares_restarts(self) -> bool:
@@ -112,7 +112,7 @@ class Search:
     @property
     def raced(self) -> RacedTotalVariation | None:
         """The prior whose weight is raced, or None."""
-        return next((one for one in self.priors if isinstance(one, RacedTotalVariation)), None)
+        return next((prior for prior in self.priors if isinstance(prior, RacedTotalVariation)), None)
 
     def products(self, piece: Piece, victim: Victim) -> GradientProducts:
         """Products of candidates' updates with the observed ones; see `replayed_products`."""
@@ -131,10 +131,10 @@ class Search:
         victims, restarts = piece.draws.axes
         start = self.init.candidates(piece.victim.inputs, piece.batch_size, draws=piece.draws, like=piece.like)
         search = _with_labels if piece.labels is None else _with_noise
-        found = search(self, piece, start, progress)
-        labels = found.labels.expand(victims, restarts, piece.batch_size)
+        solution = search(self, piece, start, progress)
+        labels = solution.labels.expand(victims, restarts, piece.batch_size)
         seconds = (time.perf_counter() - began) / victims
-        return [_result(self, found, index, labels[index], seconds) for index in range(victims)]
+        return [_result(self, solution, index, labels[index], seconds) for index in range(victims)]
 
     def minimised(
         self,
@@ -226,9 +226,12 @@ def _with_noise(search: Search, piece: Piece, start: Tensor, progress: PieceProg
     if piece.noise.rate and joined.places:
         noisy = NoisyObjective(joined=joined, images=objective, mask_penalty=piece.noise.mask_penalty)
         matched = search.minimised(piece, noisy, joined.start(start, piece), progress, joined)
-        images, found = joined.split(matched.candidates)
-        own = dict(zip(joined.places, found, strict=True))
-        every = [own[place] if place in own else known.of_layer(place, images) for place in range(len(known.latents))]
+        images, searched = joined.split(matched.candidates)
+        by_place = dict(zip(joined.places, searched, strict=True))
+        every = [
+            by_place[place] if place in by_place else known.of_layer(place, images)
+            for place in range(len(known.latents))
+        ]
         return _Found(replace(matched, candidates=images), labels, every)
     matched = search.minimised(piece, objective, start, progress)
     certain = known.latents and not joined.places
@@ -238,7 +241,7 @@ def _with_noise(search: Search, piece: Piece, start: Tensor, progress: PieceProg
 
 def _stacked_noise(piece: Piece) -> list[Tensor | None]:
     """Known noise of all victims, (victims, batch, ...) for each random layer, None where it is not known."""
-    columns = zip(*(one.noise for one in piece.knowledge), strict=True)
+    columns = zip(*(known.noise for known in piece.knowledge), strict=True)
     return [
         None
         if any(value is None for value in column)
@@ -249,30 +252,30 @@ def _stacked_noise(piece: Piece) -> list[Tensor | None]:
 
 def _penalties(chosen: Sequence[Prior], piece: Piece) -> list[tuple[float, Penalty]]:
     """Penalties with their weights: on images alone, on known features, and on what else the model makes of images."""
-    wanted = [one for one in chosen if one.weight]
-    found = [(one.weight, one.on(piece)) for one in wanted if not one.of_model]
+    wanted = [prior for prior in chosen if prior.weight]
+    penalties = [(prior.weight, prior.on(piece)) for prior in wanted if not prior.of_model]
     if piece.noise.feature_weight and piece.knowledge[0].features:
-        found.append((piece.noise.feature_weight, _features(piece)))
-    return found + [(one.weight, one.on(piece)) for one in wanted if one.of_model]
+        penalties.append((piece.noise.feature_weight, _features(piece)))
+    return penalties + [(prior.weight, prior.on(piece)) for prior in wanted if prior.of_model]
 
 
 def _features(piece: Piece) -> FeatureTarget:
-    one = piece.observations[0]
-    shared = Replay(piece.victim, one.parameters, one.buffers)
+    first = piece.observations[0]
+    shared = Replay(piece.victim, first.parameters, first.buffers)
     replays = [
-        shared if other.parameters is one.parameters else Replay(piece.victim, other.parameters, other.buffers)
+        shared if other.parameters is first.parameters else Replay(piece.victim, other.parameters, other.buffers)
         for other in piece.observations
     ]
     targets = {
-        name: torch.stack([own.features[name] for own in piece.knowledge]) for name in piece.knowledge[0].features
+        name: torch.stack([known.features[name] for known in piece.knowledge]) for name in piece.knowledge[0].features
     }
     before = takewhile(lambda value: value is not None, _stacked_noise(piece))
     return FeatureTarget(replays, targets, [value for value in before if value is not None])
 
 
-def _result(search: Search, found: _Found, index: int, labels: Tensor, seconds: float) -> Reconstruction:
+def _result(search: Search, solution: _Found, index: int, labels: Tensor, seconds: float) -> Reconstruction:
     """The best restart of one victim."""
-    matched, total = found.matched, search.optimiser.iterations
+    matched, total = solution.matched, search.optimiser.iterations
     restart = int(matched.best_restart()[index])
     distance = float(matched.distances[index, restart])
     measured = distance < float("inf")
@@ -297,7 +300,7 @@ def _result(search: Search, found: _Found, index: int, labels: Tensor, seconds: 
         starting_loss=_measured(matched.starts[index, restart]),
         late_fall=_measured(matched.late_falls[index, restart]) if measured else None,
         starts=matched.distances.shape[1],
-        noise=tuple(one[index, restart] for one in found.noise) if measured else (),
+        noise=tuple(layer_noise[index, restart] for layer_noise in solution.noise) if measured else (),
         cut=cut,
     )
 

@@ -146,13 +146,13 @@ class Chunk:
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Chunk:
         """The chunk of a job, also of one that was sent as JSON."""
-        own = {
+        fields = {
             **content,
             "site": Site.from_content(content["site"]),
-            "targets": tuple(_target(one) for one in content["targets"]),
+            "targets": tuple(_target(target) for target in content["targets"]),
             "granted": tuple(content["granted"]),
         }
-        return cls(**own)
+        return cls(**fields)
 
 
 def chunk_size(batch_size: int | None) -> int:
@@ -212,24 +212,26 @@ def _run(
         raise ValueError(f"{gone[0]} is not on the tape {chunk.site.tape} any more")
     knowledge = Knowledge(frozenset(chunk.granted))
     loaded = [subject.tape.load(entries[target.file]) for target in chunk.targets]
-    seen = [knowledge.of(one if change is None else change(one), subject.defence) for one in loaded]
+    observations = [
+        knowledge.of(observation if change is None else change(observation), subject.defence) for observation in loaded
+    ]
     attempt = Attempt(
         name=chunk.id,
         method=build_attack(chunk.attack),
         victim=subject.victim,
-        updates=seen,
-        labels=[None if one.labels is None else torch.tensor(one.labels) for one in chunk.targets],
-        seeds=[seed_of(chunk.seed, one.identity) for one in chunk.targets],
+        updates=observations,
+        labels=[None if target.labels is None else torch.tensor(target.labels) for target in chunk.targets],
+        seeds=[seed_of(chunk.seed, target.identity) for target in chunk.targets],
         device=torch.device(chunk.device),
         progress=progress,
     )
-    parts = min(chunk.pieces, len(seen))
-    bounds = [len(seen) * number // parts for number in range(parts + 1)]
-    found: list[Reconstruction] = []
+    parts = min(chunk.pieces, len(observations))
+    bounds = [len(observations) * number // parts for number in range(parts + 1)]
+    reconstructions: list[Reconstruction] = []
     for number in range(parts):
         with share_of_time(number, parts):
-            found += attempt.results(bounds[number], bounds[number + 1])
-    return found
+            reconstructions += attempt.results(bounds[number], bounds[number + 1])
+    return reconstructions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,33 +272,36 @@ class Attempt:
             return [failed(raised(error))] * (end - start)
 
     def _attack(self, start: int, end: int) -> list[Reconstruction]:
-        victim, seen, seeds = self.victim, list(self.updates[start:end]), self.seeds[start:end]
+        victim, observations, seeds = self.victim, list(self.updates[start:end]), self.seeds[start:end]
         if self.device is not None:
-            victim, seen = placed(victim, seen, self.device)
+            victim, observations = placed(victim, observations, self.device)
         with seeded(seeds[0]), within(math.inf) as deadline:
-            found = self.method(
+            reconstructions = self.method(
                 victim,
-                seen,
+                observations,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 labels=self.labels[start:end],
                 progress=lambda share, _best: self._tell(start, end, share),
             )
-        return [brought_back(one) for one in (_cut(found) if deadline.cut else found)]
+        return [
+            brought_back(reconstruction)
+            for reconstruction in (_cut(reconstructions) if deadline.cut else reconstructions)
+        ]
 
     def _tell(self, start: int, end: int, share: float) -> None:
         if self.progress is not None:
             self.progress((start + min(max(share, 0.0), 1.0) * (end - start)) / len(self.updates))
 
 
-def _cut(found: Sequence[Reconstruction]) -> list[Reconstruction]:
+def _cut(results: Sequence[Reconstruction]) -> list[Reconstruction]:
     """Results of an attack that was cut; where it does not say which, what is not known to have converged was."""
-    if any(one.cut for one in found):
-        return list(found)
+    if any(result.cut for result in results):
+        return list(results)
     return [
-        one
-        if one.inputs is None or one.outcome is Outcome.CONVERGED
-        else replace(one, cut=True, reason=joined([one.reason, because("time-ended.attack")]))
-        for one in found
+        result
+        if result.inputs is None or result.outcome is Outcome.CONVERGED
+        else replace(result, cut=True, reason=joined([result.reason, because("time-ended.attack")]))
+        for result in results
     ]
 
 

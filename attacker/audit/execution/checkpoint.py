@@ -104,7 +104,7 @@ class CampaignFolder:
             "format": FORMAT,
             "version": VERSION,
             "identity": dict(identity),
-            "plan": [one.model_dump(mode="json") for one in plan],
+            "plan": [attack.model_dump(mode="json") for attack in plan],
         }
         write_sealed(self._file, content)
 
@@ -154,4 +154,4 @@ class CampaignFolder:
         ]
         if differ:
             raise OtherSettings("; ".join(differ))
-        return [PlannedAttack.model_validate(one) for one in content["plan"]]
+        return [PlannedAttack.model_validate(entry) for entry in content["plan"]]

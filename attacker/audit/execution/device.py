@@ -23,13 +23,17 @@ def placed(
     if device == CPU:
         return victim, list(observations)
     moved = replace(victim, model=copied(victim.model).to(device))
-    return moved, [_placed(one, device) for one in observations]
+    return moved, [_placed(observation, device) for observation in observations]
 
 
-def brought_back(found: Reconstruction) -> Reconstruction:
+def brought_back(reconstruction: Reconstruction) -> Reconstruction:
     """The reconstruction with tensors of its own on the CPU, where it is compared with the truth."""
-    inputs, labels = (None if value is None else _own(value) for value in (found.inputs, found.labels))
-    return replace(found, inputs=inputs, labels=labels, noise=tuple(_own(one) for one in found.noise))
+    inputs, labels = (
+        None if value is None else _own(value) for value in (reconstruction.inputs, reconstruction.labels)
+    )
+    return replace(
+        reconstruction, inputs=inputs, labels=labels, noise=tuple(_own(draw) for draw in reconstruction.noise)
+    )
 
 
 def _own(value: Tensor) -> Tensor:
@@ -37,8 +41,13 @@ def _own(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _placed(one: Observation, device: torch.device) -> Observation:
+def _placed(observation: Observation, device: torch.device) -> Observation:
     def moved(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(device) for name, value in values.items()}
 
-    return replace(one, parameters=moved(one.parameters), buffers=moved(one.buffers), update=moved(one.update))
+    return replace(
+        observation,
+        parameters=moved(observation.parameters),
+        buffers=moved(observation.buffers),
+        update=moved(observation.update),
+    )

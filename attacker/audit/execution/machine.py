@@ -37,13 +37,13 @@ def this_machine() -> Machine:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that matter, as installed; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _cpu_model() -> str:

@@ -20,35 +20,35 @@ _LONG: Final = 0.5
 """Seconds of a pass that is not repeated on more images."""
 
 
-def seconds_of_pass(victim: Victim, seen: Observation) -> float:
+def seconds_of_pass(victim: Victim, observation: Observation) -> float:
     """Seconds that one pass forward and backward takes for one image, measured on a few where there is time."""
     few = 0
     taken = 0.0
     for few in (_FEWEST_IMAGES, _FEW_IMAGES):
-        if few > max(_FEWEST_IMAGES, seen.batch_size or 1):
+        if few > max(_FEWEST_IMAGES, observation.batch_size or 1):
             break
-        taken = _pass(victim, seen, few) / few
+        taken = _pass(victim, observation, few) / few
         if taken * _FEW_IMAGES > _LONG:
             break
     return taken
 
 
-def _pass(victim: Victim, seen: Observation, images: int) -> float:
-    like = next(iter(seen.parameters.values()))
+def _pass(victim: Victim, observation: Observation, images: int) -> float:
+    like = next(iter(observation.parameters.values()))
     candidates = torch.zeros(images, *victim.inputs.shape, dtype=like.dtype, device=like.device)
     labels = torch.zeros(images, dtype=torch.long, device=like.device)
-    weights = {name: value.detach().clone().requires_grad_(True) for name, value in seen.parameters.items()}
+    weights = {name: value.detach().clone().requires_grad_(True) for name, value in observation.parameters.items()}
     began = time.perf_counter()
-    loss = Replay(victim, weights, seen.buffers).loss(weights, candidates, labels, ())
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    sum(float(one.sum()) for one in found[:1] if one is not None)  # a GPU is waited for
+    loss = Replay(victim, weights, observation.buffers).loss(weights, candidates, labels, ())
+    gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    sum(float(gradient.sum()) for gradient in gradients[:1] if gradient is not None)  # a GPU is waited for
     return time.perf_counter() - began
 
 
-def replayed_images(seen: Observation) -> int:
+def replayed_images(observation: Observation) -> int:
     """Images that go through the model in one replay of an update, each as often as the client used it."""
-    images, step = seen.batch_size or 1, seen.protocol.batch_size
-    steps = None if seen.kind == "gradient" else steps_behind(seen)
+    images, step = observation.batch_size or 1, observation.protocol.batch_size
+    steps = None if observation.kind == "gradient" else steps_behind(observation)
     if steps is not None and step is not None:
         return steps * min(step, images)
-    return images * (seen.protocol.local_epochs or 1)
+    return images * (observation.protocol.local_epochs or 1)

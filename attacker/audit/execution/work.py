@@ -31,7 +31,9 @@ class AttackWork:
     def encode(self, result: Results) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Codec`."""
         tensors: dict[str, Tensor] = {}
-        return {"results": [_row(one, str(number), tensors) for number, one in enumerate(result)]}, tensors
+        return {
+            "results": [_row(reconstruction, str(number), tensors) for number, reconstruction in enumerate(result)]
+        }, tensors
 
     def decode(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Results:
         """See `Codec`."""
@@ -54,19 +56,19 @@ def job_of(chunk: Chunk, cost: float) -> Job:
     )
 
 
-def _row(found: Reconstruction, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _row(reconstruction: Reconstruction, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Everything in a reconstruction that is no tensor; tensors go to ``tensors``."""
     row: dict[str, Any] = {}
-    for one in fields(Reconstruction):
-        value = getattr(found, one.name)
+    for field in fields(Reconstruction):
+        value = getattr(reconstruction, field.name)
         if isinstance(value, Tensor):
-            tensors[f"{place}.{one.name}"] = value
+            tensors[f"{place}.{field.name}"] = value
         elif isinstance(value, tuple):
-            tensors |= {f"{place}.{one.name}.{number}": part for number, part in enumerate(value)}
-            row[one.name] = len(value)
+            tensors |= {f"{place}.{field.name}.{number}": part for number, part in enumerate(value)}
+            row[field.name] = len(value)
         else:
-            row[one.name] = value.name if isinstance(value, Outcome) else value
-    row["reason_codes"] = list(found.reason_codes)
+            row[field.name] = value.name if isinstance(value, Outcome) else value
+    row["reason_codes"] = list(reconstruction.reason_codes)
     return row
 
 

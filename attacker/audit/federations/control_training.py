@@ -77,38 +77,42 @@ class ControlTraining:
         most = min(_MEASURED, _NUMBERS // self._images[0].numel())
         self._measured = _evenly(len(chosen), max(most, 1))
 
-    def at(self, seen: Observation, cut: nn.Module) -> nn.Module:
+    def at(self, observation: Observation, cut: nn.Module) -> nn.Module:
         """The undefended model of a round, for rounds in order.
 
         Args:
-            seen: An update of the round, with what the server sent.
+            observation: An update of the round, with what the server sent.
             cut: The undefended model with the weights that were sent; may be trained in place.
 
         Returns:
             ``cut`` as it is where it is as well trained as the defended model.
         """
         self._labels, self._images = self._labels.to(_place(cut)), self._images.to(_place(cut))
-        goal, own = self._loss(_filled(self.defended, seen)), self._loss(cut)
-        steps, loss = 0, own
-        if not near(own, goal):
+        goal, cut_loss = self._loss(_filled(self.defended, observation)), self._loss(cut)
+        steps, loss = 0, cut_loss
+        if not near(cut_loss, goal):
             if self._before is not None:
-                self._continue(cut, own, goal)
+                self._continue(cut, cut_loss, goal)
             steps, loss = self._train(cut, goal)
             self._before = {name: value.detach().clone() for name, value in cut.state_dict().items()}
         self.rounds.append(
             ControlRound(
-                round=seen.round, defended_loss=finite(goal), cut_loss=finite(own), loss=finite(loss), steps=steps
+                round=observation.round,
+                defended_loss=finite(goal),
+                cut_loss=finite(cut_loss),
+                loss=finite(loss),
+                steps=steps,
             )
         )
         return cut
 
-    def _continue(self, cut: nn.Module, own: float, goal: float) -> None:
+    def _continue(self, cut: nn.Module, cut_loss: float, goal: float) -> None:
         """Begin with the last round's control where that is nearer: an undefended federation would go on from there."""
         assert self._before is not None
         sent = {name: value.detach().clone() for name, value in cut.state_dict().items()}
         frozen = {name for name, value in cut.named_parameters() if not value.requires_grad}
         cut.load_state_dict({**self._before, **{name: sent[name] for name in frozen}})
-        if abs(self._loss(cut) - goal) > abs(own - goal):
+        if abs(self._loss(cut) - goal) > abs(cut_loss - goal):
             cut.load_state_dict(sent)
 
     def _train(self, model: nn.Module, goal: float) -> tuple[int, float]:
@@ -174,8 +178,8 @@ def _evenly(count: int, most: int) -> Tensor:
     return torch.arange(some) * count // some
 
 
-def _filled(model: nn.Module, seen: Observation) -> nn.Module:
-    sent: Mapping[str, Tensor] = {**seen.parameters, **seen.buffers}
+def _filled(model: nn.Module, observation: Observation) -> nn.Module:
+    sent: Mapping[str, Tensor] = {**observation.parameters, **observation.buffers}
     filled = deepcopy(model)
     filled.load_state_dict(dict(sent), strict=False)
     return filled

@@ -97,13 +97,13 @@ def open_federations(
         raise ValueError("expected at least one tape and one victim, got 0 tapes")
     subjects = [open_subject(source, checked=UPDATES) for source in sources]
     _check_labels(subjects, settings)
-    found: list[Federation] = []
+    federations: list[Federation] = []
     for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):
         entries = choose_updates(subject, victims=settings.victims, seed=settings.seed, rounds=settings.rounds)
         with within(clock.left(OPENING)):
             checked = check_truth(subject, entries)
         subject = replace(subject, truth=subject.truth if checked.scored else None, truth_note=checked.note)
-        own = _federation(f"f{number}", subject, source, entries, settings, checked.refused)
+        federation = _federation(f"f{number}", subject, source, entries, settings, checked.refused)
         repeated = [entry for entry in entries if entry.file not in checked.refused]
         reason = why_no_control(subject, repeated) if settings.control else because("control-not-wanted")
         needed = settings.control and subject.defence != "none"
@@ -113,22 +113,22 @@ def open_federations(
         if needed and not reason:
             try:
                 with within(clock.left(OPENING)):
-                    control = [_control(own, controls / own.id, settings, fresh=fresh)]
+                    control = [_control(federation, controls / federation.id, settings, fresh=fresh)]
             except (ValueError, OSError):
                 raise
             except Exception as error:  # the clients' model is foreign code, and is trained here
-                _logger.warning("there is no undefended control of %s", own.id, exc_info=True)
+                _logger.warning("there is no undefended control of %s", federation.id, exc_info=True)
                 reason = because("control-raised", kind=type(error).__name__, error=error)
-        found += [Federation(**{**vars(own), "no_control": reason if needed else None}), *control]
-    return found
+        federations += [Federation(**{**vars(federation), "no_control": reason if needed else None}), *control]
+    return federations
 
 
 def _why_no_time(subject: Subject, entry: TapeEntry, clock: Clock) -> Reason | None:
     """Why there is no time to repeat even one client's training; None where there is."""
     if clock.budget is None:
         return None
-    seen = subject.tape.load(entry)
-    needed, left = replayed_images(seen) * seconds_of_pass(subject.victim, seen), clock.left(OPENING)
+    observation = subject.tape.load(entry)
+    needed, left = replayed_images(observation) * seconds_of_pass(subject.victim, observation), clock.left(OPENING)
     return None if needed <= left else because("control-needs-time", needed=needed, left=left)
 
 
@@ -140,8 +140,8 @@ def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fre
         write_control(defended.subject, repeated, folder, seconds=seconds)
     subject = open_control(defended.subject, folder)
     source = TapeSource(tape=folder)
-    own = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
-    return Federation(**{**vars(own), "control_of": defended.id, "training": tuple(control_training(folder))})
+    control = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
+    return Federation(**{**vars(control), "control_of": defended.id, "training": tuple(control_training(folder))})
 
 
 def _federation(
@@ -178,7 +178,7 @@ def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target
 
 def stamp(tape: Tape, entries: Sequence[TapeEntry]) -> str:
     """Of a tape's header and the files of some updates: equal as long as the same would be attacked."""
-    files = [(one.file, one.sha256, one.sent.sha256 if one.sent else "") for one in entries]
+    files = [(entry.file, entry.sha256, entry.sent.sha256 if entry.sent else "") for entry in entries]
     return hashlib.sha256(json.dumps([repr(tape.header), files]).encode()).hexdigest()[:16]
 
 

@@ -46,21 +46,21 @@ class _Training:
     batch_norm: str
 
     @classmethod
-    def of(cls, subject: Subject, seen: Observation) -> _Training:
+    def of(cls, subject: Subject, observation: Observation) -> _Training:
         assert subject.truth is not None
         settings = subject.truth.settings
-        return cls._configured(settings) if settings else cls._announced(seen)
+        return cls._configured(settings) if settings else cls._announced(observation)
 
     @classmethod
-    def _announced(cls, seen: Observation) -> _Training:
+    def _announced(cls, observation: Observation) -> _Training:
         """What was not announced is taken as plain SGD has it, as attacks take it."""
         return cls(
-            kind=seen.kind,
-            learning_rate=seen.protocol.learning_rate or 0.0,
-            momentum=seen.protocol.momentum or 0.0,
-            weight_decay=seen.protocol.weight_decay or 0.0,
-            optimiser=seen.protocol.optimiser or "sgd",
-            batch_norm=seen.protocol.batch_norm or "batch",
+            kind=observation.kind,
+            learning_rate=observation.protocol.learning_rate or 0.0,
+            momentum=observation.protocol.momentum or 0.0,
+            weight_decay=observation.protocol.weight_decay or 0.0,
+            optimiser=observation.protocol.optimiser or "sgd",
+            batch_norm=observation.protocol.batch_norm or "batch",
         )
 
     @classmethod
@@ -101,16 +101,16 @@ def why_no_control(subject: Subject, entries: Sequence[TapeEntry]) -> Reason | N
 
 def _why_not_repeated(subject: Subject, truth: TruthSource, entry: TapeEntry) -> Reason | None:
     """Why a foreign client's training cannot be repeated on its images; None when it can."""
-    seen = subject.tape.load(entry)
+    observation = subject.tape.load(entry)
     if known_scale(truth, subject.victim.inputs) is None:
         return because("control-needs-training")
-    if seen.frozen:
+    if observation.frozen:
         return because("control-needs-training.frozen")
-    if seen.kind == "gradient":
+    if observation.kind == "gradient":
         return None
-    if seen.protocol.learning_rate is None:
+    if observation.protocol.learning_rate is None:
         return because("control-needs-training.rate")
-    steps, recorded = steps_behind(seen), len(truth.steps(entry))
+    steps, recorded = steps_behind(observation), len(truth.steps(entry))
     if steps is None:
         return because("control-needs-training.steps")
     if steps != recorded:
@@ -161,27 +161,31 @@ def write_control(
     trainer = _trainer(subject, inputs, training.batch_norm, seconds) if own_layers else None
     models: dict[int, nn.Module] = {}
     # In the order of training: the control of a round goes on from that of the last one.
-    for entry in sorted(known, key=lambda one: one.round):
+    for entry in sorted(known, key=lambda update: update.round):
         if models and time_is_up():
             break  # a control of fewer updates is one, too
-        seen = subject.tape.load(entry)
+        observation = subject.tape.load(entry)
         first = entry.round not in models
         if first:
-            cut = undefended(subject.undefended, seen, names)
-            models = {entry.round: cut if trainer is None else trainer.at(seen, cut)}
+            cut = undefended(subject.undefended, observation, names)
+            models = {entry.round: cut if trainer is None else trainer.at(observation, cut)}
         model = models[entry.round]
-        buffers = [name for name, _ in model.named_buffers() if name in {names.get(one) for one in seen.buffers}]
+        buffers = [
+            name for name, _ in model.named_buffers() if name in {names.get(buffer) for buffer in observation.buffers}
+        ]
         if first:
             writer.write_round(entry.round, _arrays(model, buffers))
         reply = _reply(model, subject.truth, entry, inputs, training, subject.victim.criterion)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
         arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
-        writer.write_observation(entry.round, entry.node, arrays, batch_size=seen.batch_size, buffers=buffers)
+        writer.write_observation(entry.round, entry.node, arrays, batch_size=observation.batch_size, buffers=buffers)
     if writer.lost:
         raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
-    found = [] if trainer is None else trainer.rounds
-    write_private(_beside(folder), json.dumps([one.model_dump() for one in found], indent=1).encode())
-    return found
+    rounds = [] if trainer is None else trainer.rounds
+    write_private(
+        _beside(folder), json.dumps([control_round.model_dump() for control_round in rounds], indent=1).encode()
+    )
+    return rounds
 
 
 def _loss_name(subject: Subject) -> str | None:
@@ -193,7 +197,7 @@ def _loss_name(subject: Subject) -> str | None:
 def control_training(folder: Path) -> list[ControlRound]:
     """How well trained a control is that `write_control` wrote to this folder; empty where it did not say."""
     try:
-        return [ControlRound.model_validate(one) for one in json.loads(_beside(folder).read_bytes())]
+        return [ControlRound.model_validate(entry) for entry in json.loads(_beside(folder).read_bytes())]
     except FileNotFoundError:
         return []
 
@@ -208,9 +212,11 @@ def _trainer(subject: Subject, inputs: InputSpec, batch_norm: str, seconds: floa
     assert truth is not None
     known = truth.training_images()
     if known is None:
-        found = [truth.truth(entry) for entry in subject.tape.entries[:MOST_IMAGES] if truth.knows(entry)]
-        each = [one for one in found if one is not None]
-        known = Truth(images=torch.cat([one.images for one in each]), labels=torch.cat([one.labels for one in each]))
+        batches = [truth.truth(entry) for entry in subject.tape.entries[:MOST_IMAGES] if truth.knows(entry)]
+        each = [batch for batch in batches if batch is not None]
+        known = Truth(
+            images=torch.cat([batch.images for batch in each]), labels=torch.cat([batch.labels for batch in each])
+        )
     return ControlTraining(
         defended=subject.victim.model,
         known=known,
@@ -246,23 +252,23 @@ def base_names(defended: nn.Module) -> dict[str, str]:
     `fl_precode.extend` puts a layer ``fc`` and its guard into a Sequential, as ``fc.layer`` and ``fc.bottleneck``.
     """
     guards = {name: kind for name, module in defended.named_modules() if (kind := _guard(module))}
-    found: dict[str, str] = {}
+    plain_names: dict[str, str] = {}
     for name in defended.state_dict():
         base: str | None = name
         # The deepest first: a guard in front of a module lies outside of those within it.
         for place in sorted(guards, key=len, reverse=True):
             base = None if base is None else _without(base, place, guards[place])
         if base is not None:
-            found[name] = base
-    return found
+            plain_names[name] = base
+    return plain_names
 
 
-def undefended(plain: nn.Module, seen: Observation, names: Mapping[str, str]) -> nn.Module:
+def undefended(plain: nn.Module, observation: Observation, names: Mapping[str, str]) -> nn.Module:
     """A copy of the undefended model with the weights and buffers that the server sent; what was frozen stays so."""
     model = deepcopy(plain)
-    sent = {**seen.parameters, **seen.buffers}
+    sent = {**observation.parameters, **observation.buffers}
     model.load_state_dict({names[name]: value for name, value in sent.items() if name in names}, strict=False)
-    frozen = {names[name] for name in seen.frozen if name in names}
+    frozen = {names[name] for name in observation.frozen if name in names}
     for name, value in model.named_parameters():
         if name in frozen:
             value.requires_grad_(False)

@@ -52,7 +52,7 @@ def ordered_victims(
     """
     rng = random.Random(seed)
     waiting: dict[int, list[E]] = {}
-    for entry in sorted(entries, key=lambda one: (one.round, rank(one.node))):
+    for entry in sorted(entries, key=lambda candidate: (candidate.round, rank(candidate.node))):
         waiting.setdefault(entry.round, []).append(entry)
     for group in waiting.values():
         rng.shuffle(group)
@@ -63,16 +63,16 @@ def ordered_victims(
 
 def _take_turns(waiting: dict[int, list[E]], rounds: Sequence[int], classes: Callable[[E], Hashable]) -> list[E]:
     nodes: Counter[str] = Counter()
-    seen: Counter[Hashable] = Counter()
+    class_turns: Counter[Hashable] = Counter()
     order: list[E] = []
     while any(waiting.values()):
         for number in rounds:
             group = waiting[number]
             if group:
-                chosen = min(group, key=lambda one: (nodes[one.node], seen[classes(one)]))
+                chosen = min(group, key=lambda candidate: (nodes[candidate.node], class_turns[classes(candidate)]))
                 group.remove(chosen)
                 nodes[chosen.node] += 1
-                seen[classes(chosen)] += 1
+                class_turns[classes(chosen)] += 1
                 order.append(chosen)
     return order
 
@@ -127,7 +127,7 @@ def choose_updates(
             chosen.append(entry)
     if not chosen:
         raise _nothing(subject, rounds)
-    return sorted(chosen, key=lambda one: (one.round, node_rank(truth, one.node)))
+    return sorted(chosen, key=lambda update: (update.round, node_rank(truth, update.node)))
 
 
 def different_first(order: Sequence[E], truth: TruthSource, wanted: int) -> list[E]:
@@ -145,10 +145,10 @@ def different_first(order: Sequence[E], truth: TruthSource, wanted: int) -> list
     for place, entry in enumerate(order):
         if len(groups[_Overlap.NONE]) >= wanted or place == _MOST_LOOKED_AT or not truth.knows(entry):
             break
-        own = truth.prints(entry)
-        known = own & seen
-        groups[_Overlap.NONE if not known else _Overlap.SOME if known != own else _Overlap.ALL].append(entry)
-        seen |= own
+        prints = truth.prints(entry)
+        known = prints & seen
+        groups[_Overlap.NONE if not known else _Overlap.SOME if known != prints else _Overlap.ALL].append(entry)
+        seen |= prints
     rest = order[sum(map(len, groups.values())) :]
     known_rest = [entry for entry in rest if truth.knows(entry)]
     unknown = rest[len(known_rest) :]

@@ -77,7 +77,7 @@ class Sighting:
 
 def doubts(victim: Victim, observation: Observation, defence: str) -> tuple[str, ...]:
     """What contradicts the announced defence in an update, in sentences; see `sightings`."""
-    return tuple(one.sentence for one in sightings(victim, observation, defence) if one.contradicts)
+    return tuple(sighting.sentence for sighting in sightings(victim, observation, defence) if sighting.contradicts)
 
 
 def sightings(victim: Victim, observation: Observation, defence: str) -> tuple[Sighting, ...]:
@@ -98,25 +98,25 @@ def sightings(victim: Victim, observation: Observation, defence: str) -> tuple[S
         return ()
     chain = None if defence == "unknown" else gradient_defence(defence)
     parts = () if chain is None else chain.parts
-    found = []
+    findings = []
     for place, part in enumerate(parts):
-        found += _checked(type(part).__name__, partial(_not_applied, part, parts[place + 1 :], observation))
+        findings += _checked(type(part).__name__, partial(_not_applied, part, parts[place + 1 :], observation))
     cut: list[Sighting] = []
     if not any(isinstance(part, (*_BREAKS_RANK, Soteria)) for part in parts):
         cut = _checked("a cut", partial(_unannounced_cut, observation, said=defence != "unknown"))
     # What is pruned or rounded has any rank, as if noise were in it.
     check = partial(_noise, victim, observation, parts, said=defence != "unknown")
-    return tuple(found + (cut or _checked("noise", check)))
+    return tuple(findings + (cut or _checked("noise", check)))
 
 
 def _checked(what: str, check: Callable[[], Sighting | None]) -> list[Sighting]:
     """What a check finds, or that it could not be made: one check must not cost the others."""
     try:
-        found = check()
+        sighting = check()
     except Exception as error:  # models are foreign code, and updates are whatever clients sent
         _logger.warning("whether %s shows in an update could not be checked", what, exc_info=True)
         return [Sighting(sentence=because("not-checked", what=what, kind=type(error).__name__, error=error))]
-    return [] if found is None else [found]
+    return [] if sighting is None else [sighting]
 
 
 def common_sightings(each: Sequence[Iterable[Sighting]]) -> tuple[list[Reason], list[Reason]]:
@@ -126,20 +126,22 @@ def common_sightings(each: Sequence[Iterable[Sighting]]) -> tuple[list[Reason], 
         What contradicts the announced defence, and what an honest client can show as well.
     """
     kinds: dict[tuple[str, bool], list[Sighting]] = {}
-    for one in (one for seen in each for one in seen):
-        code = one.sentence.code
-        kinds.setdefault((one.sentence if code == "not-checked" else code, one.contradicts), []).append(one)
+    for sighting in (member for group in each for member in group):
+        code = sighting.sentence.code
+        kinds.setdefault((sighting.sentence if code == "not-checked" else code, sighting.contradicts), []).append(
+            sighting
+        )
     sentences: dict[bool, list[Reason]] = {True: [], False: []}
-    for (_, contradicts), found in kinds.items():
-        largest = max(found, key=lambda one: one.size)
-        text = f"{largest.sentence} ({len(found)} of {len(each)} updates looked at)"
+    for (_, contradicts), of_kind in kinds.items():
+        largest = max(of_kind, key=lambda member: member.size)
+        text = f"{largest.sentence} ({len(of_kind)} of {len(each)} updates looked at)"
         sentences[contradicts].append(Reason(text, *largest.sentence.codes))
     return sentences[True], sentences[False]
 
 
 def _not_applied(part: GradientDefence, later: Sequence[GradientDefence], observation: Observation) -> Sighting | None:
     """What shows that the update cannot be what ``part`` leaves behind."""
-    if any(isinstance(one, _NOISES) for one in later):
+    if any(isinstance(defence, _NOISES) for defence in later):
         return None
     exact = observation.kind == "gradient"  # weights that were added and subtracted are rounded
     match part:
@@ -215,18 +217,18 @@ def _usual(value: Tensor) -> float:
 def _few_values(observation: Observation, *, said: bool) -> Sighting:
     optimiser = observation.protocol.optimiser
     if observation.kind == "weights" and optimiser is None:
-        found = optimiser_trace(observation.update, steps=steps_behind(observation), learning_rate=None)
-        if found is not None and found.optimiser == "adam":
-            return Sighting(sentence=because("was-rounded.adaptive", evidence=found.evidence), contradicts=False)
+        trace = optimiser_trace(observation.update, steps=steps_behind(observation), learning_rate=None)
+        if trace is not None and trace.optimiser == "adam":
+            return Sighting(sentence=because("was-rounded.adaptive", evidence=trace.evidence), contradicts=False)
     return Sighting(sentence=because("was-rounded"), contradicts=said)
 
 
 def _rounding_of_what_was_sent(observation: Observation) -> float:
     """Steps of the last digit that the weights that came back have, where they were sent in 16 bits."""
-    found = half_precision(observation)
-    if found is None:
+    grid = half_precision(observation)
+    if grid is None:
         return rounding_of(observation)
-    kind, usual = found
+    kind, usual = grid
     return max(rounding_of(observation), _OUTSTANDING * torch.finfo(kind).eps * usual)
 
 
@@ -261,20 +263,20 @@ def _noise(
     announced = next((part for part in parts if isinstance(part, _NOISES)), None)
     if announced is not None:
         clipped = any(isinstance(part, Clip) for part in parts)
-        sentence = _noise_left_out([one.rest for one in layers], announced, observation, clipped=clipped)
+        sentence = _noise_left_out([layer.rest for layer in layers], announced, observation, clipped=clipped)
         return None if sentence is None else Sighting(sentence=sentence)
     rounding = rounding_of(observation)
-    noisy = [one for one in layers if one.size > rounding]
+    noisy = [layer for layer in layers if layer.size > rounding]
     if observation.protocol.weight_decay:  # it was announced, and nothing else is there
-        noisy = [one for one in noisy if one.rest > rounding]
-    found = [_not_a_sum(one, innocent_reasons(observation, one), said=said) for one in noisy]
-    return max(found, key=lambda one: (one.contradicts, one.size), default=None)
+        noisy = [layer for layer in noisy if layer.rest > rounding]
+    findings = [_not_a_sum(layer, innocent_reasons(observation, layer), said=said) for layer in noisy]
+    return max(findings, key=lambda finding: (finding.contradicts, finding.size), default=None)
 
 
 def _not_a_sum(beyond: Beyond, reasons: Sequence[InnocentReason], *, said: bool) -> Sighting:
     """That a layer's update is more than its inputs explain, with the figures and the innocent reasons."""
     by_state = {
-        state: [f"{one.name} ({one.because})" for one in reasons if one.state == state]
+        state: [f"{reason.name} ({reason.because})" for reason in reasons if reason.state == state]
         for state in ("seen", "possible", "excluded", "denied")
     }
     layer = f"of the layer {beyond.layer!r}" if beyond.layer else "of the layer"

@@ -67,7 +67,7 @@ class ImageScale:
     assumption: Assumption | None = None
 
 
-def estimate_scale(inputs: InputSpec, found: Iterable[Reconstruction]) -> ImageScale:
+def estimate_scale(inputs: InputSpec, reconstructions: Iterable[Reconstruction]) -> ImageScale:
     """The scale of the images, from the values that attacks brought back.
 
     Of the usual scales it is the narrowest that holds the values of the reconstructions that are trusted most, within
@@ -76,7 +76,7 @@ def estimate_scale(inputs: InputSpec, found: Iterable[Reconstruction]) -> ImageS
 
     Args:
         inputs: Input domain; returned as it is where its scale is known.
-        found: Everything that attacks brought back of images of this domain, in the model's scale.
+        reconstructions: Everything that attacks brought back of images of this domain, in the model's scale.
 
     >>> plain = InputSpec(channels=1, height=1, width=2, classes=2, mean=(0,), std=(1,), scale_known=False)
     >>> one = Reconstruction(inputs=torch.tensor([[[[-1.0, 0.9]]]]), labels=None, outcome=Outcome.CONVERGED)
@@ -85,7 +85,7 @@ def estimate_scale(inputs: InputSpec, found: Iterable[Reconstruction]) -> ImageS
     """
     if inputs.scale_known:
         return ImageScale(inputs=inputs)
-    trust, images = _most_trusted(found)
+    trust, images = _most_trusted(reconstructions)
     if images is None:
         return ImageScale(inputs=inputs, assumption=_unknown(inputs, "no attack brought back an image"))
     name, scaled = _narrowest(inputs, images, trust)
@@ -109,40 +109,46 @@ def usual_scales(inputs: InputSpec) -> list[InputSpec]:
     ]
 
 
-def _most_trusted(found: Iterable[Reconstruction]) -> tuple[Trust, Tensor | None]:
+def _most_trusted(reconstructions: Iterable[Reconstruction]) -> tuple[Trust, Tensor | None]:
     """Images (n, channels, height, width) of the highest trust that there is; of those without, the best ones."""
-    usable = [(one, images) for one in found if (images := _finite(one)) is not None]
+    usable = [
+        (reconstruction, images)
+        for reconstruction in reconstructions
+        if (images := _finite(reconstruction)) is not None
+    ]
     if not usable:
         return Trust.NONE, None
-    trust = max(_trust(one) for one, _ in usable)
-    chosen = [(one, images) for one, images in usable if _trust(one) is trust]
+    trust = max(_trust(reconstruction) for reconstruction, _ in usable)
+    chosen = [(reconstruction, images) for reconstruction, images in usable if _trust(reconstruction) is trust]
     if trust is Trust.NONE:
-        least = min(_left(one) for one, _ in chosen)
-        chosen = [(one, images) for one, images in chosen if _left(one) <= least]
+        least = min(_left(reconstruction) for reconstruction, _ in chosen)
+        chosen = [(reconstruction, images) for reconstruction, images in chosen if _left(reconstruction) <= least]
     return trust, torch.cat([images for _, images in chosen])
 
 
-def _finite(one: Reconstruction) -> Tensor | None:
-    if one.inputs is None or one.outcome in (Outcome.FAILED, Outcome.NOT_APPLICABLE):
+def _finite(reconstruction: Reconstruction) -> Tensor | None:
+    if reconstruction.inputs is None or reconstruction.outcome in (Outcome.FAILED, Outcome.NOT_APPLICABLE):
         return None
-    images = one.inputs.detach().cpu().double()
+    images = reconstruction.inputs.detach().cpu().double()
     images = images[torch.isfinite(images).flatten(1).all(dim=1)]
     return images if len(images) else None
 
 
-def _trust(one: Reconstruction) -> Trust:
-    if one.outcome is not Outcome.CONVERGED:
+def _trust(reconstruction: Reconstruction) -> Trust:
+    if reconstruction.outcome is not Outcome.CONVERGED:
         return Trust.NONE
     # A formula holds or does not; what it gives behind a bottleneck cannot be replayed.
-    formula = one.iterations == 0 and (one.matching_loss is None or one.matching_loss < _REPLAYED_BELOW)
+    formula = reconstruction.iterations == 0 and (
+        reconstruction.matching_loss is None or reconstruction.matching_loss < _REPLAYED_BELOW
+    )
     return Trust.EXACT if formula else Trust.CONVERGED
 
 
-def _left(one: Reconstruction) -> float:
+def _left(reconstruction: Reconstruction) -> float:
     """Share of the starting distance that is left; 1 where it was not measured."""
-    if one.matching_loss is None or not one.starting_loss:
+    if reconstruction.matching_loss is None or not reconstruction.starting_loss:
         return 1.0
-    return one.matching_loss / one.starting_loss
+    return reconstruction.matching_loss / reconstruction.starting_loss
 
 
 def _narrowest(inputs: InputSpec, images: Tensor, trust: Trust) -> tuple[str, InputSpec]:

@@ -72,8 +72,8 @@ def innocent_reasons(observation: Observation, beyond: Beyond) -> list[InnocentR
         _sparse(observation.update[name], observation.parameters[name]),
         _more_inputs(beyond, sure=rounded.state == "excluded"),
     ]
-    seen = next((one for one in reasons if one.state in ("denied", "seen")), None)
-    return reasons if seen is None else [seen]
+    decisive = next((reason for reason in reasons if reason.state in ("denied", "seen")), None)
+    return reasons if decisive is None else [decisive]
 
 
 def half_precision(observation: Observation, names: Collection[str] = ()) -> tuple[torch.dtype, float] | None:
@@ -90,10 +90,10 @@ def half_precision(observation: Observation, names: Collection[str] = ()) -> tup
     """
     chosen = names or observation.update
     update = torch.cat([_some(observation.update[name]).double() for name in chosen])
-    found = [update]
+    candidates = [update]
     if observation.kind == "weights":
-        found.append(torch.cat([_some(observation.parameters[name]).double() for name in chosen]) + update)
-    for flat in found:
+        candidates.append(torch.cat([_some(observation.parameters[name]).double() for name in chosen]) + update)
+    for flat in candidates:
         for kind in _HALVES:
             if _on_grid(flat, kind):
                 return kind, float(flat.square().mean().sqrt())
@@ -131,14 +131,14 @@ def _adaptive(observation: Observation) -> InnocentReason:
     if observation.kind == "gradient":
         return InnocentReason(name, "excluded", "a gradient was sent, which no optimiser has touched")
     steps = steps_behind(observation)
-    found = optimiser_trace(observation.update, steps=steps, learning_rate=None)
-    if found is not None and found.optimiser == "adam" and observation.protocol.optimiser == "sgd":
-        return InnocentReason(name, "denied", f"SGD was announced, and yet {found.evidence}")
-    if found is not None and found.optimiser == "adam":
-        return InnocentReason(name, "seen", found.evidence)
+    trace = optimiser_trace(observation.update, steps=steps, learning_rate=None)
+    if trace is not None and trace.optimiser == "adam" and observation.protocol.optimiser == "sgd":
+        return InnocentReason(name, "denied", f"SGD was announced, and yet {trace.evidence}")
+    if trace is not None and trace.optimiser == "adam":
+        return InnocentReason(name, "seen", trace.evidence)
     if observation.protocol.optimiser == "sgd":
         return InnocentReason(name, "excluded", "SGD was announced")
-    if found is None or steps is None or steps > _TRACE_FADES:
+    if trace is None or steps is None or steps > _TRACE_FADES:
         return InnocentReason(name, "possible", "its traces cannot be looked for in this update")
     return InnocentReason(name, "excluded", "its traces are not there")
 
@@ -146,9 +146,9 @@ def _adaptive(observation: Observation) -> InnocentReason:
 def _low_precision(observation: Observation, beyond: Beyond, name: str) -> InnocentReason:
     words = "low precision"
     steps = steps_behind(observation) or 1
-    found = half_precision(observation, [name])
-    if found is not None:
-        kind, usual = found
+    grid = half_precision(observation, [name])
+    if grid is not None:
+        kind, usual = grid
         if beyond.rest <= steps * torch.finfo(kind).eps * usual:
             return InnocentReason(
                 words, "seen", f"the numbers lie on the grid of {_HALVES[kind]}, whose rounding is as large"

@@ -100,16 +100,16 @@ def _sum_over_classes(victim: Victim, observation: Observation) -> Sum:
         return "not seen"
     whole = victim, observation
     victim, observation = settled(victim, observation)
-    found = classifier_gradient(victim, observation)
-    prefix = f"{found.layer.name}." if found.layer.name else ""
-    names = [name for name in (f"{prefix}weight", f"{prefix}bias") if name in found.gradient]
-    if not names or found.silent or not _sums_to_zero_here(victim, names):
+    classifier = classifier_gradient(victim, observation)
+    prefix = f"{classifier.layer.name}." if classifier.layer.name else ""
+    names = [name for name in (f"{prefix}weight", f"{prefix}bias") if name in classifier.gradient]
+    if not names or classifier.silent or not _sums_to_zero_here(victim, names):
         return "not seen"
     changes = torch.cat([_by_class(observation.update[name]) for name in names], dim=1)
     weights = torch.cat([_by_class(observation.parameters[name]) for name in names], dim=1)
     kind = _relative_sum(changes, weights, observation)
-    if kind == "zero" and found.bias is not None and steps_behind(observation) == 1 and observation.batch_size:
-        upwards = int((found.bias < -1e-3 * found.bias.abs().max()).sum())
+    if kind == "zero" and classifier.bias is not None and steps_behind(observation) == 1 and observation.batch_size:
+        upwards = int((classifier.bias < -1e-3 * classifier.bias.abs().max()).sum())
         kind = "smoothed" if upwards > observation.batch_size else "zero"
     return kind if kind in ("zero", "not seen") or not _changed_by_entry(*whole) else "not seen"
 
@@ -121,10 +121,10 @@ def _changed_by_entry(victim: Victim, observation: Observation) -> bool:
         return True
     if observation.kind == "weights":
         steps = steps_behind(observation)
-        found = optimiser_trace(observation.update, steps=steps, learning_rate=None)
-        if observation.protocol.optimiser == "adam" or (found is not None and found.optimiser == "adam"):
+        trace = optimiser_trace(observation.update, steps=steps, learning_rate=None)
+        if observation.protocol.optimiser == "adam" or (trace is not None and trace.optimiser == "adam"):
             return True
-    return any(one.sentence.code != "innocent-rest" for one in sightings(victim, observation, "none"))
+    return any(sighting.sentence.code != "innocent-rest" for sighting in sightings(victim, observation, "none"))
 
 
 def _sums_to_zero_here(victim: Victim, names: list[str]) -> bool:
@@ -136,7 +136,7 @@ def _sums_to_zero_here(victim: Victim, names: list[str]) -> bool:
     labels = torch.arange(2, device=like.device) % victim.inputs.classes
     with torch.enable_grad():
         gradients = torch.autograd.grad(victim.training_loss(images, labels), chosen)
-    flat = torch.cat([_by_class(one) for one in gradients], dim=1)
+    flat = torch.cat([_by_class(gradient) for gradient in gradients], dim=1)
     return bool(flat.sum(dim=0).norm() <= _ZERO * flat.abs().sum(dim=0).norm()) and bool(flat.any())
 
 
@@ -144,8 +144,8 @@ def _relative_sum(changes: Tensor, weights: Tensor, observation: Observation) ->
     sums, sizes = changes.sum(dim=0), changes.abs().sum(dim=0).norm()
     along = weights.sum(dim=0)
     left = sums - (sums @ along) / along.square().sum().clamp_min(1e-300) * along  # weight decay sums to this
-    found = half_precision(observation)
-    kind = torch.float32 if found is None else found[0]
+    grid = half_precision(observation)
+    kind = torch.float32 if grid is None else grid[0]
     rounding = 4 * torch.finfo(kind).eps * float(weights.abs().max()) * changes.numel() ** 0.5
     if observation.kind == "gradient":
         rounding = 0.0

@@ -25,7 +25,7 @@ def noise_floors(observations: Sequence[Observation]) -> dict[str, float]:
     Args:
         observations: The updates, with what was announced.
     """
-    each = [floors for one in observations if (floors := _floors(one))]
+    each = [floors for observation in observations if (floors := _floors(observation))]
     names = set.intersection(*(set(floors) for floors in each)) if each else set()
     return {name: statistics.median(floors[name] for floors in each) for name in sorted(names)}
 
@@ -47,12 +47,12 @@ def _floors(observation: Observation) -> Mapping[str, float]:
     std, size = level
     numbers = sum(value.numel() for value in observation.update.values())
     noise = numbers * std**2
-    found = {"cosine": 1 - math.sqrt(max(0.0, 1 - noise / square))}
+    floors = {"cosine": 1 - math.sqrt(max(0.0, 1 - noise / square))}
     if before or isinstance(last, DpSgd):
-        return found  # the true images' gradient is not as large as what was sent
+        return floors  # the true images' gradient is not as large as what was sent
     sizes = sum(float(value.double().abs().sum()) for value in observation.update.values())
-    found |= {"l2-relative": noise / square, "l1-relative": numbers * size / sizes}
-    return found | ({"l2": noise, "l1": numbers * size} if observation.kind == "gradient" else {})
+    floors |= {"l2-relative": noise / square, "l1-relative": numbers * size / sizes}
+    return floors | ({"l2": noise, "l1": numbers * size} if observation.kind == "gradient" else {})
 
 
 def _level(part: object, observation: Observation) -> tuple[float, float] | None:

@@ -48,13 +48,13 @@ def privacy_of(defence: str, settings: Mapping[str, Any], result: Mapping[str, A
     if not isinstance(spent, Mapping):
         return None
     try:
-        found = PrivacySpent(epsilon=spent["epsilon"], delta=spent["delta"], note=spent["note"])
+        privacy = PrivacySpent(epsilon=spent["epsilon"], delta=spent["delta"], note=spent["note"])
     except (KeyError, ValidationError) as error:
         _logger.warning("what result.json says of epsilon is not used: %s", error)
         return None
-    if found.epsilon is None or not noise_from_a_seed(defence, settings):
-        return found
-    return found.model_copy(update={"epsilon": None, "note": NOISE_FROM_A_SEED})
+    if privacy.epsilon is None or not noise_from_a_seed(defence, settings):
+        return privacy
+    return privacy.model_copy(update={"epsilon": None, "note": NOISE_FROM_A_SEED})
 
 
 def from_a_seed(view: FederationView) -> Iterator[Found]:

@@ -32,7 +32,7 @@ class NothingToAttack(ValueError):
 
 def no_update(tape: Tape) -> NothingToAttack:
     """The error for a tape that lists no client update; it says in one sentence what it holds."""
-    masked = [one for one in tape.failures if _is_masked(one)]
+    masked = [failure for failure in tape.failures if _is_masked(failure)]
     if masked:
         return NothingToAttack(
             f"masked, no update: the tape {tape.path} holds {counted(len(masked), 'masked reply', 'masked replies')} "
@@ -59,13 +59,13 @@ def holdings(tape: Tape) -> str:
         parts.append(f"what the server sent in {counted(len(tape.rounds), 'round')}")
     if tape.failures:
         parts.append(f"{counted(len(tape.failures), 'failed reply', 'failed replies')} ({_commonest(tape.failures)})")
-    if rounds := {one.round for one in tape.evaluations}:
+    if rounds := {evaluation.round for evaluation in tape.evaluations}:
         parts.append(f"{counted(len(rounds), 'round')} in which clients only evaluated")
     return "it holds no client update" + (f", but {joined(parts)}" if parts else ", and nothing else")
 
 
 def _commonest(failures: Sequence[TapeFailure]) -> str:
-    counts = Counter(one.reason for one in failures)
+    counts = Counter(failure.reason for failure in failures)
     (reason, number), *others = counts.most_common()
     text = reason if len(reason) <= _REASON else f"{reason[:_REASON]}..."
     return f"{number} times: {text}" if others else text

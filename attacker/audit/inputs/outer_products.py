@@ -85,7 +85,9 @@ def rounding_of(observation: Observation) -> float:
     """Noise up to here may be the rounding of gradients, or of weights that were added and subtracted."""
     largest = max((float(value.abs().max()) for value in observation.update.values() if value.numel()), default=0.0)
     if observation.kind == "weights":
-        largest += max((float(one.abs().max()) for one in observation.parameters.values() if one.numel()), default=0.0)
+        largest += max(
+            (float(weight.abs().max()) for weight in observation.parameters.values() if weight.numel()), default=0.0
+        )
     kinds = [value.dtype for value in observation.update.values() if value.is_floating_point()]
     return _OUTSTANDING * largest * max((torch.finfo(kind).eps for kind in kinds), default=0.0)
 
@@ -105,22 +107,22 @@ def _rows(observation: Observation) -> int | None:
 
 
 def _of_layers(victim: Victim, observation: Observation, rows: int) -> Iterator[Beyond]:
-    seen = trace(victim)
+    traced = trace(victim)
     rounding = rounding_of(observation)
-    linear = [layer.module for layer in seen.layers if isinstance(layer.module, nn.Linear)]
+    linear = [layer.module for layer in traced.layers if isinstance(layer.module, nn.Linear)]
     often = Counter(id(module.weight) for module in linear)  # each run of a weight adds as much to its rank
-    for layer in seen.layers:
+    for layer in traced.layers:
         weight = f"{layer.name}.weight" if layer.name else "weight"
         if not isinstance(layer.module, nn.Linear) or layer.inputs is None or weight not in observation.update:
             continue
         if often[id(layer.module.weight)] > 1:
             continue
-        for_one = math.ceil(layer.inputs.numel() / layer.inputs.shape[-1] / len(seen.probe))
+        for_one = math.ceil(layer.inputs.numel() / layer.inputs.shape[-1] / len(traced.probe))
         change, value = observation.update[weight], observation.parameters[weight]
         after = value + change if observation.kind == "weights" else value
-        found = _of_matrix(layer.name, change, (value, after), rows * for_one, rounding)
-        if found is not None:
-            yield found
+        beyond = _of_matrix(layer.name, change, (value, after), rows * for_one, rounding)
+        if beyond is not None:
+            yield beyond
 
 
 def _of_matrix(name: str, change: Tensor, weights: tuple[Tensor, Tensor], most: int, rounding: float) -> Beyond | None:
@@ -140,10 +142,10 @@ def _of_matrix(name: str, change: Tensor, weights: tuple[Tensor, Tensor], most: 
     size = _size(singular, part.shape, most)
     evenly = _evenly(singular[most:], (part.shape[0] - most, part.shape[1] - most))
     few = range(most, 0 if evenly else int(_FEW * len(singular)))
-    rank = next((one for one in few if _size(singular, part.shape, one) <= rounding), None)
+    rank = next((candidate for candidate in few if _size(singular, part.shape, candidate) <= rounding), None)
     penalty, rest = None, size
     if size > rounding and rank is None:
-        before, after = (one[rows][:, columns].double() for one in weights)
+        before, after = (weight[rows][:, columns].double() for weight in weights)
         # Signs change while clients train.
         penalties = {"weights": before, "signs": (before.sign() + after.sign()) / 2}
         penalty, rest = _penalised(part, penalties, most, rounding, size)
@@ -199,7 +201,7 @@ def _times(part: Tensor, direction: Tensor, most: int) -> float:
         rest = part - times * direction
         left, _, right = torch.linalg.svd(rest, full_matrices=False)
         left, right = left[:, :most], right[:most]
-        rest, aside = (_aside(one, left, right) for one in (rest, direction))
+        rest, aside = (_aside(matrix, left, right) for matrix in (rest, direction))
         length, inner = float(aside.square().sum()), float((rest * aside).sum())
         if not length or (step == 0 and inner**2 < _SAME_WAY * length * float(rest.square().sum())):
             return 0.0

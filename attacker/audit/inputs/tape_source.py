@@ -179,12 +179,12 @@ def _take_constants(model: nn.Module, tape: Tape) -> None:
     """
     sent = tape.first_sent()
     assert tape.layout is not None
-    found = tape.layout.match({name: tuple(value.shape) for name, value in sent.items()})
-    if found is None:
+    matched = tape.layout.match({name: tuple(value.shape) for name, value in sent.items()})
+    if matched is None:
         return
-    own = dict(model.named_buffers())
-    for name, mine in found.names.items():
-        buffer = own.get(mine)
+    buffers = dict(model.named_buffers())
+    for name, mine in matched.names.items():
+        buffer = buffers.get(mine)
         if buffer is not None and buffer.is_floating_point() and mine.rpartition(".")[2] not in _STATISTICS:
             buffer.copy_(sent[name])
 
@@ -194,16 +194,16 @@ def _defended(announced: str, plain: nn.Module, inputs: InputSpec, tape: Tape) -
     if announced not in _UNKNOWN:
         return announced, apply_defence(announced, plain, inputs)
     contained = contained_defence(plain)
-    found = contained or recognised_defence({name: tuple(value.shape) for name, value in tape.first_sent().items()})
-    if found is None:
+    defence = contained or recognised_defence({name: tuple(value.shape) for name, value in tape.first_sent().items()})
+    if defence is None:
         return "unknown", apply_defence("none", plain, inputs)
     try:
-        defended = apply_defence("none" if contained else found, plain, inputs)
+        defended = apply_defence("none" if contained else defence, plain, inputs)
     except ValueError as error:
         _logger.warning("%s: a bottleneck is on the tape that the model cannot have: %s", tape.path, error)
         return "unknown", apply_defence("none", plain, inputs)
-    tape.assumptions += (recognised(found),)
-    return found, defended
+    tape.assumptions += (recognised(defence),)
+    return defence, defended
 
 
 def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
@@ -214,9 +214,9 @@ def _read_result(source: TapeSource, tape: Tape) -> Mapping[str, Any]:
             raise ValueError("it has another format or version")
         if differ := differing_settings(tape.header.settings, content["settings"]):
             raise ValueError(f"it is from another run: {'; '.join(differ)}")
-        for one in content["rounds"]:
-            _round_result(one)
-            _left_out_of(one)
+        for row in content["rounds"]:
+            _round_result(row)
+            _left_out_of(row)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -239,7 +239,7 @@ def summarise_federation(
     ``protocol`` is what was found out about the attacked updates; without it the tape's header has it.
     """
     tape, inputs = subject.tape, subject.victim.inputs
-    rounds = [_round_result(one) for one in subject.result.get("rounds", [])]
+    rounds = [_round_result(row) for row in subject.result.get("rounds", [])]
     sizes = {tape.batch_size(entry) for entry in tape.entries}
     left_out = _left_out(subject)
     settings = _settings(subject)
@@ -287,22 +287,24 @@ def summarise_federation(
     )
 
 
-def _round_result(one: Mapping[str, Any]) -> RoundResult:
+def _round_result(row: Mapping[str, Any]) -> RoundResult:
     return RoundResult(
-        round=one["round"], accuracy=finite(one["accuracy"]), loss=finite(one["loss"]), usable=one["usable"]
+        round=row["round"], accuracy=finite(row["accuracy"]), loss=finite(row["loss"]), usable=row["usable"]
     )
 
 
 def _left_out(subject: Subject) -> list[LeftOut]:
     """Failures that the tape names, and replies that the server left out for other reasons."""
-    found = [LeftOut(round=one.round, node=one.node, reason=one.reason) for one in subject.tape.failures]
-    seen = {(one.round, one.node) for one in found}
-    server = [left for one in subject.result.get("rounds", []) for left in _left_out_of(one)]
-    return found + [left for left in server if (left.round, left.node) not in seen]
+    failures = [
+        LeftOut(round=failure.round, node=failure.node, reason=failure.reason) for failure in subject.tape.failures
+    ]
+    named = {(failure.round, failure.node) for failure in failures}
+    server = [left for row in subject.result.get("rounds", []) for left in _left_out_of(row)]
+    return failures + [left for left in server if (left.round, left.node) not in named]
 
 
-def _left_out_of(one: Mapping[str, Any]) -> list[LeftOut]:
-    return [LeftOut(round=one["round"], node=str(left["node"]), reason=left["reason"]) for left in one["left_out"]]
+def _left_out_of(row: Mapping[str, Any]) -> list[LeftOut]:
+    return [LeftOut(round=row["round"], node=str(left["node"]), reason=left["reason"]) for left in row["left_out"]]
 
 
 def _settings(subject: Subject) -> dict[str, Setting]:

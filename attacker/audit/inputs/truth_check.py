@@ -70,7 +70,7 @@ def _note(source: TruthSource, said: Sequence[Reason], updates: int, unchecked: 
         return joined([early, _note(source, said, updates)], " ")
     if not said:
         return Reason("")
-    if len(said) == updates and all("truth-missing" in one.codes for one in said):
+    if len(said) == updates and all("truth-missing" in reason.codes for reason in said):
         return because("truth-of-another-run.attacked", origin=source.origin)
     which = "any" if len(said) == updates else f"{len(said)} of the {updates}"
     more = f" And {len(said) - _MOST_SAID} more." if len(said) > _MOST_SAID else ""
@@ -127,8 +127,8 @@ def _others(subject: Subject, source: TruthSource, entry: TapeEntry) -> Iterator
     for other in subject.tape.entries:
         if other != entry and source.knows(other):
             try:
-                found = source.truth(other)
+                truth = source.truth(other)
             except ValueError:
                 continue
-            if found is not None:
-                yield found
+            if truth is not None:
+                yield truth

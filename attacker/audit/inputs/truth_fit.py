@@ -131,19 +131,19 @@ def _modes(victim: Victim, observation: Observation) -> tuple[str, ...]:
 
 def _nearest(ways: Sequence[_Replay], images: Tensor, labels: Tensor) -> _Replay | None:
     """The way in which the replay comes nearest to the update; None where none is affordable or the model is random."""
-    found: list[tuple[float, _Replay]] = []
+    measured: list[tuple[float, _Replay]] = []
     for replay in ways:
         try:
             with FlopCounterMode(display=False) as counter:
-                own = replay(images, labels)
+                replayed = replay(images, labels)
         except ValueError:  # one image cannot be normalised by its batch
             continue
         if counter.get_total_flops() * (3 * _MOST_OTHERS + len(ways) + 2) > _MOST_WORK:
             return None
-        if not found and 1 - float(own @ replay(images, labels)) > _RANDOM:
+        if not measured and 1 - float(replayed @ replay(images, labels)) > _RANDOM:
             return None
-        found.append((1 - float(own @ replay.target), replay))
-    return min(found, key=lambda one: one[0])[1] if found else None
+        measured.append((1 - float(replayed @ replay.target), replay))
+    return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
 def _told(
@@ -155,36 +155,39 @@ def _told(
     noise_excluded: bool,
 ) -> Reason | None:
     """What speaks against the truth; None where nothing does."""
-    own = replay(images, labels)
-    distance = 1 - float(own @ replay.target)
+    replayed = replay(images, labels)
+    distance = 1 - float(replayed @ replay.target)
     if distance < _ROUNDING:
         return None
     for what, group in others:
-        found = torch.stack([replay(*one) for one in group[:_MOST_OTHERS]])
-        share = distance / max(1 - float((found @ replay.target).max()), _TINY)
-        mean = found.mean(dim=0)
-        if not any(share > most and _cosine(replay.target - own, mean - own) > cosine for most, cosine in signs):
+        alternatives = torch.stack([replay(*batch) for batch in group[:_MOST_OTHERS]])
+        share = distance / max(1 - float((alternatives @ replay.target).max()), _TINY)
+        mean = alternatives.mean(dim=0)
+        if not any(
+            share > most and _cosine(replay.target - replayed, mean - replayed) > cosine for most, cosine in signs
+        ):
             continue
         # Noise makes an update short in the direction of every replay, which alone looks like a way to the others.
-        aside = _cosine(replay.target - (replay.target @ own) * own, mean - (mean @ own) * own)
+        aside = _cosine(replay.target - (replay.target @ replayed) * replayed, mean - (mean @ replayed) * replayed)
         if noise_excluded or aside > _ASIDE:
             return because("truth-does-not-fit", what=what)
     return None
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
-    return float(one @ other / (one.norm() * other.norm()).clamp_min(_TINY))
+def _cosine(vector: Tensor, other: Tensor) -> float:
+    return float(vector @ other / (vector.norm() * other.norm()).clamp_min(_TINY))
 
 
 def _distinct(steps: Sequence[Truth]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Images and labels, each once, and which of them every step uses."""
     places: dict[bytes, int] = {}
     order = [
-        torch.tensor([places.setdefault(image.numpy().tobytes(), len(places)) for image in one.images]) for one in steps
+        torch.tensor([places.setdefault(image.numpy().tobytes(), len(places)) for image in step.images])
+        for step in steps
     ]
     used = torch.cat(order)
     first = torch.tensor([int((used == place).nonzero()[0]) for place in range(len(places))])
-    return torch.cat([one.images for one in steps])[first], torch.cat([one.labels for one in steps])[first], order
+    return torch.cat([step.images for step in steps])[first], torch.cat([step.labels for step in steps])[first], order
 
 
 class _Replay:
@@ -221,15 +224,15 @@ class _Replay:
             batch_norm=self._mode,
             loss=self._loss,
         )
-        before, after = (dict(one.named_parameters()) for one in (self._start, model))
+        before, after = (dict(module.named_parameters()) for module in (self._start, model))
         return self._unit({name: before[name] - after[name] for name in self._names})
 
     def _gradient(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         set_training(model, self._mode)
         named = {name: value for name, value in model.named_parameters() if value.requires_grad}
         loss = training_loss(model, images, labels, self._loss)
-        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
-        return dict(zip(named, found, strict=True))
+        gradients = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+        return dict(zip(named, gradients, strict=True))
 
     def _unit(self, values: Mapping[str, Tensor]) -> Tensor:
         vector = torch.cat([values[name].detach().flatten().double() for name in self._names])
@@ -242,21 +245,21 @@ _Group = list[tuple[Tensor, Tensor]]
 
 def _others(images: Tensor, labels: Tensor, others: Sequence[Truth], classes: int) -> list[tuple[str, _Group]]:
     """What a wrong truth would be one of: what is behind other updates, other images, other labels."""
-    count, own = len(labels), {image.numpy().tobytes() for image in images}
+    count, prints = len(labels), {image.numpy().tobytes() for image in images}
     strangers = [
-        (one.images[:count], one.labels[:count])
-        for one in others
-        if one.images.shape[1:] == images.shape[1:]
-        and len(one.images) >= count
-        and not any(image.numpy().tobytes() in own for image in one.images)
+        (other.images[:count], other.labels[:count])
+        for other in others
+        if other.images.shape[1:] == images.shape[1:]
+        and len(other.images) >= count
+        and not any(image.numpy().tobytes() in prints for image in other.images)
     ]
     height, width = images.shape[-2:]
     moved = [images.flip(2), images.roll(height // 2, 2), images.roll(width // 2, 3)]
-    in_their_place = [one for one, _ in strangers[:2]]
+    in_their_place = [stranger for stranger, _ in strangers[:2]]
     shifts = [shift for shift in (1, 2, 3, 5) if shift < classes]
-    found: list[tuple[str, _Group]] = [
+    groups: list[tuple[str, _Group]] = [
         ("what is behind other updates", strangers if len(strangers) > 1 else []),
-        ("other images of the same classes", [(one, labels) for one in [*in_their_place, *moved]]),
+        ("other images of the same classes", [(replacement, labels) for replacement in [*in_their_place, *moved]]),
         ("the same images with other labels", [(images, (labels + shift) % classes) for shift in shifts]),
     ]
-    return [(what, group) for what, group in found if group]
+    return [(what, group) for what, group in groups if group]

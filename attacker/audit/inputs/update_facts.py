@@ -38,11 +38,11 @@ def update_facts(victim: Victim, observations: Sequence[Observation]) -> UpdateF
         victim: Public knowledge about the model.
         observations: The updates that were attacked.
     """
-    steps = [steps_behind(one) for one in observations]
-    known = [one for one in steps if one is not None]
+    steps = [steps_behind(observation) for observation in observations]
+    known = [number for number in steps if number is not None]
     return UpdateFacts(
         random=_is_random(victim, observations),
-        buffers_withheld=any(_buffers_withheld(victim, one) for one in observations),
+        buffers_withheld=any(_buffers_withheld(victim, observation) for observation in observations),
         steps=max(known) if known and len(known) == len(steps) else None,
         noise_floors=noise_floors(observations),
     )
@@ -55,10 +55,10 @@ def common_assumptions(observations: Sequence[Observation], of_all: Sequence[Ass
         observations: The updates, each with what was assumed about it.
         of_all: What is assumed about all of them; not said again where the updates say it.
     """
-    counts = Counter(one for observation in observations for one in observation.assumptions)
-    said = {one.code for one in counts}
-    counts.update({one: len(observations) for one in of_all if one.code not in said})
-    return [AssumptionEntry(**asdict(one), updates=number) for one, number in counts.items()]
+    counts = Counter(assumption for observation in observations for assumption in observation.assumptions)
+    said = {assumption.code for assumption in counts}
+    counts.update({assumption: len(observations) for assumption in of_all if assumption.code not in said})
+    return [AssumptionEntry(**asdict(assumption), updates=number) for assumption, number in counts.items()]
 
 
 def assumptions_about(
@@ -71,12 +71,12 @@ def assumptions_about(
         observations: The updates that are attacked.
         of_all: What else is assumed about all of them.
     """
-    losses = [loss_assumed(victim, one) for one in observations]
-    seen = [
-        one if loss is None else replace(one, assumptions=(*one.assumptions, loss))
-        for one, loss in zip(observations, losses, strict=True)
+    losses = [loss_assumed(victim, observation) for observation in observations]
+    annotated = [
+        observation if loss is None else replace(observation, assumptions=(*observation.assumptions, loss))
+        for observation, loss in zip(observations, losses, strict=True)
     ]
-    return common_assumptions(seen, [*assumptions_of(victim), *of_all])
+    return common_assumptions(annotated, [*assumptions_of(victim), *of_all])
 
 
 def tape_identity(tape: Tape) -> TapeIdentity:
@@ -93,7 +93,9 @@ def _is_random(victim: Victim, observations: Sequence[Observation]) -> bool | No
     """Whether the model, as clients train it, gives another gradient when it is asked again; None when it cannot be."""
     if victim.why_no_loss is not None:
         return None
-    fitting = next((one for one in observations if check_observation(victim, one) is None), None)
+    fitting = next(
+        (observation for observation in observations if check_observation(victim, observation) is None), None
+    )
     if fitting is None:
         return None
     try:
@@ -121,8 +123,8 @@ def _replayed(victim: Victim, observation: Observation, seed: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loss = Replay(other, weights, buffers).loss(weights, images.to(like), labels, ())
-    found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-    return torch.cat([one.flatten() for one in found])
+    gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def _buffers_withheld(victim: Victim, observation: Observation) -> bool:

@@ -23,17 +23,19 @@ def as_it_went(plan: Sequence[PlannedAttack], chunks: Sequence[Chunk], store: Ch
     for chunk in chunks:
         if store.has(chunk.id):
             done[chunk.federation, chunk.attack] += len(chunk.targets)
-    return [_as_it_went(one, done[one.federation, one.attack]) for one in plan]
+    return [_as_it_went(planned, done[planned.federation, planned.attack]) for planned in plan]
 
 
-def _as_it_went(one: PlannedAttack, done: int) -> PlannedAttack:
-    if one.status != "run" or done >= one.updates:
-        return one
+def _as_it_went(planned: PlannedAttack, done: int) -> PlannedAttack:
+    if planned.status != "run" or done >= planned.updates:
+        return planned
     if not done:
-        return one.replanned(because("budget-ended", why=one.why), status="over_budget", updates=0)
-    return one.replanned(because("budget-ended.after", why=one.why, done=done, updates=one.updates), updates=done)
+        return planned.replanned(because("budget-ended", why=planned.why), status="over_budget", updates=0)
+    return planned.replanned(
+        because("budget-ended.after", why=planned.why, done=done, updates=planned.updates), updates=done
+    )
 
 
 def left_over(plan: Sequence[PlannedAttack], went: Sequence[PlannedAttack]) -> int:
     """Updates that were planned to be attacked, counted for each attack, and were not."""
-    return sum(one.updates - other.updates for one, other in zip(plan, went, strict=True))
+    return sum(planned.updates - other.updates for planned, other in zip(plan, went, strict=True))

@@ -95,26 +95,26 @@ def measure_unit(federation: Federation, settings: AuditSettings, seconds: float
     probe = GradientMatching(optimiser=Adam(iterations=_WATCHED))
     with within(seconds) as deadline:
         try:
-            seen = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
-            if any(probe.why_not(subject.victim, one) is not None for one in seen):
+            observations = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
+            if any(probe.why_not(subject.victim, observation) is not None for observation in observations):
                 return None
             torch.set_num_threads(settings.threads)
-            victim, seen = placed(subject.victim, seen, torch.device(settings.device))
-            reckoned = seconds_of_pass(victim, seen[0]) * _PASSES * replayed_images(seen[0])
-            if reckoned * len(seen) * _BEFORE_A_SEARCH > deadline.left:
+            victim, observations = placed(subject.victim, observations, torch.device(settings.device))
+            reckoned = seconds_of_pass(victim, observations[0]) * _PASSES * replayed_images(observations[0])
+            if reckoned * len(observations) * _BEFORE_A_SEARCH > deadline.left:
                 return reckoned
-            return _watched(victim, seen, probe, settings) or reckoned
+            return _watched(victim, observations, probe, settings) or reckoned
         except Exception:  # models are foreign code; an attack that cannot run says so when it is run
             _logger.warning("what an iteration costs could not be measured", exc_info=True)
             return None
 
 
 def _watched(
-    victim: Victim, seen: Sequence[Observation], probe: GradientMatching, settings: AuditSettings
+    victim: Victim, observations: Sequence[Observation], probe: GradientMatching, settings: AuditSettings
 ) -> float | None:
     """Seconds of an iteration of one update, from the moments at which a search's own loop looked at the clock."""
     with within(math.inf) as watch:
-        probe(victim, seen, generator=torch.Generator().manual_seed(settings.seed))
+        probe(victim, observations, generator=torch.Generator().manual_seed(settings.seed))
     looks = watch.looks
     gaps = [(later[0] - earlier[0]) / later[1] for earlier, later in zip(looks, looks[1:], strict=False)]
     # What an attack does before its first iteration is in none; other processes only ever make one slower.
@@ -126,5 +126,5 @@ def _matching(spec: str) -> GradientMatching | None:
 
 
 def _matching_of(attack: Attack) -> GradientMatching | None:
-    found = getattr(attack, "matching", attack)
-    return found if isinstance(found, GradientMatching) else None
+    matching = getattr(attack, "matching", attack)
+    return matching if isinstance(matching, GradientMatching) else None

@@ -34,15 +34,15 @@ class Trial:
 TRIALS: Mapping[str, Trial] = MappingProxyType(
     {
         "local-epochs": Trial(
-            lambda one: one.batch_size is None and one.protocol.local_epochs is None,
+            lambda update: update.batch_size is None and update.protocol.local_epochs is None,
             lambda protocol: replace(protocol, local_epochs=1),
         ),
         "learning-rate": Trial(
-            lambda one: one.kind == "weights" and one.protocol.learning_rate is None,
+            lambda update: update.kind == "weights" and update.protocol.learning_rate is None,
             lambda protocol: replace(protocol, learning_rate=0.1),
         ),
         "batch-size": Trial(
-            lambda one: one.kind == "weights" and one.protocol.batch_size is None and one.batch_size != 1,
+            lambda update: update.kind == "weights" and update.protocol.batch_size is None and update.batch_size != 1,
             lambda protocol: replace(protocol, batch_size=32),
         ),
     }
@@ -54,10 +54,10 @@ def with_mends(
     federations: Sequence[Federation], planned: Sequence[PlannedAttack], settings: AuditSettings
 ) -> list[PlannedAttack]:
     """The plan, each attack that does not run with the codes of what would let it run, as far as that is known."""
-    readers = {own.id: _Reader(own, settings) for own in federations}
+    readers = {federation.id: _Reader(federation, settings) for federation in federations}
     return [
-        one if one.status == "run" else one.model_copy(update={"mends": _mends(one, readers[one.federation])})
-        for one in planned
+        entry if entry.status == "run" else entry.model_copy(update={"mends": _mends(entry, readers[entry.federation])})
+        for entry in planned
     ]
 
 
@@ -99,35 +99,35 @@ class _Reader:
             return False
 
 
-def _mends(one: PlannedAttack, reader: _Reader) -> list[str]:
-    if one.status == "refused":
+def _mends(planned: PlannedAttack, reader: _Reader) -> list[str]:
+    if planned.status == "refused":
         return ["withheld"]
-    if one.status == "over_budget":
+    if planned.status == "over_budget":
         return ["budget"]
     defence = reader.subject.defence
-    if one.attack == "portfolio":  # made of others, which are planned one by one
+    if planned.attack == "portfolio":  # made of others, which are planned one by one
         return []
-    if DEFENCE in entry_of(one.attack).needs and not answered(one.attack, reader.subject):
+    if DEFENCE in entry_of(planned.attack).needs and not answered(planned.attack, reader.subject):
         return ["defence"] if defence == "unknown" else []
     try:
-        seen = reader.observation()
-        if check_observation(reader.subject.victim, seen) is not None:
-            finite = all(bool(value.isfinite().all()) for value in seen.update.values())
+        observation = reader.observation()
+        if check_observation(reader.subject.victim, observation) is not None:
+            finite = all(bool(value.isfinite().all()) for value in observation.update.values())
             return ["model"] if finite else []
-        return _that_help(one.attack, reader, seen)
+        return _that_help(planned.attack, reader, observation)
     except Exception:  # this is advice; a foreign model that raises must not end an audit for want of it
-        _logger.warning("what would let %s run could not be found out", one.attack, exc_info=True)
+        _logger.warning("what would let %s run could not be found out", planned.attack, exc_info=True)
         return []
 
 
-def _that_help(attack: str, reader: _Reader, seen: Observation) -> list[str]:
+def _that_help(attack: str, reader: _Reader, observation: Observation) -> list[str]:
     """The fewest of the lines that must be added together for the attack to fit the first update; empty if none do."""
-    lacking = [code for code, trial in TRIALS.items() if trial.lacks(seen)]
+    lacking = [code for code, trial in TRIALS.items() if trial.lacks(observation)]
     if not lacking or not reader.fits(attack, lacking):
         return []
     needed = list(lacking)
     for code in lacking:
-        fewer = [one for one in needed if one != code]
+        fewer = [other for other in needed if other != code]
         if reader.fits(attack, fewer):
             needed = fewer
     return needed

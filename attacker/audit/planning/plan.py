@@ -69,13 +69,15 @@ def plan_audit(
         clock: Of the whole audit, which says how much of the budget is left for attacks; None leaves all of it.
         say: Told in a sentence about updates that no search can answer.
     """
-    considered = [one for own in federations for one in _consider(own, settings)]
+    considered = [attack for federation in federations for attack in _consider(federation, settings)]
     measuring = (MOST_MEASURING if clock is None else clock.measuring()) / len(federations)
-    units = {own.id: measure_unit(own, settings, measuring) if estimate else None for own in federations}
+    units = {
+        federation.id: measure_unit(federation, settings, measuring) if estimate else None for federation in federations
+    }
     considered = _answerable(considered, units, settings, say)
     budget = settings.budget if clock is None else clock.planned()
     if settings.attacks is not None:
-        planned = [_planned(one, one.name, units) for one in considered]
+        planned = [_planned(attack, attack.name, units) for attack in considered]
     else:
         planned = _fitting(considered, units, budget)
     return planned if budget is None else _within(planned, budget)
@@ -89,29 +91,29 @@ def _answerable(
 ) -> list[_Considered]:
     """The same without searches of updates that none can answer in its time; their control needs none either."""
     given_up: dict[str, Reason] = {}
-    for own in {one.federation.id: one.federation for one in considered}.values():
-        if own.control_of is None:
-            searches = [one.name for one in considered if one.federation is own and _searches(one)]
+    for federation in {attack.federation.id: attack.federation for attack in considered}.values():
+        if federation.control_of is None:
+            searches = [attack.name for attack in considered if attack.federation is federation and _searches(attack)]
             fewest = [cost(spec_with(name, LADDER[-1]) if settings.attacks is None else name) for name in searches]
-            if why := why_unanswerable(own, units[own.id], fewest, settings.budget):
-                given_up[own.id] = why
+            if why := why_unanswerable(federation, units[federation.id], fewest, settings.budget):
+                given_up[federation.id] = why
                 if say is not None:
                     say(why)
     return [
         replace(
-            one,
+            attack,
             status="over_budget",
-            reason=given_up[one.federation.control_of or one.federation.id],
+            reason=given_up[attack.federation.control_of or attack.federation.id],
             unanswerable=True,
         )
-        if _searches(one) and (one.federation.control_of or one.federation.id) in given_up
-        else one
-        for one in considered
+        if _searches(attack) and (attack.federation.control_of or attack.federation.id) in given_up
+        else attack
+        for attack in considered
     ]
 
 
-def _searches(one: _Considered) -> bool:
-    return one.status == "run" and replays(one.name)
+def _searches(considered: _Considered) -> bool:
+    return considered.status == "run" and replays(considered.name)
 
 
 def _fitting(
@@ -119,12 +121,14 @@ def _fitting(
 ) -> list[PlannedAttack]:
     planned: list[PlannedAttack] = []
     twice = _first_searches(considered)
-    for iterations, again in [*((own, twice) for own in LADDER), (LADDER[-1], set())]:
+    for iterations, again in [*((rung, twice) for rung in LADDER), (LADDER[-1], set())]:
         specs = [
-            spec_with(one.name, iterations, starts=2 if number in again else 1) if one.status == "run" else one.name
-            for number, one in enumerate(considered)
+            spec_with(attack.name, iterations, starts=2 if number in again else 1)
+            if attack.status == "run"
+            else attack.name
+            for number, attack in enumerate(considered)
         ]
-        planned = [_planned(one, spec, units) for one, spec in zip(considered, specs, strict=True)]
+        planned = [_planned(attack, spec, units) for attack, spec in zip(considered, specs, strict=True)]
         if budget is None or _total(planned) <= budget:
             break
     return planned
@@ -132,15 +136,15 @@ def _fitting(
 
 def _first_searches(considered: Sequence[_Considered]) -> set[int]:
     """Places of the first search of each kind on each federation that can have more than one start."""
-    found: dict[tuple[str, Role], int] = {}
-    for number, one in enumerate(considered):
+    places: dict[tuple[str, Role], int] = {}
+    for number, attack in enumerate(considered):
         if (
-            one.status == "run"
-            and entry_of(one.name).cost is None
-            and {"iterations", "restarts"} <= {*entry_of(one.name).options}
+            attack.status == "run"
+            and entry_of(attack.name).cost is None
+            and {"iterations", "restarts"} <= {*entry_of(attack.name).options}
         ):
-            found.setdefault((one.federation.id, one.role), number)
-    return set(found.values())
+            places.setdefault((attack.federation.id, attack.role), number)
+    return set(places.values())
 
 
 def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
@@ -165,76 +169,76 @@ def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAtta
     """
     places: Counter[str] = Counter()
     turns: list[tuple[bool, int, int]] = []
-    for number, one in enumerate(planned):
-        turns.append((not _is_compared_with(one), places[one.federation], number))
-        places[one.federation] += 1
-    compared = sum(one.status == "run" and _is_compared_with(one) for one in planned)
+    for number, attack in enumerate(planned):
+        turns.append((not _is_compared_with(attack), places[attack.federation], number))
+        places[attack.federation] += 1
+    compared = sum(entry.status == "run" and _is_compared_with(entry) for entry in planned)
     result, spent = list(planned), 0.0
     for _, _, number in sorted(turns):
-        one = planned[number]
-        if one.status != "run":
+        attack = planned[number]
+        if attack.status != "run":
             continue
-        expected = one.expected_seconds or 0.0
+        expected = attack.expected_seconds or 0.0
         if spent + expected <= budget:
             spent += expected
-        elif some := _some_updates(one, min(budget - spent, budget / max(1, compared))):
+        elif some := _some_updates(attack, min(budget - spent, budget / max(1, compared))):
             result[number] = some
             spent += some.expected_seconds or 0.0
         else:
             reason = because("over-budget", expected=expected, left=max(0.0, budget - spent))
-            result[number] = one.replanned(reason, status="over_budget")
+            result[number] = attack.replanned(reason, status="over_budget")
     return [
-        _ended_early(before, budget) if _is_compared_with(one) and not _searched(one.federation, result) else one
-        for before, one in zip(planned, result, strict=True)
+        _ended_early(before, budget) if _is_compared_with(after) and not _searched(after.federation, result) else after
+        for before, after in zip(planned, result, strict=True)
     ]
 
 
 def _searched(federation: str, planned: Sequence[PlannedAttack]) -> bool:
-    return any(one.federation == federation and one.status == "run" and replays(one.attack) for one in planned)
+    return any(entry.federation == federation and entry.status == "run" and replays(entry.attack) for entry in planned)
 
 
-def _ended_early(one: PlannedAttack, budget: float) -> PlannedAttack:
+def _ended_early(planned: PlannedAttack, budget: float) -> PlannedAttack:
     """A search that does not fit, for one update, until the clock ends it; over the budget where that gives nothing."""
-    each = (one.expected_seconds or 0.0) / max(1, one.updates)
-    if one.status != "run" or each > _LEAST_OF_A_SEARCH * budget:
-        reason = because("over-budget.whole", expected=one.expected_seconds or 0.0)
-        return one if one.status != "run" else one.replanned(reason, status="over_budget")
-    reason = because("budget-for-some.one", why=one.why, updates=one.updates)
-    return one.replanned(reason, updates=1, expected_seconds=each)
+    each = (planned.expected_seconds or 0.0) / max(1, planned.updates)
+    if planned.status != "run" or each > _LEAST_OF_A_SEARCH * budget:
+        reason = because("over-budget.whole", expected=planned.expected_seconds or 0.0)
+        return planned if planned.status != "run" else planned.replanned(reason, status="over_budget")
+    reason = because("budget-for-some.one", why=planned.why, updates=planned.updates)
+    return planned.replanned(reason, updates=1, expected_seconds=each)
 
 
-def _is_compared_with(one: PlannedAttack) -> bool:
-    return is_compared_with(one.attack)
+def _is_compared_with(planned: PlannedAttack) -> bool:
+    return is_compared_with(planned.attack)
 
 
-def _some_updates(one: PlannedAttack, seconds: float) -> PlannedAttack | None:
+def _some_updates(planned: PlannedAttack, seconds: float) -> PlannedAttack | None:
     """What the others are compared with, for as many updates as there is time for; None for none, and for others."""
-    if not _is_compared_with(one) or not one.updates or not one.expected_seconds:
+    if not _is_compared_with(planned) or not planned.updates or not planned.expected_seconds:
         return None
-    each = one.expected_seconds / one.updates
-    count = min(one.updates, int(seconds / each))
-    reason = because("budget-for-some", why=one.why, count=count, updates=one.updates)
-    return one.replanned(reason, updates=count, expected_seconds=count * each) if count else None
+    each = planned.expected_seconds / planned.updates
+    count = min(planned.updates, int(seconds / each))
+    reason = because("budget-for-some", why=planned.why, count=count, updates=planned.updates)
+    return planned.replanned(reason, updates=count, expected_seconds=count * each) if count else None
 
 
 def _total(planned: Sequence[PlannedAttack]) -> float:
-    return sum(one.expected_seconds or 0.0 for one in planned if one.status == "run")
+    return sum(entry.expected_seconds or 0.0 for entry in planned if entry.status == "run")
 
 
-def _planned(one: _Considered, spec: str, units: Mapping[str, float | None]) -> PlannedAttack:
-    updates = len(one.federation.targets)
-    unit = units[one.federation.id]
+def _planned(considered: _Considered, spec: str, units: Mapping[str, float | None]) -> PlannedAttack:
+    updates = len(considered.federation.targets)
+    unit = units[considered.federation.id]
     if unit is not None and not replays(spec):
-        unit /= one.steps
-    runs = one.status == "run"
+        unit /= considered.steps
+    runs = considered.status == "run"
     return PlannedAttack(
-        federation=one.federation.id,
+        federation=considered.federation.id,
         attack=spec,
-        role=one.role,
-        status=one.status,
-        reason=str(one.reason),
-        reason_codes=list(one.reason.codes),
-        unanswerable=one.unanswerable,
+        role=considered.role,
+        status=considered.status,
+        reason=str(considered.reason),
+        reason_codes=list(considered.reason.codes),
+        unanswerable=considered.unanswerable,
         updates=updates if runs else 0,
         iterations=searches_for(spec) if runs else None,
         expected_seconds=unit * cost(spec) * updates if runs and unit is not None else None,
@@ -245,16 +249,16 @@ def _consider(federation: Federation, settings: AuditSettings) -> list[_Consider
     names = _every(federation.subject) if settings.specs is None else list(settings.specs)
     if federation.control_of is not None:
         names = [name for name in names if not needs_defence(name) or _answers_model(name, federation)]
-    seen = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
-    steps = max(1, steps_behind(seen[0]) or 1) if seen[0].kind == "weights" else 1
-    found = []
+    observations = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]
+    steps = max(1, steps_behind(observations[0]) or 1) if observations[0].kind == "weights" else 1
+    considered = []
     for name in names:
         role: Role = "adaptive" if answered(name, federation.subject) else "plain"
-        status, reason = _status(name, federation, seen, settings)
-        found.append(
+        status, reason = _status(name, federation, observations, settings)
+        considered.append(
             _Considered(federation=federation, name=name, role=role, status=status, reason=reason, steps=steps)
         )
-    return found
+    return considered
 
 
 def _every(subject: Subject) -> list[str]:
@@ -267,7 +271,7 @@ def answered(attack: str, subject: Subject) -> tuple[str, ...]:
 
 
 def _status(
-    attack: str, federation: Federation, seen: Sequence[Observation], settings: AuditSettings
+    attack: str, federation: Federation, observations: Sequence[Observation], settings: AuditSettings
 ) -> tuple[PlanStatus, Reason]:
     knowledge, subject = settings.knowledge, federation.subject
     missing = knowledge.missing(entry_of(attack).needs)
@@ -275,10 +279,13 @@ def _status(
         return "refused", because("withheld", kinds=", ".join(missing))
     if settings.attacks is None and (reason := _superfluous(attack, federation)):
         return "not_applicable", reason
-    refusal = _refusal(attack, federation, [knowledge.of(one, subject.defence) for one in seen])
+    refusal = _refusal(attack, federation, [knowledge.of(observation, subject.defence) for observation in observations])
     if refusal is None:
         return "run", _why_run(attack, federation)
-    if _refusal(attack, federation, [Knowledge().of(one, subject.defence) for one in seen]) is None:
+    if (
+        _refusal(attack, federation, [Knowledge().of(observation, subject.defence) for observation in observations])
+        is None
+    ):
         return "refused", because("withheld.from-update", why=refusal)
     return "not_applicable", refusal
 
@@ -289,8 +296,8 @@ def _superfluous(attack: str, federation: Federation) -> Reason | None:
     if entry_of(attack).made_of_others:
         return because("planned-one-by-one")
     if needs_defence(attack) and not answered(attack, federation.subject) and not _answers_model(attack, federation):
-        own = entry_of(attack).inside or entry_of(attack).answers
-        return because("another-defence", names=", ".join(sorted(own)), defence=defence)
+        defences = entry_of(attack).inside or entry_of(attack).answers
+        return because("another-defence", names=", ".join(sorted(defences)), defence=defence)
     return None
 
 
@@ -299,13 +306,13 @@ def _answers_model(attack: str, federation: Federation) -> bool:
     return _DROPOUT in entry_of(attack).inside and bool(dropout_layers(federation.subject.victim.model))
 
 
-def _refusal(attack: str, federation: Federation, seen: Sequence[Observation]) -> Reason | None:
+def _refusal(attack: str, federation: Federation, observations: Sequence[Observation]) -> Reason | None:
     """Why an attack fits none of the updates, in its own words, or None when it fits one."""
     method, victim = build_attack(attack), federation.subject.victim
     reasons = []
-    for one in seen:
+    for observation in observations:
         try:
-            reason = method.why_not(victim, one)
+            reason = method.why_not(victim, observation)
         except Exception:  # the record names it when it is run
             return None
         if reason is None:

@@ -20,26 +20,28 @@ _ROUNDING: Final = 0.05
 """Images that rounding may add."""
 
 
-def readings(own: Federation, settings: AuditSettings) -> list[UpdateReading]:
+def readings(federation: Federation, settings: AuditSettings) -> list[UpdateReading]:
     """What the first few attacked updates say without a search; fewer where a deadline comes.
 
     Args:
-        own: The federation.
+        federation: The federation.
         settings: Say what the attacker knows.
     """
-    found: list[UpdateReading] = []
-    for entry in own.entries[:_MOST_UPDATES]:
-        seen = settings.knowledge.of(own.subject.tape.load(entry), own.subject.defence)
-        at_least, why_no_labels = fewest_of_each_class(own.subject.victim, seen)
-        found.append(
+    update_readings: list[UpdateReading] = []
+    for entry in federation.entries[:_MOST_UPDATES]:
+        observation = settings.knowledge.of(federation.subject.tape.load(entry), federation.subject.defence)
+        at_least, why_no_labels = fewest_of_each_class(federation.subject.victim, observation)
+        update_readings.append(
             UpdateReading(
-                round=seen.round,
-                node=seen.node,
-                images=seen.batch_size,
-                steps=steps_behind(seen),
-                numbers=sum(one.numel() for one in seen.update.values()),
-                norm=finite(float(sum(one.double().square().sum() for one in seen.update.values()) ** 0.5)),
-                statistics=_statistics(seen),
+                round=observation.round,
+                node=observation.node,
+                images=observation.batch_size,
+                steps=steps_behind(observation),
+                numbers=sum(tensor.numel() for tensor in observation.update.values()),
+                norm=finite(
+                    float(sum(tensor.double().square().sum() for tensor in observation.update.values()) ** 0.5)
+                ),
+                statistics=_statistics(observation),
                 at_least=at_least,
                 why_no_labels=str(why_no_labels),
                 why_codes=list(why_no_labels.codes),
@@ -47,10 +49,10 @@ def readings(own: Federation, settings: AuditSettings) -> list[UpdateReading]:
         )
         if time_is_up():
             break
-    return found
+    return update_readings
 
 
-def fewest_of_each_class(victim: Victim, seen: Observation) -> tuple[list[int], Reason]:
+def fewest_of_each_class(victim: Victim, observation: Observation) -> tuple[list[int], Reason]:
     """Images of each class that there are at least, or no figures and the reason.
 
     The gradient of the classifier's bias is the mean of ``p_c - y_c`` with probabilities p that are not negative: from
@@ -58,21 +60,21 @@ def fewest_of_each_class(victim: Victim, seen: Observation) -> tuple[list[int], 
     it were of the class. It holds for plain SGD on cross-entropy.
     """
     try:
-        found = classifier_gradient(victim, seen)
+        gradient = classifier_gradient(victim, observation)
     except Exception as error:  # the model is foreign code, and this is a gift
         return [], because("labels-unread", error=str(error) or type(error).__name__)
-    protocol, images = seen.protocol, seen.batch_size
-    steps, step = found.steps, protocol.batch_size or (images if seen.kind == "gradient" else None)
-    if found.bias is None or found.why_unscaled is not None or images is None or steps is None or step is None:
-        return [], found.why_unscaled or because("labels-unread.bias")
+    protocol, images = observation.protocol, observation.batch_size
+    steps, step = gradient.steps, protocol.batch_size or (images if observation.kind == "gradient" else None)
+    if gradient.bias is None or gradient.why_unscaled is not None or images is None or steps is None or step is None:
+        return [], gradient.why_unscaled or because("labels-unread.bias")
     if protocol.momentum or protocol.optimiser == "adam":
         return [], because("labels-unread.optimiser")
     epochs = protocol.local_epochs or max(1, math.ceil(steps * step / images))
     short = epochs if steps > 1 else 0
-    counts = [math.ceil(step * (-steps * mean - short) / epochs - _ROUNDING) for mean in found.bias.tolist()]
-    return [min(max(0, one), images) for one in counts], Reason("")
+    counts = [math.ceil(step * (-steps * mean - short) / epochs - _ROUNDING) for mean in gradient.bias.tolist()]
+    return [min(max(0, count), images) for count in counts], Reason("")
 
 
-def _statistics(seen: Observation) -> int:
+def _statistics(observation: Observation) -> int:
     """Layers whose running mean, of the features of the client's images, is on the tape."""
-    return sum(name.endswith("running_mean") for name in seen.buffers)
+    return sum(name.endswith("running_mean") for name in observation.buffers)

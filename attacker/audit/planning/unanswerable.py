@@ -19,12 +19,12 @@ _LONG: Final = 3600.0
 
 
 def why_unanswerable(
-    own: Federation, unit: float | None, searches: Iterable[float], budget: float | None
+    federation: Federation, unit: float | None, searches: Iterable[float], budget: float | None
 ) -> Reason | None:
     """Why no search can answer these updates, with what would change it; None when one can.
 
     Args:
-        own: The federation.
+        federation: The federation.
         unit: Seconds of one iteration for one update; None where it could not be measured.
         searches: Costs of the attacks that search, each at its fewest iterations, for one update, in iterations.
         budget: Seconds of the audit; None for no limit.
@@ -32,9 +32,9 @@ def why_unanswerable(
     shortest = min(searches, default=None)
     if unit is None or budget is None or shortest is None or unit * shortest <= max(_LONG, SENSIBLE * budget):
         return None
-    seen = own.subject.tape.load(own.entries[0])
-    steps = steps_behind(seen)
-    behind = counted(seen.batch_size or 1, "image") + (f" in {counted(steps, 'local step')}" if steps else "")
+    observation = federation.subject.tape.load(federation.entries[0])
+    steps = steps_behind(observation)
+    behind = counted(observation.batch_size or 1, "image") + (f" in {counted(steps, 'local step')}" if steps else "")
     return because(
         "unanswerable",
         images=behind,

@@ -30,8 +30,8 @@ def confirms(row: ImageResult) -> bool:
 
 def confirmed(rows: Iterable[ImageResult]) -> dict[str, ImageResult]:
     """Of some results those that the update confirms, the first for each image, by the image's identifier."""
-    found: dict[str, ImageResult] = {}
+    by_victim: dict[str, ImageResult] = {}
     for row in rows:
         if confirms(row):
-            found.setdefault(row.victim_id, row)
-    return found
+            by_victim.setdefault(row.victim_id, row)
+    return by_victim

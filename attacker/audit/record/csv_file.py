@@ -32,8 +32,8 @@ def results_text(record: AuditRecord) -> str:
 
     Text that a spreadsheet would run as a formula has an apostrophe before it; numbers have not.
     """
-    labels = {one.id: (one.label, one.label_name) for one in record.victims}
-    controls = {one.id: one.control_of for one in record.federations}
+    labels = {victim.id: (victim.label, victim.label_name) for victim in record.victims}
+    controls = {federation.id: federation.control_of for federation in record.federations}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -64,7 +64,9 @@ def read_record(path: Path) -> AuditRecord:
     try:
         return AuditRecord.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        places = [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()[:3]]
+        places = [
+            f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}" for problem in error.errors()[:3]
+        ]
         raise ValueError(
             f"{path} was altered or damaged: {error.error_count()} fields do not fit the schema ({'; '.join(places)}). "
             "Run the audit again, or take the original file."

@@ -20,7 +20,7 @@ from attacker.metrics.intervals import wilson_of_share
 
 def originals(victims: Iterable[VictimImage]) -> dict[str, str]:
     """Each victim's identifier, and that of the first victim with the same image, which may be its own."""
-    return {one.id: one.same_as or one.id for one in victims}
+    return {victim.id: victim.same_as or victim.id for victim in victims}
 
 
 def update_of(row: ImageResult) -> tuple[int, str]:
@@ -36,8 +36,8 @@ def trials(rows: Iterable[ImageResult], same: Mapping[str, str]) -> int:
         same: As of `originals`; a victim that is not in it is an image of its own.
     """
     pairs = {(update_of(row), same.get(row.victim_id, row.victim_id)) for row in rows}
-    updates = {one: place for place, one in enumerate(sorted({update for update, _ in pairs}))}
-    images = {one: place for place, one in enumerate(sorted({image for _, image in pairs}))}
+    updates = {update_key: place for place, update_key in enumerate(sorted({update for update, _ in pairs}))}
+    images = {image_id: place for place, image_id in enumerate(sorted({image for _, image in pairs}))}
     if len(updates) == len(pairs) == len(images):
         return len(pairs)
     held = csr_array(

@@ -53,16 +53,26 @@ def counterpart(record: AuditRecord, federation: FederationSummary) -> Federatio
     That is the control that repeats its updates without the defence; else another federation of the same model, images
     and work of a client. Of several the first by identifier, whatever their order in the record.
     """
-    others = sorted((one for one in record.federations if one.id != federation.id), key=lambda one: one.id)
-    controls = (one for one in others if one.control_of == federation.id)
+    others = sorted((other for other in record.federations if other.id != federation.id), key=lambda other: other.id)
+    controls = (other for other in others if other.control_of == federation.id)
     alike = (
-        one for one in others if one.defence == "none" and one.control_of is None and _work(one) == _work(federation)
+        other
+        for other in others
+        if other.defence == "none" and other.control_of is None and _work(other) == _work(federation)
     )
     return next(controls, None) or next(alike, None)
 
 
-def _work(one: FederationSummary) -> tuple[object, ...]:
-    return one.model, one.dataset, one.shape, one.protocol, one.batch_size, one.local_steps, one.local_epochs
+def _work(federation: FederationSummary) -> tuple[object, ...]:
+    return (
+        federation.model,
+        federation.dataset,
+        federation.shape,
+        federation.protocol,
+        federation.batch_size,
+        federation.local_steps,
+        federation.local_epochs,
+    )
 
 
 def knows(record: AuditRecord, federation: FederationSummary, spec: str) -> bool:
@@ -71,13 +81,14 @@ def knows(record: AuditRecord, federation: FederationSummary, spec: str) -> bool
     One that the defence cannot touch, and that would do the same without it, is not: everybody could run it.
     """
     return is_defended(federation) and any(
-        one.spec == spec and not one.oblivious and one.answers_to(federation.defence) for one in record.attacks
+        attack.spec == spec and not attack.oblivious and attack.answers_to(federation.defence)
+        for attack in record.attacks
     )
 
 
 def views(record: AuditRecord) -> list[FederationView]:
     """One view for each federation, in the record's order."""
-    return [FederationView(record=record, federation=one) for one in record.federations]
+    return [FederationView(record=record, federation=federation) for federation in record.federations]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,23 +157,27 @@ class FederationView:
     @cached_property
     def control(self) -> FederationView | None:
         """The undefended federation to compare with, seen alike; None without a defence or without one to compare."""
-        found = counterpart(self.record, self.federation) if self.defended else None
-        return None if found is None else FederationView(record=self.record, federation=found)
+        undefended = counterpart(self.record, self.federation) if self.defended else None
+        return None if undefended is None else FederationView(record=self.record, federation=undefended)
 
     @cached_property
     def summaries(self) -> list[AttackSummary]:
         """Success of each attack, counted anew from its results, the most successful first."""
-        own = [self._counted(one) for one in self.record.summaries if one.federation == self.federation.id]
-        own.sort(key=lambda one: one.attack)
-        return sorted(own, key=lambda one: strength(one.successes, one.images, one.mean_ssim), reverse=True)
+        counted = [
+            self._counted(summary) for summary in self.record.summaries if summary.federation == self.federation.id
+        ]
+        counted.sort(key=lambda summary: summary.attack)
+        return sorted(
+            counted, key=lambda summary: strength(summary.successes, summary.images, summary.mean_ssim), reverse=True
+        )
 
-    def _counted(self, one: AttackSummary) -> AttackSummary:
+    def _counted(self, summary: AttackSummary) -> AttackSummary:
         """The summary by today's rule; older versions counted what every guess reaches, and images as trials."""
-        rows = [row for row in self.rows(one.attack) if comparable(row)]
-        if not rows or one.successes is None:
-            return one
+        rows = [row for row in self.rows(summary.attack) if comparable(row)]
+        if not rows or summary.successes is None:
+            return summary
         back = sum(counts(row, self.record.success_threshold) for row in rows)
-        return one.model_copy(
+        return summary.model_copy(
             update={
                 "images": len(rows),
                 "failed": sum(not _gave(row) for row in rows),
@@ -174,34 +189,40 @@ class FederationView:
 
     @cached_property
     def _same(self) -> dict[str, str]:
-        return originals(one for one in self.record.victims if one.federation == self.federation.id)
+        return originals(victim for victim in self.record.victims if victim.federation == self.federation.id)
 
     @cached_property
     def tried(self) -> list[AttackSummary]:
         """Of the attacks that gave a result."""
-        return [one for one in self.summaries if one.images > one.failed]
+        return [summary for summary in self.summaries if summary.images > summary.failed]
 
     @cached_property
     def scored(self) -> list[AttackSummary]:
         """Of those whose results could be compared with the truth."""
-        return [one for one in self.tried if one.successes is not None]
+        return [summary for summary in self.tried if summary.successes is not None]
 
     @property
     def nothing_came_back(self) -> bool:
         """Whether similarity was measured, and no attack brought an image back."""
-        return bool(self.scored) and not any(one.successes for one in self.scored)
+        return bool(self.scored) and not any(summary.successes for summary in self.scored)
 
     @cached_property
     def guessed(self) -> int:
         """Images on which the best guess without the update alone reaches the similarity from which images count."""
         threshold = self.record.success_threshold
-        found = {row.victim_id for row in self.compared if (best_guess(row) or 0.0) >= threshold}
-        return len(found) if self.compared else max((one.baseline_successes or 0 for one in self.scored), default=0)
+        victims = {row.victim_id for row in self.compared if (best_guess(row) or 0.0) >= threshold}
+        return (
+            len(victims)
+            if self.compared
+            else max((summary.baseline_successes or 0 for summary in self.scored), default=0)
+        )
 
     @property
     def cannot_be_told(self) -> bool:
         """Whether a guess alone reaches what counts on every image, and no attack did better."""
-        images = len({row.victim_id for row in self.compared}) or max((one.images for one in self.scored), default=0)
+        images = len({row.victim_id for row in self.compared}) or max(
+            (summary.images for summary in self.scored), default=0
+        )
         return bool(self.scored) and self.guessed == images and not self.union.back
 
     def adaptive(self, spec: str) -> bool:
@@ -210,30 +231,30 @@ class FederationView:
 
     def of_role(self, *, adaptive: bool, among: Iterable[AttackSummary]) -> list[AttackSummary]:
         """The adaptive, or the plain ones, of some summaries."""
-        return [one for one in among if self.adaptive(one.attack) == adaptive]
+        return [summary for summary in among if self.adaptive(summary.attack) == adaptive]
 
     @cached_property
     def whole(self) -> list[AttackSummary]:
         """Of the attacks whose results could be compared, those that know every part of the defence, each by itself."""
-        described = {one.spec for one in self.record.attacks if one.answers_whole(self.federation.defence)}
-        return [one for one in self.of_role(adaptive=True, among=self.scored) if one.attack in described]
+        described = {attack.spec for attack in self.record.attacks if attack.answers_whole(self.federation.defence)}
+        return [summary for summary in self.of_role(adaptive=True, among=self.scored) if summary.attack in described]
 
     def summary(self, spec: str) -> AttackSummary | None:
         """Success of one attack, if it gave a result that could be compared."""
-        return next((one for one in self.scored if one.attack == spec), None)
+        return next((summary for summary in self.scored if summary.attack == spec), None)
 
     @cached_property
     def _rows(self) -> dict[str, list[ImageResult]]:
-        found: dict[str, list[ImageResult]] = {}
-        for row in sorted(self.record.results, key=lambda one: (one.attack, one.victim_id)):
+        by_attack: dict[str, list[ImageResult]] = {}
+        for row in sorted(self.record.results, key=lambda result: (result.attack, result.victim_id)):
             if row.federation == self.federation.id and row.outcome != "not_applicable":
-                found.setdefault(row.attack, []).append(row)
-        return found
+                by_attack.setdefault(row.attack, []).append(row)
+        return by_attack
 
     @property
     def all_rows(self) -> list[ImageResult]:
         """What all attacks made of the images that they fit."""
-        return [row for own in self._rows.values() for row in own]
+        return [row for rows in self._rows.values() for row in rows]
 
     @cached_property
     def compared(self) -> list[ImageResult]:
@@ -253,8 +274,8 @@ class FederationView:
         rows = [row for row in self.rows(spec) if _gave(row)]
         if rows:
             return trials(rows, self._same)
-        one = self.summary(spec)  # a record without results tells no update from another
-        return 0 if one is None else one.images - one.failed
+        summary = self.summary(spec)  # a record without results tells no update from another
+        return 0 if summary is None else summary.images - summary.failed
 
     @cached_property
     def attacked(self) -> tuple[int, int]:
@@ -273,25 +294,31 @@ class FederationView:
         asked = [
             row for row in self.record.results if row.federation == self.federation.id and row.baseline_ssim is not None
         ]
-        told = [one for one in self.scored if not self.rows(one.attack)]  # by a record that has no results of it
-        images = max([len({row.victim_id for row in asked}), *(one.images for one in told)])
+        told = [
+            summary for summary in self.scored if not self.rows(summary.attack)
+        ]  # by a record that has no results of it
+        images = max([len({row.victim_id for row in asked}), *(summary.images for summary in told)])
         return Union(
-            back=max([len(self.back()), *(one.successes or 0 for one in told)]),
+            back=max([len(self.back()), *(summary.successes or 0 for summary in told)]),
             images=images,
-            attacked=max([len({row.victim_id for row in self.compared}), *(one.images for one in told)]),
+            attacked=max([len({row.victim_id for row in self.compared}), *(summary.images for summary in told)]),
             independent=trials(asked, self._same) or images,
         )
 
     @cached_property
     def out_of_reach(self) -> int:
         """Images with a known truth that no attack was tried on: none fits, or there was no time for one."""
-        own = {one.id for one in self.record.victims if one.federation == self.federation.id and one.label is not None}
+        known = {
+            victim.id
+            for victim in self.record.victims
+            if victim.federation == self.federation.id and victim.label is not None
+        }
         asked = {
             row.victim_id
             for row in self.record.results
             if row.federation == self.federation.id and row.baseline_ssim is not None
         }
-        return len((own | asked) - {row.victim_id for row in self.compared})
+        return len((known | asked) - {row.victim_id for row in self.compared})
 
     @property
     def together(self) -> Union | None:
@@ -317,18 +344,18 @@ class FederationView:
         No chance: on more than half of the images, by 99 % confidence and by independent trials. No trifle: by
         `LEAD` on average. Only where the best of several guesses is known; the mean image alone is easily beaten.
         """
-        found = [lead for one in self.scored if (lead := self._lead(one)) is not None]
-        return max(found, key=lambda one: (one.gain, one.summary.attack), default=None)
+        leads = [lead for summary in self.scored if (lead := self._lead(summary)) is not None]
+        return max(leads, key=lambda candidate: (candidate.gain, candidate.summary.attack), default=None)
 
-    def _lead(self, one: AttackSummary) -> Lead | None:
-        rows = [row for row in self.rows(one.attack) if comparable(row) and row.guess_ssim is not None]
+    def _lead(self, summary: AttackSummary) -> Lead | None:
+        rows = [row for row in self.rows(summary.attack) if comparable(row) and row.guess_ssim is not None]
         gains = [(-1.0 if row.ssim is None else row.ssim) - (best_guess(row) or 0.0) for row in rows]
         if not rows:
             return None
         ahead, gain = sum(value > 0 for value in gains), statistics.fmean(gains)
         sure = wilson_of_share(ahead / len(rows), trials(rows, self._same), confidence=0.99)[0] > 0.5
         similar = statistics.fmean(row.ssim or 0.0 for row in rows)
-        lead = Lead(summary=one, ahead=ahead, images=len(rows), gain=gain, ssim=similar)
+        lead = Lead(summary=summary, ahead=ahead, images=len(rows), gain=gain, ssim=similar)
         return lead if sure and gain >= LEAD else None
 
     @cached_property
@@ -336,9 +363,14 @@ class FederationView:
         """Plain attacks that bring images back from the control and none here: here, and there; the surest first."""
         if self.control is None:
             return []
-        pairs = ((one, self.control.summary(one.attack)) for one in self.of_role(adaptive=False, among=self.scored))
-        found = [(here, there) for here, there in pairs if there is not None and there.successes and not here.successes]
-        return sorted(found, key=lambda pair: (-(pair[1].success_rate or 0.0), -pair[1].images, pair[1].attack))
+        pairs = (
+            (summary, self.control.summary(summary.attack))
+            for summary in self.of_role(adaptive=False, among=self.scored)
+        )
+        stopped_pairs = [
+            (here, there) for here, there in pairs if there is not None and there.successes and not here.successes
+        ]
+        return sorted(stopped_pairs, key=lambda pair: (-(pair[1].success_rate or 0.0), -pair[1].images, pair[1].attack))
 
     def works_without(self, spec: str) -> bool:
         """Whether an attack brings back at least half of its images from the control."""

@@ -52,7 +52,7 @@ Shuffled = Mapping[tuple[str, str, str], Sequence[Reconstruction]]
 def assemble(
     federations: Sequence[Federation],
     plan: Sequence[PlannedAttack],
-    found: Found,
+    results: Found,
     settings: AuditSettings,
     *,
     title: str,
@@ -64,29 +64,29 @@ def assemble(
     Args:
         federations: Controls behind the federations that they belong to.
         plan: What was considered.
-        found: Results, see `collect`.
+        results: Results, see `collect`.
         settings: Of the audit.
         title: Of the report.
         pictures: Where pictures are kept.
         shuffled: What quick attacks made of shuffled updates.
     """
-    specs = settings.specs or tuple(dict.fromkeys(one.attack for one in plan if one.status == "run"))
+    specs = settings.specs or tuple(dict.fromkeys(planned.attack for planned in plan if planned.status == "run"))
     images: list[VictimImage] = []
     rows: list[ImageResult] = []
     entries: list[FederationSummary] = []
-    for own in federations:
-        scale = estimate_scale(own.subject.victim.inputs, _alike(own, federations, found))
-        entry = _with_readings(_entry(own, federations, settings, scale), own, plan, settings)
+    for federation in federations:
+        scale = estimate_scale(federation.subject.victim.inputs, _alike(federation, federations, results))
+        entry = _with_readings(_entry(federation, federations, settings, scale), federation, plan, settings)
         entries.append(entry)
-        scene = _Scene(own, entry, scale.inputs, found, shuffled or {}, pictures)
-        for place, update in enumerate(own.entries):
+        scene = _Scene(federation, entry, scale.inputs, results, shuffled or {}, pictures)
+        for place, update in enumerate(federation.entries):
             evaluation = scene.evaluation(place)
             images += evaluation.victims()
-            for number, (spec, one) in enumerate(_runs(own, update, specs, plan, found), start=1):
-                if one is not None:
-                    granted = own.targets[place].labels is not None
+            for number, (spec, result) in enumerate(_runs(federation, update, specs, plan, results), start=1):
+                if result is not None:
+                    granted = federation.targets[place].labels is not None
                     placebos = scene.placebos(place, spec)
-                    rows += evaluation.results(spec, one, f"a{number}", placebos, labels_granted=granted)
+                    rows += evaluation.results(spec, result, f"a{number}", placebos, labels_granted=granted)
     tried = {(row.federation, row.attack) for row in rows}
     return AuditRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -106,12 +106,15 @@ def assemble(
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),
         machine=this_machine(),
-        attacks=[_describe(spec, [one.defence for one in entries]) for spec in specs],
+        attacks=[_describe(spec, [summary.defence for summary in entries]) for spec in specs],
         federations=entries,
         victims=images,
         results=rows,
         summaries=[
-            summarise(own.id, spec, rows, images) for own in federations for spec in specs if (own.id, spec) in tried
+            summarise(audited.id, spec, rows, images)
+            for audited in federations
+            for spec in specs
+            if (audited.id, spec) in tried
         ],
         threat_model=settings.knowledge.record(),
         plan=list(plan),
@@ -125,32 +128,32 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
         ValueError: If a chunk was altered.
     """
     return {
-        (chunk.federation, chunk.attack, target.file): one
+        (chunk.federation, chunk.attack, target.file): reconstruction
         for chunk in chunks
         if store.has(chunk.id)
-        for target, one in zip(chunk.targets, store.load(chunk.id), strict=True)
+        for target, reconstruction in zip(chunk.targets, store.load(chunk.id), strict=True)
     }
 
 
-def best_ssim(federation: Federation, chunk: Chunk, found: Sequence[Reconstruction]) -> float | None:
+def best_ssim(federation: Federation, chunk: Chunk, reconstructions: Sequence[Reconstruction]) -> float | None:
     """Best SSIM of a finished chunk, of images beyond any guess without the update; None where there is none."""
     entries = {entry.file: entry for entry in federation.entries}
     best: list[float] = []
-    inputs = estimate_scale(federation.subject.victim.inputs, found).inputs
-    for target, one in zip(chunk.targets, found, strict=True):
+    inputs = estimate_scale(federation.subject.victim.inputs, reconstructions).inputs
+    for target, reconstruction in zip(chunk.targets, reconstructions, strict=True):
         source, truth = federation.subject.truth, federation.truth(entries[target.file])
         if source is None or truth is None:
             continue
-        rows, _ = compared(one, truth.images, inputs, source.guesses.at(truth.images, truth.labels))
+        rows, _ = compared(reconstruction, truth.images, inputs, source.guesses.at(truth.images, truth.labels))
         best += [row.ssim for row in rows if row.ssim is not None and beats(row.ssim, row.guess_ssim, 0.0)]
     return max(best, default=None)
 
 
-def _alike(own: Federation, federations: Sequence[Federation], found: Found) -> list[Reconstruction]:
+def _alike(audited: Federation, federations: Sequence[Federation], results: Found) -> list[Reconstruction]:
     """What came back of the same clients' images: from a federation and its control."""
-    origin = own.control_of or own.id
-    same = {one.id for one in federations if origin in (one.id, one.control_of)}
-    return [one for (federation, _, _), one in found.items() if federation in same]
+    origin = audited.control_of or audited.id
+    same = {candidate.id for candidate in federations if origin in (candidate.id, candidate.control_of)}
+    return [result for (federation, _, _), result in results.items() if federation in same]
 
 
 def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
@@ -161,31 +164,36 @@ def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
 
 
 def _entry(
-    own: Federation, federations: Sequence[Federation], settings: AuditSettings, scale: ImageScale
+    federation: Federation, federations: Sequence[Federation], settings: AuditSettings, scale: ImageScale
 ) -> FederationSummary:
     # Opening a tape compares sizes only; what was altered in place shows when everything is read.
-    own.subject.tape.verify()
-    victim, defence = own.subject.victim, own.subject.defence
-    seen = own.observations()
+    federation.subject.tape.verify()
+    victim, defence = federation.subject.victim, federation.subject.defence
+    observations = federation.observations()
     shown: list[tuple[Sighting, ...]] = []
-    for one in seen:
+    for observation in observations:
         if shown and time_is_up():
             break  # the sentences say how many updates were looked at
-        shown.append(sightings(victim, one, defence))
+        shown.append(sightings(victim, observation, defence))
     doubts, unexplained = common_sightings(shown)
-    facts = update_facts(victim, seen)
-    entry = summarise_federation(own.subject, own.id, settings.knowledge.labels, doubts, facts, seen[0].protocol)
+    facts = update_facts(victim, observations)
+    entry = summarise_federation(
+        federation.subject, federation.id, settings.knowledge.labels, doubts, facts, observations[0].protocol
+    )
     of_all = [] if scale.assumption is None else [scale.assumption]
-    of_updates = {"assumptions": assumptions_about(victim, seen, of_all), "not_announced": list(map(str, unexplained))}
+    of_updates = {
+        "assumptions": assumptions_about(victim, observations, of_all),
+        "not_announced": list(map(str, unexplained)),
+    }
     of_updates["not_announced_codes"] = codes_of(unexplained)
     entry = entry.model_copy(update=of_updates)
-    if own.control_of is None:
+    if federation.control_of is None:
         return entry
-    defended = next(one for one in federations if one.id == own.control_of)
+    defended = next(candidate for candidate in federations if candidate.id == federation.control_of)
     return entry.model_copy(
         update={
-            "control_of": own.control_of,
-            "control_training": list(own.training),
+            "control_of": federation.control_of,
+            "control_training": list(federation.training),
             "tape": str(defended.subject.tape.path.absolute()),
             "settings": {**entry.settings, "defence": "none"},
             "doubts": [],
@@ -197,12 +205,12 @@ def _entry(
 
 
 def _with_readings(
-    entry: FederationSummary, own: Federation, plan: Sequence[PlannedAttack], settings: AuditSettings
+    entry: FederationSummary, federation: Federation, plan: Sequence[PlannedAttack], settings: AuditSettings
 ) -> FederationSummary:
     """With what is cheap to read, where no search can answer the updates."""
-    if entry.facts is None or not any(one.unanswerable and one.federation == own.id for one in plan):
+    if entry.facts is None or not any(planned.unanswerable and planned.federation == federation.id for planned in plan):
         return entry
-    facts = entry.facts.model_copy(update={"readings": readings(own, settings)})
+    facts = entry.facts.model_copy(update={"readings": readings(federation, settings)})
     return entry.model_copy(update={"facts": facts})
 
 
@@ -211,17 +219,17 @@ class _Scene:
 
     def __init__(
         self,
-        own: Federation,
+        federation: Federation,
         entry: FederationSummary,
         inputs: InputSpec,
-        found: Found,
+        results: Found,
         shuffled: Shuffled,
         pictures: Pictures,
     ) -> None:
-        self._own, self._entry, self._inputs, self._pictures = own, entry, inputs, pictures
-        self._found, self._shuffled = found, shuffled
-        self._truths = [own.truth(update) for update in own.entries]
-        self._same = same_images([None if one is None else one.images for one in self._truths])
+        self._own, self._entry, self._inputs, self._pictures = federation, entry, inputs, pictures
+        self._found, self._shuffled = results, shuffled
+        self._truths = [federation.truth(update) for update in federation.entries]
+        self._same = same_images([None if truth is None else truth.images for truth in self._truths])
         self._others = updates_of_others(self._same)
         self._first: dict[int, str] = {}
 
@@ -240,38 +248,42 @@ class _Scene:
             guesses=None if source is None else source.guesses,
             class_names=() if source is None else source.class_names,
             pictures=self._pictures,
-            same_as=[] if truth is None else [None if of == own else of for own, of in zip(ids, first, strict=True)],
+            same_as=[]
+            if truth is None
+            else [None if of == victim_id else of for victim_id, of in zip(ids, first, strict=True)],
         )
 
     def placebos(self, place: int, spec: str) -> Placebos:
         """What an attack made of updates that hold none of the images of this one."""
         entries = self._own.entries
-        others = [self._found.get((self._own.id, spec, entries[one].file)) for one in self._others[place]]
+        others = [self._found.get((self._own.id, spec, entries[other].file)) for other in self._others[place]]
         shuffled = self._shuffled.get((self._own.id, spec, entries[place].file), ())
         return Placebos(others=self._images(others), shuffled=self._images(shuffled))
 
     def _images(self, made: Sequence[Reconstruction | None]) -> list[Tensor]:
-        images = (None if one is None else as_images(one, self._inputs) for one in made)
-        return [one for one in images if one is not None]
+        images = (
+            None if reconstruction is None else as_images(reconstruction, self._inputs) for reconstruction in made
+        )
+        return [batch for batch in images if batch is not None]
 
 
 def count_others(federations: Sequence[Federation]) -> dict[tuple[str, str], int]:
     """How many other updates each one that has a truth can be compared with, by federation and file."""
     counted: dict[tuple[str, str], int] = {}
-    for own in federations:
-        truths = [own.truth(update) for update in own.entries]
-        others = updates_of_others(same_images([None if one is None else one.images for one in truths]))
-        for update, truth, some in zip(own.entries, truths, others, strict=True):
+    for federation in federations:
+        truths = [federation.truth(update) for update in federation.entries]
+        others = updates_of_others(same_images([None if batch is None else batch.images for batch in truths]))
+        for update, truth, some in zip(federation.entries, truths, others, strict=True):
             if truth is not None:
-                counted[own.id, update.file] = len(some)
+                counted[federation.id, update.file] = len(some)
     return counted
 
 
 def _runs(
-    own: Federation, update: TapeEntry, specs: Sequence[str], plan: Sequence[PlannedAttack], found: Found
+    federation: Federation, update: TapeEntry, specs: Sequence[str], plan: Sequence[PlannedAttack], results: Found
 ) -> list[tuple[str, Reconstruction | None]]:
-    planned = {one.attack: one for one in plan if one.federation == own.id}
-    return [(spec, found.get((own.id, spec, update.file)) or _not_run(planned.get(spec))) for spec in specs]
+    planned = {entry.attack: entry for entry in plan if entry.federation == federation.id}
+    return [(spec, results.get((federation.id, spec, update.file)) or _not_run(planned.get(spec))) for spec in specs]
 
 
 def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:

@@ -48,10 +48,10 @@ def groups(leaks: Sequence[Leak], class_names: Sequence[str]) -> list[InfluenceG
     """
     by_node: dict[str, list[float]] = {}
     by_class: dict[int, list[float]] = {}
-    for one in leaks:
-        if one.influence is not None:
-            by_node.setdefault(one.seen.node, []).append(one.influence)
-            by_class.setdefault(one.label, []).append(one.influence)
+    for leak in leaks:
+        if leak.influence is not None:
+            by_node.setdefault(leak.seen.node, []).append(leak.influence)
+            by_class.setdefault(leak.label, []).append(leak.influence)
     nodes = [_group("node", name, values) for name, values in by_node.items()]
     names = dict(enumerate(class_names))
     return [*nodes, *(_group("class", names.get(label, str(label)), by_class[label]) for label in sorted(by_class))]
@@ -75,7 +75,7 @@ def correlation(leaks: Sequence[Leak], rows: Sequence[ImageResult]) -> tuple[flo
         if row.mse is not None:
             place = (row.round, row.node, row.image)
             errors[place] = min(math.sqrt(row.mse), errors.get(place, math.inf))
-    places = [(one.influence, (one.seen.round, one.seen.node, one.place)) for one in leaks]
+    places = [(leak.influence, (leak.seen.round, leak.seen.node, leak.place)) for leak in leaks]
     pairs = [(value, errors[place]) for value, place in places if value is not None and place in errors]
     if len(pairs) < LEAST_FOR_CORRELATION:
         return None

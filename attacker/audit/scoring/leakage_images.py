@@ -104,10 +104,12 @@ class LeakWork:
         torch.set_num_threads(content["threads"])
         origin = Origin(site=Site.from_content(content["site"]), file=content["file"])
         subject = opened(origin.site)
-        (entry,) = (one for one in subject.tape.entries if one.file == origin.file)
+        (entry,) = (candidate for candidate in subject.tape.entries if candidate.file == origin.file)
         image, label = torch.tensor(content["image"]), torch.tensor(content["label"])
-        seen = subject.tape.load(entry)
-        return leak_of(leaking_image(subject.victim, content["defence"], seen, image, label, seed=content["seed"]))
+        observation = subject.tape.load(entry)
+        return leak_of(
+            leaking_image(subject.victim, content["defence"], observation, image, label, seed=content["seed"])
+        )
 
     def encode(self, result: ImageLeak | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Codec`."""
@@ -124,7 +126,7 @@ LEAK: Final = LeakWork()
 def leaking_image(
     victim: Victim,
     defence: str,
-    seen: Observation,
+    observation: Observation,
     image: Tensor,
     label: Tensor,
     *,
@@ -136,7 +138,7 @@ def leaking_image(
     Args:
         victim: Model with the defence's bottlenecks in it.
         defence: Spec.
-        seen: The update that it is in.
+        observation: The update that it is in.
         image: (1, channels, height, width) in [0, 1].
         label: (1,) class.
         seed: Of noise.
@@ -145,14 +147,14 @@ def leaking_image(
     Raises:
         ValueError: If no parameter moved.
     """
-    victim, seen = settled(victim, seen)
-    if not seen.parameters:
+    victim, observation = settled(victim, observation)
+    if not observation.parameters:
         raise ValueError("no parameter of the model moved, so that there is no gradient")
     return LeakingImage(
         victim=victim,
         defence=defence,
-        parameters=dict(seen.parameters),
-        buffers=dict(seen.buffers),
+        parameters=dict(observation.parameters),
+        buffers=dict(observation.buffers),
         image=image,
         label=label,
         seed=seed,
@@ -178,7 +180,7 @@ def leaks_of(images: Sequence[LeakingImage], *, processes: int = 1) -> list[Imag
 
 
 def _by_workers(images: Sequence[LeakingImage], origins: Sequence[Origin], processes: int) -> list[ImageLeak | None]:
-    jobs = [_job(number, *one) for number, one in enumerate(zip(images, origins, strict=True))]
+    jobs = [_job(number, *pair) for number, pair in enumerate(zip(images, origins, strict=True))]
     with tempfile.TemporaryDirectory() as folder:
         store = FolderStore(Path(folder) / "leaks", LEAK)
         run_jobs(jobs, store, hire_for(store, workers=processes))

@@ -48,49 +48,49 @@ LITTLE_WORK: Final = 5e10
 """The same below which no other process is started: a few seconds, and a process takes as long to import torch."""
 
 
-def needs_indices(own: Federation, federations: Sequence[Federation]) -> bool:
+def needs_indices(federation: Federation, federations: Sequence[Federation]) -> bool:
     """Whether a federation gets indices: a control only where its model is another than that of its federation."""
-    parents = [one for one in federations if one.id == own.control_of]
-    return all(parameters(one.subject.victim) != parameters(own.subject.victim) for one in parents)
+    parents = [candidate for candidate in federations if candidate.id == federation.control_of]
+    return all(parameters(parent.subject.victim) != parameters(federation.subject.victim) for parent in parents)
 
 
 def leakage_of(
-    own: Federation, record: AuditRecord, *, seed: int, processes: int = 1, seconds: float = math.inf
+    federation: Federation, record: AuditRecord, *, seed: int, processes: int = 1, seconds: float = math.inf
 ) -> LeakageSummary:
     """Leakage indices of one federation of an audit, for the images that were attacked.
 
     Args:
-        own: The federation.
+        federation: The federation.
         record: Says how well the attacks did.
         seed: Of noise.
         processes: That work at a time.
         seconds: That there are; fewer images are analysed in less time, and where there is none for one, or it takes
             far longer, the summary says so.
     """
-    truth = own.subject.truth
-    within = seconds / (work(own.subject.victim) / _WORK_IN_A_SECOND + _STARTING)
+    truth = federation.subject.truth
+    within = seconds / (work(federation.subject.victim) / _WORK_IN_A_SECOND + _STARTING)
 
     def summary() -> LeakageSummary:
         return leakage_summary(
-            own.id,
-            own.subject.victim,
-            own.subject.defence,
-            own.observations(),
-            [own.truth(entry) for entry in own.entries],
-            [row for row in record.results if row.federation == own.id],
+            federation.id,
+            federation.subject.victim,
+            federation.subject.defence,
+            federation.observations(),
+            [federation.truth(entry) for entry in federation.entries],
+            [row for row in record.results if row.federation == federation.id],
             class_names=() if truth is None else truth.class_names,
             seed=seed,
             most=MOST_IMAGES if math.isinf(within) else min(MOST_IMAGES, int(within)),
             processes=processes,
-            origins=[Origin(site=own.site, file=entry.file) for entry in own.entries],
+            origins=[Origin(site=federation.site, file=entry.file) for entry in federation.entries],
         )
 
-    if math.isinf(seconds) or why_too_large(own.subject.victim):
+    if math.isinf(seconds) or why_too_large(federation.subject.victim):
         return summary()
     if within >= 1:
         with suppress(TimeEnded):
             return call_in_time(summary, 1.5 * seconds)
-    return _lacking(_blank(own.id, own.subject.victim), because("leakage-needs-time"))
+    return _lacking(_blank(federation.id, federation.subject.victim), because("leakage-needs-time"))
 
 
 def leakage_summary(
@@ -131,8 +131,8 @@ def leakage_summary(
     if reason := why_too_large(victim):
         return _lacking(blank, reason)
     known = [
-        (seen, truth, place, origin)
-        for seen, truth, origin in zip(observations, truths, origins or [None] * len(truths), strict=True)
+        (observation, truth, place, origin)
+        for observation, truth, origin in zip(observations, truths, origins or [None] * len(truths), strict=True)
         if truth is not None
         for place in range(len(truth.images))
     ]
@@ -152,8 +152,12 @@ def leakage_summary(
     except Exception as error:
         failures.append(_failure(federation, "the ranks of its layers", error))
     try:
-        found = leaks_of(tasks, processes=together)
-        leaks = [_leak(image, one) for image, one in zip(some, found, strict=True) if one is not None]
+        image_leaks = leaks_of(tasks, processes=together)
+        leaks = [
+            _leak(image, image_leak)
+            for image, image_leak in zip(some, image_leaks, strict=True)
+            if image_leak is not None
+        ]
         figures = _figures(leaks, list(rows), class_names)
         noisy = bool(bottleneck_shapes(victim))
         reason = _reason(len(known), some, leaks, figures["correlation"] is not None, noisy=noisy)
@@ -224,27 +228,33 @@ def _layers(image: LeakingImage) -> dict[str, object]:
         "solubility": finite(solubility(counted)),
         "layers": [
             LayerLeakage(
-                name=one.name,
-                kind=one.kind,
-                unknowns=one.unknowns,
-                rank=one.predicted if one.rank is None else one.rank,
+                name=layer.name,
+                kind=layer.kind,
+                unknowns=layer.unknowns,
+                rank=layer.predicted if layer.rank is None else layer.rank,
             )
-            for one in counted
+            for layer in counted
         ],
     }
 
 
 def _task(victim: Victim, defence: str, image: _Image, seed: int) -> LeakingImage:
-    seen, truth, place, origin = image
-    own = slice(place, place + 1)
+    observation, truth, place, origin = image
+    single = slice(place, place + 1)
     return leaking_image(
-        victim, defence, seen, truth.images[own].clone(), truth.labels[own].clone(), seed=seed, origin=origin
+        victim,
+        defence,
+        observation,
+        truth.images[single].clone(),
+        truth.labels[single].clone(),
+        seed=seed,
+        origin=origin,
     )
 
 
-def _leak(image: _Image, found: ImageLeak) -> Leak:
-    seen, truth, place, _ = image
-    return Leak(seen=seen, place=place, label=int(truth.labels[place]), **vars(found))
+def _leak(image: _Image, image_leak: ImageLeak) -> Leak:
+    observation, truth, place, _ = image
+    return Leak(seen=observation, place=place, label=int(truth.labels[place]), **vars(image_leak))
 
 
 def _evenly(images: Sequence[_Image], most: int) -> list[_Image]:
@@ -255,8 +265,8 @@ def _evenly(images: Sequence[_Image], most: int) -> list[_Image]:
 def _figures(leaks: Sequence[Leak], rows: Sequence[ImageResult], class_names: Sequence[str]) -> dict[str, object]:
     measured = correlation(leaks, rows)
     return {
-        "jacobian_rank": round(statistics.median(one.rank for one in leaks)) if leaks else None,
-        "unit_rmse": finite(statistics.median(one.unit_rmse for one in leaks)) if leaks else None,
+        "jacobian_rank": round(statistics.median(leak.rank for leak in leaks)) if leaks else None,
+        "unit_rmse": finite(statistics.median(leak.unit_rmse for leak in leaks)) if leaks else None,
         "influence": groups(leaks, class_names),
         "correlation": measured[0] if measured else None,
         "correlation_interval": measured[1] if measured else None,
@@ -274,9 +284,9 @@ def _reason(images: int, some: Sequence[_Image], leaks: Sequence[Leak], compared
         parts.append(because("noise-fitted"))
     if any(len(truth.images) > 1 for _, truth, _, _ in some):
         parts.append(because("each-image-alone"))
-    if any(seen.kind == "weights" for seen, _, _, _ in some):
+    if any(observation.kind == "weights" for observation, _, _, _ in some):
         parts.append(because("one-gradient-for-all"))
-    if not any(one.influence is not None for one in leaks):
+    if not any(leak.influence is not None for leak in leaks):
         parts.append(because("no-defence-on-gradient"))
     elif not compared:
         parts.append(because("too-few-to-correlate", least=LEAST_FOR_CORRELATION))

@@ -51,22 +51,22 @@ def attack_under_noise(
     """
     std = EXPECTED / unit_rmse
     some = images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
-    seen = [_noisy(one, std, seed + number) for number, one in enumerate(some)]
+    observations = [_noisy(image, std, seed + number) for number, image in enumerate(some)]
     blank = NoiseAttack(std=std, expected_rmse=EXPECTED, iterations=ITERATIONS, ssim=[], reason="")
-    expected = _seconds_of_one(some, seen, seed) * len(PRIORS) * ITERATIONS
+    expected = _seconds_of_one(some, observations, seed) * len(PRIORS) * ITERATIONS
     if expected > seconds:
         return blank.model_copy(update={"reason": str(because("noise-attack-needs-time", seconds=seconds))})
-    found = [_scores(some, _search(some, seen, weight, ITERATIONS, seed)) for weight in PRIORS]
-    best = [max(each, key=lambda one: -1.0 if one is None else one) for each in zip(*found, strict=True)]
+    scores = [_scores(some, _search(some, observations, weight, ITERATIONS, seed)) for weight in PRIORS]
+    best = [max(each, key=lambda score: -1.0 if score is None else score) for each in zip(*scores, strict=True)]
     return blank.model_copy(update={"ssim": best})
 
 
-def _seconds_of_one(images: Sequence[LeakingImage], seen: Sequence[Observation], seed: int) -> float:
+def _seconds_of_one(images: Sequence[LeakingImage], observations: Sequence[Observation], seed: int) -> float:
     """Of an iteration, without what a search needs once."""
     taken = []
     for iterations in _PROBES:
         began = time.perf_counter()
-        _search(images, seen, PRIORS[0], iterations, seed)
+        _search(images, observations, PRIORS[0], iterations, seed)
         taken.append(time.perf_counter() - began)
     return max(0.0, taken[1] - taken[0]) / (_PROBES[1] - _PROBES[0])
 
@@ -92,16 +92,16 @@ def _noisy(image: LeakingImage, std: float, seed: int) -> Observation:
 
 
 def _search(
-    images: Sequence[LeakingImage], seen: Sequence[Observation], weight: float, iterations: int, seed: int
+    images: Sequence[LeakingImage], observations: Sequence[Observation], weight: float, iterations: int, seed: int
 ) -> list[Reconstruction]:
     attack = build_attack(f"inverting-gradients:iterations={iterations},learning_rate=0.1,total_variation={weight:g}")
-    labels: list[Tensor | None] = [one.label for one in images]
-    return list(attack(images[0].victim, seen, generator=Generator().manual_seed(seed), labels=labels))
+    labels: list[Tensor | None] = [image.label for image in images]
+    return list(attack(images[0].victim, observations, generator=Generator().manual_seed(seed), labels=labels))
 
 
-def _scores(images: Sequence[LeakingImage], found: Sequence[Reconstruction]) -> list[float | None]:
+def _scores(images: Sequence[LeakingImage], reconstructions: Sequence[Reconstruction]) -> list[float | None]:
     scores: list[float | None] = []
-    for image, one in zip(images, found, strict=True):
-        back = as_images(one, image.victim.inputs)
+    for image, reconstruction in zip(images, reconstructions, strict=True):
+        back = as_images(reconstruction, image.victim.inputs)
         scores.append(None if back is None else finite(float(ssim(back.nan_to_num(nan=0.5), image.image.to(back)))))
     return scores

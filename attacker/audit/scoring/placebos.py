@@ -49,7 +49,7 @@ def beyond(guesses: Sequence[Guess | None], truth: Tensor, made: Iterable[tuple[
         truth: (images, channels, height, width) in [0, 1].
         made: Names and reconstructions, see `placebo_ssim`.
     """
-    best = [Best() if one is None else Best(one.mean_ssim, one.ssim, one.name) for one in guesses]
+    best = [Best() if guess is None else Best(guess.mean_ssim, guess.ssim, guess.name) for guess in guesses]
     for name, images in made:
         for place, value in enumerate(placebo_ssim(images, truth)):
             known = best[place].ssim
@@ -64,9 +64,9 @@ def same_images(truths: Sequence[Tensor | None]) -> list[list[int | None]]:
     Args:
         truths: Of each update (images, channels, height, width) in [0, 1], or None.
     """
-    flat = [image for own in truths if own is not None for image in own]
+    flat = [image for batch in truths if batch is not None for image in batch]
     numbers = iter(first_of_each(flat))
-    return [[None] if own is None else [next(numbers) for _ in own] for own in truths]
+    return [[None] if batch is None else [next(numbers) for _ in batch] for batch in truths]
 
 
 def updates_of_others(same: Sequence[Sequence[int | None]]) -> list[list[int]]:
@@ -77,13 +77,13 @@ def updates_of_others(same: Sequence[Sequence[int | None]]) -> list[list[int]]:
     Args:
         same: Of `same_images`.
     """
-    own = [frozenset(one) for one in same]
-    found = []
-    for place, mine in enumerate(own):
-        order = [*range(place + 1, len(own)), *range(place)]
-        others = [one for one in order if None not in mine | own[one] and not mine & own[one]]
-        found.append(others[:MOST_COMPARED])
-    return found
+    numbers = [frozenset(update) for update in same]
+    places = []
+    for place, mine in enumerate(numbers):
+        order = [*range(place + 1, len(numbers)), *range(place)]
+        others = [other for other in order if None not in mine | numbers[other] and not mine & numbers[other]]
+        places.append(others[:MOST_COMPARED])
+    return places
 
 
 def placebo_ssim(made: Sequence[Tensor], truth: Tensor) -> list[float | None]:

@@ -29,13 +29,13 @@ _MOST_SECONDS: Final = 10.0
 
 
 def attack_shuffled(
-    chunks: Sequence[Chunk], found: Found, others: Mapping[tuple[str, str], int], *, seconds: float = inf
+    chunks: Sequence[Chunk], results: Found, others: Mapping[tuple[str, str], int], *, seconds: float = inf
 ) -> dict[tuple[str, str, str], list[Reconstruction]]:
     """What formulas make of shuffled updates, by federation, attack and file of the update.
 
     Args:
         chunks: Of the audit.
-        found: What the attacks found, by the same key.
+        results: What the attacks found, by the same key.
         others: How many other updates each one is compared with, by federation and file; it has no truth where it is
             missing, and is passed over.
         seconds: That may be taken, at most; 10 where there are more.
@@ -44,9 +44,9 @@ def attack_shuffled(
     left = min(_MOST_SECONDS, seconds)
     for chunk in chunks:
         for target in chunk.targets:
-            one = found.get((chunk.federation, chunk.attack, target.file))
+            result = results.get((chunk.federation, chunk.attack, target.file))
             draws = DRAWS - others.get((chunk.federation, target.file), DRAWS)
-            if draws <= 0 or one is None or not _is_formula(one) or one.seconds * draws > left:
+            if draws <= 0 or result is None or not _is_formula(result) or result.seconds * draws > left:
                 continue
             alone, began = replace(chunk, targets=(target,), pieces=1), time.monotonic()
             # Equations without a solution take longer to solve than those of the update.
@@ -58,20 +58,24 @@ def attack_shuffled(
     return made
 
 
-def _is_formula(one: Reconstruction) -> bool:
-    return one.inputs is not None and one.iterations == 0 and one.outcome is Outcome.CONVERGED
+def _is_formula(reconstruction: Reconstruction) -> bool:
+    return (
+        reconstruction.inputs is not None
+        and reconstruction.iterations == 0
+        and reconstruction.outcome is Outcome.CONVERGED
+    )
 
 
-def shuffled(seen: Observation, draw: int) -> Observation:
+def shuffled(observation: Observation, draw: int) -> Observation:
     """The update with the numbers within each tensor in another order: as large, and of no image.
 
     Args:
-        seen: The update.
+        observation: The update.
         draw: Other draws, other orders.
     """
     update = {}
-    for name, value in seen.update.items():
-        generator = torch.Generator().manual_seed(seed_of("shuffled", seen.round, seen.node, name, draw))
+    for name, value in observation.update.items():
+        generator = torch.Generator().manual_seed(seed_of("shuffled", observation.round, observation.node, name, draw))
         order = torch.randperm(value.numel(), generator=generator).to(value.device)
         update[name] = value.flatten()[order].view_as(value)
-    return replace(seen, update=update)
+    return replace(observation, update=update)

@@ -111,9 +111,9 @@ def scored(images: Tensor | None, truth: Tensor, outcome: Outcome) -> list[Score
     """
     if images is None and outcome is not Outcome.DIVERGED:
         return [Scores()] * len(truth)
-    found = [Scores()] * len(truth) if images is None else score_images(images, truth)
+    scores = [Scores()] * len(truth) if images is None else score_images(images, truth)
     nothing = Scores(ssim=0.0 if min(truth.shape[-2:]) >= SSIM_WINDOW else None)
-    return [nothing if one.mse is None else one for one in found]
+    return [nothing if score.mse is None else score for score in scores]
 
 
 def victim_ids(federation: str, number: int, count: int) -> list[str]:
@@ -197,13 +197,13 @@ def compared_updates(
     Returns:
         For each update a score for each of its images, in the order of the truth.
     """
-    made = [as_images(one, inputs) for one in results]
-    others = updates_of_others(same_images([one.images for one in truths]))
+    made = [as_images(reconstruction, inputs) for reconstruction in results]
+    others = updates_of_others(same_images([batch.images for batch in truths]))
     rows = []
     for result, truth, places in zip(results, truths, others, strict=True):
         placebos = Placebos(others=[images for place in places if (images := made[place]) is not None])
-        own = guesses.at(truth.images, truth.labels)
-        rows.append(compared(result, truth.images, inputs, own, placebos)[0])
+        image_guesses = guesses.at(truth.images, truth.labels)
+        rows.append(compared(result, truth.images, inputs, image_guesses, placebos)[0])
     return rows
 
 
@@ -361,8 +361,8 @@ def summarise(
         rows: Results, also of other attacks and federations.
         victims: The attacked images, of which some may be the same.
     """
-    own = [row for row in rows if row.federation == federation and row.attack == attack]
-    tried, failed, back = tally(own)
+    attack_rows = [row for row in rows if row.federation == federation and row.attack == attack]
+    tried, failed, back = tally(attack_rows)
     scored = [row for row in tried if row.baseline_ssim is not None]
     similarity = [row.ssim for row in scored if row.ssim is not None]
     successes = len(back)
@@ -373,10 +373,10 @@ def summarise(
         federation=federation,
         attack=attack,
         images=len(scored) if scored else len(tried),
-        not_applicable=len(own) - len(tried),
+        not_applicable=len(attack_rows) - len(tried),
         failed=failed,
-        reasons=sorted({row.reason for row in own if row.reason}),
-        reason_codes=sorted({code for row in own for code in row.reason_codes}),
+        reasons=sorted({row.reason for row in attack_rows if row.reason}),
+        reason_codes=sorted({code for row in attack_rows for code in row.reason_codes}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
         interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,
@@ -385,5 +385,5 @@ def summarise(
         baseline_successes=baseline if scored else None,
         guess_successes=guessed if scored and all(row.guess_ssim is not None for row in scored) else None,
         label_accuracy=statistics.fmean(labels) if labels else None,
-        seconds=sum(row.seconds for row in own),
+        seconds=sum(row.seconds for row in attack_rows),
     )

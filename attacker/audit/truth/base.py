@@ -97,15 +97,15 @@ class TruthSource(ABC):
     def prints(self, entry: Located) -> frozenset[bytes]:
         """Of the images behind an update, equal for equal images; empty where they are not known."""
         try:
-            found = self.truth(entry)
+            known = self.truth(entry)
         except ValueError:
             return frozenset()
-        return frozenset() if found is None else frozenset(map(digest, found.images))
+        return frozenset() if known is None else frozenset(map(digest, known.images))
 
     def steps(self, entry: Located) -> list[Truth]:
         """The batch of each local step in order, where that is known, else all images as one."""
-        found = self.truth(entry)
-        return [] if found is None else [found]
+        known = self.truth(entry)
+        return [] if known is None else [known]
 
     def rank(self, node: str) -> str:
         """A key for a node that is the same in every federation where it is known which client the node is."""
@@ -154,7 +154,7 @@ class HeldTruth(TruthSource):
     @cached_property
     def mean_image(self) -> Tensor | None:
         """Mean of the images held; where they are few, their mean colour: the mean of one image is that image."""
-        return mean_of(one.images for one in self.held())
+        return mean_of(known.images for known in self.held())
 
     def of_class(self, label: int) -> Tensor:
         """Of the images held; the choice goes by their content, so that it depends on no order."""
@@ -256,7 +256,7 @@ def mean_of(images: Iterable[Tensor]) -> Tensor | None:
     """
     total: Tensor | None = None
     seen: set[int] = set()
-    for image in (one for some in images for one in some):
+    for image in (picture for some in images for picture in some):
         if len(seen) == _MOST_AVERAGED:
             break
         key = hash(image.numpy().tobytes())
@@ -282,15 +282,15 @@ def chosen_by_class(truths: Iterable[Truth]) -> dict[int, Tensor]:
             shape = image.shape if shape is None else shape
             if image.shape != shape:
                 continue
-            own, most = kept.setdefault(label, []), most_of_class(image.numel())
-            own.append((digest(image), image))
-            if len(own) >= 2 * most:
-                own[:] = _first_different(own, most)
+            candidates, most = kept.setdefault(label, []), most_of_class(image.numel())
+            candidates.append((digest(image), image))
+            if len(candidates) >= 2 * most:
+                candidates[:] = _first_different(candidates, most)
     return {
-        label: torch.stack([image for _, image in _first_different(own, most_of_class(own[0][1].numel()))])
-        for label, own in kept.items()
+        label: torch.stack([image for _, image in _first_different(pairs, most_of_class(pairs[0][1].numel()))])
+        for label, pairs in kept.items()
     }
 
 
-def _first_different(own: Iterable[tuple[bytes, Tensor]], most: int) -> list[tuple[bytes, Tensor]]:
-    return heapq.nsmallest(most, dict(own).items(), key=lambda one: one[0])
+def _first_different(pairs: Iterable[tuple[bytes, Tensor]], most: int) -> list[tuple[bytes, Tensor]]:
+    return heapq.nsmallest(most, dict(pairs).items(), key=lambda pair: pair[0])

@@ -113,12 +113,12 @@ class Guesses:
 
     def _best(self, image: Tensor, label: int) -> Guess:
         flat = self._known.mean_image
-        found = [_plain(image)]
+        guesses = [_plain(image)]
         if flat is not None and flat.shape == image.shape:
-            found.insert(0, (float(ssim(flat[None], image[None])), "mean image", flat))
-        mean_ssim = found[0][0]
-        found += _of_class(image, self._known.of_class(label))
-        best, name, picture = max(found, key=lambda one: one[0])
+            guesses.insert(0, (float(ssim(flat[None], image[None])), "mean image", flat))
+        mean_ssim = guesses[0][0]
+        guesses += _of_class(image, self._known.of_class(label))
+        best, name, picture = max(guesses, key=lambda guess: guess[0])
         best = 1.0 if best >= _IS_THE_IMAGE else best
         return Guess(ssim=best, name=name, image=picture, mean_ssim=mean_ssim)
 
@@ -126,8 +126,8 @@ class Guesses:
 def _plain(image: Tensor) -> tuple[float, str, Tensor]:
     """The plain image that is most like it: of each channel the best of some shades, and its own mean."""
     shades = torch.linspace(0, 1, LEVELS, dtype=torch.float64).expand(len(image), LEVELS)
-    own = image.double().mean(dim=(1, 2))[:, None]
-    levels = torch.cat([shades, own], dim=1)
+    means = image.double().mean(dim=(1, 2))[:, None]
+    levels = torch.cat([shades, means], dim=1)
     similarity, place = plain_ssim(image[None], levels[None])[0].max(dim=1)
     colour = levels.gather(1, place[:, None])
     names = {0.0: "black image", 1.0: "white image"}
@@ -141,15 +141,15 @@ def _of_class(image: Tensor, others: Tensor) -> list[tuple[float, str, Tensor]]:
     if others.shape[1:] != image.shape or not len(others):
         return []
     others = others[~are_copies(others, image)]
-    found = []
+    guesses = []
     if len(others) >= FEWEST_AVERAGED:
         mean = others.double().mean(dim=0).float()
-        found.append((float(ssim(mean[None], image[None])), "mean of its class", mean))
+        guesses.append((float(ssim(mean[None], image[None])), "mean of its class", mean))
     compared = others[: _most_compared(image.numel())]
     if len(compared):
         similarity, place = ssim(compared, image.expand_as(compared)).max(dim=0)
-        found.append((float(similarity), "another image of its class", compared[int(place)]))
-    return found
+        guesses.append((float(similarity), "another image of its class", compared[int(place)]))
+    return guesses
 
 
 def are_copies(images: Tensor, image: Tensor) -> Tensor:
@@ -159,11 +159,11 @@ def are_copies(images: Tensor, image: Tensor) -> Tensor:
         images: (n, channels, height, width) in [0, 1].
         image: (channels, height, width).
     """
-    found: Tensor = (images - image).square().mean(dim=(1, 2, 3)).sqrt() <= COPY_RMSE
-    near = found.nonzero().flatten()
+    copies: Tensor = (images - image).square().mean(dim=(1, 2, 3)).sqrt() <= COPY_RMSE
+    near = copies.nonzero().flatten()
     if len(near) and min(image.shape[1:]) >= SSIM_WINDOW:
-        found[near] = ssim(images[near], image.expand_as(images[near])) >= COPY_SSIM
-    return found
+        copies[near] = ssim(images[near], image.expand_as(images[near])) >= COPY_SSIM
+    return copies
 
 
 def first_of_each(images: Sequence[Tensor]) -> list[int]:
@@ -180,13 +180,17 @@ def first_of_each(images: Sequence[Tensor]) -> list[int]:
     leaders: dict[tuple[int, ...], list[int]] = {}
     chosen: dict[int, int] = {}
     for place in different:
-        own = leaders.setdefault(tuple(images[place].shape), [])
-        alike = are_copies(torch.stack([images[one] for one in own]), images[place]) if own else torch.zeros(0)
+        same_shape = leaders.setdefault(tuple(images[place].shape), [])
+        alike = (
+            are_copies(torch.stack([images[leader] for leader in same_shape]), images[place])
+            if same_shape
+            else torch.zeros(0)
+        )
         if bool(alike.any()):
-            chosen[place] = own[int(alike.nonzero()[0])]
+            chosen[place] = same_shape[int(alike.nonzero()[0])]
         else:
             chosen[place] = place
-            own.append(place)
+            same_shape.append(place)
     return [chosen[place] for place in first]
 
 

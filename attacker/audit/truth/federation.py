@@ -59,8 +59,8 @@ class TrainingImages:
     def of_class(self, label: int) -> Tensor:
         """Different images of a class, (n, channels, height, width) in [0, 1], chosen by their content."""
         if label not in self._classes:
-            own = (self._images.labels == label).nonzero().flatten()
-            read = own[:: -(-len(own) // _MOST_READ) or 1].tolist()
+            members = (self._images.labels == label).nonzero().flatten()
+            read = members[:: -(-len(members) // _MOST_READ) or 1].tolist()
             places = {self.print_of(place): place for place in read}
             most = most_of_class(self._images.images[0].numel())
             self._classes[label] = self._images.batch([places[key] for key in sorted(places)[:most]])[0]
@@ -212,8 +212,8 @@ class FederationTruth(TruthSource):
 
     def training_images(self) -> Truth:
         """The images of all clients, at most 4,096 of them, taken evenly."""
-        own = np.sort(np.concatenate(self._federation.partitions))
-        chosen = own[np.arange(min(len(own), _MOST_TRAINED)) * len(own) // min(len(own), _MOST_TRAINED)]
+        indices = np.sort(np.concatenate(self._federation.partitions))
+        chosen = indices[np.arange(min(len(indices), _MOST_TRAINED)) * len(indices) // min(len(indices), _MOST_TRAINED)]
         images, labels = self._federation.data.train.batch(chosen)
         return Truth(images=images, labels=labels)
 

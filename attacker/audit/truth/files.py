@@ -82,19 +82,22 @@ class FolderTruth(HeldTruth):
         folder = self._folders.get(entry.node)
         if folder is None:
             return []
-        rounds = {int(found[1]): one for one in _subfolders(folder) if (found := _ROUND.fullmatch(one.name))}
+        rounds = {
+            int(match[1]): subfolder for subfolder in _subfolders(folder) if (match := _ROUND.fullmatch(subfolder.name))
+        }
         chosen = rounds.get(entry.round, folder)
         return [
-            (path, self._numbers[one.name])
-            for one in sorted(_class_folders(chosen), key=lambda one: self._numbers[one.name])
-            for path in sorted(one.iterdir())
+            (path, self._numbers[class_folder.name])
+            for class_folder in sorted(_class_folders(chosen), key=lambda subfolder: self._numbers[subfolder.name])
+            for path in sorted(class_folder.iterdir())
             if path.suffix.lower() in PICTURE_ENDINGS
         ]
 
     def _all_classes(self) -> list[str]:
         roots = [*self._folders.values()]
-        roots += [one for folder in roots for one in _subfolders(folder) if _ROUND.fullmatch(one.name)]
-        return sorted({one.name for root in roots for one in _class_folders(root)})
+        subfolders = [subfolder for folder in roots for subfolder in _subfolders(folder)]
+        roots += [subfolder for subfolder in subfolders if _ROUND.fullmatch(subfolder.name)]
+        return sorted({class_folder.name for root in roots for class_folder in _class_folders(root)})
 
     def _picture(self, path: Path) -> Tensor:
         try:
@@ -120,18 +123,18 @@ def _same_size(image: Tensor, path: Path, inputs: InputSpec) -> Tensor:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    return [one for one in _subfolders(folder) if not _ROUND.fullmatch(one.name)]
+    return [subfolder for subfolder in _subfolders(folder) if not _ROUND.fullmatch(subfolder.name)]
 
 
 def _client_folders(folder: Path, clients: Mapping[str, str], nodes: Collection[str]) -> dict[str, Path]:
-    there = {one.name: one for one in _subfolders(folder)}
-    found = {node: there[name] for node in nodes for name in (node, clients.get(node, "")) if name in there}
-    if found:
-        return found
+    there = {subfolder.name: subfolder for subfolder in _subfolders(folder)}
+    folders = {node: there[name] for node in nodes for name in (node, clients.get(node, "")) if name in there}
+    if folders:
+        return folders
     if len(nodes) == 1:
         return dict.fromkeys(nodes, folder)
     raise ValueError(

@@ -53,8 +53,8 @@ class FunctionTruth(HeldTruth):
         place = (entry.node, entry.round)
         if place not in self._classes:
             try:
-                found = self.truth(entry)
-                self._classes[place] = None if found is None else tuple(sorted(set(found.labels.tolist())))
+                known = self.truth(entry)
+                self._classes[place] = None if known is None else tuple(sorted(set(known.labels.tolist())))
             except ValueError:
                 self._classes[place] = ()
         return self._classes[place]
@@ -63,11 +63,11 @@ class FunctionTruth(HeldTruth):
         """Of the first updates of the tape."""
         for entry in self._entries[:_MOST_ASKED]:
             try:
-                found = self.truth(entry)
+                known = self.truth(entry)
             except ValueError:
                 continue
-            if found is not None:
-                yield found
+            if known is not None:
+                yield known
 
     def _ask(self, node: str, number: int) -> Truth | None:
         try:
@@ -93,13 +93,13 @@ def import_function(spec: str) -> TruthFunction:
     """
     module, _, name = spec.partition(":")
     try:
-        found = getattr(import_module(module), name)
+        imported = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"the truth {spec!r} cannot be imported ({error}); expected module:function, importable where the audit "
             "runs, or recorded:PATH, folder:PATH or npz:PATH"
         ) from error
-    if not callable(found):
+    if not callable(imported):
         raise ValueError(f"{spec!r} is not a function; expected one of (node, round) that returns (images, labels)")
-    function: TruthFunction = found
+    function: TruthFunction = imported
     return function

@@ -73,12 +73,12 @@ def open_truth(
 def _found_beside(path: Path, tape: Tape, clients: dict[str, str]) -> tuple[TruthSource | None, Reason]:
     """Recorded truth that nobody named: what is wrong with it costs the comparison, not the audit."""
     try:
-        found = RecordedTruth(path, clients)
+        source = RecordedTruth(path, clients)
     except (ValueError, OSError) as error:
         return None, because("truth-unreadable", error=error)
-    if tape.entries and not knows_any(found, tape.entries):
+    if tape.entries and not knows_any(source, tape.entries):
         return None, because("truth-of-another-run", path=path)
-    return found, Reason("")
+    return source, Reason("")
 
 
 def knows_any(source: TruthSource, entries: Sequence[Located]) -> bool:

@@ -53,12 +53,12 @@ class RecordedTruth(HeldTruth):
         batches = self._batches(entry)
         if not batches:
             return None
-        return _chosen(batches, [key for one in batches for key in one.used])
+        return _chosen(batches, [key for batch in batches for key in batch.used])
 
     def steps(self, entry: Located) -> list[Truth]:
         """The batch of each call."""
         batches = self._batches(entry)
-        return [_chosen(batches, one.used, once=False) for one in batches if one.used]
+        return [_chosen(batches, batch.used, once=False) for batch in batches if batch.used]
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
         """Read from labels alone."""
@@ -71,8 +71,8 @@ class RecordedTruth(HeldTruth):
     @property
     def scale(self) -> Scale | None:
         """As the clients gave it; None where they differ."""
-        found = {head.scale for heads in self._stems.values() for head in heads}
-        return found.pop() if len(found) == 1 else None
+        scales = {head.scale for heads in self._stems.values() for head in heads}
+        return scales.pop() if len(scales) == 1 else None
 
     def held(self) -> Iterator[Truth]:
         """File by file."""
@@ -87,16 +87,16 @@ class RecordedTruth(HeldTruth):
 
     def _heads(self, entry: Located) -> Sequence[RecordedHead]:
         message = str(getattr(entry, "message", ""))
-        found = self._messages.get(message, []) if message else []
+        heads = self._messages.get(message, []) if message else []
         stems = self._places.get((entry.node, str(entry.round)), set())
-        if not found and len(stems) == 1:
+        if not heads and len(stems) == 1:
             # A client that knew its message's id answered another message than this update's.
-            found = [one for one in self._stems[min(stems)] if not (message and one.answered.message)]
-        return sorted(found, key=lambda one: one.number)
+            heads = [head for head in self._stems[min(stems)] if not (message and head.answered.message)]
+        return sorted(heads, key=lambda head: head.number)
 
     def _batches(self, entry: Located) -> list[RecordedBatch]:
         heads = self._heads(entry)
-        other = next((one.answered.node for one in heads if one.answered.node not in ("", entry.node)), None)
+        other = next((head.answered.node for head in heads if head.answered.node not in ("", entry.node)), None)
         if other is not None:
             raise ValueError(f"it was recorded by node {other}, and the update is listed as that of node {entry.node}")
         if not all(head.complete for head in heads):
@@ -108,8 +108,8 @@ class RecordedTruth(HeldTruth):
 
 
 def _chosen(batches: Sequence[RecordedBatch], keys: Sequence[bytes], *, once: bool = True) -> Truth:
-    images = {key: image for one in batches for key, image in zip(one.keys, one.images, strict=True)}
-    labels = {key: label for one in batches for key, label in zip(one.keys, one.labels, strict=True)}
+    images = {key: image for batch in batches for key, image in zip(batch.keys, batch.images, strict=True)}
+    labels = {key: label for batch in batches for key, label in zip(batch.keys, batch.labels, strict=True)}
     wanted = list(dict.fromkeys(keys)) if once else list(keys)
     if missing := [key for key in wanted if key not in images]:
         raise ValueError(f"{len(missing)} of its images are missing; were files removed?")

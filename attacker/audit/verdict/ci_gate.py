@@ -65,9 +65,13 @@ class Answer:
 
 def judged(record: AuditRecord) -> list[FederationSummary]:
     """Federations that a gate is about: not the undefended ones that serve to compare others with."""
-    compared = (counterpart(record, one) for one in record.federations if is_defended(one))
-    controls = {one.id for one in compared if one is not None}
-    rest = [one for one in record.federations if one.control_of is None and one.id not in controls]
+    compared = (counterpart(record, federation) for federation in record.federations if is_defended(federation))
+    controls = {control.id for control in compared if control is not None}
+    rest = [
+        federation
+        for federation in record.federations
+        if federation.control_of is None and federation.id not in controls
+    ]
     return rest or list(record.federations)
 
 
@@ -81,60 +85,60 @@ def came_back(record: AuditRecord, federation: str) -> tuple[int, int]:
 def answers(record: AuditRecord, demands: Demands) -> list[Answer]:
     """Every demand for every federation that it is about, in the record's order."""
     return [
-        Answer(federation=f"{one.id}: {title_of(one)}", demand=demand, met=met, reason=reason)
-        for one in judged(record)
-        for demand, met, reason in _of_one(record, one, demands)
+        Answer(federation=f"{federation.id}: {title_of(federation)}", demand=demand, met=met, reason=reason)
+        for federation in judged(record)
+        for demand, met, reason in _of_one(record, federation, demands)
     ]
 
 
-def _of_one(record: AuditRecord, one: FederationSummary, demands: Demands) -> Iterator[tuple[str, bool, str]]:
-    back, victims = came_back(record, one.id)
+def _of_one(record: AuditRecord, federation: FederationSummary, demands: Demands) -> Iterator[tuple[str, bool, str]]:
+    back, victims = came_back(record, federation.id)
     if demands.max_asr is not None:
         met = victims > 0 and back <= demands.max_asr * victims
-        yield f"--max-asr {demands.max_asr:g}", met, _shares(record, one, back, victims)
+        yield f"--max-asr {demands.max_asr:g}", met, _shares(record, federation, back, victims)
     if demands.min_victims is not None:
         met = victims >= demands.min_victims
         yield f"--min-victims {demands.min_victims}", met, f"{victims} images were attacked and compared"
     if demands.no_flags:
         recorded = [*record.flags, *flags(record)]  # a record of an older version has none of its own
-        raised = {flag.name: flag.sentence for flag in recorded if flag.federation == one.id}
+        raised = {flag.name: flag.sentence for flag in recorded if flag.federation == federation.id}
         left = {name: sentence for name, sentence in raised.items() if name not in demands.allowed_flags}
         reason = " ".join(f"[{name}] {sentence}" for name, sentence in left.items())
         yield "--no-flags", not left, reason or "no flag that counts"
 
 
-def _shares(record: AuditRecord, one: FederationSummary, back: int, victims: int) -> str:
+def _shares(record: AuditRecord, federation: FederationSummary, back: int, victims: int) -> str:
     if not victims:
-        view = FederationView(record=record, federation=one)
-        why = one.truth_note or ("no attack gave a result" if not view.tried else "nothing was compared")
+        view = FederationView(record=record, federation=federation)
+        why = federation.truth_note or ("no attack gave a result" if not view.tried else "nothing was compared")
         return f"how many images came back is not known: {why}"
-    union = FederationView(record=record, federation=one).union
+    union = FederationView(record=record, federation=federation).union
     said = f"{back} of {union.images} images came back by some attack (95 % interval {interval(*union.interval)})"
     if union.independent < union.images:
         said += f"; they count as {counted(union.independent, 'independent trial')}"
     return said + (f"; {union.images - victims} could not be attacked at all" if union.images > victims else "")
 
 
-def junit(found: Sequence[Answer], *, name: str) -> bytes:
+def junit(gate_answers: Sequence[Answer], *, name: str) -> bytes:
     """The answers as JUnit XML, which CI systems show beside tests.
 
     Args:
-        found: One test case each.
+        gate_answers: One test case each.
         name: Of the suite.
     """
-    failures = sum(not one.met for one in found)
-    attributes = {"name": _printable(name), "tests": str(len(found)), "failures": str(failures), "errors": "0"}
+    failures = sum(not outcome.met for outcome in gate_answers)
+    attributes = {"name": _printable(name), "tests": str(len(gate_answers)), "failures": str(failures), "errors": "0"}
     suites = ElementTree.Element("testsuites", attributes)
     suite = ElementTree.SubElement(suites, "testsuite", attributes)
-    for one in found:
+    for answer in gate_answers:
         case = ElementTree.SubElement(
-            suite, "testcase", {"classname": _printable(one.federation), "name": one.demand, "time": "0"}
+            suite, "testcase", {"classname": _printable(answer.federation), "name": answer.demand, "time": "0"}
         )
-        if one.met:
-            ElementTree.SubElement(case, "system-out").text = _printable(one.reason)
+        if answer.met:
+            ElementTree.SubElement(case, "system-out").text = _printable(answer.reason)
         else:
-            failure = ElementTree.SubElement(case, "failure", {"message": _printable(one.reason), "type": "demand"})
-            failure.text = _printable(one.reason)
+            failure = ElementTree.SubElement(case, "failure", {"message": _printable(answer.reason), "type": "demand"})
+            failure.text = _printable(answer.reason)
     ElementTree.indent(suites)
     return bytes(ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
 
@@ -145,4 +149,4 @@ def _printable(text: str) -> str:
     >>> _printable("client " + chr(27) + "[31m" + chr(0) + "7")
     'client [31m7'
     """
-    return "".join(one for one in text if one.isprintable() or one == " ")
+    return "".join(character for character in text if character.isprintable() or character == " ")

@@ -100,7 +100,7 @@ def compare(first: AuditRecord, second: AuditRecord, folders: tuple[Path, Path])
             "the audits have no federation in common: expected the same model, images and defence in both, or one "
             f"federation in each; the first has {_names(judged(first))}, the second {_names(judged(second))}"
         )
-    return [_compared(first, second, one, other, folders) for one, other in pairs]
+    return [_compared(first, second, federation, other, folders) for federation, other in pairs]
 
 
 def _names(federations: Iterable[FederationSummary]) -> str:
@@ -113,46 +113,46 @@ def _pairs(
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
     waiting = list(second)
-    found = []
-    for one in first:
-        same = (other for other in waiting if _key(other) == _key(one))
+    pairs = []
+    for federation in first:
+        same = (other for other in waiting if _key(other) == _key(federation))
         if (match := next(same, None)) is not None:
             waiting.remove(match)
-            found.append((one, match))
-    return found
+            pairs.append((federation, match))
+    return pairs
 
 
-def _key(one: FederationSummary) -> tuple[object, ...]:
-    return one.model, one.dataset, one.defence
+def _key(federation: FederationSummary) -> tuple[object, ...]:
+    return federation.model, federation.dataset, federation.defence
 
 
 def _compared(
     first: AuditRecord,
     second: AuditRecord,
-    one: FederationSummary,
+    federation: FederationSummary,
     other: FederationSummary,
     folders: tuple[Path, Path],
 ) -> Comparison:
-    identities = (_identities(first, one, folders[0]), _identities(second, other, folders[1]))
-    changes, note = _changes(first, second, one, other, identities)
+    identities = (_identities(first, federation, folders[0]), _identities(second, other, folders[1]))
+    changes, note = _changes(first, second, federation, other, identities)
     before, after = (
-        {flag.name for flag in flags(r) if flag.federation == f.id} for r, f in ((first, one), (second, other))
+        {flag.name for flag in flags(r) if flag.federation == f.id} for r, f in ((first, federation), (second, other))
     )
-    said = [next(v for v in verdicts(r) if v.federation == f.id) for r, f in ((first, one), (second, other))]
+    said = [next(v for v in verdicts(r) if v.federation == f.id) for r, f in ((first, federation), (second, other))]
     return Comparison(
-        titles=(title_of(one), title_of(other)),
+        titles=(title_of(federation), title_of(other)),
         verdicts=(said[0], said[1]),
         changes=tuple(changes),
         flags_gone=tuple(sorted(before - after)),
         flags_new=tuple(sorted(after - before)),
-        accuracy=(one.final_accuracy, other.final_accuracy),
+        accuracy=(federation.final_accuracy, other.final_accuracy),
         note=note,
     )
 
 
 def _identities(record: AuditRecord, federation: FederationSummary, folder: Path) -> dict[str, str]:
     """Each victim by what tells it from all others wherever it was audited: its picture, else its place on the tape."""
-    found: dict[str, str] = {}
+    identities: dict[str, str] = {}
     for victim in record.victims:
         if victim.federation != federation.id:
             continue
@@ -163,24 +163,29 @@ def _identities(record: AuditRecord, federation: FederationSummary, folder: Path
             identity = f"{federation.tape_identity.sha256} {victim.round} {victim.node} {victim.image}"
         else:
             return {}
-        found[victim.id] = identity
-    return found if len(set(found.values())) == len(found) else {}  # the same image twice cannot be told apart
+        identities[victim.id] = identity
+    return (
+        identities if len(set(identities.values())) == len(identities) else {}
+    )  # the same image twice cannot be told apart
 
 
 def _changes(
     first: AuditRecord,
     second: AuditRecord,
-    one: FederationSummary,
+    federation: FederationSummary,
     other: FederationSummary,
     identities: tuple[Mapping[str, str], Mapping[str, str]],
 ) -> tuple[list[Change], str]:
-    rows = [_scored(r, f) for r, f in ((first, one), (second, other))]
+    rows = [_scored(r, f) for r, f in ((first, federation), (second, other))]
     if first.success_threshold != second.success_threshold:
         return [], "The audits count success from different SSIM on, so that their shares cannot be compared."
-    if not came_back(first, one.id)[1] or not came_back(second, other.id)[1]:
+    if not came_back(first, federation.id)[1] or not came_back(second, other.id)[1]:
         return [], "In one of the audits it is not known how many images came back."
     common = sorted(rows[0].keys() & rows[1].keys())
-    sides = (_Side(record=first, federation=one, rows=rows[0]), _Side(record=second, federation=other, rows=rows[1]))
+    sides = (
+        _Side(record=first, federation=federation, rows=rows[0]),
+        _Side(record=second, federation=other, rows=rows[1]),
+    )
     changes = [_change(spec, sides, identities) for spec in (ANY, *common)]
     alone = sorted({attack_title(spec) for spec in rows[0].keys() ^ rows[1].keys()})
     note = f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}." if alone else ""
@@ -197,7 +202,7 @@ class _Side:
 
     def of(self, spec: str) -> list[ImageResult]:
         """Results of one attack, or of any."""
-        return [row for own in self.rows.values() for row in own] if spec == ANY else list(self.rows[spec])
+        return [row for rows in self.rows.values() for row in rows] if spec == ANY else list(self.rows[spec])
 
     def independent(self, spec: str) -> int:
         """Independent trials among them."""
@@ -205,21 +210,23 @@ class _Side:
 
 
 def _scored(record: AuditRecord, federation: FederationSummary) -> dict[str, list[ImageResult]]:
-    found: dict[str, list[ImageResult]] = {}
+    by_attack: dict[str, list[ImageResult]] = {}
     for row in record.results:
         if row.federation == federation.id and comparable(row):
-            found.setdefault(row.attack, []).append(row)
-    return found
+            by_attack.setdefault(row.attack, []).append(row)
+    return by_attack
 
 
 def _change(spec: str, sides: tuple[_Side, _Side], identities: tuple[Mapping[str, str], Mapping[str, str]]) -> Change:
     rows = (sides[0].of(spec), sides[1].of(spec))
-    before, after = (_by_victim(own, side.record.success_threshold) for own, side in zip(rows, sides, strict=True))
-    shares = [(sum(own.values()), len(own)) for own in (before, after)]
+    before, after = (
+        _by_victim(side_rows, side.record.success_threshold) for side_rows, side in zip(rows, sides, strict=True)
+    )
+    shares = [(sum(outcomes.values()), len(outcomes)) for outcomes in (before, after)]
     independent = (sides[0].independent(spec), sides[1].independent(spec))
     named = [
-        {ids.get(victim, ""): back for victim, back in own.items()}
-        for ids, own in zip(identities, (before, after), strict=True)
+        {ids.get(victim, ""): back for victim, back in outcomes.items()}
+        for ids, outcomes in zip(identities, (before, after), strict=True)
     ]
     probability = None
     if named[0].keys() == named[1].keys() and "" not in named[0]:
@@ -266,10 +273,10 @@ def _paired(
 
 def _by_victim(rows: Sequence[ImageResult], threshold: float) -> dict[str, bool]:
     """Whether each victim came back by at least one of these results."""
-    found: dict[str, bool] = {}
+    outcomes: dict[str, bool] = {}
     for row in rows:
-        found[row.victim_id] = found.get(row.victim_id, False) or counts(row, threshold)
-    return found
+        outcomes[row.victim_id] = outcomes.get(row.victim_id, False) or counts(row, threshold)
+    return outcomes
 
 
 def _mean_best(rows: Sequence[ImageResult]) -> float | None:

@@ -16,10 +16,14 @@ FAR: Final = 0.25
 
 def control_untrained(view: FederationView) -> Iterator[Found]:
     """A control whose loss is far from that of the defended model."""
-    far = [] if view.control is None else [one for one in view.control.federation.control_training if _far(one)]
+    far = (
+        []
+        if view.control is None
+        else [control_round for control_round in view.control.federation.control_training if _far(control_round)]
+    )
     if not far:
         return
-    worst = max(far, key=lambda one: abs((one.loss or 0.0) - (one.defended_loss or 0.0)))
+    worst = max(far, key=lambda control_round: abs((control_round.loss or 0.0) - (control_round.defended_loss or 0.0)))
     yield raised_flag(
         "control-untrained",
         loss=_nats(worst.loss),
@@ -29,10 +33,10 @@ def control_untrained(view: FederationView) -> Iterator[Found]:
     )
 
 
-def _far(one: ControlRound) -> bool:
-    if one.loss is None or one.defended_loss is None:
+def _far(control_round: ControlRound) -> bool:
+    if control_round.loss is None or control_round.defended_loss is None:
         return True
-    return abs(one.loss - one.defended_loss) > FAR * max(one.defended_loss, 0.5)
+    return abs(control_round.loss - control_round.defended_loss) > FAR * max(control_round.defended_loss, 0.5)
 
 
 def _nats(loss: float | None) -> str:

@@ -20,8 +20,8 @@ def finish_record(record: AuditRecord, leakage: Sequence[LeakageSummary] = ()) -
         leakage: Leakage indices, one for each federation at most; none leaves those of the record.
     """
     whole = record.model_copy(update={"leakage": list(leakage)}) if leakage else record
-    found = flags(whole)
-    return whole.model_copy(update={"flags": found, "verdicts": verdicts(whole, found)})
+    raised = flags(whole)
+    return whole.model_copy(update={"flags": raised, "verdicts": verdicts(whole, raised)})
 
 
 def write_audit(record: AuditRecord, folder: Path) -> Path:

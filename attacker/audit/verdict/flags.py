@@ -46,13 +46,15 @@ def _no_adaptive_attack(view: FederationView) -> Iterator[Found]:
     if not (view.defended and view.nothing_came_back) or view.whole:
         return
     whole = defence_name(view.federation.defence)
-    described = {one.spec: one for one in view.record.attacks}
+    described = {attack.spec: attack for attack in view.record.attacks}
     ran = view.of_role(adaptive=True, among=view.scored)
     known = {
-        one.attack: sorted(part for part in parts_of(view.federation.defence) if described[one.attack].answers_to(part))
-        for one in ran
+        summary.attack: sorted(
+            part for part in parts_of(view.federation.defence) if described[summary.attack].answers_to(part)
+        )
+        for summary in ran
     }
-    halves = sorted({f"{defence_name('+'.join(own))} by {attack_title(spec)}" for spec, own in known.items()})
+    halves = sorted({f"{defence_name('+'.join(parts))} by {attack_title(spec)}" for spec, parts in known.items()})
     if halves:
         yield raised_flag("no-adaptive-attack.halves", defence=whole, halves=joined(halves))
     else:
@@ -64,9 +66,9 @@ def _model_is_random(view: FederationView) -> Iterator[Found]:
     if facts is None or not facts.random:
         return
     parts = parts_of(view.federation.defence) & _RANDOM_DEFENCES
-    described = {one.spec: one for one in view.record.attacks}
+    described = {attack.spec: attack for attack in view.record.attacks}
     ran = view.of_role(adaptive=True, among=view.tried)
-    accounted = any(all(described[one.attack].answers_to(part) for part in parts) for one in ran)
+    accounted = any(all(described[summary.attack].answers_to(part) for part in parts) for summary in ran)
     if not (parts and accounted):
         yield raised_flag("model-is-random")
 
@@ -105,7 +107,7 @@ def _too_few_victims(view: FederationView) -> Iterator[Found]:
     if not view.nothing_came_back:
         return
     judged = view.whole or view.of_role(adaptive=True, among=view.scored) or view.scored
-    independent, images = max((view.independent(one.attack), one.images - one.failed) for one in judged)
+    independent, images = max((view.independent(summary.attack), summary.images - summary.failed) for summary in judged)
     high = wilson_interval(0, independent)[1]
     if high > LARGEST_SHARE:
         yield raised_flag(
@@ -149,16 +151,18 @@ def _victims_left_out(view: FederationView) -> Iterator[Found]:
 
 
 def _loss_assumed(view: FederationView) -> Iterator[Found]:
-    assumed = [one for one in view.federation.assumptions if one.code in _LOSSES]
-    replays = any(row.starts or row.starting_loss is not None for one in view.tried for row in view.rows(one.attack))
+    assumed = [assumption for assumption in view.federation.assumptions if assumption.code in _LOSSES]
+    replays = any(
+        row.starts or row.starting_loss is not None for summary in view.tried for row in view.rows(summary.attack)
+    )
     if assumed and replays and view.union.back < max(1, view.union.images):
-        yield raised_flag("loss-assumed", assumed=" ".join(sorted({one.sentence for one in assumed})))
+        yield raised_flag("loss-assumed", assumed=" ".join(sorted({assumption.sentence for assumption in assumed})))
 
 
 def _multi_step_update(view: FederationView) -> Iterator[Found]:
-    facts, one = view.federation.facts, view.federation
-    steps = facts.steps if facts is not None else one.local_steps
-    if (steps or 0) > 1 or (steps is None and (facts is not None or one.protocol == "fedavg")):
+    facts, federation = view.federation.facts, view.federation
+    steps = facts.steps if facts is not None else federation.local_steps
+    if (steps or 0) > 1 or (steps is None and (facts is not None or federation.protocol == "fedavg")):
         yield raised_flag("multi-step-update", steps=steps or "an unknown number of")
 
 
@@ -168,18 +172,20 @@ def _buffers_withheld(view: FederationView) -> Iterator[Found]:
 
 
 def _attack_failed(view: FederationView) -> Iterator[Found]:
-    for one in view.summaries:
-        if one.failed > FAILED_SHARE * one.images:
-            name = capitalised(attack_title(one.attack))
-            yield raised_flag("attack-failed", one.attack, attack=name, failed=one.failed, images=one.images)
+    for summary in view.summaries:
+        if summary.failed > FAILED_SHARE * summary.images:
+            name = capitalised(attack_title(summary.attack))
+            yield raised_flag(
+                "attack-failed", summary.attack, attack=name, failed=summary.failed, images=summary.images
+            )
 
 
 def _attack_left_out(view: FederationView) -> Iterator[Found]:
-    for one in view.record.plan:
-        decisive = one.role == "adaptive" or not view.defended
-        if one.federation == view.federation.id and one.status == "over_budget" and decisive:
-            name = capitalised(attack_title(one.attack))
-            yield raised_flag("attack-left-out", one.attack, attack=name, why=one.reason)
+    for planned in view.record.plan:
+        decisive = planned.role == "adaptive" or not view.defended
+        if planned.federation == view.federation.id and planned.status == "over_budget" and decisive:
+            name = capitalised(attack_title(planned.attack))
+            yield raised_flag("attack-left-out", planned.attack, attack=name, why=planned.reason)
 
 
 def _defence_doubted(view: FederationView) -> Iterator[Found]:

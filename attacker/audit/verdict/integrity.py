@@ -17,31 +17,31 @@ def contradictions(record: AuditRecord) -> list[str]:
 
     Somebody who alters the results and everything that follows from them is not found out: nothing is signed.
     """
-    known = {one.id for one in record.federations}
-    named = {one.federation for one in record.results} | {one.federation for one in record.summaries}
+    known = {federation.id for federation in record.federations}
+    named = {result.federation for result in record.results} | {summary.federation for summary in record.summaries}
     strange = sorted(named - known)
-    found = [f"results name the federation {one!r}, which is not in it" for one in strange]
+    problems = [f"results name the federation {name!r}, which is not in it" for name in strange]
     ours = record.versions.get("fl-precode") == _version()
     counted_alike = ours or all(row.guess_ssim is not None or row.baseline_ssim is None for row in record.results)
     if record.success_threshold == SUCCESS_THRESHOLD and record.results and counted_alike:
-        found += [
-            f"the summary of {one.attack} on {one.federation} does not follow from its results"
-            for one in record.summaries
-            if one.federation in known and not _follows(one, record, ours=ours)
+        problems += [
+            f"the summary of {summary.attack} on {summary.federation} does not follow from its results"
+            for summary in record.summaries
+            if summary.federation in known and not _follows(summary, record, ours=ours)
         ]
     if record.verdicts and ours:  # the rules of another version may differ
         raised = flags(record)
         if record.flags != raised:
-            found.append("its flags do not follow from its results")
+            problems.append("its flags do not follow from its results")
         if record.verdicts != verdicts(record, raised):
-            found.append("its verdicts do not follow from its results")
-    return found
+            problems.append("its verdicts do not follow from its results")
+    return problems
 
 
-def _follows(one: AttackSummary, record: AuditRecord, *, ours: bool) -> bool:
+def _follows(summary: AttackSummary, record: AuditRecord, *, ours: bool) -> bool:
     """Whether a summary is what its results give; other versions reckon the interval in another way."""
-    again = summarise(one.federation, one.attack, record.results, record.victims)
-    return one == (again if ours else again.model_copy(update={"interval": one.interval}))
+    again = summarise(summary.federation, summary.attack, record.results, record.victims)
+    return summary == (again if ours else again.model_copy(update={"interval": summary.interval}))
 
 
 def tape_contradictions(record: AuditRecord, tape: Path | None = None) -> tuple[list[str], list[str]]:
@@ -56,30 +56,30 @@ def tape_contradictions(record: AuditRecord, tape: Path | None = None) -> tuple[
     """
     wrong: list[str] = []
     unseen: list[str] = []
-    for one in record.federations:
-        if one.control_of is not None:
+    for federation in record.federations:
+        if federation.control_of is not None:
             continue
-        path = tape if tape is not None else Path(one.tape)
-        if one.tape_identity is None:
-            unseen.append(f"{one.id}: the record does not say which tape it is of; an older fl-precode wrote it")
+        path = tape if tape is not None else Path(federation.tape)
+        if federation.tape_identity is None:
+            unseen.append(f"{federation.id}: the record does not say which tape it is of; an older fl-precode wrote it")
         elif tape is None and not path.is_dir():
-            unseen.append(f"{one.id}: its tape is not at {path}; give --tape to have it compared")
+            unseen.append(f"{federation.id}: its tape is not at {path}; give --tape to have it compared")
         else:
-            wrong += [f"{one.id}: {problem}" for problem in _of_another_tape(record, one, path)]
+            wrong += [f"{federation.id}: {problem}" for problem in _of_another_tape(record, federation, path)]
     return wrong, unseen
 
 
-def _of_another_tape(record: AuditRecord, one: FederationSummary, path: Path) -> list[str]:
-    assert one.tape_identity is not None
+def _of_another_tape(record: AuditRecord, federation: FederationSummary, path: Path) -> list[str]:
+    assert federation.tape_identity is not None
     try:
         tape = Tape(path)
-        sha256, length = tape.fingerprint(one.tape_identity.manifest_bytes)
+        sha256, length = tape.fingerprint(federation.tape_identity.manifest_bytes)
     except TapeError as error:
         return [f"its tape cannot be read: {error}"]
-    if (sha256, length) != (one.tape_identity.sha256, one.tape_identity.manifest_bytes):
+    if (sha256, length) != (federation.tape_identity.sha256, federation.tape_identity.manifest_bytes):
         return [f"the tape at {path} is not the one that was audited, or was altered since"]
     listed = {(entry.round, entry.node) for entry in tape.entries}
-    named = {(row.round, row.node) for row in record.victims if row.federation == one.id}
+    named = {(row.round, row.node) for row in record.victims if row.federation == federation.id}
     return [f"round {number}, client {node} is not on the tape" for number, node in sorted(named - listed)]
 
 

@@ -52,13 +52,17 @@ def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
     Not those that brought back half of the images, which found a way; nor those that stand where the announced noise
     alone keeps the true images, for which nothing is left to find; nor formulas, which do not search.
     """
-    for one in view.tried:
-        seen = _judged_by(view, one)
-        rates = [found.success_rate or 0.0 for found in (one, seen.summary(one.attack)) if found is not None]
-        if max(rates) >= FOUND_A_WAY or not _stuck(seen, one.attack):
+    for summary in view.tried:
+        judge = _judged_by(view, summary)
+        rates = [
+            measured.success_rate or 0.0
+            for measured in (summary, judge.summary(summary.attack))
+            if measured is not None
+        ]
+        if max(rates) >= FOUND_A_WAY or not _stuck(judge, summary.attack):
             continue
-        name, share = attack_title(one.attack), percent(LEAST_FALL)
-        yield raised_flag("loss-did-not-fall", one.attack, attack=name, share=share)
+        name, share = attack_title(summary.attack), percent(LEAST_FALL)
+        yield raised_flag("loss-did-not-fall", summary.attack, attack=name, share=share)
 
 
 def _stuck(view: FederationView, spec: str) -> bool:
@@ -98,13 +102,13 @@ def _distance(row: ImageResult) -> str:
     return spec.options.get("distance", "l2" if spec.name in _SQUARED else "cosine")
 
 
-def _judged_by(view: FederationView, one: AttackSummary) -> FederationView:
+def _judged_by(view: FederationView, summary: AttackSummary) -> FederationView:
     """The federation that tells whether an attack works: for a plain one the control, where it was measured there.
 
     With the defence a plain search may fail by the defence alone, and lucky draws of a random model look like progress.
     """
-    control = None if view.adaptive(one.attack) else view.control
-    if control is not None and any(_fell(row, 0.0) is not None for row in control.rows(one.attack)):
+    control = None if view.adaptive(summary.attack) else view.control
+    if control is not None and any(_fell(row, 0.0) is not None for row in control.rows(summary.attack)):
         return control
     return view
 
@@ -112,10 +116,14 @@ def _judged_by(view: FederationView, one: AttackSummary) -> FederationView:
 def budget_edge(view: FederationView) -> Iterator[Found]:
     """The best search of each kind, when its distance still fell as its iterations ended."""
     for adaptive in (True, False):
-        searched = [one for one in view.of_role(adaptive=adaptive, among=view.tried) if view.searches(one.attack)]
+        searched = [
+            summary for summary in view.of_role(adaptive=adaptive, among=view.tried) if view.searches(summary.attack)
+        ]
         if not searched:
             continue
-        best = max(searched, key=lambda one: (one.mean_ssim or 0.0, -_median_loss(view.searches(one.attack))))
+        best = max(
+            searched, key=lambda summary: (summary.mean_ssim or 0.0, -_median_loss(view.searches(summary.attack)))
+        )
         falls = [_late_fall(row) for row in view.searches(best.attack)]
         late = [value for value in falls if value is not None]
         if late and (middle := statistics.median(late)) > LATE_FALL:
@@ -136,56 +144,58 @@ def search_cut(view: FederationView) -> Iterator[Found]:
 
     Their steps had not become small yet, so that standing still says little.
     """
-    for one in view.tried:
-        rows = view.rows(one.attack)
+    for summary in view.tried:
+        rows = view.rows(summary.attack)
         cut = sum(row.cut for row in rows)
-        if cut > CUT_SHARE * len(rows) and (one.success_rate or 0.0) < 1:
-            name, images = attack_title(one.attack), counted(len(rows), "image")
-            yield raised_flag("search-cut", one.attack, attack=name, cut=cut, images=images)
+        if cut > CUT_SHARE * len(rows) and (summary.success_rate or 0.0) < 1:
+            name, images = attack_title(summary.attack), counted(len(rows), "image")
+            yield raised_flag("search-cut", summary.attack, attack=name, cut=cut, images=images)
 
 
 def single_start(view: FederationView) -> Iterator[Found]:
     """Searches of one kind none of which had a second start."""
     for adaptive in (True, False):
         searched = [
-            one
-            for one in view.of_role(adaptive=adaptive, among=view.tried)
-            if any(row.starts for row in view.rows(one.attack))
+            summary
+            for summary in view.of_role(adaptive=adaptive, among=view.tried)
+            if any(row.starts for row in view.rows(summary.attack))
         ]
-        starts = [row.starts or 0 for one in searched for row in view.rows(one.attack)]
-        if max(starts, default=0) == 1 and not any(_reliable(view, one) for one in searched):
-            names = ", ".join(attack_title(one.attack) for one in searched)
+        starts = [row.starts or 0 for summary in searched for row in view.rows(summary.attack)]
+        if max(starts, default=0) == 1 and not any(_reliable(view, summary) for summary in searched):
+            names = ", ".join(attack_title(summary.attack) for summary in searched)
             about = searched[0].attack if len(searched) == 1 else None
             yield raised_flag("single-start", about, attacks=names)
 
 
-def _reliable(view: FederationView, one: AttackSummary) -> bool:
+def _reliable(view: FederationView, summary: AttackSummary) -> bool:
     """Whether one start was enough where there is nothing to stop the attack."""
-    if view.adaptive(one.attack):
+    if view.adaptive(summary.attack):
         return False
-    reference = view.control.summary(one.attack) if view.control is not None else one
+    reference = view.control.summary(summary.attack) if view.control is not None else summary
     return reference is not None and (reference.success_rate or 0.0) >= RELIABLE
 
 
 def weaker_beats_stronger(view: FederationView) -> Iterator[Found]:
     """A plain attack ahead of those that know the defence; a small budget ahead of a larger one of the same attack."""
-    adaptive = [one.attack for one in view.of_role(adaptive=True, among=view.scored)]
-    plain = [one.attack for one in view.of_role(adaptive=False, among=view.scored)]
+    adaptive = [summary.attack for summary in view.of_role(adaptive=True, among=view.scored)]
+    plain = [summary.attack for summary in view.of_role(adaptive=False, among=view.scored)]
     if adaptive and plain and _ahead(view, plain, adaptive):
         yield raised_flag("weaker-beats-stronger.plain")
-    for weaker, stronger in permutations([one.attack for one in view.scored], 2):
+    for weaker, stronger in permutations([summary.attack for summary in view.scored], 2):
         if _same_with_more(weaker, stronger) and _ahead(view, [weaker], [stronger]):
             yield raised_flag("weaker-beats-stronger", stronger, weaker=capitalised(weaker), stronger=stronger)
 
 
 def _same_with_more(weaker: str, stronger: str) -> bool:
     """Whether the second spec is the first with more iterations or restarts, and less of neither."""
-    one, other = parse_spec(weaker), parse_spec(stronger)
-    rest = [{key: value for key, value in spec.options.items() if key not in _BUDGET} for spec in (one, other)]
-    if one.name != other.name or rest[0] != rest[1] or one.options.keys() != other.options.keys():
+    weaker_spec, other = parse_spec(weaker), parse_spec(stronger)
+    rest = [{key: value for key, value in spec.options.items() if key not in _BUDGET} for spec in (weaker_spec, other)]
+    if weaker_spec.name != other.name or rest[0] != rest[1] or weaker_spec.options.keys() != other.options.keys():
         return False
     try:
-        budgets = [(int(one.options[key]), int(other.options[key])) for key in _BUDGET if key in one.options]
+        budgets = [
+            (int(weaker_spec.options[key]), int(other.options[key])) for key in _BUDGET if key in weaker_spec.options
+        ]
     except ValueError:
         return False
     return all(less <= more for less, more in budgets) and any(less < more for less, more in budgets)
@@ -202,28 +212,28 @@ def _ahead(view: FederationView, first: Sequence[str], second: Sequence[str]) ->
 
 
 def _best_ssim(view: FederationView, specs: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    best: dict[str, float] = {}
     for spec in specs:
         for row in view.rows(spec):
             if row.ssim is not None:
-                found[row.victim_id] = max(row.ssim, found.get(row.victim_id, -1.0))
-    return found
+                best[row.victim_id] = max(row.ssim, best.get(row.victim_id, -1.0))
+    return best
 
 
 def labels_unknown(view: FederationView) -> Iterator[Found]:
     """Searches that had to guess labels, and guessed wrong or cannot be told to have guessed right."""
     granted = view.federation.labels == "granted"
-    for one in view.tried:
-        rows = view.searches(one.attack)
+    for summary in view.tried:
+        rows = view.searches(summary.attack)
         known = [row.label_accuracy for row in rows if row.label_accuracy is not None]
         right = statistics.fmean(known) if known else None
-        name = capitalised(attack_title(one.attack))
+        name = capitalised(attack_title(summary.attack))
         if right is not None and right < RIGHT_LABELS:
             yield raised_flag(
                 "labels-unknown.granted" if granted else "labels-unknown.in-part",
-                one.attack,
+                summary.attack,
                 attack=name,
                 share=percent(right),
             )
         elif rows and right is None and not granted:
-            yield raised_flag("labels-unknown", one.attack, attack=name)
+            yield raised_flag("labels-unknown", summary.attack, attack=name)

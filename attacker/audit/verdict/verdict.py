@@ -59,15 +59,17 @@ _MOST_LABELS = 12
 _UNDEFENDED = FLAGS["control-not-reconstructed"].phrase
 
 
-def verdicts(record: AuditRecord, found: Sequence[Flag] | None = None) -> list[VerdictEntry]:
+def verdicts(record: AuditRecord, known_flags: Sequence[Flag] | None = None) -> list[VerdictEntry]:
     """One verdict for each federation, controls included, in the record's order.
 
     Args:
         record: The audit; its own flags and verdicts do not count.
-        found: Its flags; None works them out.
+        known_flags: Its flags; None works them out.
     """
-    raised = flags(record) if found is None else found
-    return [_verdict(view, [one for one in raised if one.federation == view.federation.id]) for view in views(record)]
+    raised = flags(record) if known_flags is None else known_flags
+    return [
+        _verdict(view, [flag for flag in raised if flag.federation == view.federation.id]) for view in views(record)
+    ]
 
 
 def title_of(federation: FederationSummary) -> str:
@@ -80,11 +82,11 @@ def title_of(federation: FederationSummary) -> str:
     return f"{model_name(federation.model)} with {defence_name(federation.defence)}{images}{control}"
 
 
-def _verdict(view: FederationView, own: Sequence[Flag]) -> VerdictEntry:
-    name, sentence = _decide(view, own)
-    cautions = [*_assumed(view), *(one.sentence for one in own)]
+def _verdict(view: FederationView, raised: Sequence[Flag]) -> VerdictEntry:
+    name, sentence = _decide(view, raised)
+    cautions = [*_assumed(view), *(flag.sentence for flag in raised)]
     if name != "not known":
-        said = any(one.name == "too-few-victims" for one in own)  # with the same reason
+        said = any(flag.name == "too-few-victims" for flag in raised)  # with the same reason
         cautions += [*([] if said else _together(view)), *_guesses(view)]
     cautions += _read(view)
     return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
@@ -103,7 +105,7 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         )
     if not view.nothing_came_back:
         return _leak(view, own)
-    weak = _phrases(one for one in own if one.weak)
+    weak = _phrases(flag for flag in own if flag.weak)
     if view.lead is not None:
         return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
     # The rule stands by itself, even where somebody lost the flags.
@@ -117,12 +119,12 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
 
 def _assumed(view: FederationView) -> list[str]:
     """That something was assumed, in one sentence; the report has a section about it."""
-    codes = [one.code for one in view.federation.assumptions]
+    codes = [assumption.code for assumption in view.federation.assumptions]
     if not codes:
         return []
-    one = len(codes) == 1
+    single = len(codes) == 1
     return [
-        f"{capitalised(number_word(len(codes)))} {'thing was' if one else 'things were'} assumed that nobody said "
+        f"{capitalised(number_word(len(codes)))} {'thing was' if single else 'things were'} assumed that nobody said "
         f"({', '.join(codes)}); see what was assumed, and what would show it wrong."
     ]
 
@@ -164,52 +166,59 @@ def _nearest(view: FederationView) -> str:
 
 def _labels(rows: Iterable[ImageResult]) -> str:
     """The classes that were read from the updates, as a sentence with a space before it."""
-    found = {row.victim_id: row.recovered_label for row in rows if row.recovered_label is not None}
-    if not found or len(found) > _MOST_LABELS:
+    labels = {row.victim_id: row.recovered_label for row in rows if row.recovered_label is not None}
+    if not labels or len(labels) > _MOST_LABELS:
         return ""
-    classes = [str(one) for one in found.values()]
+    classes = [str(label) for label in labels.values()]
     return f" Read from the updates: {'class' if len(classes) == 1 else 'classes'} {joined(classes)}."
 
 
-def _phrases(own: Iterable[Flag]) -> list[str]:
-    return list(dict.fromkeys(FLAGS[one.name].phrase for one in own if one.name in FLAGS))
+def _phrases(raised: Iterable[Flag]) -> list[str]:
+    return list(dict.fromkeys(FLAGS[flag.name].phrase for flag in raised if flag.name in FLAGS))
 
 
-def _aside(own: Sequence[Flag]) -> str:
+def _aside(raised: Sequence[Flag]) -> str:
     """What else limits the finding, as a sentence with a space before it."""
-    noted = _phrases(one for one in own if not one.weak)
+    noted = _phrases(flag for flag in raised if not flag.weak)
     return f" Mind that {joined(noted)}." if noted else ""
 
 
 def _unanswerable(view: FederationView, title: str) -> str:
     """That no search can answer the updates in the time; empty where one can."""
-    own = (one for one in view.record.plan if one.federation == view.federation.id and one.unanswerable)
-    reason = next((one.reason for one in own), "")
+    unanswerable = (
+        planned for planned in view.record.plan if planned.federation == view.federation.id and planned.unanswerable
+    )
+    reason = next((planned.reason for planned in unanswerable), "")
     return f"{title}: nothing is known about it. {reason}" if reason else ""
 
 
 def _read(view: FederationView) -> list[str]:
     """What was read from updates that no search can answer."""
     facts = view.federation.facts
-    return [] if facts is None else [reading_text(one) for one in facts.readings]
+    return [] if facts is None else [reading_text(reading) for reading in facts.readings]
 
 
-def reading_text(one: UpdateReading) -> str:
+def reading_text(reading: UpdateReading) -> str:
     """What one update says by itself, in a sentence."""
-    parts = [f"{count(one.numbers)} numbers of L2 norm {distance(one.norm)}"]
-    if one.statistics:
-        parts.append(f"running means of the features in {counted(one.statistics, 'layer')}")
-    most = sorted(range(len(one.at_least)), key=lambda label: -one.at_least[label])[:_MOST_LABELS]
-    if own := [f"{count(one.at_least[label])} of class {label}" for label in most if one.at_least[label]]:
-        parts.append(f"at least {joined(own)} among its {count(one.images or 0)} images, if it trained by plain SGD")
+    parts = [f"{count(reading.numbers)} numbers of L2 norm {distance(reading.norm)}"]
+    if reading.statistics:
+        parts.append(f"running means of the features in {counted(reading.statistics, 'layer')}")
+    most = sorted(range(len(reading.at_least)), key=lambda label: -reading.at_least[label])[:_MOST_LABELS]
+    if bounds := [f"{count(reading.at_least[label])} of class {label}" for label in most if reading.at_least[label]]:
+        parts.append(
+            f"at least {joined(bounds)} among its {count(reading.images or 0)} images, if it trained by plain SGD"
+        )
     else:
-        parts.append(f"no certain labels{f' ({one.why_no_labels})' if one.why_no_labels else ''}")
-    return f"Read from the update of round {one.round}, client {one.node}, without a search: {'; '.join(parts)}."
+        parts.append(f"no certain labels{f' ({reading.why_no_labels})' if reading.why_no_labels else ''}")
+    return (
+        f"Read from the update of round {reading.round}, client {reading.node}, without a search: {'; '.join(parts)}."
+    )
 
 
-def _not_attacked(title: str, own: Sequence[AttackSummary]) -> str:
+def _not_attacked(title: str, summaries: Sequence[AttackSummary]) -> str:
     reasons = "; ".join(
-        f"{attack_title(one.attack)}: {one.reasons[0] if one.reasons else 'it gave no result'}" for one in own
+        f"{attack_title(summary.attack)}: {summary.reasons[0] if summary.reasons else 'it gave no result'}"
+        for summary in summaries
     )
     return f"{title}: no attack gave a result, so nothing is known about it ({reasons or 'none was asked for'})."
 
@@ -218,23 +227,23 @@ def _of(back: int, images: int) -> str:
     return f"{back} of {counted(images, 'image')}"
 
 
-def _share(one: AttackSummary) -> str:
-    return _of(one.successes or 0, one.images)
+def _share(summary: AttackSummary) -> str:
+    return _of(summary.successes or 0, summary.images)
 
 
-def _certainty(one: AttackSummary) -> str:
-    low, high = one.interval or (0.0, 1.0)
+def _certainty(summary: AttackSummary) -> str:
+    low, high = summary.interval or (0.0, 1.0)
     return f"95 % interval {interval(low, high)}"
 
 
 def _names(summaries: Iterable[AttackSummary]) -> str:
-    return joined(list(dict.fromkeys(attack_title(one.attack) for one in summaries)))
+    return joined(list(dict.fromkeys(attack_title(summary.attack) for summary in summaries)))
 
 
-def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
+def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, str]:
     defence = defence_name(view.federation.defence)
     model, union = model_name(view.federation.model), view.union
-    plain = [one for one in view.of_role(adaptive=False, among=view.scored) if one.successes]
+    plain = [summary for summary in view.of_role(adaptive=False, among=view.scored) if summary.successes]
     best = _strongest(view)
     alone = best.successes == union.back and best.images == union.images
     came = (
@@ -256,23 +265,23 @@ def _leak(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
     if near := len(view.near_misses):
         text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)
-    weak = _phrases(one for one in own if one.weak)
+    weak = _phrases(flag for flag in raised if flag.weak)
     if weak and union.back < union.images:
         text += f" The share may be higher still: {'; '.join(weak)}."
-    return "leaks" if plain else "leaks to an adaptive attacker", text + _aside(own)
+    return "leaks" if plain else "leaks to an adaptive attacker", text + _aside(raised)
 
 
 def _strongest(view: FederationView) -> AttackSummary:
     """The attack that brought back the most images; of several the plain one, which everybody could run."""
     # They are in order already, the most successful first.
-    return min(view.scored, key=lambda one: (-(one.successes or 0), view.adaptive(one.attack)))
+    return min(view.scored, key=lambda summary: (-(summary.successes or 0), view.adaptive(summary.attack)))
 
 
-def _attitude(view: FederationView, one: AttackSummary, defence: str = "it") -> str:
+def _attitude(view: FederationView, summary: AttackSummary, defence: str = "it") -> str:
     """Whether an attack ignores or knows the defence, as a verb and its object."""
-    if not view.adaptive(one.attack):
+    if not view.adaptive(summary.attack):
         return f"ignores {defence}"
-    whole = one in view.whole or len(parts_of(view.federation.defence)) < 2
+    whole = summary in view.whole or len(parts_of(view.federation.defence)) < 2
     return f"knows {defence}" if whole else f"knows a part of {defence}"
 
 
@@ -285,14 +294,14 @@ def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
         text = f" The strongest, {attack_title(best.attack)}{which} brought back {best.successes}{fits} by itself."
     plain = view.back(adaptive=False)
     if view.defended and plain and view.adaptive(best.attack):
-        names = _names(one for one in view.of_role(adaptive=False, among=view.scored) if one.successes)
+        names = _names(summary for summary in view.of_role(adaptive=False, among=view.scored) if summary.successes)
         text += f" Attacks that ignore the defence brought back {_of(len(plain), view.union.images)} ({names})."
     return text
 
 
 def _would_have_suggested(view: FederationView) -> str:
     """Which attacks that work without the defence would have made it look good."""
-    failed = [one for one in view.scored if one.successes == 0 and view.works_without(one.attack)]
+    failed = [summary for summary in view.scored if summary.successes == 0 and view.works_without(summary.attack)]
     if not failed or not view.defended:
         return ""
     return (
@@ -331,8 +340,8 @@ def _nothing(view: FederationView) -> str:
 
 
 def _held(view: FederationView) -> str:
-    surest = max(view.whole, key=lambda one: (view.independent(one.attack), one.images, one.attack))
-    know = "knows" if len({attack_title(one.attack) for one in view.whole}) == 1 else "know"
+    surest = max(view.whole, key=lambda summary: (view.independent(summary.attack), summary.images, summary.attack))
+    know = "knows" if len({attack_title(summary.attack) for summary in view.whole}) == 1 else "know"
     return (
         f"{capitalised(defence_name(view.federation.defence))} held against everything tried on "
         f"{model_name(view.federation.model)}: {_nothing(view)}. {capitalised(_names(view.whole))}, which {know} the "

@@ -66,17 +66,17 @@ def bench(
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH
-    found: dict[str, list[Row]] = {}
+    rows_by_model: dict[str, list[Row]] = {}
     for spec in specs:
         rivals = contenders(make_problem(spec, images, labels, inputs, device=where), counts)
         count = iterations or enough_iterations(rivals[0])
         with _progress(spec, len(rivals) * repeats) as report:
-            found[spec] = measure(rivals, iterations=count, repeats=repeats, limit=limit, progress=report)
-        console.print(table(spec, found[spec]))
+            rows_by_model[spec] = measure(rivals, iterations=count, repeats=repeats, limit=limit, progress=report)
+        console.print(table(spec, rows_by_model[spec]))
     if out is not None:
         settings = {"device": str(where), "candidates": counts, "repeats": repeats, "threads": threads, "limit": limit}
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record(found, settings), indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(record(rows_by_model, settings), indent=2) + "\n", encoding="utf-8")
         typer.echo(f"record: {out.absolute()}")
 
 

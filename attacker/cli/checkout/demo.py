@@ -55,14 +55,14 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
     }
     prepare_folder(out, list(settings))
     with SimulationRuntime() as runtime:
-        for one in settings.values():
-            with federation_progress(f"{one.model}, {one.defence}", rounds) as on_line:
-                outcome = runtime.run(one, on_line=on_line)
-            keep_and_check(outcome, Path(one.output_dir))
+        for configuration in settings.values():
+            with federation_progress(f"{configuration.model}, {configuration.defence}", rounds) as on_line:
+                outcome = runtime.run(configuration, on_line=on_line)
+            keep_and_check(outcome, Path(configuration.output_dir))
     use_threads(1)
     with progress_bar("audit") as tell:
         record = audit(
-            [TapeSource(tape=Path(one.tape)) for one in settings.values()],
+            [TapeSource(tape=Path(run.tape)) for run in settings.values()],
             AuditSettings(
                 # The PRECODE paper's attack, with fewer steps, between two that need no search; the last one knows of
                 # PRECODE.

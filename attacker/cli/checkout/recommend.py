@@ -66,16 +66,16 @@ def recommend(
             bar(share, text, line=True)
 
         search = Search(experiment, folder, tell, workers=how_many(workers, experiment.device))
-        found = search.run(at_most=candidates)
-    if found.trials:
-        _trials(found)
-    typer.echo(found.sentence)
+        recommendation = search.run(at_most=candidates)
+    if recommendation.trials:
+        _trials(recommendation)
+    typer.echo(recommendation.sentence)
     typer.echo(f"record: {folder / RECOMMENDATION_NAME}")
-    if not found.found:
+    if not recommendation.found:
         raise typer.Exit(1)
 
 
-def _trials(found: Recommendation) -> None:
+def _trials(recommendation: Recommendation) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -87,7 +87,7 @@ def _trials(found: Recommendation) -> None:
     table = Table(header_style="bold")
     for heading in ("defence", "images", "a client sends", "verdict", "reason"):
         table.add_column(heading, overflow="fold")
-    for one in found.trials:
-        cells = (one.defence, f"{one.batch_size} x {one.local_steps}", wording.size(one.payload_bytes))
-        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, one.verdict, one.reason)))
+    for trial in recommendation.trials:
+        cells = (trial.defence, f"{trial.batch_size} x {trial.local_steps}", wording.size(trial.payload_bytes))
+        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, trial.verdict, trial.reason)))
     console.print(table)

@@ -194,8 +194,8 @@ def _table(summary: Summary) -> None:
     for heading in ("images", "model", "defence", "falls to", "found"):
         table.add_column(heading, overflow="fold")
     names = {"plain": "a plain attack", "adaptive": "an adaptive attack", "none tried": "none that was tried"}
-    for one in summary.falls:
-        cells = (one.data, wording.model_name(one.model), wording.defence_name(one.defence))
-        found = (names.get(one.assumption, one.assumption), one.sentence)
-        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, *found)))
+    for fall in summary.falls:
+        cells = (fall.data, wording.model_name(fall.model), wording.defence_name(fall.defence))
+        outcome = (names.get(fall.assumption, fall.assumption), fall.sentence)
+        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, *outcome)))
     console.print(table)

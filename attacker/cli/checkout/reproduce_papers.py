@@ -149,9 +149,9 @@ def _inversion_table(summary: InversionSummary) -> None:
 
     rows = []
     for net in summary.nets:
-        for one in net.attacks:
-            found = wording.figure(one.psnr, 1) if one.images else one.reason
-            rows.append((net.name, attack_name(one.attack), found, f"{one.cpu_seconds:.2f}"))
+        for figures in net.attacks:
+            psnr = wording.figure(figures.psnr, 1) if figures.images else figures.reason
+            rows.append((net.name, attack_name(figures.attack), psnr, f"{figures.cpu_seconds:.2f}"))
     _print(("net", "attack", "PSNR, dB", "CPU s an image"), rows)
 
 
@@ -160,10 +160,12 @@ def _influence_table(summary: InfluenceSummary) -> None:
     from attacker.experiments.i2f.page import change_name, small
 
     rows = []
-    for one in (*summary.noise, *summary.random):
-        rho = {found.name: wording.figure(found.rho) for found in one.correlations}
-        measured = small(one.measured) + (" (random start)" if one.way == "random" else "")
-        rows.append((one.data, change_name(one.change), measured, wording.figure(one.ratio), rho["I2F"], rho["I_lb"]))
+    for group in (*summary.noise, *summary.random):
+        rho = {correlation.name: wording.figure(correlation.rho) for correlation in group.correlations}
+        measured = small(group.measured) + (" (random start)" if group.way == "random" else "")
+        rows.append(
+            (group.data, change_name(group.change), measured, wording.figure(group.ratio), rho["I2F"], rho["I_lb"])
+        )
     _print(("images", "change", "measured RMSE", "I2F over it", "rho of I2F", "rho of I_lb"), rows)
 
 

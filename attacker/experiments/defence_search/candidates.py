@@ -55,7 +55,7 @@ def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -
     """
     loaded = images(data, experiment.data_root)
     plain = build_model(model, loaded.inputs, seed=experiment.seed)
-    found = []
+    possible = []
     for defence in _defences(plain):
         try:
             with _no_warnings():
@@ -67,15 +67,15 @@ def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -
             if defence == "none" and batch_size * local_steps == 1:
                 continue
             each = batch_size * local_steps * (PPP_GRADIENTS if "ppp" in defence else 1)
-            found.append(
+            possible.append(
                 Candidate(
                     defence=defence, batch_size=batch_size, local_steps=local_steps, payload_bytes=sent, gradients=each
                 )
             )
-    if len(found) > at_most:
-        found = sorted(found, key=lambda one: _draw(experiment.seed, one))[:at_most]
-        found.sort(key=lambda one: list(_defences(plain)).index(one.defence))
-    return sorted(found, key=lambda one: one.cost)
+    if len(possible) > at_most:
+        possible = sorted(possible, key=lambda candidate: _draw(experiment.seed, candidate))[:at_most]
+        possible.sort(key=lambda candidate: list(_defences(plain)).index(candidate.defence))
+    return sorted(possible, key=lambda candidate: candidate.cost)
 
 
 @contextmanager
@@ -90,8 +90,8 @@ def _no_warnings() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _draw(seed: int, one: Candidate) -> bytes:
-    return hashlib.sha256(f"{seed} {one}".encode()).digest()
+def _draw(seed: int, candidate: Candidate) -> bytes:
+    return hashlib.sha256(f"{seed} {candidate}".encode()).digest()
 
 
 def _work(scale: Scale) -> list[tuple[int, int]]:

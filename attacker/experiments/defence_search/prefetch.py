@@ -73,13 +73,13 @@ class Ahead:
         return self._finished(cell)[1]
 
     def _finished(self, cell: Cell) -> tuple[Cell, Made]:
-        found = self._read(cell)
-        if found is None:
+        made = self._read(cell)
+        if made is None:
             self._foreman.add(self._job(cell))
-        while found is None:
+        while made is None:
             self._foreman.step()
-            found = self._read(cell)
-        return cell, found
+            made = self._read(cell)
+        return cell, made
 
     def _job(self, cell: Cell) -> Job:
         return job_of(self._experiment, cell, self._store, threads=1 if self._workers > 1 else None)

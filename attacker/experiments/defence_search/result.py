@@ -53,30 +53,30 @@ class Recommendation(Entry):
     seconds_of_attacks: Number
 
 
-def sentence(model: str, trials: Sequence[Trial], found: Trial | None, scale: Scale, bound: float) -> str:
+def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, scale: Scale, bound: float) -> str:
     """What was found, for people.
 
     Args:
         model: Spec of the model.
         trials: All that were made.
-        found: The one that is recommended, or None.
+        recommended: The one that is recommended, or None.
         scale: Of the search.
         bound: Largest share of images that may come back all the same.
     """
     name = wording.model_name(model)
-    if found is None:
-        counts = Counter(one.verdict for one in trials)
+    if recommended is None:
+        counts = Counter(trial.verdict for trial in trials)
         parts = [f"{count} {_PHRASES[verdict][count > 1]}" for verdict, count in counts.items()]
         return f"{name}: no defence that was tried holds and keeps the accuracy. Of {len(trials)}, {'; '.join(parts)}."
     text = (
-        f"{name}: {wording.defence_name(found.defence)} with {found.batch_size} image(s) a step and "
-        f"{found.local_steps} local step(s) is the cheapest of what was tried that holds. No attack reached "
+        f"{name}: {wording.defence_name(recommended.defence)} with {recommended.batch_size} image(s) a step and "
+        f"{recommended.local_steps} local step(s) is the cheapest of what was tried that holds. No attack reached "
         f"SSIM >= {SUCCESS_THRESHOLD:g}, {RULE}, on any of {scale.victims} images that the search had not "
         f"seen: with 95 % confidence, at most "
         f"{wording.percent(bound)} of all come back to these attacks."
     )
-    if found.closest_ssim is not None:
-        text += f" Closest came {attack_title(found.closest_attack)}, with SSIM {found.closest_ssim:.2f}."
+    if recommended.closest_ssim is not None:
+        text += f" Closest came {attack_title(recommended.closest_attack)}, with SSIM {recommended.closest_ssim:.2f}."
     text += " No search has an end at which it is proved to fail: a more patient attacker may do better."
     return text
 

@@ -53,9 +53,9 @@ class _Closest:
     attack: str = ""
 
     def see(self, attack: str, victims: Sequence[VictimScore]) -> None:
-        for one in victims:
-            if one.ssim is not None and (self.ssim is None or one.ssim > self.ssim):
-                self.ssim, self.attack = one.ssim, attack
+        for victim in victims:
+            if victim.ssim is not None and (self.ssim is None or victim.ssim > self.ssim):
+                self.ssim, self.attack = victim.ssim, attack
 
 
 @dataclass(kw_only=True)
@@ -125,7 +125,7 @@ class Search:
         return result
 
     def _result(self, trials: Sequence[Trial], text: str = "") -> Recommendation:
-        found = next((one for one in trials if one.verdict == "recommended"), None)
+        recommended = next((trial for trial in trials if trial.verdict == "recommended"), None)
         victims = self._experiment.scale.victims
         bound = wilson_interval(0, victims)[1]
         return Recommendation(
@@ -133,12 +133,12 @@ class Search:
             model=self._model,
             scale=self._experiment.scale.name,
             seed=self._experiment.seed,
-            found=found is not None,
-            sentence=text or sentence(self._model, trials, found, self._experiment.scale, bound),
-            recommended=found,
+            found=recommended is not None,
+            sentence=text or sentence(self._model, trials, recommended, self._experiment.scale, bound),
+            recommended=recommended,
             trials=list(trials),
             victims=victims,
-            upper_bound=bound if found else None,
+            upper_bound=bound if recommended else None,
             seconds_of_attacks=sum(self._seconds.values()),
         )
 
@@ -180,15 +180,15 @@ class Search:
                 for cell, run in results:
                     assert isinstance(run, AttackRun)
                     self._seconds[cell] = run.seconds
-                    found = score(run.victims)
-                    fits = fits or found.victims > 0
+                    tally = score(run.victims)
+                    fits = fits or tally.victims > 0
                     course.closest.see(cell.attacks[0], run.victims)
-                    if found.successes:
+                    if tally.successes:
                         name = attack_title(cell.attacks[0])
                         return _Rejection(
                             verdict="falls" if part == "validation" else "falls when judged",
-                            reason=f"{f'patient {name}' if which == 'patient' else name} brings back {found.successes} "
-                            f"of {found.victims} images under {wording.protocol_name(cell.protocol).partition(' ')[0]}",
+                            reason=f"{f'patient {name}' if which == 'patient' else name} brings back {tally.successes} "
+                            f"of {tally.victims} images under {wording.protocol_name(cell.protocol).partition(' ')[0]}",
                         )
         if not fits and which == "all":
             return _Rejection(verdict="cannot be judged", reason="no attack fits these updates")
@@ -208,17 +208,19 @@ class Search:
                 )  # fmt: skip
 
     def _specs(self, defence: str, which: Which) -> Sequence[str]:
-        scale, own = self._experiment.scale, self._experiment.attacks
+        scale, attacks = self._experiment.scale, self._experiment.attacks
         if which == "patient":
-            return () if own else patient_attacks_on(defence, scale)
-        every = own or every_attack_on(defence, scale)
+            return () if attacks else patient_attacks_on(defence, scale)
+        every = attacks or every_attack_on(defence, scale)
         return [spec for spec in every if which == "all" or is_quick(spec)]
 
     def _accuracy(self, course: _Course) -> _Rejection | None:
         candidate = course.candidate
         loaded = images(self._data, self._experiment.data_root)
         blind = int(loaded.test.labels.bincount().max()) / len(loaded.test)
-        cells = (self._federation(candidate, spec, one) for one in PROTOCOLS for spec in ("none", candidate.defence))
+        cells = (
+            self._federation(candidate, spec, scheme) for scheme in PROTOCOLS for spec in ("none", candidate.defence)
+        )
         with closing(self._ahead.results(cells)) as results:
             for protocol in PROTOCOLS:
                 without = course.undefended[protocol] = _final(next(results)[1])
@@ -231,9 +233,9 @@ class Search:
                         + ("it diverges" if without is None else f"accuracy {wording.percent(without)}")
                         + f", the most frequent class {wording.percent(blind)}",
                     )
-                own = course.accuracy[protocol] = _final(next(results)[1])
-                if own is None or own < without - TOLERANCE:
-                    reached = "it does not finish" if own is None else f"accuracy {own * 100:.1f} %"
+                accuracy = course.accuracy[protocol] = _final(next(results)[1])
+                if accuracy is None or accuracy < without - TOLERANCE:
+                    reached = "it does not finish" if accuracy is None else f"accuracy {accuracy * 100:.1f} %"
                     return _Rejection(
                         verdict="costs accuracy", reason=f"{protocol}: {reached}, undefended {without * 100:.1f} %"
                     )

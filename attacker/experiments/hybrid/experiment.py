@@ -187,14 +187,14 @@ class Inversions:
     def pieces(self) -> list[Inversion]:
         """Everything to be done, what is quick first."""
         scale = self.scale
-        found = [Inversion(net=net) for net in scale.nets if net != ONE_LOGIT]
+        planned = [Inversion(net=net) for net in scale.nets if net != ONE_LOGIT]
         for attack in scale.attacks:
-            found += [
+            planned += [
                 Inversion(net=net, attack=attack, images=scale.images)
                 for net in scale.nets
                 if net != ONE_LOGIT or attack == R_GAP or searches(attack)
             ]
-        return found + [
+        return planned + [
             Inversion(net=NOISY, attack=attack, std=std, images=scale.noise_images, part="noise")
             for attack in scale.noise_attacks
             for std in scale.stds
@@ -226,14 +226,14 @@ class Inversions:
     def _ranks(self, cell: Inversion) -> Ranks:
         victim = published(cell.net, images(self.data, self.data_root).inputs)
         victim = replace(victim, model=victim.model.double().to(choose_device(self.device)))
-        pixels, labels = (one.to(choose_device(self.device)) for one in self.truth(1))
+        pixels, labels = (tensor.to(choose_device(self.device)) for tensor in self.truth(1))
         of = released(victim, labels)
-        layers = [one for one in layer_ranks(of, pixels.double()) if one.kind == "Conv2d"]
+        layers = [layer for layer in layer_ranks(of, pixels.double()) if layer.kind == "Conv2d"]
         return Ranks(
             unknowns=pixels.numel(),
             solubility=solubility(layers),
             rank=spectrum(Jacobian(of, pixels.double())).rank,
-            missing=[int(one.missing) for one in layers],
+            missing=[int(layer.missing) for layer in layers],
             seconds=0.0,
         )
 
@@ -241,45 +241,52 @@ class Inversions:
         device = choose_device(self.device)
         victim = published(cell.net, images(self.data, self.data_root).inputs)
         victim.model.to(device)
-        truth, labels = (one.to(device) for one in self.truth(cell.images))
+        truth, labels = (tensor.to(device) for tensor in self.truth(cell.images))
         if cell.net == ONE_LOGIT:
             labels = torch.ones_like(labels)
         sent = observe(victim, victim.inputs.normalise(truth), labels, batch_size=1)
-        seen = [self._noisy(one, cell) for one in sent]
+        updates = [self._noisy(observation, cell) for observation in sent]
         began = time.process_time()
         if cell.net == ONE_LOGIT and cell.attack == R_GAP:
-            found = [Reconstruction(inputs=r_gap(victim, one), labels=None, outcome=Outcome.CONVERGED) for one in seen]
+            reconstructions = [
+                Reconstruction(inputs=r_gap(victim, observation), labels=None, outcome=Outcome.CONVERGED)
+                for observation in updates
+            ]
         else:
-            found = Attempt(
+            reconstructions = Attempt(
                 name=cell.stem,
                 method=build_attack(cell.attack),
                 victim=victim,
-                updates=seen,
-                labels=list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else [None] * len(seen),
-                seeds=seeds("attack", self.seed, cell.attack, count=len(seen)),
+                updates=updates,
+                labels=list(torch.split(labels, 1)) if cell.net == ONE_LOGIT else [None] * len(updates),
+                seeds=seeds("attack", self.seed, cell.attack, count=len(updates)),
             ).results()
         seconds = (time.process_time() - began) / cell.images
-        made = [as_images(one, victim.inputs) for one in found]
+        made = [as_images(reconstruction, victim.inputs) for reconstruction in reconstructions]
         kept = {str(i): restored.float().cpu() for i, restored in enumerate(made) if restored is not None}
-        rows = self._rows(found, victim.inputs, seconds)
+        rows = self._rows(reconstructions, victim.inputs, seconds)
         pictures = store.keep(f"images-{identity(cell, self.recipe(cell))}", kept) if kept else None
         return Inverted(images=rows, pictures=pictures, seconds=0.0)
 
-    def _rows(self, found: Sequence[Reconstruction], inputs: InputSpec, seconds: float) -> list[InvertedImage]:
+    def _rows(
+        self, reconstructions: Sequence[Reconstruction], inputs: InputSpec, seconds: float
+    ) -> list[InvertedImage]:
         """Here the truth comes in."""
-        truth, labels = self.truth(len(found))
-        truths = [Truth(images=truth[i : i + 1], labels=labels[i : i + 1]) for i in range(len(found))]
-        rows = compared_updates(found, truths, inputs, guesses_of(images(self.data, self.data_root)))
+        truth, labels = self.truth(len(reconstructions))
+        truths = [Truth(images=truth[i : i + 1], labels=labels[i : i + 1]) for i in range(len(reconstructions))]
+        rows = compared_updates(reconstructions, truths, inputs, guesses_of(images(self.data, self.data_root)))
         return [
-            InvertedImage(**dict(row), matching_loss=finite(one.matching_loss), cpu_seconds=seconds)
-            for one, (row,) in zip(found, rows, strict=True)
+            InvertedImage(**dict(row), matching_loss=finite(reconstruction.matching_loss), cpu_seconds=seconds)
+            for reconstruction, (row,) in zip(reconstructions, rows, strict=True)
         ]
 
-    def _noisy(self, seen: Observation, cell: Inversion) -> Observation:
+    def _noisy(self, observation: Observation, cell: Inversion) -> Observation:
         if not cell.std:
-            return seen
+            return observation
         noise = GaussianNoise(std=cell.std)
-        return replace(seen, update=noise(seen.update, generator=generator("noise", self.seed, seen.node)))
+        return replace(
+            observation, update=noise(observation.update, generator=generator("noise", self.seed, observation.node))
+        )
 
 
 def searches(attack: str) -> bool:

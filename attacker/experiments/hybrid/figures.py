@@ -17,16 +17,16 @@ def _colour(attack: str) -> str:
 
 def by_net(nets: Sequence[NetFigures], name: Callable[[str], str]) -> str:
     """PSNR of every image, and a bar to the mean: a group for each net."""
-    attacks = list(dict.fromkeys(one.attack for net in nets for one in net.attacks))
+    attacks = list(dict.fromkeys(entry.attack for net in nets for entry in net.attacks))
     figure, axes = canvas(7.2, 0.9 + len(nets) * (0.15 * len(attacks) + 0.16))
     thickness = 0.8 / len(attacks)
     for row, net in enumerate(nets):
-        for one in net.attacks:
-            if one.psnr is None:
+        for result in net.attacks:
+            if result.psnr is None:
                 continue
-            y = row + (attacks.index(one.attack) - (len(attacks) - 1) / 2) * thickness
-            axes.barh(y, one.psnr, thickness * 0.85, color=_colour(one.attack), alpha=0.55)
-            axes.plot(one.each, [y] * len(one.each), ".", color=_colour(one.attack), markersize=3.5)
+            y = row + (attacks.index(result.attack) - (len(attacks) - 1) / 2) * thickness
+            axes.barh(y, result.psnr, thickness * 0.85, color=_colour(result.attack), alpha=0.55)
+            axes.plot(result.each, [y] * len(result.each), ".", color=_colour(result.attack), markersize=3.5)
     axes.set_yticks(range(len(nets)), [net.name for net in nets])
     axes.tick_params(axis="y", colors="#16202c", length=0)
     axes.invert_yaxis()
@@ -40,12 +40,14 @@ def by_net(nets: Sequence[NetFigures], name: Callable[[str], str]) -> str:
 def by_noise(rows: Sequence[AttackFigures], name: Callable[[str], str]) -> str:
     """Mean PSNR against the noise's standard deviation, a line for each attack; no noise stands at the left end."""
     figure, axes = canvas(6.4, 3.8)
-    stds = sorted({one.std for one in rows})
-    for attack in dict.fromkeys(one.attack for one in rows):
-        own = sorted((one.std, one.psnr, one.each) for one in rows if one.attack == attack and one.psnr is not None)
-        places = [stds.index(std) for std, _, _ in own]
-        axes.plot(places, [psnr for _, psnr, _ in own], "o-", color=_colour(attack), markersize=4, label=name(attack))
-        for place, (_, _, each) in zip(places, own, strict=True):
+    stds = sorted({row.std for row in rows})
+    for attack in dict.fromkeys(row.attack for row in rows):
+        points = sorted((row.std, row.psnr, row.each) for row in rows if row.attack == attack and row.psnr is not None)
+        places = [stds.index(std) for std, _, _ in points]
+        axes.plot(
+            places, [psnr for _, psnr, _ in points], "o-", color=_colour(attack), markersize=4, label=name(attack)
+        )
+        for place, (_, _, each) in zip(places, points, strict=True):
             axes.plot([place] * len(each), each, ".", color=_colour(attack), markersize=3, alpha=0.5)
     axes.set_xticks(range(len(stds)), [f"{std:g}" for std in stds])
     axes.set(xlabel="standard deviation of the noise", ylabel="PSNR, dB")

@@ -32,8 +32,8 @@ def attack_name(spec: str) -> str:
     ('R-GAP (matrix-free)', 'Layer-wise, refined')
     """
     name = spec.partition(":")[0]
-    own = {R_GAP: "R-GAP (matrix-free)", "then-refine": "Layer-wise, refined", "hybrid": "Hybrid (ours)"}
-    return own.get(name, wording.capitalised(attack_title(spec)))
+    paper_names = {R_GAP: "R-GAP (matrix-free)", "then-refine": "Layer-wise, refined", "hybrid": "Hybrid (ours)"}
+    return paper_names.get(name, wording.capitalised(attack_title(spec)))
 
 
 def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSummary, Path]:
@@ -53,7 +53,7 @@ def finish_inversions(comparison: Inversions, folder: Path) -> tuple[InversionSu
     }
     if summary.noise:
         curve = "PSNR by standard deviation: " + "; ".join(
-            f"{attack_name(one.attack)} at {one.std:g}: {wording.figure(one.psnr, 1)}" for one in summary.noise
+            f"{attack_name(row.attack)} at {row.std:g}: {wording.figure(row.psnr, 1)}" for row in summary.noise
         )
         pictures["noise"] = (svg_uri(figures.by_noise(summary.noise, attack_name)), curve)
     text = templates(attack_name=attack_name).get_template("inversions.html.j2")
@@ -87,8 +87,8 @@ def summarise_inversions(comparison: Inversions, store: Store) -> InversionSumma
                 ],
             )
         )
-    noise = [_figures(one, run) for one, run in made.items() if isinstance(run, Inverted) and one.part == "noise"]
-    counts = {one.partition(":")[0]: one.partition("iterations=")[2] for one in scale.attacks}
+    noise = [_figures(piece, run) for piece, run in made.items() if isinstance(run, Inverted) and piece.part == "noise"]
+    counts = {spec.partition(":")[0]: spec.partition("iterations=")[2] for spec in scale.attacks}
     return InversionSummary(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         scale=scale.name,
@@ -104,13 +104,13 @@ def summarise_inversions(comparison: Inversions, store: Store) -> InversionSumma
         },
         versions=versions(),
         machine=this_machine(),
-        seconds=sum(one.seconds for one in made.values()),
+        seconds=sum(result.seconds for result in made.values()),
     )
 
 
 def _figures(piece: Inversion, run: Inverted) -> AttackFigures:
-    values = [one.psnr for one in run.images if one.psnr is not None]
-    alike = [one.ssim for one in run.images if one.ssim is not None]
+    values = [image.psnr for image in run.images if image.psnr is not None]
+    alike = [image.ssim for image in run.images if image.ssim is not None]
     return AttackFigures(
         attack=piece.attack,
         std=piece.std,
@@ -120,8 +120,8 @@ def _figures(piece: Inversion, run: Inverted) -> AttackFigures:
         most=max(values, default=None),
         each=values,
         ssim=sum(alike) / len(alike) if alike else None,
-        cpu_seconds=sum(one.cpu_seconds for one in run.images) / len(run.images),
-        reason=next((one.reason for one in run.images if one.psnr is None), ""),
+        cpu_seconds=sum(image.cpu_seconds for image in run.images) / len(run.images),
+        reason=next((image.reason for image in run.images if image.psnr is None), ""),
     )
 
 
@@ -131,12 +131,13 @@ def headline(summary: InversionSummary) -> str:
     for net in summary.nets:
         best = {
             kind: max(
-                (one.psnr for one in net.attacks if searches(one.attack) is kind and one.psnr is not None), default=0.0
+                (result.psnr for result in net.attacks if searches(result.attack) is kind and result.psnr is not None),
+                default=0.0,
             )
             for kind in (True, False)
         }
         ahead += best[False] > best[True]
-        exact += any(one.attack == R_GAP and (one.least or 0.0) > 60 for one in net.attacks)
+        exact += any(result.attack == R_GAP and (result.least or 0.0) > 60 for result in net.attacks)
     count = wording.number_word(len(summary.nets))
     return (
         f"On {wording.number_word(ahead)} of {count} nets equations come closer than searches from random pixels; on "
@@ -148,21 +149,21 @@ def _gallery(comparison: Inversions, store: Store) -> list[tuple[str, bytes, lis
     scale = comparison.scale
     truth, _ = comparison.truth(min(SHOWN, scale.images))
     rows = []
-    pieces = [one for one in comparison.pieces() if one.attack and one.part == "nets"]
+    pieces = [inversion for inversion in comparison.pieces() if inversion.attack and inversion.part == "nets"]
     for net in scale.nets:
-        found = {}
+        runs_by_attack = {}
         for piece in pieces:
             if piece.net == net:
                 run = store.result(piece, comparison.recipe(piece), Inverted)
-                found[piece.attack] = run, store.load(run.pictures) if run.pictures else {}
+                runs_by_attack[piece.attack] = run, store.load(run.pictures) if run.pictures else {}
         for number, image in enumerate(truth):
-            shots = [_shot(found.get(attack), number) for attack in scale.attacks]
+            shots = [_shot(runs_by_attack.get(attack), number) for attack in scale.attacks]
             rows.append((net, png_bytes(image), shots))
     return rows
 
 
-def _shot(found: tuple[Inverted, dict[str, Tensor]] | None, number: int) -> Shot:
-    if found is None or str(number) not in found[1]:
+def _shot(outcome: tuple[Inverted, dict[str, Tensor]] | None, number: int) -> Shot:
+    if outcome is None or str(number) not in outcome[1]:
         return None, None, False
-    score = found[0].images[number]
-    return png_bytes(found[1][str(number)][0].nan_to_num(0.0)), score.psnr, counts(score, SUCCESS_THRESHOLD)
+    score = outcome[0].images[number]
+    return png_bytes(outcome[1][str(number)][0].nan_to_num(0.0)), score.psnr, counts(score, SUCCESS_THRESHOLD)

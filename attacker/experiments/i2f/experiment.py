@@ -132,34 +132,34 @@ class Influences:
         Raises:
             ValueError: Naming it.
         """
-        for one in self.pieces():
-            if one.image == 0:
-                model_of(one.model, images(one.data, self.data_root).inputs, start=one.start, seed=MODEL_SEED)
+        for piece in self.pieces():
+            if piece.image == 0:
+                model_of(piece.model, images(piece.data, self.data_root).inputs, start=piece.start, seed=MODEL_SEED)
 
     def pieces(self) -> list[Influenced]:
         """Everything to be done."""
         scale, first = self.scale, self.data[0]
         noises = tuple(f"noise:std={std:g}" for std in scale.stds)
         shares = tuple(f"prune:share={share:g}" for share in scale.shares)
-        found = []
+        planned = []
         for data in self.data:
             count = scale.images if data == first else scale.others
-            found += self._several(count, part="noise", data=data, changes=noises)
-        found += self._several(scale.few, part="pruning", changes=shares)
+            planned += self._several(count, part="noise", data=data, changes=noises)
+        planned += self._several(scale.few, part="pruning", changes=shares)
         for start in INITIALISATIONS:
-            found += self._several(scale.few, part="starts", start=start)
+            planned += self._several(scale.few, part="starts", start=start)
         for model in scale.models:
             for start in ("uniform", "default"):
-                found += self._several(scale.few, part="models", model=model, start=start)
-        found += self._several(
+                planned += self._several(scale.few, part="models", model=model, start=start)
+        planned += self._several(
             scale.random_images, part="random", changes=("noise:std=0.001",), way="random",
             iterations=scale.random_iterations,
         )  # fmt: skip
         for model in scale.large:
-            found += self._several(
+            planned += self._several(
                 scale.few, part="models", model=model, start="default", way="products", iterations=_BY_PRODUCTS
             )
-        return found
+        return planned
 
     def _several(self, count: int, **fields: Any) -> list[Influenced]:
         common = {"data": self.data[0], "changes": ("noise:std=0.0001",), "iterations": self.scale.iterations}
@@ -191,11 +191,11 @@ class Influences:
         pixels, label = pixels.double().to(device), label.to(device)
         of = released(victim, label)
         jacobian = Jacobian(of, pixels)
-        seen = None if cell.way == "products" else spectrum(jacobian)
-        top, unit = self._risk(jacobian, seen)
+        exact_spectrum = None if cell.way == "products" else spectrum(jacobian)
+        top, unit = self._risk(jacobian, exact_spectrum)
         rows, kept = [], {}
         for number, change in enumerate(cell.changes):
-            row, fitted = self._changed(cell, of, jacobian, seen, change, top)
+            row, fitted = self._changed(cell, of, jacobian, exact_spectrum, change, top)
             rows.append(row)
             kept[str(number)] = fitted.pixels.float()
         return Influence(
@@ -203,37 +203,43 @@ class Influences:
             gradient_norm=float(jacobian.gradient.norm()),
             largest=top,
             unknowns=jacobian.rows,
-            rank=None if seen is None else seen.rank,
+            rank=None if exact_spectrum is None else exact_spectrum.rank,
             unit_rmse=unit,
             changes=rows,
             pictures=store.keep(f"images-{identity(cell, self.recipe(cell))}", kept),
             seconds=time.perf_counter() - began,
         )
 
-    def _risk(self, jacobian: Jacobian, seen: Spectrum | None) -> tuple[float, float]:
+    def _risk(self, jacobian: Jacobian, exact_spectrum: Spectrum | None) -> tuple[float, float]:
         """The largest eigenvalue, and E-I2F for noise of standard deviation 1."""
-        if seen is not None:
-            return seen.largest, seen.expected_rmse(1.0)
+        if exact_spectrum is not None:
+            return exact_spectrum.largest, exact_spectrum.expected_rmse(1.0)
         quick = glance(jacobian, generator=generator("products", self.seed), steps=_STEPS)
         return quick.largest.upper, quick.at_least
 
     def _changed(
-        self, cell: Influenced, of: Released, jacobian: Jacobian, seen: Spectrum | None, change: str, top: float
+        self,
+        cell: Influenced,
+        of: Released,
+        jacobian: Jacobian,
+        exact_spectrum: Spectrum | None,
+        change: str,
+        top: float,
     ) -> tuple[Measured, Fitted]:
         defence = gradient_defence(change)
         assert defence is not None
         delta = defence_change(of, jacobian.pixels, defence, generator=generator(change, self.seed, cell.image))
         target, pixels, root = jacobian.gradient + delta, jacobian.pixels, jacobian.rows**0.5
         if cell.way == "random":
-            own = generator("start", self.seed, cell.image)
-            fitted = fit_from_random(of, pixels, target, iterations=cell.iterations, generator=own)
+            source = generator("start", self.seed, cell.image)
+            fitted = fit_from_random(of, pixels, target, iterations=cell.iterations, generator=source)
         else:
-            fitted = fit_from_truth(of, pixels, target, seen, iterations=cell.iterations)
+            fitted = fit_from_truth(of, pixels, target, exact_spectrum, iterations=cell.iterations)
         i2f = damped = None
-        if seen is not None:
+        if exact_spectrum is not None:
             product = jacobian.to_image(delta)
-            i2f = float(seen.influence(product)) / root
-            damped = float(seen.influence(product, damping=DAMPED)) / root
+            i2f = float(exact_spectrum.influence(product)) / root
+            damped = float(exact_spectrum.influence(product, damping=DAMPED)) / root
         row = Measured(
             change=change,
             size=float(delta.norm() / jacobian.gradient.norm()),

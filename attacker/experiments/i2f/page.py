@@ -23,11 +23,11 @@ from attacker.metrics.intervals import rank_correlation
 SHOWN = 3
 """Images most and least at risk on the page."""
 PREDICTORS: Mapping[str, Callable[[Influence, Measured], float | None]] = {
-    "I2F": lambda image, one: one.i2f,
-    "E-I2F": lambda image, one: image.unit_rmse,
-    "damped": lambda image, one: one.damped,
-    "I_lb": lambda image, one: one.bound,
-    "1/norm": lambda image, one: 1 / image.gradient_norm,
+    "I2F": lambda image, measured: measured.i2f,
+    "E-I2F": lambda image, measured: image.unit_rmse,
+    "damped": lambda image, measured: measured.damped,
+    "I_lb": lambda image, measured: measured.bound,
+    "1/norm": lambda image, measured: 1 / image.gradient_norm,
 }
 """What may tell which image is at risk."""
 
@@ -93,7 +93,7 @@ def finish_influences(comparison: Influences, folder: Path) -> tuple[InfluenceSu
         OSError: If something cannot be written.
     """
     store = Store(folder)
-    made = [(one, store.result(one, comparison.recipe(one), Influence)) for one in comparison.pieces()]
+    made = [(piece, store.result(piece, comparison.recipe(piece), Influence)) for piece in comparison.pieces()]
     summary = summarise_influences(comparison, made)
     template = templates(change_name=change_name, small=small).get_template("influences.html.j2")
     text = template.render(
@@ -108,7 +108,7 @@ def finish_influences(comparison: Influences, folder: Path) -> tuple[InfluenceSu
 
 def summarise_influences(comparison: Influences, made: Made) -> InfluenceSummary:
     """The figures of a comparison from its pieces."""
-    groups = {name: _groups([pair for pair in made if pair[0].part in own]) for name, own in _PARTS.items()}
+    groups = {name: _groups([pair for pair in made if pair[0].part in parts]) for name, parts in _PARTS.items()}
     scale = comparison.scale
     return InfluenceSummary(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -122,7 +122,7 @@ def summarise_influences(comparison: Influences, made: Made) -> InfluenceSummary
         },
         versions=versions(),
         machine=this_machine(),
-        seconds=sum(one.seconds for _, one in made),
+        seconds=sum(image.seconds for _, image in made),
         noise=groups["noise"],
         random=groups["random"],
         pruning=groups["pruning"],
@@ -134,26 +134,26 @@ _PARTS = {"noise": ("noise",), "random": ("random",), "pruning": ("pruning",), "
 
 
 def _groups(made: Made) -> list[Group]:
-    found: dict[tuple[str, str, str, str, str], list[tuple[Influenced, Influence, Measured]]] = {}
+    grouped: dict[tuple[str, str, str, str, str], list[tuple[Influenced, Influence, Measured]]] = {}
     for piece, image in made:
-        for one in image.changes:
-            key = (piece.data, piece.model, piece.start, one.change, piece.way)
-            found.setdefault(key, []).append((piece, image, one))
-    return [_group(key, rows) for key, rows in found.items()]
+        for measured in image.changes:
+            key = (piece.data, piece.model, piece.start, measured.change, piece.way)
+            grouped.setdefault(key, []).append((piece, image, measured))
+    return [_group(key, rows) for key, rows in grouped.items()]
 
 
 def _group(key: tuple[str, str, str, str, str], rows: Sequence[tuple[Influenced, Influence, Measured]]) -> Group:
-    measured = [one.rmse for _, _, one in rows]
-    ratios = [one.i2f / one.rmse for _, _, one in rows if one.i2f is not None and one.rmse > 0]
+    measured = [change.rmse for _, _, change in rows]
+    ratios = [change.i2f / change.rmse for _, _, change in rows if change.i2f is not None and change.rmse > 0]
     ranks = [image.rank for _, image, _ in rows if image.rank is not None]
     correlations = []
     for name, value in PREDICTORS.items():
-        values = [value(image, one) for _, image, one in rows]
-        known = [one for one in values if one is not None]
-        found = rank_correlation(known, measured) if len(known) == len(measured) else None
-        rho, interval = found if found is not None else (None, None)
+        values = [value(image, change) for _, image, change in rows]
+        known = [predicted for predicted in values if predicted is not None]
+        correlation = rank_correlation(known, measured) if len(known) == len(measured) else None
+        rho, interval = correlation if correlation is not None else (None, None)
         correlations.append(Correlation(name=name, rho=rho, interval=interval))
-    i2f = [one.i2f for _, _, one in rows if one.i2f is not None]
+    i2f = [change.i2f for _, _, change in rows if change.i2f is not None]
     return Group(
         data=key[0],
         model=key[1],
@@ -166,7 +166,7 @@ def _group(key: tuple[str, str, str, str, str], rows: Sequence[tuple[Influenced,
         largest=statistics.median(image.largest for _, image, _ in rows),
         unit_rmse=statistics.median(image.unit_rmse for _, image, _ in rows),
         i2f=statistics.median(i2f) if i2f else None,
-        bound=statistics.median(one.bound for _, _, one in rows),
+        bound=statistics.median(change.bound for _, _, change in rows),
         measured=statistics.median(measured),
         least=min(measured),
         most=max(measured),
@@ -177,10 +177,10 @@ def _group(key: tuple[str, str, str, str, str], rows: Sequence[tuple[Influenced,
 
 def headline(summary: InfluenceSummary) -> str:
     """The page's first sentence, from the figures."""
-    own = [one for one in summary.noise if one.ratio is not None and one.data == summary.noise[0].data]
-    ratios = sorted(one.ratio for one in own if one.ratio is not None)
-    exact = [rho for one in own if (rho := _rho(one, "I2F")) is not None]
-    loose = [rho for one in own if (rho := _rho(one, "I_lb")) is not None]
+    groups = [group for group in summary.noise if group.ratio is not None and group.data == summary.noise[0].data]
+    ratios = sorted(group.ratio for group in groups if group.ratio is not None)
+    exact = [rho for group in groups if (rho := _rho(group, "I2F")) is not None]
+    loose = [rho for group in groups if (rho := _rho(group, "I_lb")) is not None]
     least, most = wording.figure(ratios[0]), wording.figure(ratios[-1])
     text = f"I2F is {least} to {most} times the error of an attack that converges"
     if exact and loose:
@@ -217,41 +217,41 @@ def small(value: float | None) -> str:
 
 
 def _rho(group: Group, name: str) -> float | None:
-    return next(one.rho for one in group.correlations if one.name == name)
+    return next(correlation.rho for correlation in group.correlations if correlation.name == name)
 
 
 def _pictures(comparison: Influences, summary: InfluenceSummary, made: Made) -> dict[str, tuple[str, str]]:
     noisy = [pair for pair in made if pair[0].part == "noise" and pair[0].data == comparison.data[0]]
-    found = {
+    drawn = {
         "i2f": (figures.predicted(_points(noisy, "I2F"), "I2F"), "measured error against I2F, image by image"),
         "bound": (figures.predicted(_points(noisy, "I_lb"), "I_lb"), "measured error against the lower bound I_lb"),
     }
-    shares = {float(one.change.partition("=")[2]): (one.i2f or 0.0, one.measured) for one in summary.pruning}
+    shares = {float(group.change.partition("=")[2]): (group.i2f or 0.0, group.measured) for group in summary.pruning}
     if shares:
-        found["pruning"] = (figures.pruned(shares), "predicted and measured error by share that is pruned")
+        drawn["pruning"] = (figures.pruned(shares), "predicted and measured error by share that is pruned")
     risk: dict[str, list[float]] = {}
     for piece, image in made:
         if piece.part in _PARTS["models"]:
             risk.setdefault(f"{wording.model_name(piece.model)}, {piece.start}", []).append(image.unit_rmse)
-    found["risks"] = (figures.risks(risk), "E-I2F by model and initialisation, as in the table below")
-    return {name: (svg_uri(svg), text) for name, (svg, text) in found.items()}
+    drawn["risks"] = (figures.risks(risk), "E-I2F by model and initialisation, as in the table below")
+    return {name: (svg_uri(svg), text) for name, (svg, text) in drawn.items()}
 
 
 def _points(made: Made, predictor: str) -> dict[str, list[tuple[float, float]]]:
-    found: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[tuple[float, float]]] = {}
     for _, image in made:
-        for one in image.changes:
-            value = PREDICTORS[predictor](image, one)
-            found.setdefault(change_name(one.change), []).append((value or 0.0, one.rmse))
-    return found
+        for measured in image.changes:
+            value = PREDICTORS[predictor](image, measured)
+            points.setdefault(change_name(measured.change), []).append((value or 0.0, measured.rmse))
+    return points
 
 
 def _gallery(
     comparison: Influences, made: Made, store: Store
 ) -> list[tuple[str, int, float, bytes, list[tuple[bytes, float]]]]:
     """The images most and least at risk by E-I2F: words, number, E-I2F, the image, and what noise leaves of it."""
-    own = [pair for pair in made if pair[0].part == "noise" and pair[0].data == comparison.data[0]]
-    ordered = sorted(own, key=lambda pair: pair[1].unit_rmse)
+    noisy = [pair for pair in made if pair[0].part == "noise" and pair[0].data == comparison.data[0]]
+    ordered = sorted(noisy, key=lambda pair: pair[1].unit_rmse)
     count = min(SHOWN, len(ordered) // 2)
     marked: Iterable[tuple[str, tuple[Influenced, Influence]]] = [
         *(("most at risk", pair) for pair in ordered[:count]),
@@ -260,6 +260,9 @@ def _gallery(
     rows = []
     for mark, (piece, image) in marked:
         kept = store.load(image.pictures)
-        shots = [(png_bytes(kept[str(number)][0].clamp(0, 1)), one.rmse) for number, one in enumerate(image.changes)]
+        shots = [
+            (png_bytes(kept[str(number)][0].clamp(0, 1)), measured.rmse)
+            for number, measured in enumerate(image.changes)
+        ]
         rows.append((mark, piece.image, image.unit_rmse, png_bytes(comparison.truth(piece)[0][0]), shots))
     return rows

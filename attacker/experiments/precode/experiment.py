@@ -80,10 +80,10 @@ class Experiment(Conditions):
         reasons = {setup: self.why_not(setup) for setup in self.setups()}
         # The scale's own list is for any models: who names only an MLP did not ask for the convolutional bottleneck.
         for defence in () if self.defences == self.scale.defences else self.defences:
-            own = [reason for setup, reason in reasons.items() if setup.defence == defence]
-            if all(own):
-                raise ValueError(f"the defence {defence!r} fits none of the models: {own[0]}")
-        return [one for one in reasons if not reasons[one]], {one: why for one, why in reasons.items() if why}
+            obstacles = [reason for setup, reason in reasons.items() if setup.defence == defence]
+            if all(obstacles):
+                raise ValueError(f"the defence {defence!r} fits none of the models: {obstacles[0]}")
+        return [setup for setup in reasons if not reasons[setup]], {setup: why for setup, why in reasons.items() if why}
 
     def cells(self, setups: Sequence[Setup]) -> list[Cell]:
         """Everything to be done for these setups."""

@@ -97,25 +97,29 @@ def _labels_at_the_side(axes: Axes, points: Sequence[tuple[float, float, str, st
 def success(setups: Sequence[SetupSummary], place: int) -> str:
     """Success of the plain attack, the best adaptive one and the best of all, by defence, in one state."""
     rows: list[tuple[str, str, Callable[[SetupSummary], Score | None]]] = [
-        ("Inverting Gradients", "#94a3b8", lambda one: plain_matching(one.states[place])),
-        ("best adaptive attack", "#f59e0b", lambda one: best_adaptive(one.states[place])),
-        ("best of all, attacker's choice", "#ef8a80", lambda one: one.states[place].best_by_own_measure),
-        ("best of all, by SSIM", "#b3261e", lambda one: one.states[place].best_by_ssim),
+        ("Inverting Gradients", "#94a3b8", lambda summary: plain_matching(summary.states[place])),
+        ("best adaptive attack", "#f59e0b", lambda summary: best_adaptive(summary.states[place])),
+        ("best of all, attacker's choice", "#ef8a80", lambda summary: summary.states[place].best_by_own_measure),
+        ("best of all, by SSIM", "#b3261e", lambda summary: summary.states[place].best_by_ssim),
     ]
-    shown = [row for row in rows if any((found := row[2](one)) is not None and found.victims for one in setups)]
+    shown = [
+        row for row in rows if any((picked := row[2](summary)) is not None and picked.victims for summary in setups)
+    ]
     figure, axes = canvas(5.4, 0.75 + len(setups) * (0.16 * len(shown) + 0.14))
     for place_in_group, (name, shade, pick) in enumerate(shown):
         for number, setup in enumerate(setups):
-            found = pick(setup)
-            if found is None or found.rate is None:
+            score = pick(setup)
+            if score is None or score.rate is None:
                 continue
             y = number + (place_in_group - (len(shown) - 1) / 2) * 0.8 / len(shown)
-            axes.barh(y, found.rate, 0.8 / len(shown) * 0.9, color=shade, label=name if number == 0 else None)
+            axes.barh(y, score.rate, 0.8 / len(shown) * 0.9, color=shade, label=name if number == 0 else None)
             axes.errorbar(
-                found.rate, y, xerr=_whiskers(found.rate, found.interval), fmt="none", ecolor="#16202c",
+                score.rate, y, xerr=_whiskers(score.rate, score.interval), fmt="none", ecolor="#16202c",
                 elinewidth=0.9, capsize=1.5,
             )  # fmt: skip
-    axes.set_yticks(range(len(setups)), [wording.capitalised(wording.defence_name(one.defence)) for one in setups])
+    axes.set_yticks(
+        range(len(setups)), [wording.capitalised(wording.defence_name(summary.defence)) for summary in setups]
+    )
     axes.tick_params(axis="y", colors="#16202c", length=0)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.02))
@@ -127,15 +131,17 @@ def success(setups: Sequence[SetupSummary], place: int) -> str:
 
 def accuracy(setups: Sequence[SetupSummary], *, federated: bool) -> str | None:
     """Accuracy by epoch, or by round of the federations; None where there is none."""
-    own = [(one, curve) for one in setups if (curve := _curve(one, federated)) is not None and curve.points]
-    if not own:
+    curves = [
+        (summary, curve) for summary in setups if (curve := _curve(summary, federated)) is not None and curve.points
+    ]
+    if not curves:
         return None
-    figure, axes = canvas(5.4, 3.0 + 0.19 * len(own))
-    seen: dict[str, int] = {}
-    for setup, curve in own:
+    figure, axes = canvas(5.4, 3.0 + 0.19 * len(curves))
+    shade_counts: dict[str, int] = {}
+    for setup, curve in curves:
         shade = colour(setup.defence)
-        dash = seen.get(shade, 0)
-        seen[shade] = dash + 1
+        dash = shade_counts.get(shade, 0)
+        shade_counts[shade] = dash + 1
         axes.plot(
             [point.number for point in curve.points], [point.accuracy for point in curve.points], color=shade,
             linestyle=_DASHES[dash % len(_DASHES)], marker="o" if len(curve.points) < 20 else "", markersize=3.5,

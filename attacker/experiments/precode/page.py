@@ -63,11 +63,13 @@ class Group:
 
 def render(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> str:
     """The page as HTML text; galleries by image set and model."""
-    own = templates(
+    page_templates = templates(
         reading=summary_lookup, state_name=state_name, knowledge=knowledge, adaptive=summary_lookup.adaptive
     )
     groups = _groups(summary, galleries)
-    return own.get_template("reproduction.html.j2").render(s=summary, groups=groups, headline=headline(summary))
+    return page_templates.get_template("reproduction.html.j2").render(
+        s=summary, groups=groups, headline=headline(summary)
+    )
 
 
 def templates(**names: Any) -> Environment:
@@ -90,9 +92,9 @@ def write_outcome(summary: BaseModel, text: str, folder: Path) -> Path:
 
 def headline(summary: Summary) -> str:
     """The page's first sentence, from the figures."""
-    defended = [one for one in summary.falls if one.defence != "none"]
+    defended = [fall for fall in summary.falls if fall.defence != "none"]
     by = {
-        name: sum(one.assumption == name for one in defended)
+        name: sum(fall.assumption == name for fall in defended)
         for name in ("plain", "adaptive", "none tried", "cannot tell")
     }
     if not defended:
@@ -111,12 +113,12 @@ def headline(summary: Summary) -> str:
 
 
 def _groups(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> list[Group]:
-    names = dict.fromkeys((one.data, one.model) for one in summary.setups)
+    names = dict.fromkeys((setup.data, setup.model) for setup in summary.setups)
     return [_group(summary, data, model, galleries.get((data, model))) for data, model in names]
 
 
 def _group(summary: Summary, data: str, model: str, gallery: Gallery | None) -> Group:
-    setups = [one for one in summary.setups if (one.data, one.model) == (data, model)]
+    setups = [setup for setup in summary.setups if (setup.data, setup.model) == (data, model)]
     title = f"{wording.model_name(model)} on {wording.dataset_name(data)}"
     drawn: dict[str, tuple[str | None, str]] = {
         "trade-off": (
@@ -133,7 +135,7 @@ def _group(summary: Summary, data: str, model: str, gallery: Gallery | None) -> 
         data=data,
         model=model,
         setups=setups,
-        falls=[one for one in summary.falls if (one.data, one.model) == (data, model)],
+        falls=[fall for fall in summary.falls if (fall.data, fall.model) == (data, model)],
         pictures={name: (svg_uri(svg), text) for name, (svg, text) in drawn.items() if svg is not None},
         gallery=gallery,
     )

@@ -25,21 +25,21 @@ def galleries(experiment: Experiment, setups: Sequence[Setup], store: Store) -> 
     Raises:
         ValueError: If a file of images is missing or was altered.
     """
-    found = {}
-    for data, model in dict.fromkeys((one.data, one.model) for one in setups):
-        own = [one for one in setups if (one.data, one.model) == (data, model)]
+    galleries_by_model = {}
+    for data, model in dict.fromkeys((defended.data, defended.model) for defended in setups):
+        model_setups = [defended for defended in setups if (defended.data, defended.model) == (data, model)]
         loaded = images(data, experiment.data_root)
         rows = []
         shown: list[int] = []
-        for setup in own:
+        for setup in model_setups:
             for epoch in experiment.scale.attacked:
                 cells = [cell for cell in experiment.cells([setup]) if cell.kind == "attack" and cell.epoch == epoch]
                 runs = [store.result(cell, experiment.recipe(cell), AttackRun) for cell in cells]
-                shown = [one.image for one in runs[0].victims[:VICTIMS]]
+                shown = [victim.image for victim in runs[0].victims[:VICTIMS]]
                 rows.append((setup.defence, epoch, _shots(experiment, setup, runs, store, len(shown))))
         truth = loaded.train.batch(shown)[0]
-        found[loaded.name, model] = Gallery(truth=[png_bytes(one) for one in truth], rows=rows)
-    return found
+        galleries_by_model[loaded.name, model] = Gallery(truth=[png_bytes(image) for image in truth], rows=rows)
+    return galleries_by_model
 
 
 def _shots(experiment: Experiment, setup: Setup, runs: Sequence[AttackRun], store: Store, count: int) -> list[Shot]:

@@ -51,11 +51,11 @@ def run_cells(
     """
     with _left(experiment, cells, folder, workers, ray_address, watch) as session:
         for kind in KINDS:
-            own = [cell for cell in session.jobs if cell.kind == kind]
-            if own and kind == "federation":
-                _federations(experiment, own, session)
+            unfinished = [cell for cell in session.jobs if cell.kind == kind]
+            if unfinished and kind == "federation":
+                _federations(experiment, unfinished, session)
             else:
-                session.make(own)
+                session.make(unfinished)
         return len(session.jobs)
 
 

@@ -39,7 +39,7 @@ def summarise(experiment: Experiment, setups: Sequence[Setup], left_out: Mapping
         ValueError: If a cell is missing or was altered.
     """
     cells = experiment.cells(setups)
-    found = [_setup(experiment, setup, [cell for cell in cells if cell.setup == setup], store) for setup in setups]
+    summaries = [_setup(experiment, setup, [cell for cell in cells if cell.setup == setup], store) for setup in setups]
     scale = experiment.scale
     return Summary(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,19 +60,19 @@ def summarise(experiment: Experiment, setups: Sequence[Setup], left_out: Mapping
         machine=this_machine(),
         notes=[PPP_ALONE],
         data=[_data(experiment, name) for name in experiment.data],
-        setups=found,
-        falls=falls(found),
+        setups=summaries,
+        falls=falls(summaries),
         left_out=[
-            LeftOutSetup(data=one.data, model=one.model, defence=one.defence, reason=why)
-            for one, why in left_out.items()
+            LeftOutSetup(data=setup.data, model=setup.model, defence=setup.defence, reason=why)
+            for setup, why in left_out.items()
         ],
         seconds=sum(_seconds(store, experiment, cell) for cell in cells),
     )
 
 
 def _seconds(store: Store, experiment: Experiment, cell: Cell) -> float:
-    found = store.read(cell, experiment.recipe(cell))
-    return found.seconds if found is not None else 0.0
+    result = store.read(cell, experiment.recipe(cell))
+    return result.seconds if result is not None else 0.0
 
 
 def _data(experiment: Experiment, name: str) -> DataSummary:
@@ -97,10 +97,10 @@ def _setup(experiment: Experiment, setup: Setup, cells: Sequence[Cell], store: S
     federated = [result(cell, FederationRun) for cell in cells if cell.kind == "federation"]
     tested = len(images(setup.data, experiment.data_root).test)
     epsilon, note, run = None, "", None
-    for one in federated:
-        assert isinstance(one, FederationRun)
-        epsilon, note = one.epsilon, one.epsilon_note
-        run = curve(one.curve, tested, one.seconds, one.reason)
+    for federation in federated:
+        assert isinstance(federation, FederationRun)
+        epsilon, note = federation.epsilon, federation.epsilon_note
+        run = curve(federation.curve, tested, federation.seconds, federation.reason)
     return SetupSummary(
         data=images(setup.data, experiment.data_root).name,
         model=setup.model,
@@ -144,7 +144,7 @@ def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], obj
     clients = len(chosen)
     each = len(columns) // clients  # images of one client
     taken = [
-        next((one for spec, one in zip(runs, column, strict=True) if spec == chosen[place // each]), column[0])
+        next((victim for spec, victim in zip(runs, column, strict=True) if spec == chosen[place // each]), column[0])
         for place, column in enumerate(columns)
     ]
     return State(
@@ -156,7 +156,7 @@ def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], obj
                 adaptive=is_adaptive(spec),
                 score=score(run.victims),
                 seconds=run.seconds,
-                reasons=sorted({one.reason for one in run.victims if one.reason}),
+                reasons=sorted({victim.reason for victim in run.victims if victim.reason}),
             )
             for spec, run in runs.items()
         ],
@@ -165,38 +165,38 @@ def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], obj
     )
 
 
-def _similarity(one: VictimScore) -> float:
-    return float("-inf") if one.ssim is None else one.ssim
+def _similarity(victim: VictimScore) -> float:
+    return float("-inf") if victim.ssim is None else victim.ssim
 
 
 def _guessed(column: Sequence[VictimScore]) -> VictimScore:
     """The best guess at an image in place of a reconstruction; a guess has nothing that it has to come beyond."""
-    best = max((known for one in column if (known := best_guess(one)) is not None), default=None)
+    best = max((known for victim in column if (known := best_guess(victim)) is not None), default=None)
     nothing = {"psnr": None, "mse": None, "outcome": "converged", "reason": ""}
     return column[0].model_copy(update={**nothing, "ssim": best, "baseline_ssim": -1.0, "guess_ssim": -1.0})
 
 
 def score(rows: Iterable[VictimScore]) -> Score:
     """Success of one attack, or of a choice between several, as `attacker.audit.record.counting` counts it."""
-    own = list(rows)
-    tried, failed, back = tally(own)
+    victims = list(rows)
+    tried, failed, back = tally(victims)
     return Score(
         victims=len(tried),
-        not_applicable=len(own) - len(tried),
+        not_applicable=len(victims) - len(tried),
         failed=failed,
         successes=len(back),
         rate=len(back) / len(tried) if tried else None,
         interval=wilson_interval(len(back), len(tried)) if tried else None,
-        ssim=_mean(one.ssim for one in tried),
-        psnr=_mean(_decibels(one) for one in tried),
-        mse=_mean(one.mse for one in tried),
+        ssim=_mean(victim.ssim for victim in tried),
+        psnr=_mean(_decibels(victim) for victim in tried),
+        mse=_mean(victim.mse for victim in tried),
     )
 
 
-def _decibels(one: VictimScore) -> float | None:
-    if one.psnr is None:
-        return _MOST_DECIBELS if one.mse == 0 else None
-    return min(one.psnr, _MOST_DECIBELS)
+def _decibels(victim: VictimScore) -> float | None:
+    if victim.psnr is None:
+        return _MOST_DECIBELS if victim.mse == 0 else None
+    return min(victim.psnr, _MOST_DECIBELS)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -33,22 +33,22 @@ def score_strength(score: Score) -> tuple[int, int, float]:
 
 def worst(setup: SetupSummary, pick: Callable[[State], Score | None]) -> Score:
     """What is worst for the clients over all states of the model."""
-    return strongest(found for state in setup.states if (found := pick(state)) is not None)
+    return strongest(score for state in setup.states if (score := pick(state)) is not None)
 
 
 def plain_matching(state: State) -> Score | None:
     """Of Inverting Gradients, the attack of the PRECODE paper; None where it was not run."""
-    own = [one.score for one in state.attacks if one.attack.partition(":")[0] == "inverting-gradients"]
-    return strongest(own) if own else None
+    scores = [result.score for result in state.attacks if result.attack.partition(":")[0] == "inverting-gradients"]
+    return strongest(scores) if scores else None
 
 
 def adaptive(state: State) -> AttackScore | None:
     """The adaptive attack that brought back most; None where none fits."""
-    own = [one for one in state.attacks if one.adaptive and one.score.victims]
-    return max(own, key=lambda one: score_strength(one.score), default=None)
+    fitting = [result for result in state.attacks if result.adaptive and result.score.victims]
+    return max(fitting, key=lambda result: score_strength(result.score), default=None)
 
 
 def best_adaptive(state: State) -> Score | None:
     """Its score."""
-    found = adaptive(state)
-    return found.score if found is not None else None
+    best = adaptive(state)
+    return best.score if best is not None else None

@@ -22,15 +22,15 @@ def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
     return [_fall(setup, setups) for setup in setups]
 
 
-def broken(one: AttackScore) -> bool:
+def broken(result: AttackScore) -> bool:
     """Whether an image came back."""
-    return one.score.successes > 0
+    return result.score.successes > 0
 
 
 def _fall(setup: SetupSummary, setups: Sequence[SetupSummary]) -> Fall:
-    tried = [(state, one) for state in setup.states for one in state.attacks if one.score.victims]
+    tried = [(state, result) for state in setup.states for result in state.attacks if result.score.victims]
     for assumption, adaptive in (("plain", False), ("adaptive", True)):
-        won = [(state, one) for state, one in tried if one.adaptive is adaptive and broken(one)]
+        won = [(state, result) for state, result in tried if result.adaptive is adaptive and broken(result)]
         if won:
             return _entry(setup, "plain" if assumption == "plain" else "adaptive", max(won, key=_strength))
     if setup.defence == "none" or not _undefended_falls(setup, setups):
@@ -44,40 +44,40 @@ def _strength(tried: Tried) -> tuple[int, int, float]:
 
 def _undefended_falls(setup: SetupSummary, setups: Sequence[SetupSummary]) -> bool:
     return any(
-        broken(one)
+        broken(result)
         for other in setups
         if (other.data, other.model, other.defence) == (setup.data, setup.model, "none")
         for state in other.states
-        for one in state.attacks
+        for result in state.attacks
     )
 
 
 def _entry(setup: SetupSummary, assumption: Assumption, tried: Tried | None) -> Fall:
-    state, one = tried if tried is not None else (None, None)
+    state, result = tried if tried is not None else (None, None)
     return Fall(
         data=setup.data,
         model=setup.model,
         defence=setup.defence,
         assumption=assumption,
-        attack=one.attack if one else "",
+        attack=result.attack if result else "",
         epoch=state.epoch if state else 0,
-        score=one.score if one else None,
-        sentence=_sentence(setup, assumption, state, one),
+        score=result.score if result else None,
+        sentence=_sentence(setup, assumption, state, result),
     )
 
 
-def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, one: AttackScore | None) -> str:
+def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, result: AttackScore | None) -> str:
     defence = wording.capitalised(wording.defence_name(setup.defence))
-    if state is None or one is None:
+    if state is None or result is None:
         return f"{defence}: no attack fits these updates, so nothing is known."
-    score = one.score
+    score = result.score
     back = _came_back(score)
     when = state_name(state.epoch)
-    name = attack_title(one.attack)
+    name = attack_title(result.attack)
     if assumption == "plain":
         return f"Falls to {name}, which knows nothing of a defence: {back}, {when}."
     if assumption == "adaptive":
-        return f"Stops the plain attacks and falls to {name} ({knowledge(one.attack)}): {back}, {when}."
+        return f"Stops the plain attacks and falls to {name} ({knowledge(result.attack)}): {back}, {when}."
     if assumption == "none tried":
         adaptive = any(other.adaptive and other.score.victims for other_state in setup.states
                        for other in other_state.attacks)  # fmt: skip
@@ -90,10 +90,10 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, 
 
 def _came_back(score: Score) -> str:
     low, high = score.interval or (0.0, 1.0)
-    found = f"{score.successes} of {score.victims} images came back (95 % interval {wording.interval(low, high)})"
+    text = f"{score.successes} of {score.victims} images came back (95 % interval {wording.interval(low, high)})"
     if score.not_applicable:
-        found += f", {score.not_applicable} not attacked because it does not fit them"
-    return found
+        text += f", {score.not_applicable} not attacked because it does not fit them"
+    return text
 
 
 def knowledge(spec: str) -> str:

@@ -77,7 +77,7 @@ class ObservedUpdates:
         units: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         names = matched_names(targets[0], matched)
-        self._targets = {name: torch.stack([one[name] for one in targets]) for name in names}
+        self._targets = {name: torch.stack([target[name] for target in targets]) for name in names}
         self._units = None if units is None else stacked_units(units, self._targets)
         self._elements = Elements() if units is not None and elements is None else elements
         self._square = squared_norms(targets, names) if self._elements is None else None
@@ -102,9 +102,9 @@ class ObservedUpdates:
             return elementwise_differences(formed, self._targets, self._elements or Elements(), self._units)
         inner = square = precise(self._square.new_zeros(()))
         for name, target in self._targets.items():
-            one = formed[name].reshape(*formed[name].shape[:2], -1)  # a parameter may have no dimensions
-            inner = inner + precise(one * target.reshape(len(target), 1, -1)).sum(-1)
-            square = square + precise(one.square()).sum(-1)
+            update = formed[name].reshape(*formed[name].shape[:2], -1)  # a parameter may have no dimensions
+            inner = inner + precise(update * target.reshape(len(target), 1, -1)).sum(-1)
+            square = square + precise(update.square()).sum(-1)
         return Products(inner=inner, square=square, target=self._square)
 
 
@@ -160,8 +160,8 @@ def weight_gradient(
         return replay.loss({**replay.parameters, **weights}, x, y, noise)
 
     if vmapped:
-        found: dict[str, Tensor] = grad(loss)(dict(weights))
-        return found
+        gradient: dict[str, Tensor] = grad(loss)(dict(weights))
+        return gradient
     differentiable = torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights.values()))
     with torch.enable_grad():
         leaves = {name: w if w.requires_grad else w.detach().requires_grad_(True) for name, w in weights.items()}
@@ -190,17 +190,17 @@ def form_each(form: Formed, *arguments: object, vmapped: bool) -> dict[str, Tens
         return form(*torch.utils._pytree.tree_unflatten(list(values), structure))
 
     if vmapped:
-        found: dict[str, Tensor] = vmap(unpacked, randomness="different")(*flat)
+        updates: dict[str, Tensor] = vmap(unpacked, randomness="different")(*flat)
     else:
         each = [unpacked(*(leaf[index] for leaf in flat)) for index in range(victims * restarts)]
-        found = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-    return {name: value.reshape(victims, restarts, *value.shape[1:]) for name, value in found.items()}
+        updates = {name: torch.stack([update[name] for update in each]) for name in each[0]}
+    return {name: value.reshape(victims, restarts, *value.shape[1:]) for name, value in updates.items()}
 
 
 def targets_of(observations: Sequence[Observation], elements: Elements | None) -> list[Gradients]:
     """Observed updates on the scale of one gradient, with their zeros where only kept elements count."""
     kept = elements is not None and elements.kept
-    return [kept_gradient(one) if kept else observed_gradient(one) for one in observations]
+    return [kept_gradient(observation) if kept else observed_gradient(observation) for observation in observations]
 
 
 def fastest_of(
@@ -208,7 +208,7 @@ def fastest_of(
     ways: Mapping[str, Callable[[], str | None]],
     replay: Replay,
     observations: Sequence[Observation],
-    seen: Trace,
+    trace: Trace,
     *,
     decided_by: Hashable,
 ) -> str:
@@ -219,7 +219,7 @@ def fastest_of(
         build,
         ways,
         problem=lambda dtype: _in_dtype(replay, _shortened(first), dtype),
-        candidates=RandomCandidates(replay.victim, seen, (1, 2, first.batch_size or 1)),
+        candidates=RandomCandidates(replay.victim, trace, (1, 2, first.batch_size or 1)),
         own=next(iter(first.parameters.values())),
         decided_by=(decided_by, protocol),
     )

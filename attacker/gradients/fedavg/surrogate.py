@@ -49,7 +49,7 @@ class Surrogate(ClientUpdate):
     def __init__(self, replay: Replay, observations: Sequence[Observation], position: Position) -> None:
         self.position = position
         self._replay = replay
-        self._updates = {name: torch.stack([one.update[name] for one in observations])
+        self._updates = {name: torch.stack([observation.update[name] for observation in observations])
                          for name in observations[0].update}  # fmt: skip
 
     def form(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor], *, vmapped: bool) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ class SurrogateProducts(GradientProducts):
         self,
         replay: Replay,
         observations: Sequence[Observation],
-        seen: Trace,
+        trace: Trace,
         *,
         way: str,
         learning_rate: float = LEARNING_RATE,
@@ -129,9 +129,9 @@ class SurrogateProducts(GradientProducts):
         position = Position(learning_rate)
         if way == "factored":
             targets, batch_size = targets_of(observations, None), observations[0].batch_size or 1
-            layers = MixedLayers(seen, replay, observations, position, large=serves_one_by_one(seen, batch_size))
+            layers = MixedLayers(trace, replay, observations, position, large=serves_one_by_one(trace, batch_size))
             self._products = FactoredProducts(
-                replay, targets, seen, batch_size=batch_size, matched=matched, layers=layers
+                replay, targets, trace, batch_size=batch_size, matched=matched, layers=layers
             )
             return
         observed = ObservedUpdates(targets_of(observations, elements), matched, elements, units)
@@ -141,9 +141,9 @@ class SurrogateProducts(GradientProducts):
     def position(self) -> Tensor | None:
         """``a`` of every candidate, (victims, restarts) in [0, 1]; None before the first call."""
         products = self._products
-        own = products.layers if isinstance(products, FactoredProducts) else products.update
-        assert isinstance(own, MixedLayers | Surrogate)
-        return own.position.values
+        holder = products.layers if isinstance(products, FactoredProducts) else products.update
+        assert isinstance(holder, MixedLayers | Surrogate)
+        return holder.position.values
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate, ``batch`` being all images of the client; see `GradientProducts.__call__`."""
@@ -159,7 +159,7 @@ class SurrogateProducts(GradientProducts):
 def surrogate_products(
     replay: Replay,
     observations: Sequence[Observation],
-    seen: Trace,
+    trace: Trace,
     *,
     learning_rate: float = LEARNING_RATE,
     matched: Collection[str] | None = None,
@@ -171,7 +171,7 @@ def surrogate_products(
     Args:
         replay: The victim's loss at the weights that the clients received.
         observations: One for each victim, of the same problem.
-        seen: A trace of the victim's model.
+        trace: A trace of the victim's model.
         learning_rate: Of the surrogate's position, 0 or more.
         matched: Names of the parameters that count; None for all.
         elements: Which elements of the update count, and how; None compares all, by inner products.
@@ -185,7 +185,7 @@ def surrogate_products(
         return SurrogateProducts(
             replay,
             observations,
-            seen,
+            trace,
             way=way,
             learning_rate=learning_rate,
             matched=matched,
@@ -197,8 +197,8 @@ def surrogate_products(
     single = elements is not None or units is not None
     ways: dict[str, Callable[[], str | None]] = {"vmap": possible}
     if not single:
-        ways = {"factored": lambda: why_not_factored(replay.victim.model, seen), **ways}
-    way = fastest_of(build, ways, replay, observations, seen, decided_by=("surrogate", elements, units is None, names))
+        ways = {"factored": lambda: why_not_factored(replay.victim.model, trace), **ways}
+    way = fastest_of(build, ways, replay, observations, trace, decided_by=("surrogate", elements, units is None, names))
     return build(way, replay, observations)
 
 
@@ -217,19 +217,21 @@ class MixedLayers(ExchangedLayers):
     """
 
     def __init__(
-        self, seen: Trace, replay: Replay, observations: Sequence[Observation], position: Position, *, large: bool
+        self, trace: Trace, replay: Replay, observations: Sequence[Observation], position: Position, *, large: bool
     ) -> None:
         self.position = position
-        layers = [run.module for run in layer_runs(seen) if plain_kind(run.module)]
-        self._sent = VictimLayers.of(seen, [replay], large=large)
+        layers = [run.module for run in layer_runs(trace) if plain_kind(run.module)]
+        self._sent = VictimLayers.of(trace, [replay], large=large)
         with self._sent.exchanged():
-            own: list[Callable[[Tensor], Tensor]] = [layer.forward for layer in layers]
-        self._own = list(zip(layers, own, strict=True))
+            sent_forwards: list[Callable[[Tensor], Tensor]] = [layer.forward for layer in layers]
+        self._own = list(zip(layers, sent_forwards, strict=True))
         ends = [
-            Replay(replay.victim, {k: w + one.update[k] for k, w in one.parameters.items()}, replay.buffers)
-            for one in observations
+            Replay(
+                replay.victim, {k: w + observation.update[k] for k, w in observation.parameters.items()}, replay.buffers
+            )
+            for observation in observations
         ]
-        self._others = VictimLayers.of(seen, ends, large=large, every=True)
+        self._others = VictimLayers.of(trace, ends, large=large, every=True)
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None) -> Self:
         """Those of some candidates."""
@@ -243,18 +245,18 @@ class MixedLayers(ExchangedLayers):
         """Let the layers run with the weights of each candidate inside the block."""
         position = self.position.of(candidates)
         with self._others.exchanged():
-            for layer, own in self._own:
-                layer.__dict__["forward"] = _mixed(own, layer.forward, position)  # shadows the method of the class
+            for layer, sent in self._own:
+                layer.__dict__["forward"] = _mixed(sent, layer.forward, position)  # shadows the method of the class
             with torch.enable_grad():
                 copies = mixed(self._sent.copies(candidates), self._others.copies(candidates), position)
             yield copies
 
 
 def _mixed(
-    own: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], position: Tensor
+    sent: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], position: Tensor
 ) -> Callable[[Tensor], Tensor]:
     def forward(received: Tensor) -> Tensor:
-        at_own, at_other = own(received), other(received)
+        at_own, at_other = sent(received), other(received)
         rows = position.to(at_own.dtype).flatten().repeat_interleave(len(at_own) // position.numel())
         return torch.lerp(at_other, at_own, rows.reshape(-1, *[1] * (at_own.ndim - 1)))
 

@@ -171,7 +171,7 @@ class LocalTrainingProducts(FormedProducts):
 def local_training_products(
     replay: Replay,
     observations: Sequence[Observation],
-    seen: Trace,
+    trace: Trace,
     *,
     matched: Collection[str] | None = None,
     elements: Elements | None = None,
@@ -182,7 +182,7 @@ def local_training_products(
     Args:
         replay: The victim's loss at the weights that the clients received.
         observations: One for each victim, of the same problem.
-        seen: A trace of the victim's model.
+        trace: A trace of the victim's model.
         matched: Names of the parameters that count; None for all.
         elements: Which elements of the update count, and how; None compares all, by inner products.
         units: Of each victim, by parameter name, what updates are divided by; None for 1.
@@ -192,10 +192,10 @@ def local_training_products(
     """
 
     def build(way: str, replay: Replay, observations: Sequence[Observation]) -> GradientProducts:
-        own = None if units is None else units[: len(observations)]  # a probe looks at the first victim only
+        chosen_units = None if units is None else units[: len(observations)]  # a probe looks at the first victim only
         return LocalTrainingProducts(
-            replay, observations, vmapped=way == "vmap", matched=matched, elements=elements, units=own
+            replay, observations, vmapped=way == "vmap", matched=matched, elements=elements, units=chosen_units
         )
 
-    way = fastest_of(build, {"vmap": possible}, replay, observations, seen, decided_by=("unrolled", elements))
+    way = fastest_of(build, {"vmap": possible}, replay, observations, trace, decided_by=("unrolled", elements))
     return build(way, replay, observations)

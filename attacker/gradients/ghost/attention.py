@@ -54,8 +54,8 @@ class AttentionKind(CompositeKind[nn.MultiheadAttention]):
             split = rows.unflatten(-1, (3, layer.num_heads, layer.head_dim))  # (images, tokens, 3, heads, features)
             queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind()
             weights = (queries * layer.head_dim**-0.5 @ keys.mT).softmax(-1)
-            found: Tensor = parts["out_proj"]((weights @ values).transpose(1, 2).flatten(2))
+            output: Tensor = parts["out_proj"]((weights @ values).transpose(1, 2).flatten(2))
             shown = (weights.mean(1) if average_attn_weights else weights) if need_weights else None
-            return (found if layer.batch_first else found.transpose(0, 1)), shown
+            return (output if layer.batch_first else output.transpose(0, 1)), shown
 
         return attend

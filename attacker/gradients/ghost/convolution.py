@@ -56,13 +56,13 @@ class ConvolutionKind(LayerKind[nn.Conv2d]):
         """See `Costs.large`."""
         return Costs.of(layer, inputs, batch_size).large
 
-    def forward(self, layer: nn.Conv2d, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+    def forward(self, layer: nn.Conv2d, tensors: Mapping[str, Tensor | None], *, together: bool) -> Forward:
         """One call with a group of channels for each victim, or one call for each; see `LayerKind.forward`."""
         geometry, pads = Geometry.of(layer), pads_first(layer)
 
         def convolve(images: Tensor) -> Tensor:
             whole = padded(layer, images) if pads else images
-            out: Tensor = Convolve.apply(whole, own["weight"], own["bias"], geometry, together)
+            out: Tensor = Convolve.apply(whole, tensors["weight"], tensors["bias"], geometry, together)
             return out
 
         return convolve
@@ -103,10 +103,10 @@ class ConvolutionProducts(LayerProducts):
         self._target: Tensor | None = None
         self._kernels: tuple[Kernels, ...] = ()
         if weights and costs.gram_pays and not kept:  # Gram matrices know no single weight
-            self._kernels = tuple(_kernels(layer, one, costs.rows) for one in weights)
+            self._kernels = tuple(_kernels(layer, gradient, costs.rows) for gradient in weights)
         elif weights:
             layout = torch.channels_last if self._large else torch.contiguous_format
-            self._target = torch.stack([one.contiguous(memory_format=layout) for one in weights])
+            self._target = torch.stack([gradient.contiguous(memory_format=layout) for gradient in weights])
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Weight and bias; see `LayerProducts.__call__`."""
@@ -167,9 +167,9 @@ class Costs(NamedTuple):
 
 def _kernels(layer: nn.Conv2d, gradient: Tensor, rows: int) -> Kernels:
     """One observed gradient as factors where its rank is low, else as it is."""
-    found = WeightTarget([weight_by_group(layer, gradient)], rows).factors
-    if found is None:
+    factors = WeightTarget([weight_by_group(layer, gradient)], rows).factors
+    if factors is None:
         return (gradient.contiguous(memory_format=torch.channels_last),)
-    left, right = (value[0].to(gradient.dtype) for value in found)  # (g, out / g, k), (g, in / g * places, k)
+    left, right = (value[0].to(gradient.dtype) for value in factors)  # (g, out / g, k), (g, in / g * places, k)
     first = right.mT.reshape(-1, *gradient.shape[1:])
     return first.contiguous(memory_format=torch.channels_last), left.reshape(-1, left.shape[-1], 1, 1).contiguous()

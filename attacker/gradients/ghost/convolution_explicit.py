@@ -40,10 +40,10 @@ class Geometry(NamedTuple):
     def forward(self, images: Tensor, kernels: Tensor, sets: int = 1, biases: Tensor | None = None) -> Tensor:
         """Convolve; with ``sets`` of kernels side by side, each sees its share of the channels."""
         if sets == 1 and self._is_tiny(images, kernels):
-            found: Tensor = torch.ops.aten._slow_conv2d_forward(
+            output: Tensor = torch.ops.aten._slow_conv2d_forward(
                 images, kernels, kernels.shape[2:], biases, self.stride, self.padding
             )
-            return found
+            return output
         return F.conv2d(images, kernels, biases, self.stride, self.padding, self.dilation, sets * self.groups)
 
     def towards_images(self, deltas: Tensor, images: Tensor, kernels: Tensor, sets: int = 1) -> Tensor:
@@ -129,7 +129,7 @@ class _Adjoint(torch.autograd.Function):
             return geometry.towards_images(deltas, images, kernels[0])
         if not together:
             every = zip(deltas.chunk(victims), images.chunk(victims), kernels, strict=True)
-            return torch.cat([geometry.towards_images(one, like, kernel) for one, like, kernel in every])
+            return torch.cat([geometry.towards_images(delta, like, kernel) for delta, like, kernel in every])
         deltas, images = side_by_side(deltas, victims), side_by_side(images, victims)
         return in_a_row(geometry.towards_images(deltas, images, kernels.flatten(0, 1), victims), victims)
 
@@ -147,7 +147,7 @@ def _convolve(images: Tensor, kernels: Tensor, biases: Tensor | None, geometry: 
     if not together:
         each = [None] * victims if biases is None else list(biases)
         every = zip(images.chunk(victims), kernels, each, strict=True)
-        return torch.cat([geometry.forward(one, kernel, 1, bias) for one, kernel, bias in every])
+        return torch.cat([geometry.forward(chunk, kernel, 1, bias) for chunk, kernel, bias in every])
     flat = None if biases is None else biases.flatten()
     return in_a_row(geometry.forward(side_by_side(images, victims), kernels.flatten(0, 1), victims, flat), victims)
 
@@ -197,15 +197,15 @@ class Formed(torch.autograd.Function):
         received, delta, target, *gradients = ctx.saved_tensors
         restarts, count = inner.shape[1], inner.numel()
         # As tensors: numbers would make a GPU wait for every layer.
-        along, own = (value.to(target.dtype).flatten().unbind() for value in (inner, 2 * square))
+        along, scale = (value.to(target.dtype).flatten().unbind() for value in (inner, 2 * square))
         to_received, to_delta = [], []
         for k, (images, deltas) in enumerate(zip(_pieces(received, count), _pieces(delta, count), strict=True)):
-            kernels = torch.addcmul(gradients[k] * own[k], target[k // restarts], along[k])
+            kernels = torch.addcmul(gradients[k] * scale[k], target[k // restarts], along[k])
             if ctx.needs_input_grad[0]:
                 to_received.append(ctx.geometry.towards_images(deltas, images, kernels))
             if ctx.needs_input_grad[1]:
                 to_delta.append(ctx.geometry.forward(images, kernels))
-        return (*(_together(one) for one in (to_received, to_delta)), None, None, None, None)
+        return (*(_together(pieces) for pieces in (to_received, to_delta)), None, None, None, None)
 
 
 def _pieces(images: Tensor, count: int) -> Sequence[Tensor]:
@@ -255,8 +255,8 @@ class FormedTogether(torch.autograd.Function):
         """See `Formed.backward`."""
         images, deltas, target, gradients = ctx.saved_tensors
         count = inner.numel()
-        along, own = (value.to(target.dtype).reshape(*inner.shape, 1) for value in (inner, 2 * square))
-        whole = torch.addcmul(gradients.reshape(*inner.shape, -1) * own, target.flatten(1).unsqueeze(1), along)
+        along, scale = (value.to(target.dtype).reshape(*inner.shape, 1) for value in (inner, 2 * square))
+        whole = torch.addcmul(gradients.reshape(*inner.shape, -1) * scale, target.flatten(1).unsqueeze(1), along)
         kernels = whole.reshape(gradients.shape)
         to_received = to_delta = None
         if ctx.needs_input_grad[0]:

@@ -89,11 +89,11 @@ class GramSquare(torch.autograd.Function):
         to_received = to_delta = None
         if ctx.needs_input_grad[0]:
             spread = _spread(of_deltas, received.shape[2:], delta.shape[2:], ctx.kernel, ctx.geometry)
-            found = _images(spread @ _rows(received, groups, count), received.shape[2:])
-            to_received = found.contiguous(memory_format=torch.channels_last)
+            gradient = _images(spread @ _rows(received, groups, count), received.shape[2:])
+            to_received = gradient.contiguous(memory_format=torch.channels_last)
         if ctx.needs_input_grad[1]:
-            found = _images(near @ _rows(delta, groups, count), delta.shape[2:])
-            to_delta = found.contiguous(memory_format=torch.channels_last)
+            gradient = _images(near @ _rows(delta, groups, count), delta.shape[2:])
+            to_delta = gradient.contiguous(memory_format=torch.channels_last)
         return to_received, to_delta, None, None, None
 
 
@@ -120,8 +120,8 @@ def _patches(gram: Tensor, size: torch.Size, places: torch.Size, kernel: tuple[i
     pixels = F.pad(gram.reshape(*gram.shape[:2], batch, *size, batch, *size), [*sides, 0, 0, *sides])
     first, *others = (pixels[index] for index in _offsets(places, kernel, geometry))
     total = first.clone(memory_format=torch.contiguous_format)
-    for one in others:
-        total += one
+    for other in others:
+        total += other
     return total.flatten(2, 4).flatten(3, 5)
 
 

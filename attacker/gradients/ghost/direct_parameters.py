@@ -49,24 +49,26 @@ class DirectParameters:
     """
 
     def __init__(self, replays: Sequence[Replay], model: nn.Module) -> None:
-        shared = all(one is replays[0] for one in replays)
+        shared = all(replay is replays[0] for replay in replays)
         self._values: dict[str, Tensor] = {}
-        for name, own in direct_parameters(model).items():
-            if is_by_image(own):
-                values = [one.parameters.get(name, own).detach() for one in (replays[:1] if shared else replays)]
-                self._values[name] = torch.stack([one if len(one) == 1 else one.unsqueeze(0) for one in values])
+        for name, parameter in direct_parameters(model).items():
+            if is_by_image(parameter):
+                values = [
+                    replay.parameters.get(name, parameter).detach() for replay in (replays[:1] if shared else replays)
+                ]
+                self._values[name] = torch.stack([value if len(value) == 1 else value.unsqueeze(0) for value in values])
             elif not shared:
                 raise ValueError(f"{name} cannot be given values of each victim")
 
     def copies(self, victims: int, images: int) -> dict[str, Tensor]:
         """A copy for every image, (victims * images, ...) by name, to differentiate by."""
-        found = {}
+        copies = {}
         for name, value in self._values.items():
             each = value.expand(victims, images, *value.shape[2:])
             # One storage for all images where the victims share the value.
             flat = each[0, :1].expand(victims * images, *value.shape[2:]) if len(value) == 1 else each.flatten(0, 1)
-            found[name] = flat.requires_grad_(True)
-        return found
+            copies[name] = flat.requires_grad_(True)
+        return copies
 
     def keep(self, victims: Sequence[int]) -> Self:
         """Those of some of the victims; what is shared stays."""
@@ -85,7 +87,7 @@ class DirectProducts(LayerProducts):
     """
 
     def __init__(self, targets: Sequence[Tensor]) -> None:
-        self.vectors = (torch.stack([one.flatten() for one in targets]),)
+        self.vectors = (torch.stack([target.flatten() for target in targets]),)
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Of ``delta``, the gradients of all copies; see `LayerProducts.__call__`."""
@@ -95,8 +97,8 @@ class DirectProducts(LayerProducts):
 
 def mixed(at_one: Mapping[str, Tensor], at_other: Mapping[str, Tensor], position: Tensor) -> dict[str, Tensor]:
     """Copies ``a`` of the way from the others to the ones, for ``a`` (victims, restarts) in [0, 1]."""
-    found = {}
-    for name, one in at_one.items():
-        rows = position.to(one.dtype).flatten().repeat_interleave(len(one) // position.numel())
-        found[name] = torch.lerp(at_other[name], one, rows.reshape(-1, *[1] * (one.dim() - 1)))
-    return found
+    copies = {}
+    for name, value in at_one.items():
+        rows = position.to(value.dtype).flatten().repeat_interleave(len(value) // position.numel())
+        copies[name] = torch.lerp(at_other[name], value, rows.reshape(-1, *[1] * (value.dim() - 1)))
+    return copies

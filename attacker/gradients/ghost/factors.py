@@ -80,12 +80,12 @@ class WeightTarget:
         out_features, in_features = gradients[0].shape[-2:]
         pays = 2 * rows * (in_features + out_features) < in_features * out_features
         # One victim after another: the float64 copies of all of them together would fill the memory.
-        pairs = [factor(one, rows) if pays else None for one in gradients]
-        found = [pair for pair in pairs if pair is not None]
+        pairs = [factor(gradient, rows) if pays else None for gradient in gradients]
+        factored = [pair for pair in pairs if pair is not None]
         self._factors: tuple[Tensor, Tensor] | None = None
         self._dense: Tensor | None = None
-        if len(found) == len(pairs):
-            self._factors = torch.stack([left for left, _ in found]), torch.stack([right for _, right in found])
+        if len(factored) == len(pairs):
+            self._factors = torch.stack([left for left, _ in factored]), torch.stack([right for _, right in factored])
         else:
             self._dense = torch.stack(list(gradients))
 

@@ -42,7 +42,7 @@ from attacker.optim.double_precision import precise
 from fl_precode.observation import Gradients
 
 
-def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | None = None) -> str | None:
+def why_not_factored(model: nn.Module, model_trace: Trace, matched: Collection[str] | None = None) -> str | None:
     """Structural reason why factors cannot give this model's gradients, or None when they may.
 
     The structure alone does not show whether images mix or weights are used outside of their layers;
@@ -50,7 +50,7 @@ def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | N
 
     Args:
         model: The model.
-        seen: A trace of it.
+        model_trace: A trace of it.
         matched: Names of the parameters that count; None for all.
     """
     mixing = [name for name, module in model.named_modules() if mixes_images(module)]
@@ -62,22 +62,24 @@ def why_not_factored(model: nn.Module, seen: Trace, matched: Collection[str] | N
     inside = covered(model)
     for name, module in model.named_modules():
         whole = isinstance(kind_of(module), CompositeKind)
-        own = {key: value for key, value in module.named_parameters(name, recurse=whole) if key in counted}
-        reason = _why_not_module(name, module, own, seen) if own and name not in inside else None
+        parameters = {key: value for key, value in module.named_parameters(name, recurse=whole) if key in counted}
+        reason = _why_not_module(name, module, parameters, model_trace) if parameters and name not in inside else None
         if reason is not None:
             return reason
     reasons = [
-        kind.why_not(run.module, run.output_shape) for run in layer_runs(seen) if (kind := layer_kind(run.module))
+        kind.why_not(run.module, run.output_shape)
+        for run in layer_runs(model_trace)
+        if (kind := layer_kind(run.module))
     ]
     return next((reason for reason in reasons if reason), None)
 
 
-def _why_not_module(name: str, module: nn.Module, own: Mapping[str, Tensor], seen: Trace) -> str | None:
+def _why_not_module(name: str, module: nn.Module, parameters: Mapping[str, Tensor], model_trace: Trace) -> str | None:
     kind, called = kind_of(module), f"{name or 'the model'} ({type(module).__name__})"
     if kind is None:
-        known = all(is_by_image(value) for value in own.values())
+        known = all(is_by_image(value) for value in parameters.values())
         return None if known else f"{called} is no plain layer of a known kind"
-    runs = [run for run in seen.layers if run.name == name]
+    runs = [run for run in model_trace.layers if run.name == name]
     if len(runs) != 1:
         return f"{called} runs {len(runs)} times in one forward pass"
     if runs[0].inputs is None:
@@ -85,16 +87,16 @@ def _why_not_module(name: str, module: nn.Module, own: Mapping[str, Tensor], see
     if isinstance(kind, CompositeKind):
         reason = kind.why_not(module)
         return reason and f"{called} {reason}"
-    if own.keys() - {join(name, parameter) for parameter in kind.parameters}:
+    if parameters.keys() - {join(name, parameter) for parameter in kind.parameters}:
         return f"{name} has parameters besides {' and '.join(kind.parameters)}"
     return None
 
 
-def serves_one_by_one(seen: Trace, batch_size: int) -> bool:
+def serves_one_by_one(model_trace: Trace, batch_size: int) -> bool:
     """Whether a layer is so large that candidates are better served one by one, with channels last."""
     return any(
         kind.is_large(run.module, run.inputs, batch_size)
-        for run in seen.layers
+        for run in model_trace.layers
         if (kind := plain_kind(run.module)) and run.inputs is not None
     )
 
@@ -121,7 +123,7 @@ class FactoredProducts(GradientProducts):
         self,
         replay: Replay | Sequence[Replay],
         targets: Sequence[Gradients],
-        seen: Trace,
+        model_trace: Trace,
         *,
         batch_size: int,
         matched: Collection[str] | None = None,
@@ -132,17 +134,19 @@ class FactoredProducts(GradientProducts):
         replays = by_victim(replay, len(targets))
         names = matched_names(targets[0], matched)
         self._target_square = squared_norms(targets, names)
-        runs = layer_runs(seen)
+        runs = layer_runs(model_trace)
         self._modules = {run.name: run.module for run in runs}
-        large = serves_one_by_one(seen, batch_size)
+        large = serves_one_by_one(model_trace, batch_size)
         self._large = large
-        self.layers = layers or VictimLayers.of(seen, replays, large=large)
+        self.layers = layers or VictimLayers.of(model_trace, replays, large=large)
         self._replay = replace(replays[0], parameters={k: v.detach() for k, v in replays[0].parameters.items()})
         self._products: dict[str, LayerProducts] = {}
         for run in runs:
             kind = layer_kind(run.module)
             counted = {} if kind is None else {name: name_in_model(run, name) for name in kind.parameters}
-            gradients = {name: [one[whole] for one in targets] for name, whole in counted.items() if whole in names}
+            gradients = {
+                name: [target[whole] for target in targets] for name, whole in counted.items() if whole in names
+            }
             if kind is not None and gradients and run.inputs is not None:
                 observed = ObservedLayer(
                     gradients=gradients,
@@ -155,14 +159,14 @@ class FactoredProducts(GradientProducts):
                 self._products[run.name] = kind.products(run.module, observed)
         for name, value in direct_parameters(self._replay.victim.model).items():
             if name in names and is_by_image(value):
-                self._products[name] = DirectProducts([one[name] for one in targets])
+                self._products[name] = DirectProducts([target[name] for target in targets])
         self._inplace = [m for m in self._replay.victim.model.modules() if getattr(m, "inplace", False) is True]
-        if any(run.overwritten for run in seen.layers):
+        if any(run.overwritten for run in model_trace.layers):
             with _out_of_place(self._inplace):
-                seen = trace(self._replay.victim)
+                model_trace = trace(self._replay.victim)
         # Only where they are needed: every operation of the model passes them.
-        self._reshaped = Views if seen.views else nullcontext
-        self._overwritten = {run.name for run in layer_runs(seen) if run.overwritten}
+        self._reshaped = Views if model_trace.views else nullcontext
+        self._overwritten = {run.name for run in layer_runs(model_trace) if run.overwritten}
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
@@ -204,7 +208,7 @@ class FactoredProducts(GradientProducts):
         if not pairs:
             zero = precise(candidates.new_zeros(victims, restarts))
             return Products(inner=zero, square=zero, target=self._target_square)
-        inner, square = (torch.stack(one).sum(0) for one in zip(*pairs, strict=True))
+        inner, square = (torch.stack(terms).sum(0) for terms in zip(*pairs, strict=True))
         return Products(inner=inner, square=square, target=self._target_square)
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]] | None = None) -> Self:

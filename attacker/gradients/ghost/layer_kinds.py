@@ -73,7 +73,7 @@ class LayerProducts(ABC):
     def keep(self, victims: Sequence[int]) -> Self:
         """The same for some of the victims, in the given order."""
         kept = copy(self)
-        kept.vectors = tuple(one[list(victims)] for one in self.vectors)
+        kept.vectors = tuple(vector[list(victims)] for vector in self.vectors)
         return kept
 
 
@@ -140,22 +140,22 @@ class LayerKind(Generic[Layer]):
         del layer, inputs, batch_size
         return False
 
-    def forward(self, layer: Layer, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+    def forward(self, layer: Layer, tensors: Mapping[str, Tensor | None], *, together: bool) -> Forward:
         """The layer as a function of its input (victims * images, ...), with the weights of each victim.
 
         Args:
             layer: The layer.
-            own: Parameters and `buffers` by name, (victims, ...), or (1, ...) where the victims share them.
+            tensors: Parameters and `buffers` by name, (victims, ...), or (1, ...) where the victims share them.
             together: Whether one library call may serve all victims.
         """
         del together
         as_written = _AsWritten(layer)
-        victims = max((len(value) for value in own.values() if value is not None), default=1)
+        victims = max((len(value) for value in tensors.values() if value is not None), default=1)
 
         def every(received: Tensor) -> Tensor:
             outputs = []
             for v, images in enumerate(received.chunk(victims)):
-                state = {f"layer.{name}": value[v % len(value)] for name, value in own.items() if value is not None}
+                state = {f"layer.{name}": value[v % len(value)] for name, value in tensors.items() if value is not None}
                 outputs.append(functional_call(as_written, state, (images,)))
             return torch.cat(outputs)
 
@@ -191,7 +191,7 @@ class SampledProducts(LayerProducts):
             layer, received, delta
         )
         self._names = list(gradients)
-        self.vectors = tuple(torch.stack([one.flatten() for one in each]) for each in gradients.values())
+        self.vectors = tuple(torch.stack([gradient.flatten() for gradient in each]) for each in gradients.values())
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Every parameter that counts; see `LayerProducts.__call__`."""
@@ -223,14 +223,14 @@ class LinearPart(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(out, in)."""
-        found: Tensor = attrgetter(self.names["weight"])(self._owner())
-        return found
+        weight: Tensor = attrgetter(self.names["weight"])(self._owner())
+        return weight
 
     @property
     def bias(self) -> Tensor | None:
         """(out,), or None."""
-        found: Tensor | None = attrgetter(self.names["bias"])(self._owner())
-        return found
+        bias: Tensor | None = attrgetter(self.names["bias"])(self._owner())
+        return bias
 
     def forward(self, received: Tensor) -> Tensor:
         """Rows times the matrix."""
@@ -274,7 +274,11 @@ def register_layer(*types: type[nn.Module] | str) -> Callable[[Kind], Kind]:
     Raises:
         ValueError: If one of the types has a kind already.
     """
-    taken = [one if isinstance(one, str) else one.__qualname__ for one in types if one in _KINDS]
+    taken = [
+        layer_type if isinstance(layer_type, str) else layer_type.__qualname__
+        for layer_type in types
+        if layer_type in _KINDS
+    ]
     if taken:
         raise ValueError(f"expected layers without a kind, got {', '.join(taken)}, registered already")
 
@@ -287,8 +291,8 @@ def register_layer(*types: type[nn.Module] | str) -> Callable[[Kind], Kind]:
 
 def kind_of(layer: nn.Module) -> LayerKind[Any] | CompositeKind[Any] | None:
     """The kind of the layer, None when its class is not registered."""
-    own = type(layer)
-    return _KINDS.get(own) or _KINDS.get(f"{own.__module__}.{own.__qualname__}")
+    layer_type = type(layer)
+    return _KINDS.get(layer_type) or _KINDS.get(f"{layer_type.__module__}.{layer_type.__qualname__}")
 
 
 def layer_kind(layer: nn.Module) -> LayerKind[Any] | None:
@@ -300,8 +304,8 @@ def layer_kind(layer: nn.Module) -> LayerKind[Any] | None:
 def plain_kind(layer: nn.Module) -> LayerKind[Any] | None:
     """The kind of a layer that has no parameters or constants besides those of its kind; None for others."""
     kind = layer_kind(layer)
-    own = {name for name, _ in layer.named_parameters(recurse=False)} | constants_of(layer)
-    return kind if kind is not None and own <= set(kind.parameters) else None
+    names = {name for name, _ in layer.named_parameters(recurse=False)} | constants_of(layer)
+    return kind if kind is not None and names <= set(kind.parameters) else None
 
 
 def parts_of(layer: nn.Module, kind: CompositeKind[Any]) -> Mapping[str, LinearPart]:
@@ -317,24 +321,24 @@ def covered(model: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for name, _ in model.named_modules()
-        if any(name.startswith(f"{one}." if one else "") for one in composites)
+        if any(name.startswith(f"{composite}." if composite else "") for composite in composites)
     ) - frozenset(composites)
 
 
-def layer_runs(seen: Trace) -> list[LayerRun]:
+def layer_runs(trace: Trace) -> list[LayerRun]:
     """Layers in order of execution, each composite one in its parts, under the names of these."""
-    found = []
-    for run in seen.layers:
+    runs = []
+    for run in trace.layers:
         kind = kind_of(run.module)
         if not isinstance(kind, CompositeKind) or run.inputs is None:
-            found.append(run)
+            runs.append(run)
             continue
         inputs = kind.inputs(run.module, run.inputs)
-        found += [
+        runs += [
             replace(run, name=join(run.name, name), module=part, inputs=inputs)
             for name, part in parts_of(run.module, kind).items()
         ]
-    return found
+    return runs
 
 
 def join(module: str, parameter: str) -> str:

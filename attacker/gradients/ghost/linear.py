@@ -30,10 +30,12 @@ class LinearKind(LayerKind[nn.Linear | LinearPart]):
         """See `worth_it`."""
         return worth_it(layer.weight)
 
-    def forward(self, layer: nn.Linear | LinearPart, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+    def forward(
+        self, layer: nn.Linear | LinearPart, tensors: Mapping[str, Tensor | None], *, together: bool
+    ) -> Forward:
         """Batched matrix products; see `LayerKind.forward`."""
         del layer, together
-        weights, biases = own["weight"], own["bias"]
+        weights, biases = tensors["weight"], tensors["bias"]
         assert weights is not None
         if len(weights) == 1 and worth_it(weights):
             return _shared_linear(weights[0], None if biases is None else biases[0])
@@ -74,7 +76,7 @@ class LinearProducts(LayerProducts):
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], rows: int) -> None:
-        self._weight = WeightTarget([one.unsqueeze(0) for one in weights], rows) if weights else None
+        self._weight = WeightTarget([gradient.unsqueeze(0) for gradient in weights], rows) if weights else None
         self.vectors = (torch.stack(list(biases)),) if biases else ()
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:

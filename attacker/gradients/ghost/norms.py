@@ -77,10 +77,10 @@ class NormKind(LayerKind[Norm]):
         by_image = values.sum(places) if places else values
         return by_image.reshape(victims, restarts, -1, values.shape[1]).sum(2)
 
-    def forward(self, layer: Norm, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+    def forward(self, layer: Norm, tensors: Mapping[str, Tensor | None], *, together: bool) -> Forward:
         """Normalise, scale and shift; see `LayerKind.forward`."""
         del together
-        weights, biases = own["weight"], own["bias"]
+        weights, biases = tensors["weight"], tensors["bias"]
 
         def norm(images: Tensor) -> Tensor:
             hat = self.normalised(layer, images)
@@ -169,14 +169,14 @@ class RunningNormKind(NormKind[RunningNorm]):
         """On running statistics, where scale and shift are one operation."""
         return runs_on_statistics(layer)
 
-    def forward(self, layer: RunningNorm, own: Mapping[str, Tensor | None], *, together: bool) -> Forward:
+    def forward(self, layer: RunningNorm, tensors: Mapping[str, Tensor | None], *, together: bool) -> Forward:
         """Scale and shift; see `LayerKind.forward`."""
-        statistics = _statistics(own)
+        statistics = _statistics(tensors)
         if statistics is None:
-            return super().forward(layer, own, together=together)
+            return super().forward(layer, tensors, together=together)
         mean, variance = statistics
         scale = (variance + layer.eps).rsqrt()
-        weights, biases = own["weight"], own["bias"]
+        weights, biases = tensors["weight"], tensors["bias"]
         if weights is not None:
             scale = scale * weights
         shift = -mean * scale
@@ -192,9 +192,9 @@ class RunningNormKind(NormKind[RunningNorm]):
         return RunningNormProducts(statistics, layer.eps, observed.gradients)
 
 
-def _statistics(own: Mapping[str, Tensor | None]) -> Statistics | None:
+def _statistics(tensors: Mapping[str, Tensor | None]) -> Statistics | None:
     """Mean and variance with as many victims each; None for a layer that does not run on them."""
-    mean, variance = own.get("running_mean"), own.get("running_var")
+    mean, variance = tensors.get("running_mean"), tensors.get("running_var")
     if mean is None or variance is None:
         return None
     victims = max(len(mean), len(variance))
@@ -245,12 +245,14 @@ class NormProducts(LayerProducts):
     ) -> None:
         self._normalised, self._sums = normalised, sums
         self._counted = [name for name in ("weight", "bias") if gradients.get(name)]
-        self.vectors = tuple(torch.stack([one.flatten() for one in gradients[name]]) for name in self._counted)
+        self.vectors = tuple(
+            torch.stack([gradient.flatten() for gradient in gradients[name]]) for name in self._counted
+        )
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Scale and shift; see `LayerProducts.__call__`."""
-        found = [delta * self._normalised(received) if name == "weight" else delta for name in self._counted]
-        return LayerShare([self._sums(one, victims, restarts) for one in found], None)
+        gradients = [delta * self._normalised(received) if name == "weight" else delta for name in self._counted]
+        return LayerShare([self._sums(gradient, victims, restarts) for gradient in gradients], None)
 
 
 class RunningNormProducts(LayerProducts):
@@ -265,16 +267,18 @@ class RunningNormProducts(LayerProducts):
     def __init__(self, statistics: Statistics, eps: float, gradients: Mapping[str, Sequence[Tensor]]) -> None:
         self._statistics, self._eps = statistics, eps
         self._counted = [name for name in ("weight", "bias") if gradients.get(name)]
-        self.vectors = tuple(torch.stack([one.flatten() for one in gradients[name]]) for name in self._counted)
+        self.vectors = tuple(
+            torch.stack([gradient.flatten() for gradient in gradients[name]]) for name in self._counted
+        )
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
         """Scale and shift; see `LayerProducts.__call__`."""
         if delta.dim() == 2:
             return LayerShare(self._of_features(received, delta, victims, restarts), None)
         with_images, alone = (
-            one.reshape(victims, restarts, -1, one.shape[1]).sum(2) for one in ChannelSums.apply(received, delta)
+            sums.reshape(victims, restarts, -1, sums.shape[1]).sum(2) for sums in ChannelSums.apply(received, delta)
         )
-        mean, variance = (one.unsqueeze(1) for one in self._statistics)
+        mean, variance = (statistic.unsqueeze(1) for statistic in self._statistics)
         scales = (with_images - mean * alone) * (variance + self._eps).rsqrt()
         shares = {"weight": scales, "bias": alone}
         return LayerShare([shares[name] for name in self._counted], None)
@@ -283,9 +287,9 @@ class RunningNormProducts(LayerProducts):
         """The same for (images, features), which have no places to sum over."""
         mean, variance = self._statistics
         scale = (variance + self._eps).rsqrt()
-        found = [delta * affine(received, scale, -mean * scale) if name == "weight" else delta
+        gradients = [delta * affine(received, scale, -mean * scale) if name == "weight" else delta
                  for name in self._counted]  # fmt: skip
-        return [one.reshape(victims, restarts, -1, one.shape[1]).sum(2) for one in found]
+        return [gradient.reshape(victims, restarts, -1, gradient.shape[1]).sum(2) for gradient in gradients]
 
     def keep(self, victims: Sequence[int]) -> Self:
         """Some of the victims; see `LayerProducts.keep`."""

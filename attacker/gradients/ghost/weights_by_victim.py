@@ -77,16 +77,16 @@ class VictimLayers(ExchangedLayers):
         """The layers with the weights of some of the victims, in the given order."""
         del restarts
         kept = copy(self)
-        kept._weights = {layer: _of_some(own, list(victims)) for layer, own in self._weights.items()}
+        kept._weights = {layer: _of_some(weights, list(victims)) for layer, weights in self._weights.items()}
         kept._direct = self._direct.keep(victims)
         return kept
 
     @classmethod
-    def of(cls, seen: Trace, replays: Sequence[Replay], *, large: bool, every: bool = False) -> VictimLayers:
+    def of(cls, trace: Trace, replays: Sequence[Replay], *, large: bool, every: bool = False) -> VictimLayers:
         """All layers for victims that bring their own weights; for one shared replay those that get cheaper.
 
         Args:
-            seen: A trace of the model.
+            trace: A trace of the model.
             replays: One for each victim, at its weights, or the same for all.
             large: Whether convolutions are called for one victim after another.
             every: All layers for a shared replay too.
@@ -98,10 +98,10 @@ class VictimLayers(ExchangedLayers):
         layout = torch.channels_last if large else torch.contiguous_format
         composites = {
             run.module: kind.forward(run.module, parts_of(run.module, kind))
-            for run in seen.layers
+            for run in trace.layers
             if isinstance(kind := kind_of(run.module), CompositeKind)
         }
-        weights = _exchanged(layer_runs(seen), replays, layout, every=every)
+        weights = _exchanged(layer_runs(trace), replays, layout, every=every)
         direct = DirectParameters(replays, replays[0].victim.model)
         return cls(weights, composites, direct, together=not large)
 
@@ -118,24 +118,24 @@ class VictimLayers(ExchangedLayers):
 
     def exchanged(self) -> AbstractContextManager[None]:
         """Let the layers run with the victims' weights inside the block; layers exchanged before stay as they are."""
-        exchanged = {layer: self._forward(layer, own) for layer, own in self._weights.items()}
+        exchanged = {layer: self._forward(layer, weights) for layer, weights in self._weights.items()}
         return shadowed({**self._composites, **exchanged})
 
-    def _forward(self, layer: nn.Module, own: LayerWeights) -> Forward:
+    def _forward(self, layer: nn.Module, weights: LayerWeights) -> Forward:
         kind = plain_kind(layer)
         assert kind is not None  # no other layer is exchanged
-        return kind.forward(layer, own, together=self._together)
+        return kind.forward(layer, weights, together=self._together)
 
 
-def _of_some(own: LayerWeights, victims: list[int]) -> LayerWeights:
+def _of_some(weights: LayerWeights, victims: list[int]) -> LayerWeights:
     """Weights of some of the victims, in the given order; what is shared stays."""
-    return {name: value if value is None or len(value) == 1 else value[victims] for name, value in own.items()}
+    return {name: value if value is None or len(value) == 1 else value[victims] for name, value in weights.items()}
 
 
 def _exchanged(
     runs: Sequence[LayerRun], replays: Sequence[Replay], layout: torch.memory_format, *, every: bool
 ) -> dict[nn.Module, LayerWeights]:
-    shared = not every and all(one is replays[0] for one in replays)
+    shared = not every and all(replay is replays[0] for replay in replays)
     exchanged: dict[nn.Module, LayerWeights] = {}
     statistics: set[str] = set()
     for run in runs:
@@ -150,8 +150,8 @@ def _exchanged(
         weights = {name: _stacked(run, name, replays[:1] if shared else replays, layout) for name in kind.parameters}
         exchanged[run.module] = weights | victims_buffers(run, replays)
     first = {name: value for name, value in replays[0].buffers.items() if name not in statistics}
-    for one in replays:
-        others = {name: value for name, value in one.buffers.items() if name not in statistics}
+    for victim_replay in replays:
+        others = {name: value for name, value in victim_replay.buffers.items() if name not in statistics}
         if not _same_tensors(others, first):
             raise ValueError(
                 "expected victims with equal buffers: all of them pass the model together; use the dense products"
@@ -160,26 +160,28 @@ def _exchanged(
 
 
 def _stacked(run: LayerRun, name: str, replays: Sequence[Replay], layout: torch.memory_format) -> Tensor | None:
-    own = getattr(run.module, name, None)
-    if own is None:
+    parameter = getattr(run.module, name, None)
+    if parameter is None:
         return None
-    values = [{**one.buffers, **one.parameters}.get(name_in_model(run, name), own).detach() for one in replays]
-    return torch.stack([one.contiguous(memory_format=layout) if one.dim() == 4 else one for one in values])
+    values = [
+        {**replay.buffers, **replay.parameters}.get(name_in_model(run, name), parameter).detach() for replay in replays
+    ]
+    return torch.stack([value.contiguous(memory_format=layout) if value.dim() == 4 else value for value in values])
 
 
 def victims_buffers(run: LayerRun, replays: Sequence[Replay]) -> dict[str, Tensor]:
     """Buffers that the layer computes with, (victims, ...) by name, or (1, ...) where they are equal."""
     kind = plain_kind(run.module)
     names = () if kind is None else kind.buffers(run.module)
-    own = dict(run.module.named_buffers(recurse=False))
+    buffers = dict(run.module.named_buffers(recurse=False))
 
     def stack(name: str) -> Tensor:
-        found = [one.buffers.get(join(run.name, name), own[name]) for one in replays]
-        alike = all(value is found[0] or torch.equal(value, found[0]) for value in found)
-        return torch.stack(found[:1] if alike else found)
+        values = [replay.buffers.get(join(run.name, name), buffers[name]) for replay in replays]
+        alike = all(value is values[0] or torch.equal(value, values[0]) for value in values)
+        return torch.stack(values[:1] if alike else values)
 
     return {name: stack(name) for name in names}
 
 
-def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+def _same_tensors(tensors: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return tensors.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in tensors.items())
