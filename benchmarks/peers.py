@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.gradient_matching.options import options_of
-from attacker.bench.contenders import Contender, Run, timed
-from attacker.bench.problem import Problem
+from attacker.bench.contenders import Contender, TimedRun, timed
+from attacker.bench.problem import BenchProblem
 from fl_precode import Victim
 from fl_precode.attacks import GradientMatching
 from fl_precode.observation import Gradients
@@ -53,7 +53,7 @@ class Peer:
         """Images (batch, C, H, W), normalised, from a gradient and its labels (batch,), with settings of ours."""
         raise NotImplementedError
 
-    def contender(self, problem: Problem) -> Contender:
+    def contender(self, problem: BenchProblem) -> Contender:
         """One restart on the first victim, with the settings of the engine's contenders."""
 
         def attack(iterations: int) -> Tensor:
@@ -61,9 +61,9 @@ class Peer:
             settings = GradientMatching().with_options(iterations=iterations)
             return self.reconstruct(problem.victim, problem.observations[0].update, problem.labels[:1], settings)
 
-        def run(iterations: int) -> Run:
+        def run(iterations: int) -> TimedRun:
             found, wall, cpu = timed(lambda: attack(iterations), problem.device)
-            return Run(wall=wall, cpu=cpu, psnr=problem.quality(found), matching_loss=distance(problem, found))
+            return TimedRun(wall=wall, cpu=cpu, psnr=problem.quality(found), matching_loss=distance(problem, found))
 
         return Contender(name=self.name, kind=self.name, candidates=1, run=run)
 
@@ -80,12 +80,12 @@ class FromCheckout:
     peer: type[Peer]
     checkout: Path
 
-    def __call__(self, problem: Problem) -> Contender:
+    def __call__(self, problem: BenchProblem) -> Contender:
         """Import the package and build."""
         return self.peer(load(self.checkout, self.peer.package)).contender(problem)
 
 
-def distance(problem: Problem, found: Tensor) -> float:
+def distance(problem: BenchProblem, found: Tensor) -> float:
     """Cosine distance of the gradient at one image from the first observed one, measured alike for every contender."""
     named = dict(problem.victim.model.named_parameters())
     loss = problem.victim.training_loss(found, problem.labels[:1])

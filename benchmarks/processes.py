@@ -17,8 +17,8 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
-from attacker.bench.contenders import VICTIMS, Contender, Run, engine
-from attacker.bench.problem import Problem, make_problem
+from attacker.bench.contenders import VICTIMS, Contender, TimedRun, engine
+from attacker.bench.problem import BenchProblem, make_problem
 from attacker.jobs.allocator import keep_freed_memory
 from images import first_images
 
@@ -47,10 +47,10 @@ def divided(model: str, victims: int, processes: int) -> Iterator[Contender]:
     shared = (model, victims, processes, places, context.Barrier(processes))
     with ProcessPoolExecutor(processes, context, _prepare, shared) as pool:
 
-        def run(iterations: int) -> Run:
+        def run(iterations: int) -> TimedRun:
             began = time.perf_counter()
             parts = list(pool.map(_attack, [iterations] * processes))
-            return Run(
+            return TimedRun(
                 wall=time.perf_counter() - began,
                 cpu=sum(part.cpu for part in parts),
                 psnr=sum(part.psnr for part in parts) / processes,
@@ -76,7 +76,7 @@ def _prepare(model: str, victims: int, processes: int, places: Queue[int], toget
     _own = engine(problem, victims=victims // processes, restarts=1), together
 
 
-def _attack(iterations: int) -> Run:
+def _attack(iterations: int) -> TimedRun:
     assert _own is not None
     contender, together = _own
     together.wait()  # or else a process could take two parts before another has started
@@ -85,7 +85,7 @@ def _attack(iterations: int) -> Run:
 
 @contextmanager
 def apart(
-    model: str, images: int, build: Callable[[Problem], Contender], *, threads: int, device: str
+    model: str, images: int, build: Callable[[BenchProblem], Contender], *, threads: int, device: str
 ) -> Iterator[Contender]:
     """A contender in a process of its own, which lives inside the block.
 
@@ -106,7 +106,9 @@ def apart(
         )
 
 
-def _prepare_alone(model: str, images: int, build: Callable[[Problem], Contender], threads: int, device: str) -> None:
+def _prepare_alone(
+    model: str, images: int, build: Callable[[BenchProblem], Contender], threads: int, device: str
+) -> None:
     global _alone
     torch.set_num_threads(threads)
     _, pictures, labels, inputs = first_images(images)
@@ -119,7 +121,7 @@ def _described() -> Contender:
     return replace(_alone, run=_attack_alone, peak=None if _alone.peak is None else _peak_alone)
 
 
-def _attack_alone(iterations: int) -> Run:
+def _attack_alone(iterations: int) -> TimedRun:
     assert _alone is not None
     return _alone.run(iterations)
 

@@ -25,21 +25,21 @@ import torch
 from rich.console import Console
 
 from attacker.bench.contenders import PLAIN, Contender, contenders, plain_loop
-from attacker.bench.measure import Row, enough_iterations, measure
-from attacker.bench.problem import Problem, make_problem
+from attacker.bench.measure import SpeedRow, enough_iterations, measure
+from attacker.bench.problem import BenchProblem, make_problem
 from attacker.bench.record import record, table
 from images import first_images
 from peers import Breaching, FromCheckout, InvertingGradients
 from processes import apart, divided
 
 
-def others(options: argparse.Namespace) -> list[Callable[[Problem], Contender]]:
+def others(options: argparse.Namespace) -> list[Callable[[BenchProblem], Contender]]:
     """What the engine is compared with."""
     checkouts = {InvertingGradients: options.invertinggradients, Breaching: options.breaching}
     return [plain_loop, *(FromCheckout(peer, path) for peer, path in checkouts.items() if path is not None)]
 
 
-def measure_model(model: str, options: argparse.Namespace) -> tuple[str, list[Row]]:
+def measure_model(model: str, options: argparse.Namespace) -> tuple[str, list[SpeedRow]]:
     """Name of the data, and one row for each contender."""
     most = max(options.candidates)
     name, images, labels, inputs = first_images(most)
@@ -84,7 +84,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     base = InvertingGradients.name if options.invertinggradients else PLAIN
-    models: dict[str, list[Row]] = {}
+    models: dict[str, list[SpeedRow]] = {}
     settings: dict[str, Any] = {
         key: getattr(options, key) for key in ("candidates", "repeats", "limit", "threads", "processes", "device")
     }

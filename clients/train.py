@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fl_precode.defences.on_gradients import Batch
-from fl_precode.defences.registry import Chain
+from fl_precode.defences.registry import DefenceChain
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.loss import Loss
 
@@ -17,7 +17,7 @@ from fl_precode.loss import Loss
 def defended_gradient(
     model: nn.Module,
     batch: Batch,
-    defence: Chain | None,
+    defence: DefenceChain | None,
     generator: Generator | None,
     *,
     batch_norm: str = "batch",
@@ -38,7 +38,7 @@ def defended_gradient(
 def defended_training(
     model: nn.Module,
     batches: Sequence[Batch],
-    defence: Chain | None,
+    defence: DefenceChain | None,
     generator: Generator | None,
     *,
     learning_rate: float,
@@ -90,7 +90,7 @@ def _trained(model: nn.Module) -> list[str]:
 class _StepDefence:
     """Replaces the gradients that a backward pass has left on a model."""
 
-    def __init__(self, defence: Chain, generator: Generator | None) -> None:
+    def __init__(self, defence: DefenceChain, generator: Generator | None) -> None:
         self._defence = defence
         self._generator = generator
 

@@ -13,7 +13,7 @@ from torch import Tensor
 _SCALES = 400
 
 
-class Entry(NamedTuple):
+class ClassifierInput(NamedTuple):
     """Input of a fully connected layer and the loss's gradient there; one image.
 
     Attributes:
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     delta: Tensor
 
 
-def enter(weight: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Entry:
+def enter(weight: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> ClassifierInput:
     """By the bias gradient d, whatever comes behind the layer: ``dW = d h'``, hence ``h = dW' d / |d|^2``.
 
     The least-squares combination of all rows' quotients; ``dL/dh = W' d``.
@@ -38,12 +38,12 @@ def enter(weight: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Ent
         bias_gradient: (out_features,), not zero everywhere.
     """
     features = weight_gradient.T @ bias_gradient / bias_gradient.square().sum()
-    return Entry(features, weight.T @ bias_gradient, bias_gradient)
+    return ClassifierInput(features, weight.T @ bias_gradient, bias_gradient)
 
 
 def enter_without_bias(
     weight: Tensor, weight_gradient: Tensor, constant: Tensor | None = None
-) -> tuple[int, list[Entry]]:
+) -> tuple[int, list[ClassifierInput]]:
     """For a classifier without bias under softmax cross-entropy: label, and entries, the likeliest first.
 
     ``dW = d h'`` with ``d = softmax(W h + b) - onehot(y)`` leaves one number open, the length t of h. Its direction is
@@ -79,7 +79,9 @@ def enter_without_bias(
     for length in lengths:
         d = torch.softmax(length * reach + shift, dim=0)
         d[label] -= 1
-        entries.append((float((d * length / sigma - delta).norm()), Entry(length * direction, weight.T @ d, d)))
+        entries.append(
+            (float((d * length / sigma - delta).norm()), ClassifierInput(length * direction, weight.T @ d, d))
+        )
     return label, [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
 
 
@@ -136,7 +138,7 @@ def one_logit_margins(inner: float) -> list[float]:
     return [float(brentq(surplus, 0.0, lowest, xtol=1e-15)), float(brentq(surplus, lowest, 800.0, xtol=1e-13))]
 
 
-def enter_one_logit(weight: Tensor, weight_gradient: Tensor, label: int) -> list[Entry]:
+def enter_one_logit(weight: Tensor, weight_gradient: Tensor, label: int) -> list[ClassifierInput]:
     """Entries for the layer V of a single logit without bias, one for each margin of `one_logit_margins`.
 
     Args:
@@ -147,5 +149,5 @@ def enter_one_logit(weight: Tensor, weight_gradient: Tensor, label: int) -> list
     entries = []
     for margin in one_logit_margins(float((weight * weight_gradient).sum())):
         slope = -label * torch.sigmoid(torch.tensor(-margin, dtype=weight.dtype))
-        entries.append(Entry(weight_gradient[0] / slope, weight[0] * slope, slope.reshape(1)))
+        entries.append(ClassifierInput(weight_gradient[0] / slope, weight[0] * slope, slope.reshape(1)))
     return entries

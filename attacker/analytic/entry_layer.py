@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from attacker.analytic.layer_chain import Chain, Step, chain
+from attacker.analytic.layer_chain import LayerChain, Step, chain
 from attacker.analytic.layer_inversion import why_not_inverted
 from attacker.analytic.skip_connections import why_bypassed
 from attacker.gradients.uncompared_parameters import moves
@@ -70,7 +70,7 @@ def entrance(victim: Victim, *, through_bottleneck: bool = False) -> Entrance | 
     return (reasons[-1] if reasons else why_bypassed(victim, entry_layer.steps, entry_layer.layer)) or entry_layer
 
 
-def _encoder(model_chain: Chain) -> Entrance | Reason:
+def _encoder(model_chain: LayerChain) -> Entrance | Reason:
     for place, step in enumerate(model_chain.steps):
         if isinstance(step.module, VariationalBottleneck) and isinstance(step.module.encoder, nn.Linear):
             name = step.parameter("encoder")
@@ -87,7 +87,7 @@ def _encoder(model_chain: Chain) -> Entrance | Reason:
     return model_chain.ends or because("no-bottleneck")
 
 
-def _linear(victim: Victim, model_chain: Chain) -> Entrance | Reason:
+def _linear(victim: Victim, model_chain: LayerChain) -> Entrance | Reason:
     still: list[str] = []
     for place, step in enumerate(model_chain.steps):
         if isinstance(step.module, Bottleneck):

@@ -59,7 +59,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
+class LayerChain:
     """The layers from the image on, as long as each is fed what the one before returned.
 
     A chain says how values flow forward. That nothing reaches around it from inside, as a shortcut to a later layer
@@ -86,7 +86,7 @@ class _Run:
     returned: Tensor | None
 
 
-def chain(victim: Victim) -> Chain:
+def chain(victim: Victim) -> LayerChain:
     """Run the model once on two random images and follow them from layer to layer.
 
     The model's own weights are used; their values do not matter. Noise of bottlenecks comes from a generator of its
@@ -106,23 +106,23 @@ def chain(victim: Victim) -> Chain:
     for run in runs:
         between = _between(value, run.received)
         if between is None:
-            return Chain(steps=tuple(steps), ends=_broken(before, run.name))
+            return LayerChain(steps=tuple(steps), ends=_broken(before, run.name))
         for module in between:
             steps.append(_step(f"after {before}", module, value, module(value)))
             value = module(value)
         received, returned = run.received, run.returned
         if received is None or returned is None or returned.dim() < 2 or len(returned) != len(probe):
-            return Chain(steps=tuple(steps), ends=because("chain-broken.batch", name=run.name))
+            return LayerChain(steps=tuple(steps), ends=because("chain-broken.batch", name=run.name))
         several = calls[run.name] > 1 and any(True for _ in run.module.parameters())
         steps.append(_step(run.name, run.module, received, returned, shared=several or run.name in shared))
         value, before = returned, run.name
     between = _between(value, output)
     if between is None:
-        return Chain(steps=tuple(steps), ends=_broken(before, "the output"))
+        return LayerChain(steps=tuple(steps), ends=_broken(before, "the output"))
     for module in between:
         steps.append(_step(f"after {before}", module, value, module(value)))
         value = module(value)
-    return Chain(steps=tuple(steps), ends=None)
+    return LayerChain(steps=tuple(steps), ends=None)
 
 
 def _step(name: str, module: nn.Module, received: Tensor, returned: Tensor, *, shared: bool = False) -> Step:

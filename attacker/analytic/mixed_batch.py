@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacker.analytic.low_rank import LowRank
-from attacker.analytic.sparse_columns import Candidate
+from attacker.analytic.sparse_columns import SparseColumn
 
 _DEPENDENT = 1e-5
 
@@ -51,7 +51,7 @@ class Mixture:
     response: Tensor
     bias: Tensor
 
-    def best(self, candidates: Sequence[Candidate], *, good: float) -> Unmixed | None:
+    def best(self, candidates: Sequence[SparseColumn], *, good: float) -> Unmixed | None:
         """What follows from the candidates that explain the ReLU pattern best, as many as there are images.
 
         The first choice are independent ones with the most zeros; then one at a time is exchanged for another while
@@ -78,8 +78,8 @@ class Mixture:
         return unmixed
 
     def _exchanged(
-        self, chosen: list[Candidate], spare: list[Candidate], unmixed: Unmixed
-    ) -> tuple[list[Candidate], list[Candidate], Unmixed] | None:
+        self, chosen: list[SparseColumn], spare: list[SparseColumn], unmixed: Unmixed
+    ) -> tuple[list[SparseColumn], list[SparseColumn], Unmixed] | None:
         """The first exchange of one column that makes the agreement larger."""
         for place, other in ((p, o) for p in range(len(chosen)) for o in range(len(spare))):
             trial = [*chosen[:place], spare[other], *chosen[place + 1 :]]
@@ -88,7 +88,7 @@ class Mixture:
                 return trial, [*spare[:other], chosen[place], *spare[other + 1 :]], result
         return None
 
-    def unmix(self, candidates: Sequence[Candidate]) -> Unmixed | None:
+    def unmix(self, candidates: Sequence[SparseColumn]) -> Unmixed | None:
         """Inputs and gradients from as many columns as there are images, or None when these are dependent."""
         norms = torch.linalg.vector_norm(self.factors.left, dim=0)
         mixing = torch.stack([candidate.vector for candidate in candidates], dim=1)  # on the left singular vectors
@@ -106,9 +106,9 @@ class Mixture:
         agreement = float((positive == active)[:, live].double().mean())
         return Unmixed(inputs=inverse @ self.factors.right, deltas=deltas, active=active, agreement=agreement)
 
-    def _independent(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def _independent(self, candidates: Sequence[SparseColumn]) -> list[SparseColumn]:
         """The first that are independent of those before them, at most as many as images."""
-        chosen: list[Candidate] = []
+        chosen: list[SparseColumn] = []
         basis = self.factors.left.new_zeros(self.factors.rank, 0)
         for candidate in candidates:
             rest = candidate.vector - basis @ (basis.T @ candidate.vector)

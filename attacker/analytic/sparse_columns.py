@@ -32,7 +32,7 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class SparseColumn:
     """A direction in which the left factor has many zeros.
 
     Attributes:
@@ -47,7 +47,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class ColumnSearch:
     """What a search found.
 
     Attributes:
@@ -55,7 +55,7 @@ class Search:
         samples: Submatrices whose kernels were taken.
     """
 
-    candidates: list[Candidate]
+    candidates: list[SparseColumn]
     samples: int
 
 
@@ -87,7 +87,7 @@ class SparseColumns:
         self._loose = _LOOSE * len(left) ** -0.5
         self.rank = left.shape[1]
 
-    def search(self, samples: int, generator: Generator, enough: Callable[[list[Candidate]], bool]) -> Search:
+    def search(self, samples: int, generator: Generator, enough: Callable[[list[SparseColumn]], bool]) -> ColumnSearch:
         """Sample until the candidates are enough or the budget is spent.
 
         Args:
@@ -95,12 +95,12 @@ class SparseColumns:
             generator: Source of the rows, on the CPU.
             enough: Asked whenever there is a new candidate.
         """
-        candidates: list[Candidate] = []
+        candidates: list[SparseColumn] = []
         if self.rank == 1:
             only = self._polished(self._rows.new_ones(1))
             candidates += [] if only is None else [only]
             enough(candidates)
-            return Search(candidates=candidates, samples=0)
+            return ColumnSearch(candidates=candidates, samples=0)
         done, stack = 0, _FIRST_STACK
         largest = max(1, _ENTRIES // len(self._live))
         while done < samples:
@@ -109,7 +109,7 @@ class SparseColumns:
             if (self._take(vectors, candidates) and enough(candidates)) or (done < samples and time_is_up()):
                 break
             stack *= 2
-        return Search(candidates=candidates, samples=done)
+        return ColumnSearch(candidates=candidates, samples=done)
 
     def _kernels(self, count: int, generator: Generator) -> tuple[Tensor, int]:
         """Kernels of random rows: (at most count, rank), norm 1, and how many submatrices they are of."""
@@ -123,7 +123,7 @@ class SparseColumns:
         vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         return vectors[(info == 0) & vectors.isfinite().all(dim=1)], len(chosen)
 
-    def _take(self, vectors: Tensor, candidates: list[Candidate]) -> bool:
+    def _take(self, vectors: Tensor, candidates: list[SparseColumn]) -> bool:
         """Add the new sparse ones among the kernels; whether there was one."""
         known = len(candidates)
         zeros = ((vectors @ self._rows.T).abs() < self._loose).sum(dim=1)
@@ -148,7 +148,7 @@ class SparseColumns:
         return len(candidates) > known
 
     @staticmethod
-    def _outside(vectors: Tensor, candidates: list[Candidate]) -> Tensor:
+    def _outside(vectors: Tensor, candidates: list[SparseColumn]) -> Tensor:
         """Which vectors are no combination of the columns found: these have many zeros, and nothing new."""
         if not candidates:
             return vectors.new_ones(len(vectors), dtype=torch.bool)
@@ -167,7 +167,7 @@ class SparseColumns:
         """Zeros below which a kernel is one of the many that are zero in the sampled rows and by accident."""
         return 2 * self.rank + 4
 
-    def _polished(self, vector: Tensor) -> Candidate | None:
+    def _polished(self, vector: Tensor) -> SparseColumn | None:
         """The kernel of all rows that are zero, or None when its zeros do not hold."""
         zeros = self._first_zeros(vector)
         for _ in range(_POLISHINGS if self.rank > 1 else 0):
@@ -181,7 +181,7 @@ class SparseColumns:
             return None
         everywhere = torch.ones(len(self._basis), dtype=torch.bool, device=zeros.device)
         everywhere[self._live] = zeros
-        return Candidate(vector=vector, column=self._basis @ vector, zeros=everywhere)
+        return SparseColumn(vector=vector, column=self._basis @ vector, zeros=everywhere)
 
     def _first_zeros(self, vector: Tensor) -> Tensor:
         """What is zero in a sampled kernel: as little as determines it, because small entries are not zeros."""

@@ -37,14 +37,14 @@ _SURELY_BELOW = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class UpdateComparison:
     """How the update of one client is compared with candidates.
 
     Attributes:
         observation: The update; what noise filled in where a number had been pruned is zero again.
         distance: One of `attacker.gradients.distances.DISTANCES`.
         left_out: Parameters that do not count.
-        units: As `attacker.attacks.side_information.Knowledge.units`.
+        units: As `attacker.attacks.side_information.SideInformation.units`.
         parts: The parts of the announced defence that this takes into account, by name.
     """
 
@@ -55,7 +55,7 @@ class Comparison:
     units: Mapping[str, float] = field(default_factory=dict)
 
 
-def announced_comparison(observation: Observation, model_trace: Trace) -> Comparison | Reason:
+def announced_comparison(observation: Observation, model_trace: Trace) -> UpdateComparison | Reason:
     """The comparison that fits the announced defence, or why the announcement cannot be.
 
     Noise and stochastic rounding set the distance (`matched_distance`); pruning leaves only what was sent, and where
@@ -78,7 +78,7 @@ def announced_comparison(observation: Observation, model_trace: Trace) -> Compar
     distance = matched_distance(
         "+".join(part.name for part in scaled) or "none", scale_known=why_scale_unknown(observation) is None
     )
-    return Comparison(
+    return UpdateComparison(
         observation=_without_filled_zeros(observation, parts),
         distance=distance,
         parts=tuple(name for name in names if name in compared_parts(names)),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knowledge:
+class SideInformation:
     """What is known of one update.
 
     Attributes:

@@ -17,7 +17,7 @@ from attacker.audit.execution.checkpoint import CampaignFolder, OtherSettings
 from attacker.audit.execution.files import Pictures
 from attacker.audit.execution.machine import threads_restored, versions
 from attacker.audit.execution.work import ChunkStore
-from attacker.audit.federations.federation import Federation, open_federations
+from attacker.audit.federations.federation import AuditedFederation, open_federations
 from attacker.audit.inputs.tape_source import TapeSource, updates_read_once
 from attacker.audit.planning.carried_out import as_it_went, left_over
 from attacker.audit.planning.mending import with_mends
@@ -144,7 +144,7 @@ def plan(
     estimate: bool = True,
     say: Say | None = None,
     clock: Clock | None = None,
-) -> tuple[list[Federation], list[PlannedAttack]]:
+) -> tuple[list[AuditedFederation], list[PlannedAttack]]:
     """What `audit` would do, without doing it; only the time of a few iterations is measured.
 
     Args:
@@ -193,7 +193,7 @@ def _begun(
         return None
 
 
-def _ahead(federations: Sequence[Federation], planned: Sequence[PlannedAttack]) -> str:
+def _ahead(federations: Sequence[AuditedFederation], planned: Sequence[PlannedAttack]) -> str:
     """What is going to be done, in a line."""
     originals = [federation for federation in federations if federation.control_of is None]
     updates = sum(len(federation.targets) for federation in originals)
@@ -207,7 +207,7 @@ def _ahead(federations: Sequence[Federation], planned: Sequence[PlannedAttack]) 
 
 
 def _finish(
-    federations: Sequence[Federation],
+    federations: Sequence[AuditedFederation],
     planned: Sequence[PlannedAttack],
     chunks: Sequence[Chunk],
     store: ChunkStore,
@@ -282,7 +282,7 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings, clock: C
     return planned
 
 
-def _identity(federations: Sequence[Federation], settings: AuditSettings) -> dict[str, Any]:
+def _identity(federations: Sequence[AuditedFederation], settings: AuditSettings) -> dict[str, Any]:
     known = versions()
     tapes: dict[str, Any] = {}
     for federation in federations:
@@ -303,7 +303,7 @@ def _words(inputs: InputSpec) -> str:
     return f"{shape}, {inputs.classes} classes, mean {inputs.mean}, deviation {inputs.std}"
 
 
-def _score(federations: Sequence[Federation]) -> Score:
+def _score(federations: Sequence[AuditedFederation]) -> Score:
     by_id = {federation.id: federation for federation in federations}
 
     def score(chunk: Chunk, reconstructions: Sequence[Reconstruction]) -> float | None:

@@ -11,7 +11,7 @@ from attacker.attacks.base import Outcome, Reconstruction
 from attacker.audit.clock import UNLIMITED, Clock
 from attacker.audit.execution.attack_job import Chunk, attack_seed, chunk_size, failed
 from attacker.audit.execution.work import ChunkStore, Results, job_of
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.planning.costs import replays
 from attacker.audit.record.schema import PlannedAttack
 from attacker.audit.settings import AuditSettings
@@ -25,7 +25,9 @@ Score = Callable[[Chunk, Sequence[Reconstruction]], float | None]
 """Best SSIM of a finished chunk. The evaluation's; no worker sees it."""
 
 
-def cut(federations: Sequence[Federation], plan: Sequence[PlannedAttack], settings: AuditSettings) -> list[Chunk]:
+def cut(
+    federations: Sequence[AuditedFederation], plan: Sequence[PlannedAttack], settings: AuditSettings
+) -> list[Chunk]:
     """The chunks of a plan, in its order; the same for any number of workers."""
     chunks: list[Chunk] = []
     places: Counter[str] = Counter()

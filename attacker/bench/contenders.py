@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from attacker.attacks import GradientMatching
 from attacker.attacks.gradient_matching.parts import Adam, Restarts, TotalVariation
 from attacker.attacks.randomness import derived
-from attacker.bench.problem import Problem
+from attacker.bench.problem import BenchProblem
 from attacker.gradients.distances import cosine_distance, total_variation
 from attacker.gradients.double_backward import LoopProducts
 from attacker.gradients.memory_budget import peak_bytes
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TimedRun:
     """One attack from beginning to end.
 
     Attributes:
@@ -61,7 +61,7 @@ class Contender:
     name: str
     kind: str
     candidates: int
-    run: Callable[[int], Run]
+    run: Callable[[int], TimedRun]
     peak: Callable[[], int] | None = None
 
 
@@ -79,7 +79,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
+def engine(problem: BenchProblem, *, victims: int, restarts: int) -> Contender:
     """The attack "inverting-gradients" with the command line settings of its reference code.
 
     Args:
@@ -108,7 +108,7 @@ def engine(problem: Problem, *, victims: int, restarts: int) -> Contender:
     return _contender(name, kind, victims * restarts, problem, attack)
 
 
-def plain_loop(problem: Problem) -> Contender:
+def plain_loop(problem: BenchProblem) -> Contender:
     """One candidate of one victim by double backward over whole gradients, as research code does it."""
     observation, optimiser, prior = problem.observations[0], Adam(), TotalVariation(1e-4)
     inputs = problem.victim.inputs
@@ -145,11 +145,15 @@ def plain_loop(problem: Problem) -> Contender:
 
 
 def _contender(
-    name: str, kind: str, candidates: int, problem: Problem, attack: Callable[[int], tuple[Tensor, Sequence[float]]]
+    name: str,
+    kind: str,
+    candidates: int,
+    problem: BenchProblem,
+    attack: Callable[[int], tuple[Tensor, Sequence[float]]],
 ) -> Contender:
-    def run(iterations: int) -> Run:
+    def run(iterations: int) -> TimedRun:
         (reconstructions, losses), wall, cpu = timed(lambda: attack(iterations), problem.device)
-        return Run(
+        return TimedRun(
             wall=wall,
             cpu=cpu,
             psnr=problem.quality(reconstructions),
@@ -162,7 +166,7 @@ def _contender(
     return Contender(name=name, kind=kind, candidates=candidates, run=run, peak=peak)
 
 
-def contenders(problem: Problem, candidates: Sequence[int]) -> list[Contender]:
+def contenders(problem: BenchProblem, candidates: Sequence[int]) -> list[Contender]:
     """The plain loop, then the engine with each number of restarts and, from 2 on, of victims."""
     entrants = [plain_loop(problem)]
     for count in sorted(set(candidates)):

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from attacker.bench.contenders import PLAIN, Contender, Run
+from attacker.bench.contenders import PLAIN, Contender, TimedRun
 
 MIB = 2**20
 
@@ -26,7 +26,7 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SpeedRow:
     """What one contender needed. Times are milliseconds for one iteration of one candidate unless said otherwise.
 
     Each repeat runs an attack of n iterations and one of 2n. Their difference over n is the steady state; what the
@@ -67,11 +67,11 @@ class Row:
         """Steady state: iterations times images in a second; None when the time was below what can be measured."""
         return 1e3 / self.wall.median if self.wall is not None and self.wall.median > 0 else None
 
-    def times_faster(self, base: Row) -> float | None:
+    def times_faster(self, base: SpeedRow) -> float | None:
         """How often this one's steady state fits into that of ``base``, by elapsed time."""
         return _ratio(base.wall, self.wall)
 
-    def times_less_cpu(self, base: Row) -> float | None:
+    def times_less_cpu(self, base: SpeedRow) -> float | None:
         """The same by CPU time, which other work on the machine disturbs less."""
         return _ratio(base.cpu, self.cpu)
 
@@ -85,8 +85,8 @@ def _ratio(base: Spread | None, spread: Spread | None) -> float | None:
 @dataclass
 class _Entry:
     contender: Contender
-    short: list[Run] = field(default_factory=list)
-    long: list[Run] = field(default_factory=list)
+    short: list[TimedRun] = field(default_factory=list)
+    long: list[TimedRun] = field(default_factory=list)
     peak: int | None = None
     left_out: str = ""
 
@@ -107,7 +107,7 @@ def measure(
     repeats: int,
     limit: float,
     progress: Callable[[str], None] | None = None,
-) -> list[Row]:
+) -> list[SpeedRow]:
     """Run every contender in turn, ``repeats`` times, so that what disturbs the machine disturbs all of them.
 
     Args:
@@ -163,10 +163,10 @@ def _expected(contender: Contender, entries: Sequence[_Entry]) -> float | None:
     return seconds
 
 
-def _row(entry: _Entry, iterations: int) -> Row:
+def _row(entry: _Entry, iterations: int) -> SpeedRow:
     contender = entry.contender
     if entry.left_out:
-        return Row(
+        return SpeedRow(
             name=contender.name,
             kind=contender.kind,
             candidates=contender.candidates,
@@ -175,7 +175,7 @@ def _row(entry: _Entry, iterations: int) -> Row:
         )
     pairs = list(zip(entry.short, entry.long, strict=True))
     steady = 1e3 / iterations / contender.candidates
-    return Row(
+    return SpeedRow(
         name=contender.name,
         kind=contender.kind,
         candidates=contender.candidates,

@@ -16,7 +16,7 @@ from fl_precode.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class BenchProblem:
     """One model, and what each of some clients with one image sends.
 
     Attributes:
@@ -44,7 +44,7 @@ class Problem:
 
 def make_problem(
     model: str, images: Tensor, labels: Tensor, inputs: InputSpec, *, device: torch.device, seed: int = 0
-) -> Problem:
+) -> BenchProblem:
     """The gradients of one FedSGD client for each image.
 
     Args:
@@ -61,4 +61,4 @@ def make_problem(
     victim = Victim(model=build_model(model, inputs, seed=seed).to(device), inputs=inputs, name=model)
     images, labels = images.to(device), labels.to(device)
     observations = observe(victim, inputs.normalise(images), labels, batch_size=1)
-    return Problem(victim=victim, images=images, labels=labels, observations=observations)
+    return BenchProblem(victim=victim, images=images, labels=labels, observations=observations)

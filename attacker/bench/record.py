@@ -11,10 +11,10 @@ from rich.table import Table
 
 from attacker.audit.execution.machine import this_machine, versions
 from attacker.bench.contenders import PLAIN
-from attacker.bench.measure import Row
+from attacker.bench.measure import SpeedRow
 
 
-def as_json(rows: Sequence[Row], *, base: str = PLAIN) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[SpeedRow], *, base: str = PLAIN) -> list[dict[str, Any]]:
     """Every field of every row, and the ratios to the row called ``base``, null where there is none."""
     reference = next((row for row in rows if row.name == base), None)
     return [
@@ -28,7 +28,9 @@ def as_json(rows: Sequence[Row], *, base: str = PLAIN) -> list[dict[str, Any]]:
     ]
 
 
-def record(models: Mapping[str, Sequence[Row]], settings: Mapping[str, Any], *, base: str = PLAIN) -> dict[str, Any]:
+def record(
+    models: Mapping[str, Sequence[SpeedRow]], settings: Mapping[str, Any], *, base: str = PLAIN
+) -> dict[str, Any]:
     """What is written to a file: settings, machine, versions and the rows of every model."""
     return {
         "settings": dict(settings),
@@ -39,7 +41,7 @@ def record(models: Mapping[str, Sequence[Row]], settings: Mapping[str, Any], *, 
     }
 
 
-def table(model: str, rows: Sequence[Row], *, base: str = PLAIN) -> Table:
+def table(model: str, rows: Sequence[SpeedRow], *, base: str = PLAIN) -> Table:
     """One line for each contender; milliseconds are for one iteration of one candidate."""
     reference = next((row for row in rows if row.name == base), None)
     title = f"{model}: {rows[0].iterations} and {2 * rows[0].iterations} iterations"

@@ -24,7 +24,7 @@ from attacker.cli.reasons import (
 )
 
 if TYPE_CHECKING:
-    from attacker.audit.federations.federation import Federation
+    from attacker.audit.federations.federation import AuditedFederation
     from attacker.audit.inputs.tape_source import TapeSource
     from attacker.audit.record.schema import PlannedAttack
     from fl_precode.models.input_spec import InputSpec
@@ -190,7 +190,7 @@ def _known(facts: Iterator[tuple[str, str]], width: int) -> list[str]:
     return lines
 
 
-def _print_assumed(federation: Federation, observations: Sequence[Observation], path: Path, width: int) -> None:
+def _print_assumed(federation: AuditedFederation, observations: Sequence[Observation], path: Path, width: int) -> None:
     from attacker.audit.inputs.update_facts import assumptions_about
 
     assumptions = assumptions_about(federation.subject.victim, observations)
@@ -200,7 +200,7 @@ def _print_assumed(federation: Federation, observations: Sequence[Observation], 
         _print(assumption_lines(assumption, len(observations), path, width))
 
 
-def _print_missing(federation: Federation, planned: Sequence[PlannedAttack], path: Path, width: int) -> None:
+def _print_missing(federation: AuditedFederation, planned: Sequence[PlannedAttack], path: Path, width: int) -> None:
     """What is not known, by how many attacks it keeps from running, and why else attacks do not run."""
     from attacker.audit.record.mends import MENDS
 

@@ -15,7 +15,7 @@ from attacker.cli.reasons import NOTHING_ATTACKED, columns, not_run, reason_line
 from attacker.cli.tables import add_attack, attack_table, show_table
 
 if TYPE_CHECKING:
-    from attacker.audit.federations.federation import Federation
+    from attacker.audit.federations.federation import AuditedFederation
     from attacker.audit.inputs.tape_source import TapeSource
     from attacker.audit.record.schema import PlannedAttack
     from attacker.audit.settings import AuditSettings
@@ -46,7 +46,7 @@ def plan(tapes: Tapes, options: AuditOptions) -> None:
 
 def _planned(
     sources: Sequence[TapeSource], settings: AuditSettings, ticker: Ticker, began: float
-) -> tuple[list[Federation], list[PlannedAttack]]:
+) -> tuple[list[AuditedFederation], list[PlannedAttack]]:
     ticker.do("opening the tape, and measuring what an iteration costs")
 
     from attacker.audit.audit import plan as make_plan
@@ -60,7 +60,9 @@ def _planned(
     )
 
 
-def show_plan(federations: Sequence[Federation], planned: Sequence[PlannedAttack], settings: AuditSettings) -> None:
+def show_plan(
+    federations: Sequence[AuditedFederation], planned: Sequence[PlannedAttack], settings: AuditSettings
+) -> None:
     """Print the threat model, a table of what would run on each federation, and why the rest would not."""
     from attacker.wording import counted, defence_text
     from fl_precode.tape.notes import notes_path

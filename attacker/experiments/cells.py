@@ -123,7 +123,7 @@ class VictimScore(ImageScore):
     matching_loss: Number | None
 
 
-class AttackRun(Made):
+class AttackedVictims(Made):
     """An attack on all victims."""
 
     kind: Literal["attack"] = "attack"
@@ -131,17 +131,17 @@ class AttackRun(Made):
     images: StoredFile | None
 
 
-class Choice(Made):
+class ChosenAttacks(Made):
     """Which attack the attacker takes for each client, by its own measure; empty where none gave an image."""
 
     kind: Literal["choice"] = "choice"
     chosen: list[str]
 
 
-Result = Training | FederationRun | AttackRun | Choice
-RESULTS: dict[Kind, type[Training] | type[FederationRun] | type[AttackRun] | type[Choice]] = {
+Result = Training | FederationRun | AttackedVictims | ChosenAttacks
+RESULTS: dict[Kind, type[Training] | type[FederationRun] | type[AttackedVictims] | type[ChosenAttacks]] = {
     "training": Training,
     "federation": FederationRun,
-    "attack": AttackRun,
-    "choice": Choice,
+    "attack": AttackedVictims,
+    "choice": ChosenAttacks,
 }

@@ -32,7 +32,7 @@ __all__ = [
     "client_reply",
     "client_seconds",
     "defended_model",
-    "observe",
+    "observe_clients",
 ]
 
 
@@ -82,7 +82,7 @@ def client_seconds(model: nn.Module, data: ImageData, settings: Settings, device
     return min(taken)
 
 
-def observe(
+def observe_clients(
     model: nn.Module,
     data: ImageData,
     settings: Settings,

@@ -15,8 +15,23 @@ from attacker.audit.execution.attack_job import Attempt
 from attacker.audit.record.schema import finite
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, compared_updates
 from attacker.audit.truth.base import Truth
-from attacker.experiments.cells import AttackRun, Cell, Choice, Point, Result, StoredFile, Training, VictimScore
-from attacker.experiments.clients import accuracy_and_loss, central_epochs, client_seconds, defended_model, observe
+from attacker.experiments.cells import (
+    AttackedVictims,
+    Cell,
+    ChosenAttacks,
+    Point,
+    Result,
+    StoredFile,
+    Training,
+    VictimScore,
+)
+from attacker.experiments.clients import (
+    accuracy_and_loss,
+    central_epochs,
+    client_seconds,
+    defended_model,
+    observe_clients,
+)
 from attacker.experiments.conditions import Conditions
 from attacker.experiments.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
 from attacker.experiments.image_sets import guesses_of, images
@@ -132,7 +147,7 @@ class Scene:
         model.to(device)
         self.data = data
         self.clients = victims(experiment, cell)
-        self.observations: list[Observation] = observe(model, data, settings, self.clients, device)
+        self.observations: list[Observation] = observe_clients(model, data, settings, self.clients, device)
         self.victim = Victim(model=model, inputs=data.inputs, name=cell.setup.model)
         self.labels: list[Tensor] = [data.train.batch(indices)[1] for indices in self.clients]
 
@@ -145,7 +160,7 @@ def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
     )
 
 
-def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
+def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackedVictims:
     scene = Scene(experiment, cell, store)
     (spec,) = cell.attacks
     reconstructions = Attempt(
@@ -156,7 +171,7 @@ def _attack(experiment: Conditions, cell: Cell, store: Store) -> AttackRun:
         labels=scene.labels,
         seeds=seeds("attack", experiment.seed, spec, count=len(scene.observations)),
     ).results()
-    return AttackRun(
+    return AttackedVictims(
         victims=_scores(scene, reconstructions),
         images=_keep(store, identity(cell, experiment.recipe(cell)), reconstructions),
         seconds=0.0,
@@ -189,7 +204,9 @@ def _keep(store: Store, name: str, reconstructions: Sequence[Reconstruction]) ->
     return store.keep(f"images-{name}", tensors) if tensors else None
 
 
-def kept_reconstructions(store: Store, run: AttackRun, clients: int, device: torch.device) -> list[Reconstruction]:
+def kept_reconstructions(
+    store: Store, run: AttackedVictims, clients: int, device: torch.device
+) -> list[Reconstruction]:
     """What an attack left for each client, as far as a comparison needs it.
 
     Raises:
@@ -214,7 +231,7 @@ def kept_reconstructions(store: Store, run: AttackRun, clients: int, device: tor
     return reconstructions
 
 
-def _choose(experiment: Conditions, cell: Cell, store: Store) -> Choice:
+def _choose(experiment: Conditions, cell: Cell, store: Store) -> ChosenAttacks:
     """The attacker's own choice: images are compared by the update that they give, without the truth."""
     scene = Scene(experiment, cell, store)
     traced = trace(scene.victim)
@@ -225,10 +242,10 @@ def _choose(experiment: Conditions, cell: Cell, store: Store) -> Choice:
             kind="attack", setup=cell.setup, protocol=cell.protocol, batch_size=cell.batch_size,
             local_steps=cell.local_steps, epoch=cell.epoch, attacks=(spec,),
         )  # fmt: skip
-        run = store.result(attack_cell, experiment.recipe(attack_cell), AttackRun)
+        run = store.result(attack_cell, experiment.recipe(attack_cell), AttackedVictims)
         for contest, reconstruction in zip(
             contests, kept_reconstructions(store, run, len(contests), device), strict=True
         ):
             if not contest.decided:
                 contest.consider(spec, reconstruction)
-    return Choice(chosen=[contest.result().method for contest in contests], seconds=0.0)
+    return ChosenAttacks(chosen=[contest.result().method for contest in contests], seconds=0.0)

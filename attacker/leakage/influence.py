@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.leakage.jacobian import Jacobian
-from attacker.leakage.krylov import Largest, Trace, largest_eigenvalue, solve_damped, trace_of
+from attacker.leakage.krylov import Largest, TraceEstimate, largest_eigenvalue, solve_damped, trace_of
 from attacker.leakage.spectrum import check_damping, inverse_terms
 
 DAMPING = 1e-6
@@ -163,7 +163,7 @@ def expected_error(
     return _expected(estimate, jacobian.rows)
 
 
-def _expected(estimate: Trace, unknowns: int) -> ExpectedError:
+def _expected(estimate: TraceEstimate, unknowns: int) -> ExpectedError:
     spread = 2 * (estimate.deviation or 0.0)
     low, middle, high = (
         math.sqrt(max(value, 0.0) / unknowns)

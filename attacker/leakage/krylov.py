@@ -51,7 +51,7 @@ class Solved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace:
+class TraceEstimate:
     """An estimated trace.
 
     Attributes:
@@ -197,7 +197,7 @@ def trace_of(
     probes: int,
     steps: int,
     generator: torch.Generator,
-) -> Trace:
+) -> TraceEstimate:
     """The trace of f(A) by stochastic Lanczos quadrature (Ubaru, Chen, Saad, SIAM J. Matrix Anal. 2017).
 
     Args:
@@ -222,4 +222,4 @@ def trace_of(
         if probes > 1
         else None
     )
-    return Trace(value=mean, deviation=spread, steps=used)
+    return TraceEstimate(value=mean, deviation=spread, steps=used)

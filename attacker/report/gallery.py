@@ -51,7 +51,7 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class GalleryRow:
     """One attacked image.
 
     Attributes:
@@ -92,7 +92,7 @@ class Gallery:
         small_print: How the pictures are embedded, and which are not.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[GalleryRow, ...]
     titles: Mapping[str, str]
     nodes: tuple[str, ...]
     rounds: tuple[int, ...]
@@ -127,7 +127,7 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
             rows_of.setdefault(result.victim_id, []).append(result)
     controls = _controls(record, rows_of)
     most = MOST_ROWS // max(len(shown), 1)
-    rows: list[Row] = []
+    rows: list[GalleryRow] = []
     hidden = 0
     for federation in shown:
         victims = [victim for victim in record.victims if victim.federation == federation.id]
@@ -186,7 +186,7 @@ def _row(
     victim: VictimImage,
     results: Sequence[ImageResult],
     control: ImageResult | None,
-) -> Row:
+) -> GalleryRow:
     where = f"round {victim.round}, client {wording.short_node(victim.node)}"
     if federation.batch_size != 1:
         where += f", image {victim.image + 1}"
@@ -207,7 +207,7 @@ def _row(
         title="True image", alt=f"True image: {where}", path=victim.truth, placeholder="not known", caption=(name,)
     )
     baseline = (*(() if control is None else _control(control, where)), *_guess(victim, results, where))
-    return Row(
+    return GalleryRow(
         federation=federation.id,
         title=title,
         round=victim.round,
@@ -219,11 +219,13 @@ def _row(
     )
 
 
-def _row_alone(record: AuditRecord, title: str, victim: VictimImage, results: Sequence[ImageResult], where: str) -> Row:
+def _row_alone(
+    record: AuditRecord, title: str, victim: VictimImage, results: Sequence[ImageResult], where: str
+) -> GalleryRow:
     """An image whose truth is not known: the most credible pictures first."""
     ranked = sorted((row for row in results if row.reconstruction is not None), key=_doubt)
     rest = [row for row in results if row.reconstruction is None]
-    return Row(
+    return GalleryRow(
         federation=victim.federation,
         title=title,
         round=victim.round,
@@ -317,7 +319,7 @@ def _loss(value: float) -> str:
     return wording.figure(value, 3) if 0.001 <= value < 1 else wording.distance(value)
 
 
-def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[Row], str]:
+def _with_pictures(rows: Sequence[GalleryRow], album: Album, room: int) -> tuple[list[GalleryRow], str]:
     """The rows with their pictures, and how those are embedded."""
     room -= _TILE_MARKUP * sum(len(row.tiles) for row in rows)
     first = [tile.path for row in rows for tile in row.tiles if tile.path is not None]
@@ -343,7 +345,7 @@ def _with_pictures(rows: Sequence[Row], album: Album, room: int) -> tuple[list[R
     return with_uris, " ".join(sentences)
 
 
-def _attacks(rows: Iterable[Row]) -> dict[str, str]:
+def _attacks(rows: Iterable[GalleryRow]) -> dict[str, str]:
     specs = {tile.attack for row in rows for tile in (*row.tiles, *row.others) if tile.attack}
     names = {spec: wording.capitalised(attack_title(spec)) for spec in sorted(specs)}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class ForwardTrace:
     """What was seen in one forward pass.
 
     Attributes:
@@ -66,13 +66,13 @@ def copied(model: nn.Module) -> nn.Module:
     return equal_copy(model).eval()
 
 
-def watch(probe: nn.Module, example_input: Tensor, kind: type[nn.Module], also: str | None = None) -> Run:
+def watch(probe: nn.Module, example_input: Tensor, kind: type[nn.Module], also: str | None = None) -> ForwardTrace:
     """Run the probe once; record the layers of a kind that are no bottleneck's own, and the module named ``also``.
 
     Raises:
         ValueError: If the probe cannot run the example.
     """
-    run = Run()
+    run = ForwardTrace()
     inner = {child for module in probe.modules() if isinstance(module, Bottleneck) for child in module.children()}
 
     def enter(name: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fl_precode.defences.forward_trace import Run, copied, passed_by, watch
+from fl_precode.defences.forward_trace import ForwardTrace, copied, passed_by, watch
 from fl_precode.randomness.random_layers import Bottleneck
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _candidates(wanted: Wanted) -> str:
     return f"{wanted.kind.__name__} layers in order of execution"
 
 
-def _above(model: nn.Module, run: Run, name: str, example_input: Tensor, wanted: Wanted) -> Place | None:
+def _above(model: nn.Module, run: ForwardTrace, name: str, example_input: Tensor, wanted: Wanted) -> Place | None:
     """The smallest module around the layer that everything passes, and that leaves earlier layers of its kind out."""
     while name := name.rpartition(".")[0]:
         if any(f"{earlier}.".startswith(f"{name}.") for earlier in run.order[: wanted.index]):
@@ -163,7 +163,7 @@ def _ancestors(model: nn.Module, name: str) -> list[nn.Module]:
     return [model.get_submodule(".".join(parts[:count])) for count in range(1, len(parts) + 1)]
 
 
-def _choose(run: Run, before: str | None, wanted: Wanted) -> str:
+def _choose(run: ForwardTrace, before: str | None, wanted: Wanted) -> str:
     if before is not None:
         if before not in run.inputs:
             raise ValueError(f"the module {before!r} does not run in the forward pass; choose one of: {run.listed()}")
@@ -175,7 +175,7 @@ def _choose(run: Run, before: str | None, wanted: Wanted) -> str:
     return run.order[wanted.index]
 
 
-def _checked(model: nn.Module, run: Run, name: str, example_input: Tensor, wanted: Wanted) -> Place:
+def _checked(model: nn.Module, run: ForwardTrace, name: str, example_input: Tensor, wanted: Wanted) -> Place:
     """The place, when one tensor of one size enters and no bottleneck stands there already."""
     shapes = []
     for hidden in run.inputs[name]:
@@ -208,7 +208,7 @@ def _checked(model: nn.Module, run: Run, name: str, example_input: Tensor, wante
     )
 
 
-def _check_free(target: nn.Module, run: Run, name: str) -> None:
+def _check_free(target: nn.Module, run: ForwardTrace, name: str) -> None:
     """Refuse a second bottleneck in the same place."""
     children = list(target.children())
     holds = isinstance(target, nn.Sequential) and children and isinstance(children[0], Bottleneck)
@@ -218,7 +218,7 @@ def _check_free(target: nn.Module, run: Run, name: str) -> None:
         )
 
 
-def _report_bypass(run: Run, name: str, before: str | None, wanted: Wanted) -> None:
+def _report_bypass(run: ForwardTrace, name: str, before: str | None, wanted: Wanted) -> None:
     if before is None:
         raise ValueError(
             f"ambiguous insertion point: the output depends on the input by a way around {name!r} too (several heads, "

@@ -176,7 +176,7 @@ _PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
 @dataclass(frozen=True)
-class Chain(GradientDefence):
+class DefenceChain(GradientDefence):
     """Gradient defences one after another, in the order in which the spec names them.
 
     Attributes:
@@ -210,11 +210,11 @@ class Chain(GradientDefence):
         """Whether it is DP-SGD, so that nothing else may be sent that depends on the images."""
         return any(isinstance(part, DpSgd) for part in self.parts)
 
-    def of_steps(self) -> Chain | None:
+    def of_steps(self) -> DefenceChain | None:
         """The parts that belong to each step of local training, or None."""
         return _chain([part for part in self.parts if part.per_step])
 
-    def of_update(self) -> Chain | None:
+    def of_update(self) -> DefenceChain | None:
         """The parts that belong to the update after local training, or None."""
         return _chain([part for part in self.parts if not part.per_step])
 
@@ -235,8 +235,8 @@ def _check_shapes(part: GradientDefence, before: Gradients, after: object) -> No
         )
 
 
-def _chain(parts: Sequence[GradientDefence]) -> Chain | None:
-    return Chain(tuple(parts)) if parts else None
+def _chain(parts: Sequence[GradientDefence]) -> DefenceChain | None:
+    return DefenceChain(tuple(parts)) if parts else None
 
 
 def defence_parts(spec: str) -> list[Spec]:
@@ -282,7 +282,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
     return model
 
 
-def gradient_defence(spec: str) -> Chain | None:
+def gradient_defence(spec: str) -> DefenceChain | None:
     """What the spec does to a client's gradients, or None when it leaves them alone.
 
     >>> gradient_defence("precode+clip:max_norm=1").parts

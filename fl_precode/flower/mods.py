@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from torch import Generator, Tensor
 
-from fl_precode.defences.registry import Chain, changes_model, gradient_defence, perturbation_generator
+from fl_precode.defences.registry import DefenceChain, changes_model, gradient_defence, perturbation_generator
 from fl_precode.flower.recorder import looks_like_buffer
 
 
@@ -57,7 +57,7 @@ def gradient_defence_mod(
     return mod
 
 
-def _message_defence(spec: str) -> Chain:
+def _message_defence(spec: str) -> DefenceChain:
     chain = gradient_defence(spec)
     if chain is None or changes_model(spec):
         raise ValueError(
@@ -95,7 +95,7 @@ def _generator(seed: int | None, message: Message, context: Context) -> Generato
 def _defend(
     reply: Message,
     received: Mapping[str, np.ndarray],
-    chain: Chain,
+    chain: DefenceChain,
     generator: Generator | None,
     buffers: Collection[str] | None,
 ) -> None:

@@ -26,7 +26,7 @@ class NoUsableReplies(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOutReply:
     """A reply that was not aggregated, and why."""
 
     node: str
@@ -43,7 +43,7 @@ class RoundReplies:
     """
 
     usable: dict[str, int] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOutReply] = field(default_factory=list)
 
 
 class ScreenedReplies(Strategy):
@@ -90,7 +90,7 @@ class ScreenedReplies(Strategy):
                 outcome.usable[node] = partition
                 sound.append((partition, node, reply))
             else:
-                outcome.left_out.append(LeftOut(node=node, reason=reason))
+                outcome.left_out.append(LeftOutReply(node=node, reason=reason))
                 log(WARNING, "round %d: reply of node %s is left out: %s", server_round, node, reason)
         self.rounds[server_round] = outcome
         if not sound:

@@ -24,7 +24,7 @@ __all__ = ["MODELS", "InputSpec", "ModelEntry", "build_model", "check_model"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class WordOption:
     """An option that is one of several words, the first by default."""
 
     words: tuple[str, ...]
@@ -60,7 +60,7 @@ class ModelEntry:
 
     description: str
     build: Callable[..., nn.Module] = field(repr=False)
-    options: Mapping[str, Choice | Whole] = field(default_factory=dict)
+    options: Mapping[str, WordOption | Whole] = field(default_factory=dict)
 
 
 def _mlp(inputs: InputSpec, *, init: str) -> nn.Module:
@@ -77,7 +77,7 @@ def _initialised(model: nn.Module, init: str) -> nn.Module:
     return model
 
 
-_INIT = Choice(("default", "uniform"))
+_INIT = WordOption(("default", "uniform"))
 
 MODELS: Mapping[str, ModelEntry] = MappingProxyType(
     {
@@ -89,17 +89,17 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
         "lenet": ModelEntry(
             "Three 5x5 convolutions of 12 channels and a Linear; activation=sigmoid|relu, init=default|uniform",
             _lenet,
-            MappingProxyType({"activation": Choice(("sigmoid", "relu")), "init": _INIT}),
+            MappingProxyType({"activation": WordOption(("sigmoid", "relu")), "init": _INIT}),
         ),
         "convnet": ModelEntry(
             "Eight 3x3 convolutions, two max-pools and a Linear; width=64, norm=batch|group|none",
             build_convnet,
-            MappingProxyType({"width": Whole(64), "norm": Choice(("batch", "group", "none"))}),
+            MappingProxyType({"width": Whole(64), "norm": WordOption(("batch", "group", "none"))}),
         ),
         "resnet20": ModelEntry(
             "ResNet20 for small images; width=1 (4 is the literature's ResNet20-4), norm=batch|group",
             build_resnet20,
-            MappingProxyType({"width": Whole(1), "norm": Choice(("batch", "group"))}),
+            MappingProxyType({"width": Whole(1), "norm": WordOption(("batch", "group"))}),
         ),
     }
 )

@@ -20,7 +20,7 @@ _NUMBERED: Final = re.compile(r"(\D*)(\d+)")
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedArrays:
     """Which recorded array is which tensor of the model.
 
     Attributes:
@@ -78,7 +78,7 @@ class ModelLayout:
             values={**{name: value.detach() for name, value in state.items()}, **dict(model.named_buffers())},
         )
 
-    def match(self, given: Mapping[str, Shape]) -> Matched | None:
+    def match(self, given: Mapping[str, Shape]) -> MatchedArrays | None:
         """Which recorded arrays are which of the model's tensors; None when they belong to another model.
 
         Some of the model's tensors may be missing, or all be there beside others that it does not have; both at once
@@ -86,7 +86,7 @@ class ModelLayout:
         """
         return self._by_name(given) or self._by_prefix(given) or self._by_order(given)
 
-    def _by_name(self, given: Mapping[str, Shape], *, drop: str = "", add: str = "") -> Matched | None:
+    def _by_name(self, given: Mapping[str, Shape], *, drop: str = "", add: str = "") -> MatchedArrays | None:
         own = {unwrapped(name): name for name in self.shapes}
         if len(own) != len(self.shapes):  # a module is really called so
             own = {name: name for name in self.shapes}
@@ -104,9 +104,9 @@ class ModelLayout:
         if len(set(found.values())) < len(found) or not set(found.values()) & set(self.parameters):
             return None
         complete = {name for name in self.parameters if name in self.trained} <= set(found.values())
-        return Matched(found, unknown=tuple(unknown)) if complete or not unknown else None
+        return MatchedArrays(found, unknown=tuple(unknown)) if complete or not unknown else None
 
-    def _by_prefix(self, given: Mapping[str, Shape]) -> Matched | None:
+    def _by_prefix(self, given: Mapping[str, Shape]) -> MatchedArrays | None:
         first = next(iter(given), None)
         if first is None:
             return None
@@ -116,17 +116,17 @@ class ModelLayout:
             if all(name.startswith(drop) for name in given):
                 found = self._by_name(given, drop=drop, add=add)
                 if found is not None and not found.unknown:
-                    return Matched(found.names, how="prefix")
+                    return MatchedArrays(found.names, how="prefix")
         return None
 
-    def _by_order(self, given: Mapping[str, Shape]) -> Matched | None:
+    def _by_order(self, given: Mapping[str, Shape]) -> MatchedArrays | None:
         names = _in_order(list(given))
         if names is None:
             return None
         shapes = [given[name] for name in names]
         for own in self._orders():
             if [self.shapes[name] for name in own] == shapes:
-                return Matched(dict(zip(names, own, strict=True)), how="order")
+                return MatchedArrays(dict(zip(names, own, strict=True)), how="order")
         return None
 
     def _orders(self) -> list[list[str]]:

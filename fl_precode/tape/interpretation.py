@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fl_precode.assumption import Assumption
 from fl_precode.defences.registry import gradient_defence
-from fl_precode.models.layout import Matched, ModelLayout
+from fl_precode.models.layout import MatchedArrays, ModelLayout
 from fl_precode.observation import Observation, Protocol
 from fl_precode.tape.announced_settings import announced_settings, examples_of
 from fl_precode.tape.format import StoredRecord, TapeEntry, TapeError, TapeHeader
 from fl_precode.tape.optimiser_traces import optimiser_trace
-from fl_precode.tape.update_meaning import Guess, Meaning, meaning_of, rank_of, steps_counted
+from fl_precode.tape.update_meaning import Meaning, MeaningGuess, meaning_of, rank_of, steps_counted
 
 Tensors = Mapping[str, Tensor]
 Load = Callable[[StoredRecord], Tensors]
@@ -131,13 +131,13 @@ class Interpretation:
                 return received, _Kind("weights", assumptions)
         return {name: -received[name] for name in names}, _Kind("weights", assumptions)
 
-    def _meaning(self, entry: TapeEntry, sent: Tensors, received: Tensors) -> Guess:
+    def _meaning(self, entry: TapeEntry, sent: Tensors, received: Tensors) -> MeaningGuess:
         said: Mapping[str, Meaning] = {"weights": "weights", "difference": "difference", "gradient": "gradient"}
         if self.header.reply in said:
-            return Guess(said[self.header.reply], "the notes say so")
+            return MeaningGuess(said[self.header.reply], "the notes say so")
         floats = {name: value for name, value in received.items() if value.is_floating_point()}
         if self.layout is None or not floats:
-            return Guess("weights", "nothing else was announced")
+            return MeaningGuess("weights", "nothing else was announced")
         return meaning_of(
             {name: sent[name] for name in floats},
             floats,
@@ -213,7 +213,7 @@ class _Chosen:
 
 def _fitting(
     entry: TapeEntry, layout: ModelLayout, load: Load, *, preferred: str = ""
-) -> tuple[_Chosen, Matched | None]:
+) -> tuple[_Chosen, MatchedArrays | None]:
     """The record of a message that holds the model's tensors: the one that counts as weights, else the first fit."""
     records: list[StoredRecord] = sorted(
         [entry, *entry.extras], key=lambda one: one.record != (preferred or entry.record)
@@ -239,7 +239,12 @@ def _as_recorded(entry: TapeEntry, sent: Tensors, received: Tensors) -> _Aligned
 
 
 def _by_layout(
-    entry: TapeEntry, layout: ModelLayout, sent: Tensors, how_sent: Matched, received: Tensors, how_received: Matched
+    entry: TapeEntry,
+    layout: ModelLayout,
+    sent: Tensors,
+    how_sent: MatchedArrays,
+    received: Tensors,
+    how_received: MatchedArrays,
 ) -> _Aligned:
     before = {own: sent[name] for name, own in how_sent.names.items() if own not in layout.tied}
     whole = {name for name in layout.parameters if not _has_gradients(layout.values[name])}
@@ -308,7 +313,7 @@ def _moved(update: Tensors, layout: ModelLayout | None) -> frozenset[str]:
     return moved or frozenset(update)
 
 
-def _meaning_assumed(guess: Guess) -> tuple[Assumption, ...]:
+def _meaning_assumed(guess: MeaningGuess) -> tuple[Assumption, ...]:
     if guess.meaning == "weights":
         return ()
     words = {

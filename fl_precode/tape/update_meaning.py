@@ -16,7 +16,7 @@ _NEIGHBOUR: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Guess:
+class MeaningGuess:
     """What arrays are taken for, and why."""
 
     meaning: Meaning
@@ -34,7 +34,7 @@ def meaning_of(
     classifier_bias: str | None,
     rate: float | None,
     images: int | None,
-) -> Guess:
+) -> MeaningGuess:
     """Whether arrays are weights near those that were sent, or their change, or a gradient.
 
     The change and the gradient of one step point in opposite directions. Cross-entropy tells which is which at the
@@ -53,18 +53,18 @@ def meaning_of(
     size, length = float(after.norm()), float(before.norm())
     cosine = float(before @ after) / (size * length) if size and length else 1.0
     if cosine > _NEIGHBOUR:
-        return Guess("weights", "they lie near the weights that were sent")
+        return MeaningGuess("weights", "they lie near the weights that were sent")
     far = f"they point elsewhere than the weights that were sent (cosine {cosine:.2f})"
     bias = received.get(classifier_bias or "")
     if bias is None or not _sums_to_zero(bias) or 2 * (images or 1) >= len(bias):
-        return Guess("difference", f"{far}; which sign they have cannot be seen")
+        return MeaningGuess("difference", f"{far}; which sign they have cannot be seen")
     if int((bias < 0).sum()) > int((bias > 0).sum()):
-        return Guess("difference", f"{far}; the classifier's bias moves towards few classes")
+        return MeaningGuess("difference", f"{far}; the classifier's bias moves towards few classes")
     total = float(bias.abs().sum())
     if rate is not None and total <= 2 * rate:
         because = f"{far}; the classifier's bias has the sign of a gradient, and the learning rate's size"
-        return Guess("negative difference", because)
-    return Guess("gradient", f"{far}; the classifier's bias has the sign and the size of a gradient")
+        return MeaningGuess("negative difference", because)
+    return MeaningGuess("gradient", f"{far}; the classifier's bias has the sign and the size of a gradient")
 
 
 def steps_counted(sent: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> int | None:

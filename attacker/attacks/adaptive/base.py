@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import Generator, Tensor
 
-from attacker.attacks.announced_update import Comparison, announced_comparison
+from attacker.attacks.announced_update import UpdateComparison, announced_comparison
 from attacker.attacks.base import Attack, Progress, Reconstruction
 from attacker.attacks.gradient_matching.attack import GradientMatching
 from attacker.attacks.gradient_matching.memory import share
 from attacker.attacks.gradient_matching.options import options_of
 from attacker.attacks.gradient_matching.parts import Adam
-from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.trace import Trace, trace
 from attacker.optim.deadline import share_of_time
 from attacker.reasons import Reason, because, joined
@@ -53,7 +53,7 @@ class AdaptiveMatching(Attack):
         """What the attack makes of noise that it does not know."""
 
     @abstractmethod
-    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
         """What the attack knows of an observation, or why it cannot know it."""
 
     def adapted(self, victim: Victim) -> Victim:
@@ -127,11 +127,11 @@ class _Known:
 
     observation: Observation
     distance: str
-    knowledge: Knowledge
+    knowledge: SideInformation
     parts: tuple[str, ...] = ()
 
 
-def _joined(knowledge: Knowledge, fits: Comparison) -> _Known | Reason:
+def _joined(knowledge: SideInformation, fits: UpdateComparison) -> _Known | Reason:
     matched = knowledge.matched
     if fits.left_out:
         every = frozenset(fits.observation.parameters) if matched is None else matched

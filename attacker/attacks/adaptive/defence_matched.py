@@ -10,7 +10,7 @@ from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED, announced_parts
 from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.registration import register_attack
-from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.noise_free_layers import before_noise
 from attacker.gradients.trace import Trace
 from attacker.reasons import Reason, because
@@ -59,7 +59,7 @@ class DefenceMatched(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
         """Which layers count, or why there is nothing to adapt to."""
         defence = observation.protocol.defence
         if defence is None:
@@ -68,7 +68,7 @@ class DefenceMatched(AdaptiveMatching):
         if not (ANSWERED - _LEAVES_DIRECTION) & names:
             return because("defence-leaves-all", defence=defence)
         if not BOTTLENECKS & names:
-            return Knowledge()
+            return SideInformation()
         if not model_trace.bottlenecks:
             return because("no-bottleneck.announced", defence=defence)
-        return Knowledge(matched=before_noise(model_trace))
+        return SideInformation(matched=before_noise(model_trace))

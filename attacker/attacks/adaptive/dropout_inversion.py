@@ -10,7 +10,7 @@ from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
-from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.dropout_masks import MaskedDropout, with_masks
 from attacker.gradients.trace import Trace
 from attacker.reasons import Reason, because
@@ -64,9 +64,9 @@ class DropoutInversion(AdaptiveMatching):
         """The victim with dropout that takes masks."""
         return replace(victim, model=with_masks(victim.model))
 
-    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
         """Nothing besides that there are masks."""
         del victim, observation
         if not any(isinstance(run.module, MaskedDropout) for run in model_trace.random):
             return because("no-dropout")
-        return Knowledge()
+        return SideInformation()

@@ -10,7 +10,7 @@ from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.registration import register_attack
-from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.noise_free_layers import before_noise
 from attacker.gradients.trace import Trace
 from attacker.reasons import Reason, because
@@ -56,7 +56,7 @@ class Ignore(AdaptiveMatching):
         """Fresh draws."""
         return NoiseSearch(draws=self.draws)
 
-    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
         """Which layers count."""
         del victim, observation
         if not model_trace.bottlenecks:
@@ -64,4 +64,4 @@ class Ignore(AdaptiveMatching):
         matched = before_noise(model_trace)
         if not matched:
             return because("nothing-before-noise", name=model_trace.bottlenecks[0].name)
-        return Knowledge(matched=matched)
+        return SideInformation(matched=matched)

@@ -15,7 +15,7 @@ from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.base import Progress, Reconstruction
 from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.registration import register_attack
-from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.trace import Trace, trace
 from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
@@ -69,7 +69,7 @@ class NoiseRecovery(AdaptiveMatching):
         """What is not known is optimised."""
         return NoiseSearch(rate=self.noise_rate, feature_weight=self.feature_weight)
 
-    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
         """Noise, and features up to the first bottleneck whose noise is not known, in the update's dtype."""
         recovered = recover_noise(victim, observation, model_trace)
         if not recovered.bottlenecks:
@@ -84,7 +84,7 @@ class NoiseRecovery(AdaptiveMatching):
             features[bottleneck.name] = bottleneck.features.to(like)
         noise = tuple(None if layer_noise is None else layer_noise.to(like) for layer_noise in recovered.noise)
         matched = None if self.matching.layers else _matched(model_trace, recovered, observation)
-        return Knowledge(matched=matched, noise=noise, features=features)
+        return SideInformation(matched=matched, noise=noise, features=features)
 
     def run(
         self,

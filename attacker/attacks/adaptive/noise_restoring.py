@@ -9,7 +9,7 @@ from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED
 from attacker.attacks.defence_names import BOTTLENECKS
 from attacker.attacks.registration import register_attack
-from attacker.attacks.side_information import Knowledge, NoiseSearch
+from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.trace import Trace
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
@@ -68,7 +68,7 @@ class NoiseRestoring(AdaptiveMatching):
         """All noise is optimised."""
         return NoiseSearch(rate=self.noise_rate)
 
-    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> Knowledge | Reason:
+    def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
         """Nothing besides that there is noise."""
         del victim, observation
-        return Knowledge() if model_trace.bottlenecks else because("no-bottleneck.plain")
+        return SideInformation() if model_trace.bottlenecks else because("no-bottleneck.plain")

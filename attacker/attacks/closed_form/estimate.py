@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacker.analytic.chain_residual import ChainReplay
-from attacker.analytic.classifier_inputs import Entry, enter, enter_without_bias
+from attacker.analytic.classifier_inputs import ClassifierInput, enter, enter_without_bias
 from attacker.analytic.entry_layer import Entrance, entrance, has_gradient
 from attacker.analytic.known_quantities import LayerReport, Leaked
 from attacker.analytic.layer_inversion import invert_chain, memory_needed
@@ -143,7 +143,7 @@ def estimates(
 def _estimate(victim: Victim, place: Entrance, indices: Sequence[int], observations: Sequence[Observation]) -> Estimate:
     began = time.perf_counter()
     gradients = [observed_gradient(update) for update in observations]
-    entries: list[Entry] = []
+    entries: list[ClassifierInput] = []
     labels: list[Tensor | None] = []
     classifier = trace(victim).last_linear()
     for observation, gradient in zip(observations, gradients, strict=True):
@@ -180,7 +180,10 @@ def _estimate(victim: Victim, place: Entrance, indices: Sequence[int], observati
 
 
 def _leaked(
-    place: Entrance, observations: Sequence[Observation], gradients: Sequence[Gradients], entries: Sequence[Entry]
+    place: Entrance,
+    observations: Sequence[Observation],
+    gradients: Sequence[Gradients],
+    entries: Sequence[ClassifierInput],
 ) -> Leaked:
     names = [name for name in place.parameters if name not in (place.weight, place.bias)]
     return Leaked(

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from attacker.attacks.base import Attack, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW
 from attacker.attacks.closed_form.estimate import Estimate, any_entrance
-from attacker.attacks.closed_form.refinement import Candidate, run_from_estimates, valid_start
+from attacker.attacks.closed_form.refinement import StartingImages, run_from_estimates, valid_start
 from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.registration import register_attack
 from attacker.optim.tv_gauss_newton import refine_smoothly
@@ -82,14 +82,14 @@ class Hybrid(Attack):
             updates: Sequence[Observation],
             granted: Sequence[Tensor | None],
             sources: Sequence[Generator],
-        ) -> list[Candidate]:
+        ) -> list[StartingImages]:
             del updates, granted, sources
             return self._improve(victim, estimate)
 
         return run_from_estimates(victim, observations, labels, generators, progress, improve)
 
-    def _improve(self, victim: Victim, estimate: Estimate) -> list[Candidate]:
-        given = Candidate(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
+    def _improve(self, victim: Victim, estimate: Estimate) -> list[StartingImages]:
+        given = StartingImages(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
         open_ = torch.tensor([not estimate.determined(place) for place in range(len(estimate.inputs))])
         if not bool(open_.any()):
             return [given]
@@ -107,7 +107,7 @@ class Hybrid(Attack):
         # A minimum-norm estimate gives the update to rounding and is no image: what is as good as exact competes by
         # being one. Determined victims keep their estimate.
         taken = open_ & (distances < start.distances.clamp_min(EXACT_BELOW))
-        searched = Candidate(
+        searched = StartingImages(
             words=because("estimate-smooth"),
             inputs=solution.x,
             distances=torch.where(taken, distances, torch.inf),

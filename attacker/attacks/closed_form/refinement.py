@@ -22,7 +22,7 @@ _TOGETHER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class StartingImages:
     """Images for the victims of one estimate.
 
     Attributes:
@@ -38,7 +38,9 @@ class Candidate:
     steps: int
 
 
-Improve = Callable[[Estimate, Sequence[Observation], Sequence[Tensor | None], Sequence[Generator]], list[Candidate]]
+Improve = Callable[
+    [Estimate, Sequence[Observation], Sequence[Tensor | None], Sequence[Generator]], list[StartingImages]
+]
 
 
 def run_from_estimates(
@@ -78,17 +80,17 @@ def run_from_estimates(
     return [results[index] for index in range(len(observations))]
 
 
-def valid_start(victim: Victim, estimate: Estimate) -> Candidate:
+def valid_start(victim: Victim, estimate: Estimate) -> StartingImages:
     """The estimate itself, moved onto valid images where it is outside; what is not finite becomes grey."""
     images = victim.inputs.clamp(estimate.inputs.nan_to_num(0.0, 0.0, 0.0))
-    return Candidate(
+    return StartingImages(
         words=because("estimate-clamped"), inputs=images, distances=estimate.replay.distances(images), steps=0
     )
 
 
 def _result(
     estimate: Estimate,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[StartingImages],
     place: int,
     labels: Tensor | None,
     observation: Observation,

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from attacker.analytic.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before, why_no_relu
 from attacker.analytic.low_rank import LowRank, factorise
 from attacker.analytic.mixed_batch import Mixture, Unmixed
-from attacker.analytic.sparse_columns import Candidate, SparseColumns
+from attacker.analytic.sparse_columns import SparseColumn, SparseColumns
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_of_images
@@ -154,7 +154,7 @@ class Spear(Attack):
         """The images' factors, or why they were not found."""
         latest: list[Unmixed] = []
 
-        def enough(candidates: list[Candidate]) -> bool:
+        def enough(candidates: list[SparseColumn]) -> bool:
             best = mixture.best(candidates, good=AGREEMENT)
             latest[:] = [] if best is None else [best]
             return best is not None and best.agreement >= AGREEMENT

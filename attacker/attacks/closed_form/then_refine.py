@@ -12,7 +12,7 @@ from attacker.attacks.base import Attack, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW
 from attacker.attacks.closed_form.estimate import Estimate, any_entrance
 from attacker.attacks.closed_form.hybrid import check_positive
-from attacker.attacks.closed_form.refinement import Candidate, run_from_estimates, valid_start
+from attacker.attacks.closed_form.refinement import StartingImages, run_from_estimates, valid_start
 from attacker.attacks.defence_names import PRECODE
 from attacker.attacks.gradient_matching.attack import GradientMatching
 from attacker.attacks.gradient_matching.parts import Adam
@@ -99,7 +99,7 @@ class ThenRefine(Attack):
             updates: Sequence[Observation],
             granted: Sequence[Tensor | None],
             sources: Sequence[Generator],
-        ) -> list[Candidate]:
+        ) -> list[StartingImages]:
             return self._improve(victim, estimate, updates, granted, sources)
 
         return run_from_estimates(victim, observations, labels, generators, progress, improve)
@@ -111,13 +111,13 @@ class ThenRefine(Attack):
         updates: Sequence[Observation],
         granted: Sequence[Tensor | None],
         generators: Sequence[Generator],
-    ) -> list[Candidate]:
-        given = Candidate(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
+    ) -> list[StartingImages]:
+        given = StartingImages(words=None, inputs=estimate.inputs, distances=estimate.distances, steps=0)
         replay, start = estimate.replay, valid_start(victim, estimate)
         solution = refine(
             replay.residual, start.inputs, steps=self.steps, inner=self.inner, project=victim.inputs.clamp
         )
-        refined = Candidate(
+        refined = StartingImages(
             words=because("estimate-refined"),
             inputs=solution.x,
             distances=replay.distances(solution.x),
@@ -142,7 +142,7 @@ class ThenRefine(Attack):
         updates: Sequence[Observation],
         granted: Sequence[Tensor | None],
         generators: Sequence[Generator],
-    ) -> Candidate:
+    ) -> StartingImages:
         labels = [
             recovered if known is None else known for known, recovered in zip(granted, estimate.labels, strict=True)
         ]
@@ -153,7 +153,7 @@ class ThenRefine(Attack):
         inputs = torch.cat([image.to(estimate.inputs) for image in images])
         distances = estimate.replay.distances(inputs)
         missing = torch.tensor([result.inputs is None for result in results], device=distances.device)
-        return Candidate(
+        return StartingImages(
             words=because("plain-matching"),
             inputs=inputs,
             distances=torch.where(missing, torch.inf, distances),
@@ -162,8 +162,8 @@ class ThenRefine(Attack):
 
 
 def _decisive(
-    given: Candidate, start: Candidate, searched: Sequence[Candidate], determined: Sequence[bool]
-) -> list[Candidate]:
+    given: StartingImages, start: StartingImages, searched: Sequence[StartingImages], determined: Sequence[bool]
+) -> list[StartingImages]:
     """The searched candidates, with infinite distances for victims whose residual they do not halve.
 
     Args:
@@ -186,7 +186,7 @@ def _decisive(
     return [replace(candidate, distances=row) for candidate, row in zip(searched, kept, strict=True)]
 
 
-def _smoothest(candidates: Sequence[Candidate], victim: Victim) -> list[Candidate]:
+def _smoothest(candidates: Sequence[StartingImages], victim: Victim) -> list[StartingImages]:
     """For each victim the smoothest of those that fit nearly as well as the best; infinite distances for the others."""
     distances = torch.stack([candidate.distances for candidate in candidates]).nan_to_num(torch.inf)
     fits = distances <= distances.amin(dim=0) / _DECISIVE
@@ -199,6 +199,6 @@ def _smoothest(candidates: Sequence[Candidate], victim: Victim) -> list[Candidat
     return [replace(candidate, distances=row) for candidate, row in zip(candidates, left, strict=True)]
 
 
-def _chosen(usual: Candidate, smooth: Candidate, worthless: Tensor) -> Candidate:
+def _chosen(usual: StartingImages, smooth: StartingImages, worthless: Tensor) -> StartingImages:
     """The distances of the second where the estimate was worth nothing, else those of the first."""
     return replace(usual, distances=torch.where(worthless, smooth.distances, usual.distances))

@@ -18,7 +18,7 @@ from attacker.attacks.gradient_matching.replay import weights_may_differ, why_no
 from attacker.attacks.gradient_matching.search import Search
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.label_trial import labels_to_try, with_trial, without_labels
-from attacker.attacks.side_information import PLAIN, Knowledge, NoiseSearch
+from attacker.attacks.side_information import PLAIN, NoiseSearch, SideInformation
 from attacker.gradients.client_mode import AsTrained, as_trained
 from attacker.gradients.observed import observed_gradient
 from attacker.gradients.trace import trace
@@ -124,7 +124,7 @@ class GradientMatching(Search, Attack):
         progress: Progress | None,
     ) -> list[Reconstruction]:
         """Attack observations that are one problem together, in pieces of bounded size."""
-        return self.search(victim, observations, labels, generators, progress, [Knowledge()] * len(observations))
+        return self.search(victim, observations, labels, generators, progress, [SideInformation()] * len(observations))
 
     def search(
         self,
@@ -133,7 +133,7 @@ class GradientMatching(Search, Attack):
         labels: Sequence[Tensor | None],
         generators: Sequence[Generator],
         progress: Progress | None,
-        knowledge: Sequence[Knowledge],
+        knowledge: Sequence[SideInformation],
         noise: NoiseSearch = PLAIN,
     ) -> list[Reconstruction]:
         """As `run`, with what an adaptive attack knows of each observation and makes of noise."""
@@ -204,7 +204,7 @@ class _Group:
     """
 
     clients: AsTrained
-    knowledge: Sequence[Knowledge]
+    knowledge: Sequence[SideInformation]
     noise: NoiseSearch
 
     def size(self, settings: Search, place: int) -> Size:

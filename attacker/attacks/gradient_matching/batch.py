@@ -8,7 +8,7 @@ from itertools import product
 
 from torch import Tensor
 
-from attacker.attacks.side_information import PLAIN, Knowledge, NoiseSearch
+from attacker.attacks.side_information import PLAIN, NoiseSearch, SideInformation
 from attacker.gradients.client_mode import AsTrained
 from attacker.gradients.observed import group_observations, same_weights
 from attacker.gradients.trace import Trace
@@ -45,7 +45,7 @@ class Piece:
     targets: Sequence[Gradients]
     labels: Sequence[Tensor] | None
     draws: Draws
-    knowledge: Sequence[Knowledge]
+    knowledge: Sequence[SideInformation]
     noise: NoiseSearch = PLAIN
     own_weights: bool = False
 
@@ -96,7 +96,7 @@ def group_pieces(
     labels: Sequence[Tensor | None],
     draws: Draws,
     *,
-    knowledge: Sequence[Knowledge],
+    knowledge: Sequence[SideInformation],
     noise: NoiseSearch,
     joint: bool,
     may_differ: Collection[str] | None,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from attacker.attacks.gradient_matching.batch import Piece
 from attacker.attacks.gradient_matching.distances import Distance
 from attacker.attacks.gradient_matching.parameter_filter import matched_parameters
-from attacker.attacks.side_information import Knowledge
+from attacker.attacks.side_information import SideInformation
 from attacker.gradients.base import GradientProducts
 from attacker.gradients.batch_norm import running_buffers
 from attacker.gradients.distances import Elements
@@ -125,7 +125,7 @@ def weights_may_differ(
     victim: Victim,
     model_trace: Trace,
     observations: Sequence[Observation],
-    knowledge: Sequence[Knowledge],
+    knowledge: Sequence[SideInformation],
 ) -> frozenset[str] | None:
     """Buffers that may differ among victims that are attacked together with their weights, or None when none may.
 

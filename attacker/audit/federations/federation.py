@@ -33,7 +33,7 @@ _SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Federation:
+class AuditedFederation:
     """One federation of an audit.
 
     Attributes:
@@ -78,7 +78,7 @@ def open_federations(
     *,
     fresh: bool = True,
     clock: Clock = UNLIMITED,
-) -> list[Federation]:
+) -> list[AuditedFederation]:
     """Open the tapes, choose the updates, and write or open the controls; each control follows its federation.
 
     Args:
@@ -97,7 +97,7 @@ def open_federations(
         raise ValueError("expected at least one tape and one victim, got 0 tapes")
     subjects = [open_subject(source, checked=UPDATES) for source in sources]
     _check_labels(subjects, settings)
-    federations: list[Federation] = []
+    federations: list[AuditedFederation] = []
     for number, (source, subject) in enumerate(zip(sources, subjects, strict=True), start=1):
         entries = choose_updates(subject, victims=settings.victims, seed=settings.seed, rounds=settings.rounds)
         with within(clock.left(OPENING)):
@@ -109,7 +109,7 @@ def open_federations(
         needed = settings.control and subject.defence != "none"
         if needed and fresh and not reason:
             reason = _why_no_time(subject, repeated[0], clock)
-        control: list[Federation] = []
+        control: list[AuditedFederation] = []
         if needed and not reason:
             try:
                 with within(clock.left(OPENING)):
@@ -119,7 +119,7 @@ def open_federations(
             except Exception as error:  # the clients' model is foreign code, and is trained here
                 _logger.warning("there is no undefended control of %s", federation.id, exc_info=True)
                 reason = because("control-raised", kind=type(error).__name__, error=error)
-        federations += [Federation(**{**vars(federation), "no_control": reason if needed else None}), *control]
+        federations += [AuditedFederation(**{**vars(federation), "no_control": reason if needed else None}), *control]
     return federations
 
 
@@ -132,7 +132,7 @@ def _why_no_time(subject: Subject, entry: TapeEntry, clock: Clock) -> Reason | N
     return None if needed <= left else because("control-needs-time", needed=needed, left=left)
 
 
-def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fresh: bool) -> Federation:
+def _control(defended: AuditedFederation, folder: Path, settings: AuditSettings, *, fresh: bool) -> AuditedFederation:
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
         repeated = [entry for entry in defended.entries if entry.file not in defended.refused]
@@ -141,7 +141,9 @@ def _control(defended: Federation, folder: Path, settings: AuditSettings, *, fre
     subject = open_control(defended.subject, folder)
     source = TapeSource(tape=folder)
     control = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
-    return Federation(**{**vars(control), "control_of": defended.id, "training": tuple(control_training(folder))})
+    return AuditedFederation(
+        **{**vars(control), "control_of": defended.id, "training": tuple(control_training(folder))}
+    )
 
 
 def _federation(
@@ -151,8 +153,8 @@ def _federation(
     entries: Sequence[TapeEntry],
     settings: AuditSettings,
     refused: Mapping[str, str] | None = None,
-) -> Federation:
-    bare = Federation(
+) -> AuditedFederation:
+    bare = AuditedFederation(
         id=identifier,
         subject=subject,
         site=Site.of(source, stamp(subject.tape, entries)),
@@ -161,10 +163,10 @@ def _federation(
         refused=refused or {},
     )
     targets = tuple(_target(bare, entry, labels=settings.knowledge.labels == "granted") for entry in entries)
-    return Federation(**{**vars(bare), "targets": targets})
+    return AuditedFederation(**{**vars(bare), "targets": targets})
 
 
-def _target(federation: Federation, entry: TapeEntry, *, labels: bool) -> Target:
+def _target(federation: AuditedFederation, entry: TapeEntry, *, labels: bool) -> Target:
     truth = federation.truth(entry) if labels else None
     return Target(
         file=entry.file,

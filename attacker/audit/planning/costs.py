@@ -22,7 +22,7 @@ from attacker.optim.deadline import within
 from fl_precode.spec import spec_name
 
 if TYPE_CHECKING:
-    from attacker.audit.federations.federation import Federation
+    from attacker.audit.federations.federation import AuditedFederation
     from attacker.audit.settings import AuditSettings
     from attacker.victim import Victim
     from fl_precode.observation import Observation
@@ -75,7 +75,7 @@ def _cost(entry: AttackEntry | None, attack: Attack) -> float:
     return settings.evaluations * (1.0 if entry is None else entry.cost_of_iteration)
 
 
-def measure_unit(federation: Federation, settings: AuditSettings, seconds: float = 10.0) -> float | None:
+def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds: float = 10.0) -> float | None:
     """Seconds of one iteration of gradient matching for one update, in a chunk as the audit cuts them.
 
     One pass forward and backward on a few images comes first, from which an iteration can be reckoned whatever the

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from attacker.attacks.base import check_observation
 from attacker.attacks.registry import build_attack, entry_of
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.planning.plan import answered
 from attacker.audit.record.schema import PlannedAttack
 from attacker.audit.settings import AuditSettings
@@ -24,24 +24,24 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trial:
+class MendTrial:
     """Whether an observation lacks something, and the protocol in which it is told."""
 
     lacks: Callable[[Observation], bool]
     told: Callable[[Protocol], Protocol]
 
 
-TRIALS: Mapping[str, Trial] = MappingProxyType(
+TRIALS: Mapping[str, MendTrial] = MappingProxyType(
     {
-        "local-epochs": Trial(
+        "local-epochs": MendTrial(
             lambda update: update.batch_size is None and update.protocol.local_epochs is None,
             lambda protocol: replace(protocol, local_epochs=1),
         ),
-        "learning-rate": Trial(
+        "learning-rate": MendTrial(
             lambda update: update.kind == "weights" and update.protocol.learning_rate is None,
             lambda protocol: replace(protocol, learning_rate=0.1),
         ),
-        "batch-size": Trial(
+        "batch-size": MendTrial(
             lambda update: update.kind == "weights" and update.protocol.batch_size is None and update.batch_size != 1,
             lambda protocol: replace(protocol, batch_size=32),
         ),
@@ -51,7 +51,7 @@ TRIALS: Mapping[str, Trial] = MappingProxyType(
 
 
 def with_mends(
-    federations: Sequence[Federation], planned: Sequence[PlannedAttack], settings: AuditSettings
+    federations: Sequence[AuditedFederation], planned: Sequence[PlannedAttack], settings: AuditSettings
 ) -> list[PlannedAttack]:
     """The plan, each attack that does not run with the codes of what would let it run, as far as that is known."""
     readers = {federation.id: _Reader(federation, settings) for federation in federations}
@@ -64,7 +64,7 @@ def with_mends(
 class _Reader:
     """Reads a federation's first update as if something were in the notes; each reading is kept, updates are large."""
 
-    def __init__(self, federation: Federation, settings: AuditSettings) -> None:
+    def __init__(self, federation: AuditedFederation, settings: AuditSettings) -> None:
         self.subject = federation.subject
         self._entry = federation.entries[0]
         self._knowledge = settings.knowledge

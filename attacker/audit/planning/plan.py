@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from attacker.attacks.registry import build_attack, entry_of
 from attacker.attacks.selection import answers, is_compared_with, needs_defence, ranked, why_run, with_iterations
 from attacker.audit.clock import MOST_MEASURING, Clock
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.inputs.tape_source import Subject
 from attacker.audit.planning.costs import cost, measure_unit, replays, searches_for
 from attacker.audit.planning.unanswerable import why_unanswerable
@@ -38,7 +38,7 @@ _LEAST_OF_A_SEARCH = 20.0
 class _Considered:
     """An attack on a federation before its budget is known."""
 
-    federation: Federation
+    federation: AuditedFederation
     name: str
     role: Role
     status: PlanStatus
@@ -48,7 +48,7 @@ class _Considered:
 
 
 def plan_audit(
-    federations: Sequence[Federation],
+    federations: Sequence[AuditedFederation],
     settings: AuditSettings,
     *,
     estimate: bool = True,
@@ -245,7 +245,7 @@ def _planned(considered: _Considered, spec: str, units: Mapping[str, float | Non
     )
 
 
-def _consider(federation: Federation, settings: AuditSettings) -> list[_Considered]:
+def _consider(federation: AuditedFederation, settings: AuditSettings) -> list[_Considered]:
     names = _every(federation.subject) if settings.specs is None else list(settings.specs)
     if federation.control_of is not None:
         names = [name for name in names if not needs_defence(name) or _answers_model(name, federation)]
@@ -271,7 +271,7 @@ def answered(attack: str, subject: Subject) -> tuple[str, ...]:
 
 
 def _status(
-    attack: str, federation: Federation, observations: Sequence[Observation], settings: AuditSettings
+    attack: str, federation: AuditedFederation, observations: Sequence[Observation], settings: AuditSettings
 ) -> tuple[PlanStatus, Reason]:
     knowledge, subject = settings.knowledge, federation.subject
     missing = knowledge.missing(entry_of(attack).needs)
@@ -290,7 +290,7 @@ def _status(
     return "not_applicable", refusal
 
 
-def _superfluous(attack: str, federation: Federation) -> Reason | None:
+def _superfluous(attack: str, federation: AuditedFederation) -> Reason | None:
     """Why an attack that was not named need not be tried; None otherwise."""
     defence = federation.subject.defence
     if entry_of(attack).made_of_others:
@@ -301,12 +301,12 @@ def _superfluous(attack: str, federation: Federation) -> Reason | None:
     return None
 
 
-def _answers_model(attack: str, federation: Federation) -> bool:
+def _answers_model(attack: str, federation: AuditedFederation) -> bool:
     """Whether an attack answers dropout that the model itself has, whatever was announced as its defence."""
     return _DROPOUT in entry_of(attack).inside and bool(dropout_layers(federation.subject.victim.model))
 
 
-def _refusal(attack: str, federation: Federation, observations: Sequence[Observation]) -> Reason | None:
+def _refusal(attack: str, federation: AuditedFederation, observations: Sequence[Observation]) -> Reason | None:
     """Why an attack fits none of the updates, in its own words, or None when it fits one."""
     method, victim = build_attack(attack), federation.subject.victim
     reasons = []
@@ -321,7 +321,7 @@ def _refusal(attack: str, federation: Federation, observations: Sequence[Observa
     return reasons[0]
 
 
-def _why_run(attack: str, federation: Federation) -> Reason:
+def _why_run(attack: str, federation: AuditedFederation) -> Reason:
     defence = federation.subject.defence
     if needs_defence(attack) and not answered(attack, federation.subject):
         names = dropout_layers(federation.subject.victim.model)

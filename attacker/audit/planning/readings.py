@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.record.schema import UpdateReading, finite
 from attacker.audit.settings import AuditSettings
 from attacker.gradients.observed import steps_behind
@@ -20,7 +20,7 @@ _ROUNDING: Final = 0.05
 """Images that rounding may add."""
 
 
-def readings(federation: Federation, settings: AuditSettings) -> list[UpdateReading]:
+def readings(federation: AuditedFederation, settings: AuditSettings) -> list[UpdateReading]:
     """What the first few attacked updates say without a search; fewer where a deadline comes.
 
     Args:

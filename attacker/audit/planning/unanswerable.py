@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.gradients.observed import steps_behind
 from attacker.reasons import Reason, because
 from attacker.wording import counted
@@ -19,7 +19,7 @@ _LONG: Final = 3600.0
 
 
 def why_unanswerable(
-    federation: Federation, unit: float | None, searches: Iterable[float], budget: float | None
+    federation: AuditedFederation, unit: float | None, searches: Iterable[float], budget: float | None
 ) -> Reason | None:
     """Why no search can answer these updates, with what would change it; None when one can.
 

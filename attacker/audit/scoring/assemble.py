@@ -14,7 +14,7 @@ from attacker.audit.execution.attack_job import Chunk, Found, attack_seed
 from attacker.audit.execution.files import Pictures
 from attacker.audit.execution.machine import this_machine, versions
 from attacker.audit.execution.work import ChunkStore
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.inputs.defence_check import Sighting, common_sightings, sightings
 from attacker.audit.inputs.image_scale import ImageScale, estimate_scale
 from attacker.audit.inputs.tape_source import summarise_federation
@@ -50,7 +50,7 @@ Shuffled = Mapping[tuple[str, str, str], Sequence[Reconstruction]]
 
 
 def assemble(
-    federations: Sequence[Federation],
+    federations: Sequence[AuditedFederation],
     plan: Sequence[PlannedAttack],
     results: Found,
     settings: AuditSettings,
@@ -135,7 +135,7 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
     }
 
 
-def best_ssim(federation: Federation, chunk: Chunk, reconstructions: Sequence[Reconstruction]) -> float | None:
+def best_ssim(federation: AuditedFederation, chunk: Chunk, reconstructions: Sequence[Reconstruction]) -> float | None:
     """Best SSIM of a finished chunk, of images beyond any guess without the update; None where there is none."""
     entries = {entry.file: entry for entry in federation.entries}
     best: list[float] = []
@@ -149,7 +149,9 @@ def best_ssim(federation: Federation, chunk: Chunk, reconstructions: Sequence[Re
     return max(best, default=None)
 
 
-def _alike(audited: Federation, federations: Sequence[Federation], results: Found) -> list[Reconstruction]:
+def _alike(
+    audited: AuditedFederation, federations: Sequence[AuditedFederation], results: Found
+) -> list[Reconstruction]:
     """What came back of the same clients' images: from a federation and its control."""
     origin = audited.control_of or audited.id
     same = {candidate.id for candidate in federations if origin in (candidate.id, candidate.control_of)}
@@ -164,7 +166,7 @@ def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
 
 
 def _entry(
-    federation: Federation, federations: Sequence[Federation], settings: AuditSettings, scale: ImageScale
+    federation: AuditedFederation, federations: Sequence[AuditedFederation], settings: AuditSettings, scale: ImageScale
 ) -> FederationSummary:
     # Opening a tape compares sizes only; what was altered in place shows when everything is read.
     federation.subject.tape.verify()
@@ -205,7 +207,7 @@ def _entry(
 
 
 def _with_readings(
-    entry: FederationSummary, federation: Federation, plan: Sequence[PlannedAttack], settings: AuditSettings
+    entry: FederationSummary, federation: AuditedFederation, plan: Sequence[PlannedAttack], settings: AuditSettings
 ) -> FederationSummary:
     """With what is cheap to read, where no search can answer the updates."""
     if entry.facts is None or not any(planned.unanswerable and planned.federation == federation.id for planned in plan):
@@ -219,7 +221,7 @@ class _Scene:
 
     def __init__(
         self,
-        federation: Federation,
+        federation: AuditedFederation,
         entry: FederationSummary,
         inputs: InputSpec,
         results: Found,
@@ -267,7 +269,7 @@ class _Scene:
         return [batch for batch in images if batch is not None]
 
 
-def count_others(federations: Sequence[Federation]) -> dict[tuple[str, str], int]:
+def count_others(federations: Sequence[AuditedFederation]) -> dict[tuple[str, str], int]:
     """How many other updates each one that has a truth can be compared with, by federation and file."""
     counted: dict[tuple[str, str], int] = {}
     for federation in federations:
@@ -280,7 +282,11 @@ def count_others(federations: Sequence[Federation]) -> dict[tuple[str, str], int
 
 
 def _runs(
-    federation: Federation, update: TapeEntry, specs: Sequence[str], plan: Sequence[PlannedAttack], results: Found
+    federation: AuditedFederation,
+    update: TapeEntry,
+    specs: Sequence[str],
+    plan: Sequence[PlannedAttack],
+    results: Found,
 ) -> list[tuple[str, Reconstruction | None]]:
     planned = {entry.attack: entry for entry in plan if entry.federation == federation.id}
     return [(spec, results.get((federation.id, spec, update.file)) or _not_run(planned.get(spec))) for spec in specs]

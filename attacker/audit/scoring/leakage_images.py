@@ -79,7 +79,7 @@ class LeakingImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageLeak:
+class GradientLeak:
     """What a gradient says about its image.
 
     Attributes:
@@ -99,7 +99,7 @@ class LeakWork:
     format = "fl-precode-leak"
     version = 1
 
-    def do(self, content: Mapping[str, Any], *, seconds: float | None, tell: Tell) -> ImageLeak | None:
+    def do(self, content: Mapping[str, Any], *, seconds: float | None, tell: Tell) -> GradientLeak | None:
         """See `Work`; an image is analysed whole, whatever time it takes."""
         torch.set_num_threads(content["threads"])
         origin = Origin(site=Site.from_content(content["site"]), file=content["file"])
@@ -111,13 +111,13 @@ class LeakWork:
             leaking_image(subject.victim, content["defence"], observation, image, label, seed=content["seed"])
         )
 
-    def encode(self, result: ImageLeak | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def encode(self, result: GradientLeak | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Codec`."""
         return {"leak": None if result is None else asdict(result)}, {}
 
-    def decode(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ImageLeak | None:
+    def decode(self, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GradientLeak | None:
         """See `Codec`."""
-        return None if content["leak"] is None else ImageLeak(**content["leak"])
+        return None if content["leak"] is None else GradientLeak(**content["leak"])
 
 
 LEAK: Final = LeakWork()
@@ -162,7 +162,7 @@ def leaking_image(
     )
 
 
-def leaks_of(images: Sequence[LeakingImage], *, processes: int = 1) -> list[ImageLeak | None]:
+def leaks_of(images: Sequence[LeakingImage], *, processes: int = 1) -> list[GradientLeak | None]:
     """The leak of each image, None where the gradient is zero or not finite. The same for any number of processes.
 
     Args:
@@ -179,7 +179,7 @@ def leaks_of(images: Sequence[LeakingImage], *, processes: int = 1) -> list[Imag
     return [leak_of(image) for image in images]
 
 
-def _by_workers(images: Sequence[LeakingImage], origins: Sequence[Origin], processes: int) -> list[ImageLeak | None]:
+def _by_workers(images: Sequence[LeakingImage], origins: Sequence[Origin], processes: int) -> list[GradientLeak | None]:
     jobs = [_job(number, *pair) for number, pair in enumerate(zip(images, origins, strict=True))]
     with tempfile.TemporaryDirectory() as folder:
         store = FolderStore(Path(folder) / "leaks", LEAK)
@@ -202,7 +202,7 @@ def _job(number: int, image: LeakingImage, origin: Origin) -> Job:
     )
 
 
-def leak_of(image: LeakingImage) -> ImageLeak | None:
+def leak_of(image: LeakingImage) -> GradientLeak | None:
     """What the gradient of one image says about it; None where that gradient is zero or not finite."""
     generator = image.generator()
     of, pixels = image.released(generator)
@@ -213,7 +213,7 @@ def leak_of(image: LeakingImage) -> ImageLeak | None:
         return None
     whole = spectrum(at)
     influence = _influence(image, of, pixels, None if noisy else whole, generator)
-    return ImageLeak(rank=whole.rank, unit_rmse=whole.expected_rmse(1.0), influence=influence)
+    return GradientLeak(rank=whole.rank, unit_rmse=whole.expected_rmse(1.0), influence=influence)
 
 
 def _influence(

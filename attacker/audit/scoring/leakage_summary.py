@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from attacker.audit.federations.federation import Federation
+from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.record.schema import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
 from attacker.audit.scoring.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
-from attacker.audit.scoring.leakage_images import ImageLeak, LeakingImage, Origin, leaking_image, leaks_of
+from attacker.audit.scoring.leakage_images import GradientLeak, LeakingImage, Origin, leaking_image, leaks_of
 from attacker.audit.scoring.noise_attack import attack_under_noise
 from attacker.audit.truth.base import Truth
 from attacker.jobs.in_time import TimeEnded, call_in_time
@@ -48,14 +48,14 @@ LITTLE_WORK: Final = 5e10
 """The same below which no other process is started: a few seconds, and a process takes as long to import torch."""
 
 
-def needs_indices(federation: Federation, federations: Sequence[Federation]) -> bool:
+def needs_indices(federation: AuditedFederation, federations: Sequence[AuditedFederation]) -> bool:
     """Whether a federation gets indices: a control only where its model is another than that of its federation."""
     parents = [candidate for candidate in federations if candidate.id == federation.control_of]
     return all(parameters(parent.subject.victim) != parameters(federation.subject.victim) for parent in parents)
 
 
 def leakage_of(
-    federation: Federation, record: AuditRecord, *, seed: int, processes: int = 1, seconds: float = math.inf
+    federation: AuditedFederation, record: AuditRecord, *, seed: int, processes: int = 1, seconds: float = math.inf
 ) -> LeakageSummary:
     """Leakage indices of one federation of an audit, for the images that were attacked.
 
@@ -252,7 +252,7 @@ def _task(victim: Victim, defence: str, image: _Image, seed: int) -> LeakingImag
     )
 
 
-def _leak(image: _Image, image_leak: ImageLeak) -> Leak:
+def _leak(image: _Image, image_leak: GradientLeak) -> Leak:
     observation, truth, place, _ = image
     return Leak(seen=observation, place=place, label=int(truth.labels[place]), **vars(image_leak))
 

@@ -27,7 +27,7 @@ OTHER_UPDATE: Final = "the same attack on another update"
 SHUFFLED_UPDATE: Final = "the same attack on the shuffled update"
 
 
-class Best(NamedTuple):
+class BestGuess(NamedTuple):
     """The best guess at an image, all that it is compared with; None where nothing could be.
 
     Attributes:
@@ -41,7 +41,9 @@ class Best(NamedTuple):
     name: str = ""
 
 
-def beyond(guesses: Sequence[Guess | None], truth: Tensor, made: Iterable[tuple[str, Sequence[Tensor]]]) -> list[Best]:
+def beyond(
+    guesses: Sequence[Guess | None], truth: Tensor, made: Iterable[tuple[str, Sequence[Tensor]]]
+) -> list[BestGuess]:
     """The best guess at each image, what the same attack made of updates without it included.
 
     Args:
@@ -49,7 +51,7 @@ def beyond(guesses: Sequence[Guess | None], truth: Tensor, made: Iterable[tuple[
         truth: (images, channels, height, width) in [0, 1].
         made: Names and reconstructions, see `placebo_ssim`.
     """
-    best = [Best() if guess is None else Best(guess.mean_ssim, guess.ssim, guess.name) for guess in guesses]
+    best = [BestGuess() if guess is None else BestGuess(guess.mean_ssim, guess.ssim, guess.name) for guess in guesses]
     for name, images in made:
         for place, value in enumerate(placebo_ssim(images, truth)):
             known = best[place].ssim

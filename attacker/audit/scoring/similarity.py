@@ -26,7 +26,7 @@ from attacker.audit.record.trials import originals, share_interval, trials
 from attacker.audit.scoring.placebos import (
     OTHER_UPDATE,
     SHUFFLED_UPDATE,
-    Best,
+    BestGuess,
     beyond,
     same_images,
     updates_of_others,
@@ -160,7 +160,7 @@ def compared(
     if images is not None and len(images) != len(guesses):
         reason, outcome = because("images-do-not-fit", got=len(images), expected=len(guesses)), "failed"
         images = None
-    scores, best = [Scores()] * len(guesses), [Best()] * len(guesses)
+    scores, best = [Scores()] * len(guesses), [BestGuess()] * len(guesses)
     if truth is not None:
         images = None if images is None else in_order(images, truth)
         scores = scored(images, truth, result.outcome)

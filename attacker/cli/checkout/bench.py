@@ -54,7 +54,7 @@ def bench(
     from rich.console import Console
 
     from attacker.bench.contenders import contenders
-    from attacker.bench.measure import Row, enough_iterations, measure
+    from attacker.bench.measure import SpeedRow, enough_iterations, measure
     from attacker.bench.problem import make_problem
     from attacker.bench.record import record, table
     from attacker.leakage.smooth_images import smooth_images
@@ -66,7 +66,7 @@ def bench(
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH
-    rows_by_model: dict[str, list[Row]] = {}
+    rows_by_model: dict[str, list[SpeedRow]] = {}
     for spec in specs:
         rivals = contenders(make_problem(spec, images, labels, inputs, device=where), counts)
         count = iterations or enough_iterations(rivals[0])

@@ -56,7 +56,7 @@ def recommend(
     experiment = chosen_experiment(scale, [data], model, ["none"], attacks, data_root, seed, device)
     if len(experiment.models) != 1:
         raise typer.BadParameter(f"expected one model, got {model!r}", param_hint="--model")
-    from attacker.experiments.defence_search.search import RECOMMENDATION_NAME, Search
+    from attacker.experiments.defence_search.search import RECOMMENDATION_NAME, DefenceSearch
 
     use_threads(1)
     folder = out.expanduser().absolute()
@@ -65,7 +65,7 @@ def recommend(
         def tell(text: str, share: float) -> None:
             bar(share, text, line=True)
 
-        search = Search(experiment, folder, tell, workers=how_many(workers, experiment.device))
+        search = DefenceSearch(experiment, folder, tell, workers=how_many(workers, experiment.device))
         recommendation = search.run(at_most=candidates)
     if recommendation.trials:
         _trials(recommendation)

@@ -22,7 +22,7 @@ PPP_GRADIENTS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class CandidateDefence:
     """A way of working that might protect.
 
     Attributes:
@@ -45,7 +45,7 @@ class Candidate:
         return self.payload_bytes, self.gradients
 
 
-def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -> list[Candidate]:
+def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -> list[CandidateDefence]:
     """Candidates by rising cost; of equal cost weaker perturbations first.
 
     Where there are more than ``at_most``, a seeded choice of them.
@@ -68,7 +68,7 @@ def candidates(experiment: Experiment, data: str, model: str, *, at_most: int) -
                 continue
             each = batch_size * local_steps * (PPP_GRADIENTS if "ppp" in defence else 1)
             possible.append(
-                Candidate(
+                CandidateDefence(
                     defence=defence, batch_size=batch_size, local_steps=local_steps, payload_bytes=sent, gradients=each
                 )
             )
@@ -90,7 +90,7 @@ def _no_warnings() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _draw(seed: int, candidate: Candidate) -> bytes:
+def _draw(seed: int, candidate: CandidateDefence) -> bytes:
     return hashlib.sha256(f"{seed} {candidate}".encode()).digest()
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 from attacker import wording
 from attacker.attacks.registry import attack_title
 from attacker.experiments.attack_sets import every_attack_on, is_quick, patient_attacks_on
-from attacker.experiments.cells import AttackRun, Cell, FederationRun, Made, Setup, VictimScore
-from attacker.experiments.defence_search.candidates import Candidate, candidates
+from attacker.experiments.cells import AttackedVictims, Cell, FederationRun, Made, Setup, VictimScore
+from attacker.experiments.defence_search.candidates import CandidateDefence, candidates
 from attacker.experiments.defence_search.prefetch import Ahead
 from attacker.experiments.defence_search.result import Recommendation, Trial, sentence
 from attacker.experiments.image_sets import images
@@ -27,7 +27,7 @@ LEARNT = 0.05
 """Above the most frequent class: an undefended model below that has learnt nothing to compare by."""
 PROTOCOLS: tuple[Literal["fedsgd", "fedavg"], ...] = ("fedsgd", "fedavg")
 
-UNDEFENDED = Candidate(defence="none", batch_size=1, local_steps=1, payload_bytes=0, gradients=1)
+UNDEFENDED = CandidateDefence(defence="none", batch_size=1, local_steps=1, payload_bytes=0, gradients=1)
 _TOO_WEAK = (
     "the attacks bring nothing back without any defence either{reached}, so they cannot tell defences apart. Take more "
     "iterations (--scale), other attacks (--attacks) or another model."
@@ -62,13 +62,13 @@ class _Closest:
 class _Course:
     """One trial while it is made."""
 
-    candidate: Candidate
+    candidate: CandidateDefence
     closest: _Closest = field(default_factory=_Closest)
     accuracy: dict[str, float | None] = field(default_factory=dict)
     undefended: dict[str, float | None] = field(default_factory=dict)
 
 
-class Search:
+class DefenceSearch:
     """Tries candidates by rising cost; the first that holds on images the search has not seen is recommended.
 
     Args:
@@ -142,7 +142,7 @@ class Search:
             seconds_of_attacks=sum(self._seconds.values()),
         )
 
-    def _trial(self, candidate: Candidate) -> Trial:
+    def _trial(self, candidate: CandidateDefence) -> Trial:
         """Formulas first, which take seconds, then accuracy, then searches, which take minutes, then patient ones."""
         course = _Course(candidate=candidate)
         rejected = (
@@ -178,7 +178,7 @@ class Search:
             cells = self._attack_cells(course.candidate, setup, part, epoch, which)
             with closing(self._ahead.results(cells)) as results:
                 for cell, run in results:
-                    assert isinstance(run, AttackRun)
+                    assert isinstance(run, AttackedVictims)
                     self._seconds[cell] = run.seconds
                     tally = score(run.victims)
                     fits = fits or tally.victims > 0
@@ -195,7 +195,7 @@ class Search:
         return None
 
     def _attack_cells(
-        self, candidate: Candidate, setup: Setup, part: Literal["validation", "judged"], epoch: int, which: Which
+        self, candidate: CandidateDefence, setup: Setup, part: Literal["validation", "judged"], epoch: int, which: Which
     ) -> Iterator[Cell]:
         # One undefended local step sends the same gradient under either protocol.
         protocols = PROTOCOLS[:1] if candidate == UNDEFENDED else PROTOCOLS
@@ -241,7 +241,7 @@ class Search:
                     )
         return None
 
-    def _federation(self, candidate: Candidate, defence: str, protocol: Literal["fedsgd", "fedavg"]) -> Cell:
+    def _federation(self, candidate: CandidateDefence, defence: str, protocol: Literal["fedsgd", "fedavg"]) -> Cell:
         return Cell(
             kind="federation", setup=self._setup(defence), protocol=protocol, batch_size=candidate.batch_size,
             local_steps=candidate.local_steps if protocol == "fedavg" else 0, runtime="process",

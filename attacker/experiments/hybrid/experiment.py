@@ -124,7 +124,7 @@ class Inversion:
     @property
     def made(self) -> type[Made]:
         """What its result is."""
-        return Inverted if self.attack else Ranks
+        return InvertedUpdates if self.attack else Ranks
 
 
 class InvertedImage(ImageScore):
@@ -136,7 +136,7 @@ class InvertedImage(ImageScore):
     cpu_seconds: Number
 
 
-class Inverted(Made):
+class InvertedUpdates(Made):
     """An attack on several updates."""
 
     kind: Literal["inverted"] = "inverted"
@@ -237,7 +237,7 @@ class Inversions:
             seconds=0.0,
         )
 
-    def _inverted(self, cell: Inversion, store: Store) -> Inverted:
+    def _inverted(self, cell: Inversion, store: Store) -> InvertedUpdates:
         device = choose_device(self.device)
         victim = published(cell.net, images(self.data, self.data_root).inputs)
         victim.model.to(device)
@@ -266,7 +266,7 @@ class Inversions:
         kept = {str(i): restored.float().cpu() for i, restored in enumerate(made) if restored is not None}
         rows = self._rows(reconstructions, victim.inputs, seconds)
         pictures = store.keep(f"images-{identity(cell, self.recipe(cell))}", kept) if kept else None
-        return Inverted(images=rows, pictures=pictures, seconds=0.0)
+        return InvertedUpdates(images=rows, pictures=pictures, seconds=0.0)
 
     def _rows(
         self, reconstructions: Sequence[Reconstruction], inputs: InputSpec, seconds: float

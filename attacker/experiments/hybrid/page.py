@@ -14,7 +14,7 @@ from attacker.audit.execution.machine import this_machine, versions
 from attacker.audit.record.counting import counts
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
 from attacker.experiments.hybrid import figures
-from attacker.experiments.hybrid.experiment import R_GAP, Inversion, Inversions, Inverted, Ranks, searches
+from attacker.experiments.hybrid.experiment import R_GAP, Inversion, Inversions, InvertedUpdates, Ranks, searches
 from attacker.experiments.hybrid.summary import AttackFigures, InversionSummary, NetFigures
 from attacker.experiments.precode.page import svg_uri, templates, write_outcome
 from attacker.experiments.store import Store
@@ -83,11 +83,15 @@ def summarise_inversions(comparison: Inversions, store: Store) -> InversionSumma
                 attacks=[
                     _figures(piece, run)
                     for piece, run in made.items()
-                    if isinstance(run, Inverted) and (piece.net, piece.part) == (net, "nets")
+                    if isinstance(run, InvertedUpdates) and (piece.net, piece.part) == (net, "nets")
                 ],
             )
         )
-    noise = [_figures(piece, run) for piece, run in made.items() if isinstance(run, Inverted) and piece.part == "noise"]
+    noise = [
+        _figures(piece, run)
+        for piece, run in made.items()
+        if isinstance(run, InvertedUpdates) and piece.part == "noise"
+    ]
     counts = {spec.partition(":")[0]: spec.partition("iterations=")[2] for spec in scale.attacks}
     return InversionSummary(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,7 +112,7 @@ def summarise_inversions(comparison: Inversions, store: Store) -> InversionSumma
     )
 
 
-def _figures(piece: Inversion, run: Inverted) -> AttackFigures:
+def _figures(piece: Inversion, run: InvertedUpdates) -> AttackFigures:
     values = [image.psnr for image in run.images if image.psnr is not None]
     alike = [image.ssim for image in run.images if image.ssim is not None]
     return AttackFigures(
@@ -154,7 +158,7 @@ def _gallery(comparison: Inversions, store: Store) -> list[tuple[str, bytes, lis
         runs_by_attack = {}
         for piece in pieces:
             if piece.net == net:
-                run = store.result(piece, comparison.recipe(piece), Inverted)
+                run = store.result(piece, comparison.recipe(piece), InvertedUpdates)
                 runs_by_attack[piece.attack] = run, store.load(run.pictures) if run.pictures else {}
         for number, image in enumerate(truth):
             shots = [_shot(runs_by_attack.get(attack), number) for attack in scale.attacks]
@@ -162,7 +166,7 @@ def _gallery(comparison: Inversions, store: Store) -> list[tuple[str, bytes, lis
     return rows
 
 
-def _shot(outcome: tuple[Inverted, dict[str, Tensor]] | None, number: int) -> Shot:
+def _shot(outcome: tuple[InvertedUpdates, dict[str, Tensor]] | None, number: int) -> Shot:
     if outcome is None or str(number) not in outcome[1]:
         return None, None, False
     score = outcome[0].images[number]

@@ -79,7 +79,7 @@ class Influenced:
     @property
     def made(self) -> type[Made]:
         """What its result is."""
-        return Influence
+        return MeasuredInfluence
 
 
 class Measured(Entry):
@@ -94,7 +94,7 @@ class Measured(Entry):
     distances: tuple[Number, Number]
 
 
-class Influence(Made):
+class MeasuredInfluence(Made):
     """What one image's gradient determines, and what changes of it do."""
 
     kind: Literal["influence"] = "influence"
@@ -180,7 +180,7 @@ class Influences:
         """The image, (1, channels, height, width) in [0, 1], and its label, (1,)."""
         return images(cell.data, self.data_root).train.batch([cell.image])
 
-    def make(self, cell: Influenced, store: Store) -> Influence:
+    def make(self, cell: Influenced, store: Store) -> MeasuredInfluence:
         """The result of a piece."""
         began = time.perf_counter()
         device = choose_device(self.device)
@@ -198,7 +198,7 @@ class Influences:
             row, fitted = self._changed(cell, of, jacobian, exact_spectrum, change, top)
             rows.append(row)
             kept[str(number)] = fitted.pixels.float()
-        return Influence(
+        return MeasuredInfluence(
             label=int(label),
             gradient_norm=float(jacobian.gradient.norm()),
             largest=top,

@@ -15,14 +15,14 @@ from attacker.audit.execution.files import png_bytes
 from attacker.audit.execution.machine import this_machine, versions
 from attacker.audit.record.schema import Count, Entry, Machine, Number, Setting
 from attacker.experiments.hybrid import figures
-from attacker.experiments.i2f.experiment import Influence, Influenced, Influences, Measured
+from attacker.experiments.i2f.experiment import Influenced, Influences, Measured, MeasuredInfluence
 from attacker.experiments.precode.page import svg_uri, templates, write_outcome
 from attacker.experiments.store import Store
 from attacker.metrics.intervals import rank_correlation
 
 SHOWN = 3
 """Images most and least at risk on the page."""
-PREDICTORS: Mapping[str, Callable[[Influence, Measured], float | None]] = {
+PREDICTORS: Mapping[str, Callable[[MeasuredInfluence, Measured], float | None]] = {
     "I2F": lambda image, measured: measured.i2f,
     "E-I2F": lambda image, measured: image.unit_rmse,
     "damped": lambda image, measured: measured.damped,
@@ -31,7 +31,7 @@ PREDICTORS: Mapping[str, Callable[[Influence, Measured], float | None]] = {
 }
 """What may tell which image is at risk."""
 
-Made = Sequence[tuple[Influenced, Influence]]
+Made = Sequence[tuple[Influenced, MeasuredInfluence]]
 
 
 class Correlation(Entry):
@@ -42,7 +42,7 @@ class Correlation(Entry):
     interval: tuple[Number, Number] | None = Field(description="95 %, Bonett and Wright; null for few images")
 
 
-class Group(Entry):
+class ChangeGroup(Entry):
     """Images whose gradient was changed in one way."""
 
     data: str
@@ -72,10 +72,10 @@ class InfluenceSummary(Entry):
     created: str
     scale: str
     data: list[str]
-    noise: list[Group]
-    random: list[Group]
-    pruning: list[Group]
-    models: list[Group]
+    noise: list[ChangeGroup]
+    random: list[ChangeGroup]
+    pruning: list[ChangeGroup]
+    models: list[ChangeGroup]
     settings: dict[str, Setting]
     versions: dict[str, str]
     machine: Machine
@@ -93,7 +93,7 @@ def finish_influences(comparison: Influences, folder: Path) -> tuple[InfluenceSu
         OSError: If something cannot be written.
     """
     store = Store(folder)
-    made = [(piece, store.result(piece, comparison.recipe(piece), Influence)) for piece in comparison.pieces()]
+    made = [(piece, store.result(piece, comparison.recipe(piece), MeasuredInfluence)) for piece in comparison.pieces()]
     summary = summarise_influences(comparison, made)
     template = templates(change_name=change_name, small=small).get_template("influences.html.j2")
     text = template.render(
@@ -133,8 +133,8 @@ def summarise_influences(comparison: Influences, made: Made) -> InfluenceSummary
 _PARTS = {"noise": ("noise",), "random": ("random",), "pruning": ("pruning",), "models": ("starts", "models")}
 
 
-def _groups(made: Made) -> list[Group]:
-    grouped: dict[tuple[str, str, str, str, str], list[tuple[Influenced, Influence, Measured]]] = {}
+def _groups(made: Made) -> list[ChangeGroup]:
+    grouped: dict[tuple[str, str, str, str, str], list[tuple[Influenced, MeasuredInfluence, Measured]]] = {}
     for piece, image in made:
         for measured in image.changes:
             key = (piece.data, piece.model, piece.start, measured.change, piece.way)
@@ -142,7 +142,9 @@ def _groups(made: Made) -> list[Group]:
     return [_group(key, rows) for key, rows in grouped.items()]
 
 
-def _group(key: tuple[str, str, str, str, str], rows: Sequence[tuple[Influenced, Influence, Measured]]) -> Group:
+def _group(
+    key: tuple[str, str, str, str, str], rows: Sequence[tuple[Influenced, MeasuredInfluence, Measured]]
+) -> ChangeGroup:
     measured = [change.rmse for _, _, change in rows]
     ratios = [change.i2f / change.rmse for _, _, change in rows if change.i2f is not None and change.rmse > 0]
     ranks = [image.rank for _, image, _ in rows if image.rank is not None]
@@ -154,7 +156,7 @@ def _group(key: tuple[str, str, str, str, str], rows: Sequence[tuple[Influenced,
         rho, interval = correlation if correlation is not None else (None, None)
         correlations.append(Correlation(name=name, rho=rho, interval=interval))
     i2f = [change.i2f for _, _, change in rows if change.i2f is not None]
-    return Group(
+    return ChangeGroup(
         data=key[0],
         model=key[1],
         start=key[2],
@@ -216,7 +218,7 @@ def small(value: float | None) -> str:
     return f"{rounded:.0f}" if abs(rounded) >= 10 else f"{rounded:.6f}".rstrip("0").rstrip(".")
 
 
-def _rho(group: Group, name: str) -> float | None:
+def _rho(group: ChangeGroup, name: str) -> float | None:
     return next(correlation.rho for correlation in group.correlations if correlation.name == name)
 
 
@@ -253,7 +255,7 @@ def _gallery(
     noisy = [pair for pair in made if pair[0].part == "noise" and pair[0].data == comparison.data[0]]
     ordered = sorted(noisy, key=lambda pair: pair[1].unit_rmse)
     count = min(SHOWN, len(ordered) // 2)
-    marked: Iterable[tuple[str, tuple[Influenced, Influence]]] = [
+    marked: Iterable[tuple[str, tuple[Influenced, MeasuredInfluence]]] = [
         *(("most at risk", pair) for pair in ordered[:count]),
         *(("least at risk", pair) for pair in ordered[len(ordered) - count :]),
     ]

@@ -23,7 +23,7 @@ _TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
+class VictimGallery:
     """Victims of one model on one image set, before and after the attacks.
 
     Attributes:
@@ -36,7 +36,7 @@ class Gallery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class SetupGroup:
     """One model on one image set.
 
     Attributes:
@@ -53,7 +53,7 @@ class Group:
     setups: Sequence[SetupSummary]
     falls: Sequence[Fall]
     pictures: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    gallery: Gallery | None = None
+    gallery: VictimGallery | None = None
 
     @property
     def title(self) -> str:
@@ -61,7 +61,7 @@ class Group:
         return f"{wording.model_name(self.model)} on {wording.dataset_name(self.data)}"
 
 
-def render(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> str:
+def render(summary: Summary, galleries: Mapping[tuple[str, str], VictimGallery]) -> str:
     """The page as HTML text; galleries by image set and model."""
     page_templates = templates(
         reading=summary_lookup, state_name=state_name, knowledge=knowledge, adaptive=summary_lookup.adaptive
@@ -112,12 +112,12 @@ def headline(summary: Summary) -> str:
     return f"Of {many}, {wording.joined(parts)}."
 
 
-def _groups(summary: Summary, galleries: Mapping[tuple[str, str], Gallery]) -> list[Group]:
+def _groups(summary: Summary, galleries: Mapping[tuple[str, str], VictimGallery]) -> list[SetupGroup]:
     names = dict.fromkeys((setup.data, setup.model) for setup in summary.setups)
     return [_group(summary, data, model, galleries.get((data, model))) for data, model in names]
 
 
-def _group(summary: Summary, data: str, model: str, gallery: Gallery | None) -> Group:
+def _group(summary: Summary, data: str, model: str, gallery: VictimGallery | None) -> SetupGroup:
     setups = [setup for setup in summary.setups if (setup.data, setup.model) == (data, model)]
     title = f"{wording.model_name(model)} on {wording.dataset_name(data)}"
     drawn: dict[str, tuple[str | None, str]] = {
@@ -131,7 +131,7 @@ def _group(summary: Summary, data: str, model: str, gallery: Gallery | None) -> 
     for place, state in enumerate(setups[0].states):
         name = f"{title}, {state_name(state.epoch)}: attack success by defence, as in the table below"
         drawn[f"success-{state.epoch}"] = (figures.success(setups, place), name)
-    return Group(
+    return SetupGroup(
         data=data,
         model=model,
         setups=setups,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from attacker.audit.execution.files import png_bytes
-from attacker.experiments.cells import AttackRun, Setup
+from attacker.experiments.cells import AttackedVictims, Setup
 from attacker.experiments.image_sets import images
 from attacker.experiments.precode.experiment import Experiment
-from attacker.experiments.precode.page import Gallery
+from attacker.experiments.precode.page import VictimGallery
 from attacker.experiments.store import Store
 
 VICTIMS = 6
@@ -19,7 +19,7 @@ VICTIMS = 6
 Shot = tuple[bytes | None, float | None]
 
 
-def galleries(experiment: Experiment, setups: Sequence[Setup], store: Store) -> dict[tuple[str, str], Gallery]:
+def galleries(experiment: Experiment, setups: Sequence[Setup], store: Store) -> dict[tuple[str, str], VictimGallery]:
     """By name of the image set and model.
 
     Raises:
@@ -34,15 +34,17 @@ def galleries(experiment: Experiment, setups: Sequence[Setup], store: Store) -> 
         for setup in model_setups:
             for epoch in experiment.scale.attacked:
                 cells = [cell for cell in experiment.cells([setup]) if cell.kind == "attack" and cell.epoch == epoch]
-                runs = [store.result(cell, experiment.recipe(cell), AttackRun) for cell in cells]
+                runs = [store.result(cell, experiment.recipe(cell), AttackedVictims) for cell in cells]
                 shown = [victim.image for victim in runs[0].victims[:VICTIMS]]
                 rows.append((setup.defence, epoch, _shots(experiment, setup, runs, store, len(shown))))
         truth = loaded.train.batch(shown)[0]
-        galleries_by_model[loaded.name, model] = Gallery(truth=[png_bytes(image) for image in truth], rows=rows)
+        galleries_by_model[loaded.name, model] = VictimGallery(truth=[png_bytes(image) for image in truth], rows=rows)
     return galleries_by_model
 
 
-def _shots(experiment: Experiment, setup: Setup, runs: Sequence[AttackRun], store: Store, count: int) -> list[Shot]:
+def _shots(
+    experiment: Experiment, setup: Setup, runs: Sequence[AttackedVictims], store: Store, count: int
+) -> list[Shot]:
     inputs = images(setup.data, experiment.data_root).inputs
     kept = [store.load(run.images) if run.images else {} for run in runs]
     shots: list[Shot] = []

@@ -11,7 +11,16 @@ from attacker.audit.record.counting import best_guess
 from attacker.audit.record.schema import finite
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, tally
 from attacker.experiments.attack_sets import is_adaptive
-from attacker.experiments.cells import AttackRun, Cell, Choice, FederationRun, Point, Setup, Training, VictimScore
+from attacker.experiments.cells import (
+    AttackedVictims,
+    Cell,
+    ChosenAttacks,
+    FederationRun,
+    Point,
+    Setup,
+    Training,
+    VictimScore,
+)
 from attacker.experiments.image_sets import images
 from attacker.experiments.precode.experiment import Experiment
 from attacker.experiments.precode.summary import (
@@ -20,8 +29,8 @@ from attacker.experiments.precode.summary import (
     DataSummary,
     LeftOutSetup,
     Score,
+    SetupState,
     SetupSummary,
-    State,
     Summary,
 )
 from attacker.experiments.precode.which_attack_breaks import falls
@@ -128,17 +137,17 @@ def curve(points: Sequence[Point], tested: int, seconds: float, note: str) -> Cu
     return Curve(points=list(points), final=final, interval=interval, note=note, seconds=seconds)
 
 
-def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], object]) -> State:
-    runs: dict[str, AttackRun] = {}
+def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], object]) -> SetupState:
+    runs: dict[str, AttackedVictims] = {}
     chosen: list[str] = []
     for cell in cells:
         if cell.kind == "attack":
-            run = result(cell, AttackRun)
-            assert isinstance(run, AttackRun)
+            run = result(cell, AttackedVictims)
+            assert isinstance(run, AttackedVictims)
             runs[cell.attacks[0]] = run
         elif cell.kind == "choice":
-            choice = result(cell, Choice)
-            assert isinstance(choice, Choice)
+            choice = result(cell, ChosenAttacks)
+            assert isinstance(choice, ChosenAttacks)
             chosen = choice.chosen
     columns = list(zip(*(run.victims for run in runs.values()), strict=True))
     clients = len(chosen)
@@ -147,7 +156,7 @@ def _state(epoch: int, cells: Sequence[Cell], result: Callable[[Cell, type], obj
         next((victim for spec, victim in zip(runs, column, strict=True) if spec == chosen[place // each]), column[0])
         for place, column in enumerate(columns)
     ]
-    return State(
+    return SetupState(
         epoch=epoch,
         baseline=score([_guessed(column) for column in columns]),
         attacks=[

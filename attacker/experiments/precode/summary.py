@@ -34,7 +34,7 @@ class AttackScore(Entry):
     reasons: list[str]
 
 
-class State(Entry):
+class SetupState(Entry):
     """The model at one moment of its training, attacked."""
 
     epoch: Count = Field(description="0 is the untrained model")
@@ -69,7 +69,7 @@ class SetupSummary(Entry):
     epsilon_note: str = Field(default="", description="what epsilon assumes, or why there is none")
     central: Curve
     federated: Curve | None = Field(description="null where no federation was run")
-    states: list[State]
+    states: list[SetupState]
 
 
 Assumption = Literal["plain", "adaptive", "none tried", "cannot tell"]

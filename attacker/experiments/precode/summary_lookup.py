@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attacker.audit.record.counting import strength
-from attacker.experiments.precode.summary import AttackScore, Score, SetupSummary, State
+from attacker.experiments.precode.summary import AttackScore, Score, SetupState, SetupSummary
 
 NOTHING = Score(
     victims=0,
@@ -31,24 +31,24 @@ def score_strength(score: Score) -> tuple[int, int, float]:
     return strength(score.successes, score.victims, score.ssim)
 
 
-def worst(setup: SetupSummary, pick: Callable[[State], Score | None]) -> Score:
+def worst(setup: SetupSummary, pick: Callable[[SetupState], Score | None]) -> Score:
     """What is worst for the clients over all states of the model."""
     return strongest(score for state in setup.states if (score := pick(state)) is not None)
 
 
-def plain_matching(state: State) -> Score | None:
+def plain_matching(state: SetupState) -> Score | None:
     """Of Inverting Gradients, the attack of the PRECODE paper; None where it was not run."""
     scores = [result.score for result in state.attacks if result.attack.partition(":")[0] == "inverting-gradients"]
     return strongest(scores) if scores else None
 
 
-def adaptive(state: State) -> AttackScore | None:
+def adaptive(state: SetupState) -> AttackScore | None:
     """The adaptive attack that brought back most; None where none fits."""
     fitting = [result for result in state.attacks if result.adaptive and result.score.victims]
     return max(fitting, key=lambda result: score_strength(result.score), default=None)
 
 
-def best_adaptive(state: State) -> Score | None:
+def best_adaptive(state: SetupState) -> Score | None:
     """Its score."""
     best = adaptive(state)
     return best.score if best is not None else None

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from attacker import wording
 from attacker.attacks.registry import attack_title, entry_of
-from attacker.experiments.precode.summary import Assumption, AttackScore, Fall, Score, SetupSummary, State
+from attacker.experiments.precode.summary import Assumption, AttackScore, Fall, Score, SetupState, SetupSummary
 from attacker.experiments.precode.summary_lookup import score_strength
 
-Tried = tuple[State, AttackScore]
+Tried = tuple[SetupState, AttackScore]
 
 
 def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
@@ -66,7 +66,7 @@ def _entry(setup: SetupSummary, assumption: Assumption, tried: Tried | None) -> 
     )
 
 
-def _sentence(setup: SetupSummary, assumption: Assumption, state: State | None, result: AttackScore | None) -> str:
+def _sentence(setup: SetupSummary, assumption: Assumption, state: SetupState | None, result: AttackScore | None) -> str:
     defence = wording.capitalised(wording.defence_name(setup.defence))
     if state is None or result is None:
         return f"{defence}: no attack fits these updates, so nothing is known."

@@ -13,7 +13,7 @@ from attacker.attacks.gradient_matching.batch import group_pieces
 from attacker.attacks.gradient_matching.memory import better, pieces_within_budget
 from attacker.attacks.gradient_matching.parts import L1, Cosine, ReplayMode
 from attacker.attacks.gradient_matching.replay import weights_may_differ
-from attacker.attacks.side_information import PLAIN, Knowledge
+from attacker.attacks.side_information import PLAIN, SideInformation
 from attacker.gradients.client_mode import AsTrained
 from attacker.gradients.memory_budget import GIB, EvaluationMemory, default_budget, evaluation_memory, peak_bytes
 from attacker.gradients.observed import observed_gradient
@@ -110,7 +110,7 @@ def test_pieces_hold_as_many_candidates_as_the_budget_does():
         targets,
         labels,
         draws,
-        knowledge=[Knowledge()] * 3,
+        knowledge=[SideInformation()] * 3,
         noise=PLAIN,
         joint=False,
         may_differ=None,
@@ -199,7 +199,9 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
         state = {name: value.clone() for name, value in model.named_buffers()}
         seen.append(replace(one, buffers=state))
     victim = tiny.victim(models[0], SPEC)
-    may_differ = weights_may_differ(ReplayMode.AUTO, Cosine(), victim, trace(victim), seen, [Knowledge()] * len(seen))
+    may_differ = weights_may_differ(
+        ReplayMode.AUTO, Cosine(), victim, trace(victim), seen, [SideInformation()] * len(seen)
+    )
     assert may_differ == {"0.running_mean", "0.running_var", "0.num_batches_tracked"}
     draws = Draws.seeded(3, 4, torch.Generator().manual_seed(0))
     targets, labels = [observed_gradient(one) for one in seen], [torch.tensor([index]) for index in range(3)]
@@ -211,7 +213,7 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
             targets,
             labels,
             draws,
-            knowledge=[Knowledge()] * 3,
+            knowledge=[SideInformation()] * 3,
             noise=PLAIN,
             joint=False,
             may_differ=names,
@@ -225,8 +227,8 @@ def test_victims_of_different_rounds_are_attacked_in_one_piece_with_the_same_res
     expected = [QUICK.reconstruct(piece.part(range(1), range(4)), None)[0] for piece in apart]
     for one, other in zip(QUICK.reconstruct(whole.part(range(3), range(4)), None), expected, strict=True):
         torch.testing.assert_close(one.inputs, other.inputs, atol=1e-8, rtol=0)
-    by_element = weights_may_differ(ReplayMode.AUTO, L1(), victim, trace(victim), seen, [Knowledge()] * len(seen))
+    by_element = weights_may_differ(ReplayMode.AUTO, L1(), victim, trace(victim), seen, [SideInformation()] * len(seen))
     assert by_element is None
     several = [replace(one, kind="weights", protocol=Protocol(local_steps=4)) for one in seen]
-    may_differ = weights_may_differ(ReplayMode.AUTO, Cosine(), victim, trace(victim), several, [Knowledge()] * 3)
+    may_differ = weights_may_differ(ReplayMode.AUTO, Cosine(), victim, trace(victim), several, [SideInformation()] * 3)
     assert may_differ is None

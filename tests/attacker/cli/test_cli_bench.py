@@ -11,8 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attacker.bench.contenders import PLAIN, Contender, Run, contenders, timed
-from attacker.bench.measure import Row, Spread, enough_iterations, measure
+from attacker.bench.contenders import PLAIN, Contender, TimedRun, contenders, timed
+from attacker.bench.measure import SpeedRow, Spread, enough_iterations, measure
 from attacker.bench.problem import make_problem
 from attacker.bench.record import as_json
 from attacker.cli.main import app
@@ -78,10 +78,10 @@ def scripted(name: str, seconds: list[float], log: list[str], *, candidates: int
     """A contender whose runs take what the script says, in order; its first run is the warm-up."""
     script = iter(seconds)
 
-    def run(iterations: int) -> Run:
+    def run(iterations: int) -> TimedRun:
         log.append(f"{name} {iterations}")
         wall = next(script)
-        return Run(wall=wall, cpu=wall / 2, psnr=20.0 + iterations, matching_loss=0.5)
+        return TimedRun(wall=wall, cpu=wall / 2, psnr=20.0 + iterations, matching_loss=0.5)
 
     return Contender(name=name, kind=kind or name, candidates=candidates, run=run, peak=lambda: 3 * 2**20)
 
@@ -124,7 +124,7 @@ def test_a_time_that_drowned_is_no_speed():
     drowned = measure([scripted("x", [1.0, 3.0, 2.0], [])], iterations=1, repeats=1, limit=9)[0]
     assert drowned.image_iterations_per_second is None
     assert drowned.times_faster(drowned) is None
-    assert Row(name="x", kind="x", candidates=1, iterations=1).image_iterations_per_second is None
+    assert SpeedRow(name="x", kind="x", candidates=1, iterations=1).image_iterations_per_second is None
 
 
 def test_measurements_need_iterations():

@@ -16,7 +16,7 @@ from attacker.cli.main import app
 from attacker.experiments import scales
 from attacker.experiments.attack_sets import attacks_on, every_attack_on, patient_attacks_on, without_knowledge
 from attacker.experiments.defence_search.candidates import candidates
-from attacker.experiments.defence_search.search import Search
+from attacker.experiments.defence_search.search import DefenceSearch
 from attacker.experiments.precode.experiment import Experiment
 from fl_precode.data import load_data
 from tests.attacker.reproductions import TINY, tiny
@@ -126,7 +126,7 @@ def test_images_named_as_medmnist_names_them(tmp_path):
 
 def searched(folder, *, workers=1, **changes):
     experiment = tiny(models=("mlp",), defences=("none",), attacks=("first-layer",), **changes)
-    return Search(experiment, folder, workers=workers)
+    return DefenceSearch(experiment, folder, workers=workers)
 
 
 def test_candidates_rise_in_cost_and_are_bounded():
@@ -187,7 +187,7 @@ def test_places_that_are_only_considered_are_not_warned_of(caplog):
 def test_searches_wait_until_accuracy_is_known(tmp_path, monkeypatch):
     experiment = tiny(models=("mlp",), defences=("none",), attacks=("first-layer", "inverting-gradients:iterations=3"))
     monkeypatch.setattr("attacker.experiments.defence_search.search.TOLERANCE", -1.0)  # nothing is that much better
-    search = Search(replace(experiment, scale=replace(TINY, search_rounds=60, clients=4)), tmp_path)
+    search = DefenceSearch(replace(experiment, scale=replace(TINY, search_rounds=60, clients=4)), tmp_path)
     verdicts = {one.defence: one.verdict for one in search.run(at_most=3).trials}
     assert set(verdicts.values()) <= {"falls", "costs accuracy"}
     costly = {defence for defence, verdict in verdicts.items() if verdict == "costs accuracy"}
@@ -202,7 +202,7 @@ def test_what_stands_every_attack_may_fall_to_a_patient_one(tmp_path, monkeypatc
     monkeypatch.setattr("attacker.experiments.defence_search.search.patient_attacks_on", lambda *_: ("first-layer",))
     monkeypatch.setattr("attacker.experiments.defence_search.search.TOLERANCE", 1.0)
     monkeypatch.setattr("attacker.experiments.defence_search.search.LEARNT", -1.0)
-    found = Search(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=4)
+    found = DefenceSearch(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=4)
     fell = [one for one in found.trials if one.reason.startswith("patient first-layer inversion brings back")]
     assert fell
     assert all(one.verdict == "falls when judged" and one.closest_attack == "first-layer" for one in fell)
@@ -231,7 +231,7 @@ def test_whether_attacks_can_tell_is_asked_of_patient_ones_too(tmp_path, monkeyp
         "attacker.experiments.defence_search.search.every_attack_on", lambda *_: ("inverting-gradients:iterations=1",)
     )
     monkeypatch.setattr("attacker.experiments.defence_search.search.patient_attacks_on", lambda *_: patient)
-    found = Search(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=1)
+    found = DefenceSearch(tiny(models=("mlp",), defences=("none",)), tmp_path).run(at_most=1)
     assert bool(found.trials) is bool(patient)
     assert bool(re.search(r"any defence either \(SSIM -?0\.\d\d at most\)", found.sentence)) is not bool(patient)
     made = [json.loads(path.read_text())["cell"] for path in (tmp_path / "cells").glob("attack-*none*")]

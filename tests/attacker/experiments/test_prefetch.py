@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attacker.experiments.cells import AttackRun, Cell, Setup
+from attacker.experiments.cells import AttackedVictims, Cell, Setup
 from attacker.experiments.defence_search.prefetch import Ahead
 from attacker.experiments.store import Store
 from attacker.jobs.run import TRIES
@@ -43,7 +43,7 @@ def test_a_crew_works_ahead_and_results_stay_in_order(tmp_path: Path) -> None:
     cells = [_cell(attack="inverting-gradients:iterations=30"), _cell(), _cell("fedavg")]
     with Ahead(tiny(), tmp_path, workers=2) as ahead:
         assert [cell for cell, _ in ahead.results(cells)] == cells
-        assert isinstance(ahead.result(cells[1]), AttackRun)
+        assert isinstance(ahead.result(cells[1]), AttackedVictims)
     assert all(_made(tmp_path, cell) for cell in cells)
 
 
@@ -71,7 +71,7 @@ def _killing(times: int) -> Iterator[set[int]]:
 def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     cell = _cell()
     with Ahead(tiny(), tmp_path, workers=2) as ahead, _killing(1) as killed:
-        assert isinstance(ahead.result(cell), AttackRun)
+        assert isinstance(ahead.result(cell), AttackedVictims)
     assert len(killed) == 1
     assert _made(tmp_path, cell)
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from attacker.attacks.base import Attack
-from attacker.experiments.cells import AttackRun, Cell, Setup, Training
-from attacker.experiments.clients import observe
+from attacker.experiments.cells import AttackedVictims, Cell, Setup, Training
+from attacker.experiments.clients import observe_clients
 from attacker.experiments.image_sets import images
 from attacker.experiments.precode.experiment import attack_cell
 from attacker.experiments.precode.run import run_cells
@@ -166,7 +166,7 @@ def test_the_same_settings_give_the_same_results(tmp_path):
         store, experiment = Store(tmp_path / name), tiny()
         cell = attack_cell(replace(LENET, defence="precode+noise:std=0.01"), MATCHING, 0)
         run_cells(experiment, [cell], store.folder)
-        rows.append(store.result(cell, experiment.recipe(cell), AttackRun))
+        rows.append(store.result(cell, experiment.recipe(cell), AttackedVictims))
     assert rows[0].victims == rows[1].victims
     assert rows[0].images == rows[1].images
 
@@ -193,7 +193,9 @@ def test_what_is_attacked_is_what_the_client_sends(tmp_path, defence):
         assert float(difference.std()) == pytest.approx(0.5, rel=0.05)
     else:
         assert any("encoder" in name for name in seen.update)
-        others = observe(model, images("digits", ""), experiment.settings(LENET), [[index]], torch.device("cpu"))
+        others = observe_clients(
+            model, images("digits", ""), experiment.settings(LENET), [[index]], torch.device("cpu")
+        )
         assert torch.equal(others[0].parameters["conv1.weight"], seen.parameters["conv1.weight"])
 
 
@@ -223,7 +225,7 @@ def test_trained_weights_are_attacked_after_their_epoch(finished):
 def test_an_attack_that_does_not_fit_says_why(tmp_path):
     experiment, store = tiny(), Store(tmp_path / "out")
     run = make(experiment, attack_cell(LENET, "first-layer", 0), store)
-    assert isinstance(run, AttackRun)
+    assert isinstance(run, AttackedVictims)
     assert {one.outcome for one in run.victims} == {"not_applicable"}
     kind = because("first-layer-not-linear", name="conv1", kind="Conv2d")
     assert all(one.reason == kind and one.ssim is None for one in run.victims)
@@ -234,7 +236,7 @@ def test_a_cell_survives_what_a_chunk_of_an_audit_survives(tmp_path, monkeypatch
     """Memory for one update only: attacked one by one each gives what it gave among others. A defect is named."""
     experiment, store, cell = tiny(), Store(tmp_path / "out"), attack_cell(LENET, MATCHING, 0)
     whole = make(experiment, cell, store)
-    assert isinstance(whole, AttackRun)
+    assert isinstance(whole, AttackedVictims)
     attack, refused = Attack.__call__, []
 
     def cramped(self, victim, seen, **more):
@@ -245,7 +247,7 @@ def test_a_cell_survives_what_a_chunk_of_an_audit_survives(tmp_path, monkeypatch
 
     monkeypatch.setattr(Attack, "__call__", cramped)
     halved = make(experiment, cell, store)
-    assert isinstance(halved, AttackRun)
+    assert isinstance(halved, AttackedVictims)
     assert refused == [len(whole.victims)]
     assert [one.ssim for one in halved.victims] == pytest.approx([one.ssim for one in whole.victims], abs=2e-3)
 
@@ -254,5 +256,5 @@ def test_a_cell_survives_what_a_chunk_of_an_audit_survives(tmp_path, monkeypatch
 
     monkeypatch.setattr(Attack, "__call__", broken)
     failed = make(experiment, cell, store)
-    assert isinstance(failed, AttackRun)
+    assert isinstance(failed, AttackedVictims)
     assert {(one.outcome, one.reason, one.ssim) for one in failed.victims} == {("failed", "RuntimeError: boom", None)}

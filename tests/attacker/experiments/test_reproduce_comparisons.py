@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from attacker import wording
 from attacker.cli.main import app
-from attacker.experiments.hybrid.experiment import INVERSION_SCALES, Inversion, Inversions, Inverted, Ranks
+from attacker.experiments.hybrid.experiment import INVERSION_SCALES, Inversion, Inversions, InvertedUpdates, Ranks
 from attacker.experiments.hybrid.page import attack_name, finish_inversions
 from attacker.experiments.hybrid.page import headline as inversion_headline
-from attacker.experiments.i2f.experiment import Influence, Influences
+from attacker.experiments.i2f.experiment import Influences, MeasuredInfluence
 from attacker.experiments.i2f.page import Correlation, change_name, finish_influences, small
 from attacker.experiments.i2f.page import headline as influence_headline
 from attacker.experiments.i2f.scales import INFLUENCE_SCALES
@@ -179,7 +179,7 @@ def test_what_is_too_large_for_a_spectrum_goes_by_products(tmp_path):
     comparison = Influences(scale=replace(INFLUENCE, large=("mlp",)), data=("digits",), device="cpu")
     (piece,) = [one for one in comparison.pieces() if one.way == "products"]
     found = comparison.make(piece, Store(tmp_path / "out"))
-    assert isinstance(found, Influence)
+    assert isinstance(found, MeasuredInfluence)
     assert found.rank is None
     assert found.changes[0].i2f is None
     assert 0 < found.changes[0].bound < found.changes[0].rmse
@@ -192,7 +192,7 @@ def test_other_settings_are_other_pieces(tmp_path):
         comparison = Inversions(scale=INVERSION, data="digits", seed=seed, device="cpu")
         assert store.read(piece, comparison.recipe(piece)) is None
         run_pieces(comparison, [piece], store.folder)
-        found.append(store.result(piece, comparison.recipe(piece), Inverted).images[0].psnr)
+        found.append(store.result(piece, comparison.recipe(piece), InvertedUpdates).images[0].psnr)
     assert found[0] != found[1]
 
 

@@ -17,7 +17,7 @@ from attacker.experiments.precode.finish import finish
 from attacker.experiments.precode.page import headline
 from attacker.experiments.precode.run import run_cells
 from attacker.experiments.precode.summarise import curve, score
-from attacker.experiments.precode.summary import AttackScore, SetupSummary, State
+from attacker.experiments.precode.summary import AttackScore, SetupState, SetupSummary
 from attacker.experiments.precode.which_attack_breaks import falls
 from tests.attacker.reproductions import tiny
 
@@ -46,7 +46,7 @@ def setup(defence, *, successes, adaptive=None, baseline=0, ssim=0.9, unfit=0):
     if adaptive is not None:
         attacks.append(attacked("first-layer", adaptive, is_adaptive=True))
     best = score([victim(0.9 if place < max(successes, adaptive or 0) else 0.1) for place in range(4)])
-    state = State(epoch=0, baseline=score(flat_rows), attacks=attacks, best_by_own_measure=best, best_by_ssim=best)
+    state = SetupState(epoch=0, baseline=score(flat_rows), attacks=attacks, best_by_own_measure=best, best_by_ssim=best)
     points = curve([Point(number=0, accuracy=0.5, loss=1.0)], 100, 1.0, "")
     return SetupSummary(
         data="digits", model="lenet", defence=defence, parameters=10, parameters_undefended=10, payload_bytes=40,
