@@ -14,8 +14,8 @@ PARALLEL := -n $(TEST_WORKERS) --dist worksteal
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
 	@echo "make check      lint, types and the quick tests: under two minutes on two cores"
-	@echo "make test       lint, types and the test suite with coverage, on all cores; one of them: TEST_WORKERS=0"
-	@echo "make test-full  the same and the long proofs"
+	@echo "make test       lint, types and the test suite, on all cores; one of them: TEST_WORKERS=0"
+	@echo "make test-full  the same and the long proofs, with coverage"
 	@echo "make compose-demo  a federation in containers, attacked, with its report; needs Docker (minutes)"
 	@echo "make compose-down  removes everything that compose-demo made, keys and tapes too"
 	@echo "make compose-test  the containers, really run and broken; installs Debian's Docker when there is none"
@@ -61,7 +61,7 @@ quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests --quick $(PARALLEL) -m "not slow and not gpu and not federation and not browser"
 
 test: lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu" --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 test-full: lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85

@@ -15,6 +15,7 @@ from tests.examples.readme_commands import ROOT
 PROGRAM = ROOT / "examples" / "watch" / "watch.py"
 
 
+@pytest.mark.slow  # two audits, each in a process of its own
 @pytest.mark.timeout(120)
 def test_a_growing_tape_is_audited_round_by_round(tmp_path):
     growing = GrowingTape(tape_federation(tmp_path / "whole", rounds=2), tmp_path / "run")

@@ -65,6 +65,7 @@ def test_a_federation_is_replayed_by_the_loss_that_its_tape_names(tmp_path, name
     assert distance < 0.3 * wrong
 
 
+@pytest.mark.slow
 @pytest.mark.federation
 def test_a_real_federation_of_images_with_several_classes(tmp_path, monkeypatch):
     """By Flower's own runtime: the app names its loss at the interceptor, and its clients record rows of classes."""

@@ -32,10 +32,13 @@ def reads(monkeypatch) -> Counter[str]:
     return counted
 
 
-@pytest.mark.parametrize("local", [None, {"local_epochs": 1, "learning_rate": 0.1}])
-def test_an_audit_with_its_control_and_leakage_reads_each_file_once(tmp_path, reads, local):
+LOCAL = {"local_epochs": 1, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize(("local", "attacks", "leakage"), [(None, ATTACKS[:1], False), (LOCAL, ATTACKS, True)])
+def test_an_audit_with_its_control_and_leakage_reads_each_file_once(tmp_path, reads, local, attacks, leakage):
     taped = tape_federation(tmp_path, defence="precode:latent=8", rounds=2, local=local)
-    settings = AuditSettings(attacks=ATTACKS, victims=3, control=True, leakage=True)
+    settings = AuditSettings(attacks=attacks, victims=3, control=True, leakage=leakage)
     record = audit([TapeSource(tape=taped.tape)], settings, out=tmp_path / "audit")
     assert {row.federation for row in record.results} == {"f1", "f1-control"}
     of_the_tape = {str(path) for path in taped.tape.rglob("*.safetensors")}

@@ -26,7 +26,7 @@ MLP = Setup(data="digits", model="mlp", defence="none")
 @pytest.mark.parametrize(
     ("model", "protocol"),
     [
-        ("mlp", "fedavg"),
+        pytest.param("mlp", "fedavg", marks=pytest.mark.slow),
         # Its batch normalisation is evaluated by running statistics, which clients send beside their gradients.
         pytest.param("resnet20", "fedsgd", marks=pytest.mark.slow),
     ],
