@@ -11,6 +11,7 @@ from torch import nn
 from attacker import simulate
 from attacker.attacks import ATTACKS, Outcome, build_attack
 from attacker.attacks.closed_form.patch_embedding import PatchEmbedding
+from attacker.attacks.selection import attacks_for
 from attacker.metrics.similarity import psnr
 from attacker.reasons import because
 from fl_precode import Protocol
@@ -294,6 +295,16 @@ def test_pixels_in_no_patch_are_said_and_overlapping_patches_agree():
     model.embed = nn.Conv2d(3, WIDTH, 6, 4, padding=1)
     overlapping, y = tiny.victim(model, SPEC), tiny.images(SPEC, 1)
     assert farthest(run(ATTACK, overlapping, tiny.observe(overlapping, y, [1])), y) < 1e-7
+
+
+def test_it_comes_first_where_it_fits():
+    victim, x = victim_of(torchvision_vit), tiny.images(SPEC, 1)
+    seen = replace(tiny.observe(victim, x, [1]), protocol=Protocol(defence="none", batch_norm="buffers"))
+    listed = attacks_for(victim, observation=seen)
+    assert next(one.spec for one in listed if one.applies) == "patch-embedding"
+    pair = replace(tiny.observe(victim, tiny.images(SPEC, 2), [1, 2]), protocol=seen.protocol)
+    (one,) = [one for one in attacks_for(victim, observation=pair) if one.spec == "patch-embedding"]
+    assert not one.applies
 
 
 def test_settings_are_checked():
