@@ -10,6 +10,7 @@ from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.closed_form.first_layer import FirstLayerInversion
 from attacker.attacks.closed_form.hybrid import Hybrid
 from attacker.attacks.closed_form.layerwise import LayerwiseInversion
+from attacker.attacks.closed_form.patch_embedding import PatchEmbedding
 from attacker.attacks.closed_form.spear import Spear
 from attacker.attacks.closed_form.then_refine import ThenRefine
 from attacker.attacks.closed_form.through_bottleneck import ThroughBottleneck
@@ -36,6 +37,7 @@ __all__ = [
     "LayerwiseInversion",
     "Member",
     "Outcome",
+    "PatchEmbedding",
     "Portfolio",
     "Progress",
     "RecoveredBottleneck",
