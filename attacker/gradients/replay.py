@@ -43,7 +43,7 @@ class Replay:
         """
         state = {f"model.{name}": value for name, value in (*self.buffers.items(), *parameters.items())}
 
-        def called(values: Mapping[str, Tensor]) -> Tensor:
+        def called(values: dict[str, Tensor]) -> Tensor:
             source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
             with source:
                 value: Tensor = functional_call(_VictimLoss(self.victim), values, (inputs, labels, batch_size))
