@@ -99,7 +99,7 @@ register_attack(
     options=lambda _kind: _SETTINGS,
     needs=_SEARCHES | {"buffers"},
     rank=205,
-    cost_of_iteration=1.5,
+    cost_of_iteration=1.3,
 )(GradientMatching)
 
 

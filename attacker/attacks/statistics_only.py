@@ -36,7 +36,7 @@ from fl_precode.observation import Observation
     source="this project; Yin et al., CVPR 2020 and 2021",
     needs=frozenset({"batch-size", "buffers"}),
     rank=240,
-    cost_of_iteration=0.5,
+    cost_of_iteration=0.3,
 )
 @dataclass(frozen=True, kw_only=True)
 class StatisticsOnly(Attack):

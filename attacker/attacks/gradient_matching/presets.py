@@ -63,7 +63,7 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
         ),
         # Inverting Gradients with what running statistics that came back say of the batch (Huang et al., NeurIPS 2021).
         "statistics-matching": GradientMatching(
-            priors=[TotalVariation(1e-4), BNStatistics(1e-2, of="returned")], method="statistics-matching"
+            priors=[TotalVariation(1e-4), BNStatistics(1.0, of="returned")], method="statistics-matching"
         ),
         # Zhu, Liu, Han (NeurIPS 2019) and Zhao, Mopuri, Bilen (arXiv 2001.02610), whose code stops below 1e-6. Their
         # 300 steps of torch's L-BFGS are 20 evaluations each. A shorter history needs more of them: on LeNet with

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from attacker.attacks import Outcome, StatisticsOnly, build_attack
+from attacker.attacks.selection import attacks_for
+from attacker.audit.planning.readings import _batch_statistics
+from attacker.audit.threat_model import Knowledge
 from attacker.objectives.returned_statistics import BatchTarget, ReturnedStatistics, returned_prior
 from attacker.reasons import because
 from fl_precode import Observation, Victim
@@ -107,3 +110,20 @@ def test_statistics_alone_are_fitted_whatever_was_done_to_the_gradient():
 def test_settings_that_make_no_sense_are_refused(setting):
     with pytest.raises(ValueError, match="batch_norm_of|normalise_by"):
         build_attack(f"inverting-gradients:{setting}")
+
+
+def test_they_are_chosen_where_statistics_came_back_and_the_reading_counts_the_layers():
+    victim = norm_net()
+    _, _, seen, _ = client(victim)
+    _, _, several, _ = client(victim, images=4, batch=2)
+    for update, layers, chosen in ((seen, 2, True), (several, 0, True), (replace(seen, returned={}), 0, False)):
+        choices = {choice.spec: choice.applies for choice in attacks_for(victim, observation=update, defence="none")}
+        assert (choices["statistics-matching"], choices["statistics-only"]) == (chosen, chosen)
+        assert _batch_statistics(victim, update) == layers
+
+
+def test_what_a_server_may_not_know_is_gone():
+    victim = norm_net()
+    _, _, seen, _ = client(victim)
+    assert Knowledge().of(seen, "none").returned
+    assert not Knowledge.usual(withhold=["buffers"]).of(seen, "none").returned
