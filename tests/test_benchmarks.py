@@ -182,6 +182,7 @@ def test_adaptive_says_how_far_the_noise_was_found(tmp_path):
     assert lines[2].startswith("| mlp | precode | `first-layer` | 1.00 | 2 of 2 |")
 
 
+@pytest.mark.slow
 def test_batch_statistics(tmp_path):
     command = [
         "batch_statistics.py", "--parts", "search", "spectrum", "--models", "resnet18-1", "--batches", "1",
