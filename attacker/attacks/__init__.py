@@ -20,6 +20,7 @@ from attacker.attacks.gradient_matching.presets import PRESETS
 from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.registration import register_attack
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+from attacker.attacks.statistics_only import StatisticsOnly
 
 __all__ = [
     "register_attack",
@@ -48,6 +49,7 @@ __all__ = [
     "ThenRefine",
     "ThroughBottleneck",
     "Spear",
+    "StatisticsOnly",
     "build_attack",
     "recover_noise",
 ]
