@@ -85,6 +85,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "too-many-images.classes": "needs fewer images than classes: {images} images, {classes} classes",
         "rank-too-high": "the gradient of {name} has rank {rank}, more than the {size} images announced",
         "rank-too-high.not-that": "the gradient of {name} has rank {rank}, not {size}",
+        "rank-fills-width": "the gradient of {name} has rank {rank}, all that {width} outputs allow, and the update "
+        "is of {images} images: what leaves the activation is not told apart",
+        "rank-fills-width.units": "the gradients of {rank} images fill what {units} units can tell: no direction is "
+        "left that an image's activations have to avoid",
+        "rank-unclear.noise": "the gradient of {name} has no singular value above its noise (the largest is "
+        "{first:.2g}, an entry's noise {noise:.1g})",
         "rank-unclear": "the gradient of {name} has no step in its singular values up to rank {rank} ({first:.2g} to "
         "{last:.2g}): more images than that, or noise",
         # The first layer.
@@ -100,6 +106,13 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "first-layer-without-relu": "the layer {name!r} is not followed by a ReLU: gradients pass where its output is "
         "negative",
         "first-layer-without-relu.silent": "no unit of the layer {name!r} passes a gradient on random images",
+        "no-second-layer": "no Linear layer runs behind {name!r}: no gradient sees what leaves its activation",
+        "no-second-layer.activation": "what {second!r} sees is not what {name!r} returns after an elementwise "
+        "activation alone",
+        "no-second-layer.dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
+        "known",
+        "no-token-perceptron": "block {block} of a transformer was asked for, and {blocks} pairs of Linear layers see "
+        "tokens with an elementwise activation alone between them",
         "gradient-is-zero": "the gradient of {name} is zero everywhere: nothing can be divided by it",
         "gradient-is-zero.first-layer": "the gradient of {name} is zero everywhere: no unit of the first layer was "
         "active",
@@ -223,6 +236,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "columns-not-found": "found {known} of {rank} sparse columns in {samples} samples",
         "columns-not-found.doubtful": "the best {rank} of {known} sparse columns explain {share:.0%} of the ReLU "
         "pattern after {samples} samples, below {enough:.0%}",
+        "inputs-not-found": "found {found} of {rank} images in {starts} starts",
+        "update-not-explained": "the {count} images found leave {residual:.1%} of the gradient of {name} unexplained",
         "some-images": "{count} of {size} images have a gradient of their own",
         "labels-unknown": "the labels are unknown: none were granted, and {why}",
         "labels-tried": "the labels match best of all possible ones, which were tried; recovery said: {why}",

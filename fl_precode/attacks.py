@@ -32,6 +32,7 @@ with `register_layer` makes searches of models with layers of your own fast (doc
 from attacker.attacks import (
     ATTACKS,
     PRESETS,
+    ActivationSpan,
     Attack,
     AttackEntry,
     DefenceMatched,
@@ -84,6 +85,7 @@ from attacker.reasons import Reason
 
 __all__ = [
     "ATTACKS",
+    "ActivationSpan",
     "Adam",
     "Attack",
     "AttackEntry",
