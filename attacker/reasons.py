@@ -33,6 +33,22 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-such-layers": "{error}",
         "statistics-missing": "the model has no BatchNorm layer with running statistics",
         "statistics-missing.not-sent": "the running statistics of {names} are not in the observation",
+        "statistics-not-returned": "the running statistics of {names} did not come back from the client",
+        "statistics-not-returned.still": "the running statistics came back as they were sent: the client normalised by "
+        "them, or sends none of its own",
+        "statistics-uncounted": "how many batches are in the running statistics that came back was neither "
+        "announced nor counted",
+        "statistics-uncounted.before": "layer {name} keeps a mean of all batches (momentum=None), and how many "
+        "there were before was not sent",
+        "statistics-unexplained": "what came back for layer {name} is not what {passes} batch(es) and its "
+        "momentum make of its running statistics: a variance would be below zero or not finite",
+        "statistics-mixed": "the statistics that came back are a weighted mean over {passes} batches, and a replay "
+        "normalises by those of one",
+        "statistics-mixed.uneven": "the statistics that came back are a weighted mean over {passes} batches, and which "
+        "images each of them has was not announced, or they are of unequal size",
+        "statistics-needed": "{option} takes the statistics of the batch that came back: {why}",
+        "statistics-fitted": "the statistics of the images differ from those that came back by {missed:.2g} standard "
+        "deviations (root mean square); no gradient was used",
         "prior-has-no-reference": "batch_norm={weight:g} has nothing to compare with: {why}; batch_norm=0 does without",
         # What clients did.
         "batch-size-unknown": "the batch size is unknown, and candidates need one",
@@ -69,6 +85,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "too-many-images.classes": "needs fewer images than classes: {images} images, {classes} classes",
         "rank-too-high": "the gradient of {name} has rank {rank}, more than the {size} images announced",
         "rank-too-high.not-that": "the gradient of {name} has rank {rank}, not {size}",
+        "rank-fills-width": "the gradient of {name} has rank {rank}, all that {width} outputs allow, and the update "
+        "is of {images} images: what leaves the activation is not told apart",
+        "rank-fills-width.units": "the gradients of {rank} images fill what {units} units can tell: no direction is "
+        "left that an image's activations have to avoid",
+        "rank-unclear.noise": "the gradient of {name} has no singular value above its noise (the largest is "
+        "{first:.2g}, an entry's noise {noise:.1g})",
         "rank-unclear": "the gradient of {name} has no step in its singular values up to rank {rank} ({first:.2g} to "
         "{last:.2g}): more images than that, or noise",
         # The first layer.
@@ -84,6 +106,13 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "first-layer-without-relu": "the layer {name!r} is not followed by a ReLU: gradients pass where its output is "
         "negative",
         "first-layer-without-relu.silent": "no unit of the layer {name!r} passes a gradient on random images",
+        "no-second-layer": "no Linear layer runs behind {name!r}: no gradient sees what leaves its activation",
+        "no-second-layer.activation": "what {second!r} sees is not what {name!r} returns after an elementwise "
+        "activation alone",
+        "no-second-layer.dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
+        "known",
+        "no-token-perceptron": "block {block} of a transformer was asked for, and {blocks} pairs of Linear layers see "
+        "tokens with an elementwise activation alone between them",
         "gradient-is-zero": "the gradient of {name} is zero everywhere: nothing can be divided by it",
         "gradient-is-zero.first-layer": "the gradient of {name} is zero everywhere: no unit of the first layer was "
         "active",
@@ -207,6 +236,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "columns-not-found": "found {known} of {rank} sparse columns in {samples} samples",
         "columns-not-found.doubtful": "the best {rank} of {known} sparse columns explain {share:.0%} of the ReLU "
         "pattern after {samples} samples, below {enough:.0%}",
+        "inputs-not-found": "found {found} of {rank} images in {starts} starts",
+        "update-not-explained": "the {count} images found leave {residual:.1%} of the gradient of {name} unexplained",
         "some-images": "{count} of {size} images have a gradient of their own",
         "labels-unknown": "the labels are unknown: none were granted, and {why}",
         "labels-tried": "the labels match best of all possible ones, which were tried; recovery said: {why}",

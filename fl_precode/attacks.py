@@ -32,6 +32,7 @@ with `register_layer` makes searches of models with layers of your own fast (doc
 from attacker.attacks import (
     ATTACKS,
     PRESETS,
+    ActivationSpan,
     Attack,
     AttackEntry,
     DefenceMatched,
@@ -51,6 +52,7 @@ from attacker.attacks import (
     Progress,
     Reconstruction,
     Spear,
+    StatisticsOnly,
     ThenRefine,
     ThroughBottleneck,
     build_attack,
@@ -83,6 +85,7 @@ from attacker.reasons import Reason
 
 __all__ = [
     "ATTACKS",
+    "ActivationSpan",
     "Adam",
     "Attack",
     "AttackEntry",
@@ -123,6 +126,7 @@ __all__ = [
     "Signs",
     "SoftSign",
     "Spear",
+    "StatisticsOnly",
     "ThenRefine",
     "ThroughBottleneck",
     "TotalVariation",

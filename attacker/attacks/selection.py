@@ -58,7 +58,7 @@ def plain_searches() -> list[str]:
     """Attacks that ignore every defence, and that a defence is compared with.
 
     >>> plain_searches()
-    ['inverting-gradients', 'idlg', 'dlg', 'see-through-gradients']
+    ['inverting-gradients', 'statistics-matching', 'idlg', 'dlg', 'see-through-gradients', 'statistics-only']
     """
     return [name for name, entry in ATTACKS.items() if entry.plain_search]
 

@@ -94,6 +94,7 @@ def by_first_name(model: nn.Module, observation: Observation) -> Observation:
         update=_renamed(observation.update, other),
         buffers=buffers,
         frozen=frozenset({other.get(name, name) for name in observation.frozen} & buffers.keys()),
+        returned=_renamed(observation.returned, other),
     )
 
 

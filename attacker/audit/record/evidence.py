@@ -141,6 +141,11 @@ class UpdateReading(Entry):
     numbers: Count = Field(description="in it")
     norm: Number | None = Field(description="L2 norm of the update")
     statistics: Count = Field(description="normalisation layers whose running means of features are on the tape")
+    batch_statistics: Count = Field(
+        default=0,
+        description="of these layers, those whose exact mean and variance over the client's one batch follow from what "
+        "came back; absent in older records",
+    )
     at_least: list[Count] = Field(
         description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
     )

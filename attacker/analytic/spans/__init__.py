@@ -1,0 +1,1 @@
+"""Inputs of two stacked Linear layers, told apart by the row spaces of both weight gradients."""

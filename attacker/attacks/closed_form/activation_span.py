@@ -1,0 +1,191 @@
+"""Activation span: the images of a batch from two stacked Linear layers with a smooth activation between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from attacker.analytic.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before
+from attacker.analytic.spans.batch_search import BatchInputs, find_inputs
+from attacker.analytic.spans.confirmation import unexplained
+from attacker.analytic.spans.observed_layers import two_layers
+from attacker.analytic.spans.stacked_layers import StackedLayers, stacked_layers
+from attacker.analytic.spans.two_spans import TwoLayers
+from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.best_match import replayed_distance
+from attacker.attacks.closed_form.label_assignment import labels_of_images
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
+from attacker.attacks.registration import register_attack
+from attacker.gradients.observed import observed_gradient, why_not_one_step
+from attacker.gradients.trace import Trace, trace
+from attacker.reasons import Reason, because, joined
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+EXPLAINED = 0.02
+"""Share of the first layer's gradient that a whole batch may leave over; a single wrong image leaves more."""
+
+
+@register_attack(
+    "activation-span",
+    title="activation span",
+    description="images of a batch when the first two layers are Linear with a smooth activation between them",
+    source="this project",
+    answers=BOTTLENECKS | DROPOUT | {"clip"},
+    oblivious=True,
+    rank=45,
+    cost=3_000.0,  # reckoned
+    exact=True,
+)
+@dataclass(frozen=True, kw_only=True)
+class ActivationSpan(Attack):
+    """Images of a batch that lie in the row space of the first layer's gradient, and their activations in the second's.
+
+    Both spaces have as many dimensions as there are images, the number of units is far larger, and activations are not
+    linear: so the images themselves are the only points of the one space whose activations lie in the other. They are
+    searched by Levenberg-Marquardt from random points; what is found is taken out of both gradients exactly, so that
+    the next search finds another one (`attacker.analytic.spans`). No labels, no sparsity and no size of the batch are
+    needed, and whatever stands behind the second layer is irrelevant, a bottleneck included.
+
+    Images that are found count, whether all are or not: missing ones are NaN. A result is called converged where as
+    many were found as the gradients have directions above their noise, and where these, with the gradients that the
+    second layer sends back to them, give the first layer's gradient again up to `EXPLAINED`.
+
+    Attributes:
+        most_images: Largest rank that is taken as a number of images, 1 or more.
+        starts: Searches in a row that may fail before the rest is given up, 1 or more.
+        steps: Of each search, 1 or more.
+
+    Raises:
+        ValueError: If a setting is below 1.
+    """
+
+    most_images: int = 160
+    starts: int = 96
+    steps: int = 40
+
+    def __post_init__(self) -> None:
+        for setting in ("most_images", "starts", "steps"):
+            if getattr(self, setting) < 1:
+                raise ValueError(f"expected {setting} to be 1 or more, got {getattr(self, setting)}")
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "activation-span"
+
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
+        """Why the attack cannot fit the observation, or None when it can."""
+        several = why_not_one_step(observation)
+        if several is not None:
+            return several
+        size = observation.batch_size
+        if size is not None and size > self.most_images:
+            return because("too-many-images", most=self.most_images, size=size)
+        found = _found_layers(victim, trace(victim, batch_size=PROBES))
+        if isinstance(found, Reason):
+            return found
+        layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
+        if isinstance(layers, Reason):
+            return layers
+        return _why_no_room(layers, observation, *found)
+
+    def run(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        labels: Sequence[Tensor | None],
+        generators: Sequence[Generator],
+        progress: Progress | None,
+    ) -> list[Reconstruction]:
+        """One search for each observation."""
+        if not observations:
+            return []
+        model_trace, results = trace(victim, batch_size=PROBES), []
+        for index, (observation, granted, generator) in enumerate(zip(observations, labels, generators, strict=True)):
+            began = time.perf_counter()
+            result = self._attack(victim, model_trace, observation, granted, generator)
+            results.append(replace(result, seconds=time.perf_counter() - began))
+            if progress is not None:
+                progress((index + 1) / len(observations), None)
+        return results
+
+    def _attack(
+        self, victim: Victim, model_trace: Trace, observation: Observation, granted: Tensor | None, generator: Generator
+    ) -> Reconstruction:
+        found = _found_layers(victim, model_trace)
+        assert not isinstance(found, Reason)
+        layer, _ = found
+        layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
+        assert not isinstance(layers, Reason)
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        source = torch.Generator().manual_seed(seed)
+        batch = find_inputs(layers, source, patience=self.starts, steps=self.steps)
+        gradient = observed_gradient(observation)[layer.weight]
+        inputs = layer.images(batch.inputs, victim).to(gradient.dtype)
+        if not bool(inputs.isfinite().all()):
+            reason = because("image-not-finite.one")
+            return Reconstruction(inputs=None, labels=None, outcome=Outcome.DIVERGED, reason=reason)
+        size = observation.batch_size or batch.rank
+        outcome, reason = _judged(batch, gradient.double(), layer, size)
+        if not len(inputs):
+            return Reconstruction(inputs=None, labels=None, outcome=outcome, reason=reason)
+        if len(inputs) < size:
+            return Reconstruction(inputs=_with_gaps(inputs, size), labels=None, outcome=outcome, reason=reason)
+        known, distance = None, None
+        if victim.why_no_loss is None:
+            deltas = torch.stack([one.inner for one in batch.backward])
+            known = labels_of_images(victim, model_trace, layer, observation, inputs, deltas, granted, generator)
+            distance = replayed_distance(victim, model_trace, observation, inputs, known)
+        return Reconstruction(inputs=inputs, labels=known, outcome=outcome, reason=reason, matching_loss=distance)
+
+
+def _found_layers(victim: Victim, model_trace: Trace) -> tuple[FirstLinear, StackedLayers] | Reason:
+    """The first layer, which sees the image, and the pair that it begins; or why there is none."""
+    layer = first_linear(model_trace)
+    if isinstance(layer, Reason):
+        return layer
+    if dropped := why_dropped_before(victim, model_trace, layer):
+        return dropped
+    pair = stacked_layers(victim, model_trace, layer.module)
+    return pair if isinstance(pair, Reason) else (layer, pair)
+
+
+def _why_no_room(layers: TwoLayers, observation: Observation, layer: FirstLinear, pair: StackedLayers) -> Reason | None:
+    """Why the two spaces do not single images out, or None when they do."""
+    first, second, size = layers.first.rank, layers.second.rank, observation.batch_size
+    if size is not None and first > size:
+        return because("rank-too-high", name=layer.weight, rank=first, size=size)
+    outputs, units = layers.behind.shape
+    images = first if size is None else size
+    # Gradients of class scores sum to zero, so that a classifier's has one dimension less than classes.
+    if images > second and second >= outputs - 1:
+        name = pair.parameter(pair.second, "weight")
+        return because("rank-fills-width", name=name, rank=second, images=images, width=outputs)
+    if first + second > units:
+        return because("rank-fills-width.units", rank=first, units=units)
+    return None
+
+
+def _judged(batch: BatchInputs, gradient: Tensor, layer: FirstLinear, size: int) -> tuple[Outcome, Reason]:
+    """How the search ended, and what there is to say of it."""
+    count, words = len(batch.inputs), []
+    if count < batch.rank:
+        words = [because("inputs-not-found", found=count, rank=batch.rank, starts=batch.starts)]
+        return Outcome.ITERATION_LIMIT, joined(words)
+    if count < size:
+        words.append(because("some-images", count=count, size=size))
+    left = unexplained(gradient, torch.stack([one.inner for one in batch.backward]), batch.inputs)
+    if left > EXPLAINED:
+        words.append(because("update-not-explained", name=layer.weight, residual=left, count=count))
+    return (Outcome.ITERATION_LIMIT if left > EXPLAINED else Outcome.CONVERGED), joined(words)
+
+
+def _with_gaps(inputs: Tensor, size: int) -> Tensor:
+    """As many images as the batch has, NaN where none was found."""
+    missing = inputs.new_full((size - len(inputs), *inputs.shape[1:]), float("nan"))
+    return torch.cat([inputs, missing])

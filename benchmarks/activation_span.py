@@ -1,0 +1,199 @@
+"""What activation-span brings back of batches behind smooth MLPs, beside SPEAR and Inverting Gradients at equal time.
+
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.activation_span --out docs/activation-span.json \
+        --table docs/activation-span.md
+
+Batches follow each other in the training images of CIFAR-10 (`images.first_images`), one float32 gradient each. CPU
+seconds of this process, refusal's check included. Rows that stand in the file are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import math
+import statistics
+import time
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacker.optim.deadline import within
+from attacker.simulate import observe
+from benchmarks.images import INPUTS, first_images
+from benchmarks.page_tables import write_between
+from benchmarks.training import cifar10, trained
+from fl_precode import Protocol, Victim
+from fl_precode.attacks import build_attack
+from fl_precode.metrics import match_batch, psnr, ssim
+from fl_precode.models.input_spec import InputSpec
+
+logger = logging.getLogger("activation-span")
+
+GOOD_PSNR, GOOD_SSIM = 40.0, 0.6
+SKIP = 4096
+"""Training images that models are not trained on: the attacked ones are the first."""
+
+ACTIVATIONS = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "relu": nn.ReLU,
+}
+
+
+def two_layers(inputs: InputSpec, *, activation: str) -> nn.Module:
+    """d-1024-1024-C."""
+    act = ACTIVATIONS[activation]
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(math.prod(inputs.shape), 1024),
+            act1=act(),
+            fc2=nn.Linear(1024, 1024),
+            act2=act(),
+            classifier=nn.Linear(1024, inputs.classes),
+        )
+    )
+
+
+sigmoid, tanh, gelu, silu, softplus, relu = (partial(two_layers, activation=name) for name in ACTIVATIONS)
+
+
+def attacked(spec: str, victim: Victim, x: Tensor, y: Tensor, images: Tensor, seconds: float) -> dict[str, Any]:
+    """One batch: how many of its images came back, how well, and what it took."""
+    (observation,) = observe(victim, x, y, batch_size=len(x), protocol=Protocol(name="fedsgd"))
+    began = time.process_time()
+    with within(seconds):
+        (found,) = build_attack(spec)(victim, [observation], generator=torch.Generator().manual_seed(0))
+    row: dict[str, Any] = {
+        "cpu_seconds": round(time.process_time() - began, 2),
+        "outcome": found.outcome.value,
+        "reason": str(found.reason),
+        "good_psnr": 0,
+        "good_ssim": 0,
+    }
+    if found.inputs is None or len(found.inputs) != len(images):
+        return row
+    restored = victim.inputs.denormalise(found.inputs).clamp(0, 1)
+    restored = restored[match_batch(restored.nan_to_num(nan=0.5), images)]
+    there = ~restored.flatten(1).isnan().any(dim=1)
+    values = psnr(restored[there], images[there]).tolist() if bool(there.any()) else []
+    alike = ssim(restored[there], images[there]).tolist() if bool(there.any()) else []
+    return row | {
+        "found": int(there.sum()),
+        "good_psnr": sum(value >= GOOD_PSNR for value in values),
+        "good_ssim": sum(value >= GOOD_SSIM for value in alike),
+        "psnr": [round(min(value, 200.0), 1) for value in values],
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run what is not in the file yet; the record that is written."""
+    record: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
+    record |= {"measured": datetime.date.today().isoformat(), "torch": torch.__version__}
+    data, images, y, inputs = first_images(max(options.sizes) * options.batches)
+    record["data"] = data
+    x = inputs.normalise(images)
+    done = {(row["activation"], row["steps"], row["batch"], row["attack"]) for row in record["rows"]}
+    for activation in options.activations:
+        for steps in options.steps:
+            victim = _victim(activation, inputs, steps, options)
+            for size in options.sizes:
+                budget = options.most_seconds
+                for spec in options.attacks:
+                    if (activation, steps, size, spec) in done:
+                        continue
+                    batches = [slice(size * i, size * (i + 1)) for i in range(options.batches)]
+                    each = [attacked(spec, victim, x[one], y[one], images[one], budget) for one in batches]
+                    if spec == options.attacks[0]:  # the others get as long
+                        budget = max(1.0, max(row["cpu_seconds"] for row in each))
+                    row = {"activation": activation, "steps": steps, "batch": size, "attack": spec, **summary(each)}
+                    logger.info("%s", json.dumps({**row, "each": None}))
+                    record["rows"].append(row | {"each": each})
+                    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def summary(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """One line of the table: of several batches sums, medians and the longest time."""
+    values = sorted(value for row in each for value in row.get("psnr", []))
+    return {
+        "batches": len(each),
+        "good_psnr": sum(row["good_psnr"] for row in each),
+        "good_ssim": sum(row["good_ssim"] for row in each),
+        "median_psnr": round(statistics.median(values), 1) if values else None,
+        "cpu_seconds": max(row["cpu_seconds"] for row in each),
+        "reasons": sorted({row["reason"] for row in each if row["reason"]}),
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The table of docs/activation-span.md."""
+    lines = [
+        f"Measured on {record['measured']}.",
+        "",
+        "| activation | training | batch | attack | at 40 dB | at SSIM .6 | median PSNR | CPU s |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        images = row["batch"] * row["batches"]
+        training = f"{row['steps']} steps" if row["steps"] else "none"
+        median = "–" if row["median_psnr"] is None else f"{row['median_psnr']:.0f}"
+        lines.append(
+            f"| {row['activation']} | {training} | {row['batch']} | `{row['attack'].partition(':')[0]}` "
+            f"| {row['good_psnr']} of {images} | {row['good_ssim']} of {images} | {median} "
+            f"| {row['cpu_seconds']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _victim(activation: str, inputs: InputSpec, steps: int, options: argparse.Namespace) -> Victim:
+    if not steps:
+        torch.manual_seed(options.seed)
+        return Victim(model=two_layers(inputs, activation=activation), inputs=inputs, name=activation)
+    assert inputs is INPUTS, "there is no CIFAR-10 to train on"
+    data = cifar10(train=options.train, test=1000, skip=SKIP)
+    spec = f"benchmarks.activation_span:{activation}"
+    made = trained(spec, data, steps=steps, seed=options.seed, cache=options.cache)
+    logger.info("%s after %d steps: accuracy %.3f", activation, steps, made.accuracy)
+    return Victim(model=made.model, inputs=inputs, name=activation)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--activations", nargs="+", default=["sigmoid", "tanh", "gelu"], choices=list(ACTIVATIONS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[16, 64, 128], help="images of a batch")
+    parser.add_argument("--batches", type=int, default=1, help="of each size")
+    parser.add_argument("--steps", nargs="+", type=int, default=[0], help="of training, 0 for untrained")
+    parser.add_argument(
+        "--attacks",
+        nargs="+",
+        default=["activation-span", "spear:most_images=160", "inverting-gradients:iterations=100000"],
+        help="attack specs; the others get the seconds of the first",
+    )
+    parser.add_argument("--most-seconds", type=float, default=300.0, help="of the first attack on a batch")
+    parser.add_argument("--train", type=int, default=10_000, help="training images")
+    parser.add_argument("--seed", type=int, default=0, help="of the models")
+    parser.add_argument("--cache", type=Path, help="folder of weights")
+    parser.add_argument("--out", type=Path, default=Path("activation-span.json"), help="JSON file, continued")
+    parser.add_argument("--table", type=Path, help="page whose table is written")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    record = measure(options)
+    if options.table:
+        write_between(options.table, "figures", table(record))
+
+
+if __name__ == "__main__":
+    main()
