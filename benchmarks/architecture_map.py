@@ -104,15 +104,23 @@ def controls(content: Entry) -> str:
 
 
 def equations(content: Entry) -> str:
-    """What the layers' own equations leave open."""
-    lines = ["| network | normalisation | size | layers | of these open | numbers | open numbers | first layer open |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    """What the layers' own equations leave open, and what formulas take exactly."""
+    lines = [
+        "| network | normalisation | size | layers | of these open | numbers | open numbers | patches by positions | "
+        "images by spans, at most |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for row, own in ROWS.items():
         for size in (SMALL, LARGE):
             if (found := content["equations"].get(f"{row} | {size}")) is not None:
                 numbers = [found[name] for name in ("layers", "open", "unknowns", "missing")]
-                words = [own.network, own.norm, size, *(f"{number:,}" for number in numbers)]
-                lines.append(f"| {' | '.join(map(str, words))} | {found['first']['missing']:,} |")
+                positions, spans = found["positions"], found["spans"]
+                patches = "none" if positions is None else f"{positions['rank']} of {positions['patches']}"
+                images = max((one["images"] for one in spans), default=None)
+                words = [own.network, own.norm, size, *(f"{number:,}" for number in numbers), patches]
+                lines.append(
+                    f"| {' | '.join(map(str, words))} | {'no two such layers' if images is None else images} |"
+                )
     return "\n".join(lines)
 
 

@@ -36,6 +36,7 @@ from attacker.audit.inputs.tape_source import TapeSource, open_subject
 from attacker.audit.record.counting import best_guess, counts
 from attacker.audit.record.schema import AuditRecord, ImageResult
 from attacker.labels.best import best_labels
+from attacker.leakage.exactly_determined import position_rank, span_ranks
 from attacker.leakage.rank import layer_ranks
 from attacker.leakage.released import released
 from attacker.victim import Victim
@@ -342,8 +343,12 @@ def equations(row: str, size: int) -> Entry:
     victim = Victim(model=build_model(ROWS[row].model, inputs, seed=SEED).eval(), inputs=inputs, name=row)
     (image,) = photographs(1)
     pixels = F.interpolate(image[None], size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    layers = layer_ranks(released(victim, torch.tensor([0])), pixels, dense=0)
+    of = released(victim, torch.tensor([0]))
+    layers = layer_ranks(of, pixels, dense=0)
+    positions, spans = position_rank(of, pixels), span_ranks(of, pixels)
     return {
+        "positions": None if positions is None else {"rank": positions.rank, "patches": positions.patches},
+        "spans": [{"first": one.first, "images": one.images, "each": one.each, "most": one.most} for one in spans],
         "layers": len(layers),
         "open": sum(layer.missing > 0 for layer in layers),
         "first": {"layer": layers[0].name, "unknowns": layers[0].unknowns, "missing": layers[0].missing},
@@ -366,16 +371,19 @@ def measure(options: argparse.Namespace, content: Entry) -> None:
     began = time.monotonic()
     content.setdefault("cells", {})
     content.setdefault("equations", {})
-    for cell in chosen(cells(options.cells), options.only):
+    wanted = chosen(cells(options.cells), options.only)
+    for cell in wanted:
         if time.monotonic() - began > options.seconds:
             return
         if cell.key not in content["cells"] or options.again:
             logger.info("%s", cell.key)
             content["cells"][cell.key] = measured(cell, budget=options.budget, device=options.device)
             _write(content, options.out)
-        counted = f"{cell.row} | {cell.size}"
-        if counted not in content["equations"]:
-            content["equations"][counted] = equations(cell.row, cell.size)
+    for row, size in dict.fromkeys((cell.row, cell.size) for cell in wanted):
+        if time.monotonic() - began > options.seconds:
+            return
+        if (counted := f"{row} | {size}") not in content["equations"] or options.again:
+            content["equations"][counted] = equations(row, size)
             _write(content, options.out)
 
 
