@@ -15,8 +15,9 @@ RECONSTRUCTED: Final = "reconstructed"
 SOME: Final = "some images"
 LABELS: Final = "labels only"
 DARK: Final = "dark"
+UNSEARCHED: Final = "formulas get nothing"
 NOT_RUN: Final = "not run here"
-STATES: Final = (RECONSTRUCTED, SOME, LABELS, DARK, NOT_RUN)
+STATES: Final = (RECONSTRUCTED, SOME, LABELS, DARK, UNSEARCHED, NOT_RUN)
 """From the worst for the clients to what nobody has looked at."""
 
 
@@ -25,14 +26,17 @@ def state(entry: Entry | None) -> str:
 
     >>> state(None), state({"came_back": 1, "images": 4}), state({"came_back": 0, "images": 4, "labels_right": 4})
     ('not run here', 'some images', 'labels only')
-    >>> state({"came_back": 0, "images": 4, "labels_right": 3})
-    'dark'
+    >>> nothing = {"came_back": 0, "images": 4, "labels_right": 3}
+    >>> state(nothing | {"searched": True}), state(nothing | {"searched": False})
+    ('dark', 'formulas get nothing')
     """
     if entry is None:
         return NOT_RUN
     if entry["came_back"]:
         return RECONSTRUCTED if entry["came_back"] == entry["images"] else SOME
-    return LABELS if entry["labels_right"] == entry["images"] else DARK
+    if entry["labels_right"] == entry["images"]:
+        return LABELS
+    return DARK if entry["searched"] else UNSEARCHED
 
 
 def square(entry: Entry | None) -> str:
@@ -63,7 +67,7 @@ def table(content: Entry) -> str:
     """Every cell that was run."""
     lines = [
         "| network | normalisation | size | batch | steps | formulas that fit | images back | labels right | "
-        "SSIM (best guess) | the search: iterations, distance | state | flags | CPU s |",
+        "SSIM (best guess), PSNR | the search: iterations, distance | state | flags | CPU s |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | --- | --- | --- | --- | ---: |",
     ]
     for cell in _measured(content):
@@ -79,7 +83,7 @@ def table(content: Entry) -> str:
             ", ".join(f"`{name}`" for name in entry["fits"]) or "none",
             f"{entry['came_back']} of {entry['images']}",
             f"{entry['labels_right']} of {entry['images']}",
-            "–" if own is None else f"{_two(own)} ({_two(guess)})",
+            "–" if own is None else f"{_two(own)} ({_two(guess)}){_decibels(entry)}",
             _search(entry),
             state(entry) + ("" if entry["searched"] or entry["came_back"] else ", no search"),
             ", ".join(f"`{flag}`" for flag in entry["flags"]) or "–",
@@ -185,6 +189,12 @@ def _search(entry: Entry) -> str:
         return f"{one['outcome'].replace('_', ' ')} (`{one['codes'][0]}`)" if one["codes"] else one["outcome"]
     cut = ", cut" if one["cut"] else ""
     return f"{one['iterations']}{cut}, {one['starting_loss']:.2g} to {one['matching_loss']:.2g}"
+
+
+def _decibels(entry: Entry) -> str:
+    """The least PSNR of the images that came back."""
+    found = [one["psnr"] for one in entry["best"] if one["came_back"] and one["psnr"] is not None]
+    return f", {min(found):.0f} dB" if found else ""
 
 
 def _attempt(one: Mapping[str, Any]) -> str:

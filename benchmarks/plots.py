@@ -67,6 +67,7 @@ COLOURS = {
     "some images": "#ef8a62",
     "labels only": "#fddbc7",
     "dark": "#4d4d4d",
+    "formulas get nothing": "#d9d9d9",
     "not run here": "#ffffff",
 }
 
