@@ -168,7 +168,6 @@ _FORMULAS: Final = {
     "densenet121 batch-norm": [(1, 1), (8, 1)],
     "efficientnet-b0 batch-norm": [(1, 1), (8, 1)],
     "convnext-tiny": [(1, 1), (8, 1)],
-    "resnet20-4 batch-norm": [(1, 1)],
 }
 """Batch and steps of the cells at 224 pixels in which the formulas and the labels are tried."""
 
