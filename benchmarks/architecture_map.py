@@ -183,7 +183,7 @@ def _search(entry: Entry) -> str:
     """What the search did, or why it is not there."""
     made = [one for one in entry["attempts"] if one["spec"].partition(":")[0] == "inverting-gradients"]
     if not made:
-        return "not run" if entry["searched"] is False else "not begun in time"
+        return "not run"
     (one,) = made
     if one["matching_loss"] is None or one["starting_loss"] is None:
         return f"{one['outcome'].replace('_', ' ')} (`{one['codes'][0]}`)" if one["codes"] else one["outcome"]

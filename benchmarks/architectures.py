@@ -8,8 +8,9 @@ budget ends. Labels are recovered from the tape besides, and what the equations 
 budget is of the clock on the wall, as audits have it; seconds in the file are CPU seconds of this process.
 
 A cell that stands in --out is not measured again: a run that was stopped goes on. ``--seconds`` begins no cell later
-than that, ``--only TEXT`` takes the cells whose names hold it, and with ``--again`` measures them anew. The cells that
-two cores cannot answer are measured by ``--cells gpu --device cuda --budget 900``. Without ``--out`` cells are listed.
+than that, ``--only TEXT`` takes the cells whose names hold it, and with ``--again`` measures them anew. What two cores
+cannot answer is measured by ``--cells gpu --device cuda --budget 900``: cells that are not there, or were not searched
+for want of time. Without ``--out`` cells are listed.
 """
 
 from __future__ import annotations
@@ -175,11 +176,9 @@ _CONTROLS: Final = [("lenet", SMALL), ("vit-b-32", SMALL), ("resnet18 running", 
 
 
 def cells(which: str) -> list[Cell]:
-    """The cells for two cores (``cpu``), the most telling first; or the others, all searched (``gpu``)."""
+    """The cells for two cores (``cpu``), the most telling first; or all, with a search everywhere (``gpu``)."""
     if which == "gpu":
-        wanted = [Cell(row=row, size=size, batch=batch, steps=steps) for row in ROWS for size, batch, steps in COLUMNS]
-        small = {cell.key for cell in cells("cpu") if cell.searched}
-        return [cell for cell in wanted if cell.key not in small]
+        return [Cell(row=row, size=size, batch=batch, steps=steps) for row in ROWS for size, batch, steps in COLUMNS]
     searched = [Cell(row=row, size=SMALL, batch=b, steps=s) for row, own in _SEARCHED.items() for b, s in own]
     formulas = [
         Cell(row=row, size=LARGE, batch=b, steps=s, searched=False) for row, own in _FORMULAS.items() for b, s in own
@@ -232,26 +231,43 @@ def measured(cell: Cell, *, budget: float, device: str) -> Entry:
         folder = Path(place)
         simulated = taped(cell, folder)
         ready = time.process_time()
-        record = flp.audit(
-            folder / "run" / "tape",
-            attacks=(*formulas(), *([SEARCH] if cell.searched else [])),
-            victims=1,
-            budget=budget,
-            seed=SEED,
-            control=False,
-            device=device,
-            out=folder / "audit",
-        )
+        record, searched = _audited(cell, folder, budget=budget, device=device)
         audited = time.process_time()
         found = {**_found(record), **_labels(record, simulated, cell)}
     return {
         "row": cell.row, "size": cell.size, "batch": cell.batch, "steps": cell.steps, "alter": cell.alter,
-        "searched": cell.searched, "budget": budget, "device": device, "date": time.strftime("%Y-%m-%d"),
+        "searched": searched, "budget": budget, "device": device, "date": time.strftime("%Y-%m-%d"),
         **found,
         "audit_cpu_seconds": round(audited - ready, 1),
         "cpu_seconds": round(time.process_time() - began, 1),
         "wall_seconds": round(time.perf_counter() - wall, 1),
     }  # fmt: skip
+
+
+def _audited(cell: Cell, folder: Path, *, budget: float, device: str) -> tuple[AuditRecord, bool]:
+    """The audit of a taped cell, and whether its search was made: it is not where the budget has no room for it."""
+
+    def audit(attacks: Sequence[str], out: Path) -> AuditRecord:
+        return flp.audit(
+            folder / "run" / "tape",
+            attacks=attacks,
+            victims=1,
+            budget=budget,
+            seed=SEED,
+            control=False,
+            device=device,
+            out=out,
+        )
+
+    if cell.searched:
+        try:
+            record = audit((*formulas(), SEARCH), folder / "audit")
+        except ValueError as error:
+            if "no room for any attack" not in str(error):
+                raise
+        else:
+            return record, any(one.attack == SEARCH and one.iterations for one in record.results)
+    return audit(formulas(), folder / "formulas"), False
 
 
 def _found(record: AuditRecord) -> Entry:
@@ -374,7 +390,7 @@ def measure(options: argparse.Namespace, content: Entry) -> None:
     for cell in wanted:
         if time.monotonic() - began > options.seconds:
             return
-        if cell.key not in content["cells"] or options.again:
+        if options.again or is_missing(cell, content, options.budget):
             logger.info("%s", cell.key)
             content["cells"][cell.key] = measured(cell, budget=options.budget, device=options.device)
             _write(content, options.out)
@@ -384,6 +400,12 @@ def measure(options: argparse.Namespace, content: Entry) -> None:
         if (counted := f"{row} | {size}") not in content["equations"] or options.again:
             content["equations"][counted] = equations(row, size)
             _write(content, options.out)
+
+
+def is_missing(cell: Cell, content: Entry, budget: float) -> bool:
+    """Whether the file does not have the cell, or has it without the search for which there is more time now."""
+    known = content["cells"].get(cell.key)
+    return known is None or bool(cell.searched and not known["searched"] and budget > known["budget"])
 
 
 def chosen(wanted: Sequence[Cell], only: str) -> list[Cell]:

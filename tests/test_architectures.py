@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from benchmarks.architecture_map import STATES, counted, square, state, table, write_page
 from benchmarks.architecture_models import calibrated, residual_18
-from benchmarks.architectures import COLUMNS, ROWS, Cell, cells, chosen, measure
+from benchmarks.architectures import COLUMNS, ROWS, Cell, cells, chosen, is_missing, measure
 from fl_precode.models import InputSpec, build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,11 +54,18 @@ def test_what_was_not_run_is_white_and_counts_as_nothing():
     assert (state(None), square(None)) == (STATES[-1], "")
 
 
-def test_the_cells_for_an_accelerator_are_the_others():
-    here, there = ({cell.key for cell in cells(which) if not cell.alter} for which in ("cpu", "gpu"))
-    assert len(here | there) == len(ROWS) * len(COLUMNS)
-    assert all(not cell.searched for cell in cells("cpu") if cell.key in here & there)
-    assert all(cell.searched for cell in cells("gpu"))
+def test_what_is_missing_or_was_not_searched_for_want_of_time_is_measured_with_more_of_it():
+    every = cells("gpu")
+    assert len(every) == len(ROWS) * len(COLUMNS)
+    assert all(cell.searched for cell in every)
+    cell, other = every[:2]
+    content = {"cells": {cell.key: {"searched": False, "budget": 50.0}}}
+    assert is_missing(other, content, 50.0)
+    assert not is_missing(cell, content, 50.0)
+    assert is_missing(cell, content, 900.0)
+    assert not is_missing(replace(cell, searched=False), content, 900.0), "formulas need no more time"
+    content["cells"][cell.key]["searched"] = True
+    assert not is_missing(cell, content, 900.0)
 
 
 @pytest.mark.parametrize("row", [row for row, own in ROWS.items() if "batch" not in own.norm])
@@ -84,10 +92,10 @@ def test_running_statistics_are_those_of_the_photographs():
 def test_a_measurement_goes_on_where_it_was_stopped(tmp_path):
     out, name = tmp_path / "map.json", "lenet | 64 | batch 1 | 1 step"
     options = Namespace(out=out, cells="cpu", only=name, seconds=100.0, again=False, budget=4.0, device="cpu")
-    content = {"cells": {cell.key: {"here": True} for cell in chosen(cells("cpu"), name) if cell.alter}}
+    content = {"cells": {cell.key: {"searched": True} for cell in chosen(cells("cpu"), name) if cell.alter}}
     measure(options, content)
     written = json.loads(out.read_text())
-    assert written["cells"].pop(f"{name} | swapped") == {"here": True}, "what is there is not measured again"
+    assert written["cells"].pop(f"{name} | swapped") == {"searched": True}, "what is there is not measured again"
     (entry,) = written["cells"].values()
     assert entry["images"] == entry["labels_right"] == 1
     assert entry["refused"]["spear"] == ["first-layer-not-linear"]
