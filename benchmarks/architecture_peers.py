@@ -102,12 +102,16 @@ def contenders(row: str, options: argparse.Namespace) -> Iterator[tuple[str, str
 
 def measured(row: str, code: str, attack: str, run: Attack, seconds: float) -> dict[str, Any]:
     """One attack for about as many CPU seconds."""
-    torch.manual_seed(SEED)
-    began = time.process_time()
-    run(TRIED)
-    half = time.process_time()
-    run(2 * TRIED)
-    each = max((time.process_time() - half) - (half - began), 1e-3) / TRIED
+
+    def took(iterations: int) -> float:
+        torch.manual_seed(SEED)
+        began = time.process_time()
+        run(iterations)
+        return time.process_time() - began
+
+    took(1)  # what is done once, such as the choice of a way to compute gradients
+    short, longer = took(TRIED), took(3 * TRIED)
+    each = max((longer - short) / (2 * TRIED), longer / (12 * TRIED))
     iterations = max(TRIED, min(MOST, int(seconds / each)))
     torch.manual_seed(SEED)
     began = time.process_time()
