@@ -1,7 +1,6 @@
 """Other people's code on victims of the map, beside ours: the same weights, image and settings, equal CPU time.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.architecture_peers --out docs/architectures.json \
-        --breaching CHECKOUT --leakpro CHECKOUT
+    OMP_NUM_THREADS=1 python -m benchmarks.architecture_peers --out docs/architectures.json --breaching CHECKOUT
 
 One photograph, one gradient; labels are granted to all, and each makes as many iterations as its CPU seconds allow by
 what a few of them took. Rows that stand in --out are not measured again.
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 from attacker.simulate import observe
 from attacker.victim import Victim
 from benchmarks.architectures import CLASSES, ROWS, SEED, SMALL
-from benchmarks.peers import Breaching, LeakPro, load
+from benchmarks.peers import Breaching, load
 from benchmarks.transformers import photographs
 from fl_precode import Observation, Protocol
 from fl_precode.attacks import build_attack
@@ -87,17 +86,6 @@ def contenders(row: str, options: argparse.Namespace) -> Iterator[tuple[str, str
             "Inverting Gradients",
             lambda count: breaching.reconstruct(victim, seen.update, label, build_attack(spec(count))),  # type: ignore[arg-type]
         )
-    if options.leakpro is not None:
-        leakpro = LeakPro(load(options.leakpro, LeakPro.package), training=training)
-
-        def theirs(iterations: int) -> Tensor:
-            victim.model.train(training)
-            try:
-                return leakpro.attacked(victim, x, label, build_attack(spec(iterations)))  # type: ignore[arg-type]
-            finally:
-                victim.model.eval()
-
-        yield "LeakPro", "Huang et al." if training else "Inverting Gradients", theirs
 
 
 def measured(row: str, code: str, attack: str, run: Attack, seconds: float) -> dict[str, Any]:
@@ -138,7 +126,6 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--breaching", type=Path, help="a checkout of that repository")
-    parser.add_argument("--leakpro", type=Path, help="a checkout of that repository")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=list(VICTIMS))
     parser.add_argument("--seconds", type=float, default=30.0, help="of each attack, CPU")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the map")

@@ -1,7 +1,6 @@
 """Research code as a contender, from a checkout: nothing of it is part of this repository.
 
-invertinggradients (Geiping et al., NeurIPS 2020) needs the package `six` on the path, breaching `hydra-core`, LeakPro
-what its own extra for federated learning names.
+invertinggradients (Geiping et al., NeurIPS 2020) needs the package `six` on the path, breaching `hydra-core`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import importlib
 import io
 import logging
 import sys
-import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,43 +170,3 @@ class Breaching(Peer):
         received = [{"gradients": gradients, "buffers": None, "metadata": known}]
         found, _ = attack.reconstruct(sent, received, {})
         return found["data"].detach()
-
-
-@dataclass(frozen=True)
-class LeakPro(Peer):
-    """LeakPro's attack on networks with running statistics, Inverting Gradients, or Huang et al.'s on others.
-
-    Its attacks compute the client's update themselves, so that they are given the images. Of their results this takes
-    the one with the smallest distance; what they return by themselves is the one most similar to the truth.
-
-    Attributes:
-        training: Whether clients normalise by their own batch, which is what its second attack is for.
-    """
-
-    training: bool = False
-
-    name = "leakpro"
-    package = "leakpro.fl_utils.data_utils"
-
-    def attacked(self, victim: Victim, inputs: Tensor, labels: Tensor, settings: GradientMatching) -> Tensor:
-        """Images (batch, C, H, W), normalised, from an update that it computes from normalised images and labels."""
-        folder = "leakpro.attacks.gia_attacks"
-        logging.getLogger("leakpro").setLevel(logging.WARNING)
-        if self.training:
-            module = importlib.import_module(f"{folder}.huang")
-            kind, config = module.Huang, module.HuangConfig()
-        else:
-            module = importlib.import_module(f"{folder}.invertinggradients")
-            kind, config = module.InvertingGradients, module.InvertingConfig()
-        ours = options_of(settings)
-        config.attack_lr, config.at_iterations = ours["learning_rate"], ours["iterations"]
-        config.tv_reg = 2 * float(ours["total_variation"])  # of means, as breaching's
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (victim.inputs.mean, victim.inputs.std))
-        data = self.library.CustomTensorDataset(inputs, labels)
-        loader = torch.utils.data.DataLoader(data, batch_size=len(labels))
-        with tempfile.TemporaryDirectory() as place, contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
-            attack = kind(victim.model, loader, mean, std, configs=config)
-            attack.prepare_attack()
-            for _ in attack.run_attack():
-                pass
-        return torch.stack([image for image, _ in attack.best_reconstruction.dataset]).detach()
