@@ -172,6 +172,7 @@ def test_what_was_announced_as_one_image_and_is_not_does_not_converge():
     ids=[
         "convnet",
         "batch-norm",
+        "batch-norm-behind",
         "layer-norm",
         "tanh",
         "dropout",
