@@ -253,7 +253,16 @@ class _Scene:
             same_as=[]
             if truth is None
             else [None if of == victim_id else of for victim_id, of in zip(ids, first, strict=True)],
+            images=self._images_found(place),
         )
+
+    def _images_found(self, place: int) -> int:
+        """The most images that an attack found behind an update."""
+        file = self._own.entries[place].file
+        made = (
+            result for (federation, _, of), result in self._found.items() if (federation, of) == (self._own.id, file)
+        )
+        return max((len(result.inputs) for result in made if result.inputs is not None), default=1)
 
     def placebos(self, place: int, spec: str) -> Placebos:
         """What an attack made of updates that hold none of the images of this one."""

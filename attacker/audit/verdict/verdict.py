@@ -262,11 +262,7 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
     else:
         text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
     text += _who(view, best, alone=alone)
-    if best.attack.partition(":")[0] == "first-layer":
-        behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
-        text += f" The gradient of the first layer contains the image exactly{behind}."
-    if best.attack.partition(":")[0] == "patch-embedding":
-        text += " The gradient of its position embedding is that of each patch, and determines the image exactly."
+    text += _why_exact(view, best)
     if near := len(view.near_misses):
         text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)
@@ -274,6 +270,32 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
     if weak and union.back < union.images:
         text += f" The share may be higher still: {'; '.join(weak)}."
     return "leaks" if plain else "leaks to an adaptive attacker", text + _aside(raised)
+
+
+def _why_exact(view: FederationView, best: AttackSummary) -> str:
+    """Why a formula brings images back as they are, as a sentence with a space before it; empty for other attacks."""
+    name, defence = best.attack.partition(":")[0], capitalised(defence_name(view.federation.defence))
+    behind = f", and {defence} sits behind {{}}" if "precode" in view.federation.defence else ""
+    if name == "first-layer":
+        return f" The gradient of the first layer contains the image exactly{behind.format('that layer')}."
+    if name == "activation-span":
+        return (
+            " The gradients of two layers with a smooth activation between them determine each image of a batch "
+            f"exactly{behind.format('the activation')}."
+        )
+    if name != "patch-embedding":
+        return ""
+    rows = [row for row in view.rows(best.attack) if row.matching_loss is not None]
+    left = max((row.matching_loss or 0.0 for row in rows), default=0.0) ** 0.5
+    if any(row.outcome != "converged" for row in rows):
+        return (
+            " The gradient of its position embedding is that of each patch: one linear system gives what noise and "
+            f"rank leave of them{behind.format('it')}."
+        )
+    return (
+        " The gradient of its position embedding is that of each patch: one linear system determines the image exactly "
+        f"(relative residual {left:.0e} at most){behind.format('it')}."
+    )
 
 
 def _strongest(view: FederationView) -> AttackSummary:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from attacker.audit.federations.federation import open_federations
@@ -9,6 +11,7 @@ from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.planning import plan as planner
 from attacker.audit.planning.costs import measure_unit
 from attacker.audit.planning.plan import plan_audit
+from attacker.audit.record.confirmed import confirms
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import BATCH_SIZE, Knowledge
 from tests.attacker.audits import audit_tape
@@ -88,4 +91,28 @@ def test_precode_before_the_head_of_a_transformer_leaks_and_the_sentence_says_wh
     assert verdict.verdict == "leaks"
     assert "PRECODE (latent=6) does not stop the leak" in verdict.sentence
     assert "2 of 2 images came back by patch embedding, which ignores it" in verdict.sentence
-    assert "determines the image exactly" in verdict.sentence
+    assert re.search(
+        r"determines the image exactly \(relative residual \de-\d+ at most\), and PRECODE", verdict.sentence
+    )
+    assert record.flags == [], "a search that finds nothing is no weak evidence where a formula finds everything"
+    rows = [row for row in record.results if row.attack == "patch-embedding"]
+    assert all(confirms(row) and row.psnr > 60 for row in rows)
+
+
+def test_without_formulas_the_same_federation_is_doubted(guarded, tmp_path):
+    record = audit_tape(guarded, out=tmp_path, attacks=["inverting-gradients:iterations=10"])
+    assert record.verdicts[0].verdict == "not shown to leak"
+    assert {"model-is-random", "single-start"} <= {flag.name for flag in record.flags}
+
+
+def test_batches_come_back_whole_where_nobody_knows_how_many_images_there_are(folder, tmp_path):
+    """Neither the tape nor the truth: the update's rank tells it, and the sentence counts what it confirms."""
+    tape = tape_federation(
+        folder / "untold", model=SMOOTH, batch_size=8, rounds=1, clients=1, evaluation=False, told=False
+    ).tape
+    record = audit_tape(tape, out=tmp_path, truth=False, attacks=["activation-span"])
+    assert [row.outcome for row in record.results] == ["converged"] * 8
+    assert "The update itself confirms 8 of 8 images: activation span found them" in record.verdicts[0].sentence
+    known = audit_tape(folder / "mlp" / "tape", out=tmp_path / "known", attacks=["activation-span"], victims=1)
+    assert "8 of 8 images came back by activation span" in known.verdicts[0].sentence
+    assert "two layers with a smooth activation between them determine each image" in known.verdicts[0].sentence
