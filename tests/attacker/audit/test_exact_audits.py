@@ -14,7 +14,7 @@ from attacker.audit.planning.plan import plan_audit
 from attacker.audit.record.confirmed import confirms
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import BATCH_SIZE, Knowledge
-from tests.attacker.audits import audit_tape
+from tests.attacker.audits import audit_tape, audit_tapes
 from tests.attacker.leaking_models import small_photographs
 from tests.attacker.taped_federation import tape_federation
 
@@ -97,6 +97,18 @@ def test_precode_before_the_head_of_a_transformer_leaks_and_the_sentence_says_wh
     assert record.flags == [], "a search that finds nothing is no weak evidence where a formula finds everything"
     rows = [row for row in record.results if row.attack == "patch-embedding"]
     assert all(confirms(row) and row.psnr > 60 for row in rows)
+
+
+def test_a_federation_may_get_some_of_the_attacks_alone(guarded, batches, tmp_path):
+    some = TapeSource(tape=guarded, attacks=("patch-embedding",))
+    record = audit_tapes([some, TapeSource(tape=batches)], out=tmp_path, attacks=["patch-embedding", "activation-span"])
+    tried = {(planned.federation, planned.attack): planned.status for planned in record.plan}
+    assert tried == {
+        ("f1", "patch-embedding"): "run",
+        ("f2", "patch-embedding"): "not_applicable",
+        ("f2", "activation-span"): "run",
+    }
+    assert [verdict.verdict for verdict in record.verdicts] == ["leaks", "leaks"]
 
 
 def test_without_formulas_the_same_federation_is_doubted(guarded, tmp_path):
