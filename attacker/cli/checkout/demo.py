@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from fl_precode.federation.config import Settings
 
 MODELS = ("lenet", "mlp")
 DEFENCES = ("none", "precode")
-LARGE = {"model": "vit", "defence": "precode", "dataset": "photos224", "num_server_rounds": 2, "num_clients": 2}
+LARGE = Settings(model="vit", defence="precode", dataset="photos224", num_server_rounds=2, num_clients=2)
 """The fifth: a vision transformer on photographs of 224x224 pixels. Gradient matching would take an hour on it."""
 
 EXACT = "patch-embedding"
@@ -43,12 +44,12 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
         JobFailed: If a federation failed.
     """
     started = time.monotonic()
-    small = {"dataset": dataset, "num_server_rounds": rounds, "num_clients": clients}
-    chosen = [small | {"model": model, "defence": defence} for model in MODELS for defence in DEFENCES]
+    small = Settings(dataset=dataset, num_server_rounds=rounds, num_clients=clients)
+    chosen = [replace(small, model=model, defence=defence) for model in MODELS for defence in DEFENCES]
     settings = {
-        name: Settings(**one, seed=seed, output_dir=str(out / name), tape=str(out / name / "tape"))
-        for one in [*chosen, LARGE]
-        for name in (f"{one['model']}-{one['defence']}",)
+        name: replace(one, seed=seed, output_dir=str(out / name), tape=str(out / name / "tape"))
+        for one in (*chosen, LARGE)
+        for name in (f"{one.model}-{one.defence}",)
     }
     prepare_folder(out, list(settings))
     with SimulationRuntime() as runtime:
@@ -67,7 +68,7 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
     with progress_bar("audit") as tell:
         record = audit(
             [
-                TapeSource(tape=Path(run.tape), attacks=(EXACT,) if run.model == LARGE["model"] else attacks)
+                TapeSource(tape=Path(run.tape), attacks=(EXACT,) if run.model == LARGE.model else attacks)
                 for run in settings.values()
             ],
             AuditSettings(
