@@ -279,10 +279,12 @@ def _why_exact(view: FederationView, best: AttackSummary) -> str:
     if name == "first-layer":
         return f" The gradient of the first layer contains the image exactly{behind.format('that layer')}."
     if name == "activation-span":
-        return (
-            " The gradients of two layers with a smooth activation between them determine each image of a batch "
-            f"exactly{behind.format('the activation')}."
+        whole = best.successes == best.images
+        found = (
+            "each image of a batch exactly" if whole else "images of a batch one by one, those that were found exactly"
         )
+        layers = "two layers with a smooth activation between them"
+        return f" The gradients of {layers} determine {found}{behind.format('the activation')}."
     if name != "patch-embedding":
         return ""
     rows = [row for row in view.rows(best.attack) if row.matching_loss is not None]
