@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +13,10 @@ from attacker.audit.planning import plan as planner
 from attacker.audit.planning.costs import measure_unit
 from attacker.audit.planning.plan import plan_audit
 from attacker.audit.record.confirmed import confirms
+from attacker.audit.scoring import leakage_summary
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import BATCH_SIZE, Knowledge
+from attacker.report.indices import determined
 from tests.attacker.audits import audit_tape, audit_tapes
 from tests.attacker.leaking_models import small_photographs
 from tests.attacker.taped_federation import tape_federation
@@ -109,6 +112,20 @@ def test_a_federation_may_get_some_of_the_attacks_alone(guarded, batches, tmp_pa
         ("f2", "activation-span"): "run",
     }
     assert [verdict.verdict for verdict in record.verdicts] == ["leaks", "leaks"]
+
+
+def test_what_formulas_take_is_counted_where_the_rank_is_too_large(guarded, tmp_path, monkeypatch):
+    monkeypatch.setattr(leakage_summary, "MOST_WORK", 0.0)
+    record = audit_tape(guarded, out=tmp_path, attacks=["patch-embedding"], leakage=True)
+    (found,) = record.leakage
+    assert (found.jacobian_rank, found.positions.exact, found.positions.patches) == (None, True, 16)
+    assert [(span.tokens, span.each, span.most) for span in found.spans] == [(True, 16, 39)]
+    (told,) = determined(record, [SimpleNamespace(title="ViT", federation=record.federations[0])])
+    assert told.headline.startswith("Not computed: too large")
+    assert [sentence.partition(":")[0] for sentence in told.formulas] == [
+        "One image is exactly determined, however large",
+        "The tokens of 2 images of one batch are exactly determined",
+    ]
 
 
 def test_without_formulas_the_same_federation_is_doubted(guarded, tmp_path):
