@@ -96,7 +96,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         # The first layer.
         "first-layer-not-linear": "the first layer {name!r} is a {kind}, the attack needs a Linear layer",
         "first-layer-did-not-move": "the {what} of the first layer {name!r} did not move, its gradient is zero "
-        "everywhere: it is frozen, was not sent, or no unit of the first layer was active",
+        "everywhere: it is frozen, was not sent, no unit of the first layer was active, or a later layer is zero, as "
+        "some heads are before their first step",
         "first-layer-weight-computed": "the first layer {name!r} computes its weight anew from other parameters",
         "first-layer-without-bias": "the first layer {name!r} has no bias: its gradient shows each image up to a "
         "factor, which the bias gradient tells",
