@@ -159,7 +159,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "features-found": "what entered {name!r} explains its gradient to {residual:.1e}, and the images give these "
         "features to {distance:.1e}",
         "features-found.not": "what entered {name!r} was not found: the best of {starts} starts explains its gradient "
-        "to {residual:.1e}, solutions to less than {solved:g}; the images give these features to {distance:.1e}",
+        "to {residual:.1e}, and rounding explains {solved:.1e}; the images give these features to {distance:.1e}",
+        "features-uncertain": "the features of {count} of {size} images are known to {known:.0%}: the rounding of the "
+        "update leaves a standard error of {worst:.1e} to the worst",
         # The chain of layers.
         "chain-broken": "what reaches {after!r} is not what {before!r} returned: a shortcut, several branches, or a "
         "function that is no layer stands between them",

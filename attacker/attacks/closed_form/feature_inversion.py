@@ -11,13 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.analytic.heads.batch_features import (
-    SOLVED,
+    DETERMINED,
     BatchFeatures,
     HeadTraining,
     features_of_batch,
     features_of_one,
 )
 from attacker.analytic.heads.trained_head import TrainedHead, images_behind, trained_head, why_no_softmax, why_not_read
+from attacker.analytic.heads.update_rounding import rounding_of
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW, replayed_distance
 from attacker.attacks.known_labels import known_labels
@@ -143,7 +144,7 @@ class FeatureInversion(Attack):
         matched = self._inverted(victim, head, observation, found, generator)
         inputs, distance = matched.candidates[0, 0], float(matched.distances[0, 0])
         steps = int(matched.iterations[0, 0])
-        solved = found.residual < SOLVED
+        known = found.determined == len(found.features)
         cut = because("time-ended", steps=steps, total=self.steps) if matched.cut else ""
         if not distance < float("inf"):
             return Reconstruction(
@@ -155,7 +156,7 @@ class FeatureInversion(Attack):
         return Reconstruction(
             inputs=inputs,
             labels=found.labels,
-            outcome=Outcome.CONVERGED if solved and distance < EXACT_BELOW else Outcome.ITERATION_LIMIT,
+            outcome=Outcome.CONVERGED if known and distance < EXACT_BELOW else Outcome.ITERATION_LIMIT,
             reason=joined([_words(head, found, distance), cut]),
             matching_loss=matching,
             iterations=steps,
@@ -185,15 +186,21 @@ class FeatureInversion(Attack):
 
 def _words(head: TrainedHead, found: BatchFeatures, distance: float) -> Reason:
     """What a reader should know about the features and the images."""
-    if found.residual < SOLVED:
-        return because("features-found", name=head.name, residual=found.residual, distance=distance)
-    return because(
-        "features-found.not",
-        name=head.name,
-        starts=found.starts,
-        residual=found.residual,
-        solved=SOLVED,
-        distance=distance,
+    if not found.residual <= found.solved:
+        return because(
+            "features-found.not",
+            name=head.name,
+            starts=found.starts,
+            residual=found.residual,
+            solved=found.solved,
+            distance=distance,
+        )
+    words = because("features-found", name=head.name, residual=found.residual, distance=distance)
+    if found.determined == len(found.features):
+        return words
+    worst, size = float(found.errors.max()), len(found.features)
+    return joined(
+        [words, because("features-uncertain", count=found.determined, size=size, known=DETERMINED, worst=worst)]
     )
 
 
@@ -253,10 +260,11 @@ def head_features(
     gradient = {name: precise(value) for name, value in observed_gradient(observation).items()}
     weight = precise(observation.parameters[head.weight])
     weight_gradient, bias_gradient = gradient[head.weight], None if head.bias is None else gradient[head.bias]
+    rounding = rounding_of(sized, head.weight, images)
     constant = None if head.constant is None else precise(observation.buffers[head.constant])
     ((labels, words),) = known_labels(victim, [sized], [granted], [generator])
     if images == 1 and (bias_gradient is not None or labels is None or why_no_softmax(victim, head, sized, 1)):
-        return replace(features_of_one(weight_gradient, bias_gradient), labels=labels)
+        return replace(features_of_one(weight_gradient, bias_gradient, rounding), labels=labels)
     if labels is None:
         return Reason(words)
     protocol, steps = observation.protocol, steps_behind(observation) or 1
@@ -269,5 +277,7 @@ def head_features(
         steps=steps,
         learning_rate=(protocol.learning_rate or 1.0) if steps > 1 else 1.0,
         momentum=(protocol.momentum or 0.0) if steps > 1 else 0.0,
+        rounding=rounding,
+        bias_rounding=0.0 if head.bias is None else rounding_of(sized, head.bias, images),
     )
     return features_of_batch(training, labels, generator, starts=starts)
