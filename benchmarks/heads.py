@@ -5,15 +5,21 @@
 Trunks are trained on CIFAR-10 (JPEG copy), then frozen; a fresh Linear head of 100 classes is trained on batches that
 follow each other in CIFAR-100 (lossless). Identified: of all images of CIFAR-100 that are at hand, the one whose
 features are nearest to those found is the true one. CPU seconds of this process, float32 gradients.
+
+Rows that are in --out already are not measured again, so that a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
+import platform
 import statistics
 import time
 from copy import deepcopy
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 import command_line
-from attacker.analytic.heads.trained_head import TrainedHead, trained_head, why_not_read
+from attacker.analytic.heads.stacked_head import why_not_read
+from attacker.analytic.heads.trained_head import TrainedHead, trained_head
 from attacker.attacks.closed_form.feature_inversion import head_features
 from attacker.gradients.trace import trace
 from attacker.reasons import Reason
@@ -138,6 +145,7 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, images: Tensor, pool: Tenso
         "residual": found.residual,
         "labels": sorted(found.labels.tolist()) == sorted(y.tolist()) if found.labels is not None else False,
         "features": int((error < SAME).sum()),
+        "determined": found.determined,
         "feature_error": float(error.median()),
         "identified": len(true_places & set(nearest.tolist())),
         "feature_seconds": round(seconds, 2),
@@ -163,35 +171,51 @@ def searched(victim: Victim, observation: Observation, images: Tensor, spec: str
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything; the record that is written."""
+    """Run what is not there yet; the record that is written, after each row."""
     pool, labels = cifar100()
     data = cifar10(train=options.train, test=1000)
-    rows = []
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    known = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"rows": []}
+    rows = known["rows"]
+    done = {json.dumps(row["case"]) for row in rows}
+    record: dict[str, Any] = {}
     for spec in options.models:
         for steps in options.steps:
-            made = trained(spec, data, steps=steps, seed=options.seed, cache=options.cache)
-            model = with_new_head(made.model, options.seed).eval()
+            model: nn.Module | None = None
             for size, batches in zip(options.sizes, options.batches, strict=True):
                 for number in range(batches):
+                    case = {"model": spec, "steps": steps, "batch": size, "number": number, "attack": options.attack}
+                    if json.dumps(case) in done:
+                        continue
+                    if model is None:
+                        made = trained(spec, data, steps=steps, seed=options.seed, cache=options.cache)
+                        model = with_new_head(made.model, options.seed).eval()
                     chosen = slice(100 + size * number, 100 + size * (number + 1))
                     images, y = pool[chosen], labels[chosen]
                     row = attacked(model, INPUTS.normalise(images), y, images, pool, options.attack)
-                    whole = {"model": spec, "steps": steps, "accuracy": made.accuracy, "batch": size, **row}
-                    rows.append(whole)
-                    logger.info("%s", whole)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    return {"settings": {**settings, "torch": torch.__version__}, "rows": rows, "summary": summary(rows)}
+                    rows.append({"case": case, "accuracy": made.accuracy, **row})
+                    logger.info("%s", rows[-1])
+                    record = {
+                        "measured": date.today().isoformat(),
+                        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared",
+                        "settings": {**settings, "torch": torch.__version__},
+                        "rows": rows,
+                        "summary": summary(rows),
+                    }
+                    command_line.write_record(record, options)
+    return record or known
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A line for each model, training and size."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["model"], row["steps"], row["batch"]), []).append(row)
+        case = row["case"]
+        groups.setdefault((case["model"], case["steps"], case["batch"]), []).append(row)
     lines = []
     for (model, steps, batch), same in groups.items():
         line: dict[str, Any] = {"model": model, "steps": steps, "batch": batch, "images": batch * len(same)}
-        for name in ("features", "identified", "recovered"):
+        for name in ("features", "determined", "identified", "recovered"):
             line[name] = sum(row.get(name, 0) for row in same)
         for name in ("feature_error", "ssim", "psnr", "feature_seconds", "seconds"):
             values = [row[name] for row in same if name in row]
@@ -203,7 +227,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    models = ["lenet:activation=relu", "convnet:width=16", "resnet20", "heads:small_vit"]
+    models = ["lenet:activation=relu", "resnet20", "heads:small_vit"]
     parser.add_argument("--models", nargs="+", default=models, help="model specs")
     parser.add_argument("--attack", default="feature-inversion:steps=200", help="attack spec")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 8, 32], help="images of a batch")
