@@ -49,7 +49,7 @@ def strongest_first() -> list[str]:
     """Attacks but for the plain searches, by what they reach where they fit; what plug-ins say nothing of comes last.
 
     >>> strongest_first()[:3]
-    ['first-layer', 'through-bottleneck', 'layerwise-inversion']
+    ['first-layer', 'patch-embedding', 'through-bottleneck']
     """
     return [name for name, entry in ATTACKS.items() if not entry.plain_search]
 

@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -91,6 +92,9 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
         settings: Of the audit.
         seconds: That measuring may take.
 
+    Updates of a number of images that is not known count as those of one: no search fits them, but formulas do, and
+    what these cost is told in the same unit.
+
     Returns:
         The time on the clock on the wall, as the budget counts it; None where gradient matching does not fit, or fails.
     """
@@ -99,7 +103,9 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
     probe = GradientMatching(optimiser=Adam(iterations=_WATCHED))
     with within(seconds) as deadline:
         try:
-            observations = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
+            observations = [
+                _of_some_size(settings.knowledge.of(subject.tape.load(entry), subject.defence)) for entry in entries
+            ]
             if any(probe.why_not(subject.victim, observation) is not None for observation in observations):
                 return None
             torch.set_num_threads(settings.threads)
@@ -111,6 +117,10 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
         except Exception:  # models are foreign code; an attack that cannot run says so when it is run
             _logger.warning("what an iteration costs could not be measured", exc_info=True)
             return None
+
+
+def _of_some_size(observation: Observation) -> Observation:
+    return replace(observation, batch_size=1) if observation.batch_size is None else observation
 
 
 def _watched(
