@@ -22,6 +22,7 @@ from attacker.analytic.heads.update_rounding import rounding_of
 from attacker.analytic.spans.signal_rank import EDGE
 from attacker.gradients.observed import observed_gradient
 from attacker.model_copy import copied
+from attacker.optim.double_precision import precise
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -111,7 +112,7 @@ class WithoutBranches:
 
 
 def without_branches(victim: Victim, branches: Sequence[LowRankBranch], observation: Observation) -> WithoutBranches:
-    """The victim and the update as if the frozen layers had been trained, and not the branches beside them.
+    """The victim and the update as if the frozen layers had been trained, not the branches beside them; in float64.
 
     Args:
         victim: Public knowledge about the model; stays as it is.
@@ -136,8 +137,14 @@ def without_branches(victim: Victim, branches: Sequence[LowRankBranch], observat
         else:
             weight = f"{prefix}weight"
             parameters[weight], found[branch.name] = own.pop(weight), solved.error
-            update[weight] = solved.gradient.to(parameters[weight])
+            update[weight] = solved.gradient
         buffers |= own
+    # Rounding to float32 once more would add directions of its own to a gradient whose rank is known.
+    parameters, update, buffers = (
+        {name: precise(value) if value.is_floating_point() else value for name, value in values.items()}
+        for values in (parameters, update, buffers)
+    )
+    model = model.to(next(iter(update.values()))) if update else model
     constants = {name for name, _ in model.named_parameters()} - parameters.keys()
     changed = replace(
         observation, parameters=parameters, update=update, buffers=buffers, kind="gradient", frozen=frozenset(constants)

@@ -23,6 +23,7 @@ from attacker.analytic.heads.trained_head import TrainedHead, images_behind, tra
 from attacker.analytic.heads.update_rounding import rounding_of
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW, replayed_distance
+from attacker.attacks.half_precision import in_single_precision
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.label_trial import without_labels
 from attacker.attacks.registration import register_attack
@@ -30,6 +31,7 @@ from attacker.gradients.client_mode import as_trained
 from attacker.gradients.observed import observed_gradient, steps_behind
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
+from attacker.gradients.uncompared_parameters import settled
 from attacker.objectives.feature_prior import FeatureTarget
 from attacker.objectives.image_priors import Prior, TotalVariation
 from attacker.optim.double_precision import precise
@@ -108,6 +110,30 @@ class FeatureInversion(Attack):
         (clients,) = as_trained(victim, [observation])
         head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
         return head if isinstance(head, Reason) else why_not_read(clients.victim, head, observation)
+
+    def features(self, victim: Victim, observation: Observation, generator: Generator) -> ReadFeatures | Reason:
+        """What entered the head for each image, without a search for the images; or why it is not known.
+
+        Args:
+            victim: Public knowledge about the model.
+            observation: Any update of it, as it was recorded.
+            generator: For the recovery of labels, and the search for features.
+        """
+        victim, (single,) = in_single_precision(victim, [observation])
+        why = self.why_not(victim, single)
+        if why is not None:
+            return why
+        fixed, moving = settled(victim, single)
+        (clients,) = as_trained(fixed, [moving])
+        head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
+        assert not isinstance(head, Reason)
+        (seen,) = clients.observations
+        found = head_features(clients.victim, head, seen, None, generator, starts=self.starts, noise=self.noise)
+        if isinstance(found, Reason):
+            return found
+        images = images_behind(head, seen)
+        assert not isinstance(images, Reason)
+        return ReadFeatures(victim=clients.victim, observation=seen, layer=head.name, images=images, found=found)
 
     def run(
         self,
@@ -196,6 +222,25 @@ class FeatureInversion(Attack):
         start = _NEARLY_GREY * draws.normal(len(found.features), *victim.inputs.shape, like=like)
         with torch.enable_grad():
             return search.run(objective, victim.inputs.clamp(start), project=victim.inputs.clamp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadFeatures:
+    """The features of an update's images, and what they are features of.
+
+    Attributes:
+        victim: The model as its clients ran it.
+        observation: The update, without what the model has no use for.
+        layer: Name of the head.
+        images: Behind the update.
+        found: Their features.
+    """
+
+    victim: Victim
+    observation: Observation
+    layer: str
+    images: int
+    found: BatchFeatures
 
 
 def _words(head: TrainedHead, found: BatchFeatures, distance: float) -> Reason:

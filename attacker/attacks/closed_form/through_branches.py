@@ -98,8 +98,11 @@ class ThroughBranches(Attack):
             (result,) = attack(plain.victim, [plain.observation], generator=[generator], labels=[granted])
             names = ", ".join(repr(name) for name in plain.solved)
             words = because("branches-solved", names=names, error=plain.error)
+            inputs = None if result.inputs is None else result.inputs.to(next(iter(observation.parameters.values())))
             spent = time.perf_counter() - began
-            results.append(replace(result, reason=joined([words, result.reason]), method=attack.name, seconds=spent))
+            results.append(
+                replace(result, inputs=inputs, reason=joined([words, result.reason]), method=attack.name, seconds=spent)
+            )
             if progress is not None:
                 progress((index + 1) / len(observations), None)
         return results
@@ -112,13 +115,13 @@ class ThroughBranches(Attack):
 
     def _chosen(self, plain: WithoutBranches) -> Attack | Reason:
         """The first attack that fits, or why the last one does not."""
-        why: Reason | None = None
+        reasons: list[Reason] = []
         for attack in self._inner(plain.error):
             why = attack.why_not(plain.victim, plain.observation)
             if why is None:
                 return attack
-        assert why is not None
-        return because("branches-not-enough", why=why)
+            reasons.append(why)
+        return because("branches-not-enough", why=joined(reasons))
 
 
 def _why_dropped(victim: Victim, branches: Sequence[LowRankBranch]) -> Reason | None:

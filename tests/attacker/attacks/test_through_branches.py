@@ -95,7 +95,7 @@ def test_errors_are_those_of_the_numbers_that_were_sent_and_plain_layers_do_what
     apart = float((found.gradient - truth).norm() / truth.norm())
     assert found.error / 6 < apart < 3 * found.error < 1e-3
     plain = without_branches(victim, branches, seen)
-    assert torch.allclose(plain.victim.model(x), model(x), atol=1e-5)
+    assert torch.allclose(plain.victim.model(x.double()), model(x).double(), atol=1e-5)
     assert sorted(plain.observation.parameters) == ["1.weight", "3.weight"]
     assert sorted(plain.solved) == ["1", "3"]
 
@@ -112,8 +112,11 @@ def test_images_of_a_batch_behind_two_branched_layers(kind, activation):
 
 
 def test_images_in_single_precision_and_of_one_announced_step():
-    x, y = digits(3, torch.float32)
-    assert worst(run(*seen_of(branched(), x, y)), x) > 40
+    for count, rank in ((1, 4), (3, 8)):
+        x, y = digits(count, torch.float32)
+        found = run(*seen_of(branched(rank=rank), x, y))
+        assert found.inputs.dtype == torch.float32
+        assert worst(found, x) > 40
     x, y = digits(3)
     one = Protocol(name="fedavg", local_steps=1, learning_rate=0.1)
     assert worst(run(*seen_of(branched(), x, y, protocol=one)), x) > 60
