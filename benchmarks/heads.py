@@ -37,6 +37,7 @@ from fl_precode import Observation, Protocol, Victim
 from fl_precode.attacks import build_attack
 from fl_precode.metrics import match_batch, psnr, ssim
 from fl_precode.models.input_spec import InputSpec
+from page_tables import write_between
 from training import cifar10, trained
 
 logger = logging.getLogger("heads")
@@ -224,6 +225,31 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+NAMES = {
+    "lenet:activation=relu": "LeNet with ReLU, 768",
+    "resnet20": "ResNet20, mean of its maps, 64",
+    "heads:small_vit": "small ViT (patch 4), class token, 96",
+}
+
+
+def table(record: dict[str, Any]) -> str:
+    """That of docs/heads.md."""
+    lines = [
+        "| trunk, features | steps | batch | images | features | known to be | median error | identified | recovered | "
+        "median SSIM | CPU s for features | and images |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for line in record["summary"]:
+        seconds = f"{line['feature_seconds']:.2g}" if line["feature_seconds"] >= 0.01 else "< .01"
+        cells = [
+            NAMES.get(line["model"], line["model"]), line["steps"], line["batch"], line["images"], line["features"],
+            line["determined"], f"{line['feature_error']:.0e}", line["identified"], line["recovered"],
+            f"{line['ssim']:.2f}", seconds, f"{line['seconds']:.2g}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -235,8 +261,12 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 200], help="of the trunk's training")
     parser.add_argument("--train", type=int, default=10_000, help="training images")
     parser.add_argument("--cache", type=Path, help="folder of weights")
+    parser.add_argument("--table", type=Path, help="page whose table is replaced")
     options = command_line.parse(parser)
-    command_line.write_record(measure(options), options)
+    record = measure(options)
+    command_line.write_record(record, options)
+    if options.table:
+        write_between(options.table, "heads", table(record))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +23,11 @@ from torchvision.models import vit_b_16
 import command_line
 from fl_precode import Victim
 from fl_precode.attacks import FeatureInversion, Reason, build_attack
-from fl_precode.data.registry import load_data
 from fl_precode.metrics import psnr, ssim
 from fl_precode.models.input_spec import InputSpec
 from heads import cifar100, seen_of
+from page_tables import write_between
+from transformers import photographs
 
 SPEC = InputSpec(channels=3, height=224, width=224, classes=102, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SAME = 1e-2
@@ -33,11 +35,10 @@ SAME = 1e-2
 
 def images_at_hand(count: int) -> Tensor:
     """Photographs at 224x224, and small images enlarged to it, in [0, 1]."""
-    photographs = load_data("photos").train.images[:24].float() / 255
-    small = cifar100()[0][: count - len(photographs)]
-    enlarge = {"size": (224, 224), "mode": "bicubic", "antialias": True}
-    parts = [nn.functional.interpolate(part, **enlarge) for part in (photographs, small)]
-    return torch.cat(parts).clamp(0, 1)
+    large = torch.stack(list(photographs(10)))
+    small = cifar100()[0][: count - len(large)]
+    enlarged = nn.functional.interpolate(small, size=(224, 224), mode="bicubic", antialias=True)
+    return torch.cat([large, enlarged]).clamp(0, 1)
 
 
 def network(seed: int) -> nn.Module:
@@ -102,12 +103,35 @@ def inverted(model: nn.Module, images: Tensor, steps: int, seed: int) -> dict[st
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    """That of docs/heads.md."""
+    lines = [
+        "| batch | labels | residual | features to 1 % | known to be | median error | named | CPU s |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for row in record["rows"]:
+        size = row["case"].get("images")
+        if size is None:
+            continue
+        if "reason" in row:
+            lines.append(f"| {size} | `{row['codes'][0]}` | | | | | | {row['cpu_seconds']} |")
+            continue
+        cells = [
+            size, "right" if row["labels"] else "wrong", f"{row['residual']:.0e}", row["features"], row["determined"],
+            f"{row['median_error']:.0e}", f"{row['identified']} of {size}, among {row['candidates']} images",
+            row["cpu_seconds"],
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 8, 32], help="images of a batch")
     parser.add_argument("--candidates", type=int, default=96, help="images at hand, those of the batch included")
     parser.add_argument("--steps", type=int, default=40, help="of the search for one image")
+    parser.add_argument("--table", type=Path, help="page whose table is replaced")
     options = command_line.parse(parser)
     model, images = network(options.seed), images_at_hand(options.candidates)
     known = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"rows": []}
@@ -125,6 +149,9 @@ def main() -> None:
         rows.append({"case": case, **row})
         record = {"measured": date.today().isoformat(), "torch": torch.__version__, "seed": options.seed, "rows": rows}
         command_line.write_record(record, options)
+        known = record
+    if options.table:
+        write_between(options.table, "heads at 224", table(known))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from fl_precode import Victim
 from fl_precode.attacks import build_attack
 from fl_precode.metrics import match_batch, psnr, ssim
 from heads import INPUTS, cifar100, seen_of
+from page_tables import write_between
 
 SAME = 1e-2
 
@@ -164,9 +166,39 @@ def entering(model: nn.Module, place: TransformerBlock, images: Tensor, block: i
     return received if block == 0 else received[:, 0]
 
 
+def table(record: dict[str, Any]) -> str:
+    """That of docs/heads.md."""
+    lines = [
+        "| layers with branches | rank | images | vectors | found | what they give | CPU s |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for row in record["rows"]:
+        case = row["case"]
+        where, given = "first two of a perceptron, 3072-512-512", ""
+        if case["part"] == "tokens":
+            where = f"perceptron of the {'first' if case['block'] == 0 else 'last'} block, patches of {case['patch']}"
+        if "found" not in row:
+            given = f"`{row['codes'][0]}`"
+        elif case["part"] == "perceptron":
+            given = f"{row['recovered']} images, PSNR {row['psnr_median']:.0f}, the worst {row['psnr_least']:.0f} dB"
+        elif "identified" in row:
+            given = (
+                f"features of {row['right']} images (median error {row['median_error']:.0e}), {row['identified']} named"
+            )
+        else:
+            given = f"{row['right']} tokens (median error {row['median_error']:.0e})"
+        cells = [
+            where, case["rank"], case["batch"], row.get("vectors", case["batch"]), row.get("found", 0), given,
+            row.get("cpu_seconds", ""),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--table", type=Path, help="page whose table is replaced")
     options = command_line.parse(parser)
     rows: list[dict[str, Any]] = []
     for rank, sizes in ((4, (1, 4, 5)), (16, (1, 8, 16, 17)), (64, (32,))):
@@ -182,6 +214,8 @@ def main() -> None:
         rows.append({"case": case, **tokens(rank, size, number, patch, options.seed)})
     record = {"measured": date.today().isoformat(), "torch": torch.__version__, "seed": options.seed, "rows": rows}
     command_line.write_record(record, options)
+    if options.table:
+        write_between(options.table, "low rank", table(record))
 
 
 if __name__ == "__main__":
