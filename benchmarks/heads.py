@@ -240,11 +240,12 @@ def table(record: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for line in record["summary"]:
-        seconds = f"{line['feature_seconds']:.2g}" if line["feature_seconds"] >= 0.01 else "< .01"
+        seconds = [line[name] for name in ("feature_seconds", "seconds")]
+        spent = ["< .01" if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in seconds]
         cells = [
             NAMES.get(line["model"], line["model"]), line["steps"], line["batch"], line["images"], line["features"],
             line["determined"], f"{line['feature_error']:.0e}", line["identified"], line["recovered"],
-            f"{line['ssim']:.2f}", seconds, f"{line['seconds']:.2g}",
+            f"{line['ssim']:.2f}", *spent,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
