@@ -29,6 +29,7 @@ from attacker.audit.record.schema import (
     PlannedAttack,
     VictimImage,
 )
+from attacker.audit.scoring.head_readings import head_readings
 from attacker.audit.scoring.placebos import same_images, updates_of_others
 from attacker.audit.scoring.similarity import (
     SUCCESS_THRESHOLD,
@@ -209,10 +210,16 @@ def _entry(
 def _with_readings(
     entry: FederationSummary, federation: AuditedFederation, plan: Sequence[PlannedAttack], settings: AuditSettings
 ) -> FederationSummary:
-    """With what is cheap to read, where no search can answer the updates."""
-    if entry.facts is None or not any(planned.unanswerable and planned.federation == federation.id for planned in plan):
+    """With what is cheap to read: where no search can answer the updates, and where clients train a head alone."""
+    if entry.facts is None:
         return entry
-    facts = entry.facts.model_copy(update={"readings": readings(federation, settings)})
+    unanswerable = any(planned.unanswerable and planned.federation == federation.id for planned in plan)
+    facts = entry.facts.model_copy(
+        update={
+            "readings": readings(federation, settings) if unanswerable else [],
+            "head_readings": head_readings(federation, settings),
+        }
+    )
     return entry.model_copy(update={"facts": facts})
 
 

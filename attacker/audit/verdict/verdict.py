@@ -12,8 +12,8 @@ One rule decides for each federation, the first that fits:
 6. No image counts as come back, and the results of one attack are nearer to the truth than every guess, by more than
    chance and on average by SSIM 0.1: *leaks in part*.
 7. Nothing came back, with a defence; a plain attack that was stopped here brings back half of the undefended control
-   or more; one attack by itself knows the whole defence and gave results; and no flag says weak: *held against
-   everything tried*.
+   or more; one attack by itself knows the whole defence and gave results; no flag says weak; and no features of images
+   are known: *held against everything tried*.
 8. Nothing came back otherwise: *not shown to leak*, with the weak evidence named.
 
 The number that a verdict gives is that of all attacks together: an image counts if any attack brought it back.
@@ -33,6 +33,7 @@ from attacker.audit.record.schema import (
     AuditRecord,
     FederationSummary,
     Flag,
+    HeadReading,
     ImageResult,
     UpdateReading,
     VerdictEntry,
@@ -105,7 +106,7 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         )
     if not view.nothing_came_back:
         return _leak(view, own)
-    weak = _phrases(flag for flag in own if flag.weak)
+    weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
     if view.lead is not None:
         return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
     # The rule stands by itself, even where somebody lost the flags.
@@ -195,7 +196,33 @@ def _unanswerable(view: FederationView, title: str) -> str:
 def _read(view: FederationView) -> list[str]:
     """What was read from updates that no search can answer."""
     facts = view.federation.facts
-    return [] if facts is None else [reading_text(reading) for reading in facts.readings]
+    if facts is None:
+        return []
+    return [*map(reading_text, facts.readings), *map(head_text, facts.head_readings)]
+
+
+def _features_known(view: FederationView) -> list[str]:
+    """That features came back although no image did, which no defence held against; empty where none did."""
+    facts = view.federation.facts
+    known = 0 if facts is None else max((reading.known for reading in facts.head_readings), default=0)
+    return ["images' features are known exactly"] if known else []
+
+
+def head_text(reading: HeadReading) -> str:
+    """What the update of a head alone says of each image, in a sentence."""
+    labels = f", with the classes of {reading.labels}" if reading.labels else ""
+    named = (
+        f" They are nearest to their own image for {reading.identified} of {reading.images}, among "
+        f"{counted(reading.candidates, 'true image')}: features name an image to whoever has it, and show none by "
+        "themselves."
+        if reading.candidates
+        else ""
+    )
+    return (
+        f"Read from the update of round {reading.round}, client {reading.node}, without a search for images: what "
+        f"entered the layer {reading.layer!r} for {reading.known} of {counted(reading.images, 'image')}, to 1 %"
+        f"{labels}.{named}"
+    )
 
 
 def reading_text(reading: UpdateReading) -> str:
