@@ -101,6 +101,32 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "active",
         "gradient-is-zero.matrix": "the gradient of {name} is zero everywhere",
         "gradient-is-zero.bottleneck": "the gradient behind {name} is zero everywhere: nothing passed the bottleneck",
+        # Patches and their positions.
+        "no-patch-layer": "the first layer {name!r} is a {kind}, the attack needs a Linear or convolutional layer that "
+        "sees patches of the image",
+        "no-patch-layer.unlike": "the layer {name!r} does not see pixels of the image times constants: a normalisation "
+        "or another function stands before it",
+        "no-patch-layer.groups": "the convolution {name!r} has groups, each of which sees a part of the channels alone",
+        "no-positions": "no learned position embedding is added to what the patch layer {name!r} returns, number by "
+        "number: positions are absent, computed, shared by several patches, or relative",
+        "no-positions.changed": "what the patch layer {name!r} returns goes through another function before positions "
+        "are added to it, or has none",
+        "positions-did-not-move": "the position embedding {name!r} did not move: it is fixed, frozen or was not sent, "
+        "and its gradient would be that of the patches",
+        "positions-behind-dropout": "dropout runs between the patch layer {name!r} and the position embedding "
+        "{positions!r}: the gradient of the one is not that of the other",
+        "rank-below-patches": "the patch layer {name!r} returns {width} numbers for each of {patches} patches: at most "
+        "{share:.0%} of what they hold is determined, below {least:.0%} (least_share)",
+        "rank-below-patches.solved": "{rank} of {patches} directions of the patches stand above the noise, which is "
+        "{noise:.1g} of the gradient; what they leave open is as {how} as possible",
+        "several-images.patches": "made for one image: the gradient of {positions} explains all but {share:.2g} of "
+        "that of {name}, and of one image would explain all of it (more images, or noise and other changes on the "
+        "update)",
+        "batch-size-unknown.patches": "the number of images is unknown, and {width} numbers for each of {patches} "
+        "patches are too few to tell it",
+        "patches-solved": "{patches} patches by the gradient of {positions}, relative residual {residual:.1e} of that "
+        "of {name}",
+        "pixels-not-in-patches": "{count} pixels are in no patch",
         # The chain of layers.
         "chain-broken": "what reaches {after!r} is not what {before!r} returned: a shortcut, several branches, or a "
         "function that is no layer stands between them",

@@ -141,6 +141,30 @@ def test_leakage_is_taken_up_where_it_ended(tmp_path):
     assert all(row["cg"] == pytest.approx(row["dense"], rel=1e-2) for row in rows)
 
 
+@pytest.mark.slow
+def test_transformers_are_measured_once(tmp_path):
+    out, page = tmp_path / "transformers.json", tmp_path / "page.md"
+    page.write_text("<!-- transformers -->\n<!-- end of transformers -->\n")
+
+    def rows(*more):
+        program = [sys.executable, "-m", "benchmarks.transformers", "--models", "vit_tiny_16", "--images", "1"]
+        done = subprocess.run(
+            [*program, "--out", str(out), "--page", str(page), *more], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(out.read_text())["rows"]
+
+    (row,) = rows()
+    (image,) = row["each"]
+    assert image["psnr"] > 30
+    assert image["label"]
+    assert "smooth" in image["reason"], "it has fewer numbers a token than patches"
+    more = rows("--changes", "none", "noise=1")
+    assert more[0] == row, "what is there is not run again"
+    assert more[1]["each"][0]["psnr"] < image["psnr"]
+    assert "| `vit_tiny_16` | one gradient, noise 1 |" in page.read_text()
+
+
 def test_accuracy_counts_runs_that_diverged():
     from benchmarks.accuracy import write_table
 

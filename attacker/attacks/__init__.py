@@ -11,6 +11,7 @@ from attacker.attacks.closed_form.activation_span import ActivationSpan
 from attacker.attacks.closed_form.first_layer import FirstLayerInversion
 from attacker.attacks.closed_form.hybrid import Hybrid
 from attacker.attacks.closed_form.layerwise import LayerwiseInversion
+from attacker.attacks.closed_form.patch_embedding import PatchEmbedding
 from attacker.attacks.closed_form.spear import Spear
 from attacker.attacks.closed_form.then_refine import ThenRefine
 from attacker.attacks.closed_form.through_bottleneck import ThroughBottleneck
@@ -38,6 +39,7 @@ __all__ = [
     "LayerwiseInversion",
     "Member",
     "Outcome",
+    "PatchEmbedding",
     "Portfolio",
     "Progress",
     "RecoveredBottleneck",

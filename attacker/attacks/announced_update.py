@@ -58,7 +58,7 @@ class UpdateComparison:
 def announced_comparison(observation: Observation, model_trace: Trace) -> UpdateComparison | Reason:
     """The comparison that fits the announced defence, or why the announcement cannot be.
 
-    Noise and stochastic rounding set the distance (`matched_distance`); pruning leaves only what was sent, and where
+    Noise and stochastic rounding set the distance (`likelihood_distance`); pruning leaves only what was sent, and where
     noise came after it the largest numbers of each tensor are taken to be those; rounding gives each tensor the unit of
     its own step, besides that of the noise; a clipped update has no scale; Soteria's layer is left out, by its weight.
 

@@ -74,7 +74,7 @@ def test_the_readme_word_for_word(copy, tmp_path):
     tape = Tape(copy / "out" / "tape")
     assert len(tape.entries) == 3 * 4
     assert not tape.problems
-    assert {one.batch_size for one in tape.entries} == {4}
+    assert {one.batch_size for one in tape.observations()} == {4}
     assert (tape.header.model, tape.header.protocol.local_epochs) == ("digits.task:Net", 1)
     assert "report: " in said
     assert (copy / "out" / "audit" / "report" / "index.html").stat().st_size > 10_000

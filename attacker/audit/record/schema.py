@@ -1,4 +1,4 @@
-"""The audit record: everything that the report says, as versioned JSON; `record_file` reads and writes it.
+"""The audit record: everything that the report says, as versioned JSON; `json_file` reads and writes it.
 
 Numbers are finite or null. JSON has no NaN and no infinity, so a figure that is not finite is null, and ``outcome`` or
 another figure says why: a diverged attack has no similarity, and a null ``psnr`` beside ``mse`` 0 means that the images

@@ -1,7 +1,7 @@
 """The true images behind an update, wherever they are known from. For evaluation only: no attack ever sees this.
 
 Every source answers by the tape's entry: `attacker.audit.truth.federation` recomputes the reference federation's,
-`truth_recorded`, `truth_files` and `truth_function` give those of any other app, and `truth_open` chooses.
+`recorded`, `files` and `function` give those of any other app, and `open` chooses.
 """
 
 from __future__ import annotations

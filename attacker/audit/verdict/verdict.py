@@ -262,6 +262,8 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
     if best.attack.partition(":")[0] == "first-layer":
         behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
         text += f" The gradient of the first layer contains the image exactly{behind}."
+    if best.attack.partition(":")[0] == "patch-embedding":
+        text += " The gradient of its position embedding is that of each patch, and determines the image exactly."
     if near := len(view.near_misses):
         text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)

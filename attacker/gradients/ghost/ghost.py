@@ -46,7 +46,7 @@ def why_not_factored(model: nn.Module, model_trace: Trace, matched: Collection[s
     """Structural reason why factors cannot give this model's gradients, or None when they may.
 
     The structure alone does not show whether images mix or weights are used outside of their layers;
-    `attacker.gradients.select.gradient_products` compares values and gradients as well.
+    `attacker.gradients.one_step.gradient_products` compares values and gradients as well.
 
     Args:
         model: The model.
