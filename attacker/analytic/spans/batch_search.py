@@ -79,7 +79,8 @@ def find_inputs(
     rank = min(layers.first.rank, layers.second.rank)
     while len(state.inputs) < rank and state.failed < patience:
         inside, target = deflation.remaining(state.backward)
-        search = SpanSearch(layers, inside, target, _some_units(layers, len(inside), len(target), generator))
+        units = _some_units(layers, len(inside), len(target), generator)
+        search = SpanSearch(layers, inside, target, units, dtype=torch.float32)  # what is near is polished in float64
         starts = _starts(search, layers, at_once, generator)
         level = float(search.misfit(starts).median())
         found = search.descend(starts, steps)

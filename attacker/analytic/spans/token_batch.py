@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from torch import nn
 
 from attacker.analytic.spans.stacked_layers import StackedLayers, linear_runs, stacked_layers
@@ -19,11 +21,8 @@ def perceptron_of_block(victim: Victim, trace: Trace, block: int = 0) -> Stacked
         trace: Says the probe.
         block: Number of the block, from 0.
     """
-    found = [
-        pair
-        for module in _over_tokens(victim, trace)
-        if not isinstance(pair := stacked_layers(victim, trace, module), Reason)
-    ]
+    pairs = (stacked_layers(victim, trace, module) for module in _over_tokens(victim, trace))
+    found = [*islice((pair for pair in pairs if not isinstance(pair, Reason)), block + 1)]
     if block >= len(found):
         return because("no-token-perceptron", blocks=len(found), block=block)
     return found[block]

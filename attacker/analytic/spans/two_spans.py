@@ -72,9 +72,18 @@ class SpanSearch:
         inside: (k, features + 1), orthonormal rows: where inputs are looked for.
         target: (l, units) or (l, units + 1), orthonormal rows: where activations have to lie.
         units: Units whose equations are used; None for all.
+        dtype: Of the search. Inputs are taken and returned in float64 all the same.
     """
 
-    def __init__(self, layers: TwoLayers, inside: Tensor, target: Tensor, units: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        layers: TwoLayers,
+        inside: Tensor,
+        target: Tensor,
+        units: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         self._layers = layers
         ones = inside[:, -1]
         size = float(ones @ ones)
@@ -82,12 +91,12 @@ class SpanSearch:
         self._origin = (ones / size) @ inside
         self._free = _complement(ones[:, None]).T @ inside
         weight = layers.weight if units is None else layers.weight[units]
-        self._response = self._free @ weight.T  # (k - 1, units)
-        self._offset = weight @ self._origin
+        self._response = (self._free @ weight.T).to(dtype)  # (k - 1, units)
+        self._offset = (weight @ self._origin).to(dtype)
         if units is not None:
             chosen = torch.cat([target[:, units], target[:, len(layers.weight) :]], dim=1)
             target = torch.linalg.qr(chosen.T).Q.T
-        self._target = target
+        self._target = target.to(dtype)
 
     @property
     def unknowns(self) -> int:
@@ -96,11 +105,11 @@ class SpanSearch:
 
     def coordinates(self, inputs: Tensor) -> Tensor:
         """(n, unknowns): the nearest points of the space to inputs (n, features + 1)."""
-        return (inputs - self._origin) @ self._free.T
+        return ((inputs - self._origin) @ self._free.T).to(self._response.dtype)
 
     def inputs(self, coordinates: Tensor) -> Tensor:
         """(n, features + 1), with the last coordinate 1."""
-        points: Tensor = self._origin + coordinates @ self._free
+        points: Tensor = self._origin + coordinates.double() @ self._free
         return points
 
     def misfit(self, coordinates: Tensor) -> Tensor:

@@ -115,9 +115,7 @@ def _of_torch(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[Attention]:
         else:
             weights = [one.detach() for one in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)]
         biases = weights[0].new_zeros(3 * width) if module.in_proj_bias is None else module.in_proj_bias.detach()
-        query, key, value = (
-            Projection(weight=w, bias=b) for w, b in zip(weights, biases.chunk(3), strict=True)
-        )
+        query, key, value = (Projection(weight=w, bias=b) for w, b in zip(weights, biases.chunk(3), strict=True))
         yield Attention(
             query=query,
             key=key,
@@ -135,8 +133,7 @@ def _fused(linear: Sequence[tuple[str, nn.Linear]]) -> Iterator[Attention]:
         if first.out_features == 3 * last.in_features:
             whole = _projection(first)
             parts = [
-                Projection(weight=w, bias=b)
-                for w, b in zip(whole.weight.chunk(3), whole.bias.chunk(3), strict=True)
+                Projection(weight=w, bias=b) for w, b in zip(whole.weight.chunk(3), whole.bias.chunk(3), strict=True)
             ]
             yield from _with_heads(parts, name, last)
 

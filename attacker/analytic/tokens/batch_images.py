@@ -157,4 +157,3 @@ def _as_images(
         inner=inner,
         residuals=residuals,
     )
-

@@ -1,4 +1,4 @@
-"""The first block of a transformer at the weights of an update: how tokens come from pixels, and what it does to them."""
+"""The first block of a transformer at the weights of an update: its layers, and how tokens come from pixels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from attacker.analytic.patches.patch_layer import Arrived, PatchLayer, patch_layer
-from attacker.analytic.spans.stacked_layers import StackedLayers
+from attacker.analytic.spans.stacked_layers import StackedLayers, linear_runs
 from attacker.analytic.spans.token_batch import perceptron_of_block
 from attacker.analytic.tokens.attention import Attention, find_attention
 from attacker.analytic.tokens.embedding import TokenEmbedding, find_embedding
 from attacker.analytic.tokens.layer_norm import LayerNorm, layer_norm_between
 from attacker.gradients.trace import Trace
+from attacker.gradients.uncompared_parameters import constants_of
 from attacker.model_copy import own_copy
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
@@ -96,11 +97,11 @@ def first_block(victim: Victim, model_trace: Trace, observation: Observation) ->
     runs = _observed(model, probe, pair.second)
     found = _followed(runs, pair)
     if isinstance(found, Reason):
-        return found
+        return _frozen_before(victim, model_trace, pair) or found
     entry, norm, attention, mlp_scale, tokens = found
     embedding = find_embedding(model, patches, probe, tokens)
     if embedding is None:
-        return because("token-block-unlike.embedding", name=patches.name)
+        return _frozen_before(victim, model_trace, pair) or because("token-block-unlike.embedding", name=patches.name)
     if _draws(model, probe, pair):
         return because("token-block-random", name=pair.second)
     return FirstBlock(
@@ -112,6 +113,16 @@ def first_block(victim: Victim, model_trace: Trace, observation: Observation) ->
         embedding=embedding,
         patches=patches,
     )
+
+
+def _frozen_before(victim: Victim, model_trace: Trace, pair: StackedLayers) -> Reason | None:
+    """That a Linear layer over tokens before the pair is frozen, which is then not the first block's; None if none."""
+    for run in linear_runs(victim, model_trace):
+        if run.name == pair.first:
+            break
+        if isinstance(run.module, nn.Linear) and run.received.dim() == 3 and "weight" in constants_of(run.module):
+            return because("token-block-frozen", name=run.name)
+    return None
 
 
 def _at_weights(victim: Victim, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Which tokens belong to one image: those whose values its class token's attention mixes to what it was found to add."""
+"""Which tokens belong to one image: those whose values its class token's attention mixes to what it added."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def images_of_tokens(block: FirstBlock, anchors: Anchors, tokens: Tensor, places
 
 
 def _equations(block: FirstBlock, anchors: Anchors, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """(images, n, width) and (images, width): what each token adds to an image's equations, and what is there anyway."""
+    """(images, n, width) and (images, width): what each token adds to an image's equations, and what is known."""
     attention, moved, fixed = block.attention, [], []
     for token, mixed, also in zip(anchors.tokens, anchors.mixed, anchors.also, strict=True):
         others = block.entry(torch.cat([tokens, also]))

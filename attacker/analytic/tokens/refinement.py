@@ -101,9 +101,7 @@ def _chosen(better: Tensor, one: PlacedTokens, other: PlacedTokens) -> PlacedTok
     return replace(one, patches=patches, slots=slots, mismatch=mismatch)
 
 
-def _solved(
-    block: FirstBlock, space: PatchSpace, linked: LinkedTokens, now: PlacedTokens
-) -> tuple[Tensor, Tensor]:
+def _solved(block: FirstBlock, space: PatchSpace, linked: LinkedTokens, now: PlacedTokens) -> tuple[Tensor, Tensor]:
     """Places of all tokens given the images, and the patches of these places."""
     embedding, count = block.embedding, len(linked.hat)
     tokens = embedding.tokens(now.patches)
@@ -131,7 +129,7 @@ def _solved(
 
 
 def _costs(block: FirstBlock, space: PatchSpace, hat: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-    """(images, n, tokens): relative distance of each token from each place, and the standard deviation that gives it."""
+    """(images, n, tokens): relative distance of each token from each place, and its standard deviation there."""
     embedding = block.embedding
     images, count, _ = attended.shape
     cost = attended.new_zeros(images, count, len(embedding.constants))

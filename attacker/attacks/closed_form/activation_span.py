@@ -14,10 +14,12 @@ from attacker.analytic.spans.batch_search import BatchInputs, find_inputs
 from attacker.analytic.spans.confirmation import unexplained
 from attacker.analytic.spans.observed_layers import two_layers
 from attacker.analytic.spans.stacked_layers import StackedLayers, stacked_layers
+from attacker.analytic.spans.token_batch import perceptron_of_block
 from attacker.analytic.spans.two_spans import TwoLayers
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_of_images
+from attacker.attacks.closed_form.token_images import images_of_tokens, token_problem
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import observed_gradient, why_not_one_step
@@ -33,7 +35,8 @@ EXPLAINED = 0.02
 @register_attack(
     "activation-span",
     title="activation span",
-    description="images of a batch when the first two layers are Linear with a smooth activation between them",
+    description="images of a batch behind two Linear layers with a smooth activation, or behind a transformer's first "
+    "block",
     source="this project",
     answers=BOTTLENECKS | DROPOUT | {"clip"},
     oblivious=True,
@@ -86,13 +89,23 @@ class ActivationSpan(Attack):
         size = observation.batch_size
         if size is not None and size > self.most_images:
             return because("too-many-images", most=self.most_images, size=size)
-        found = _found_layers(victim, trace(victim, batch_size=PROBES))
+        model_trace = trace(victim, batch_size=PROBES)
+        found = _found_layers(victim, model_trace)
         if isinstance(found, Reason):
-            return found
+            return self._why_no_tokens(victim, model_trace, observation, found)
         layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
         if isinstance(layers, Reason):
             return layers
         return _why_no_room(layers, observation, *found)
+
+    def _why_no_tokens(
+        self, victim: Victim, model_trace: Trace, observation: Observation, otherwise: Reason
+    ) -> Reason | None:
+        """Why a model whose first layer is no Linear one has no tokens to search either, or None when it has."""
+        if isinstance(perceptron_of_block(victim, model_trace), Reason):
+            return otherwise
+        problem = token_problem(victim, model_trace, observation)
+        return problem if isinstance(problem, Reason) else None
 
     def run(
         self,
@@ -118,12 +131,18 @@ class ActivationSpan(Attack):
         self, victim: Victim, model_trace: Trace, observation: Observation, granted: Tensor | None, generator: Generator
     ) -> Reconstruction:
         found = _found_layers(victim, model_trace)
-        assert not isinstance(found, Reason)
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        source = torch.Generator().manual_seed(seed)
+        if isinstance(found, Reason):
+            problem = token_problem(victim, model_trace, observation)
+            assert not isinstance(problem, Reason)  # the others are refused
+            patience, steps = self.starts, self.steps
+            return images_of_tokens(
+                victim, model_trace, observation, problem, granted, source, patience=patience, steps=steps
+            )
         layer, _ = found
         layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
         assert not isinstance(layers, Reason)
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-        source = torch.Generator().manual_seed(seed)
         batch = find_inputs(layers, source, patience=self.starts, steps=self.steps)
         gradient = observed_gradient(observation)[layer.weight]
         inputs = layer.images(batch.inputs, victim).to(gradient.dtype)
