@@ -94,7 +94,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-second-layer": "no Linear layer runs behind {name!r}: no gradient sees what leaves its activation",
         "no-second-layer.activation": "what {second!r} sees is not what {name!r} returns after an elementwise "
         "activation alone",
-        "no-second-layer.dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
+        "second-layer-behind-dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
         "known",
         "no-token-perceptron": "block {block} of a transformer was asked for, and {blocks} pairs of Linear layers see "
         "tokens with an elementwise activation alone between them",
@@ -221,6 +221,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "pattern after {samples} samples, below {enough:.0%}",
         "inputs-not-found": "found {found} of {rank} images in {starts} starts",
         "inputs-not-found.tokens": "found {found} of {rank} tokens in {starts} starts",
+        "steps-half-way": "{steps} local steps were taken as one gradient at the weights half way",
         "tokens-to-images": "{found} tokens give {count} of {size} images, relative residuals: {residuals}",
         "update-not-explained": "the {count} images found leave {residual:.1%} of the gradient of {name} unexplained",
         "some-images": "{count} of {size} images have a gradient of their own",

@@ -16,7 +16,9 @@ from attacker.reasons import Reason
 from fl_precode.observation import Observation
 
 
-def two_layers(observation: Observation, pair: StackedLayers, most: int, *, expected: int | None) -> TwoLayers | Reason:
+def two_layers(
+    observation: Observation, pair: StackedLayers, most: int, *, expected: int | None, exactly: bool = False
+) -> TwoLayers | Reason:
     """Weights and gradients of a pair of layers, factored, or why a gradient has no rank.
 
     Args:
@@ -24,6 +26,7 @@ def two_layers(observation: Observation, pair: StackedLayers, most: int, *, expe
         pair: The layers; the first has a bias that moved.
         most: Largest rank that is taken as a number of inputs.
         expected: Number of inputs, where it is known.
+        exactly: Whether further directions are left out, as several local steps add some.
     """
     gradient = observed_gradient(observation)
     weights = {**observation.buffers, **observation.parameters}
@@ -32,6 +35,8 @@ def two_layers(observation: Observation, pair: StackedLayers, most: int, *, expe
     first = above_noise(_beside(gradient[one], gradient[other]), most, name=one, expected=expected)
     if isinstance(first, Reason):
         return first
+    if exactly and expected is not None:
+        first = _leading(first, min(expected, first.rank))
     second = above_noise(_beside(gradient[behind], gradient.get(bias)), most, name=behind, expected=first.rank)
     if isinstance(second, Reason):
         return second

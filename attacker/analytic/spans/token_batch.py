@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from torch import nn
 
 from attacker.analytic.spans.stacked_layers import StackedLayers, linear_runs, stacked_layers
@@ -21,11 +19,16 @@ def perceptron_of_block(victim: Victim, trace: Trace, block: int = 0) -> Stacked
         trace: Says the probe.
         block: Number of the block, from 0.
     """
-    pairs = (stacked_layers(victim, trace, module) for module in _over_tokens(victim, trace))
-    found = [*islice((pair for pair in pairs if not isinstance(pair, Reason)), block + 1)]
-    if block >= len(found):
-        return because("no-token-perceptron", blocks=len(found), block=block)
-    return found[block]
+    found: list[StackedLayers] = []
+    for module in _over_tokens(victim, trace):
+        pair = stacked_layers(victim, trace, module)
+        if not isinstance(pair, Reason):
+            found.append(pair)
+        elif pair.code == "second-layer-behind-dropout" and not found:
+            return pair
+        if len(found) > block:
+            return found[block]
+    return because("no-token-perceptron", blocks=len(found), block=block)
 
 
 def _over_tokens(victim: Victim, trace: Trace) -> list[nn.Linear]:

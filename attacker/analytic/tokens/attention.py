@@ -54,7 +54,8 @@ class Attention:
 
     def by_heads(self, x: Tensor) -> Tensor:
         """(..., tokens, width) as (..., heads, tokens, width of a head)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        parts: Tensor = x.reshape(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
+        return parts
 
     def mixed(self, queries: Tensor, others: Tensor) -> Tensor:
         """What tokens attend to in others, heads side by side, before the projection.
@@ -110,7 +111,7 @@ def _of_torch(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[Attention]:
     for name, module in modules:
         assert isinstance(module, nn.MultiheadAttention)
         width = module.embed_dim
-        if module.in_proj_weight is not None:
+        if module._qkv_same_embed_dim:
             weights: Sequence[Tensor] = module.in_proj_weight.detach().chunk(3)
         else:
             weights = [one.detach() for one in (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)]

@@ -41,8 +41,8 @@ class BatchImages:
 
     @property
     def confirmed(self) -> Tensor:
-        """(images,), whether a forward pass of the image gives its tokens again."""
-        return self.mismatch < _CLOSE
+        """(images,), whether all tokens were found and a forward pass of the image gives them again."""
+        return (self.mismatch < _CLOSE) & (self.placed == self.inner.shape[1])
 
 
 def images_of_batch(
@@ -112,7 +112,7 @@ def _first_guess(
 def _resolved(linked: LinkedTokens, rest: Tensor, places: Tensor, residual: Tensor, images: int) -> Tensor:
     """Tokens at one place, one of each image, that are told apart best."""
     best, chosen = float("inf"), rest[:images]
-    for place in places.unique().tolist():
+    for place in torch.unique(places).tolist():
         own = (places == place).nonzero().flatten()
         if len(own) < images:
             continue
@@ -140,7 +140,9 @@ def _members(
         asking, also = tokens[rows], tokens[rows][:, None]
     open_rows = (member < 0).nonzero().flatten()
     known = Anchors(tokens=asking, mixed=linked.mixed[anchors], also=also)
-    member[open_rows], left = images_of_tokens(block, known, tokens[open_rows], places[open_rows])
+    member[open_rows], left = images_of_tokens(
+        block, known, tokens[open_rows], places[open_rows], linked.mixed[rest[open_rows]]
+    )
     return member, left
 
 

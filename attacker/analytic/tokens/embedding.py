@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from attacker.analytic.patches.patch_layer import PatchLayer
+from attacker.analytic.patches.patch_layer import PatchLayer, PatchModule
 
 _AGREES: Final = 1e-6
 
@@ -54,6 +54,7 @@ def find_embedding(model: nn.Module, layer: PatchLayer, probe: Tensor, tokens: T
         tokens: (images, tokens, width), what enters the first block for them.
     """
     module = model.get_submodule(layer.name)
+    assert isinstance(module, PatchModule)
     returned: list[Tensor] = []
 
     def keep(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
@@ -75,7 +76,7 @@ def find_embedding(model: nn.Module, layer: PatchLayer, probe: Tensor, tokens: T
     match = (likeness / (size[:, None] / by_patch.norm(dim=1))).nan_to_num().abs().argmax(dim=1)
     places = (~special).nonzero().flatten()
     patch = match[places]
-    if len(places) != len(by_patch) or len(patch.unique()) != len(patch):
+    if len(places) != len(by_patch) or len(torch.unique(patch)) != len(patch):
         return None
     factor = likeness[places, patch].mean()
     if not bool((moved[places] - factor * by_patch[patch]).abs().max() <= _AGREES * size.max()):

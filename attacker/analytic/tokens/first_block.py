@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -70,13 +70,6 @@ class _Run:
     returned: Tensor
 
 
-@dataclass
-class _Pass:
-    """What modules received and returned, in order of their end."""
-
-    runs: list[_Run] = field(default_factory=list)
-
-
 def first_block(victim: Victim, model_trace: Trace, observation: Observation) -> FirstBlock | Reason:
     """The first block by structure, or why the model has none that tokens can be followed through.
 
@@ -138,13 +131,13 @@ def _at_weights(victim: Victim, weights: Mapping[str, Tensor]) -> nn.Module:
 
 def _observed(model: nn.Module, probe: Tensor, last: str) -> list[_Run]:
     """Every run until a layer behind the last one of the perceptron has weights of its own."""
-    kept = _Pass()
+    runs: list[_Run] = []
     passed: list[bool] = []
 
     def keep(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         returned = output[0] if isinstance(output, tuple) and output else output
         if arguments and isinstance(arguments[0], Tensor) and isinstance(returned, Tensor):
-            kept.runs.append(_Run(name, module, arguments[0].detach().clone(), returned.detach().clone()))
+            runs.append(_Run(name, module, arguments[0].detach().clone(), returned.detach().clone()))
         if name == last:
             passed.append(True)
         elif passed and any(True for _ in module.parameters(recurse=False)):
@@ -167,7 +160,7 @@ def _observed(model: nn.Module, probe: Tensor, last: str) -> list[_Run]:
     finally:
         for handle in handles:
             handle.remove()
-    return [_Run(run.name, run.module, _batched(run.received), _batched(run.returned)) for run in kept.runs]
+    return [_Run(run.name, run.module, _batched(run.received), _batched(run.returned)) for run in runs]
 
 
 def _batched(values: Tensor) -> Tensor:
@@ -240,13 +233,23 @@ def _draws(model: nn.Module, probe: Tensor, pair: StackedLayers) -> bool:
         model.train()
         with torch.random.fork_rng(devices=[probe.device] if probe.device.type == "cuda" else []):
             torch.manual_seed(0)
-            loud = [_observed(model, probe, pair.second) for _ in range(_DRAWS)]
+            for draw in range(_DRAWS):
+                before = _random_state(probe)
+                if not _alike(_observed(model, probe, pair.second), quiet):
+                    return True
+                if draw == 0 and torch.equal(_random_state(probe), before):
+                    return False  # nothing was drawn
     finally:
         model.eval()
-    for one in loud:
-        if [run.name for run in one] != [run.name for run in quiet]:
-            return True
-        for run, other in zip(one, quiet, strict=True):
-            if run.returned.shape != other.returned.shape or not torch.allclose(run.returned, other.returned):
-                return True
     return False
+
+
+def _random_state(probe: Tensor) -> Tensor:
+    return torch.cuda.get_rng_state(probe.device) if probe.device.type == "cuda" else torch.get_rng_state()
+
+
+def _alike(one: list[_Run], other: list[_Run]) -> bool:
+    return [run.name for run in one] == [run.name for run in other] and all(
+        run.returned.shape == same.returned.shape and torch.allclose(run.returned, same.returned)
+        for run, same in zip(one, other, strict=True)
+    )

@@ -29,32 +29,98 @@ class Anchors:
     also: Tensor
 
 
-def images_of_tokens(block: FirstBlock, anchors: Anchors, tokens: Tensor, places: Tensor) -> tuple[Tensor, float]:
+def images_of_tokens(
+    block: FirstBlock, anchors: Anchors, tokens: Tensor, places: Tensor, mixed: Tensor
+) -> tuple[Tensor, float]:
     """The image of each token, at most one token a place in each.
 
     With w the exponential of a score, ``sum over an image's tokens of w (v - a) = 0`` for each head: linear in the
-    memberships. They are solved with values between, rounded place by place, and improved by exchanges.
+    memberships. They are solved with values between and rounded place by place. Then every token says to which of the
+    images it belongs: to the one whose tokens its own attention mixes to what it was found to add.
 
     Args:
         block: The block.
-        anchors: Tokens that ask.
+        anchors: Tokens that ask first.
         tokens: (n, width), as they entered the block; means are irrelevant.
         places: (n,), place in the image of each.
+        mixed: (n, width), what the attention gave each, heads side by side.
 
     Returns:
-        (n,) images, and the share that is left over of what the memberships have to cancel.
+        (n,) images, and the median relative distance of what an image's tokens mix to from what each was found to add.
     """
     moved, fixed = _equations(block, anchors, tokens)
     images = len(fixed)
-    shares = _relaxed(moved, fixed)
-    chosen = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-    for place in places.unique().tolist():
+    first = _one_each(-_relaxed(moved, fixed), places)
+    if not len(tokens):
+        return first, 0.0
+    starts = [first, _exchanged(moved, fixed, first, places)[0]]
+    answers = _Answers(block, anchors, tokens, places, mixed)
+    found = [_settled(answers, start, images) for start in starts]
+    return min(found, key=lambda one: one[1])
+
+
+def _settled(answers: _Answers, start: Tensor, images: int) -> tuple[Tensor, float]:
+    """Memberships that every token agrees with, or the best that were met, and the median distance."""
+    chosen, best, least = start, start, float("inf")
+    for _ in range(_SWEEPS):
+        cost = answers.distances(chosen, images)
+        own = cost.gather(1, chosen[:, None]).squeeze(1)
+        level = float(own.clamp_min(1e-14).log().mean())
+        if level < least:
+            best, least, middle = chosen, level, float(own.median())
+        changed = _one_each(cost.clamp_min(1e-14).log(), answers.places)
+        if torch.equal(changed, chosen):
+            break
+        chosen = changed
+    return best, middle
+
+
+def _one_each(cost: Tensor, places: Tensor) -> Tensor:
+    """(n,) images by (n, images) costs, the tokens of a place in different ones."""
+    chosen = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
+    for place in torch.unique(places).tolist():
         own = (places == place).nonzero().flatten()
-        rows, columns = linear_sum_assignment(-shares[own].cpu().numpy())
-        chosen[own[torch.as_tensor(rows)]] = torch.as_tensor(columns, device=tokens.device)
-    chosen, rest = _exchanged(moved, fixed, chosen, places)
-    alone = torch.stack([moved[image][chosen == image].norm(dim=1).sum() for image in range(images)])
-    return chosen, float((rest / alone.clamp_min(1e-300)).median())
+        rows, columns = linear_sum_assignment(cost[own].cpu().numpy())
+        chosen[own[torch.as_tensor(rows)]] = torch.as_tensor(columns, device=cost.device)
+    return chosen
+
+
+class _Answers:
+    """What the attention of each token would give it in each image.
+
+    Args:
+        block: The block.
+        anchors: Say which further tokens belong to each image.
+        tokens: (n, width).
+        places: (n,), place in the image of each.
+        mixed: (n, width), what the attention was found to give each.
+    """
+
+    def __init__(self, block: FirstBlock, anchors: Anchors, tokens: Tensor, places: Tensor, mixed: Tensor) -> None:
+        attention, self.places = block.attention, places
+        images, extra, _ = anchors.also.shape
+        others = block.entry(torch.cat([tokens, anchors.also.flatten(0, 1)]))
+        query = attention.by_heads(attention.query(block.entry(tokens)))
+        key, self._values = attention.by_heads(attention.key(others)), attention.by_heads(attention.value(others))
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        self._weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()  # (heads, n, n + further)
+        self._further = torch.eye(images, device=tokens.device).repeat_interleave(extra, dim=1).to(tokens)
+        self._elsewhere = (places[:, None] != places).to(tokens)
+        self._mixed = mixed
+
+    def distances(self, chosen: Tensor, images: int) -> Tensor:
+        """(n, images): relative distance of what each token would get in each image, in the place of the one there."""
+        count = len(chosen)
+        itself = torch.eye(count, device=chosen.device).to(self._elsewhere)
+        columns = []
+        for image in range(images):
+            there = self._elsewhere * (chosen == image).to(itself) + itself
+            mask = torch.cat([there, self._further[image].expand(count, -1)], dim=1)
+            weights = self._weights * mask
+            given = (weights @ self._values) / weights.sum(dim=-1, keepdim=True)
+            columns.append((given.transpose(0, 1).flatten(1) - self._mixed).norm(dim=1))
+        relative: Tensor = torch.stack(columns, dim=1) / self._mixed.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        return relative
 
 
 def _equations(block: FirstBlock, anchors: Anchors, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +132,7 @@ def _equations(block: FirstBlock, anchors: Anchors, tokens: Tensor) -> tuple[Ten
         keys, values = attention.by_heads(attention.key(others)), attention.by_heads(attention.value(others))
         scores = (keys @ query.transpose(-1, -2)).squeeze(-1) / query.shape[-1] ** 0.5
         weights = (scores - scores.amax(dim=1, keepdim=True)).exp()
-        added = weights[..., None] * (values - mixed.unflatten(-1, (attention.heads, -1))[:, None])
+        added = weights[..., None] * (values - mixed.view(attention.heads, -1)[:, None])
         rows = added.transpose(0, 1).flatten(1)  # (n + k, width)
         moved.append(rows[: len(tokens)])
         fixed.append(rows[len(tokens) :].sum(dim=0))

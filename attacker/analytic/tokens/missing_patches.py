@@ -22,16 +22,15 @@ _WORSE: Final = 10.0
 """Times the median of its image: the image itself may not have converged."""
 
 _ROUNDS: Final = 8
-_STEPS: Final = 20
-_PRIOR: Final = 1e-9
-"""Weight of the distance from the first guess, beside the mean of what the tokens say."""
+_STEPS: Final = 4
+_POWERS: Final = 11
+"""Weights of the first guess that are tried, powers of ten up to one, relative to what the tokens say."""
 
-_DAMPED: Final = 1e-3
-_HOPELESS: Final = 1e6
 _LEAST_GAIN: Final = 1e-3
-_MOST_UNKNOWNS: Final = 1200
+_MOST_UNKNOWNS: Final = 800
 """In one image: a matrix of so many rows is solved at each step."""
 
+_GUESSES: Final = 16
 _AT_ONCE: Final = 32
 _DIFFERENCE: Final = 1e-4
 """Of two points between which a slope is taken, relative to the size of pixels."""
@@ -87,7 +86,7 @@ def _fit(placed: PlacedTokens) -> Tensor:
 def _better(one: PlacedTokens, other: PlacedTokens, where: Tensor) -> PlacedTokens:
     used = torch.where(where[:, None], other.slots, one.slots)
     flat = used[used >= 0]
-    if len(flat.unique()) < len(flat):  # a token has moved between images
+    if len(torch.unique(flat)) < len(flat):  # a token has moved between images
         return one
     return PlacedTokens(
         patches=torch.where(where[:, None, None], other.patches, one.patches),
@@ -109,21 +108,21 @@ def _attended(
     result = patches.clone()
     for image in empty.any(dim=1).nonzero().flatten().tolist():
         hat = linked.hat[slots[image].clamp_min(0)] * (slots[image] >= 0)[:, None]
-        result[image] = _searched(block, space, hat, slots[image] >= 0, patches[image], empty[image])
+        result[image] = _searched(block, space, hat, slots[image] >= 0, patches, image, empty[image])
         if time_is_up():
             break
     return result
 
 
 def _searched(
-    block: FirstBlock, space: PatchSpace, hat: Tensor, there: Tensor, patches: Tensor, empty: Tensor
+    block: FirstBlock, space: PatchSpace, hat: Tensor, there: Tensor, batch: Tensor, image: int, empty: Tensor
 ) -> Tensor:
-    """Gauss-Newton with a prior that keeps what nothing determines near the first guess, for one image.
+    """Gauss-Newton for one image from the best of several guesses, with a prior that keeps what nothing determines.
 
     Tokens are compared where neither their own patch nor their standard deviation shows: both were fitted to what
     stood in the empty places before.
     """
-    gaps, rows = empty.nonzero().flatten(), space.rows
+    gaps, rows, patches = empty.nonzero().flatten(), space.rows, batch[image]
     special = torch.zeros(len(there), 1, dtype=torch.bool, device=there.device)
     special[block.embedding.special] = True
 
@@ -145,29 +144,50 @@ def _searched(
     unknown = patches.new_zeros(len(gaps) * len(rows))
     if len(unknown) > _MOST_UNKNOWNS:
         return patches
-    rest, damping = away(unknown)[0], 1.0
-    length = _DIFFERENCE * float(patches.square().mean().sqrt())
+    for number, gap in enumerate(gaps.tolist()):
+        guesses = torch.cat([batch[:, gap], patches[_nearest(block, gap)]]) - patches[gap]
+        tried = unknown.repeat(len(guesses) + 1, 1)
+        tried[1:, number * len(rows) : (number + 1) * len(rows)] = guesses @ rows.T
+        unknown = tried[away(tried).square().sum(dim=1).argmin()]
+    rest = away(unknown)[0]
+    size = float((patches - patches.mean()).square().mean().sqrt()) * (rows.shape[1] / len(rows)) ** 0.5
     for _ in range(_STEPS):
-        slopes = _slopes(away, unknown, length)
-        normal, pull = slopes.T @ slopes, slopes.T @ rest
-        level = normal.diagonal().mean()
-        step = torch.linalg.solve(
-            normal + (_PRIOR + damping * _DAMPED) * level * torch.eye(len(normal)).to(normal),
-            pull + _PRIOR * level * unknown,
-        )
-        tried = away(unknown - step)[0]
-        gain = 1 - float(tried.square().sum() / rest.square().sum())
-        if gain > 0:
-            unknown, rest, damping = unknown - step, tried, damping / 10
-        else:
-            damping *= 10
-        if 0 < gain < _LEAST_GAIN or damping > _HOPELESS:
+        slopes = _slopes(away, unknown, _DIFFERENCE * size)
+        moved = _step(away, slopes, unknown, rest, size)
+        if moved is None:
+            break
+        before, (unknown, rest) = rest, moved
+        if float(rest.square().sum()) > (1 - _LEAST_GAIN) * float(before.square().sum()):
             break
     return filled(unknown)[0]
+
+
+def _nearest(block: FirstBlock, place: int) -> Tensor:
+    """Places whose patches a patch may be like, the nearest first."""
+    where = block.patches.places()[block.embedding.patch.cpu()]
+    return torch.cdist(where[place : place + 1], where)[0].argsort()[1 : _GUESSES + 1].to(block.embedding.patch.device)
+
+
+def _step(
+    away: Callable[[Tensor], Tensor], slopes: Tensor, unknown: Tensor, rest: Tensor, size: float
+) -> tuple[Tensor, Tensor] | None:
+    """The longest step that helps and leaves patches of the usual size, and what is left after it; None without one."""
+    normal, pull = slopes.T @ slopes, slopes.T @ rest
+    level, eye = normal.diagonal().mean(), torch.eye(len(normal)).to(normal)
+    for power in range(_POWERS):
+        weight = level * 10.0 ** (power - _POWERS + 1)
+        tried = unknown - torch.linalg.solve(normal + weight * eye, pull + weight * unknown)
+        if float(tried.square().mean().sqrt()) > size:
+            continue
+        after = away(tried)[0]
+        if float(after.square().sum()) < float(rest.square().sum()):
+            return tried, after
+    return None
 
 
 def _slopes(function: Callable[[Tensor], Tensor], point: Tensor, length: float) -> Tensor:
     """(values, numbers), the Jacobian by central differences of a function of several points at once."""
     moves = length * torch.eye(len(point)).to(point)
-    columns = [(function(point + part) - function(point - part)) / (2 * length) for part in moves.split(_AT_ONCE)]
+    parts = [moves[first : first + _AT_ONCE] for first in range(0, len(moves), _AT_ONCE)]
+    columns = [(function(point + part) - function(point - part)) / (2 * length) for part in parts]
     return torch.cat(columns).T

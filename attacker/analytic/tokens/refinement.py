@@ -16,6 +16,7 @@ from attacker.analytic.tokens.slots import PatchSpace
 from attacker.optim.deadline import time_is_up
 
 _ROUNDS: Final = 25
+_FIRST_ROUNDS: Final = 4
 _PATIENCE: Final = 4
 """Rounds without progress that end it."""
 
@@ -37,6 +38,10 @@ class PlacedTokens:
     patches: Tensor
     slots: Tensor
     mismatch: Tensor
+
+    def level(self) -> float:
+        """Mean logarithm of the mismatch, that of empty places taken as one."""
+        return float(self.mismatch.nan_to_num(nan=1.0).clamp_min(1e-14).log().mean())
 
     def score(self) -> Tensor:
         """(images,), root mean square of the mismatch; infinite without any token."""
@@ -64,7 +69,7 @@ def refine(
         start: Patches, without NaN, and first places.
         rounds: Of assignment and solving, at most.
     """
-    best = current = start
+    best = _together(block, space, linked, start)
     step = start.patches.new_ones(len(start.patches))
     idle = 0
     for _ in range(rounds):
@@ -80,6 +85,17 @@ def refine(
             break
         if time_is_up():
             break
+    return best
+
+
+def _together(block: FirstBlock, space: PatchSpace, linked: LinkedTokens, start: PlacedTokens) -> PlacedTokens:
+    """The best of a few rounds in which all images move at once, so that tokens may change between them."""
+    best = current = start
+    for _ in range(_FIRST_ROUNDS):
+        patches, slots = _solved(block, space, linked, current)
+        current = with_mismatch(block, linked, patches, slots)
+        if current.level() < best.level():
+            best = current
     return best
 
 

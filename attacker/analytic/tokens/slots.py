@@ -16,6 +16,11 @@ _ROOMY: Final = 0.75
 """Share of the width up to which a patch leaves room for the residual that tells its place."""
 
 
+_FAR: Final = 0.3
+"""Relative distance from the constants above which a token may be none of the special ones: an image that repeats has
+none of its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchSpace:
     """Where patches lie, and how tokens tell them.
@@ -83,9 +88,9 @@ def class_tokens(embedding: TokenEmbedding, tokens: Tensor, images: int | None) 
     far = torch.cdist(known, tokens) / known.norm(dim=1).clamp_min(1e-300)[:, None]
     if not len(known):
         return torch.zeros(0, 0, dtype=torch.int64, device=tokens.device), far.new_zeros(0, 0)
-    if images is None:
-        images = _apart(far[0].sort().values, len(tokens) // len(embedding.constants) + 1)
-    images = min(images, len(tokens) // len(known))
+    nearest, most = far[0].sort().values, max(1, len(tokens) // len(known))
+    if images is None or images > most or float(nearest[images - 1]) > _FAR:
+        images = min(images or most, _apart(nearest, min(most, len(tokens) // len(embedding.constants) + 1)))
     rows, columns = linear_sum_assignment(_log(far).repeat_interleave(images, dim=0).cpu().numpy())
     places = torch.as_tensor(columns, device=tokens.device).view(len(known), images)
     assert len(rows) == places.numel()

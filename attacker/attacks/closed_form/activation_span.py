@@ -22,7 +22,7 @@ from attacker.attacks.closed_form.label_assignment import labels_of_images
 from attacker.attacks.closed_form.token_images import images_of_tokens, token_problem
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
-from attacker.gradients.observed import observed_gradient, why_not_one_step
+from attacker.gradients.observed import midway, observed_gradient, steps_behind, why_not_one_step
 from attacker.gradients.trace import Trace, trace
 from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
@@ -30,6 +30,10 @@ from fl_precode.observation import Observation
 
 EXPLAINED = 0.02
 """Share of the first layer's gradient that a whole batch may leave over; a single wrong image leaves more."""
+
+
+CLOSE = 1e-3
+"""Distance of the replayed local steps below which what was found half way counts as confirmed."""
 
 
 @register_attack(
@@ -83,9 +87,10 @@ class ActivationSpan(Attack):
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
-        several = why_not_one_step(observation)
-        if several is not None:
+        several, there = why_not_one_step(observation), midway(observation)
+        if several is not None and there is None:
             return several
+        observation = there or observation
         size = observation.batch_size
         if size is not None and size > self.most_images:
             return because("too-many-images", most=self.most_images, size=size)
@@ -93,7 +98,7 @@ class ActivationSpan(Attack):
         found = _found_layers(victim, model_trace)
         if isinstance(found, Reason):
             return self._why_no_tokens(victim, model_trace, observation, found)
-        layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
+        layers = _two_layers(observation, found[1], self.most_images)
         if isinstance(layers, Reason):
             return layers
         return _why_no_room(layers, observation, *found)
@@ -102,8 +107,9 @@ class ActivationSpan(Attack):
         self, victim: Victim, model_trace: Trace, observation: Observation, otherwise: Reason
     ) -> Reason | None:
         """Why a model whose first layer is no Linear one has no tokens to search either, or None when it has."""
-        if isinstance(perceptron_of_block(victim, model_trace), Reason):
-            return otherwise
+        pair = perceptron_of_block(victim, model_trace)
+        if isinstance(pair, Reason):
+            return pair if pair.code == "second-layer-behind-dropout" else otherwise
         problem = token_problem(victim, model_trace, observation)
         return problem if isinstance(problem, Reason) else None
 
@@ -121,7 +127,10 @@ class ActivationSpan(Attack):
         model_trace, results = trace(victim, batch_size=PROBES), []
         for index, (observation, granted, generator) in enumerate(zip(observations, labels, generators, strict=True)):
             began = time.perf_counter()
-            result = self._attack(victim, model_trace, observation, granted, generator)
+            there = midway(observation)
+            result = self._attack(victim, model_trace, there or observation, granted, generator)
+            if there is not None:
+                result = _of_several_steps(victim, model_trace, observation, result)
             results.append(replace(result, seconds=time.perf_counter() - began))
             if progress is not None:
                 progress((index + 1) / len(observations), None)
@@ -141,7 +150,7 @@ class ActivationSpan(Attack):
                 victim, model_trace, observation, problem, granted, source, patience=patience, steps=steps
             )
         layer, _ = found
-        layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
+        layers = _two_layers(observation, found[1], self.most_images)
         assert not isinstance(layers, Reason)
         batch = find_inputs(layers, source, patience=self.starts, steps=self.steps)
         gradient = observed_gradient(observation)[layer.weight]
@@ -161,6 +170,26 @@ class ActivationSpan(Attack):
             known = labels_of_images(victim, model_trace, layer, observation, inputs, deltas, granted, generator)
             distance = replayed_distance(victim, model_trace, observation, inputs, known)
         return Reconstruction(inputs=inputs, labels=known, outcome=outcome, reason=reason, matching_loss=distance)
+
+
+def _two_layers(observation: Observation, pair: StackedLayers, most: int) -> TwoLayers | Reason:
+    several = why_not_one_step(observation) is not None
+    return two_layers(observation, pair, most, expected=observation.batch_size, exactly=several)
+
+
+def _of_several_steps(
+    victim: Victim, model_trace: Trace, observation: Observation, result: Reconstruction
+) -> Reconstruction:
+    """The result with the distance of the steps themselves; nothing else confirms what was found half way."""
+    if result.inputs is None:
+        return result
+    distance = None
+    if result.labels is not None:
+        distance = replayed_distance(victim, model_trace, observation, result.inputs, result.labels)
+    close = distance is not None and distance < CLOSE
+    reason = joined([result.reason, because("steps-half-way", steps=steps_behind(observation))])
+    outcome = result.outcome if close else Outcome.ITERATION_LIMIT
+    return replace(result, outcome=outcome, reason=reason, matching_loss=distance)
 
 
 def _found_layers(victim: Victim, model_trace: Trace) -> tuple[FirstLinear, StackedLayers] | Reason:

@@ -102,7 +102,7 @@ def labels_by_head(
     gradient = observed_gradient(observation)[weight].double()
     if len(gradient) != victim.inputs.classes:
         return None
-    deltas = torch.linalg.lstsq(seen[-1].double().T, gradient.T).solution
+    deltas: Tensor = torch.linalg.lstsq(seen[-1].double().T, gradient.T).solution
     if granted is None:
         return deltas.argmin(dim=1)
     known = check_labels(granted, batch_size=observation.batch_size or len(inputs), classes=victim.label_numbers)

@@ -13,9 +13,9 @@ from attacker.analytic.spans.two_spans import TwoLayers
 from attacker.analytic.tokens.batch_images import BatchImages, images_of_batch
 from attacker.analytic.tokens.first_block import FirstBlock, first_block
 from attacker.attacks.base import Outcome, Reconstruction
-from attacker.attacks.best_match import replayed_distance
+from attacker.attacks.best_match import EXACT_BELOW, replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_by_head
-from attacker.gradients.observed import observed_gradient
+from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace
 from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
@@ -63,12 +63,17 @@ def token_problem(victim: Victim, model_trace: Trace, observation: Observation) 
             images=most // each,
             each=each,
         )
-    layers = two_layers(observation, block.layers, most, expected=None if size is None else size * each)
+    several = why_not_one_step(observation) is not None
+    expected = None if size is None else size * each
+    layers = two_layers(observation, block.layers, most, expected=expected, exactly=several)
     if isinstance(layers, Reason):
         return layers
     if size is not None and layers.first.rank > size * each:
         name = block.layers.parameter(block.layers.first, "weight")
         return because("rank-too-high.tokens", name=name, rank=layers.first.rank, tokens=size * each, size=size)
+    units = len(layers.weight)
+    if layers.first.rank + layers.second.rank > units:
+        return because("rank-fills-width.units", rank=layers.first.rank, units=units)
     return TokenProblem(block=block, layers=layers, size=size, each=each)
 
 
@@ -150,5 +155,6 @@ def _result(
         words.append(because("some-images", count=len(inputs), size=size))
         gap = inputs.new_full((size - len(inputs), *inputs.shape[1:]), float("nan"))
         inputs = torch.cat([inputs, gap])
-    outcome = Outcome.CONVERGED if count == size else Outcome.ITERATION_LIMIT
+    exact = count == size or (distance is not None and distance < EXACT_BELOW)
+    outcome = Outcome.CONVERGED if exact else Outcome.ITERATION_LIMIT
     return Reconstruction(inputs=inputs, labels=labels, outcome=outcome, reason=joined(words), matching_loss=distance)
