@@ -87,7 +87,7 @@ def find_inputs(
         state.starts += at_once
         # A space of one dimension has one point whose last coordinate is 1.
         near = found.inputs[found.misfits < _NEAR * level] if search.unknowns else found.inputs[:1]
-        polished = whole.descend(whole.coordinates(near), _POLISHING)
+        polished = whole.descend(whole.coordinates(near), _POLISHING, near=True)
         taken = _take(state, deflation, polished.inputs, polished.misfits / typical, rank)
         state.failed = 0 if taken else state.failed + at_once
         if time_is_up():

@@ -43,7 +43,7 @@ def two_layers(
     return TwoLayers(
         first=first,
         second=_leading(second, first.rank),  # noise may seem to have more directions, inputs have not
-        weight=_beside(weights[one], weights[other]),
+        weight=_beside(weights[one], weights[other]).double(),
         behind=weights[behind].double(),
         activation=pair.activation,
         second_bias=bias in gradient,
@@ -55,5 +55,5 @@ def _leading(factors: LowRank, rank: int) -> LowRank:
 
 
 def _beside(matrix: Tensor, column: Tensor | None) -> Tensor:
-    """A weight with its bias as a further column, float64."""
-    return matrix.double() if column is None else torch.cat([matrix, column[:, None]], dim=1).double()
+    """A weight with its bias as a further column."""
+    return matrix if column is None else torch.cat([matrix, column[:, None]], dim=1)

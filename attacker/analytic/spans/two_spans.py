@@ -23,6 +23,8 @@ point, that of the nearly linear equations."""
 _HARDER: Final = 4.0
 _EASIER: Final = 0.2
 _LEAST_GAIN: Final = 1e-9
+_DAMPING_NEAR: Final = 1e-3
+_LEAST_GAIN_NEAR: Final = 1e-4
 _LEAST_DIAGONAL: Final = 1e-12
 
 
@@ -117,9 +119,16 @@ class SpanSearch:
         sizes: Tensor = torch.linalg.vector_norm(self._outside(coordinates)[0], dim=1)
         return sizes
 
-    def descend(self, start: Tensor, steps: int) -> Found:
-        """Levenberg-Marquardt from several starts (n, unknowns) at once."""
-        z, damping = start.clone(), start.new_full((len(start),), _DAMPING)
+    def descend(self, start: Tensor, steps: int, *, near: bool = False) -> Found:
+        """Levenberg-Marquardt from several starts (n, unknowns) at once.
+
+        Args:
+            start: Where to begin.
+            steps: At most.
+            near: Whether starts are known to lie near solutions: no damping at first, and no patience.
+        """
+        z, damping = start.clone(), start.new_full((len(start),), _DAMPING_NEAR if near else _DAMPING)
+        least_gain = _LEAST_GAIN_NEAR if near else _LEAST_GAIN
         outside, slope = self._outside(z)
         loss = outside.square().sum(dim=1)
         going = torch.full((len(z),), self.unknowns > 0, dtype=torch.bool, device=z.device)
@@ -141,7 +150,7 @@ class SpanSearch:
             loss[kept] = new_loss[better]
             damping[active] *= torch.where(better, _EASIER, _HARDER).to(damping)
             # Where no step is better any more the search has arrived, or stands at a kink.
-            stuck = (better & (gain < _LEAST_GAIN)) | (damping[active] > 1e8)
+            stuck = (better & (gain < least_gain)) | (damping[active] > 1e8)
             going[active[stuck]] = False
         return Found(inputs=self.inputs(z), misfits=loss.sqrt())
 

@@ -72,7 +72,7 @@ class ActivationSpan(Attack):
     """
 
     most_images: int = 160
-    starts: int = 96
+    starts: int = 384
     steps: int = 40
 
     def __post_init__(self) -> None:

@@ -174,7 +174,7 @@ def test_first_layer_inversion_still_tells_a_batch_by_its_rank():
 
 
 def test_images_whose_columns_are_found_come_back_where_the_others_are_not():
-    victim, x = victim_of(middle=(nn.Linear(UNITS, 40), nn.ReLU()), seed=1), tiny.images(SPEC, 7)
+    victim, x = victim_of(middle=(nn.Linear(UNITS, UNITS), nn.ReLU()), seed=1), tiny.images(SPEC, 7)
     observation = tiny.observe(victim, x, [0, 1, 2, 3, 4, 5, 0])
     for samples in range(20, 2000, 20):
         found = run(victim, observation, attack=Spear(samples=samples))

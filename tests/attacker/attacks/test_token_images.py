@@ -138,9 +138,9 @@ def test_batches_are_exact_by_structure(shape):
 
 def test_gradients_in_single_precision_whether_the_size_is_announced_or_not():
     victim, x, y = victim_of(dtype=torch.float32, width=96), tiny.images(SPEC, 3).float(), [3, 0, 2]
-    for size in (3, None):
-        found = run(victim, tiny.observe(victim, x, y, batch_size=size))
-        check_found(found, x, y, least=60.0)
+    for size, announced in ((3, 3), (2, None)):
+        found = run(victim, tiny.observe(victim, x[:size], y[:size], batch_size=announced))
+        check_found(found, x[:size], y[:size], least=60.0)
         assert found.inputs.dtype == torch.float32
 
 
@@ -177,13 +177,13 @@ def test_black_borders_and_patches_that_repeat():
     check_found(run(victim, tiny.observe(victim, x, y)), x, y, least=40.0)
 
 
-@pytest.mark.parametrize(("share", "least"), [(1e-8, 60.0), (1e-6, 40.0), (1e-4, 0.0)])
+@pytest.mark.parametrize(("share", "least"), [(1e-8, 60.0), (1e-6, 40.0), (1e-4, 20.0), (1.0, 0.0)])
 def test_noise_costs_accuracy_and_it_is_said(share, least):
     victim, x, y = victim_of(width=96), tiny.images(SPEC, 2), [3, 1]
     found = run(victim, changed(tiny.observe(victim, x, y), lambda value, noise: value + share * noise))
     if least == 0:
         assert found.outcome is not Outcome.CONVERGED
-        assert "inputs-not-found" in found.reason_codes
+        assert {"inputs-not-found", "rank-unclear"} & {*found.reason_codes}
     else:
         assert float(decibels(found, x).min()) > least, found.reason
 
