@@ -33,6 +33,22 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-such-layers": "{error}",
         "statistics-missing": "the model has no BatchNorm layer with running statistics",
         "statistics-missing.not-sent": "the running statistics of {names} are not in the observation",
+        "statistics-not-returned": "the running statistics of {names} did not come back from the client",
+        "statistics-not-returned.still": "the running statistics came back as they were sent: the client normalised by "
+        "them, or sends none of its own",
+        "statistics-uncounted": "how many batches are in the running statistics that came back was neither "
+        "announced nor counted",
+        "statistics-uncounted.before": "layer {name} keeps a mean of all batches (momentum=None), and how many "
+        "there were before was not sent",
+        "statistics-unexplained": "what came back for layer {name} is not what {passes} batch(es) and its "
+        "momentum make of its running statistics: a variance would be below zero or not finite",
+        "statistics-mixed": "the statistics that came back are a weighted mean over {passes} batches, and a replay "
+        "normalises by those of one",
+        "statistics-mixed.uneven": "the statistics that came back are a weighted mean over {passes} batches, and which "
+        "images each of them has was not announced, or they are of unequal size",
+        "statistics-needed": "{option} takes the statistics of the batch that came back: {why}",
+        "statistics-fitted": "the statistics of the images differ from those that came back by {missed:.2g} standard "
+        "deviations (root mean square); no gradient was used",
         "prior-has-no-reference": "batch_norm={weight:g} has nothing to compare with: {why}; batch_norm=0 does without",
         # What clients did.
         "batch-size-unknown": "the batch size is unknown, and candidates need one",
@@ -40,6 +56,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "steps-unknown": "the images of one local step were not announced, hence the number of steps is unknown",
         "scale-needed": "{why}: distance={distance} needs the gradient's scale, cosine does not",
         "scale-needed.classifier": "{why}: a classifier without a bias that moves needs the gradient's scale",
+        "scale-needed.features": "{why}: the softmax of a head needs the gradient's scale to tell features apart",
         "scale-needed.bottleneck": "the equations are those of one gradient of known scale: {why}",
         "local-adam": "local Adam divides every entry by its own size, so that the update is no sum of gradients",
         "local-adam.quotient": "local Adam divides every entry by its own size, and the quotient of two of them says "
@@ -143,6 +160,22 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "patches-solved": "{patches} patches by the gradient of {positions}, relative residual {residual:.1e} of that "
         "of {name}",
         "pixels-not-in-patches": "{count} pixels are in no patch",
+        # Heads behind a trunk.
+        "trunk-was-trained": "layers before the head were trained too, from {name!r} ({kind}) on: gradient matching "
+        "compares their gradients, and with any_trunk=true this attack does without",
+        "no-trunk": "no layer runs before {name!r}: there is no trunk whose features could be inverted",
+        "features-behind-noise": "{before!r} drops or draws values before {name!r}, whose gradient shows features that "
+        "no replay gives",
+        "features-share-rank": "the gradient of {name} has rank {rank}, less than its {size} images: those without a "
+        "gradient, and those of one class that get the same scores, are not told apart",
+        "head-not-classifier": "{name!r} is not the classifier, whose softmax alone tells the features of several "
+        "images apart",
+        "several-batches": "the update sums {steps} local steps, and the features of {images} images are told apart "
+        "where each step is known to use all of them",
+        "features-found": "what entered {name!r} explains its gradient to {residual:.1e}, and the images give these "
+        "features to {distance:.1e}",
+        "features-found.not": "what entered {name!r} was not found: the best of {starts} starts explains its gradient "
+        "to {residual:.1e}, solutions to less than {solved:g}; the images give these features to {distance:.1e}",
         # The chain of layers.
         "chain-broken": "what reaches {after!r} is not what {before!r} returned: a shortcut, several branches, or a "
         "function that is no layer stands between them",

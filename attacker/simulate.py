@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -78,8 +79,9 @@ def observe_training(victim: Victim, batches: Sequence[Batch], *, batch_size: in
         batch_norm=protocol.batch_norm or "buffers",
         loss=victim.criterion,
     )
-    return observed(victim.model, [change(victim.model, model)], kind="weights", batch_size=batch_size,
+    seen = observed(victim.model, [change(victim.model, model)], kind="weights", batch_size=batch_size,
                     protocol=protocol)[0]  # fmt: skip
+    return replace(seen, returned={name: value.detach().clone() for name, value in model.named_buffers()})
 
 
 def change(received: nn.Module, trained: nn.Module) -> dict[str, Tensor]:

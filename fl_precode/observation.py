@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from torch import Tensor
@@ -109,6 +109,8 @@ class Observation:
         frozen: Names among ``buffers`` of parameters of the model whose change is not known or is none: layers that the
             client does not train, and those that it does not send. They are constants, never equations.
         assumptions: What was guessed to make this of the client's reply.
+        returned: Buffers as they were after the client's work, by name: what came back of them, running statistics of
+            batch normalisation above all. Empty where none came back.
     """
 
     parameters: Mapping[str, Tensor]
@@ -121,6 +123,7 @@ class Observation:
     node: str
     frozen: frozenset[str] = frozenset()
     assumptions: tuple[Assumption, ...] = ()
+    returned: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.update.keys() != self.parameters.keys():

@@ -204,3 +204,15 @@ def test_adaptive_says_how_far_the_noise_was_found(tmp_path):
     lines = text.read_text().splitlines()[2:]
     assert lines[0].startswith("| lenet | none | `first-layer` | does not apply | 0 of 2 | – | – |")
     assert lines[2].startswith("| mlp | precode | `first-layer` | 1.00 | 2 of 2 |")
+
+
+@pytest.mark.slow
+def test_batch_statistics(tmp_path):
+    command = [
+        "batch_statistics.py", "--parts", "search", "spectrum", "--models", "resnet18-1", "--batches", "1",
+        "--variants", "both", "only", "--iterations", "2",
+    ]  # fmt: skip
+    *searches, spectrum = sorted(run(*command, out=tmp_path / "statistics.json")["rows"], key=lambda row: "seen" in row)
+    assert {row["case"]["variant"] for row in searches} == {"both", "only"}
+    assert all(row["statistics_missed"] > 0 for row in searches)
+    assert 0 < spectrum["seen"] <= min(spectrum["numbers"], spectrum["pixels"])

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from attacker.gradients.trace import KeptForModels
 from attacker.gradients.uncompared_parameters import reference
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
@@ -86,8 +87,11 @@ class _Run:
     returned: Tensor | None
 
 
+_CHAINS: Final[KeptForModels[LayerChain]] = KeptForModels(4)
+
+
 def chain(victim: Victim) -> LayerChain:
-    """Run the model once on two random images and follow them from layer to layer.
+    """Run the model once on two random images and follow them from layer to layer; kept while it does not change.
 
     The model's own weights are used; their values do not matter. Noise of bottlenecks comes from a generator of its
     own, and no hook stays behind.
@@ -98,6 +102,11 @@ def chain(victim: Victim) -> LayerChain:
     >>> found.ends is None, [step.name for step in found.steps][:3], found.steps[0].output_shape
     (True, ['conv1', 'act1', 'conv2'], (12, 4, 4))
     """
+    about = (victim.inputs.shape, victim.inputs.classes)
+    return _CHAINS.get(victim.model, about, lambda: _followed(victim))
+
+
+def _followed(victim: Victim) -> LayerChain:
     probe, output, runs = _watched(victim)
     calls = Counter(run.name for run in runs)
     shared = _sharing(victim.model)

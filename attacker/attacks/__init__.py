@@ -8,6 +8,7 @@ from attacker.attacks.adaptive.noise_recovery import NoiseRecovery
 from attacker.attacks.adaptive.noise_restoring import NoiseRestoring
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.closed_form.activation_span import ActivationSpan
+from attacker.attacks.closed_form.feature_inversion import FeatureInversion
 from attacker.attacks.closed_form.first_layer import FirstLayerInversion
 from attacker.attacks.closed_form.hybrid import Hybrid
 from attacker.attacks.closed_form.layerwise import LayerwiseInversion
@@ -20,6 +21,7 @@ from attacker.attacks.gradient_matching.presets import PRESETS
 from attacker.attacks.portfolio import Member, Portfolio
 from attacker.attacks.registration import register_attack
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack
+from attacker.attacks.statistics_only import StatisticsOnly
 
 __all__ = [
     "register_attack",
@@ -33,6 +35,7 @@ __all__ = [
     "PRESETS",
     "Attack",
     "AttackEntry",
+    "FeatureInversion",
     "FirstLayerInversion",
     "GradientMatching",
     "Hybrid",
@@ -48,6 +51,7 @@ __all__ = [
     "ThenRefine",
     "ThroughBottleneck",
     "Spear",
+    "StatisticsOnly",
     "build_attack",
     "recover_noise",
 ]

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from attacker.attacks.half_precision import in_single_precision
 from attacker.attacks.randomness import one_for_each
-from attacker.gradients.uncompared_parameters import by_first_name, only_moving, settled, with_constants
+from attacker.gradients.uncompared_parameters import by_first_name, looked_at, only_moving, settled, with_constants
 from attacker.reasons import Reason, because, coded, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -219,7 +219,7 @@ def check_observation(victim: Victim, observation: Observation) -> Reason | None
     if expected != observed:
         odd = sorted(name for name in expected.keys() | observed.keys() if expected.get(name) != observed.get(name))
         return because("another-model", names=odd[:4])
-    broken = [name for name, value in observation.update.items() if not bool(value.isfinite().all())]
+    broken = [name for name, value in observation.update.items() if not looked_at(value).finite]
     return because("update-not-finite", names=broken[:4]) if broken else None
 
 

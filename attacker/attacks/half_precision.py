@@ -36,7 +36,8 @@ def in_single_precision(victim: Victim, observations: Sequence[Observation]) -> 
 
 
 def _observation(observation: Observation) -> Observation:
-    if not _has_half([*observation.parameters.values(), *observation.buffers.values(), *observation.update.values()]):
+    every = (observation.parameters, observation.buffers, observation.update, observation.returned)
+    if not _has_half([tensor for tensors in every for tensor in tensors.values()]):
         return observation
     logger.info(
         "the update of node %s in round %d has half precision; it is attacked in float32",
@@ -48,6 +49,7 @@ def _observation(observation: Observation) -> Observation:
         parameters=_all(observation.parameters),
         buffers=_all(observation.buffers),
         update=_all(observation.update),
+        returned=_all(observation.returned),
     )
 
 

@@ -20,12 +20,15 @@ from attacker.gradients.trace import trace
 from attacker.reasons import Reason, because, coded, joined, raised
 from attacker.victim import Victim
 from fl_precode.observation import Observation
-from fl_precode.spec import Spec
+from fl_precode.spec import Spec, spec_name
 
 _logger = logging.getLogger(__name__)
 
 _BUDGET: Final = {"iterations": 2_000, "restarts": 1, "plateau": 200}
 _WEIGHT: Final = "total_variation"
+
+Drawn = tuple[Generator, ...]
+"""A member's generators, one for each observation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def _from_spec(kind: type[Attack], spec: Spec) -> Attack:
 @register_attack(
     "portfolio",
     title="portfolio of attacks",
-    description="first-layer, DLG, Inverting Gradients and what answers a bottleneck: the best match",
+    description="what is exact, DLG, Inverting Gradients and what answers a bottleneck: the best match",
     source="Phong et al., Zhu et al., Geiping et al., Scheliga et al.",
     build=_from_spec,
     options=lambda _kind: (*_BUDGET, "total_variations"),
@@ -77,9 +80,10 @@ def _from_spec(kind: type[Attack], spec: Spec) -> Attack:
 class Portfolio(Attack):
     """The worst case for the client among several attacks, as far as the attacker can tell without the truth.
 
-    Members attack in order, and an observation leaves as soon as an analytic member (one without iterations) has
-    its exact image; see `Contest` for the measure that all results are compared by, and for models with noise of
-    their own. A member that raises costs its own result only: the reason of the observation's result names it.
+    Formulas attack first, then the others, each in order, and an observation leaves as soon as an analytic member (one
+    without iterations) has its exact image; see `Contest` for the measure that all results are compared by, and for
+    models with noise of their own. A member that raises costs its own result only: the reason of the observation's
+    result names it.
 
     Labels that were not granted are recovered once for all members, by `attacker.labels.best_labels`; where that fails
     each member finds its own way, such as DLG's joint optimisation.
@@ -88,7 +92,8 @@ class Portfolio(Attack):
     draws of the observation's, in order (`derived`). With the same labels and generators a member finds the same alone.
 
     Attributes:
-        members: In the order in which they attack, analytic ones first to save the time of the others.
+        members: In the order of their draws; those that are registered as exact attack first, to save the time of the
+            others.
 
     Raises:
         ValueError: If there is no member, or two have the same method.
@@ -134,7 +139,7 @@ class Portfolio(Attack):
         first, *rest = zip(*(derived(generator, 1 + len(self.members)) for generator in generators), strict=True)
         known = [guess for guess, _ in known_labels(victim, observations, labels, first)]
         contests = [Contest(victim, model_trace, observation) for observation in observations]
-        for number, (member, sources) in enumerate(zip(self.members, rest, strict=True)):
+        for number, (member, sources) in enumerate(_formulas_first(list(zip(self.members, rest, strict=True)))):
             left = [index for index, contest in enumerate(contests) if not contest.decided]
             if not left:
                 break
@@ -154,12 +159,21 @@ class Portfolio(Attack):
         return [contest.result() for contest in contests]
 
 
+def _formulas_first(members: Sequence[tuple[Member, Drawn]]) -> list[tuple[Member, Drawn]]:
+    return sorted(members, key=lambda one: not _is_formula(one[0].method))
+
+
+def _is_formula(method: str) -> bool:
+    entry = ATTACKS.get(spec_name(method))
+    return entry is not None and entry.exact
+
+
 def standard_members(
     *, iterations: int, restarts: int, plateau: int, total_variations: Sequence[float]
 ) -> tuple[str, ...]:
-    """Specs of the usual members: what is exact where it fits, then what finds smooth models, then all others.
+    """Specs of the usual members: what is exact where it fits, what finds smooth models, and all others.
 
-    The last ones answer a bottleneck and refuse models without one. Which attacks these are, each says at its class
+    Some of these answer a bottleneck and refuse models without one. Which attacks they are, each says at its class
     (`attacker.attacks.registration.AttackEntry.portfolio`).
 
     Args:

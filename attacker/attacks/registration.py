@@ -45,11 +45,12 @@ class AttackEntry:
         rank: Its place among all attacks, smaller for those that reach more where they fit: formulas, then systems of
             equations, then searches with more and with less knowledge. Those without one come last.
         cost: Of one update in iterations of gradient matching, for attacks that do not search for a number of
-            iterations; measured on the LeNet, on other models a guess. None for searches, and where nobody knows.
+            iterations; measured on some models, on others a guess. None for searches, and where nobody knows.
         cost_of_iteration: Of a search, in those of plain gradient matching.
         exact: Whether it is a formula: it replays nothing, so that it costs the same however many steps are behind an
             update, and calls a result converged only where its equations have one solution.
-        portfolio: Its place among the members of a portfolio; None for attacks that are no members.
+        portfolio: Its place among the members of a portfolio, where what is exact attacks first whatever its place;
+            None for attacks that are no members. New members take the last place: the others then draw as before.
         made_of_others: Whether it runs other attacks that can be named.
         colour: Of its lines and bars in figures.
     """

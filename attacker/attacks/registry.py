@@ -90,6 +90,17 @@ register_attack(
     needs=_SEARCHES | {"buffers"},
     rank=230,
 )(GradientMatching)
+register_attack(
+    "statistics-matching",
+    title="Inverting Gradients with the batch's statistics",
+    description="gradient matching beside the statistics of the batch, which follow from BatchNorm buffers sent back",
+    source="Geiping et al., NeurIPS 2020; Huang et al., NeurIPS 2021",
+    build=_by_preset,
+    options=lambda _kind: _SETTINGS,
+    needs=_SEARCHES | {"buffers"},
+    rank=205,
+    cost_of_iteration=1.3,
+)(GradientMatching)
 
 
 def entry_of(attack: str) -> AttackEntry:

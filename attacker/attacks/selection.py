@@ -49,7 +49,7 @@ def strongest_first() -> list[str]:
     """Attacks but for the plain searches, by what they reach where they fit; what plug-ins say nothing of comes last.
 
     >>> strongest_first()[:3]
-    ['first-layer', 'through-bottleneck', 'layerwise-inversion']
+    ['first-layer', 'patch-embedding', 'through-bottleneck']
     """
     return [name for name, entry in ATTACKS.items() if not entry.plain_search]
 
@@ -58,7 +58,7 @@ def plain_searches() -> list[str]:
     """Attacks that ignore every defence, and that a defence is compared with.
 
     >>> plain_searches()
-    ['inverting-gradients', 'idlg', 'dlg', 'see-through-gradients']
+    ['inverting-gradients', 'statistics-matching', 'idlg', 'dlg', 'see-through-gradients', 'statistics-only']
     """
     return [name for name, entry in ATTACKS.items() if entry.plain_search]
 

@@ -26,7 +26,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         LABELS: "the true labels of each client's images",
         BATCH_SIZE: "how many images are behind an update, and in each local step",
-        BUFFERS: "the running statistics of batch normalisation that the server sent",
+        BUFFERS: "the running statistics of batch normalisation that the server sent and got back",
         DEFENCE: "the announced defence; its layers stay in the model, whose weights the server sends itself",
         LEARNING_RATE: "the learning rate of local training",
         AUXILIARY_DATA: "images like those of the clients",
@@ -103,6 +103,7 @@ class Knowledge:
         return replace(
             observation,
             buffers=observation.buffers if BUFFERS in self.granted else {},
+            returned=observation.returned if BUFFERS in self.granted else {},
             batch_size=observation.batch_size if BATCH_SIZE in self.granted else None,
             protocol=protocol,
         )

@@ -23,7 +23,7 @@ def without_knowledge() -> tuple[str, ...]:
     They run as they are whether there is a defence or not, so none of them needs to know it.
 
     >>> without_knowledge()
-    ('first-layer', 'layerwise-inversion', 'spear', 'activation-span', 'inverting-gradients')
+    ('first-layer', 'patch-embedding', 'layerwise-inversion', 'spear', 'activation-span', 'inverting-gradients')
     """
     formulas = (name for name, entry in ATTACKS.items() if entry.exact and not entry.works_by_defence)
     return (*formulas, COMPARED_WITH)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -56,6 +56,71 @@ class BatchStatisticsNorm(nn.Module):
         return out if self.bias is None else out + self.bias.reshape(shape)
 
 
+class KnownStatisticsNorm(BatchStatisticsNorm):
+    """Normalises by a mean and variance that are known to be those of the client's batch.
+
+    The client's gradient goes through its batch's statistics too. So that a candidate's does, while its values are
+    normalised by what is known, a pass inside `with_reference` adds the difference between the candidate's statistics
+    and those of a reference pass at the same weights: zero in value, and right in every derivative.
+
+    Attributes:
+        running_mean: (channels,), of the client's batch.
+        running_var: (channels,), likewise, unbiased.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, layer: _BatchNorm) -> None:
+        super().__init__(layer)
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, getattr(layer, name).detach().clone())
+        self._reference: list[tuple[Tensor, Tensor]] = []
+        self._notes = False
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """The input (images, channels, ...) without the known mean, over the root of the known variance."""
+        batches = x.reshape(-1, self.images or len(x), *x.shape[1:])
+        over = [1, *range(3, batches.dim())]
+        values = batches[:1, :, :1].numel()
+        shape = (1, 1, -1, *[1] * (x.dim() - 2))
+        mean = self.running_mean.reshape(shape)
+        variance = self.running_var.reshape(shape) * ((values - 1) / values)
+        if self._notes or self._reference:
+            own_mean = batches.mean(dim=over, keepdim=True)
+            own = own_mean, (batches - own_mean).square().mean(dim=over, keepdim=True)
+            if self._notes:
+                self._reference.append(own)
+            else:
+                first = self._reference.pop(0)
+                mean, variance = mean + (own[0] - first[0]), variance + (own[1] - first[1])
+        return ((batches - mean) * (variance + self.eps).rsqrt()).reshape(x.shape)
+
+
+@contextmanager
+def with_reference(model: nn.Module, reference: Callable[[], object]) -> Iterator[None]:
+    """Let known statistics have the derivatives of the batch's own inside the block.
+
+    Args:
+        model: Its layers of known statistics are taken; without any nothing happens.
+        reference: The same forward pass at weights that nobody differentiates by.
+    """
+    layers = [module for module in model.modules() if isinstance(module, KnownStatisticsNorm)]
+    if not layers:
+        yield
+        return
+    try:
+        for layer in layers:
+            layer._reference, layer._notes = [], True
+        reference()
+        for layer in layers:
+            layer._notes = False
+        yield
+    finally:
+        for layer in layers:
+            layer._reference, layer._notes = [], False
+
+
 def batch_norms(model: nn.Module) -> list[str]:
     """Names of the layers that normalise by running buffers in evaluation mode."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
@@ -78,12 +143,32 @@ def with_batch_statistics(model: nn.Module) -> nn.Module:
 
     Everything else stays in the mode that it is in; parameters keep their names, the buffers of those layers are gone.
     """
+    return _exchanged(model, BatchStatisticsNorm, None)
+
+
+def with_known_statistics(model: nn.Module, names: Collection[str]) -> nn.Module:
+    """A copy of a model in which these layers normalise by the statistics of the batch, which are in their buffers.
+
+    Args:
+        model: Stays as it is.
+        names: Of layers that `batch_norms` names; the others go on by their running statistics.
+    """
+    return _exchanged(model, KnownStatisticsNorm, frozenset(names))
+
+
+def _exchanged(model: nn.Module, kind: type[BatchStatisticsNorm], names: Collection[str] | None) -> nn.Module:
     changed = copied(model)
+    chosen = {
+        module
+        for name, module in changed.named_modules()
+        if isinstance(module, _BatchNorm) and (names is None or name in names)
+    }
     for parent in list(changed.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, BatchStatisticsNorm(child))
-    return BatchStatisticsNorm(changed) if isinstance(changed, _BatchNorm) else changed
+            if child in chosen:
+                assert isinstance(child, _BatchNorm)
+                setattr(parent, name, kind(child))
+    return kind(changed) if isinstance(changed, _BatchNorm) and changed in chosen else changed
 
 
 @contextmanager

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attacker.gradients.batch_norm import batch_norms, running_buffers, with_batch_statistics
+from attacker.gradients.batch_norm import (
+    batch_norms,
+    running_buffers,
+    with_batch_statistics,
+    with_known_statistics,
+)
+from attacker.gradients.returned_statistics import normalised_by_returned, returned_statistics
+from attacker.reasons import Reason
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -53,8 +60,17 @@ def uses_batch_statistics(victim: Victim, observation: Observation) -> bool:
     return observation.protocol.batch_norm != "buffers" or withheld
 
 
-def as_trained(victim: Victim, observations: Sequence[Observation]) -> list[AsTrained]:
-    """Observations with the model as their clients ran it, those that share it together."""
+def as_trained(victim: Victim, observations: Sequence[Observation], *, by_returned: bool = False) -> list[AsTrained]:
+    """Observations with the model as their clients ran it, those that share it together.
+
+    Args:
+        victim: Public knowledge about the model.
+        observations: Updates.
+        by_returned: Whether candidates are normalised by the statistics that came back, and not by their own;
+            `why_not_one_batch` has nothing against any of the observations then.
+    """
+    if by_returned:
+        return _by_returned(victim, observations)
     by_batch = [uses_batch_statistics(victim, observation) for observation in observations]
     groups = []
     for batch in (False, True):
@@ -73,3 +89,27 @@ def as_trained(victim: Victim, observations: Sequence[Observation]) -> list[AsTr
         ]
         groups.append(AsTrained(changed, victim, indices, kept, chosen))
     return groups
+
+
+def _by_returned(victim: Victim, observations: Sequence[Observation]) -> list[AsTrained]:
+    groups: dict[frozenset[str], list[int]] = {}  # normalised by their batches in the same layers
+    for index, observation in enumerate(observations):
+        statistics = returned_statistics(victim.model, observation)
+        if isinstance(statistics, Reason):
+            raise ValueError(f"nothing to normalise by: {statistics}")
+        groups.setdefault(frozenset(statistics), []).append(index)
+    return [
+        AsTrained(
+            replace(victim, model=with_known_statistics(victim.model, names)),
+            victim,
+            indices,
+            [_without_counters(victim, normalised_by_returned(victim.model, observations[i])) for i in indices],
+            [observations[i] for i in indices],
+        )
+        for names, indices in groups.items()
+    ]
+
+
+def _without_counters(victim: Victim, observation: Observation) -> Observation:
+    idle = {name for name in running_buffers(victim.model) if name.rpartition(".")[2] == "num_batches_tracked"}
+    return replace(observation, buffers={n: v for n, v in observation.buffers.items() if n not in idle})

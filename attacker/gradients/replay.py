@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attacker.gradients.batch_norm import with_reference
 from attacker.gradients.second_derivatives import twice_differentiable
 from attacker.victim import Victim
 from fl_precode.defences.precode import sample_noise
@@ -41,10 +42,16 @@ class Replay:
         Of several batches, of ``batch_size`` images each, that stand one behind the other, the mean.
         """
         state = {f"model.{name}": value for name, value in (*self.buffers.items(), *parameters.items())}
-        source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
-        with source, twice_differentiable(self.victim.model):
-            value: Tensor = functional_call(_VictimLoss(self.victim), state, (inputs, labels, batch_size))
-        return value
+
+        def called(values: dict[str, Tensor]) -> Tensor:
+            source: AbstractContextManager[object] = sample_noise(values=list(noise)) if noise else nullcontext()
+            with source:
+                value: Tensor = functional_call(_VictimLoss(self.victim), values, (inputs, labels, batch_size))
+            return value
+
+        model = self.victim.model
+        with twice_differentiable(model), with_reference(model, lambda: called(_constant(state))):
+            return called(state)
 
 
 class _VictimLoss(nn.Module):
@@ -57,6 +64,10 @@ class _VictimLoss(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
         return self._victim.training_loss(inputs, labels, batch_size)
+
+
+def _constant(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in state.items()}
 
 
 def by_victim(replay: Replay | Sequence[Replay], victims: int) -> list[Replay]:

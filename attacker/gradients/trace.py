@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +73,42 @@ class Trace:
         return self.classifier
 
 
-_KEPT: Final = 2
-_kept: OrderedDict[tuple[object, ...], tuple[nn.Module, Trace]] = OrderedDict()
-"""Latest traces by the state of their model. Every attack asks for one when it is planned and when it runs, and a pass
-of a transformer takes seconds. The model stays beside its trace, so that no other gets its address."""
+_Found = TypeVar("_Found")
+
+
+class KeptForModels(Generic[_Found]):
+    """Latest findings about models that have not changed since.
+
+    Every attack asks for the same when it is planned and when it runs, and a pass of a transformer takes seconds. A
+    model stays beside what was found, so that no other gets its address.
+
+    Args:
+        most: Findings that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[tuple[object, ...], tuple[nn.Module, _Found]] = OrderedDict()
+
+    def get(self, model: nn.Module, about: tuple[object, ...], find: Callable[[], _Found]) -> _Found:
+        """What was found for this state of a model, else what is found now.
+
+        Args:
+            model: The model.
+            about: What else it depends on.
+            find: Finds it, and leaves the model as it is.
+        """
+        key = (*about, *_state(model))
+        if key not in self._kept:
+            self._kept[key] = model, find()
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return self._kept[key][1]
+
+
+_TRACES: Final[KeptForModels[Trace]] = KeptForModels(4)
+"""Of two models, as an update may leave some parameters as they are, at two sizes of batch."""
 
 
 def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
@@ -92,13 +124,8 @@ def trace(victim: Victim, *, batch_size: int = 2) -> Trace:
     Returns:
         Layers and bottlenecks in order of execution.
     """
-    key = (batch_size, victim.inputs.shape, *_state(victim.model))
-    if key not in _kept:
-        _kept[key] = victim.model, _traced(victim, batch_size)
-    _kept.move_to_end(key)
-    while len(_kept) > _KEPT:
-        _kept.popitem(last=False)
-    return _kept[key][1]
+    about = (batch_size, victim.inputs.shape)
+    return _TRACES.get(victim.model, about, lambda: _traced(victim, batch_size))
 
 
 def _state(model: nn.Module) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Mapping, MutableMapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,34 @@ _MARK = "_constants_of_the_update"
 _MADE: MutableMapping[nn.Module, dict[frozenset[str], nn.Module]] = WeakIdKeyDictionary(ref_type=weakref.ref)
 
 
+@dataclass(frozen=True)
+class LookedAt:
+    """What was found in the entries of a tensor.
+
+    Attributes:
+        version: Of the tensor, which counts changes in place; None where nobody counts.
+        moves: Whether one is not zero.
+        finite: Whether all are finite.
+    """
+
+    version: int | None
+    moves: bool
+    finite: bool
+
+
+_LOOKED_AT: MutableMapping[Tensor, LookedAt] = WeakIdKeyDictionary()
+
+
+def looked_at(value: Tensor) -> LookedAt:
+    """What is in a tensor; found once while it stays as it is, as every attack asks for all tensors of an update."""
+    version = None if value.is_inference() else value._version
+    known = _LOOKED_AT.get(value)
+    if known is None or known.version is None or known.version != version:
+        known = LookedAt(version, bool((value != 0).any()), bool(value.isfinite().all()))
+        _LOOKED_AT[value] = known
+    return known
+
+
 def only_moving(observation: Observation) -> Observation:
     """The observation with every parameter that gives no equation among its frozen ones.
 
@@ -31,7 +59,7 @@ def only_moving(observation: Observation) -> Observation:
     whose update is zero in every entry, while others moved: layers that the client did not train, or never used.
     """
     still = {name for name, value in observation.update.items() if not value.is_floating_point() or value.numel() == 0}
-    zero = {name for name, value in observation.update.items() if name not in still and not bool((value != 0).any())}
+    zero = {name for name, value in observation.update.items() if name not in still and not looked_at(value).moves}
     if len(still) + len(zero) < len(observation.update):  # else the whole update is zero, and attacks say so
         still |= zero
     if not still:
@@ -66,6 +94,7 @@ def by_first_name(model: nn.Module, observation: Observation) -> Observation:
         update=_renamed(observation.update, other),
         buffers=buffers,
         frozen=frozenset({other.get(name, name) for name in observation.frozen} & buffers.keys()),
+        returned=_renamed(observation.returned, other),
     )
 
 

@@ -2,11 +2,12 @@
 
 from attacker.leakage.analyse import analyse, by_layer, image_leak, noise_ranks
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
+from attacker.leakage.exactly_determined import position_rank, span_ranks
 from attacker.leakage.glance import Glance, glance
 from attacker.leakage.influence import ExpectedError, Influence, expected_error, influence, largest, lower_bound
 from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
 from attacker.leakage.rank import layer_ranks, solubility
-from attacker.leakage.record import ImageLeak, LayerRank, Leakage, NoiseRanks, outliers
+from attacker.leakage.record import ImageLeak, LayerRank, Leakage, NoiseRanks, PositionRank, SpanRank, outliers
 from attacker.leakage.released import Released, draw_noise, released
 from attacker.leakage.spectrum import Spectrum, spectrum
 
@@ -20,7 +21,9 @@ __all__ = [
     "LayerRank",
     "Leakage",
     "NoiseRanks",
+    "PositionRank",
     "Released",
+    "SpanRank",
     "Spectrum",
     "analyse",
     "by_layer",
@@ -35,9 +38,11 @@ __all__ = [
     "lower_bound",
     "noise_ranks",
     "outliers",
+    "position_rank",
     "released",
     "sampling_change",
     "solubility",
+    "span_ranks",
     "spectrum",
     "without_noise",
 ]

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from attacker.gradients.noise_free_layers import before_noise
 from attacker.gradients.trace import trace
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
+from attacker.leakage.exactly_determined import position_rank, span_ranks
 from attacker.leakage.glance import glance
 from attacker.leakage.influence import DAMPING, influence, lower_bound
 from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
@@ -88,6 +89,8 @@ def analyse(
         eigenvalues=() if first is None else _thinned(first),
         lost=() if first is None else tuple(map(tuple, first.lost()[0].mean(dim=0).tolist())),
         noise=noise_ranks(of, images[:1]) if whole and first is not None and bottleneck_shapes(victim) else None,
+        positions=position_rank(of, images[:1]),
+        spans=span_ranks(of, images[:1]),
         seconds=time.process_time() - started,
     )
 

@@ -102,6 +102,58 @@ class NoiseRanks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PositionRank:
+    """Whether the gradient of a position embedding determines all patches of one image (`patch-embedding`).
+
+    Attributes:
+        positions: Name of the position embedding.
+        layer: Name of the layer that sees patches.
+        patches: Of an image.
+        width: Numbers of a token: at most so many patches are determined.
+        rank: Of the gradients at the patches, at this image: how many patches the linear system determines.
+    """
+
+    positions: str
+    layer: str
+    patches: int
+    width: int
+    rank: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether one image is exactly determined."""
+        return self.rank == self.patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanRank:
+    """How many images two stacked layers take apart (`activation-span`).
+
+    Attributes:
+        first: Name of the layer whose inputs are found.
+        second: Name of the layer behind the activation.
+        activation: Its name.
+        tokens: Whether the layers see the tokens of a transformer's block; else images themselves.
+        each: Vectors of one image: its tokens, or itself.
+        most: Vectors that have directions of their own at most, by the layers' widths.
+        rank: Directions of the first layer's gradient, at this image; fewer than `each` where vectors are alike.
+    """
+
+    first: str
+    second: str
+    activation: str
+    tokens: bool
+    each: int
+    most: int
+    rank: int
+
+    @property
+    def images(self) -> int:
+        """Images of a batch that are exactly determined together, at most."""
+        return self.most // self.each
+
+
+@dataclass(frozen=True, kw_only=True)
 class Leakage:
     """An analysis of one model.
 
@@ -121,6 +173,8 @@ class Leakage:
             does not determine; empty unless exact.
         noise: Ranks with and without the bottlenecks' noise, or None without bottlenecks or unless exact.
         seconds: Processor time of the analysis.
+        positions: Patches that the gradient of positions determines, for the first image; None where there are none.
+        spans: Pairs of layers that take batches apart, for the first image.
     """
 
     model: str
@@ -137,20 +191,26 @@ class Leakage:
     lost: tuple[tuple[float, ...], ...] = ()
     noise: NoiseRanks | None = None
     seconds: float = 0.0
+    positions: PositionRank | None = None
+    spans: tuple[SpanRank, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with what follows from the fields: each layer's ``missing``."""
+        """Plain data for JSON, with what follows from the fields: ``missing``, ``exact``, ``images``."""
         plain = asdict(self)
         for layer, layer_rank in zip(plain["layers"], self.layers, strict=True):
             layer["missing"] = layer_rank.missing
+        if self.positions is not None:
+            plain["positions"]["exact"] = self.positions.exact
+        for span, span_rank in zip(plain["spans"], self.spans, strict=True):
+            span["images"] = span_rank.images
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """The analysis that `as_dict` wrote, also after a passage through JSON."""
-        values = {field.name: plain[field.name] for field in fields(cls)}
-        names = [field.name for field in fields(LayerRank)]
-        layers = [{name: layer[name] for name in names} for layer in values["layers"]]
+        """The analysis that `as_dict` wrote, also after a passage through JSON; of older versions, too."""
+        later = {"positions": None, "spans": ()}
+        values = {field.name: {**later, **plain}[field.name] for field in fields(cls)}
+        layers = [_own(LayerRank, layer) for layer in values["layers"]]
         return cls(
             **{
                 **values,
@@ -162,8 +222,15 @@ class Leakage:
                 "eigenvalues": tuple(values["eigenvalues"]),
                 "lost": tuple(map(tuple, values["lost"])),
                 "noise": values["noise"] and NoiseRanks(**values["noise"]),
+                "positions": values["positions"] and PositionRank(**_own(PositionRank, values["positions"])),
+                "spans": tuple(SpanRank(**_own(SpanRank, span)) for span in values["spans"]),
             }
         )
+
+
+def _own(kind: type[LayerRank] | type[PositionRank] | type[SpanRank], plain: dict[str, Any]) -> dict[str, Any]:
+    """Of plain data the fields alone, without what follows from them."""
+    return {field.name: plain[field.name] for field in fields(kind)}
 
 
 def outliers(images: tuple[ImageLeak, ...], *, times: float = 3.0) -> tuple[tuple[int, ...], tuple[int, ...]]:

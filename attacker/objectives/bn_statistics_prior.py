@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Self
@@ -70,7 +70,11 @@ class BatchStatistics(Prior):
         state = {**dict(model.named_buffers()), **replay.buffers, **replay.parameters}
         noise = [flat.new_zeros(len(flat), *latent) for latent in self._latents]
         total = images.new_zeros(axes[:2])
-        with _inputs_of_norms(model) as received, sample_noise(values=noise), without_checkpoints():
+        with (
+            inputs_of_layers(model, list(_normalised_layers(model))) as received,
+            sample_noise(values=noise),
+            without_checkpoints(),
+        ):
             functional_call(model, state, (flat,))
         for name, values in received:
             by_channel = values.reshape(*axes, values.shape[1], -1).transpose(2, 3).flatten(3)  # (v, r, c, b * pixels)
@@ -82,8 +86,8 @@ class BatchStatistics(Prior):
 
 
 @contextmanager
-def _inputs_of_norms(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """Names and inputs of the BatchNorm layers that run inside the block, in order of execution."""
+def inputs_of_layers(model: nn.Module, names: Iterable[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Names and inputs of the named layers that run inside the block, in order of execution."""
     received: list[tuple[str, Tensor]] = []
 
     def note(name: str, arguments: tuple[Tensor, ...]) -> None:
@@ -91,8 +95,8 @@ def _inputs_of_norms(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
         received.append((name, arguments[0].clone()))
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, arguments, name=name: note(name, arguments))
-        for name, layer in _normalised_layers(model).items()
+        model.get_submodule(name).register_forward_pre_hook(lambda _, arguments, name=name: note(name, arguments))
+        for name in names
     ]
     try:
         yield received

@@ -28,12 +28,22 @@ class FeatureTarget(Prior):
         targets: Layer name to (victims, batch, features), what entered for the client's images, flattened.
         noise: (victims, batch, ...) for each random layer that runs before the last of the layers, in order of
             execution; that of later ones is not used.
+        direction_only: Whether each image's features are known up to a factor: the penalty is then the squared sine of
+            the angle between f(x) and h, a mean over the batch.
     """
 
-    def __init__(self, replays: Sequence[Replay], targets: Mapping[str, Tensor], noise: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self,
+        replays: Sequence[Replay],
+        targets: Mapping[str, Tensor],
+        noise: Sequence[Tensor] = (),
+        *,
+        direction_only: bool = False,
+    ) -> None:
         self._replays = list(replays)
         self._targets = dict(targets)
         self._noise = list(noise)
+        self._direction_only = direction_only
 
     def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
         """The same prior for some of the victims."""
@@ -43,6 +53,7 @@ class FeatureTarget(Prior):
             [self._replays[index] for index in chosen],
             {name: value[chosen] for name, value in self._targets.items()},
             [value[chosen] for value in self._noise],
+            direction_only=self._direction_only,
         )
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -66,6 +77,9 @@ class FeatureTarget(Prior):
         for name, target in self._targets.items():
             features = received[name].reshape(victims, restarts, batch, -1)
             wanted = target[rows].to(images).unsqueeze(1)
+            if self._direction_only:
+                total = total + (1 - torch.cosine_similarity(features, wanted, dim=3).square()).mean(dim=2)
+                continue
             missed = (features - wanted).square().flatten(2).sum(dim=2)
             total = total + missed / wanted.square().flatten(2).sum(dim=2).clamp_min(torch.finfo(total.dtype).tiny)
         return total

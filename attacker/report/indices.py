@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attacker import wording
 from attacker.audit.record.schema import AuditRecord, LeakageSummary
-from attacker.report.leakage_words import noise_without_prior, rmse_size, seen_at
+from attacker.report.leakage_words import exactly_determined, noise_without_prior, rmse_size, seen_at
 from attacker.report.panels import Panel
 
 
@@ -42,6 +42,11 @@ class Determined:
             f"One update of one image determines {wording.count(rank)} of {wording.count(unknowns)} numbers of the "
             f"image ({_share(rank / unknowns)}); the other {rest} can only be guessed."
         )
+
+    @property
+    def formulas(self) -> list[str]:
+        """What formulas take from one update, a sentence for each; empty where none fits the model."""
+        return exactly_determined(self.found.positions, self.found.spans)
 
     @property
     def noise(self) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
-from attacker.audit.record.schema import NoiseAttack
-from attacker.leakage.record import ImageLeak, Leakage, outliers
-from attacker.wording import count, figure, joined
+from attacker.audit.record.schema import NoiseAttack, PositionLeakage, SpanLeakage
+from attacker.leakage.record import ImageLeak, Leakage, PositionRank, SpanRank, outliers
+from attacker.wording import capitalised, count, counted, figure, joined
 
 # Errors of pixels on the scale [0, 1]. A picture with 0.02 looks the same, one with 0.1 is noisy but plain to see; an
 # image and a grey square differ by about 0.25.
@@ -40,7 +41,8 @@ def advice(leakage: Leakage) -> list[str]:
     image = _usable(leakage)
     if image is None:
         return [f"Image {leak.index}: {leak.reason}." for leak in leakage.images if leak.reason]
-    told = [*(_noise(leakage) or [_rank(image)]), _error(leakage, image)]
+    told = [*(_noise(leakage) or [_rank(image)]), *exactly_determined(leakage.positions, leakage.spans)]
+    told.append(_error(leakage, image))
     if leakage.defence != "none" and image.influence is not None:
         told.append(
             "What the defence does to the finished gradient moves the image that fits it by an RMSE of "
@@ -54,6 +56,46 @@ def advice(leakage: Leakage) -> list[str]:
         "later in training, give other numbers."
     )
     return [paragraph for paragraph in told if paragraph]
+
+
+def exactly_determined(
+    positions: PositionRank | PositionLeakage | None, spans: Sequence[SpanRank | SpanLeakage]
+) -> list[str]:
+    """What formulas take from one gradient, a sentence for each; empty where none fits the model.
+
+    Args:
+        positions: Patches by the gradient of their positions, or None.
+        spans: Pairs of layers that take batches apart.
+    """
+    told = [] if positions is None else [_patches(positions)]
+    return told + [_apart(span) for span in spans]
+
+
+def _patches(rank: PositionRank | PositionLeakage) -> str:
+    patches = counted(rank.patches, "patch", "patches")
+    numbers = f"the gradient of {rank.positions} has rank {count(rank.rank)} for {patches}"
+    if rank.exact:
+        return (
+            f"One image is exactly determined, however large: {numbers}, so that one linear system gives all of them "
+            "(patch-embedding)."
+        )
+    return (
+        f"Patches are not exactly determined: {numbers} of {counted(rank.width, 'number')} a token. One linear system "
+        "gives that many combinations of them (patch-embedding); the others have to be guessed."
+    )
+
+
+def _apart(span: SpanRank | SpanLeakage) -> str:
+    layers = f"{span.first} and {span.second}, with {span.activation} between them,"
+    if not span.tokens:
+        return (
+            f"{capitalised(counted(span.most, 'image'))} of one batch are exactly determined: {layers} take as many "
+            "apart (activation-span)."
+        )
+    sizes = f"{layers} take up to {counted(span.most, 'token')} apart, and an image has {count(span.each)}"
+    if span.images:
+        return f"The tokens of {counted(span.images, 'image')} of one batch are exactly determined: {sizes}."
+    return f"Tokens of batches are not exactly determined: {sizes}."
 
 
 def warning(leakage: Leakage) -> str:

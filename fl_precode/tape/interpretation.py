@@ -101,6 +101,7 @@ class Interpretation:
             node=entry.node,
             frozen=frozen,
             assumptions=(*self.assumptions, *aligned.assumptions, *assumed.assumptions, *guesses),
+            returned=_returned(aligned, assumed),
         )
 
     def _aligned(self, entry: TapeEntry, sent: TapeEntry, load: Load) -> _Aligned:
@@ -128,8 +129,8 @@ class Interpretation:
             case "gradient":
                 return received, _Kind("gradient", assumptions)
             case "difference":
-                return received, _Kind("weights", assumptions)
-        return {name: -received[name] for name in names}, _Kind("weights", assumptions)
+                return received, _Kind("weights", assumptions, of_change=1)
+        return {name: -received[name] for name in names}, _Kind("weights", assumptions, of_change=-1)
 
     def _meaning(self, entry: TapeEntry, sent: Tensors, received: Tensors) -> MeaningGuess:
         said: Mapping[str, Meaning] = {"weights": "weights", "difference": "difference", "gradient": "gradient"}
@@ -184,8 +185,17 @@ class Interpretation:
 
 @dataclass(frozen=True)
 class _Kind:
+    """What an update is.
+
+    Attributes:
+        kind: For the observation.
+        assumptions: What was guessed.
+        of_change: 1 where the reply is what was trained minus what was sent, -1 where it is the opposite, 0 otherwise.
+    """
+
     kind: Any
     assumptions: tuple[Assumption, ...] = ()
+    of_change: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +313,18 @@ def _check_array(entry: TapeEntry, name: str, aligned: _Aligned) -> None:
         raise TapeError(
             f"{entry.file}: expected floating-point {name!r}; name arrays that are no parameters as buffers"
         )
+
+
+def _returned(aligned: _Aligned, assumed: _Kind) -> dict[str, Tensor]:
+    """Buffers after the client's work; whoever sends changes of the weights sends those of the buffers with them."""
+    values = {
+        name: value
+        for name, value in aligned.received.items()
+        if name in aligned.sent and name not in aligned.parameters and value.shape == aligned.sent[name].shape
+    }
+    if not assumed.of_change:
+        return values
+    return {name: aligned.sent[name] + assumed.of_change * value for name, value in values.items()}
 
 
 def _moved(update: Tensors, layout: ModelLayout | None) -> frozenset[str]:

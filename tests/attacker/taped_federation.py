@@ -72,6 +72,7 @@ def tape_federation(
     writer = TapeWriter(folder / "tape", header or own_header)
     names = nodes or tuple(f"90071992547409{i}1" for i in range(clients))
     network = federation.model()
+    buffers = tuple(name for name, _ in network.named_buffers()) if local else ()
     used, results = {}, []
     for server_round in range(1, rounds + 1):
         state = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -92,7 +93,7 @@ def tape_federation(
                     sent = dict(chain(sent, generator=draws, model=network, batch=batches[0]))
                 gradient, behind = sent, batch_size
             arrays = {name: value.detach().numpy() for name, value in sent.items()}
-            writer.write_observation(server_round, node, arrays, batch_size=behind, buffers=())
+            writer.write_observation(server_round, node, arrays, batch_size=behind, buffers=buffers)
             used[node, server_round] = steps[0]
             updates.append(gradient)
         with torch.no_grad():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_precode.tape import Tape, TapeError, TapeHeader, TapeWriter
+from fl_precode.tape import Tape, TapeError, TapeHeader, TapeWriter, checked_files, reader
 from fl_precode.tape.checked_files import CheckedFiles
 
 
@@ -64,3 +64,24 @@ def test_a_length_that_the_manifest_gives_wrong_is_named_although_the_file_is_ke
     other = Tape(folder, checked=checked)
     with pytest.raises(TapeError, match="bytes where the manifest lists"):
         other.load(other.entries[0])
+
+
+def test_a_file_without_room_is_checked_again_only_when_it_was_written(folder, monkeypatch):
+    checked, hashed = CheckedFiles(most_bytes=1), []
+    tape = Tape(folder, checked=checked)
+    file = folder / tape.entries[0].file
+    digest = reader.hashlib.sha256
+    monkeypatch.setattr(reader.hashlib, "sha256", lambda content: hashed.append(len(content)) or digest(content))
+    tape.load(tape.entries[0])
+    tape.load(tape.entries[0])
+    assert hashed.count(file.stat().st_size) >= 2, "written a moment ago"
+    monkeypatch.setattr(checked_files, "_SETTLED_NS", -1)
+    tape.load(tape.entries[0])
+    hashed.clear()
+    assert torch.equal(tape.load(tape.entries[0]).update["weight"], torch.ones(2, 2))
+    assert hashed == []
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(TapeError, match="was altered"):
+        tape.load(tape.entries[0])

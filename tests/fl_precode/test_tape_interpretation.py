@@ -233,3 +233,24 @@ def test_adam_that_nobody_announced_is_noticed(tmp_path, kind):
     assert seen.protocol.optimiser == "sgd"
     plain = arrays(trained(wide()))
     assert read(tape_of(tmp_path / "plain", before, plain), wide()).protocol.optimiser is None
+
+
+@pytest.mark.parametrize(("word", "sign"), [("weights", 0), ("difference", 1)], ids=["weights", "difference"])
+def test_buffers_are_read_as_they_were_after_the_clients_work(tmp_path, word, sign):
+    before, after = arrays(network(norm=True)), arrays(trained(network(norm=True), images=2))
+    reply = {name: after[name] - sign * before[name] for name in before}
+    tape = tape_of(tmp_path / "tape", before, reply)
+    (tmp_path / "tape.toml").write_text(f'reply = "{word}"\n')
+    tape.header = with_notes(tape.header, tmp_path / "tape")
+    seen = read(tape, network(norm=True))
+    buffers = {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
+    assert seen.returned.keys() == buffers == seen.buffers.keys()
+    for name in buffers:
+        assert np.allclose(seen.returned[name].numpy(), after[name], atol=1e-6)
+        assert not np.array_equal(seen.buffers[name].numpy(), after[name])
+
+
+def test_a_client_that_keeps_its_buffers_returns_none(tmp_path):
+    before, after = arrays(network(norm=True)), arrays(trained(network(norm=True), images=2))
+    kept = {name: value for name, value in after.items() if "running" not in name and "tracked" not in name}
+    assert not read(tape_of(tmp_path / "tape", before, kept), network(norm=True)).returned

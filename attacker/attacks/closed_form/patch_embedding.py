@@ -38,6 +38,7 @@ ONE_IMAGE = 0.1
     rank=12,
     cost=2.0,
     exact=True,
+    portfolio=10,
 )
 @dataclass(frozen=True, kw_only=True)
 class PatchEmbedding(Attack):

@@ -21,6 +21,7 @@ from attacker.attacks.label_trial import labels_to_try, with_trial, without_labe
 from attacker.attacks.side_information import PLAIN, NoiseSearch, SideInformation
 from attacker.gradients.client_mode import AsTrained, as_trained
 from attacker.gradients.observed import observed_gradient
+from attacker.gradients.returned_statistics import why_not_one_batch
 from attacker.gradients.trace import trace
 from attacker.optim.deadline import share_of_time
 from attacker.optim.random_streams import Draws
@@ -62,6 +63,7 @@ class GradientMatching(Search, Attack):
         init: `Normal`, `Uniform`, `Grey` or `Patterned`.
         restarts: `Restarts`, which may be halved on the way.
         replay: A `ReplayMode`.
+        normalise_by: "batch" or "returned"; see `Search`.
         layers: Patterns of the parameters that are matched; see `Search`.
         memory: GiB for the candidates that run together; see `Search`.
         method: Name of the method that these settings are, as in the registry; changes nothing else.
@@ -105,6 +107,8 @@ class GradientMatching(Search, Attack):
         for prior in self.priors:
             if (reason := prior.refuses(victim, observation)) is not None:
                 return reason
+        if self.normalise_by == "returned" and (why := why_not_one_batch(victim.model, observation)) is not None:
+            return because("statistics-needed", option="normalise_by=returned", why=why)
         try:
             matched = matched_parameters(self.layers, observation.parameters)
         except ValueError as error:
@@ -141,7 +145,7 @@ class GradientMatching(Search, Attack):
             return []
         draws = Draws.of_each(generators, self.restarts.count)
         results: list[Reconstruction | None] = [None] * len(observations)
-        groups = as_trained(victim, observations)
+        groups = as_trained(victim, observations, by_returned=self.normalise_by == "returned")
         for number, group in enumerate(groups):
             with share_of_time(number, len(groups)):
                 known_group = _Group(group, [knowledge[index] for index in group.indices], noise)

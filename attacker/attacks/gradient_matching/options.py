@@ -57,9 +57,11 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "halving": 0,
         "image_norm": 0.0,
         "batch_norm": 0.0,
+        "batch_norm_of": "running",
         "group_consistency": 0.0,
         "group_mean": "mean",
         "local_training": "auto",
+        "normalise_by": "batch",
         "layers": "",
         "iterate": "last",
     }
@@ -112,6 +114,7 @@ def options_of(search: Search) -> dict[str, Option]:
         "total_variations": "" if raced is None else raced.text,
         "image_norm": weights.get("image_norm", 0.0),
         "batch_norm": weights.get("batch_norm", 0.0),
+        "batch_norm_of": next((prior.of for prior in search.priors if isinstance(prior, BNStatistics)), "running"),
         "group_consistency": weights.get("group_consistency", 0.0),
         "group_mean": GROUP_MEANS[
             any(isinstance(prior, GroupConsistency) and prior.registered for prior in search.priors)
@@ -124,6 +127,7 @@ def options_of(search: Search) -> dict[str, Option]:
         "memory": search.memory,
         "start": search.init.name,
         "local_training": search.replay.value,
+        "normalise_by": search.normalise_by,
         "layers": search.layers,
     }
     return {**options, **_of_optimiser(optimiser)}
@@ -157,6 +161,7 @@ def _parts(options: Mapping[str, Any]) -> dict[str, Any]:
         "init": start_named(options["start"]),
         "restarts": Restarts(options["restarts"], halving=options["halving"]),
         "replay": options["local_training"],
+        "normalise_by": options["normalise_by"],
         "layers": options["layers"],
         "memory": options["memory"],
     }
@@ -208,6 +213,8 @@ def _priors(options: Mapping[str, Any]) -> list[Prior]:
     registered = options["group_mean"] == "registered"
     if registered and not options["group_consistency"]:
         raise ValueError("group_mean says what group_consistency compares with; set group_consistency above 0")
+    if options["batch_norm_of"] != "running" and not options["batch_norm"]:
+        raise ValueError("batch_norm_of says which statistics batch_norm compares with; set batch_norm above 0")
     text = options["total_variations"]
     plain = TotalVariation(options["total_variation"])
     raced = [RacedTotalVariation(_weights(text), text=text)] if text else []
@@ -215,7 +222,7 @@ def _priors(options: Mapping[str, Any]) -> list[Prior]:
         plain,
         ImageNorm(options["image_norm"]),
         GroupConsistency(options["group_consistency"], registered=registered),
-        BNStatistics(options["batch_norm"]),
+        BNStatistics(options["batch_norm"], of=options["batch_norm_of"]),
     ]
     return [*raced, *(prior for prior in priors if prior.weight and not (raced and prior is plain))]
 

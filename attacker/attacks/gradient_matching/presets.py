@@ -61,6 +61,10 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
             restarts=Restarts(8),
             method="see-through-gradients",
         ),
+        # Inverting Gradients with what running statistics that came back say of the batch (Huang et al., NeurIPS 2021).
+        "statistics-matching": GradientMatching(
+            priors=[TotalVariation(1e-4), BNStatistics(1.0, of="returned")], method="statistics-matching"
+        ),
         # Zhu, Liu, Han (NeurIPS 2019) and Zhao, Mopuri, Bilen (arXiv 2001.02610), whose code stops below 1e-6. Their
         # 300 steps of torch's L-BFGS are 20 evaluations each. A shorter history needs more of them: on LeNet with
         # uniform weights (image 0 to 3) 30 steps reach 21 dB in 1,500 evaluations, 100 steps 29 dB; in equal CPU time,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from attacker.attacks.gradient_matching.batch import Piece
 from attacker.gradients.replay import Replay
 from attacker.objectives import image_priors as priors
 from attacker.objectives.bn_statistics_prior import BatchStatistics, why_no_batch_statistics
-from attacker.optim.setting_ranges import check_weight
+from attacker.objectives.returned_statistics import returned_prior, why_no_returned_statistics
+from attacker.optim.setting_ranges import check_choice, check_weight
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
+
+STATISTICS: Final = ("running", "returned")
+"""Of which statistics `BNStatistics` takes the distance."""
 
 
 class Prior(ABC):
@@ -149,10 +153,15 @@ class GroupConsistency(_Weighted):
 
 @dataclass(frozen=True)
 class BNStatistics(_Weighted):
-    """Distance to the running statistics of BatchNorm layers (Yin et al., CVPR 2021).
+    """Distance to statistics of what enters BatchNorm layers (Yin et al., CVPR 2021).
 
     Attributes:
         weight: 0 or more.
+        of: "running" for the running ones that were sent, a rough guess; "returned" for those of the client's own
+            batch, which follow from the buffers that came back (`ReturnedStatistics`, another scale).
+
+    Raises:
+        ValueError: If there are no such statistics.
     """
 
     option: ClassVar[str] = "batch_norm"
@@ -161,8 +170,16 @@ class BNStatistics(_Weighted):
     )
     of_model: ClassVar[bool] = True
 
+    of: str = field(default="running", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("batch_norm_of", self.of, STATISTICS)
+
     def on(self, piece: Piece) -> priors.Prior:
-        """With the statistics that were sent to each victim."""
+        """With the statistics that were sent to each victim, or that each sent back."""
+        if self.of == "returned":
+            return returned_prior(piece.known, piece.sent, latents=piece.seen.latents)
         first = piece.sent[0]
         shared = Replay(piece.known, first.parameters, first.buffers)
         replays = [
@@ -173,6 +190,9 @@ class BNStatistics(_Weighted):
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Models without such layers, and updates without their statistics."""
+        if self.of == "returned":
+            why = why_no_returned_statistics(victim, observation) if self.weight else None
+            return why and because("statistics-needed", option="batch_norm_of=returned", why=why)
         reason = why_no_batch_statistics(victim.model, observation.buffers)
         if reason is None or not self.weight:
             return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ from attacker.optim.setting_ranges import check_choice
 from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 
+NORMALISED_BY: Final = ("batch", "returned")
+"""What batch normalisation goes by while candidates are replayed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -56,6 +59,9 @@ class Search:
         init: Where a search starts.
         restarts: How many starts each observation has.
         replay: How weights after several local steps are replayed.
+        normalise_by: What batch normalisation goes by while candidates are replayed: "batch", the protocol's way, for
+            clients in training mode the candidate's own images; or "returned", the statistics of the client's batch,
+            which follow from the buffers that came back (Huang et al., NeurIPS 2021).
         layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
         memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
             together run one part after another, unless they are compared on the way.
@@ -70,6 +76,7 @@ class Search:
     init: Start = Normal()
     restarts: Restarts = Restarts()
     replay: ReplayMode = ReplayMode.AUTO
+    normalise_by: str = "batch"
     layers: str = ""
     memory: float = 0.0
 
@@ -77,6 +84,7 @@ class Search:
         object.__setattr__(self, "priors", tuple(self.priors))
         check_choice("local_training", self.replay, tuple(ReplayMode))
         object.__setattr__(self, "replay", ReplayMode(self.replay))
+        check_choice("normalise_by", self.normalise_by, NORMALISED_BY)
         check_patterns(self.layers)
         if not 0 <= self.memory < float("inf"):
             raise ValueError(f"expected memory in GiB, 0 (for the default) or more, got {self.memory!r}")

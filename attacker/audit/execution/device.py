@@ -50,4 +50,5 @@ def _placed(observation: Observation, device: torch.device) -> Observation:
         parameters=moved(observation.parameters),
         buffers=moved(observation.buffers),
         update=moved(observation.update),
+        returned=moved(observation.returned),
     )

@@ -175,9 +175,11 @@ def write_control(
         ]
         if first:
             writer.write_round(entry.round, _arrays(model, buffers))
-        reply = _reply(model, subject.truth, entry, inputs, training, subject.victim.criterion)
+        reply, worked = _reply(model, subject.truth, entry, inputs, training, subject.victim.criterion)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
-        arrays |= {name: value for name, value in _arrays(model, buffers).items() if name in buffers}
+        # Running statistics come back as the client's work left them, where its own did.
+        after = _arrays(worked if observation.returned else model, buffers)
+        arrays |= {name: value for name, value in after.items() if name in buffers}
         writer.write_observation(entry.round, entry.node, arrays, batch_size=observation.batch_size, buffers=buffers)
     if writer.lost:
         raise OSError(f"the undefended control could not be written to {folder}; is the disk full?")
@@ -302,14 +304,17 @@ def _reply(
     inputs: InputSpec,
     training: _Training,
     loss: Loss | None,
-) -> dict[str, Tensor]:
-    """What the client sends: its gradient, or its weights after local training. The model is left as it is."""
+) -> tuple[dict[str, Tensor], nn.Module]:
+    """What the client sends, its gradient or its weights after local training, and its model after the work.
+
+    The model is left as it is.
+    """
     work = deepcopy(model)
     if training.kind == "gradient":
         whole = truth.truth(entry)
         assert whole is not None
         batch = inputs.normalise(whole.images), whole.labels
-        return batch_gradient(work, batch, batch_norm=training.batch_norm, loss=loss)[0]
+        return batch_gradient(work, batch, batch_norm=training.batch_norm, loss=loss)[0], work
     batches = [(inputs.normalise(step.images), step.labels) for step in truth.steps(entry)]
     local_training(
         work,
@@ -321,4 +326,4 @@ def _reply(
         batch_norm=training.batch_norm,
         loss=loss,
     )
-    return {name: value.detach() for name, value in work.named_parameters()}
+    return {name: value.detach() for name, value in work.named_parameters()}, work

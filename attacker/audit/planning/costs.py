@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -15,6 +16,7 @@ from attacker.attacks.gradient_matching.attack import GradientMatching
 from attacker.attacks.gradient_matching.parts import Adam
 from attacker.attacks.portfolio import Portfolio
 from attacker.attacks.registry import ATTACKS, AttackEntry, build_attack, entry_of
+from attacker.attacks.statistics_only import StatisticsOnly
 from attacker.audit.execution.attack_job import chunk_size
 from attacker.audit.execution.device import placed
 from attacker.audit.execution.passes import replayed_images, seconds_of_pass
@@ -55,8 +57,11 @@ def searches_for(spec: str) -> int | None:
     >>> searches_for("dlg:iterations=9"), searches_for("first-layer")
     (9, None)
     """
-    settings = _matching(spec)
-    return None if settings is None else settings.optimiser.iterations
+    attack = build_attack(spec)
+    settings = _matching_of(attack)
+    if settings is None:
+        return attack.iterations if isinstance(attack, StatisticsOnly) else None
+    return settings.optimiser.iterations
 
 
 def cost(spec: str) -> float:
@@ -69,10 +74,10 @@ def _cost(entry: AttackEntry | None, attack: Attack) -> float:
         return entry.cost
     if isinstance(attack, Portfolio):
         return sum(_cost(ATTACKS.get(spec_name(member.method)), member.attack) for member in attack.members)
-    settings = _matching_of(attack)
-    if settings is None:
+    evaluations: int | None = getattr(_matching_of(attack) or attack, "evaluations", None)
+    if evaluations is None:
         return _UNKNOWN
-    return settings.evaluations * (1.0 if entry is None else entry.cost_of_iteration)
+    return evaluations * (1.0 if entry is None else entry.cost_of_iteration)
 
 
 def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds: float = 10.0) -> float | None:
@@ -87,6 +92,9 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
         settings: Of the audit.
         seconds: That measuring may take.
 
+    Updates of a number of images that is not known count as those of one: no search fits them, but formulas do, and
+    what these cost is told in the same unit.
+
     Returns:
         The time on the clock on the wall, as the budget counts it; None where gradient matching does not fit, or fails.
     """
@@ -95,7 +103,9 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
     probe = GradientMatching(optimiser=Adam(iterations=_WATCHED))
     with within(seconds) as deadline:
         try:
-            observations = [settings.knowledge.of(subject.tape.load(entry), subject.defence) for entry in entries]
+            observations = [
+                _of_some_size(settings.knowledge.of(subject.tape.load(entry), subject.defence)) for entry in entries
+            ]
             if any(probe.why_not(subject.victim, observation) is not None for observation in observations):
                 return None
             torch.set_num_threads(settings.threads)
@@ -109,6 +119,10 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
             return None
 
 
+def _of_some_size(observation: Observation) -> Observation:
+    return replace(observation, batch_size=1) if observation.batch_size is None else observation
+
+
 def _watched(
     victim: Victim, observations: Sequence[Observation], probe: GradientMatching, settings: AuditSettings
 ) -> float | None:
@@ -119,10 +133,6 @@ def _watched(
     gaps = [(later[0] - earlier[0]) / later[1] for earlier, later in zip(looks, looks[1:], strict=False)]
     # What an attack does before its first iteration is in none; other processes only ever make one slower.
     return statistics.median(gaps) if gaps else None
-
-
-def _matching(spec: str) -> GradientMatching | None:
-    return _matching_of(build_attack(spec))
 
 
 def _matching_of(attack: Attack) -> GradientMatching | None:

@@ -9,6 +9,7 @@ from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.record.schema import UpdateReading, finite
 from attacker.audit.settings import AuditSettings
 from attacker.gradients.observed import steps_behind
+from attacker.gradients.returned_statistics import returned_statistics
 from attacker.labels.evidence import classifier_gradient
 from attacker.optim.deadline import time_is_up
 from attacker.reasons import Reason, because
@@ -42,6 +43,7 @@ def readings(federation: AuditedFederation, settings: AuditSettings) -> list[Upd
                     float(sum(tensor.double().square().sum() for tensor in observation.update.values()) ** 0.5)
                 ),
                 statistics=_statistics(observation),
+                batch_statistics=_batch_statistics(federation.subject.victim, observation),
                 at_least=at_least,
                 why_no_labels=str(why_no_labels),
                 why_codes=list(why_no_labels.codes),
@@ -78,3 +80,9 @@ def fewest_of_each_class(victim: Victim, observation: Observation) -> tuple[list
 def _statistics(observation: Observation) -> int:
     """Layers whose running mean, of the features of the client's images, is on the tape."""
     return sum(name.endswith("running_mean") for name in observation.buffers)
+
+
+def _batch_statistics(victim: Victim, observation: Observation) -> int:
+    """Layers whose mean and variance over the client's batch follow exactly from the buffers that came back."""
+    found = returned_statistics(victim.model, observation)
+    return 0 if isinstance(found, Reason) else sum(layer.of_one_batch for layer in found.values())

@@ -98,6 +98,38 @@ class LayerLeakage(Entry):
     rank: Count = Field(description="independent equations, counted or computed")
 
 
+class PositionLeakage(Entry):
+    """Patches of one image that the gradient of a position embedding determines by one linear system."""
+
+    positions: str = Field(description="name of the position embedding")
+    layer: str = Field(description="that sees the patches")
+    patches: Count = Field(description="of one image")
+    width: Count = Field(description="numbers of a token")
+    rank: Count = Field(description="patches that are determined; all where it is as large as their number")
+
+    @property
+    def exact(self) -> bool:
+        """Whether one image is exactly determined."""
+        return self.rank == self.patches
+
+
+class SpanLeakage(Entry):
+    """Images of one batch that two stacked layers take apart."""
+
+    first: str = Field(description="layer whose inputs are found")
+    second: str = Field(description="layer behind the activation")
+    activation: str
+    tokens: bool = Field(description="whether they see the tokens of a transformer's block; else images")
+    each: Count = Field(description="vectors of one image")
+    most: Count = Field(description="vectors that are taken apart at most, by the widths of the layers")
+    rank: Count = Field(description="directions that one image has; fewer than its vectors where these are alike")
+
+    @property
+    def images(self) -> int:
+        """Images of a batch that are exactly determined together, at most."""
+        return self.most // max(1, self.each)
+
+
 class NoiseAttack(Entry):
     """A search with a prior on updates under noise at which an attacker without one is expected to see nothing."""
 
@@ -129,6 +161,14 @@ class LeakageSummary(Entry):
     reason_codes: list[Identifier] = Field(
         default=[], description="of the reason, as in docs/codes.md; absent in older records"
     )
+    positions: PositionLeakage | None = Field(
+        default=None,
+        description="patches of one image that its positions determine, also where the rank is not computed; null "
+        "where the model has no such positions, and in older records",
+    )
+    spans: list[SpanLeakage] = Field(
+        default=[], description="pairs of layers that take batches apart; absent in older records"
+    )
 
 
 class UpdateReading(Entry):
@@ -141,6 +181,11 @@ class UpdateReading(Entry):
     numbers: Count = Field(description="in it")
     norm: Number | None = Field(description="L2 norm of the update")
     statistics: Count = Field(description="normalisation layers whose running means of features are on the tape")
+    batch_statistics: Count = Field(
+        default=0,
+        description="of these layers, those whose exact mean and variance over the client's one batch follow from what "
+        "came back; absent in older records",
+    )
     at_least: list[Count] = Field(
         description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
     )

@@ -13,12 +13,21 @@ from contextlib import suppress
 from typing import Final
 
 from attacker.audit.federations.federation import AuditedFederation
-from attacker.audit.record.schema import AuditRecord, ImageResult, LayerLeakage, LeakageSummary, finite
+from attacker.audit.record.schema import (
+    AuditRecord,
+    ImageResult,
+    LayerLeakage,
+    LeakageSummary,
+    PositionLeakage,
+    SpanLeakage,
+    finite,
+)
 from attacker.audit.scoring.leakage_groups import LEAST_FOR_CORRELATION, Leak, correlation, groups
 from attacker.audit.scoring.leakage_images import GradientLeak, LeakingImage, Origin, leaking_image, leaks_of
 from attacker.audit.scoring.noise_attack import attack_under_noise
 from attacker.audit.truth.base import Truth
 from attacker.jobs.in_time import TimeEnded, call_in_time
+from attacker.leakage.exactly_determined import position_rank, span_ranks
 from attacker.leakage.jacobian import EXACT_NUMBERS
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.released import bottleneck_shapes
@@ -128,8 +137,6 @@ def leakage_summary(
         The summary; ``reason`` says what is missing and why, and nothing is raised for models that cannot be analysed.
     """
     blank = _blank(federation, victim)
-    if reason := why_too_large(victim):
-        return _lacking(blank, reason)
     known = [
         (observation, truth, place, origin)
         for observation, truth, origin in zip(observations, truths, origins or [None] * len(truths), strict=True)
@@ -137,14 +144,17 @@ def leakage_summary(
         for place in range(len(truth.images))
     ]
     if not known:
-        return _lacking(blank, because("leakage-needs-truth"))
+        return _lacking(blank, why_too_large(victim) or because("leakage-needs-truth"))
+    failures: list[Reason] = []
+    blank = _with_formulas(blank, victim, defence, known[0], seed, failures)
+    if reason := why_too_large(victim):
+        return _lacking(blank, joined([reason, *failures], " "))
     some = _evenly(known, min(most, max(1, int(MOST_WORK_IN_ALL / work(victim)))))
     together = processes if work(victim) * len(some) > LITTLE_WORK else 1
     try:
         tasks = [_task(victim, defence, image, seed + number) for number, image in enumerate(some)]
     except Exception as error:
         return _lacking(blank, _failure(federation, "it", error))
-    failures: list[Reason] = []
     layers: dict[str, object] = {}
     leaks: list[Leak] = []
     try:
@@ -171,6 +181,24 @@ def leakage_summary(
             failures.append(_failure(federation, "what a search makes of noise on its update", error))
     found_all = LeakageSummary.model_validate({**dict(blank), **layers, **figures})
     return _lacking(found_all, joined([reason, *failures], " "))
+
+
+def _with_formulas(
+    blank: LeakageSummary, victim: Victim, defence: str, image: _Image, seed: int, failures: list[Reason]
+) -> LeakageSummary:
+    """With what formulas take from the gradient of one image; it is cheap, and so told of the largest models, too."""
+    try:
+        of, pixels = (task := _task(victim, defence, image, seed)).released(task.generator())
+        positions, spans = position_rank(of, pixels), span_ranks(of, pixels)
+    except Exception as error:
+        failures.append(_failure(blank.federation, "what formulas take from its gradient", error))
+        return blank
+    return blank.model_copy(
+        update={
+            "positions": None if positions is None else PositionLeakage(**vars(positions)),
+            "spans": [SpanLeakage(**vars(span)) for span in spans],
+        }
+    )
 
 
 def _blank(federation: str, victim: Victim) -> LeakageSummary:

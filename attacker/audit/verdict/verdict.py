@@ -203,6 +203,9 @@ def reading_text(reading: UpdateReading) -> str:
     parts = [f"{count(reading.numbers)} numbers of L2 norm {distance(reading.norm)}"]
     if reading.statistics:
         parts.append(f"running means of the features in {counted(reading.statistics, 'layer')}")
+    if reading.batch_statistics:
+        layers = counted(reading.batch_statistics, "layer")
+        parts.append(f"the exact mean and variance of its one batch in {layers}")
     most = sorted(range(len(reading.at_least)), key=lambda label: -reading.at_least[label])[:_MOST_LABELS]
     if bounds := [f"{count(reading.at_least[label])} of class {label}" for label in most if reading.at_least[label]]:
         parts.append(

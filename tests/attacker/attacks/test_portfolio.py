@@ -193,6 +193,8 @@ def test_specs_carry_the_budget():
             for name in ("noise-recovery", "noise-restoring", "ignore")
             for weight in ("0", "0.5")
         ),
+        "patch-embedding",
+        "activation-span",
     ]
     assert built.members[6].attack == GradientMatching(
         optimiser=Adam(iterations=50, plateau=7), priors=[TotalVariation(0.5)], restarts=Restarts(2)

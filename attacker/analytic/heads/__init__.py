@@ -1,0 +1,1 @@
+"""Heads behind a trunk: which layer a client trained there, and what entered it for each image."""

@@ -1,0 +1,273 @@
+"""Feature inversion: what entered a head, from the head's gradient, and the images that the known trunk turns to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+
+from attacker.analytic.heads.batch_features import (
+    SOLVED,
+    BatchFeatures,
+    HeadTraining,
+    features_of_batch,
+    features_of_one,
+)
+from attacker.analytic.heads.trained_head import TrainedHead, images_behind, trained_head, why_no_softmax, why_not_read
+from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
+from attacker.attacks.best_match import EXACT_BELOW, replayed_distance
+from attacker.attacks.known_labels import known_labels
+from attacker.attacks.label_trial import without_labels
+from attacker.attacks.registration import register_attack
+from attacker.gradients.client_mode import as_trained
+from attacker.gradients.observed import observed_gradient, steps_behind
+from attacker.gradients.replay import Replay
+from attacker.gradients.trace import trace
+from attacker.objectives.feature_prior import FeatureTarget
+from attacker.objectives.image_priors import Prior, TotalVariation
+from attacker.optim.double_precision import precise
+from attacker.optim.first_order import Descent
+from attacker.optim.problem import Objective
+from attacker.optim.random_streams import Draws
+from attacker.optim.result import Matched
+from attacker.optim.setting_ranges import check_flag, check_positive, check_weight, check_whole
+from attacker.reasons import Reason, because, joined
+from attacker.victim import Victim
+from fl_precode.observation import Observation
+
+_NEARLY_GREY = 0.1
+"""Standard deviation of the first images: units of a ReLU without bias pass nothing at grey itself."""
+
+
+@register_attack(
+    "feature-inversion",
+    title="feature inversion",
+    description="a head behind a frozen trunk: each image's features from its gradient, then the trunk inverted",
+    source="this project; Mahendran, Vedaldi, CVPR 2015",
+    rank=80,
+    cost=600.0,
+    colour="#7c3aed",
+)
+@dataclass(frozen=True, kw_only=True)
+class FeatureInversion(Attack):
+    """Features from the gradient of a head, and images from the features (Mahendran, Vedaldi, CVPR 2015).
+
+    A client that trains a Linear head behind a trunk that stays as it was sends no gradient of the trunk. What it sends
+    shows what the trunk made of each image: of one image by a division, of a batch smaller than the number of classes
+    by the softmax of the head (`attacker.analytic.heads`). Adapters are such heads, and so is the branch that LoRA adds
+    to a frozen Linear layer: its gradient has the direction of one image's features. The trunk is known, so that images
+    are sought whose features are these: no gradient is matched, and none is differentiated twice. How much comes back
+    is how much the trunk keeps. Few numbers for an image, as pooled features are, do not determine it; they name it all
+    the same among images that one has (docs/heads.md).
+
+    Clients that normalise by the batch are replayed so: all images of the batch are sought together.
+
+    Attributes:
+        steps: Of the search for images, 1 or more.
+        learning_rate: Of its first step, in the model's normalised scale, positive.
+        total_variation: Weight of the prior beside the features' squared distance, as a share of what grey images miss,
+            0 or more.
+        starts: Of the search for the features of a batch, at most, 1 or more.
+        any_trunk: Whether trunks that were trained too are inverted, as they were sent.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    steps: int = 1_000
+    learning_rate: float = 0.3
+    total_variation: float = 1e-3
+    starts: int = 12
+    any_trunk: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("steps", self.steps, least=1)
+        check_whole("starts", self.starts, least=1)
+        check_positive("learning_rate", self.learning_rate)
+        check_weight("total_variation", self.total_variation)
+        check_flag("any_trunk", self.any_trunk)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "feature-inversion"
+
+    def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
+        """Why the attack cannot fit the observation, or None when it can."""
+        (clients,) = as_trained(victim, [observation])
+        head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
+        return head if isinstance(head, Reason) else why_not_read(clients.victim, head, observation)
+
+    def run(
+        self,
+        victim: Victim,
+        observations: Sequence[Observation],
+        labels: Sequence[Tensor | None],
+        generators: Sequence[Generator],
+        progress: Progress | None,
+    ) -> list[Reconstruction]:
+        """The features of each observation's images, and a search for these images."""
+        results: dict[int, Reconstruction] = {}
+        for clients in as_trained(victim, observations) if observations else ():
+            for index, observation in zip(clients.indices, clients.observations, strict=True):
+                results[index] = self._attack(clients.victim, observation, labels[index], generators[index])
+                if progress is not None:
+                    progress(len(results) / len(observations), None)
+        return [results[index] for index in range(len(observations))]
+
+    def _attack(
+        self, victim: Victim, observation: Observation, granted: Tensor | None, generator: Generator
+    ) -> Reconstruction:
+        began = time.perf_counter()
+        head = trained_head(victim, trace(victim), any_trunk=self.any_trunk)
+        assert not isinstance(head, Reason)
+        found = head_features(victim, head, observation, granted, generator, starts=self.starts)
+        if isinstance(found, Reason):
+            result = without_labels(found)
+        else:
+            result = self._reconstructed(victim, head, observation, found, generator)
+        return replace(result, seconds=time.perf_counter() - began)
+
+    def _reconstructed(
+        self,
+        victim: Victim,
+        head: TrainedHead,
+        observation: Observation,
+        found: BatchFeatures,
+        generator: Generator,
+    ) -> Reconstruction:
+        matched = self._inverted(victim, head, observation, found, generator)
+        inputs, distance = matched.candidates[0, 0], float(matched.distances[0, 0])
+        steps = int(matched.iterations[0, 0])
+        solved = found.residual < SOLVED
+        cut = because("time-ended", steps=steps, total=self.steps) if matched.cut else ""
+        if not distance < float("inf"):
+            return Reconstruction(
+                inputs=None, labels=found.labels, outcome=Outcome.DIVERGED, reason=because("image-not-finite")
+            )
+        matching = None
+        if found.labels is not None:
+            matching = replayed_distance(victim, trace(victim), observation, inputs, found.labels)
+        return Reconstruction(
+            inputs=inputs,
+            labels=found.labels,
+            outcome=Outcome.CONVERGED if solved and distance < EXACT_BELOW else Outcome.ITERATION_LIMIT,
+            reason=joined([_words(head, found, distance), cut]),
+            matching_loss=matching,
+            iterations=steps,
+            starts=1,
+            cut=matched.cut,
+        )
+
+    def _inverted(
+        self, victim: Victim, head: TrainedHead, observation: Observation, found: BatchFeatures, generator: Generator
+    ) -> Matched:
+        like = next(iter(observation.parameters.values()))
+        replay = Replay(victim, observation.parameters, observation.buffers)
+        draws = Draws.of_each([generator], 1)
+        wanted = {head.name: found.features.to(like)[None]}
+        target = FeatureTarget([replay], wanted, direction_only=found.direction_only)
+        grey = like.new_zeros(1, 1, len(found.features), *victim.inputs.shape)
+        with torch.no_grad():
+            missed = float(target(grey))
+        objective = _FeatureObjective(target, missed or 1.0, self.total_variation, TotalVariation())
+        search = Descent(
+            iterations=self.steps, learning_rate=self.learning_rate, signed=False, schedule="cosine", iterate="best"
+        )
+        start = _NEARLY_GREY * draws.normal(len(found.features), *victim.inputs.shape, like=like)
+        with torch.enable_grad():
+            return search.run(objective, victim.inputs.clamp(start), project=victim.inputs.clamp)
+
+
+def _words(head: TrainedHead, found: BatchFeatures, distance: float) -> Reason:
+    """What a reader should know about the features and the images."""
+    if found.residual < SOLVED:
+        return because("features-found", name=head.name, residual=found.residual, distance=distance)
+    return because(
+        "features-found.not",
+        name=head.name,
+        starts=found.starts,
+        residual=found.residual,
+        solved=SOLVED,
+        distance=distance,
+    )
+
+
+@dataclass(frozen=True)
+class _FeatureObjective(Objective):
+    """The features' distance, and a prior on images.
+
+    Much of what features are is the same for all images: distances are shares of what grey images miss.
+
+    Attributes:
+        target: The distance.
+        unit: That of grey images, positive.
+        weight: Of the prior.
+        prior: On images.
+    """
+
+    target: FeatureTarget
+    unit: float
+    weight: float
+    prior: Prior
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Squared distances of the features, relative to that of grey images."""
+        return self.target(x) / self.unit
+
+    def priors(self, x: Tensor) -> Tensor:
+        """The weighted prior."""
+        return self.weight * self.prior(x)
+
+    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
+        """The same for some of the candidates."""
+        return replace(self, target=self.target.keep(victims, restarts), prior=self.prior.keep(victims, restarts))
+
+
+def head_features(
+    victim: Victim,
+    head: TrainedHead,
+    observation: Observation,
+    granted: Tensor | None,
+    generator: Generator,
+    *,
+    starts: int,
+) -> BatchFeatures | Reason:
+    """What entered a head for each image, or why its labels, which batches need, are not known.
+
+    Args:
+        victim: Public knowledge about the model, as its clients ran it.
+        head: One that `why_not_read` lets pass.
+        observation: The update.
+        granted: (batch,) labels, or None.
+        generator: For the recovery of labels, and the search for features.
+        starts: Of this search, at most.
+    """
+    images = images_behind(head, observation)
+    assert not isinstance(images, Reason)
+    sized = replace(observation, batch_size=images)
+    gradient = {name: precise(value) for name, value in observed_gradient(observation).items()}
+    weight = precise(observation.parameters[head.weight])
+    weight_gradient, bias_gradient = gradient[head.weight], None if head.bias is None else gradient[head.bias]
+    constant = None if head.constant is None else precise(observation.buffers[head.constant])
+    ((labels, words),) = known_labels(victim, [sized], [granted], [generator])
+    if images == 1 and (bias_gradient is not None or labels is None or why_no_softmax(victim, head, sized, 1)):
+        return replace(features_of_one(weight_gradient, bias_gradient), labels=labels)
+    if labels is None:
+        return Reason(words)
+    protocol, steps = observation.protocol, steps_behind(observation) or 1
+    bias = constant if head.bias is None else precise(observation.parameters[head.bias])
+    training = HeadTraining(
+        weight=weight,
+        bias=weight.new_zeros(len(weight)) if bias is None else bias,
+        weight_gradient=weight_gradient,
+        bias_gradient=bias_gradient,
+        steps=steps,
+        learning_rate=(protocol.learning_rate or 1.0) if steps > 1 else 1.0,
+        momentum=(protocol.momentum or 0.0) if steps > 1 else 0.0,
+    )
+    return features_of_batch(training, labels, generator, starts=starts)

@@ -1,0 +1,91 @@
+"""Where an exact attack fits, the plan has it first, and the verdict says that it is exact and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from attacker.audit.federations.federation import open_federations
+from attacker.audit.inputs.tape_source import TapeSource
+from attacker.audit.planning import plan as planner
+from attacker.audit.planning.costs import measure_unit
+from attacker.audit.planning.plan import plan_audit
+from attacker.audit.settings import AuditSettings
+from attacker.audit.threat_model import BATCH_SIZE, Knowledge
+from tests.attacker.audits import audit_tape
+from tests.attacker.leaking_models import small_photographs
+from tests.attacker.taped_federation import tape_federation
+
+UNIT = 0.001
+"""Seconds of an iteration, for plans that shall not depend on this machine."""
+
+TRANSFORMER = "tests.attacker.small_transformers:Perceptron"
+SMOOTH = "tests.attacker.leaking_models:smooth_mlp"
+NORMED = "tests.attacker.leaking_models:normed"
+TRAINED = {"learning_rate": 0.05, "local_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exact")
+
+
+@pytest.fixture(scope="module")
+def guarded(folder):
+    """A vision transformer with PRECODE before its head."""
+    data = small_photographs(folder)
+    return tape_federation(folder / "vit", model=TRANSFORMER, defence="precode:latent=6", dataset=data, rounds=1).tape
+
+
+@pytest.fixture(scope="module")
+def batches(folder):
+    """A smooth network, eight images an update."""
+    return tape_federation(folder / "mlp", model=SMOOTH, batch_size=8, rounds=1).tape
+
+
+def planned(tape, folder, monkeypatch=None, **changes):
+    settings = AuditSettings(**{"victims": 2, "control": False, **changes})
+    federations = open_federations([TapeSource(tape=tape)], settings, folder / "controls")
+    if monkeypatch is not None:
+        monkeypatch.setattr(planner, "measure_unit", lambda *_: UNIT)
+    return federations, settings, [one for one in plan_audit(federations, settings) if one.status == "run"]
+
+
+@pytest.mark.parametrize("withhold", [(), (BATCH_SIZE,)])
+@pytest.mark.parametrize(("victims", "attack"), [("guarded", "patch-embedding"), ("batches", "activation-span")])
+def test_the_exact_attack_is_planned_first_for_a_small_share_of_a_search(
+    request, tmp_path, monkeypatch, victims, attack, withhold
+):
+    tape, knowledge = request.getfixturevalue(victims), Knowledge.usual(withhold=withhold)
+    *_, found = planned(tape, tmp_path, monkeypatch, knowledge=knowledge, budget=1e6)
+    assert found[0].attack == attack
+    assert found[0].expected_seconds <= 100 * UNIT * 2
+    searches = [one for one in found if one.iterations]
+    assert bool(searches) != bool(withhold)
+    assert all(one.expected_seconds > 10 * found[0].expected_seconds for one in searches)
+
+
+def test_what_a_formula_costs_is_known_without_the_number_of_images(batches, tmp_path):
+    knowledge = Knowledge.usual(withhold=[BATCH_SIZE])
+    federations, settings, _ = planned(batches, tmp_path, knowledge=knowledge, budget=60)
+    assert 0 < measure_unit(federations[0], settings) < 0.1
+
+
+def test_statistics_that_came_back_are_planned_behind_the_search_that_all_are_compared_with(
+    folder, tmp_path, monkeypatch
+):
+    tape = tape_federation(folder / "norm", model=NORMED, batch_size=4, rounds=1, local=TRAINED).tape
+    *_, found = planned(tape, tmp_path, monkeypatch, budget=1e6)
+    names = [one.attack.partition(":")[0] for one in found]
+    plain = names.index("inverting-gradients")
+    assert names[plain : plain + 2] == ["inverting-gradients", "statistics-matching"]
+    assert found[plain + 1].expected_seconds > 300 * UNIT
+    assert "statistics-only" in names[plain:]
+
+
+def test_precode_before_the_head_of_a_transformer_leaks_and_the_sentence_says_why(guarded, tmp_path):
+    record = audit_tape(guarded, out=tmp_path, attacks=["patch-embedding", "inverting-gradients:iterations=10"])
+    (verdict,) = record.verdicts
+    assert verdict.verdict == "leaks"
+    assert "PRECODE (latent=6) does not stop the leak" in verdict.sentence
+    assert "2 of 2 images came back by patch embedding, which ignores it" in verdict.sentence
+    assert "determines the image exactly" in verdict.sentence
