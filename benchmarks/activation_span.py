@@ -231,10 +231,12 @@ def table(record: dict[str, Any]) -> str:
         images = row["batch"] * row["batches"]
         training = f"{row['steps']} steps" if row["steps"] else "none"
         median = "–" if row["median_psnr"] is None else f"{row['median_psnr']:.0f}"
+        refused = all(one["outcome"] == "not applicable" for one in row["each"])
+        counts = f"{row['good_psnr']} of {images} | {row['good_ssim']} of {images} | {median}"
+        came = "refused | refused | –" if refused else counts
         lines.append(
             f"| `{row['model']}` | {training} | {row['batch']} | `{row['attack'].partition(':')[0]}` "
-            f"| {row['good_psnr']} of {images} | {row['good_ssim']} of {images} | {median} "
-            f"| {row['cpu_seconds']:.1f} |"
+            f"| {came} | {row['cpu_seconds']:.1f} |"
         )
     return "\n".join(lines)
 

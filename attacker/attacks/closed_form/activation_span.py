@@ -59,6 +59,13 @@ class ActivationSpan(Attack):
     the next search finds another one (`attacker.analytic.spans`). No labels, no sparsity and no size of the batch are
     needed, and whatever stands behind the second layer is irrelevant, a bottleneck included.
 
+    Of a vision transformer the perceptron of the first block is such a pair, and its inputs are the tokens of all
+    images. These are found likewise and followed to the pixels (`attacker.analytic.tokens`) as long as there are fewer
+    of them than the width: output gradients, the norm's scale, what the attention gave, places by the constants of the
+    embedding, images by the attention, each step with its residual in the reason.
+
+    Several announced steps of SGD on one batch are taken as one gradient half way (`midway`).
+
     Images that are found count, whether all are or not: missing ones are NaN. A result is called converged where as
     many were found as the gradients have directions above their noise, and where these, with the gradients that the
     second layer sends back to them, give the first layer's gradient again up to `EXPLAINED`.
