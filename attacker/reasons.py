@@ -85,6 +85,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "too-many-images.classes": "needs fewer images than classes: {images} images, {classes} classes",
         "rank-too-high": "the gradient of {name} has rank {rank}, more than the {size} images announced",
         "rank-too-high.not-that": "the gradient of {name} has rank {rank}, not {size}",
+        "rank-too-high.tokens": "the gradient of {name} has rank {rank}, more than the {tokens} tokens of the {size} "
+        "images announced",
         "rank-fills-width": "the gradient of {name} has rank {rank}, all that {width} outputs allow, and the update "
         "is of {images} images: what leaves the activation is not told apart",
         "rank-fills-width.units": "the gradients of {rank} images fill what {units} units can tell: no direction is "
@@ -110,10 +112,24 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-second-layer": "no Linear layer runs behind {name!r}: no gradient sees what leaves its activation",
         "no-second-layer.activation": "what {second!r} sees is not what {name!r} returns after an elementwise "
         "activation alone",
-        "no-second-layer.dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
+        "second-layer-behind-dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
         "known",
         "no-token-perceptron": "block {block} of a transformer was asked for, and {blocks} pairs of Linear layers see "
         "tokens with an elementwise activation alone between them",
+        "token-block-unlike": "what enters {name!r} is no LayerNorm of tokens that another LayerNorm saw before: the "
+        "block is none that normalises before its attention and before its perceptron",
+        "token-block-unlike.attention": "what is added to the tokens behind {name!r} is no softmax attention over all "
+        "tokens of an image: windows, relative positions or another mixing of tokens",
+        "token-block-unlike.sum": "what {name!r} returns is not added to the tokens times constants",
+        "token-block-unlike.embedding": "the tokens of the first block that moves are no sums of constants and of what "
+        "the patch layer {name!r} returns, one patch each",
+        "token-block-random": "training draws something anew up to {name!r} (dropout, stochastic depth), so that "
+        "tokens went another way than a pass of the model shows",
+        "token-block-frozen": "the layer {name!r} of the first block did not move, and its gradient tells tokens apart",
+        "tokens-fill-width": "{size} image(s) have {tokens} tokens, and a width of {width} tells at most {most} apart: "
+        "{images} image(s) of {each} tokens",
+        "patches-fill-width": "the patches of the batch fill the width of {width} of the patch layer {name!r}: no "
+        "direction is left that tells their places",
         "gradient-is-zero": "the gradient of {name} is zero everywhere: nothing can be divided by it",
         "gradient-is-zero.first-layer": "the gradient of {name} is zero everywhere: no unit of the first layer was "
         "active",
@@ -251,6 +267,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "columns-not-found.doubtful": "the best {rank} of {known} sparse columns explain {share:.0%} of the ReLU "
         "pattern after {samples} samples, below {enough:.0%}",
         "inputs-not-found": "found {found} of {rank} images in {starts} starts",
+        "inputs-not-found.tokens": "found {found} of {rank} tokens in {starts} starts",
+        "steps-half-way": "{steps} local steps were taken as one gradient at the weights half way",
+        "tokens-to-images": "{found} tokens give {count} of {size} images, relative residuals: {residuals}",
         "update-not-explained": "the {count} images found leave {residual:.1%} of the gradient of {name} unexplained",
         "some-images": "{count} of {size} images have a gradient of their own",
         "labels-unknown": "the labels are unknown: none were granted, and {why}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -98,6 +99,25 @@ def why_not_one_step(observation: Observation) -> Reason | None:
     if protocol.weight_decay and protocol.learning_rate is None:
         return because("weight-decay")
     return None
+
+
+def midway(observation: Observation) -> Observation | None:
+    """Several steps of SGD on one batch as one gradient at the weights half way; None where the update is none such.
+
+    The gradient changes along the way, to first order linearly: the mean of K steps' is that at ``(K - 1) / (2 K)`` of
+    the way. What several batches gave is no gradient of one.
+    """
+    protocol, size, steps = observation.protocol, observation.batch_size, steps_behind(observation)
+    if observation.kind == "gradient" or protocol.optimiser == "adam" or protocol.weight_decay:
+        return None
+    if size is None or steps is None or steps < 2 or (protocol.batch_size or size) < size:
+        return None
+    share = (steps - 1) / (2 * steps)
+    there = {
+        name: value + share * observation.update[name] if name in observation.update else value
+        for name, value in observation.parameters.items()
+    }
+    return replace(observation, parameters=there)
 
 
 def group_observations(

@@ -79,14 +79,15 @@ def find_inputs(
     rank = min(layers.first.rank, layers.second.rank)
     while len(state.inputs) < rank and state.failed < patience:
         inside, target = deflation.remaining(state.backward)
-        search = SpanSearch(layers, inside, target, _some_units(layers, len(inside), len(target), generator))
+        units = _some_units(layers, len(inside), len(target), generator)
+        search = SpanSearch(layers, inside, target, units, dtype=torch.float32)  # what is near is polished in float64
         starts = _starts(search, layers, at_once, generator)
         level = float(search.misfit(starts).median())
         found = search.descend(starts, steps)
         state.starts += at_once
         # A space of one dimension has one point whose last coordinate is 1.
         near = found.inputs[found.misfits < _NEAR * level] if search.unknowns else found.inputs[:1]
-        polished = whole.descend(whole.coordinates(near), _POLISHING)
+        polished = whole.descend(whole.coordinates(near), _POLISHING, near=True)
         taken = _take(state, deflation, polished.inputs, polished.misfits / typical, rank)
         state.failed = 0 if taken else state.failed + at_once
         if time_is_up():

@@ -16,7 +16,9 @@ from attacker.reasons import Reason, because
 from fl_precode.observation import Observation
 
 
-def two_layers(observation: Observation, pair: StackedLayers, most: int, *, expected: int | None) -> TwoLayers | Reason:
+def two_layers(
+    observation: Observation, pair: StackedLayers, most: int, *, expected: int | None, exactly: bool = False
+) -> TwoLayers | Reason:
     """Weights and gradients of a pair of layers, factored, or why a gradient has no rank.
 
     Args:
@@ -24,6 +26,7 @@ def two_layers(observation: Observation, pair: StackedLayers, most: int, *, expe
         pair: The layers.
         most: Largest rank that is taken as a number of inputs.
         expected: Number of inputs, where it is known.
+        exactly: Whether further directions are left out, as several local steps add some.
     """
     gradient = observed_gradient(observation)
     weights = {**observation.buffers, **observation.parameters}
@@ -34,13 +37,15 @@ def two_layers(observation: Observation, pair: StackedLayers, most: int, *, expe
     first = above_noise(_beside(gradient[one], moved), most, name=one, expected=expected)
     if isinstance(first, Reason):
         return first
+    if exactly and expected is not None:
+        first = _leading(first, min(expected, first.rank))
     second = above_noise(_beside(gradient[behind], gradient.get(bias)), most, name=behind, expected=first.rank)
     if isinstance(second, Reason):
         return second
     return TwoLayers(
         first=first,
         second=_leading(second, first.rank),  # noise may seem to have more directions, inputs have not
-        weight=_beside(weights[one], constant),
+        weight=_beside(weights[one], constant).double(),
         behind=weights[behind].double(),
         activation=pair.activation,
         second_bias=bias in gradient,
@@ -75,5 +80,5 @@ def _leading(factors: LowRank, rank: int) -> LowRank:
 
 
 def _beside(matrix: Tensor, column: Tensor | None) -> Tensor:
-    """A weight with its bias as a further column, float64."""
-    return matrix.double() if column is None else torch.cat([matrix, column[:, None]], dim=1).double()
+    """A weight with its bias as a further column."""
+    return matrix if column is None else torch.cat([matrix, column[:, None]], dim=1)

@@ -102,7 +102,7 @@ def stacked_layers(victim: Victim, trace: Trace, first: nn.Module) -> StackedLay
     if second is None:
         return because("no-second-layer", name=own.name)
     if dropping is not None and behind.index(dropping) < behind.index(second):
-        return because("no-second-layer.dropout", name=own.name, second=second.name, dropout=dropping.name)
+        return because("second-layer-behind-dropout", name=own.name, second=second.name, dropout=dropping.name)
     found = _activation_between(victim, own.returned, second.received)
     if found is None:
         return because("no-second-layer.activation", name=own.name, second=second.name)

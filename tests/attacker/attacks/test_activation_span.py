@@ -220,7 +220,7 @@ def test_every_setting_changes_the_result():
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"between": (nn.Dropout(0.5),)}, "no-second-layer"),
+        ({"between": (nn.Dropout(0.5),)}, "second-layer-behind-dropout"),
         ({"between": (nn.LayerNorm(UNITS),)}, "no-second-layer"),
         ({"between": (nn.Linear(UNITS, UNITS), nn.BatchNorm1d(UNITS))}, None),
     ],
@@ -261,3 +261,19 @@ def test_more_images_than_classes_behind_a_classifier_are_refused_and_fewer_are_
     x, y = tiny.images(SPEC, 8), [0, 1, 2, 3, 4, 5, 0, 1]
     check_exact(run(victim, tiny.observe(victim, x[:4], y[:4])), x[:4], y[:4], tolerance=1e-5)
     check_refused(run(victim, tiny.observe(victim, x, y)), "rank-fills-width")
+
+
+def test_several_steps_on_one_batch_are_taken_half_way():
+    victim, x, y = victim_of("gelu"), tiny.images(SPEC, 4), [1, 0, 4, 2]
+    for rate, worst in ((1e-4, 1e-3), (1e-2, 0.2)):
+        protocol = Protocol(name="fedavg", local_epochs=3, batch_size=4, learning_rate=rate)
+        sent = local_clients.train(victim, x, torch.tensor(y), [[0, 1, 2, 3]] * 3, protocol)
+        found = run(victim, sent)
+        far, order = errors(found, x)
+        assert sorted(order.tolist()) == [0, 1, 2, 3], found.reason
+        assert float(far.max()) < worst
+        assert found.labels[order].tolist() == y
+        assert "steps-half-way" in found.reason_codes
+        assert found.matching_loss < 1e-3
+    elsewhere = replace(sent, parameters={name: value + 0.05 for name, value in sent.parameters.items()})
+    assert run(victim, elsewhere).outcome is not Outcome.CONVERGED
