@@ -153,7 +153,7 @@ def counted(content: Entry) -> str:
     return (
         f"Of {everywhere} cells {len(found)} were run, {len(searched)} of them with a search: {', '.join(words)}. "
         f"{everywhere - len(found)} were not run here. {seconds / 60:.0f} CPU minutes in all, on {machine['cpu']} "
-        f"({machine['cores']} cores, shared); torch {content['torch']}, seed {content['seed']}, {content['measured']}."
+        f"({machine['cores']} cores, shared); torch {content['torch']}, seed {content['seed']}."
     )
 
 
