@@ -169,22 +169,6 @@ def test_what_was_announced_as_one_image_and_is_not_does_not_converge():
         (lambda: Transformer(inside=0.3), "positions-behind-dropout"),
         (lambda: Transformer(width=6), "rank-below-patches"),
     ],
-    ids=[
-        "convnet",
-        "batch-norm",
-        "batch-norm-behind",
-        "layer-norm",
-        "tanh",
-        "dropout",
-        "fixed",
-        "none",
-        "axes",
-        "windowed",
-        "windowed-positions",
-        "tied",
-        "inside",
-        "narrow",
-    ],
 )
 def test_models_that_do_not_fit_are_named(build, code):
     victim = victim_of(build)
