@@ -98,7 +98,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         # The first layer.
         "first-layer-not-linear": "the first layer {name!r} is a {kind}, the attack needs a Linear layer",
         "first-layer-did-not-move": "the {what} of the first layer {name!r} did not move, its gradient is zero "
-        "everywhere: it is frozen, was not sent, or no unit of the first layer was active",
+        "everywhere: it is frozen, was not sent, no unit of the first layer was active, or a later layer is zero, as "
+        "some heads are before their first step",
         "first-layer-weight-computed": "the first layer {name!r} computes its weight anew from other parameters",
         "first-layer-without-bias": "the first layer {name!r} has no bias: its gradient shows each image up to a "
         "factor, which the bias gradient tells",
@@ -168,14 +169,26 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no replay gives",
         "features-share-rank": "the gradient of {name} has rank {rank}, less than its {size} images: those without a "
         "gradient, and those of one class that get the same scores, are not told apart",
-        "head-not-classifier": "{name!r} is not the classifier, whose softmax alone tells the features of several "
-        "images apart",
+        "head-not-classifier": "{name!r} is not the classifier, whose softmax tells the features of several images "
+        "apart, and the layer behind it does not: {why}",
         "several-batches": "the update sums {steps} local steps, and the features of {images} images are told apart "
         "where each step is known to use all of them",
         "features-found": "what entered {name!r} explains its gradient to {residual:.1e}, and the images give these "
         "features to {distance:.1e}",
         "features-found.not": "what entered {name!r} was not found: the best of {starts} starts explains its gradient "
-        "to {residual:.1e}, solutions to less than {solved:g}; the images give these features to {distance:.1e}",
+        "to {residual:.1e}, and rounding explains {solved:.1e}; the images give these features to {distance:.1e}",
+        "features-uncertain": "the features of {count} of {size} images are known to {known:.0%}: the rounding of the "
+        "update leaves a standard error of {worst:.1e} to the worst",
+        # Low-rank branches.
+        "no-branch": "no frozen Linear layer has a trained low-rank branch beside it",
+        "branch-drops": "{dropout!r} drops values before {name!r}, so that its gradient and that of {other!r} are of "
+        "different vectors",
+        "branch-is-zero": "{name!r} is zero, as it is before the first round, and the gradient of the layer before it "
+        "too: what entered is known by its {rank} products with that layer alone",
+        "branch-rank-cut": "{vectors} vectors entered {name!r}, and a branch of rank {rank} determines the gradient of "
+        "no more than that",
+        "branches-solved": "the gradients of {names} follow from those of low-rank branches to {error:.1e}",
+        "branches-not-enough": "with the gradients of frozen layers by their branches no attack fits: {why}",
         # The chain of layers.
         "chain-broken": "what reaches {after!r} is not what {before!r} returned: a shortcut, several branches, or a "
         "function that is no layer stands between them",
@@ -246,6 +259,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "image-not-finite.one": "an image is not finite",
         "image-not-finite.quotient": "the quotient is not finite",
         "images-do-not-fit": "the attack gave {got} images for an update of {expected}",
+        "fewer-images": "{got} of {expected} images were found, and the others count as not come back",
         "rank-deficient": "{name!r} has {rank} independent equations for {unknowns} unknowns",
         "saturated-left-out": "{count} saturated values behind {name!r} were left out",
         "residuals": "residuals: {residuals}",

@@ -42,13 +42,22 @@ def in_gradient_units(update: Mapping[str, Tensor], observation: Observation) ->
         update: Weights afterwards minus weights before, by name; axes may stand before those of the parameter.
         observation: Says the weights before and the protocol.
     """
-    protocol, steps = observation.protocol, steps_behind(observation)
-    rate, decay = protocol.learning_rate, protocol.weight_decay or 0.0
-    scale = -1.0 / ((rate or 1.0) * _plain_steps(steps or 1, protocol.momentum or 0.0))
+    protocol, scale = observation.protocol, _gradient_scale(observation)
+    decay = protocol.weight_decay or 0.0
     scaled = {name: value * scale for name, value in update.items()}
-    if not decay or rate is None or steps is None:
+    if not decay or protocol.learning_rate is None or steps_behind(observation) is None:
         return scaled
     return {name: value - decay * observation.parameters[name] for name, value in scaled.items()}
+
+
+def gradient_scale(observation: Observation) -> float:
+    """What a change of the update by 1 changes the observed gradient by."""
+    return 1.0 if observation.kind == "gradient" else _gradient_scale(observation)
+
+
+def _gradient_scale(observation: Observation) -> float:
+    protocol, steps = observation.protocol, steps_behind(observation)
+    return -1.0 / ((protocol.learning_rate or 1.0) * _plain_steps(steps or 1, protocol.momentum or 0.0))
 
 
 def steps_behind(observation: Observation) -> int | None:

@@ -129,10 +129,13 @@ def _starts(search: SpanSearch, layers: TwoLayers, count: int, generator: Genera
     sizes = torch.linalg.vector_norm(left, dim=0)
     rows = torch.randn(count, len(sizes), generator=generator, dtype=torch.float64).to(left) * sizes
     mixtures = rows @ layers.first.right
+    usual = (layers.weight.shape[1] - 1) ** 0.5
+    if not layers.first_bias:  # nothing tells the size of a mixture
+        factors = torch.rand(count, 1, generator=generator, dtype=torch.float64).to(left) * _LARGEST
+        return search.coordinates(mixtures * factors * usual / torch.linalg.vector_norm(mixtures, dim=1, keepdim=True))
     z = search.coordinates(mixtures / mixtures[:, -1:])
-    longest = _LARGEST * (layers.weight.shape[1] - 1) ** 0.5
     lengths = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-300)
-    starts: Tensor = z * (longest / lengths).clamp_max(1.0)
+    starts: Tensor = z * (_LARGEST * usual / lengths).clamp_max(1.0)
     return starts
 
 

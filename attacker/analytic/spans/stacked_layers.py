@@ -63,6 +63,12 @@ class StackedLayers:
         """Name in the model of a parameter of one of the two layers."""
         return f"{layer}.{name}" if layer else name
 
+    def keeps_factors(self) -> bool:
+        """Whether the activation passes a factor on, -1 or 2: then a layer without a bias does not tell x from it."""
+        points = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)
+        value = self.activation(points)
+        return any(torch.allclose(self.activation(factor * points), factor * value) for factor in (-1.0, 2.0))
+
 
 def value_and_slope(activation: Activation, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """An elementwise function and its derivative, in the shape of ``inputs``.

@@ -2,7 +2,9 @@
 
 ``dW1 = M.T @ X`` and ``dW2 = E.T @ phi(X W1.T + b1)``: each input lies in the row space of the first, what leaves the
 activation in that of the second. Bias gradients are a further column of ones on the right, so that both spaces are
-affine: an input has the coordinate 1 there, and neither zero nor its multiples solve the equations.
+affine: an input has the coordinate 1 there, and neither zero nor its multiples solve the equations. Where the first
+layer's bias did not move, inputs lie in the row space itself: one unknown more, and the last coordinate is a 1 all the
+same, which the layer's known bias needs.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ class TwoLayers:
     """Public weights of the two layers, and the factors of their gradients, all float64.
 
     Attributes:
-        first: Factors of the first layer's weight gradient with its bias gradient as the last column.
+        first: Factors of the first layer's weight gradient with its bias gradient as the last column, zeros without.
         second: Factors of the second layer's; with its bias gradient as the last column where `second_bias`.
         weight: (units, features + 1), of the first layer, with its bias as the last column.
         behind: (outputs, units), weight of the second layer.
         activation: Between them.
         second_bias: Whether the second layer's bias gradient is known.
+        first_bias: Whether the first layer's is.
     """
 
     first: LowRank
@@ -47,6 +50,7 @@ class TwoLayers:
     behind: Tensor
     activation: Activation
     second_bias: bool
+    first_bias: bool = True
 
     def with_ones(self, values: Tensor) -> Tensor:
         """What stands beside the second gradient's rows: activations, and a one for the bias."""
@@ -87,6 +91,8 @@ class SpanSearch:
         dtype: torch.dtype = torch.float64,
     ) -> None:
         self._layers = layers
+        if not layers.first_bias:
+            inside = torch.cat([inside, torch.eye(inside.shape[1]).to(inside)[-1:]])
         ones = inside[:, -1]
         size = float(ones @ ones)
         # Inputs are origin + z @ free: their last coordinate is 1 whatever z is.

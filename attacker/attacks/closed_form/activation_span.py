@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from attacker.analytic.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before
 from attacker.analytic.spans.batch_search import BatchInputs, find_inputs
 from attacker.analytic.spans.confirmation import unexplained
-from attacker.analytic.spans.observed_layers import two_layers
+from attacker.analytic.spans.observed_layers import two_layers, why_no_room
 from attacker.analytic.spans.stacked_layers import StackedLayers, stacked_layers
 from attacker.analytic.spans.token_batch import perceptron_of_block
 from attacker.analytic.spans.two_spans import TwoLayers
@@ -24,6 +24,7 @@ from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import midway, observed_gradient, steps_behind, why_not_one_step
 from attacker.gradients.trace import Trace, trace
+from attacker.gradients.uncompared_parameters import owns
 from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -109,7 +110,7 @@ class ActivationSpan(Attack):
         layers = _two_layers(observation, found[1], self.most_images)
         if isinstance(layers, Reason):
             return layers
-        return _why_no_room(layers, observation, *found)
+        return why_no_room(layers, found[1], observation.batch_size)
 
     def _why_no_tokens(
         self, victim: Victim, model_trace: Trace, observation: Observation, otherwise: Reason
@@ -202,29 +203,17 @@ def _of_several_steps(
 
 def _found_layers(victim: Victim, model_trace: Trace) -> tuple[FirstLinear, StackedLayers] | Reason:
     """The first layer, which sees the image, and the pair that it begins; or why there is none."""
-    layer = first_linear(model_trace)
+    layer = first_linear(model_trace, any_bias=True)
     if isinstance(layer, Reason):
         return layer
     if dropped := why_dropped_before(victim, model_trace, layer):
         return dropped
     pair = stacked_layers(victim, model_trace, layer.module)
-    return pair if isinstance(pair, Reason) else (layer, pair)
-
-
-def _why_no_room(layers: TwoLayers, observation: Observation, layer: FirstLinear, pair: StackedLayers) -> Reason | None:
-    """Why the two spaces do not single images out, or None when they do."""
-    first, second, size = layers.first.rank, layers.second.rank, observation.batch_size
-    if size is not None and first > size:
-        return because("rank-too-high", name=layer.weight, rank=first, size=size)
-    outputs, units = layers.behind.shape
-    images = first if size is None else size
-    # Gradients of class scores sum to zero, so that a classifier's has one dimension less than classes.
-    if images > second and second >= outputs - 1:
-        name = pair.parameter(pair.second, "weight")
-        return because("rank-fills-width", name=name, rank=second, images=images, width=outputs)
-    if first + second > units:
-        return because("rank-fills-width.units", rank=first, units=units)
-    return None
+    if isinstance(pair, Reason):
+        return pair
+    if not owns(layer.module, "bias") and pair.keeps_factors():
+        return because("first-layer-without-bias", name=pair.first)
+    return layer, pair
 
 
 def _judged(batch: BatchInputs, gradient: Tensor, layer: FirstLinear, size: int) -> tuple[Outcome, Reason]:

@@ -36,7 +36,7 @@ ONE_IMAGE = 0.1
     answers=BOTTLENECKS | DROPOUT | {"clip"},
     oblivious=True,
     rank=12,
-    cost=2.0,
+    cost=1.0,
     exact=True,
     portfolio=10,
 )

@@ -49,6 +49,14 @@ def test_a_row_has_the_truth_the_closest_attacks_and_a_baseline(made):
     assert undefended.tiles[2].caption == ("mean image", "SSIM 0.10")
 
 
+def test_images_that_small_tiles_cannot_show_have_rows_of_their_own(made):
+    folder, record = made
+    sizes = {"f1": (3, 224, 224), "f2": (3, 32, 32)}
+    grown = [one.model_copy(update={"shape": sizes.get(one.id, one.shape)}) for one in record.federations]
+    gallery = make_gallery(record.model_copy(update={"federations": grown}), TITLES, Album(folder), LIMIT)
+    assert {row.federation: row.detailed for row in gallery.rows} == {"f1": True, "f2": False}
+
+
 def test_what_a_guess_reaches_as_well_is_shown_beside_it_and_named(made):
     folder, record = made
     (first,) = [one for one in record.victims if one.id == "f1-v0"]
