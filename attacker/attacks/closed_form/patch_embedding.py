@@ -36,11 +36,7 @@ ONE_IMAGE = 0.1
     answers=BOTTLENECKS | DROPOUT | {"clip"},
     oblivious=True,
     rank=12,
-<<<<<<< HEAD
-    cost=1.0,
-=======
     cost=0.5,
->>>>>>> h-patch
     exact=True,
     portfolio=10,
 )
