@@ -1,7 +1,7 @@
 """Where does each defence break patch-embedding on a ViT, and activation-span on an MLP?
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_defences --out docs/transformer-defences.json \
-        --page docs/transformers.md --picture docs/transformers-precode.jpg
+        --page docs/transformers.md
 
 ``vit``: a ViT-S/16 in timm's shape at 224x224, one gradient of one photograph, the attack told of nothing but what a
 server is told. ``mlp``: 3072-1024-1024-10 with tanh, one gradient of 16 images of CIFAR-10; an image counts at 40 dB.
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from attacker.optim.deadline import within
@@ -195,28 +194,11 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def picture(path: Path, count: int) -> None:
-    """Photographs above, and below what came back of them behind PRECODE."""
-    plain, batches = subjects("vit", count)
-    victim = defended(plain, "precode")
-    columns = []
-    for images, labels in batches:
-        seen = sent(victim, victim.inputs.normalise(images), labels, "precode")
-        (found,) = build_attack(ATTACKS["vit"])(victim, [seen], generator=torch.Generator().manual_seed(0))
-        assert found.inputs is not None
-        restored = victim.inputs.denormalise(found.inputs).clamp(0, 1)
-        columns.append(torch.cat([images[0], restored[0]], dim=1))
-        logger.info("%s: %.1f dB", labels.tolist(), float(psnr(restored, images)))
-    pixels = (torch.cat(columns, dim=2) * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(path, quality=88)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("transformer-defences.json"), help="file to go on with")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
-    parser.add_argument("--picture", type=Path, help="file for the picture of PRECODE")
     parser.add_argument("--subjects", nargs="*", choices=tuple(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--defences", nargs="+", default=list(DEFENCES))
     parser.add_argument("--images", type=int, default=4, help="photographs of the vision transformer")
@@ -225,8 +207,6 @@ def main() -> None:
     record = measure(options)
     if options.page:
         write_between(options.page, "transformer-defences", table(record))
-    if options.picture:
-        picture(options.picture, 4)
 
 
 if __name__ == "__main__":
