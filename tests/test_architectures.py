@@ -91,7 +91,7 @@ def test_running_statistics_are_those_of_the_photographs():
 
 def test_a_measurement_goes_on_where_it_was_stopped(tmp_path):
     out, name = tmp_path / "map.json", "lenet | 64 | batch 1 | 1 step"
-    options = Namespace(out=out, cells="cpu", only=name, seconds=100.0, again=False, budget=4.0, device="cpu")
+    options = Namespace(out=out, cells="cpu", only=name, seconds=100.0, again=False, budget=12.0, device="cpu")
     content = {"cells": {cell.key: {"searched": True} for cell in chosen(cells("cpu"), name) if cell.alter}}
     measure(options, content)
     written = json.loads(out.read_text())
