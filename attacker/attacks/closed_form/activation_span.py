@@ -18,7 +18,7 @@ from attacker.analytic.spans.two_spans import TwoLayers
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_of_images
-from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT, SCALING
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace, trace
@@ -35,7 +35,7 @@ EXPLAINED = 0.02
     title="activation span",
     description="images of a batch when the first two layers are Linear with a smooth activation between them",
     source="this project",
-    answers=BOTTLENECKS | DROPOUT | {"clip"},
+    answers=BOTTLENECKS | DROPOUT | SCALING,
     oblivious=True,
     rank=45,
     cost=100.0,  # 15 to 100 on MLPs and batches of 8 to 32; more the more starts fail
