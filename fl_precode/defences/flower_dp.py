@@ -73,7 +73,7 @@ class LocalDp(UpdateFilter):
     def _noisy(self, name: str, value: Array, draws: Draws) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
             noise = np.asarray(draws.normal(0, self.std, value.shape)).astype(value.dtype)
-            noisy = value + noise if value.ndim else value
+            noisy = np.asarray(value + noise if value.ndim else value)
         if value.dtype.kind == "f" and not np.isfinite(noisy).all() and np.isfinite(value).all():
             largest = float(np.finfo(value.dtype).max)
             raise ValueError(
@@ -143,10 +143,10 @@ def clipped_reply(received: Record, sent: Record, clip: float) -> tuple[dict[str
 
 def _scaled(name: str, value: Array, factor: float) -> Array:
     if value.ndim == 0:
-        return value
+        return value  # a scalar of NumPy by now
     if value.dtype.kind != "f":
         raise ValueError(
             f"the update of {name!r} holds {value.dtype} counters and is to be clipped, times {factor:.3g}: Flower "
             "cannot scale integers in place and fails here. Leave counters out of what is sent, or send them as floats"
         )
-    return value * factor
+    return np.asarray(value * factor)

@@ -54,8 +54,11 @@ def filter_reply(
     before, after = (
         {name: torch.from_numpy(np.asarray(record[name])) for name in arrays} for record in (received, arrays)
     )
-    is_buffer = looks_like_buffer if buffers is None else (lambda name, _: name in buffers)
-    parameters = [name for name, value in arrays.items() if not is_buffer(name, value)]
+    parameters = [
+        name
+        for name, value in arrays.items()
+        if not (looks_like_buffer(name, value) if buffers is None else name in buffers)
+    ]
     left = chain.on_reply(before, after, parameters=parameters, generator=generator)
     reply.content[key] = ArrayRecord({name: Array(value.numpy()) for name, value in left.items()})
 

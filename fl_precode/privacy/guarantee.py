@@ -12,6 +12,8 @@ from fl_precode.privacy.mechanism import Claim, Mechanism, NoMechanism, mechanis
 
 Level = Literal["image", "client"]
 
+_LEVELS: Final[tuple[Level, ...]] = ("image", "client")
+
 _CLASSICAL_UP_TO: Final = 1.0
 """Epsilon up to which the classical formula of the Gaussian mechanism is proved."""
 
@@ -113,7 +115,7 @@ def privacy_statement(spec: str, conditions: Conditions, claim: Claim | None = N
         return PrivacyStatement(claim=claim, why_not=found.why, notes=tuple(notes))
     delta = claim.delta if claim is not None and claim.delta else conditions.delta
     conditions = replace(conditions, delta=delta)
-    guarantees = tuple(_guarantee(found, level, conditions) for level in ("image", "client"))  # type: ignore[arg-type]
+    guarantees = tuple(_guarantee(found, level, conditions) for level in _LEVELS)
     why_not = _why_not(found)
     return PrivacyStatement(
         claim=claim,

@@ -13,7 +13,7 @@ from fl_precode.defences.flower_dp import CentralDp, LocalDp
 from fl_precode.defences.in_model import ModelDefence
 from fl_precode.defences.nvflare_filters import SvtFilter
 from fl_precode.defences.on_gradients import Clip, GaussianNoise, GradientDefence, LaplaceNoise, Prune, Sign
-from fl_precode.defences.registry import defence_parts, gradient_defence
+from fl_precode.defences.registry import DEFENCES, defence_parts, gradient_defence
 
 Kind = Literal["gaussian", "dp-sgd", "central", "laplace", "sparse-vectors"]
 
@@ -166,8 +166,6 @@ def _why_none(spec: str, parts: Sequence[GradientDefence]) -> str:
 
 
 def _why_not(name: str) -> str:
-    from fl_precode.defences.registry import DEFENCES
-
     if name in _NO_NOISE:
         return _NO_NOISE[name]
     if name == "dropout":
