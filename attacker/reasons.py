@@ -85,6 +85,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "too-many-images.classes": "needs fewer images than classes: {images} images, {classes} classes",
         "rank-too-high": "the gradient of {name} has rank {rank}, more than the {size} images announced",
         "rank-too-high.not-that": "the gradient of {name} has rank {rank}, not {size}",
+        "rank-too-high.tokens": "the gradient of {name} has rank {rank}, more than the {tokens} tokens of the {size} "
+        "images announced",
         "rank-fills-width": "the gradient of {name} has rank {rank}, all that {width} outputs allow, and the update "
         "is of {images} images: what leaves the activation is not told apart",
         "rank-fills-width.units": "the gradients of {rank} images fill what {units} units can tell: no direction is "
@@ -96,7 +98,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         # The first layer.
         "first-layer-not-linear": "the first layer {name!r} is a {kind}, the attack needs a Linear layer",
         "first-layer-did-not-move": "the {what} of the first layer {name!r} did not move, its gradient is zero "
-        "everywhere: it is frozen, was not sent, or no unit of the first layer was active",
+        "everywhere: it is frozen, was not sent, no unit of the first layer was active, or a later layer is zero, as "
+        "some heads are before their first step",
         "first-layer-weight-computed": "the first layer {name!r} computes its weight anew from other parameters",
         "first-layer-without-bias": "the first layer {name!r} has no bias: its gradient shows each image up to a "
         "factor, which the bias gradient tells",
@@ -109,10 +112,24 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-second-layer": "no Linear layer runs behind {name!r}: no gradient sees what leaves its activation",
         "no-second-layer.activation": "what {second!r} sees is not what {name!r} returns after an elementwise "
         "activation alone",
-        "no-second-layer.dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
+        "second-layer-behind-dropout": "dropout ({dropout}) runs between {name!r} and {second!r}, whose masks are not "
         "known",
         "no-token-perceptron": "block {block} of a transformer was asked for, and {blocks} pairs of Linear layers see "
         "tokens with an elementwise activation alone between them",
+        "token-block-unlike": "what enters {name!r} is no LayerNorm of tokens that another LayerNorm saw before: the "
+        "block is none that normalises before its attention and before its perceptron",
+        "token-block-unlike.attention": "what is added to the tokens behind {name!r} is no softmax attention over all "
+        "tokens of an image: windows, relative positions or another mixing of tokens",
+        "token-block-unlike.sum": "what {name!r} returns is not added to the tokens times constants",
+        "token-block-unlike.embedding": "the tokens of the first block that moves are no sums of constants and of what "
+        "the patch layer {name!r} returns, one patch each",
+        "token-block-random": "training draws something anew up to {name!r} (dropout, stochastic depth), so that "
+        "tokens went another way than a pass of the model shows",
+        "token-block-frozen": "the layer {name!r} of the first block did not move, and its gradient tells tokens apart",
+        "tokens-fill-width": "{size} image(s) have {tokens} tokens, and a width of {width} tells at most {most} apart: "
+        "{images} image(s) of {each} tokens",
+        "patches-fill-width": "the patches of the batch fill the width of {width} of the patch layer {name!r}: no "
+        "direction is left that tells their places",
         "gradient-is-zero": "the gradient of {name} is zero everywhere: nothing can be divided by it",
         "gradient-is-zero.first-layer": "the gradient of {name} is zero everywhere: no unit of the first layer was "
         "active",
@@ -152,14 +169,26 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "no replay gives",
         "features-share-rank": "the gradient of {name} has rank {rank}, less than its {size} images: those without a "
         "gradient, and those of one class that get the same scores, are not told apart",
-        "head-not-classifier": "{name!r} is not the classifier, whose softmax alone tells the features of several "
-        "images apart",
+        "head-not-classifier": "{name!r} is not the classifier, whose softmax tells the features of several images "
+        "apart, and the layer behind it does not: {why}",
         "several-batches": "the update sums {steps} local steps, and the features of {images} images are told apart "
         "where each step is known to use all of them",
         "features-found": "what entered {name!r} explains its gradient to {residual:.1e}, and the images give these "
         "features to {distance:.1e}",
         "features-found.not": "what entered {name!r} was not found: the best of {starts} starts explains its gradient "
-        "to {residual:.1e}, solutions to less than {solved:g}; the images give these features to {distance:.1e}",
+        "to {residual:.1e}, and rounding explains {solved:.1e}; the images give these features to {distance:.1e}",
+        "features-uncertain": "the features of {count} of {size} images are known to {known:.0%}: the rounding of the "
+        "update leaves a standard error of {worst:.1e} to the worst",
+        # Low-rank branches.
+        "no-branch": "no frozen Linear layer has a trained low-rank branch beside it",
+        "branch-drops": "{dropout!r} drops values before {name!r}, so that its gradient and that of {other!r} are of "
+        "different vectors",
+        "branch-is-zero": "{name!r} is zero, as it is before the first round, and the gradient of the layer before it "
+        "too: what entered is known by its {rank} products with that layer alone",
+        "branch-rank-cut": "{vectors} vectors entered {name!r}, and a branch of rank {rank} determines the gradient of "
+        "no more than that",
+        "branches-solved": "the gradients of {names} follow from those of low-rank branches to {error:.1e}",
+        "branches-not-enough": "with the gradients of frozen layers by their branches no attack fits: {why}",
         # The chain of layers.
         "chain-broken": "what reaches {after!r} is not what {before!r} returned: a shortcut, several branches, or a "
         "function that is no layer stands between them",
@@ -230,6 +259,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "image-not-finite.one": "an image is not finite",
         "image-not-finite.quotient": "the quotient is not finite",
         "images-do-not-fit": "the attack gave {got} images for an update of {expected}",
+        "fewer-images": "{got} of {expected} images were found, and the others count as not come back",
         "rank-deficient": "{name!r} has {rank} independent equations for {unknowns} unknowns",
         "saturated-left-out": "{count} saturated values behind {name!r} were left out",
         "residuals": "residuals: {residuals}",
@@ -237,6 +267,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "columns-not-found.doubtful": "the best {rank} of {known} sparse columns explain {share:.0%} of the ReLU "
         "pattern after {samples} samples, below {enough:.0%}",
         "inputs-not-found": "found {found} of {rank} images in {starts} starts",
+        "inputs-not-found.tokens": "found {found} of {rank} tokens in {starts} starts",
+        "steps-half-way": "{steps} local steps were taken as one gradient at the weights half way",
+        "tokens-to-images": "{found} tokens give {count} of {size} images, relative residuals: {residuals}",
         "update-not-explained": "the {count} images found leave {residual:.1%} of the gradient of {name} unexplained",
         "some-images": "{count} of {size} images have a gradient of their own",
         "labels-unknown": "the labels are unknown: none were granted, and {why}",

@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 
-_MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20"}
+_MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20", "vit": "ViT"}
 _NO_DEFENCES = {"none": "no defence", "unknown": "a defence that was not announced"}
 _PROTOCOLS = {"fedsgd": "FedSGD (gradient of one batch)", "fedavg": "FedAvg (weights after local training)"}
 _KNOWLEDGE = {

@@ -1,10 +1,13 @@
-"""What activation-span brings back of batches behind smooth MLPs, beside SPEAR and Inverting Gradients at equal time.
+"""What activation-span brings back of batches, beside SPEAR and Inverting Gradients at equal time.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.activation_span --out docs/activation-span.json \
         --table docs/activation-span.md
 
-Batches follow each other in the training images of CIFAR-10 (`images.first_images`), one float32 gradient each. CPU
-seconds of this process, refusal's check included. Rows that stand in the file are not measured again.
+Perceptrons and transformers at 32x32 see training images of CIFAR-10 that follow each other (`images.first_images`, or
+the embedded photographs), those at 224x224 photographs of scikit-image and scikit-learn (`transformers.photographs`);
+one float32 gradient each. CPU seconds of this process, refusal's check included; the other attacks get as many seconds
+of the clock as activation-span took. SPEAR attacks the same perceptron with ReLU as well (``relu``). Rows that stand in
+the file are not measured again.
 """
 
 from __future__ import annotations
@@ -14,21 +17,27 @@ import datetime
 import json
 import logging
 import math
+import platform
 import statistics
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import vit_b_16, vit_b_32
+from torchvision.models.vision_transformer import VisionTransformer
 
 from attacker.optim.deadline import within
 from attacker.simulate import observe
 from benchmarks.images import INPUTS, first_images
 from benchmarks.page_tables import write_between
 from benchmarks.training import cifar10, trained
+from benchmarks.transformers import IMAGENET, photographs
 from fl_precode import Protocol, Victim
 from fl_precode.attacks import build_attack
 from fl_precode.metrics import match_batch, psnr, ssim
@@ -68,14 +77,76 @@ def two_layers(inputs: InputSpec, *, activation: str) -> nn.Module:
 sigmoid, tanh, gelu, silu, softplus, relu = (partial(two_layers, activation=name) for name in ACTIVATIONS)
 
 
+def small_transformer(inputs: InputSpec, *, patch: int) -> nn.Module:
+    """torchvision's transformer in the size of CIFAR-10: width 192, four blocks, three heads."""
+    return with_open_head(
+        VisionTransformer(
+            image_size=inputs.height,
+            patch_size=patch,
+            num_layers=4,
+            num_heads=3,
+            hidden_dim=192,
+            mlp_dim=768,
+            num_classes=inputs.classes,
+        )
+    )
+
+
+def deployed(inputs: InputSpec, *, build: Callable[..., VisionTransformer]) -> nn.Module:
+    """torchvision's for ImageNet, untrained."""
+    return with_open_head(build(num_classes=inputs.classes))
+
+
+def with_open_head(model: VisionTransformer) -> nn.Module:
+    """torchvision starts the head at zero, and no gradient would pass."""
+    head = model.heads.head
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(head.weight, std=0.02)
+    return model
+
+
+vit_patch_8, vit_patch_4 = (partial(small_transformer, patch=patch) for patch in (8, 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model, and what it is attacked with.
+
+    Attributes:
+        build: The model of an input domain.
+        sizes: Images of a batch.
+        steps: Of training.
+        photographs: Whether it sees photographs at 224x224.
+    """
+
+    build: Callable[..., nn.Module]
+    sizes: tuple[int, ...]
+    steps: int = 0
+    photographs: bool = False
+
+
+PERCEPTRONS = (16, 64, 128)
+CASES = {
+    "sigmoid": Case(build=sigmoid, sizes=PERCEPTRONS),
+    "tanh": Case(build=tanh, sizes=PERCEPTRONS),
+    "gelu": Case(build=gelu, sizes=PERCEPTRONS),
+    "relu": Case(build=relu, sizes=PERCEPTRONS),
+    "vit_patch_8": Case(build=vit_patch_8, sizes=(4, 8, 10, 11, 32), steps=300),
+    "vit_patch_4": Case(build=vit_patch_4, sizes=(1, 2, 8, 32), steps=300),
+    "vit_b_32": Case(build=partial(deployed, build=vit_b_32), sizes=(2, 4, 8), photographs=True),
+    "vit_b_16": Case(build=partial(deployed, build=vit_b_16), sizes=(2,), photographs=True),
+}
+
+
 def attacked(spec: str, victim: Victim, x: Tensor, y: Tensor, images: Tensor, seconds: float) -> dict[str, Any]:
     """One batch: how many of its images came back, how well, and what it took."""
     (observation,) = observe(victim, x, y, batch_size=len(x), protocol=Protocol(name="fedsgd"))
-    began = time.process_time()
+    began, clock = time.process_time(), time.monotonic()
     with within(seconds):
         (found,) = build_attack(spec)(victim, [observation], generator=torch.Generator().manual_seed(0))
     row: dict[str, Any] = {
         "cpu_seconds": round(time.process_time() - began, 2),
+        "seconds": round(time.monotonic() - clock, 2),
         "outcome": found.outcome.value,
         "reason": str(found.reason),
         "good_psnr": 0,
@@ -99,28 +170,40 @@ def attacked(spec: str, victim: Victim, x: Tensor, y: Tensor, images: Tensor, se
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run what is not in the file yet; the record that is written."""
     record: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
-    record |= {"measured": datetime.date.today().isoformat(), "torch": torch.__version__}
-    data, images, y, inputs = first_images(max(options.sizes) * options.batches)
-    record["data"] = data
-    x = inputs.normalise(images)
-    done = {(row["activation"], row["steps"], row["batch"], row["attack"]) for row in record["rows"]}
-    for activation in options.activations:
-        for steps in options.steps:
-            victim = _victim(activation, inputs, steps, options)
-            for size in options.sizes:
-                budget = options.most_seconds
-                for spec in options.attacks:
-                    if (activation, steps, size, spec) in done:
-                        continue
-                    batches = [slice(size * i, size * (i + 1)) for i in range(options.batches)]
-                    each = [attacked(spec, victim, x[one], y[one], images[one], budget) for one in batches]
-                    if spec == options.attacks[0]:  # the others get as long
-                        budget = max(1.0, max(row["cpu_seconds"] for row in each))
-                    row = {"activation": activation, "steps": steps, "batch": size, "attack": spec, **summary(each)}
-                    logger.info("%s", json.dumps({**row, "each": None}))
-                    record["rows"].append(row | {"each": each})
-                    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record |= {"measured": datetime.date.today().isoformat(), "torch": torch.__version__, "machine": platform.machine()}
+    record |= {"seed": options.seed}
+    done = {(row["model"], row["batch"], row["attack"]) for row in record["rows"]}
+    for name in options.models:
+        case = CASES[name]
+        sizes = [*(options.sizes or case.sizes)]
+        wanted = [(size, spec) for size in sizes for spec in options.attacks if (name, size, spec) not in done]
+        if not wanted:
+            continue
+        images, y, inputs = _images(case, max(sizes) * options.batches)
+        victim, x = _victim(name, case, inputs, options), inputs.normalise(images)
+        for size, spec in wanted:
+            first = spec == options.attacks[0]
+            seconds = options.most_seconds if first else _as_long(record, name, size, options.attacks[0])
+            batches = [slice(size * i, size * (i + 1)) for i in range(options.batches)]
+            each = [attacked(spec, victim, x[one], y[one], images[one], seconds) for one in batches]
+            row = {"model": name, "steps": case.steps, "batch": size, "attack": spec, **summary(each)}
+            logger.info("%s", json.dumps({**row, "each": None}))
+            record["rows"].append(row | {"each": each})
+            options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
+
+
+def _as_long(record: dict[str, Any], name: str, size: int, spec: str) -> float:
+    """Seconds of the clock that an attack took on a batch of this size, a second at least."""
+    rows = [row for row in record["rows"] if (row["model"], row["batch"], row["attack"]) == (name, size, spec)]
+    return max([1.0, *(one["seconds"] for row in rows for one in row["each"])])
+
+
+def _images(case: Case, count: int) -> tuple[Tensor, Tensor, InputSpec]:
+    """Images in [0, 1], their labels, the input domain."""
+    if not case.photographs:
+        return first_images(count)[1:]
+    return torch.stack([*photographs(count)]), torch.arange(count) * 7 % IMAGENET.classes, IMAGENET
 
 
 def summary(each: list[dict[str, Any]]) -> dict[str, Any]:
@@ -141,47 +224,47 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         f"Measured on {record['measured']}.",
         "",
-        "| activation | training | batch | attack | at 40 dB | at SSIM .6 | median PSNR | CPU s |",
+        "| model | training | batch | attack | at 40 dB | at SSIM .6 | median PSNR | CPU s |",
         "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in record["rows"]:
         images = row["batch"] * row["batches"]
         training = f"{row['steps']} steps" if row["steps"] else "none"
         median = "–" if row["median_psnr"] is None else f"{row['median_psnr']:.0f}"
+        refused = all(one["outcome"] == "not applicable" for one in row["each"])
+        counts = f"{row['good_psnr']} of {images} | {row['good_ssim']} of {images} | {median}"
+        came = "refused | refused | –" if refused else counts
         lines.append(
-            f"| {row['activation']} | {training} | {row['batch']} | `{row['attack'].partition(':')[0]}` "
-            f"| {row['good_psnr']} of {images} | {row['good_ssim']} of {images} | {median} "
-            f"| {row['cpu_seconds']:.1f} |"
+            f"| `{row['model']}` | {training} | {row['batch']} | `{row['attack'].partition(':')[0]}` "
+            f"| {came} | {row['cpu_seconds']:.1f} |"
         )
     return "\n".join(lines)
 
 
-def _victim(activation: str, inputs: InputSpec, steps: int, options: argparse.Namespace) -> Victim:
-    if not steps:
+def _victim(name: str, case: Case, inputs: InputSpec, options: argparse.Namespace) -> Victim:
+    if not case.steps:
         torch.manual_seed(options.seed)
-        return Victim(model=two_layers(inputs, activation=activation), inputs=inputs, name=activation)
+        return Victim(model=case.build(inputs), inputs=inputs, name=name)
     assert inputs is INPUTS, "there is no CIFAR-10 to train on"
     data = cifar10(train=options.train, test=1000, skip=SKIP)
-    spec = f"benchmarks.activation_span:{activation}"
-    made = trained(spec, data, steps=steps, seed=options.seed, cache=options.cache)
-    logger.info("%s after %d steps: accuracy %.3f", activation, steps, made.accuracy)
-    return Victim(model=made.model, inputs=inputs, name=activation)
+    made = trained(f"benchmarks.activation_span:{name}", data, steps=case.steps, seed=options.seed, cache=options.cache)
+    logger.info("%s after %d steps: accuracy %.3f", name, case.steps, made.accuracy)
+    return Victim(model=made.model, inputs=inputs, name=name)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--activations", nargs="+", default=["sigmoid", "tanh", "gelu"], choices=list(ACTIVATIONS))
-    parser.add_argument("--sizes", nargs="+", type=int, default=[16, 64, 128], help="images of a batch")
+    parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--sizes", nargs="+", type=int, help="images of a batch; each model's own unless given")
     parser.add_argument("--batches", type=int, default=1, help="of each size")
-    parser.add_argument("--steps", nargs="+", type=int, default=[0], help="of training, 0 for untrained")
     parser.add_argument(
         "--attacks",
         nargs="+",
         default=["activation-span", "spear:most_images=160", "inverting-gradients:iterations=100000"],
         help="attack specs; the others get the seconds of the first",
     )
-    parser.add_argument("--most-seconds", type=float, default=300.0, help="of the first attack on a batch")
+    parser.add_argument("--most-seconds", type=float, default=900.0, help="of the first attack on a batch")
     parser.add_argument("--train", type=int, default=10_000, help="training images")
     parser.add_argument("--seed", type=int, default=0, help="of the models")
     parser.add_argument("--cache", type=Path, help="folder of weights")

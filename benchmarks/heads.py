@@ -5,15 +5,21 @@
 Trunks are trained on CIFAR-10 (JPEG copy), then frozen; a fresh Linear head of 100 classes is trained on batches that
 follow each other in CIFAR-100 (lossless). Identified: of all images of CIFAR-100 that are at hand, the one whose
 features are nearest to those found is the true one. CPU seconds of this process, float32 gradients.
+
+Rows that are in --out already are not measured again, so that a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
+import platform
 import statistics
 import time
 from copy import deepcopy
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 import command_line
-from attacker.analytic.heads.trained_head import TrainedHead, trained_head, why_not_read
+from attacker.analytic.heads.stacked_head import why_not_read
+from attacker.analytic.heads.trained_head import TrainedHead, trained_head
 from attacker.attacks.closed_form.feature_inversion import head_features
 from attacker.gradients.trace import trace
 from attacker.reasons import Reason
@@ -30,6 +37,7 @@ from fl_precode import Observation, Protocol, Victim
 from fl_precode.attacks import build_attack
 from fl_precode.metrics import match_batch, psnr, ssim
 from fl_precode.models.input_spec import InputSpec
+from page_tables import write_between
 from training import cifar10, trained
 
 logger = logging.getLogger("heads")
@@ -138,6 +146,7 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, images: Tensor, pool: Tenso
         "residual": found.residual,
         "labels": sorted(found.labels.tolist()) == sorted(y.tolist()) if found.labels is not None else False,
         "features": int((error < SAME).sum()),
+        "determined": found.determined,
         "feature_error": float(error.median()),
         "identified": len(true_places & set(nearest.tolist())),
         "feature_seconds": round(seconds, 2),
@@ -163,35 +172,51 @@ def searched(victim: Victim, observation: Observation, images: Tensor, spec: str
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything; the record that is written."""
+    """Run what is not there yet; the record that is written, after each row."""
     pool, labels = cifar100()
     data = cifar10(train=options.train, test=1000)
-    rows = []
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    known = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"rows": []}
+    rows = known["rows"]
+    done = {json.dumps(row["case"]) for row in rows}
+    record: dict[str, Any] = {}
     for spec in options.models:
         for steps in options.steps:
-            made = trained(spec, data, steps=steps, seed=options.seed, cache=options.cache)
-            model = with_new_head(made.model, options.seed).eval()
+            model: nn.Module | None = None
             for size, batches in zip(options.sizes, options.batches, strict=True):
                 for number in range(batches):
+                    case = {"model": spec, "steps": steps, "batch": size, "number": number, "attack": options.attack}
+                    if json.dumps(case) in done:
+                        continue
+                    if model is None:
+                        made = trained(spec, data, steps=steps, seed=options.seed, cache=options.cache)
+                        model = with_new_head(made.model, options.seed).eval()
                     chosen = slice(100 + size * number, 100 + size * (number + 1))
                     images, y = pool[chosen], labels[chosen]
                     row = attacked(model, INPUTS.normalise(images), y, images, pool, options.attack)
-                    whole = {"model": spec, "steps": steps, "accuracy": made.accuracy, "batch": size, **row}
-                    rows.append(whole)
-                    logger.info("%s", whole)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    return {"settings": {**settings, "torch": torch.__version__}, "rows": rows, "summary": summary(rows)}
+                    rows.append({"case": case, "accuracy": made.accuracy, **row})
+                    logger.info("%s", rows[-1])
+                    record = {
+                        "measured": date.today().isoformat(),
+                        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared",
+                        "settings": {**settings, "torch": torch.__version__},
+                        "rows": rows,
+                        "summary": summary(rows),
+                    }
+                    command_line.write_record(record, options)
+    return record or known
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A line for each model, training and size."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["model"], row["steps"], row["batch"]), []).append(row)
+        case = row["case"]
+        groups.setdefault((case["model"], case["steps"], case["batch"]), []).append(row)
     lines = []
     for (model, steps, batch), same in groups.items():
         line: dict[str, Any] = {"model": model, "steps": steps, "batch": batch, "images": batch * len(same)}
-        for name in ("features", "identified", "recovered"):
+        for name in ("features", "determined", "identified", "recovered"):
             line[name] = sum(row.get(name, 0) for row in same)
         for name in ("feature_error", "ssim", "psnr", "feature_seconds", "seconds"):
             values = [row[name] for row in same if name in row]
@@ -200,10 +225,36 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+NAMES = {
+    "lenet:activation=relu": "LeNet with ReLU, 768",
+    "resnet20": "ResNet20, mean of its maps, 64",
+    "heads:small_vit": "small ViT (patch 4), class token, 96",
+}
+
+
+def table(record: dict[str, Any]) -> str:
+    """That of docs/heads.md."""
+    lines = [
+        "| trunk, features | steps | batch | images | features | known to be | median error | identified | recovered | "
+        "median SSIM | CPU s for features | and images |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for line in record["summary"]:
+        seconds = [line[name] for name in ("feature_seconds", "seconds")]
+        spent = ["< .01" if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in seconds]
+        cells = [
+            NAMES.get(line["model"], line["model"]), line["steps"], line["batch"], line["images"], line["features"],
+            line["determined"], f"{line['feature_error']:.0e}", line["identified"], line["recovered"],
+            f"{line['ssim']:.2f}", *spent,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    models = ["lenet:activation=relu", "convnet:width=16", "resnet20", "heads:small_vit"]
+    models = ["lenet:activation=relu", "resnet20", "heads:small_vit"]
     parser.add_argument("--models", nargs="+", default=models, help="model specs")
     parser.add_argument("--attack", default="feature-inversion:steps=200", help="attack spec")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 8, 32], help="images of a batch")
@@ -211,8 +262,12 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 200], help="of the trunk's training")
     parser.add_argument("--train", type=int, default=10_000, help="training images")
     parser.add_argument("--cache", type=Path, help="folder of weights")
+    parser.add_argument("--table", type=Path, help="page whose table is replaced")
     options = command_line.parse(parser)
-    command_line.write_record(measure(options), options)
+    record = measure(options)
+    command_line.write_record(record, options)
+    if options.table:
+        write_between(options.table, "heads", table(record))
 
 
 if __name__ == "__main__":

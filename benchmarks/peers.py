@@ -130,8 +130,15 @@ class InvertingGradients(Peer):
         return found
 
 
+@dataclass(frozen=True)
 class Breaching(Peer):
-    """The framework of the same authors, its attack "invertinggradients" with our numbers."""
+    """The framework of the same authors, its attack "invertinggradients" with our numbers.
+
+    Attributes:
+        training: Whether clients normalise by their own batch and send no statistics; otherwise by the model's.
+    """
+
+    training: bool = False
 
     name = "breaching"
     package = "breaching"
@@ -156,7 +163,8 @@ class Breaching(Peer):
         setup = {"device": labels.device, "dtype": torch.float}
         attack = self.library.attacks.prepare_attack(model, torch.nn.CrossEntropyLoss(), config, setup)
         metadata = SimpleNamespace(modality="vision", shape=inputs.shape, mean=inputs.mean, std=inputs.std)
-        sent = [{"parameters": list(model.parameters()), "buffers": list(model.buffers()), "metadata": metadata}]
+        buffers = None if self.training else list(model.buffers())
+        sent = [{"parameters": list(model.parameters()), "buffers": buffers, "metadata": metadata}]
         known = {"num_data_points": len(labels), "labels": labels, "local_hyperparams": None}
         gradients = [update[name] for name, _ in model.named_parameters()]
         received = [{"gradients": gradients, "buffers": None, "metadata": known}]

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 PEERS = {"plain loop": ("0.45", ":"), "invertinggradients": ("C3", "--"), "breaching": ("C4", "-.")}
@@ -58,4 +59,53 @@ def plot_speed(content: dict[str, Any], path: Path) -> None:
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+COLOURS = {
+    "reconstructed": "#b2182b",
+    "some images": "#ef8a62",
+    "labels only": "#fddbc7",
+    "dark": "#4d4d4d",
+    "formulas get nothing": "#d9d9d9",
+    "not run here": "#ffffff",
+}
+
+
+def plot_map(content: dict[str, Any], path: Path) -> None:
+    """A square for each architecture, batch, number of steps and size, in the colour of what an update gave away."""
+    from benchmarks.architecture_map import STATES, entry_of, square, state
+    from benchmarks.architectures import COLUMNS, ROWS
+
+    figure, axes = plt.subplots(figsize=(14.5, 0.62 * len(ROWS) + 2.2), layout="constrained")
+    for down, row in enumerate(ROWS):
+        for across, (size, batch, steps) in enumerate(COLUMNS):
+            entry = entry_of(content, row, size, batch, steps)
+            seen = state(entry)
+            unsearched = entry is not None and not entry["searched"] and not entry["came_back"]
+            axes.add_patch(
+                Rectangle(
+                    (across, down), 1, 1, facecolor=COLOURS[seen], edgecolor="0.75", hatch="///" if unsearched else None
+                )
+            )
+            colour = "white" if seen in ("reconstructed", "dark") else "black"
+            axes.text(across + 0.5, down + 0.5, square(entry), color=colour, ha="center", va="center", fontsize=7)
+    steps_of = {1: "1 step", 4: "4 steps"}
+    axes.set_xticks(
+        [across + 0.5 for across in range(len(COLUMNS))],
+        [f"{size} px\nbatch {batch}\n{steps_of[steps]}" for size, batch, steps in COLUMNS],
+    )
+    axes.set_yticks(
+        [down + 0.5 for down in range(len(ROWS))], [f"{row.network}\n{row.norm}" for row in ROWS.values()], fontsize=8
+    )
+    axes.set(xlim=(0, len(COLUMNS)), ylim=(len(ROWS), 0))
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.axvline(len(COLUMNS) / 2, color="black", linewidth=1.5)
+    keys = [Patch(facecolor=COLOURS[one], edgecolor="0.5", label=one) for one in STATES]
+    keys.append(Patch(facecolor="white", edgecolor="0.5", hatch="///", label="formulas and labels tried, no search"))
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
+    figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -28,7 +28,7 @@ class FirstLinear:
     Attributes:
         module: The layer.
         weight: Name of its weight.
-        bias: Name of its bias.
+        bias: Name of its bias, which may be constant or missing where `first_linear` was asked for no bias.
         scale: (features,), what the model multiplies each pixel by before the layer; None where it does not.
         shift: (features,), what it adds then; None where it does not.
     """
@@ -46,20 +46,26 @@ class FirstLinear:
         return received.reshape(-1, *victim.inputs.shape)
 
 
-def first_linear(trace: Trace) -> FirstLinear | Reason:
-    """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer."""
+def first_linear(trace: Trace, *, any_bias: bool = False) -> FirstLinear | Reason:
+    """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer.
+
+    Args:
+        trace: Of the model.
+        any_bias: Whether the layer may be without a bias, or have one that does not move.
+    """
     first = trace.first
     if first is None:
         return because("no-parameters")
     kind = type(first.module).__name__
     if not isinstance(first.module, nn.Linear):
         return because("first-layer-not-linear", name=first.name, kind=kind)
-    still = [name for name in ("weight", "bias") if name in constants_of(first.module)]
+    needed = ("weight",) if any_bias else ("weight", "bias")
+    still = [name for name in needed if name in constants_of(first.module)]
     if still:
         return because("first-layer-did-not-move", what=" and the ".join(still), name=first.name)
     if not moves(first.module, "weight"):
         return because("first-layer-weight-computed", name=first.name)
-    if not moves(first.module, "bias"):
+    if not any_bias and not moves(first.module, "bias"):
         return because("first-layer-without-bias", name=first.name)
     received, image = first.inputs, trace.probe.flatten(1)
     prefix = f"{first.name}." if first.name else ""

@@ -214,10 +214,17 @@ def _between(value: Tensor, received: Tensor | None) -> _Modules | None:
     for modules in singles + pairs:
         if value.dim() != 4 and any(module in _POOLS for module in modules):
             continue
-        with torch.no_grad():
-            if _same(nn.Sequential(*modules)(value), received):
-                return modules
+        if _gives(modules, value, received):
+            return modules
     return None
+
+
+def _gives(modules: _Modules, value: Tensor, received: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            return _same(nn.Sequential(*modules)(value), received)
+    except RuntimeError:  # the window of a pooling layer is larger than the map
+        return False
 
 
 def _same(value: Tensor, other: Tensor) -> bool:

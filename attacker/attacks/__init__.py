@@ -16,6 +16,7 @@ from attacker.attacks.closed_form.patch_embedding import PatchEmbedding
 from attacker.attacks.closed_form.spear import Spear
 from attacker.attacks.closed_form.then_refine import ThenRefine
 from attacker.attacks.closed_form.through_bottleneck import ThroughBottleneck
+from attacker.attacks.closed_form.through_branches import ThroughBranches
 from attacker.attacks.gradient_matching.attack import GradientMatching
 from attacker.attacks.gradient_matching.presets import PRESETS
 from attacker.attacks.portfolio import Member, Portfolio
@@ -50,6 +51,7 @@ __all__ = [
     "Reconstruction",
     "ThenRefine",
     "ThroughBottleneck",
+    "ThroughBranches",
     "Spear",
     "StatisticsOnly",
     "build_attack",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,13 +42,22 @@ def in_gradient_units(update: Mapping[str, Tensor], observation: Observation) ->
         update: Weights afterwards minus weights before, by name; axes may stand before those of the parameter.
         observation: Says the weights before and the protocol.
     """
-    protocol, steps = observation.protocol, steps_behind(observation)
-    rate, decay = protocol.learning_rate, protocol.weight_decay or 0.0
-    scale = -1.0 / ((rate or 1.0) * _plain_steps(steps or 1, protocol.momentum or 0.0))
+    protocol, scale = observation.protocol, _gradient_scale(observation)
+    decay = protocol.weight_decay or 0.0
     scaled = {name: value * scale for name, value in update.items()}
-    if not decay or rate is None or steps is None:
+    if not decay or protocol.learning_rate is None or steps_behind(observation) is None:
         return scaled
     return {name: value - decay * observation.parameters[name] for name, value in scaled.items()}
+
+
+def gradient_scale(observation: Observation) -> float:
+    """What a change of the update by 1 changes the observed gradient by."""
+    return 1.0 if observation.kind == "gradient" else _gradient_scale(observation)
+
+
+def _gradient_scale(observation: Observation) -> float:
+    protocol, steps = observation.protocol, steps_behind(observation)
+    return -1.0 / ((protocol.learning_rate or 1.0) * _plain_steps(steps or 1, protocol.momentum or 0.0))
 
 
 def steps_behind(observation: Observation) -> int | None:
@@ -89,6 +99,25 @@ def why_not_one_step(observation: Observation) -> Reason | None:
     if protocol.weight_decay and protocol.learning_rate is None:
         return because("weight-decay")
     return None
+
+
+def midway(observation: Observation) -> Observation | None:
+    """Several steps of SGD on one batch as one gradient at the weights half way; None where the update is none such.
+
+    The gradient changes along the way, to first order linearly: the mean of K steps' is that at ``(K - 1) / (2 K)`` of
+    the way. What several batches gave is no gradient of one.
+    """
+    protocol, size, steps = observation.protocol, observation.batch_size, steps_behind(observation)
+    if observation.kind == "gradient" or protocol.optimiser == "adam" or protocol.weight_decay:
+        return None
+    if size is None or steps is None or steps < 2 or (protocol.batch_size or size) < size:
+        return None
+    share = (steps - 1) / (2 * steps)
+    there = {
+        name: value + share * observation.update[name] if name in observation.update else value
+        for name, value in observation.parameters.items()
+    }
+    return replace(observation, parameters=there)
 
 
 def group_observations(

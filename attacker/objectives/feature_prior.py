@@ -72,7 +72,7 @@ class FeatureTarget(Prior):
             value[rows].to(images).unsqueeze(1).expand(-1, restarts, *value.shape[1:]).flatten(0, 2)
             for value in self._noise
         ]
-        received = _received(replay, images.flatten(0, 2), noise, batch=batch, layers=list(self._targets))
+        received = received_by(replay, images.flatten(0, 2), noise, batch=batch, layers=list(self._targets))
         total = images.new_zeros(victims, restarts)
         for name, target in self._targets.items():
             features = received[name].reshape(victims, restarts, batch, -1)
@@ -85,9 +85,18 @@ class FeatureTarget(Prior):
         return total
 
 
-def _received(
+def received_by(
     replay: Replay, flat: Tensor, noise: Sequence[Tensor], *, batch: int, layers: Sequence[str]
 ) -> Mapping[str, Tensor]:
+    """What enters some layers, by name.
+
+    Args:
+        replay: The model, weights and buffers.
+        flat: (n, channels, height, width), normalised.
+        noise: Of random layers before the last of the layers.
+        batch: Images that are normalised together, where the model normalises by the batch.
+        layers: Their names.
+    """
     model = replay.victim.model
     state = {**dict(model.named_buffers()), **replay.buffers, **replay.parameters}
     with _until(model, layers) as received, batches_of(model, batch), sample_noise(values=noise), without_checkpoints():

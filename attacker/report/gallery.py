@@ -15,6 +15,9 @@ from attacker.report.verdict import knows
 
 MOST_ROWS = 1000
 MOST_OTHERS = 6000
+DETAILED = 96
+"""Shorter side of an image, in pixels, from which its pictures are shown one below the other and 224 pixels wide."""
+
 MOST_LARGE = 4
 """Pictures that are shown large where no true image stands beside them; the rest is a click away."""
 # Characters of one tile's markup without its picture, from above; a test holds the page to its bound.
@@ -65,6 +68,7 @@ class GalleryRow:
             the best guess without any update, as far as there are any.
         others: What the other attacks made of it.
         large: Whether no true image is known, so that the pictures are all there is, and shown large.
+        detailed: Whether the images have more to see than small tiles can show.
     """
 
     federation: str
@@ -76,6 +80,7 @@ class GalleryRow:
     tiles: tuple[Tile, ...]
     others: tuple[Tile, ...]
     large: bool = False
+    detailed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +221,7 @@ def _row(
         ssim=max(similarities, default=None),
         tiles=(truth, *(_attack(record, title, result, where) for title, result in chosen.items()), *baseline),
         others=tuple(_attack(record, "", row, where) for row in results if row.attack not in picked),
+        detailed=min(federation.shape[1:]) >= DETAILED,
     )
 
 

@@ -93,6 +93,8 @@ def _apart(span: SpanRank | SpanLeakage) -> str:
             "apart (activation-span)."
         )
     sizes = f"{layers} take up to {counted(span.most, 'token')} apart, and an image has {count(span.each)}"
+    if span.images == 1:
+        return f"All tokens of one image are exactly determined, too: {sizes}."
     if span.images:
         return f"The tokens of {counted(span.images, 'image')} of one batch are exactly determined: {sizes}."
     return f"Tokens of batches are not exactly determined: {sizes}."

@@ -36,6 +36,7 @@ class Encoding:
 
 ENCODINGS: Final = (
     Encoding("They are exact copies of the files.", None),
+    Encoding("To fit on one page they are WebP copies of quality 90, at most 256 pixels wide or high.", 256, 90),
     Encoding("To fit on one page they are WebP copies of quality 90, at most 128 pixels wide or high.", 128, 90),
     Encoding("To fit on one page they are WebP copies of quality 75, at most 64 pixels wide or high.", 64, 75),
     Encoding("To fit on one page they are coarse WebP copies (quality 40, at most 48 pixels).", 48, 40),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from fl_precode.data.dataset import DataUnavailableError, ImageData, ImageDatase
 PATCH = 32
 """Side of a photograph's patch, pixels."""
 
+LARGE_PATCH = 224
+"""Side of a large patch, pixels: what vision transformers and ImageNet's models see."""
+
 TRAIN_PER_PHOTO, TEST_PER_PHOTO = 400, 100
+LARGE_PER_PHOTO = {"train": 12, "test": 4}
 TEST_SHARE = 0.25
 MIN_GREY_STD = 8.0
 """Patches with less contrast (of 255 grey levels) show nothing but sky or background, and are left out."""
@@ -72,12 +77,26 @@ def load_photos() -> ImageData:
 
     The right quarter of each photograph is the test region. No pixel of it is in a training patch.
     """
+    return _cut("photos", PATCH, patch_corners)
+
+
+def load_large_photos() -> ImageData:
+    """224x224 colour patches of the same photographs, up to 12 and 4 of each, at places at least 38 pixels apart.
+
+    The right edge of each photograph, a quarter or 224 pixels, is the test region: no pixel of it is in a training
+    patch.
+    """
+    return _cut("photos224", LARGE_PATCH, large_corners)
+
+
+def _cut(name: str, side: int, corners_of: Callable[[np.ndarray], dict[str, list[tuple[int, int]]]]) -> ImageData:
+    """Square patches of all photographs; the class is the photograph."""
     patches: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     labels: dict[str, list[tuple[int, int]]] = {"train": [], "test": []}
     for label, (package, relative) in enumerate(PHOTOS.values()):
         picture = _picture(_file(package, relative))
-        for part, corners in patch_corners(picture).items():
-            patches[part] += [picture[y : y + PATCH, x : x + PATCH] for y, x in corners]
+        for part, corners in corners_of(picture).items():
+            patches[part] += [picture[y : y + side, x : x + side] for y, x in corners]
             labels[part] += [(place, label) for place in range(len(corners))]
     sets = []
     for part in ("train", "test"):
@@ -86,7 +105,7 @@ def load_photos() -> ImageData:
         images = np.ascontiguousarray(np.stack(patches[part])[order].transpose(0, 3, 1, 2))
         classes = torch.tensor([labels[part][i][1] for i in order])
         sets.append(ImageDataset(torch.from_numpy(images), classes, tuple(PHOTOS)))
-    return image_data("photos", sets[0], sets[1])
+    return image_data(name, sets[0], sets[1])
 
 
 def patch_corners(picture: np.ndarray) -> dict[str, list[tuple[int, int]]]:
@@ -107,6 +126,23 @@ def patch_corners(picture: np.ndarray) -> dict[str, list[tuple[int, int]]]:
         lively = [(y, x) for y, x in grid if grey[y : y + PATCH, x : x + PATCH].std() >= MIN_GREY_STD]
         chosen = np.unique(np.linspace(0, len(lively) - 1, min(wanted, len(lively))).round().astype(int))
         corners[part] = [lively[i] for i in chosen]
+    return corners
+
+
+def large_corners(picture: np.ndarray) -> dict[str, list[tuple[int, int]]]:
+    """Upper left corners (y, x) of a photograph's large training and test patches, evenly spread.
+
+    Args:
+        picture: (height, width, 3), uint8, at least 224 pixels high and twice as wide.
+    """
+    height, width = picture.shape[:2]
+    border = width - max(LARGE_PATCH, round(width * TEST_SHARE))
+    corners = {}
+    for part, (left, right) in {"train": (0, border), "test": (border, width)}.items():
+        rows, columns = (range(0, room - LARGE_PATCH + 1, PATCH + 6) for room in (height, right - left))
+        grid = [(y, left + x) for y in rows for x in columns]
+        chosen = np.linspace(0, len(grid) - 1, min(LARGE_PER_PHOTO[part], len(grid))).round().astype(int)
+        corners[part] = [grid[i] for i in chosen]
     return corners
 
 

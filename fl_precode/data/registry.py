@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fl_precode.data.dataset import ImageData
 from fl_precode.data.downloaded import CIFAR, MEDMNIST, MULTI_LABEL, default_root, load_cifar, load_medmnist
-from fl_precode.data.embedded import load_digits, load_faces, load_photos
+from fl_precode.data.embedded import load_digits, load_faces, load_large_photos, load_photos
 from fl_precode.data.own_files import load_folder, load_npz
 
 
@@ -29,6 +29,9 @@ DATASETS: dict[str, DatasetEntry] = {
     "photos": DatasetEntry(
         description="4,950 colour 32x32 patches of ten photographs (inside scikit-image and scikit-learn)",
         load=lambda root: load_photos(),
+    ),
+    "photos224": DatasetEntry(
+        description="150 colour 224x224 patches of the same ten photographs", load=lambda root: load_large_photos()
     ),
     "digits": DatasetEntry(
         description="1,797 grey 8x8 handwritten digits (inside scikit-learn)", load=lambda root: load_digits()

@@ -17,6 +17,7 @@ from fl_precode.models.lenet import Activation, build_lenet, init_uniform
 from fl_precode.models.mlp import build_mlp
 from fl_precode.models.outputs import class_scores, describe_output, is_plain, output_tensors
 from fl_precode.models.resnet import build_resnet20
+from fl_precode.models.vit import build_vit
 from fl_precode.randomness.seeding import seeded
 from fl_precode.spec import Spec, parse_spec
 
@@ -100,6 +101,11 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             "ResNet20 for small images; width=1 (4 is the literature's ResNet20-4), norm=batch|group",
             build_resnet20,
             MappingProxyType({"width": Whole(1), "norm": WordOption(("batch", "group"))}),
+        ),
+        "vit": ModelEntry(
+            "Small vision transformer, class token, learned positions; patch=16, width=256, depth=4",
+            build_vit,
+            MappingProxyType({"patch": Whole(16), "width": Whole(256), "depth": Whole(4)}),
         ),
     }
 )

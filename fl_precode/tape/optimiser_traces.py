@@ -73,8 +73,8 @@ def optimiser_trace(
         learning_rate: That was announced; None when not known.
 
     Returns:
-        What was found; None for an update of which nothing can be said: it has less than two matrices, or too few
-        entries that moved.
+        What was found; None for an update of which nothing can be said: too few entries moved, or it has less than two
+        matrices whose entries differ in size.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> signs = {name: torch.randn(20, 30, generator=generator).sign() for name in ("first.weight", "second.weight")}
@@ -86,9 +86,10 @@ def optimiser_trace(
     matrices = [sizes[name] for name, value in update.items() if value.dim() >= 2]
     matrices = [one for one in matrices if len(one) >= _FEWEST_OF_A_MATRIX]
     every = torch.cat(list(sizes.values())) if sizes else torch.zeros(0)
-    if len(matrices) < 2 or len(every) < _FEWEST_ENTRIES:
+    layers = [one for one in sizes.values() if len(one) >= _FEWEST_OF_A_LAYER]
+    if not matrices or len(layers) < 2 or len(every) < _FEWEST_ENTRIES:
         return None
-    if _rounded_by_layer([one for one in sizes.values() if len(one) >= _FEWEST_OF_A_LAYER]):
+    if _rounded_by_layer(layers):
         return OptimiserTrace(
             optimiser=None,
             learning_rate=None,
@@ -96,8 +97,11 @@ def optimiser_trace(
         )
     middle = float(every.median())
     equal = _share(every, middle * (1 - _EQUAL), middle * (1 + _EQUAL))
-    if equal >= _NEARLY_ALL and _ratio([float(one.median()) for one in matrices]) <= 1 + _EQUAL:
+    compared = matrices if len(matrices) > 1 else layers  # a head alone has one matrix, and its bias
+    if equal >= _NEARLY_ALL and _ratio([float(one.median()) for one in compared]) <= 1 + _EQUAL:
         return _of_one_size(equal, middle, steps, learning_rate)
+    if len(matrices) < 2:
+        return None
     return _of_many_sizes(every, matrices, steps, learning_rate)
 
 

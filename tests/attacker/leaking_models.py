@@ -29,6 +29,14 @@ def normed(inputs: InputSpec) -> nn.Module:
     )  # fmt: skip
 
 
+def pooled_head(inputs: InputSpec, width: int = 40) -> nn.Module:
+    """A frozen trunk whose features are means over all places, as a pretrained network's are, and a trained head."""
+    trunk = nn.Sequential(
+        nn.Conv2d(inputs.channels, 16, 3), nn.GELU(), nn.Conv2d(16, width, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1)
+    ).requires_grad_(False)
+    return nn.Sequential(*trunk, nn.Flatten(), nn.Linear(width, inputs.classes))
+
+
 def small_photographs(folder: Path, classes: int = 4) -> str:
     """Spec of a data set of photographs' patches, as small as the transformers take them."""
     images = load_data("photos").train.images[:40, :, :SIDE, :SIDE].numpy().transpose(0, 2, 3, 1)

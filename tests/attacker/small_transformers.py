@@ -88,6 +88,28 @@ class Transformer(nn.Module):
         return self.head(x[:, 0] if self.special and self.layout != "maps" else x.mean(1))
 
 
+class Functional(Transformer):
+    """Dropout and stochastic depth as functions, and layer scale, as many training scripts write them.
+
+    Args:
+        before: Share that is dropped between patch layer and positions.
+    """
+
+    def __init__(self, *, before=0.0):
+        super().__init__(special=0)
+        self.before, self.scale = before, nn.Parameter(torch.full((WIDTH,), 1e-2))
+
+    def forward(self, x):
+        drop = nn.functional.dropout
+        x = drop(self.embed(x).flatten(2).transpose(1, 2), self.before, self.training) + self.positions
+        x = drop(x, 0.2, self.training)
+        for block in self.block:
+            branch = self.scale * (block(x) - x)
+            kept = torch.rand(len(x), 1, 1).to(x) < 0.6 if self.training else 1.0  # stochastic depth
+            x = x + kept * branch
+        return self.head(self.norm(x).mean(1))
+
+
 class Embeddings(nn.Module):
     """Hugging Face's shape: a module with class token and projection, positions in an ``nn.Embedding``."""
 

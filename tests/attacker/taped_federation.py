@@ -46,9 +46,11 @@ def tape_federation(
     header: TapeHeader | None = None,
     local: dict[str, Any] | None = None,
     perturbed: bool = False,
+    told: bool = True,
 ) -> Taped:
     """``local`` are settings of local training; with them the clients send weights.
 
+    ``told``: the tape says how many images are behind an update.
     ``perturbed``: gradients go through the part of the defence that changes them, as a client's do.
     """
     chain = gradient_defence(defence) if perturbed else None
@@ -93,7 +95,7 @@ def tape_federation(
                     sent = dict(chain(sent, generator=draws, model=network, batch=batches[0]))
                 gradient, behind = sent, batch_size
             arrays = {name: value.detach().numpy() for name, value in sent.items()}
-            writer.write_observation(server_round, node, arrays, batch_size=behind, buffers=buffers)
+            writer.write_observation(server_round, node, arrays, batch_size=behind if told else None, buffers=buffers)
             used[node, server_round] = steps[0]
             updates.append(gradient)
         with torch.no_grad():

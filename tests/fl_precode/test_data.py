@@ -11,7 +11,7 @@ import torch
 
 from fl_precode.data import DATASETS, ImageDataset, check_dataset, load_data
 from fl_precode.data.dataset import image_data, stratified_split
-from fl_precode.data.embedded import PATCH, PHOTOS, _file, _picture, patch_corners
+from fl_precode.data.embedded import LARGE_PATCH, PATCH, PHOTOS, _file, _picture, large_corners, patch_corners
 
 EMBEDDED = {"faces": (200, (1, 25, 25), 2), "photos": (4950, (3, 32, 32), 10), "digits": (1797, (1, 8, 8), 10)}
 
@@ -50,16 +50,17 @@ def test_faces_are_faces():
     assert right.float().mean() > 0.85
 
 
+@pytest.mark.parametrize(("cut", "side", "least"), [(patch_corners, PATCH, 50), (large_corners, LARGE_PATCH, 1)])
 @pytest.mark.parametrize("name", PHOTOS)
-def test_no_pixel_of_a_photograph_is_in_both_regions(name):
+def test_no_pixel_of_a_photograph_is_in_both_regions(name, cut, side, least):
     picture = _picture(_file(*PHOTOS[name]))
     seen = {part: np.zeros(picture.shape[:2], dtype=bool) for part in ("train", "test")}
-    for part, corners in patch_corners(picture).items():
-        assert len(corners) >= 50
+    for part, corners in cut(picture).items():
+        assert len(corners) >= least
         assert len(set(corners)) == len(corners)
         for y, x in corners:
-            patch = np.s_[y : y + PATCH, x : x + PATCH]
-            assert picture[patch].shape == (PATCH, PATCH, 3)
+            patch = np.s_[y : y + side, x : x + side]
+            assert picture[patch].shape == (side, side, 3)
             seen[part][patch] = True
     assert not (seen["train"] & seen["test"]).any()
 

@@ -38,6 +38,14 @@ def test_every_model_takes_every_image_size(name, inputs):
     assert build_model(name, inputs, seed=0)(torch.zeros(3, *inputs.shape)).shape == (3, inputs.classes)
 
 
+def test_a_transformer_is_cut_into_whole_patches():
+    model = build_model("vit:patch=8,width=100,depth=2", images(), seed=0)
+    assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
+    assert (model.positions.shape, model.blocks[0].attention.heads) == ((1, 17, 100), 1)
+    with pytest.raises(ValueError, match="patches of 16x16 and expects them to fill 25x25.*such as vit:patch=25"):
+        build_model("vit", images(side=25), seed=0)
+
+
 def test_lenet_takes_images_that_are_not_square():
     inputs = InputSpec(channels=1, height=9, width=14, classes=3, mean=(0.0,), std=(1.0,))
     assert build_model("lenet", inputs, seed=0)(torch.zeros(2, 1, 9, 14)).shape == (2, 3)
@@ -120,7 +128,7 @@ def test_the_trial_leaves_modes_and_statistics_as_they_were():
         ("convnet:init=uniform", "'convnet' has no option 'init'; it has norm, width"),
         (
             "resnet9000",
-            "no model 'resnet9000'; expected one of mlp, lenet, convnet, resnet20, or package.module:factory",
+            "no model 'resnet9000'; expected one of mlp, lenet, convnet, resnet20, vit, or package.module:factory",
         ),
         ("lenet:activation=tanh", "activation to be one of sigmoid, relu, got 'tanh'"),
         ("lenet:init=zero", "init to be one of default, uniform"),

@@ -128,6 +128,28 @@ def test_signs_are_said_to_be_adam_or_signs():
     assert "announced 0.1" in found.evidence
 
 
+def of_the_head(update):
+    return {name: value for name, value in update.items() if name.startswith("5.")}
+
+
+@pytest.mark.parametrize("optimiser", ADAM)
+def test_one_step_of_adam_on_a_head_alone_is_seen(optimiser):
+    """As where a vision transformer is fine-tuned: its one matrix and its bias moved by the same amount."""
+    found = optimiser_trace(of_the_head(trained(MODELS["smooth"], ADAM[optimiser], 1)), steps=1, learning_rate=None)
+    assert found.optimiser == "adam"
+    assert found.learning_rate == pytest.approx(0.001, rel=0.15)
+
+
+@pytest.mark.parametrize("optimiser", SGD)
+@pytest.mark.parametrize("change", CHANGES)
+def test_sgd_on_a_head_alone_is_not_accused(optimiser, change):
+    for steps in (1, 5):
+        for batch in (1, 16):
+            update = of_the_head(trained(MODELS["smooth"], SGD[optimiser], steps, batch, seed=steps))
+            found = optimiser_trace({n: CHANGES[change](v) for n, v in update.items()}, steps=None, learning_rate=None)
+            assert found is None or found.optimiser is None, found
+
+
 def test_rounding_by_layer_is_said_and_is_no_adam():
     sent = {name: rounded(1)(value) for name, value in trained(MODELS["smooth"], SGD["plain"], 1, 16).items()}
     assert "were rounded" in optimiser_trace(sent, steps=1, learning_rate=0.1).evidence

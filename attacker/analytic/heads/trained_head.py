@@ -152,24 +152,8 @@ def images_behind(head: TrainedHead, observation: Observation) -> int | Reason:
     return size
 
 
-def why_not_read(victim: Victim, head: TrainedHead, observation: Observation) -> Reason | None:
-    """Why the head's gradient does not tell what entered it, or None when it does."""
-    if observation.kind == "weights" and observation.protocol.optimiser == "adam":
-        return because("local-adam.quotient")
-    if observation.protocol.weight_decay and why_not_one_step(observation) is not None:
-        return because("weight-decay.several-steps")
-    if not bool((observation.update[head.bias or head.weight] != 0).any()):
-        return because("gradient-is-zero", name=head.bias or head.weight)
-    images = images_behind(head, observation)
-    if isinstance(images, Reason):
-        return images
-    return None if images == 1 else why_no_softmax(victim, head, observation, images)
-
-
 def why_no_softmax(victim: Victim, head: TrainedHead, observation: Observation, images: int) -> Reason | None:
     """Why the head's gradient is not that of a softmax of known size, which tells images apart, or None when it is."""
-    if not head.scores:
-        return because("head-not-classifier", name=head.name)
     if victim.why_no_loss is not None:
         return victim.why_no_loss
     if (other := victim.why_not_cross_entropy(f"telling the features of {images} image(s) apart")) is not None:

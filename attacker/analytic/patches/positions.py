@@ -148,7 +148,12 @@ def position_embedding(victim: Victim, layer: PatchLayer) -> PositionEmbedding |
         layer: Where patches enter it.
     """
     moving = {name: value for name, value in victim.model.named_parameters() if name != layer.weight}
-    fixed = {name: value for name, value in victim.model.named_buffers() if value.is_floating_point()}
+    fixed = {
+        name: value
+        for name, value in victim.model.named_buffers()
+        # No gradient reaches the statistics that batch normalisation goes by, and asking for one raises.
+        if not isinstance(victim.model.get_submodule(name.rpartition(".")[0]), nn.modules.batchnorm._NormBase)
+    }
     watch = _Watch(layer, _leaves({**moving, **fixed}))
     _watched(victim, watch)
     found = watch.found

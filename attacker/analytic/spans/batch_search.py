@@ -79,14 +79,15 @@ def find_inputs(
     rank = min(layers.first.rank, layers.second.rank)
     while len(state.inputs) < rank and state.failed < patience:
         inside, target = deflation.remaining(state.backward)
-        search = SpanSearch(layers, inside, target, _some_units(layers, len(inside), len(target), generator))
+        units = _some_units(layers, len(inside), len(target), generator)
+        search = SpanSearch(layers, inside, target, units, dtype=torch.float32)  # what is near is polished in float64
         starts = _starts(search, layers, at_once, generator)
         level = float(search.misfit(starts).median())
         found = search.descend(starts, steps)
         state.starts += at_once
         # A space of one dimension has one point whose last coordinate is 1.
         near = found.inputs[found.misfits < _NEAR * level] if search.unknowns else found.inputs[:1]
-        polished = whole.descend(whole.coordinates(near), _POLISHING)
+        polished = whole.descend(whole.coordinates(near), _POLISHING, near=True)
         taken = _take(state, deflation, polished.inputs, polished.misfits / typical, rank)
         state.failed = 0 if taken else state.failed + at_once
         if time_is_up():
@@ -128,10 +129,13 @@ def _starts(search: SpanSearch, layers: TwoLayers, count: int, generator: Genera
     sizes = torch.linalg.vector_norm(left, dim=0)
     rows = torch.randn(count, len(sizes), generator=generator, dtype=torch.float64).to(left) * sizes
     mixtures = rows @ layers.first.right
+    usual = (layers.weight.shape[1] - 1) ** 0.5
+    if not layers.first_bias:  # nothing tells the size of a mixture
+        factors = torch.rand(count, 1, generator=generator, dtype=torch.float64).to(left) * _LARGEST
+        return search.coordinates(mixtures * factors * usual / torch.linalg.vector_norm(mixtures, dim=1, keepdim=True))
     z = search.coordinates(mixtures / mixtures[:, -1:])
-    longest = _LARGEST * (layers.weight.shape[1] - 1) ** 0.5
     lengths = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-300)
-    starts: Tensor = z * (longest / lengths).clamp_max(1.0)
+    starts: Tensor = z * (_LARGEST * usual / lengths).clamp_max(1.0)
     return starts
 
 

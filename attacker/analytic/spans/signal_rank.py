@@ -15,6 +15,9 @@ EDGE: Final = 4.0
 Rounding of float32 is larger where the gradient is, and was measured to reach 2."""
 
 _OVERSAMPLING = 16
+_FEWEST = 8
+"""Directions beyond those of interest that are enough to measure noise by."""
+
 _ROUNDS = 4
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
@@ -37,6 +40,7 @@ def above_noise(matrix: Tensor, limit: int, *, name: str, expected: int | None =
         The factors, in float64, of more outer products than expected where signal goes on; or why there are none: the
         gradient is zero, or signal does not end at the limit.
     """
+    rounding = torch.finfo(matrix.dtype).eps / 2
     matrix = matrix.double()
     size = float(torch.linalg.vector_norm(matrix))
     if size == 0:
@@ -46,7 +50,12 @@ def above_noise(matrix: Tensor, limit: int, *, name: str, expected: int | None =
     if expected is not None:
         most = max(1, min(expected, room - 1))
     left, values, right = _leading(matrix, most + min(_OVERSAMPLING, (room - most) // 2))
-    rank, noise = _counted(matrix, left, values, right)
+    if expected is not None and room - most < _FEWEST:
+        # Too few directions are left to measure noise by: no more than rounding is taken for it.
+        noise = rounding * size / matrix.numel() ** 0.5
+        rank = int((values[:most] > _edge(matrix, noise)).sum())
+    else:
+        rank, noise = _counted(matrix, left, values, right)
     if rank > most and expected is None:
         return because("rank-unclear", name=name, rank=most, first=float(values[0]), last=float(values[-1]))
     if rank == 0:
@@ -62,10 +71,15 @@ def _counted(matrix: Tensor, left: Tensor, values: Tensor, right: Tensor) -> tup
         rest = matrix - (left[:, :rank] * values[:rank]) @ right[:rank]
         entries = max(1, (rows - rank) * (columns - rank))
         noise = max(float(torch.linalg.vector_norm(rest)), _ROUNDING * size) / entries**0.5
-        above = int((values > EDGE * noise * (rows**0.5 + columns**0.5)).sum())
+        above = int((values > _edge(matrix, noise)).sum())
         if above >= rank:
             return above, noise
         rank = above
+
+
+def _edge(matrix: Tensor, noise: float) -> float:
+    """Above which a singular value is none of noise of this standard deviation."""
+    return float(EDGE * noise * (matrix.shape[0] ** 0.5 + matrix.shape[1] ** 0.5))
 
 
 def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

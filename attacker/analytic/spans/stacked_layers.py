@@ -63,6 +63,12 @@ class StackedLayers:
         """Name in the model of a parameter of one of the two layers."""
         return f"{layer}.{name}" if layer else name
 
+    def keeps_factors(self) -> bool:
+        """Whether the activation passes a factor on, -1 or 2: then a layer without a bias does not tell x from it."""
+        points = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)
+        value = self.activation(points)
+        return any(torch.allclose(self.activation(factor * points), factor * value) for factor in (-1.0, 2.0))
+
 
 def value_and_slope(activation: Activation, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """An elementwise function and its derivative, in the shape of ``inputs``.
@@ -96,7 +102,7 @@ def stacked_layers(victim: Victim, trace: Trace, first: nn.Module) -> StackedLay
     if second is None:
         return because("no-second-layer", name=own.name)
     if dropping is not None and behind.index(dropping) < behind.index(second):
-        return because("no-second-layer.dropout", name=own.name, second=second.name, dropout=dropping.name)
+        return because("second-layer-behind-dropout", name=own.name, second=second.name, dropout=dropping.name)
     found = _activation_between(victim, own.returned, second.received)
     if found is None:
         return because("no-second-layer.activation", name=own.name, second=second.name)

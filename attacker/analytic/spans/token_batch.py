@@ -19,14 +19,16 @@ def perceptron_of_block(victim: Victim, trace: Trace, block: int = 0) -> Stacked
         trace: Says the probe.
         block: Number of the block, from 0.
     """
-    found = [
-        pair
-        for module in _over_tokens(victim, trace)
-        if not isinstance(pair := stacked_layers(victim, trace, module), Reason)
-    ]
-    if block >= len(found):
-        return because("no-token-perceptron", blocks=len(found), block=block)
-    return found[block]
+    found: list[StackedLayers] = []
+    for module in _over_tokens(victim, trace):
+        pair = stacked_layers(victim, trace, module)
+        if not isinstance(pair, Reason):
+            found.append(pair)
+        elif pair.code == "second-layer-behind-dropout" and not found:
+            return pair
+        if len(found) > block:
+            return found[block]
+    return because("no-token-perceptron", blocks=len(found), block=block)
 
 
 def _over_tokens(victim: Victim, trace: Trace) -> list[nn.Linear]:

@@ -2,7 +2,9 @@
 
 ``dW1 = M.T @ X`` and ``dW2 = E.T @ phi(X W1.T + b1)``: each input lies in the row space of the first, what leaves the
 activation in that of the second. Bias gradients are a further column of ones on the right, so that both spaces are
-affine: an input has the coordinate 1 there, and neither zero nor its multiples solve the equations.
+affine: an input has the coordinate 1 there, and neither zero nor its multiples solve the equations. Where the first
+layer's bias did not move, inputs lie in the row space itself: one unknown more, and the last coordinate is a 1 all the
+same, which the layer's known bias needs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ point, that of the nearly linear equations."""
 _HARDER: Final = 4.0
 _EASIER: Final = 0.2
 _LEAST_GAIN: Final = 1e-9
+_DAMPING_NEAR: Final = 1e-3
+_LEAST_GAIN_NEAR: Final = 1e-4
 _LEAST_DIAGONAL: Final = 1e-12
 
 
@@ -31,12 +35,13 @@ class TwoLayers:
     """Public weights of the two layers, and the factors of their gradients, all float64.
 
     Attributes:
-        first: Factors of the first layer's weight gradient with its bias gradient as the last column.
+        first: Factors of the first layer's weight gradient with its bias gradient as the last column, zeros without.
         second: Factors of the second layer's; with its bias gradient as the last column where `second_bias`.
         weight: (units, features + 1), of the first layer, with its bias as the last column.
         behind: (outputs, units), weight of the second layer.
         activation: Between them.
         second_bias: Whether the second layer's bias gradient is known.
+        first_bias: Whether the first layer's is.
     """
 
     first: LowRank
@@ -45,6 +50,7 @@ class TwoLayers:
     behind: Tensor
     activation: Activation
     second_bias: bool
+    first_bias: bool = True
 
     def with_ones(self, values: Tensor) -> Tensor:
         """What stands beside the second gradient's rows: activations, and a one for the bias."""
@@ -72,22 +78,33 @@ class SpanSearch:
         inside: (k, features + 1), orthonormal rows: where inputs are looked for.
         target: (l, units) or (l, units + 1), orthonormal rows: where activations have to lie.
         units: Units whose equations are used; None for all.
+        dtype: Of the search. Inputs are taken and returned in float64 all the same.
     """
 
-    def __init__(self, layers: TwoLayers, inside: Tensor, target: Tensor, units: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        layers: TwoLayers,
+        inside: Tensor,
+        target: Tensor,
+        units: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         self._layers = layers
+        if not layers.first_bias:
+            inside = torch.cat([inside, torch.eye(inside.shape[1]).to(inside)[-1:]])
         ones = inside[:, -1]
         size = float(ones @ ones)
         # Inputs are origin + z @ free: their last coordinate is 1 whatever z is.
         self._origin = (ones / size) @ inside
         self._free = _complement(ones[:, None]).T @ inside
         weight = layers.weight if units is None else layers.weight[units]
-        self._response = self._free @ weight.T  # (k - 1, units)
-        self._offset = weight @ self._origin
+        self._response = (self._free @ weight.T).to(dtype)  # (k - 1, units)
+        self._offset = (weight @ self._origin).to(dtype)
         if units is not None:
             chosen = torch.cat([target[:, units], target[:, len(layers.weight) :]], dim=1)
             target = torch.linalg.qr(chosen.T).Q.T
-        self._target = target
+        self._target = target.to(dtype)
 
     @property
     def unknowns(self) -> int:
@@ -96,11 +113,11 @@ class SpanSearch:
 
     def coordinates(self, inputs: Tensor) -> Tensor:
         """(n, unknowns): the nearest points of the space to inputs (n, features + 1)."""
-        return (inputs - self._origin) @ self._free.T
+        return ((inputs - self._origin) @ self._free.T).to(self._response.dtype)
 
     def inputs(self, coordinates: Tensor) -> Tensor:
         """(n, features + 1), with the last coordinate 1."""
-        points: Tensor = self._origin + coordinates @ self._free
+        points: Tensor = self._origin + coordinates.double() @ self._free
         return points
 
     def misfit(self, coordinates: Tensor) -> Tensor:
@@ -108,9 +125,16 @@ class SpanSearch:
         sizes: Tensor = torch.linalg.vector_norm(self._outside(coordinates)[0], dim=1)
         return sizes
 
-    def descend(self, start: Tensor, steps: int) -> Found:
-        """Levenberg-Marquardt from several starts (n, unknowns) at once."""
-        z, damping = start.clone(), start.new_full((len(start),), _DAMPING)
+    def descend(self, start: Tensor, steps: int, *, near: bool = False) -> Found:
+        """Levenberg-Marquardt from several starts (n, unknowns) at once.
+
+        Args:
+            start: Where to begin.
+            steps: At most.
+            near: Whether starts are known to lie near solutions: no damping at first, and no patience.
+        """
+        z, damping = start.clone(), start.new_full((len(start),), _DAMPING_NEAR if near else _DAMPING)
+        least_gain = _LEAST_GAIN_NEAR if near else _LEAST_GAIN
         outside, slope = self._outside(z)
         loss = outside.square().sum(dim=1)
         going = torch.full((len(z),), self.unknowns > 0, dtype=torch.bool, device=z.device)
@@ -132,7 +156,7 @@ class SpanSearch:
             loss[kept] = new_loss[better]
             damping[active] *= torch.where(better, _EASIER, _HARDER).to(damping)
             # Where no step is better any more the search has arrived, or stands at a kink.
-            stuck = (better & (gain < _LEAST_GAIN)) | (damping[active] > 1e8)
+            stuck = (better & (gain < least_gain)) | (damping[active] > 1e8)
             going[active[stuck]] = False
         return Found(inputs=self.inputs(z), misfits=loss.sqrt())
 

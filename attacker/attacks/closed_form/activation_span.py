@@ -12,16 +12,19 @@ from torch import Generator, Tensor
 from attacker.analytic.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before
 from attacker.analytic.spans.batch_search import BatchInputs, find_inputs
 from attacker.analytic.spans.confirmation import unexplained
-from attacker.analytic.spans.observed_layers import two_layers
+from attacker.analytic.spans.observed_layers import two_layers, why_no_room
 from attacker.analytic.spans.stacked_layers import StackedLayers, stacked_layers
+from attacker.analytic.spans.token_batch import perceptron_of_block
 from attacker.analytic.spans.two_spans import TwoLayers
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_of_images
+from attacker.attacks.closed_form.token_images import images_of_tokens, token_problem
 from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT, SCALING
 from attacker.attacks.registration import register_attack
-from attacker.gradients.observed import observed_gradient, why_not_one_step
+from attacker.gradients.observed import midway, observed_gradient, steps_behind, why_not_one_step
 from attacker.gradients.trace import Trace, trace
+from attacker.gradients.uncompared_parameters import owns
 from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -30,10 +33,15 @@ EXPLAINED = 0.02
 """Share of the first layer's gradient that a whole batch may leave over; a single wrong image leaves more."""
 
 
+CLOSE = 1e-3
+"""Distance of the replayed local steps below which what was found half way counts as confirmed."""
+
+
 @register_attack(
     "activation-span",
     title="activation span",
-    description="images of a batch when the first two layers are Linear with a smooth activation between them",
+    description="images of a batch behind two Linear layers with a smooth activation, or behind a transformer's first "
+    "block",
     source="this project",
     answers=BOTTLENECKS | DROPOUT | SCALING,
     oblivious=True,
@@ -52,6 +60,13 @@ class ActivationSpan(Attack):
     the next search finds another one (`attacker.analytic.spans`). No labels, no sparsity and no size of the batch are
     needed, and whatever stands behind the second layer is irrelevant, a bottleneck included.
 
+    Of a vision transformer the perceptron of the first block is such a pair, and its inputs are the tokens of all
+    images. These are found likewise and followed to the pixels (`attacker.analytic.tokens`) as long as there are fewer
+    of them than the width: output gradients, the norm's scale, what the attention gave, places by the constants of the
+    embedding, images by the attention, each step with its residual in the reason.
+
+    Several announced steps of SGD on one batch are taken as one gradient half way (`midway`).
+
     Images that are found count, whether all are or not: missing ones are NaN. A result is called converged where as
     many were found as the gradients have directions above their noise, and where these, with the gradients that the
     second layer sends back to them, give the first layer's gradient again up to `EXPLAINED`.
@@ -66,7 +81,7 @@ class ActivationSpan(Attack):
     """
 
     most_images: int = 160
-    starts: int = 96
+    starts: int = 384
     steps: int = 40
 
     def __post_init__(self) -> None:
@@ -81,19 +96,31 @@ class ActivationSpan(Attack):
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
         """Why the attack cannot fit the observation, or None when it can."""
-        several = why_not_one_step(observation)
-        if several is not None:
+        several, there = why_not_one_step(observation), midway(observation)
+        if several is not None and there is None:
             return several
+        observation = there or observation
         size = observation.batch_size
         if size is not None and size > self.most_images:
             return because("too-many-images", most=self.most_images, size=size)
-        found = _found_layers(victim, trace(victim, batch_size=PROBES))
+        model_trace = trace(victim, batch_size=PROBES)
+        found = _found_layers(victim, model_trace)
         if isinstance(found, Reason):
-            return found
-        layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
+            return self._why_no_tokens(victim, model_trace, observation, found)
+        layers = _two_layers(observation, found[1], self.most_images)
         if isinstance(layers, Reason):
             return layers
-        return _why_no_room(layers, observation, *found)
+        return why_no_room(layers, found[1], observation.batch_size)
+
+    def _why_no_tokens(
+        self, victim: Victim, model_trace: Trace, observation: Observation, otherwise: Reason
+    ) -> Reason | None:
+        """Why a model whose first layer is no Linear one has no tokens to search either, or None when it has."""
+        pair = perceptron_of_block(victim, model_trace)
+        if isinstance(pair, Reason):
+            return pair if pair.code == "second-layer-behind-dropout" else otherwise
+        problem = token_problem(victim, model_trace, observation)
+        return problem if isinstance(problem, Reason) else None
 
     def run(
         self,
@@ -109,7 +136,10 @@ class ActivationSpan(Attack):
         model_trace, results = trace(victim, batch_size=PROBES), []
         for index, (observation, granted, generator) in enumerate(zip(observations, labels, generators, strict=True)):
             began = time.perf_counter()
-            result = self._attack(victim, model_trace, observation, granted, generator)
+            there = midway(observation)
+            result = self._attack(victim, model_trace, there or observation, granted, generator)
+            if there is not None:
+                result = _of_several_steps(victim, model_trace, observation, result)
             results.append(replace(result, seconds=time.perf_counter() - began))
             if progress is not None:
                 progress((index + 1) / len(observations), None)
@@ -119,12 +149,18 @@ class ActivationSpan(Attack):
         self, victim: Victim, model_trace: Trace, observation: Observation, granted: Tensor | None, generator: Generator
     ) -> Reconstruction:
         found = _found_layers(victim, model_trace)
-        assert not isinstance(found, Reason)
-        layer, _ = found
-        layers = two_layers(observation, found[1], self.most_images, expected=observation.batch_size)
-        assert not isinstance(layers, Reason)
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         source = torch.Generator().manual_seed(seed)
+        if isinstance(found, Reason):
+            problem = token_problem(victim, model_trace, observation)
+            assert not isinstance(problem, Reason)  # the others are refused
+            patience, steps = self.starts, self.steps
+            return images_of_tokens(
+                victim, model_trace, observation, problem, granted, source, patience=patience, steps=steps
+            )
+        layer, _ = found
+        layers = _two_layers(observation, found[1], self.most_images)
+        assert not isinstance(layers, Reason)
         batch = find_inputs(layers, source, patience=self.starts, steps=self.steps)
         gradient = observed_gradient(observation)[layer.weight]
         inputs = layer.images(batch.inputs, victim).to(gradient.dtype)
@@ -145,31 +181,39 @@ class ActivationSpan(Attack):
         return Reconstruction(inputs=inputs, labels=known, outcome=outcome, reason=reason, matching_loss=distance)
 
 
+def _two_layers(observation: Observation, pair: StackedLayers, most: int) -> TwoLayers | Reason:
+    several = why_not_one_step(observation) is not None
+    return two_layers(observation, pair, most, expected=observation.batch_size, exactly=several)
+
+
+def _of_several_steps(
+    victim: Victim, model_trace: Trace, observation: Observation, result: Reconstruction
+) -> Reconstruction:
+    """The result with the distance of the steps themselves; nothing else confirms what was found half way."""
+    if result.inputs is None:
+        return result
+    distance = None
+    if result.labels is not None:
+        distance = replayed_distance(victim, model_trace, observation, result.inputs, result.labels)
+    close = distance is not None and distance < CLOSE
+    reason = joined([result.reason, because("steps-half-way", steps=steps_behind(observation))])
+    outcome = result.outcome if close else Outcome.ITERATION_LIMIT
+    return replace(result, outcome=outcome, reason=reason, matching_loss=distance)
+
+
 def _found_layers(victim: Victim, model_trace: Trace) -> tuple[FirstLinear, StackedLayers] | Reason:
     """The first layer, which sees the image, and the pair that it begins; or why there is none."""
-    layer = first_linear(model_trace)
+    layer = first_linear(model_trace, any_bias=True)
     if isinstance(layer, Reason):
         return layer
     if dropped := why_dropped_before(victim, model_trace, layer):
         return dropped
     pair = stacked_layers(victim, model_trace, layer.module)
-    return pair if isinstance(pair, Reason) else (layer, pair)
-
-
-def _why_no_room(layers: TwoLayers, observation: Observation, layer: FirstLinear, pair: StackedLayers) -> Reason | None:
-    """Why the two spaces do not single images out, or None when they do."""
-    first, second, size = layers.first.rank, layers.second.rank, observation.batch_size
-    if size is not None and first > size:
-        return because("rank-too-high", name=layer.weight, rank=first, size=size)
-    outputs, units = layers.behind.shape
-    images = first if size is None else size
-    # Gradients of class scores sum to zero, so that a classifier's has one dimension less than classes.
-    if images > second and second >= outputs - 1:
-        name = pair.parameter(pair.second, "weight")
-        return because("rank-fills-width", name=name, rank=second, images=images, width=outputs)
-    if first + second > units:
-        return because("rank-fills-width.units", rank=first, units=units)
-    return None
+    if isinstance(pair, Reason):
+        return pair
+    if not owns(layer.module, "bias") and pair.keeps_factors():
+        return because("first-layer-without-bias", name=pair.first)
+    return layer, pair
 
 
 def _judged(batch: BatchInputs, gradient: Tensor, layer: FirstLinear, size: int) -> tuple[Outcome, Reason]:

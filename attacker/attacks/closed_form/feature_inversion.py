@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +12,18 @@ import torch
 from torch import Generator, Tensor
 
 from attacker.analytic.heads.batch_features import (
-    SOLVED,
+    DETERMINED,
     BatchFeatures,
     HeadTraining,
     features_of_batch,
     features_of_one,
 )
-from attacker.analytic.heads.trained_head import TrainedHead, images_behind, trained_head, why_no_softmax, why_not_read
+from attacker.analytic.heads.stacked_head import stacked_features, why_not_read
+from attacker.analytic.heads.trained_head import TrainedHead, images_behind, trained_head, why_no_softmax
+from attacker.analytic.heads.update_rounding import rounding_of
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW, replayed_distance
+from attacker.attacks.half_precision import in_single_precision
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.label_trial import without_labels
 from attacker.attacks.registration import register_attack
@@ -27,6 +31,7 @@ from attacker.gradients.client_mode import as_trained
 from attacker.gradients.observed import observed_gradient, steps_behind
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
+from attacker.gradients.uncompared_parameters import settled
 from attacker.objectives.feature_prior import FeatureTarget
 from attacker.objectives.image_priors import Prior, TotalVariation
 from attacker.optim.double_precision import precise
@@ -73,6 +78,8 @@ class FeatureInversion(Attack):
             0 or more.
         starts: Of the search for the features of a batch, at most, 1 or more.
         any_trunk: Whether trunks that were trained too are inverted, as they were sent.
+        noise: Standard deviation of errors in the head's gradient beside those of rounding, relative to its size, 0 or
+            more.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -83,6 +90,7 @@ class FeatureInversion(Attack):
     total_variation: float = 1e-3
     starts: int = 12
     any_trunk: bool = False
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, least=1)
@@ -90,6 +98,7 @@ class FeatureInversion(Attack):
         check_positive("learning_rate", self.learning_rate)
         check_weight("total_variation", self.total_variation)
         check_flag("any_trunk", self.any_trunk)
+        check_weight("noise", self.noise)
 
     @property
     def name(self) -> str:
@@ -101,6 +110,30 @@ class FeatureInversion(Attack):
         (clients,) = as_trained(victim, [observation])
         head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
         return head if isinstance(head, Reason) else why_not_read(clients.victim, head, observation)
+
+    def features(self, victim: Victim, observation: Observation, generator: Generator) -> ReadFeatures | Reason:
+        """What entered the head for each image, without a search for the images; or why it is not known.
+
+        Args:
+            victim: Public knowledge about the model.
+            observation: Any update of it, as it was recorded.
+            generator: For the recovery of labels, and the search for features.
+        """
+        victim, (single,) = in_single_precision(victim, [observation])
+        why = self.why_not(victim, single)
+        if why is not None:
+            return why
+        fixed, moving = settled(victim, single)
+        (clients,) = as_trained(fixed, [moving])
+        head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
+        assert not isinstance(head, Reason)
+        (seen,) = clients.observations
+        found = head_features(clients.victim, head, seen, None, generator, starts=self.starts, noise=self.noise)
+        if isinstance(found, Reason):
+            return found
+        images = images_behind(head, seen)
+        assert not isinstance(images, Reason)
+        return ReadFeatures(victim=clients.victim, observation=seen, layer=head.name, images=images, found=found)
 
     def run(
         self,
@@ -125,9 +158,12 @@ class FeatureInversion(Attack):
         began = time.perf_counter()
         head = trained_head(victim, trace(victim), any_trunk=self.any_trunk)
         assert not isinstance(head, Reason)
-        found = head_features(victim, head, observation, granted, generator, starts=self.starts)
+        found = head_features(victim, head, observation, granted, generator, starts=self.starts, noise=self.noise)
         if isinstance(found, Reason):
             result = without_labels(found)
+        elif not len(found.features):
+            words = _words(head, found, 1.0)
+            result = Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=words)
         else:
             result = self._reconstructed(victim, head, observation, found, generator)
         return replace(result, seconds=time.perf_counter() - began)
@@ -143,7 +179,11 @@ class FeatureInversion(Attack):
         matched = self._inverted(victim, head, observation, found, generator)
         inputs, distance = matched.candidates[0, 0], float(matched.distances[0, 0])
         steps = int(matched.iterations[0, 0])
-        solved = found.residual < SOLVED
+        images = images_behind(head, observation)
+        assert not isinstance(images, Reason)
+        missing = images - len(inputs)
+        known = found.determined == images
+        some = because("inputs-not-found", found=len(inputs), rank=images, starts=found.starts) if missing else ""
         cut = because("time-ended", steps=steps, total=self.steps) if matched.cut else ""
         if not distance < float("inf"):
             return Reconstruction(
@@ -152,11 +192,12 @@ class FeatureInversion(Attack):
         matching = None
         if found.labels is not None:
             matching = replayed_distance(victim, trace(victim), observation, inputs, found.labels)
+        gaps = inputs.new_full((missing, *inputs.shape[1:]), float("nan"))
         return Reconstruction(
-            inputs=inputs,
+            inputs=torch.cat([inputs, gaps]),
             labels=found.labels,
-            outcome=Outcome.CONVERGED if solved and distance < EXACT_BELOW else Outcome.ITERATION_LIMIT,
-            reason=joined([_words(head, found, distance), cut]),
+            outcome=Outcome.CONVERGED if known and distance < EXACT_BELOW else Outcome.ITERATION_LIMIT,
+            reason=joined([_words(head, found, distance), some, cut]),
             matching_loss=matching,
             iterations=steps,
             starts=1,
@@ -183,17 +224,42 @@ class FeatureInversion(Attack):
             return search.run(objective, victim.inputs.clamp(start), project=victim.inputs.clamp)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadFeatures:
+    """The features of an update's images, and what they are features of.
+
+    Attributes:
+        victim: The model as its clients ran it.
+        observation: The update, without what the model has no use for.
+        layer: Name of the head.
+        images: Behind the update.
+        found: Their features.
+    """
+
+    victim: Victim
+    observation: Observation
+    layer: str
+    images: int
+    found: BatchFeatures
+
+
 def _words(head: TrainedHead, found: BatchFeatures, distance: float) -> Reason:
     """What a reader should know about the features and the images."""
-    if found.residual < SOLVED:
-        return because("features-found", name=head.name, residual=found.residual, distance=distance)
-    return because(
-        "features-found.not",
-        name=head.name,
-        starts=found.starts,
-        residual=found.residual,
-        solved=SOLVED,
-        distance=distance,
+    if not found.residual <= found.solved:
+        return because(
+            "features-found.not",
+            name=head.name,
+            starts=found.starts,
+            residual=found.residual,
+            solved=found.solved,
+            distance=distance,
+        )
+    words = because("features-found", name=head.name, residual=found.residual, distance=distance)
+    if found.determined == len(found.features):
+        return words
+    worst, size = float(found.errors.max()), len(found.features)
+    return joined(
+        [words, because("features-uncertain", count=found.determined, size=size, known=DETERMINED, worst=worst)]
     )
 
 
@@ -236,6 +302,7 @@ def head_features(
     generator: Generator,
     *,
     starts: int,
+    noise: float = 0.0,
 ) -> BatchFeatures | Reason:
     """What entered a head for each image, or why its labels, which batches need, are not known.
 
@@ -246,17 +313,25 @@ def head_features(
         granted: (batch,) labels, or None.
         generator: For the recovery of labels, and the search for features.
         starts: Of this search, at most.
+        noise: Of errors beside rounding, relative to the gradient's size.
     """
     images = images_behind(head, observation)
     assert not isinstance(images, Reason)
     sized = replace(observation, batch_size=images)
+    if images > 1 and not head.scores:
+        return stacked_features(victim, head, sized, images, generator)
     gradient = {name: precise(value) for name, value in observed_gradient(observation).items()}
     weight = precise(observation.parameters[head.weight])
     weight_gradient, bias_gradient = gradient[head.weight], None if head.bias is None else gradient[head.bias]
+    errors = [
+        0.0 if name is None else math.hypot(rounding_of(sized, name, images), noise * float(gradient[name].norm()))
+        for name in (head.weight, head.bias)
+    ]
     constant = None if head.constant is None else precise(observation.buffers[head.constant])
     ((labels, words),) = known_labels(victim, [sized], [granted], [generator])
-    if images == 1 and (bias_gradient is not None or labels is None or why_no_softmax(victim, head, sized, 1)):
-        return replace(features_of_one(weight_gradient, bias_gradient), labels=labels)
+    softmax = head.scores and why_no_softmax(victim, head, sized, images) is None
+    if images == 1 and (bias_gradient is not None or labels is None or not softmax):
+        return replace(features_of_one(weight_gradient, bias_gradient, errors[0]), labels=labels)
     if labels is None:
         return Reason(words)
     protocol, steps = observation.protocol, steps_behind(observation) or 1
@@ -269,5 +344,7 @@ def head_features(
         steps=steps,
         learning_rate=(protocol.learning_rate or 1.0) if steps > 1 else 1.0,
         momentum=(protocol.momentum or 0.0) if steps > 1 else 0.0,
+        rounding=errors[0],
+        bias_rounding=errors[1],
     )
     return features_of_batch(training, labels, generator, starts=starts)

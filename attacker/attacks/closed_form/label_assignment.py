@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 
 from attacker.analytic.first_linear import FirstLinear, gradient_at
 from attacker.attacks.known_labels import check_labels
+from attacker.gradients.observed import observed_gradient
+from attacker.gradients.replay import Replay
 from attacker.gradients.trace import Trace
 from attacker.labels import best_labels
 from attacker.victim import Victim
@@ -60,6 +62,53 @@ def labels_of_images(
     likeness = _likeness(victim, layer, observation, inputs, deltas, tried)
     rows, columns = linear_sum_assignment(-likeness[:, places].cpu().numpy())
     assert list(rows) == list(range(count))
+    return known[torch.as_tensor(columns).to(known.device)]
+
+
+def labels_by_head(
+    victim: Victim, model_trace: Trace, observation: Observation, inputs: Tensor, granted: Tensor | None
+) -> Tensor | None:
+    """A label for each image from the classifier's gradient: ``dL/dW = sum (p - y) f'`` is solved for ``p - y``.
+
+    Args:
+        victim: Public knowledge about the model.
+        model_trace: A trace of the model.
+        observation: The update.
+        inputs: (images, channels, height, width), normalised.
+        granted: (batch,) labels in any order, or None.
+
+    Returns:
+        (images,) int64, or None where a bottleneck stands before the classifier, or nothing that classifies is known.
+
+    Raises:
+        ValueError: If granted labels do not fit the batch.
+    """
+    head = model_trace.last_linear()
+    if head is None or model_trace.bottlenecks or victim.why_no_loss is not None:
+        return None
+    weight = f"{head.name}.weight" if head.name else "weight"
+    seen: list[Tensor] = []
+    handle = head.module.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0].detach()))
+    replay = Replay(victim, observation.parameters, observation.buffers)
+    try:
+        with torch.no_grad():
+            replay.loss(
+                observation.parameters, inputs, torch.zeros(len(inputs), dtype=torch.int64).to(inputs.device), ()
+            )
+    finally:
+        handle.remove()
+    if weight not in observation.update or not seen or seen[-1].shape[:-1] != (len(inputs),):
+        return None
+    gradient = observed_gradient(observation)[weight].double()
+    if len(gradient) != victim.inputs.classes:
+        return None
+    deltas: Tensor = torch.linalg.lstsq(seen[-1].double().T, gradient.T).solution
+    if granted is None:
+        return deltas.argmin(dim=1)
+    known = check_labels(granted, batch_size=observation.batch_size or len(inputs), classes=victim.label_numbers)
+    if len(known) != len(inputs):
+        return None
+    _, columns = linear_sum_assignment(deltas[:, known].cpu().numpy())
     return known[torch.as_tensor(columns).to(known.device)]
 
 

@@ -36,7 +36,7 @@ ONE_IMAGE = 0.1
     answers=BOTTLENECKS | DROPOUT | SCALING,
     oblivious=True,
     rank=12,
-    cost=2.0,
+    cost=0.5,
     exact=True,
     portfolio=10,
 )
@@ -160,6 +160,9 @@ class PatchEmbedding(Attack):
         if not determined:
             how, rank, noise = "smooth" if self.smoothness else "small", solved.rank, solved.noise
             reasons.append(because("rank-below-patches.solved", rank=rank, patches=patches, noise=noise, how=how))
+        if solved.unexplained is not None and solved.unexplained > ONE_IMAGE:
+            share = solved.unexplained
+            reasons.append(because("several-images.patches", positions=named, name=layer.weight, share=share))
         if missing:
             reasons.append(because("pixels-not-in-patches", count=missing))
         confirmed = determined and solved.residual**2 < 2 * EXACT_BELOW

@@ -12,6 +12,9 @@ from torch import Generator, Tensor
 from attacker.analytic.first_linear import PROBES, FirstLinear, first_linear, why_dropped_before, why_no_relu
 from attacker.analytic.low_rank import LowRank, factorise
 from attacker.analytic.mixed_batch import Mixture, Unmixed
+from attacker.analytic.spans.known_pattern import images_of_patterns
+from attacker.analytic.spans.observed_layers import two_layers
+from attacker.analytic.spans.stacked_layers import stacked_layers
 from attacker.analytic.sparse_columns import SparseColumn, SparseColumns
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
@@ -20,7 +23,7 @@ from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.trace import Trace, trace
-from attacker.reasons import Reason, because
+from attacker.reasons import Reason, because, joined
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -53,6 +56,10 @@ class Spear(Attack):
     output, and these are unknowns here. So are several local steps: the update is then a sum over images of what each
     moved, zero for units that were off whenever the image was used. Weight decay over several steps adds the weights
     themselves, which is refused.
+
+    Where too few columns are found for the whole batch, those that are tell which units are on for their image. With a
+    Linear layer behind the ReLU each of these images follows alone, as in activation-span (`images_of_patterns`), and
+    is confirmed by both gradients; the others are NaN.
 
     What it does not do: without a bias gradient each image would be known up to a factor; noise, pruning or rounding of
     the update hides the rank; an image without a gradient of its own, such as one that repeats, counts with the other.
@@ -141,17 +148,17 @@ class Spear(Attack):
             response=factors.right @ observation.parameters[layer.weight].double().T,
             bias=observation.parameters[layer.bias].double(),
         )
-        unmixed, reason = self._search(mixture, generator)
+        unmixed, reason, candidates = self._search(mixture, generator)
         if unmixed is None:
-            result = Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=reason)
+            result = _some(victim, model_trace, layer, observation, candidates, factors.rank, reason)
         else:
             like = gradient[layer.weight]
             inputs = layer.images(unmixed.inputs, victim).to(like.dtype)
             result = _confirmed(victim, model_trace, layer, observation, inputs, unmixed, granted, generator)
         return replace(result, seconds=time.perf_counter() - began)
 
-    def _search(self, mixture: Mixture, generator: Generator) -> tuple[Unmixed | None, Reason]:
-        """The images' factors, or why they were not found."""
+    def _search(self, mixture: Mixture, generator: Generator) -> tuple[Unmixed | None, Reason, list[SparseColumn]]:
+        """The images' factors, or why they were not found, and the sparse columns that were."""
         latest: list[Unmixed] = []
 
         def enough(candidates: list[SparseColumn]) -> bool:
@@ -164,10 +171,11 @@ class Spear(Attack):
         search = columns.search(self.samples, torch.Generator().manual_seed(seed), enough)
         rank, known = mixture.factors.rank, len(search.candidates)
         if not latest:
-            return None, because("columns-not-found", known=known, rank=rank, samples=search.samples)
+            reason = because("columns-not-found", known=known, rank=rank, samples=search.samples)
+            return None, reason, search.candidates
         if latest[0].agreement >= AGREEMENT:
-            return latest[0], Reason("")
-        return None, because(
+            return latest[0], Reason(""), search.candidates
+        reason = because(
             "columns-not-found.doubtful",
             rank=rank,
             known=known,
@@ -175,6 +183,35 @@ class Spear(Attack):
             samples=search.samples,
             enough=AGREEMENT,
         )
+        return None, reason, search.candidates
+
+
+def _some(
+    victim: Victim,
+    model_trace: Trace,
+    layer: FirstLinear,
+    observation: Observation,
+    candidates: list[SparseColumn],
+    rank: int,
+    reason: Reason,
+) -> Reconstruction:
+    """Some images of the batch: those whose units a sparse column tells, by the gradient of the layer behind."""
+    nothing = Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=reason)
+    pair = stacked_layers(victim, model_trace, layer.module)
+    if not candidates or isinstance(pair, Reason) or why_not_one_step(observation) is not None:
+        return nothing
+    layers = two_layers(observation, pair, rank, expected=rank)
+    if isinstance(layers, Reason):
+        return nothing
+    active = torch.stack([~candidate.zeros for candidate in candidates])
+    found, _ = images_of_patterns(layers, active)
+    inputs = layer.images(found, victim).to(observation.update[layer.weight].dtype)
+    if not len(inputs) or not bool(inputs.isfinite().all()):
+        return nothing
+    size = observation.batch_size or rank
+    gaps = inputs.new_full((max(0, size - len(inputs)), *inputs.shape[1:]), float("nan"))
+    words = joined([reason, because("some-images", count=len(inputs), size=size)])
+    return replace(nothing, inputs=torch.cat([inputs, gaps]), reason=words)
 
 
 def _confirmed(

@@ -46,6 +46,7 @@ class AuditedFederation:
         no_control: Why there is no control, where there should be one and none could be made; else None.
         training: How well trained a control is, where the defence has layers of its own.
         refused: File of an update to the reason why its truth is not scored.
+        attacks: Of those that the audit names, the ones that are tried here; None for all.
     """
 
     id: str
@@ -57,6 +58,7 @@ class AuditedFederation:
     no_control: Reason | None = None
     training: tuple[ControlRound, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    attacks: tuple[str, ...] | None = None
 
     def observations(self) -> list[Observation]:
         """Updates that are attacked, as the tape has them."""
@@ -139,7 +141,7 @@ def _control(defended: AuditedFederation, folder: Path, settings: AuditSettings,
         seconds = SECONDS if settings.budget is None else min(SECONDS, _SHARE * settings.budget)
         write_control(defended.subject, repeated, folder, seconds=seconds)
     subject = open_control(defended.subject, folder)
-    source = TapeSource(tape=folder)
+    source = TapeSource(tape=folder, attacks=defended.attacks)
     control = _federation(f"{defended.id}-control", subject, source, subject.tape.entries, settings)
     return AuditedFederation(
         **{**vars(control), "control_of": defended.id, "training": tuple(control_training(folder))}
@@ -161,6 +163,7 @@ def _federation(
         entries=tuple(entries),
         targets=(),
         refused=refused or {},
+        attacks=source.attacks,
     )
     targets = tuple(_target(bare, entry, labels=settings.knowledge.labels == "granted") for entry in entries)
     return AuditedFederation(**{**vars(bare), "targets": targets})

@@ -76,6 +76,8 @@ class TapeSource:
         defence: Defence spec in place of the header's.
         inputs: Input domain in place of the header's.
         loss: What the clients minimise in place of the header's, as `fl_precode.loss.importable_name` takes it.
+        attacks: Specs of the attacks that are tried on this federation, among those that the audit names; None for all
+            of them.
     """
 
     tape: Path
@@ -85,6 +87,7 @@ class TapeSource:
     defence: str | None = None
     inputs: InputSpec | None = None
     loss: Loss | str | None = None
+    attacks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -247,6 +247,8 @@ def _planned(considered: _Considered, spec: str, units: Mapping[str, float | Non
 
 def _consider(federation: AuditedFederation, settings: AuditSettings) -> list[_Considered]:
     names = _every(federation.subject) if settings.specs is None else list(settings.specs)
+    if federation.attacks is not None:
+        names = [name for name in names if name in federation.attacks]
     if federation.control_of is not None:
         names = [name for name in names if not needs_defence(name) or _answers_model(name, federation)]
     observations = [federation.subject.tape.load(entry) for entry in federation.entries[:_LOOKED_AT]]

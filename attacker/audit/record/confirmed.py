@@ -18,13 +18,22 @@ AGREES: Final = 1e-4
 """Distance up to which a replayed gradient is the update: rounding of weights that were subtracted ends far below."""
 
 
+def is_formula(spec: str) -> bool:
+    """Whether an attack solves equations instead of searching; False where nobody here knows it.
+
+    >>> is_formula("activation-span:starts=9"), is_formula("dlg"), is_formula("someone.s:Own")
+    (True, False, False)
+    """
+    entry = ATTACKS.get(spec_name(spec))
+    return entry is not None and entry.exact
+
+
 def confirms(row: ImageResult) -> bool:
     """Whether the update itself confirms this image: an exact formula found it, and its gradient is the update.
 
     Formulas call a result converged only where their equations have one solution.
     """
-    entry = ATTACKS.get(spec_name(row.attack))
-    exact = entry is not None and entry.exact and row.outcome == "converged"
+    exact = is_formula(row.attack) and row.outcome == "converged"
     return exact and row.matching_loss is not None and row.matching_loss <= AGREES
 
 

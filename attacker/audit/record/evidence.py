@@ -193,6 +193,20 @@ class UpdateReading(Entry):
     why_codes: list[Identifier] = Field(default=[], description="of it, as in docs/codes.md; absent in older records")
 
 
+class HeadReading(Entry):
+    """The features of an update's images, which the gradient of a head behind a frozen trunk tells."""
+
+    round: Count
+    node: str
+    layer: str = Field(description="that they enter: the first that was trained")
+    images: Count = Field(description="behind the update")
+    known: Count = Field(description="of them those whose features are known to 1 %")
+    residual: Number | None = Field(description="relative error of the equations that they solve")
+    labels: Count = Field(description="images whose class was read with the features")
+    candidates: Count = Field(description="true images that they were compared with; 0 without a truth")
+    identified: Count = Field(description="images of the update that are nearest to features that were found")
+
+
 class UpdateFacts(Entry):
     """What the audit measured about the updates that it attacked, beside attacking them."""
 
@@ -208,6 +222,9 @@ class UpdateFacts(Entry):
     )
     readings: list[UpdateReading] = Field(
         default=[], description="of updates that no search answers; absent in older records"
+    )
+    head_readings: list[HeadReading] = Field(
+        default=[], description="of the first updates of clients that train a head alone; absent in older records"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from attacker.audit.record.confirmed import AGREES, confirmed, confirms
+from attacker.audit.record.confirmed import AGREES, confirmed, confirms, is_formula
 from attacker.audit.record.counting import best_guess, comparable, counts, near_miss, strength
 from attacker.audit.record.mends import MENDS, Mend
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
@@ -24,6 +24,7 @@ __all__ = [
     "confirms",
     "counterpart",
     "is_defended",
+    "is_formula",
     "knows",
     "lines_that_mend",
     "views",
@@ -287,6 +288,15 @@ class FederationView:
         threshold = self.record.success_threshold
         rows = (row for row in self.compared if adaptive is None or self.adaptive(row.attack) == adaptive)
         return {row.victim_id for row in rows if counts(row, threshold)}
+
+    @cached_property
+    def settled(self) -> bool:
+        """Whether formulas alone brought back every image: how well searches did says nothing then."""
+        threshold = self.record.success_threshold
+        rows = (row for row in self.compared if is_formula(row.method or row.attack))
+        return bool(self.union.images) and len({row.victim_id for row in rows if counts(row, threshold)}) == (
+            self.union.images
+        )
 
     @cached_property
     def union(self) -> Union:

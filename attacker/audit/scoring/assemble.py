@@ -29,6 +29,7 @@ from attacker.audit.record.schema import (
     PlannedAttack,
     VictimImage,
 )
+from attacker.audit.scoring.head_readings import head_readings
 from attacker.audit.scoring.placebos import same_images, updates_of_others
 from attacker.audit.scoring.similarity import (
     SUCCESS_THRESHOLD,
@@ -210,10 +211,16 @@ def _entry(
 def _with_readings(
     entry: FederationSummary, federation: AuditedFederation, plan: Sequence[PlannedAttack], settings: AuditSettings
 ) -> FederationSummary:
-    """With what is cheap to read, where no search can answer the updates."""
-    if entry.facts is None or not any(planned.unanswerable and planned.federation == federation.id for planned in plan):
+    """With what is cheap to read: where no search can answer the updates, and where clients train a head alone."""
+    if entry.facts is None:
         return entry
-    facts = entry.facts.model_copy(update={"readings": readings(federation, settings)})
+    unanswerable = any(planned.unanswerable and planned.federation == federation.id for planned in plan)
+    facts = entry.facts.model_copy(
+        update={
+            "readings": readings(federation, settings) if unanswerable else [],
+            "head_readings": head_readings(federation, settings),
+        }
+    )
     return entry.model_copy(update={"facts": facts})
 
 
@@ -254,7 +261,16 @@ class _Scene:
             same_as=[]
             if truth is None
             else [None if of == victim_id else of for victim_id, of in zip(ids, first, strict=True)],
+            images=self._images_found(place),
         )
+
+    def _images_found(self, place: int) -> int:
+        """The most images that an attack found behind an update."""
+        file = self._own.entries[place].file
+        made = (
+            result for (federation, _, of), result in self._found.items() if (federation, of) == (self._own.id, file)
+        )
+        return max((len(result.inputs) for result in made if result.inputs is not None), default=1)
 
     def placebos(self, place: int, spec: str) -> Placebos:
         """What an attack made of updates that hold none of the images of this one."""

@@ -94,12 +94,14 @@ def leakage_of(
             origins=[Origin(site=federation.site, file=entry.file) for entry in federation.entries],
         )
 
-    if math.isinf(seconds) or why_too_large(federation.subject.victim):
+    if math.isinf(seconds):
         return summary()
-    if within >= 1:
+    too_large = why_too_large(federation.subject.victim)
+    if within >= 1 or too_large:
         with suppress(TimeEnded):
             return call_in_time(summary, 1.5 * seconds)
-    return _lacking(_blank(federation.id, federation.subject.victim), because("leakage-needs-time"))
+    reason = too_large or because("leakage-needs-time")
+    return _lacking(_blank(federation.id, federation.subject.victim), reason)
 
 
 def leakage_summary(

@@ -34,7 +34,7 @@ from attacker.audit.scoring.placebos import (
 from attacker.audit.truth.base import Truth
 from attacker.audit.truth.best_guess import Guess, Guesses
 from attacker.metrics.similarity import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
-from attacker.reasons import because, coded
+from attacker.reasons import because, coded, joined
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
@@ -157,6 +157,11 @@ def compared(
         A score for each image, and the images in the order of the truth: None where there are none, or too many.
     """
     images, reason, outcome = as_images(result, inputs), coded(result.reason), OUTCOMES[result.outcome]
+    if images is not None and 0 < len(images) < len(guesses):
+        # Who is not told how many images there are may find some of them.
+        reason = joined([reason, because("fewer-images", got=len(images), expected=len(guesses))])
+        missing = images.new_full((len(guesses) - len(images), *images.shape[1:]), torch.nan)
+        images = torch.cat([images, missing])
     if images is not None and len(images) != len(guesses):
         reason, outcome = because("images-do-not-fit", got=len(images), expected=len(guesses)), "failed"
         images = None
@@ -220,6 +225,7 @@ class UpdateEvaluation:
         class_names: By class index; empty without truth.
         pictures: Where pictures are kept.
         same_as: For each image the identifier of the first victim that it is a copy of, or None; empty for none.
+        images: Behind the update as attacks say, where neither truth nor tape does.
     """
 
     def __init__(
@@ -234,13 +240,14 @@ class UpdateEvaluation:
         class_names: Sequence[str],
         pictures: Pictures,
         same_as: Sequence[str | None] = (),
+        images: int = 1,
     ) -> None:
         self._federation = federation
         self._observation = observation
         self._inputs = inputs
         self._truth = truth
         self._pictures = pictures
-        count = len(truth.images) if truth is not None else observation.batch_size or 1
+        count = len(truth.images) if truth is not None else observation.batch_size or images
         self._ids = victim_ids(federation.id, number, count)
         self._same_as = same_as or [None] * count
         self._guesses: list[Guess | None] = [None] * count
@@ -318,7 +325,7 @@ class UpdateEvaluation:
                 method=result.method,
                 cut=result.cut,
                 recovered_label=self._recovered_label(result, i),
-                reconstruction=self._pictures.keep(f"{identifier}-{tag}", None if images is None else images[i]),
+                reconstruction=self._pictures.keep(f"{identifier}-{tag}", _to_show(images, i)),
             )
             for i, identifier in enumerate(self._ids)
         ]
@@ -337,6 +344,11 @@ class UpdateEvaluation:
             return None
         right = label_accuracy(recovered.detach().cpu().long(), self._truth.labels)
         return None if granted and right == 1 else right
+
+
+def _to_show(images: Tensor | None, place: int) -> Tensor | None:
+    """One of an attack's images, or None where there are none or it was not found."""
+    return None if images is None or bool(images[place].isnan().all()) else images[place]
 
 
 def tally(rows: Sequence[Row]) -> tuple[list[Row], int, list[Row]]:

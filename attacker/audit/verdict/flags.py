@@ -38,6 +38,7 @@ def flags(record: AuditRecord) -> list[Flag]:
         for view in views(record)
         if view.federation.control_of is None
         for check in CHECKS
+        if not (view.settled and check in _OF_SEARCHES)
         for name, sentence, attack in check(view)
     ]
 
@@ -67,8 +68,8 @@ def _model_is_random(view: FederationView) -> Iterator[Found]:
         return
     parts = parts_of(view.federation.defence) & _RANDOM_DEFENCES
     described = {attack.spec: attack for attack in view.record.attacks}
-    ran = view.of_role(adaptive=True, among=view.tried)
-    accounted = any(all(described[summary.attack].answers_to(part) for part in parts) for summary in ran)
+    # A formula that randomness cannot touch accounts for it as well as an attack that knows of it.
+    accounted = any(all(described[summary.attack].answers_to(part) for part in parts) for summary in view.tried)
     if not (parts and accounted):
         yield raised_flag("model-is-random")
 
@@ -231,3 +232,15 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""
+
+_OF_SEARCHES = frozenset(
+    {
+        search_flags.loss_did_not_fall,
+        search_flags.budget_edge,
+        search_flags.search_cut,
+        search_flags.single_start,
+        search_flags.weaker_beats_stronger,
+        search_flags.labels_unknown,
+    }
+)
+"""Rules that doubt searches: where formulas brought back every image, no score is low for a search's weakness."""

@@ -10,7 +10,7 @@ from itertools import permutations
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.flag_sentences import Found, raised_flag
 from attacker.audit.record.schema import AttackSummary, ImageResult
-from attacker.audit.record.view import FederationView
+from attacker.audit.record.view import FederationView, is_formula
 from attacker.reasons import because
 from attacker.wording import capitalised, counted, percent
 from fl_precode.spec import parse_spec
@@ -178,7 +178,11 @@ def _reliable(view: FederationView, summary: AttackSummary) -> bool:
 def weaker_beats_stronger(view: FederationView) -> Iterator[Found]:
     """A plain attack ahead of those that know the defence; a small budget ahead of a larger one of the same attack."""
     adaptive = [summary.attack for summary in view.of_role(adaptive=True, among=view.scored)]
-    plain = [summary.attack for summary in view.of_role(adaptive=False, among=view.scored)]
+    plain = [
+        summary.attack
+        for summary in view.of_role(adaptive=False, among=view.scored)
+        if not is_formula(summary.attack)  # which is no weaker for not knowing the defence
+    ]
     if adaptive and plain and _ahead(view, plain, adaptive):
         yield raised_flag("weaker-beats-stronger.plain")
     for weaker, stronger in permutations([summary.attack for summary in view.scored], 2):

@@ -12,8 +12,8 @@ One rule decides for each federation, the first that fits:
 6. No image counts as come back, and the results of one attack are nearer to the truth than every guess, by more than
    chance and on average by SSIM 0.1: *leaks in part*.
 7. Nothing came back, with a defence; a plain attack that was stopped here brings back half of the undefended control
-   or more; one attack by itself knows the whole defence and gave results; and no flag says weak: *held against
-   everything tried*.
+   or more; one attack by itself knows the whole defence and gave results; no flag says weak; and no features of images
+   are known: *held against everything tried*.
 8. Nothing came back otherwise: *not shown to leak*, with the weak evidence named.
 
 The number that a verdict gives is that of all attacks together: an image counts if any attack brought it back.
@@ -33,6 +33,7 @@ from attacker.audit.record.schema import (
     AuditRecord,
     FederationSummary,
     Flag,
+    HeadReading,
     ImageResult,
     UpdateReading,
     VerdictEntry,
@@ -105,7 +106,7 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         )
     if not view.nothing_came_back:
         return _leak(view, own)
-    weak = _phrases(flag for flag in own if flag.weak)
+    weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
     if view.lead is not None:
         return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
     # The rule stands by itself, even where somebody lost the flags.
@@ -195,7 +196,33 @@ def _unanswerable(view: FederationView, title: str) -> str:
 def _read(view: FederationView) -> list[str]:
     """What was read from updates that no search can answer."""
     facts = view.federation.facts
-    return [] if facts is None else [reading_text(reading) for reading in facts.readings]
+    if facts is None:
+        return []
+    return [*map(reading_text, facts.readings), *map(head_text, facts.head_readings)]
+
+
+def _features_known(view: FederationView) -> list[str]:
+    """That features came back although no image did, which no defence held against; empty where none did."""
+    facts = view.federation.facts
+    known = 0 if facts is None else max((reading.known for reading in facts.head_readings), default=0)
+    return ["images' features are known exactly"] if known else []
+
+
+def head_text(reading: HeadReading) -> str:
+    """What the update of a head alone says of each image, in a sentence."""
+    labels = f", with the classes of {reading.labels}" if reading.labels else ""
+    named = (
+        f" They are nearest to their own image for {reading.identified} of {reading.images}, among "
+        f"{counted(reading.candidates, 'true image')}: features name an image to whoever has it, and show none by "
+        "themselves."
+        if reading.candidates
+        else ""
+    )
+    return (
+        f"Read from the update of round {reading.round}, client {reading.node}, without a search for images: what "
+        f"entered the layer {reading.layer!r} for {reading.known} of {counted(reading.images, 'image')}, to 1 %"
+        f"{labels}.{named}"
+    )
 
 
 def reading_text(reading: UpdateReading) -> str:
@@ -262,11 +289,7 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
     else:
         text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
     text += _who(view, best, alone=alone)
-    if best.attack.partition(":")[0] == "first-layer":
-        behind = f", and {capitalised(defence)} sits behind that layer" if "precode" in view.federation.defence else ""
-        text += f" The gradient of the first layer contains the image exactly{behind}."
-    if best.attack.partition(":")[0] == "patch-embedding":
-        text += " The gradient of its position embedding is that of each patch, and determines the image exactly."
+    text += _why_exact(view, best)
     if near := len(view.near_misses):
         text += f" {capitalised(number_word(near))} more came close, up to SSIM {figure(view.near_misses[0].ssim, 3)}."
     text += _would_have_suggested(view)
@@ -274,6 +297,34 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
     if weak and union.back < union.images:
         text += f" The share may be higher still: {'; '.join(weak)}."
     return "leaks" if plain else "leaks to an adaptive attacker", text + _aside(raised)
+
+
+def _why_exact(view: FederationView, best: AttackSummary) -> str:
+    """Why a formula brings images back as they are, as a sentence with a space before it; empty for other attacks."""
+    name, defence = best.attack.partition(":")[0], capitalised(defence_name(view.federation.defence))
+    behind = f", and {defence} sits behind {{}}" if "precode" in view.federation.defence else ""
+    if name == "first-layer":
+        return f" The gradient of the first layer contains the image exactly{behind.format('that layer')}."
+    if name == "activation-span":
+        whole = best.successes == best.images
+        found = (
+            "each image of a batch exactly" if whole else "images of a batch one by one, those that were found exactly"
+        )
+        layers = "two layers with a smooth activation between them"
+        return f" The gradients of {layers} determine {found}{behind.format('the activation')}."
+    if name != "patch-embedding":
+        return ""
+    rows = [row for row in view.rows(best.attack) if row.matching_loss is not None]
+    left = max((row.matching_loss or 0.0 for row in rows), default=0.0) ** 0.5
+    if any(row.outcome != "converged" for row in rows):
+        return (
+            " The gradient of its position embedding is that of each patch: one linear system gives what noise and "
+            f"rank leave of them{behind.format('it')}."
+        )
+    return (
+        " The gradient of its position embedding is that of each patch: one linear system determines the image exactly "
+        f"(relative residual {left:.0e} at most){behind.format('it')}."
+    )
 
 
 def _strongest(view: FederationView) -> AttackSummary:

@@ -61,14 +61,14 @@ def run(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for tapes, audit.json and the report.")] = Path("outputs/demo"),
-    dataset: Annotated[str, typer.Option(help="An image set; `fl-precode datasets` lists them.")] = "faces",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each federation.")] = 4,
-    clients: Annotated[int, typer.Option(min=1, help="Clients of each federation.")] = 4,
+    dataset: Annotated[str, typer.Option(help="Image set of the first four; `fl-precode datasets` lists.")] = "faces",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each of the first four.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, help="Clients of each of the first four.")] = 4,
     victims: Annotated[int, typer.Option(min=1, help="Updates to attack in each federation.")] = 8,
     iterations: Annotated[int, typer.Option(min=1, help="Steps of the optimising attack.")] = 1200,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
 ) -> None:
-    """Four small federations on real images, each audited: two models, without defence and with PRECODE."""
+    """Five small federations on real images, each audited: with and without PRECODE, and photographs at 224x224."""
     from attacker.cli.checkout.demo import run_demo
 
     run_demo(

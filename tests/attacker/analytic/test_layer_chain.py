@@ -94,6 +94,22 @@ def test_the_chain_ends_at_a_shortcut_and_at_unknown_functions():
     assert "'the output' is not what" in found(scaled).ends
 
 
+def test_a_map_that_is_smaller_than_any_window_of_pooling_ends_the_chain():
+    class Squeezed(nn.Module):
+        """One number a channel, as in squeeze-and-excitation, and a function of it that is no layer."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool, self.fc = nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.fc(self.pool(self.conv(x)).sin()).flatten(1)
+
+    steps = found(Squeezed())
+    assert [step.name for step in steps.steps] == ["conv", "pool"]
+    assert "'fc' is not what 'pool' returned" in steps.ends
+
+
 def test_a_bottleneck_is_one_layer():
     steps = found(tiny.convnet(SPEC, bottleneck=True))
     assert [step.kind for step in steps.steps] == ["Conv2d", "Sigmoid", "Flatten", "VariationalBottleneck", "Linear"]

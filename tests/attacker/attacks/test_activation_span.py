@@ -43,11 +43,11 @@ class Called(nn.Module):
         return self.fc3(self.function(self.fc2(hidden)))
 
 
-def mlp(spec, activation, *, between=(), behind=(), second_bias=True):
+def mlp(spec, activation, *, between=(), behind=(), first_bias=True, second_bias=True):
     d = spec.channels * spec.height * spec.width
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(d, UNITS),
+        nn.Linear(d, UNITS, bias=first_bias),
         activation,
         *between,
         nn.Linear(UNITS, 40, bias=second_bias),
@@ -91,6 +91,24 @@ def test_batches_are_exact_whether_their_size_is_announced_or_not(activation):
         check_exact(found, x, y)
         assert found.reason == ""
         assert found.matching_loss < 1e-10
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "gelu", "silu", "softplus"])
+def test_a_first_bias_that_does_not_move_is_enough_and_often_none(activation):
+    x, y = tiny.images(SPEC, 5), [0, 3, 1, 3, 5]
+    victim = victim_of(activation)
+    seen = tiny.observe(victim, x, y)
+    still = replace(
+        seen,
+        parameters={name: value for name, value in seen.parameters.items() if name != "1.bias"},
+        update={name: value for name, value in seen.update.items() if name != "1.bias"},
+        buffers={**seen.buffers, "1.bias": seen.parameters["1.bias"]},
+        frozen=frozenset({"1.bias"}),
+    )
+    check_exact(run(victim, still), x, y)
+    if activation != "tanh":
+        none = victim_of(activation, first_bias=False)
+        check_exact(run(none, tiny.observe(none, x, y)), x, y)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "gelu", "silu", "softplus"])
@@ -202,7 +220,7 @@ def test_every_setting_changes_the_result():
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"between": (nn.Dropout(0.5),)}, "no-second-layer"),
+        ({"between": (nn.Dropout(0.5),)}, "second-layer-behind-dropout"),
         ({"between": (nn.LayerNorm(UNITS),)}, "no-second-layer"),
         ({"between": (nn.Linear(UNITS, UNITS), nn.BatchNorm1d(UNITS))}, None),
     ],
@@ -221,8 +239,8 @@ def test_refusals_name_what_is_missing():
     x, y = tiny.images(SPEC, 3), [1, 2, 3]
     convolution = tiny.victim(tiny.convnet(SPEC), SPEC)
     check_refused(run(convolution, tiny.observe(convolution, x, y)), "first-layer-not-linear")
-    bare = tiny.victim(tiny.mlp(SPEC, bias=False), SPEC)
-    check_refused(run(bare, tiny.observe(bare, x, y)), "first-layer-without-bias")
+    odd = victim_of("tanh", first_bias=False)
+    check_refused(run(odd, tiny.observe(odd, x, y)), "first-layer-without-bias")
     torch.manual_seed(0)
     single = victim_of(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 6)))
     check_refused(run(single, tiny.observe(single, x, y)), because("no-second-layer", name="1"))
@@ -243,3 +261,19 @@ def test_more_images_than_classes_behind_a_classifier_are_refused_and_fewer_are_
     x, y = tiny.images(SPEC, 8), [0, 1, 2, 3, 4, 5, 0, 1]
     check_exact(run(victim, tiny.observe(victim, x[:4], y[:4])), x[:4], y[:4], tolerance=1e-5)
     check_refused(run(victim, tiny.observe(victim, x, y)), "rank-fills-width")
+
+
+def test_several_steps_on_one_batch_are_taken_half_way():
+    victim, x, y = victim_of("gelu"), tiny.images(SPEC, 4), [1, 0, 4, 2]
+    for rate, worst in ((1e-4, 1e-3), (1e-2, 0.2)):
+        protocol = Protocol(name="fedavg", local_epochs=3, batch_size=4, learning_rate=rate)
+        sent = local_clients.train(victim, x, torch.tensor(y), [[0, 1, 2, 3]] * 3, protocol)
+        found = run(victim, sent)
+        far, order = errors(found, x)
+        assert sorted(order.tolist()) == [0, 1, 2, 3], found.reason
+        assert float(far.max()) < worst
+        assert found.labels[order].tolist() == y
+        assert "steps-half-way" in found.reason_codes
+        assert found.matching_loss < 1e-3
+    elsewhere = replace(sent, parameters={name: value + 0.05 for name, value in sent.parameters.items()})
+    assert run(victim, elsewhere).outcome is not Outcome.CONVERGED

@@ -120,15 +120,41 @@ def test_every_setting_changes_the_result():
             build_attack(f"feature-inversion:{text}")
 
 
-def deep_head():
-    return frozen_trunk(nn.Sequential(nn.Linear(288, 20), nn.Sigmoid(), nn.Linear(20, 10)))
+def deep_head(activation=nn.Sigmoid):
+    return frozen_trunk(nn.Sequential(nn.Linear(288, 20), activation(), nn.Linear(20, 10)))
+
+
+def test_heads_of_two_layers_tell_images_apart_by_their_spans():
+    x, y = digits(4)
+    wide = frozen_trunk(nn.Sequential(nn.Linear(288, 80), nn.Tanh(), nn.Linear(80, 10)))
+    victim, seen = seen_of(wide, x, y)
+    for observation in (seen, replace(seen, batch_size=None)):
+        found = run(victim, observation)
+        assert found.reason_codes == ("features-found",), found.reason
+        assert quality(found, x)[0] > 25
+        assert found.labels is None
+
+
+def test_errors_beside_rounding_are_allowed_where_they_are_announced():
+    x, y = digits(4)
+    victim, seen = seen_of(frozen_trunk(), x, y)
+    generator = torch.Generator().manual_seed(0)
+    noisy = {
+        name: value + 1e-6 * value.norm() / value.numel() ** 0.5 * torch.randn(value.shape, generator=generator)
+        for name, value in seen.update.items()
+    }
+    hidden = run(victim, replace(seen, update=noisy), attack=FeatureInversion(steps=1))
+    assert hidden.reason_codes == ("features-found",)
+    assert "and rounding explains" in hidden.reason
+    known = run(victim, replace(seen, update=noisy), attack=FeatureInversion(steps=1, noise=1e-6))
+    assert "and rounding explains" not in known.reason
 
 
 @pytest.mark.parametrize(
     ("code", "make", "count"),
     [
         ("too-many-images", frozen_trunk, 10),
-        ("head-not-classifier", deep_head, 2),
+        ("head-not-classifier", lambda: deep_head(nn.Dropout), 2),
         ("features-behind-noise", lambda: frozen_trunk(middle=(nn.Dropout(0.2),)), 1),
         ("features-behind-noise", lambda: frozen_trunk(middle=(nn.Flatten(), VariationalBottleneck(288, latent=4))), 1),
         ("no-trunk", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 1),

@@ -171,3 +171,18 @@ def test_first_layer_inversion_still_tells_a_batch_by_its_rank():
     victim = victim_of()
     pair = tiny.observe(victim, tiny.images(SPEC, 2), [1, 2], batch_size=None)
     check_refused(run(victim, pair, attack=FirstLayerInversion()), "several-images")
+
+
+def test_images_whose_columns_are_found_come_back_where_the_others_are_not():
+    victim, x = victim_of(middle=(nn.Linear(UNITS, UNITS), nn.ReLU()), seed=1), tiny.images(SPEC, 7)
+    observation = tiny.observe(victim, x, [0, 1, 2, 3, 4, 5, 0])
+    for samples in range(20, 2000, 20):
+        found = run(victim, observation, attack=Spear(samples=samples))
+        if found.inputs is not None:
+            break
+    there = ~found.inputs.flatten(1).isnan().any(1)
+    assert found.inputs.shape == x.shape
+    assert 0 < int(there.sum()) < len(x), "partly found, at a number of samples between none and all"
+    assert float(torch.cdist(found.inputs[there].flatten(1), x.flatten(1)).min(1).values.max()) < 1e-6
+    assert found.outcome is Outcome.ITERATION_LIMIT
+    assert found.reason_codes == ("columns-not-found", "some-images")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
 from attacker.audit.federations.federation import open_federations
@@ -9,9 +12,12 @@ from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.planning import plan as planner
 from attacker.audit.planning.costs import measure_unit
 from attacker.audit.planning.plan import plan_audit
+from attacker.audit.record.confirmed import confirms
+from attacker.audit.scoring import leakage_summary
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import BATCH_SIZE, Knowledge
-from tests.attacker.audits import audit_tape
+from attacker.report.indices import determined
+from tests.attacker.audits import audit_tape, audit_tapes
 from tests.attacker.leaking_models import small_photographs
 from tests.attacker.taped_federation import tape_federation
 
@@ -88,4 +94,54 @@ def test_precode_before_the_head_of_a_transformer_leaks_and_the_sentence_says_wh
     assert verdict.verdict == "leaks"
     assert "PRECODE (latent=6) does not stop the leak" in verdict.sentence
     assert "2 of 2 images came back by patch embedding, which ignores it" in verdict.sentence
-    assert "determines the image exactly" in verdict.sentence
+    assert re.search(
+        r"determines the image exactly \(relative residual \de-\d+ at most\), and PRECODE", verdict.sentence
+    )
+    assert record.flags == [], "a search that finds nothing is no weak evidence where a formula finds everything"
+    rows = [row for row in record.results if row.attack == "patch-embedding"]
+    assert all(confirms(row) and row.psnr > 60 for row in rows)
+
+
+def test_a_federation_may_get_some_of_the_attacks_alone(guarded, batches, tmp_path):
+    some = TapeSource(tape=guarded, attacks=("patch-embedding",))
+    record = audit_tapes([some, TapeSource(tape=batches)], out=tmp_path, attacks=["patch-embedding", "activation-span"])
+    tried = {(planned.federation, planned.attack): planned.status for planned in record.plan}
+    assert tried == {
+        ("f1", "patch-embedding"): "run",
+        ("f2", "patch-embedding"): "not_applicable",
+        ("f2", "activation-span"): "run",
+    }
+    assert [verdict.verdict for verdict in record.verdicts] == ["leaks", "leaks"]
+
+
+def test_what_formulas_take_is_counted_where_the_rank_is_too_large(guarded, tmp_path, monkeypatch):
+    monkeypatch.setattr(leakage_summary, "MOST_WORK", 0.0)
+    record = audit_tape(guarded, out=tmp_path, attacks=["patch-embedding"], leakage=True)
+    (found,) = record.leakage
+    assert (found.jacobian_rank, found.positions.exact, found.positions.patches) == (None, True, 16)
+    assert [(span.tokens, span.each, span.most) for span in found.spans] == [(True, 16, 39)]
+    (told,) = determined(record, [SimpleNamespace(title="ViT", federation=record.federations[0])])
+    assert told.headline.startswith("Not computed: too large")
+    assert [sentence.partition(":")[0] for sentence in told.formulas] == [
+        "One image is exactly determined, however large",
+        "The tokens of 2 images of one batch are exactly determined",
+    ]
+
+
+def test_without_formulas_the_same_federation_is_doubted(guarded, tmp_path):
+    record = audit_tape(guarded, out=tmp_path, attacks=["inverting-gradients:iterations=10"])
+    assert record.verdicts[0].verdict == "not shown to leak"
+    assert {"model-is-random", "single-start"} <= {flag.name for flag in record.flags}
+
+
+def test_batches_come_back_whole_where_nobody_knows_how_many_images_there_are(folder, tmp_path):
+    """Neither the tape nor the truth: the update's rank tells it, and the sentence counts what it confirms."""
+    tape = tape_federation(
+        folder / "untold", model=SMOOTH, batch_size=8, rounds=1, clients=1, evaluation=False, told=False
+    ).tape
+    record = audit_tape(tape, out=tmp_path, truth=False, attacks=["activation-span"])
+    assert [row.outcome for row in record.results] == ["converged"] * 8
+    assert "The update itself confirms 8 of 8 images: activation span found them" in record.verdicts[0].sentence
+    known = audit_tape(folder / "mlp" / "tape", out=tmp_path / "known", attacks=["activation-span"], victims=1)
+    assert "8 of 8 images came back by activation span" in known.verdicts[0].sentence
+    assert "two layers with a smooth activation between them determine each image" in known.verdicts[0].sentence

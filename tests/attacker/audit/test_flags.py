@@ -83,6 +83,27 @@ def test_a_random_model_that_no_attack_accounts_for():
     assert "model-is-random" in names(federations=noisy)  # answering noise on the gradient is no answer to it
 
 
+def test_a_formula_that_randomness_cannot_touch_accounts_for_it():
+    whole = told(with_facts(random=True), [*HELD[:2], summary("f2", FIRST, 0, 64)])
+    described = [
+        one.model_copy(update={"adaptive": True, "oblivious": True, "answers": ["precode"]})
+        if one.spec == FIRST
+        else one
+        for one in whole.attacks
+    ]
+    assert "model-is-random" in {one.name for one in flags(whole)}
+    assert "model-is-random" not in {one.name for one in flags(whole.model_copy(update={"attacks": described}))}
+
+
+@pytest.mark.parametrize(("back", "flagged"), [(4, False), (3, True)])
+def test_searches_are_not_doubted_where_formulas_brought_back_every_image(back, flagged):
+    summaries = [summary("f2", FIRST, back), summary("f2", PLAIN, 0)]
+    similar = [0.99] * back + [0.2] * (4 - back)
+    results = [*rows("f2", FIRST, ssim=similar), *rows("f2", PLAIN, ssim=0.1, matching_loss=1.0, starts=1)]
+    found = set(names(summaries, results=results))
+    assert bool(found & {"loss-did-not-fall", "single-start"}) is flagged
+
+
 @pytest.mark.parametrize(
     ("changes", "flagged"),
     [
@@ -162,6 +183,9 @@ def test_plain_attacks_ahead_of_adaptive_ones():
     assert "weaker-beats-stronger" in names(results=ahead)
     by_chance = [*rows("f2", PLAIN, ssim=[0.5, 0.1, 0.2, 0.2]), *rows("f2", ADAPTIVE, ssim=[0.1, 0.2, 0.2, 0.2])]
     assert "weaker-beats-stronger" not in names(results=by_chance)
+    formula = [*rows("f2", FIRST, ssim=[0.9, 0.9, 0.9, 0.1]), *rows("f2", ADAPTIVE, ssim=0.2)]
+    exact = [summary("f2", FIRST, 3), summary("f2", ADAPTIVE, 0)]
+    assert "weaker-beats-stronger" not in names(exact, results=formula), "a formula is no weaker attack"
     hardly = [*rows("f2", PLAIN, ssim=0.23), *rows("f2", ADAPTIVE, ssim=0.2)]
     assert "weaker-beats-stronger" not in names(results=hardly)
 

@@ -130,10 +130,23 @@ def test_an_update_whose_labels_were_not_found_stays_in_the_denominator(evaluati
 
 def test_images_of_another_number_are_a_named_failure(evaluation):
     update, inputs, _ = evaluation
-    rows = update.results(SEARCH, attacked(inputs[:2]), "a1")
+    rows = update.results(SEARCH, attacked(torch.cat([inputs, inputs[:1]])), "a1")
     assert {row.outcome for row in rows} == {"failed"}
-    assert rows[0].reason == because("images-do-not-fit", got=2, expected=3)
+    assert rows[0].reason == because("images-do-not-fit", got=4, expected=3)
     assert rows[0].reconstruction is None
+
+
+def test_some_images_of_an_update_count_and_the_others_do_not(evaluation):
+    """An attack that is not told how many images there are, or finds a part of them, has not failed."""
+    update, inputs, _ = evaluation
+    gaps = torch.cat([inputs[1:2], torch.full_like(inputs[:2], torch.nan)])
+    for found, codes in ((inputs[1:2], ["fewer-images"]), (gaps, [])):
+        rows = update.results(SEARCH, attacked(found), "a1")
+        assert [row.outcome for row in rows] == ["iteration_limit"] * 3
+        assert [row.psnr is not None for row in rows] == [False, True, False]
+        assert [row.reason_codes for row in rows] == [codes] * 3
+        summary = summarise("f1", SEARCH, rows)
+        assert (summary.images, summary.successes, summary.failed) == (3, 1, 0)
 
 
 def test_granted_labels_have_no_accuracy_and_wrong_ones_a_low_one(evaluation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -21,14 +22,14 @@ ATTACKS = ("first-layer", "hybrid", "ignore:iterations=3", "inverting-gradients:
 def reads(monkeypatch) -> Counter[str]:
     """How often each file with tensors was read."""
     counted: Counter[str] = Counter()
-    read = tape_reader._read_inside
+    read = tape_reader._read_with_status
 
-    def counting(folder: Path, file: str, **limits: int) -> bytes:
+    def counting(folder: Path, file: str, **limits: int) -> tuple[bytes, os.stat_result]:
         if file.endswith(".safetensors"):
             counted[str(folder / file)] += 1
         return read(folder, file, **limits)
 
-    monkeypatch.setattr(tape_reader, "_read_inside", counting)
+    monkeypatch.setattr(tape_reader, "_read_with_status", counting)
     return counted
 
 

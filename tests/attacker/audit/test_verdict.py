@@ -76,6 +76,27 @@ def test_rule_4_a_plain_attack_gets_through_the_defence():
     assert "would have suggested" not in found.sentence  # nobody knows whether Ignore works without the defence
 
 
+@pytest.mark.parametrize(
+    ("attack", "back", "row", "says"),
+    [
+        ("activation-span", 4, {}, "determine each image of a batch exactly, and PRECODE sits behind the activation."),
+        ("activation-span", 3, {}, "determine images of a batch one by one, those that were found exactly, and"),
+        (
+            "patch-embedding",
+            4,
+            {"outcome": "converged", "matching_loss": [1e-14, 4e-14, 1e-14, 1e-14]},
+            "determines the image exactly (relative residual 2e-07 at most), and PRECODE sits behind it.",
+        ),
+        ("patch-embedding", 3, {"matching_loss": 1e-4}, "gives what noise and rank leave of them, and PRECODE"),
+    ],
+)
+def test_rule_4_the_sentence_says_why_a_formula_brings_images_back(attack, back, row, says):
+    results = each("f2", attack, 4, ssim=[0.99] * back + [0.1] * (4 - back), **row)
+    found = last(PAIR, [WORKS, summary("f2", attack, back)], results=results)
+    assert found.verdict == "leaks"
+    assert says in found.sentence
+
+
 def test_rule_4_a_low_share_may_be_higher():
     stuck = each("f2", ADAPTIVE, 4, matching_loss=1.0)
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 2), summary("f2", ADAPTIVE, 0)], results=stuck)

@@ -165,7 +165,7 @@ class Pictures(HTMLParser):
 
 @pytest.mark.slow
 @pytest.mark.federation
-def test_the_demo_shows_its_three_findings(tmp_path):
+def test_the_demo_shows_its_four_findings(tmp_path):
     done = subprocess.run([COMMAND, "demo", "--out", tmp_path / "demo"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = Pictures()
@@ -174,5 +174,6 @@ def test_the_demo_shows_its_three_findings(tmp_path):
     assert "Undefended LeNet leaks" in text
     assert "LeNet with PRECODE leaks to an adaptive attacker: 8 of 8 images came back" in text
     assert "PRECODE does not stop the leak on MLP" in text
-    assert len(page.images) >= 8 * (2 + 2 + 3 + 3)
+    assert "PRECODE does not stop the leak on ViT: 4 of 4 images came back by patch embedding" in text
+    assert len(page.images) >= 8 * (2 + 2 + 3 + 3) + 4 * 2
     assert all(image["alt"] for image in page.images)

@@ -15,10 +15,12 @@ from attacker.attacks.gradient_matching.options import options_of
 from attacker.cli.main import app
 from attacker.experiments import scales
 from attacker.experiments.attack_sets import attacks_on, every_attack_on, patient_attacks_on, without_knowledge
-from attacker.experiments.defence_search.candidates import candidates
-from attacker.experiments.defence_search.search import DefenceSearch
+from attacker.experiments.cells import Setup
+from attacker.experiments.defence_search.candidates import CandidateDefence, candidates
+from attacker.experiments.defence_search.search import DefenceSearch, _Course
 from attacker.experiments.precode.experiment import Experiment
 from fl_precode.data import load_data
+from tests.attacker.leaking_models import small_photographs
 from tests.attacker.reproductions import TINY, tiny
 
 
@@ -97,6 +99,7 @@ def test_a_recommendation_faces_every_attack_that_could_work():
     names = [spec.partition(":")[0] for spec in every_attack_on("noise:std=0.001", TINY)]
     assert len(names) == len(set(names))
     assert {"hybrid", "then-refine", "dlg", "see-through-gradients", "defence-matched"} <= set(names)
+    assert {"patch-embedding", "activation-span", "feature-inversion", "statistics-matching"} <= {*names}
     assert not {"ignore", "dropout-inversion", "portfolio"} & set(names)
     assert "ignore" in {spec.partition(":")[0] for spec in every_attack_on("precode", TINY)}
     assert "dlg:iterations=4" in every_attack_on("none", TINY)
@@ -241,3 +244,32 @@ def test_whether_attacks_can_tell_is_asked_of_patient_ones_too(tmp_path, monkeyp
 def test_an_experiment_needs_a_selection():
     with pytest.raises(ValueError, match="one or more different data"):
         Experiment(scale=TINY, data=(), models=("mlp",), defences=("none",))
+
+
+@pytest.mark.parametrize(
+    ("model", "defence", "batch", "attack"),
+    [
+        ("tests.attacker.small_transformers:Perceptron", "precode:latent=6", 1, "patch embedding"),
+        ("tests.attacker.leaking_models:smooth_mlp", "none", 4, "activation span"),
+    ],
+)
+def test_a_recommendation_is_judged_by_what_is_exact_on_its_model(tmp_path, model, defence, batch, attack):
+    """Nothing has to be named: formulas face every candidate first."""
+    data = small_photographs(tmp_path)
+    experiment = tiny(models=(model,), data=(data,), defences=("none",), scale=replace(TINY, victims=4))
+    search = DefenceSearch(experiment, tmp_path / "out")
+    candidate = CandidateDefence(defence=defence, batch_size=batch, local_steps=1, payload_bytes=1, gradients=batch)
+    with search._ahead:
+        rejected = search._attacked(_Course(candidate=candidate), "validation", (0,), which="quick")
+    assert rejected.verdict == "falls"
+    assert rejected.reason == f"{attack} brings back 4 of 4 images under FedSGD"
+
+
+def test_reproductions_run_what_is_exact_on_transformers_and_smooth_networks_of_any_defence():
+    for defence in ("none", "precode", "noise:std=0.01", "prune:share=0.9"):
+        setup = Setup(data="photos", model="mlp", defence=defence)
+        cells = tiny(defences=(defence,)).cells([setup])
+        attacked = {cell.attacks[0] for cell in cells if cell.kind == "attack"}
+        assert {"patch-embedding", "activation-span", "spear"} <= attacked
+        (choice, *_) = (cell for cell in cells if cell.kind == "choice")
+        assert {"patch-embedding", "activation-span"} <= {*choice.attacks}

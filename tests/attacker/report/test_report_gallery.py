@@ -49,6 +49,14 @@ def test_a_row_has_the_truth_the_closest_attacks_and_a_baseline(made):
     assert undefended.tiles[2].caption == ("mean image", "SSIM 0.10")
 
 
+def test_images_that_small_tiles_cannot_show_have_rows_of_their_own(made):
+    folder, record = made
+    sizes = {"f1": (3, 224, 224), "f2": (3, 32, 32)}
+    grown = [one.model_copy(update={"shape": sizes.get(one.id, one.shape)}) for one in record.federations]
+    gallery = make_gallery(record.model_copy(update={"federations": grown}), TITLES, Album(folder), LIMIT)
+    assert {row.federation: row.detailed for row in gallery.rows} == {"f1": True, "f2": False}
+
+
 def test_what_a_guess_reaches_as_well_is_shown_beside_it_and_named(made):
     folder, record = made
     (first,) = [one for one in record.victims if one.id == "f1-v0"]
@@ -87,7 +95,8 @@ def test_pictures_get_coarser_step_by_step_until_they_fit(made, level):
     assert sizes == sorted(sizes, reverse=True)
     album = Album(folder)
     left = album.admit(paths, sizes[level])
-    assert album.encoding == ENCODINGS[level]
+    # Pictures smaller than two encodings' limits are the same in both: the first is taken.
+    assert album.encoding == ENCODINGS[sizes.index(sizes[level])]
     assert left == 0
     assert len({path for path in paths if album.uri(path)}) == len(set(paths))
     seen = pixels(album.uri(paths[0])).astype(float)
