@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Message
 from torch import Generator
 
 from fl_precode.defences.flower_dp import CentralDp, clipped_reply
+from fl_precode.defences.on_gradients import GradientDefence
 from fl_precode.defences.registry import DefenceChain
 from fl_precode.flower.recorder import looks_like_buffer
 
@@ -70,7 +71,7 @@ def _as_told(chain: DefenceChain, message: Message) -> DefenceChain:
         ValueError: If the clip adapts and the server sends none.
     """
     told = [each[KEY_CLIPPING_NORM] for each in message.content.config_records.values() if KEY_CLIPPING_NORM in each]
-    parts = []
+    parts: list[GradientDefence] = []
     for part in chain.parts:
         if isinstance(part, CentralDp) and part.side == "client":
             if part.quantile and not told:
