@@ -360,6 +360,14 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "signs-not-applied": "signs were announced, and the update has more than one magnitude in a tensor",
         "soteria-not-applied": "soteria on {share:.0%} of a layer's columns was announced, and no layer has as many "
         "columns of zeros",
+        "local-dp-not-applied": "an update of norm {clip:g} and noise of norm {noise:.3g} at most was announced, and "
+        "it has norm {length:.3g}",
+        "percentile-not-applied.larger": "a percentile filter that cuts to {limit:g} was announced, and the update has "
+        "{largest:.3g}",
+        "percentile-not-applied.zeros": "a percentile filter that zeroes {share:g} % was announced, and the update has "
+        "fewer zeros than that",
+        "svt-not-applied": "sparse vectors were announced, with {count} draws of numbers that get noise and are cut to "
+        "{limit:g}, and the update has {small} numbers that small",
         "noise-not-applied": "noise (std {std:g}) was announced, and the update shows {least:.1g} in a Linear layer",
         "noise-not-applied.some-layers": "noise on some layers (std {std:g}) was announced, and no Linear layer shows "
         "any",

@@ -172,6 +172,18 @@ def figure(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def budget(value: float | None) -> str:
+    """An epsilon, a delta or a noise multiplier, of whatever size: three digits at most, or a dash where it is none.
+
+    >>> budget(213106544.7), budget(10.0), budget(1e-5), budget(None)
+    ('2.13e8', '10', '1e−5', '–')
+    """
+    if value is None:
+        return "–"
+    mantissa, exponent, power = f"{value:.3g}".partition("e")
+    return mantissa if not exponent else f"{mantissa}e{int(power)}".replace("-", "−")
+
+
 def distance(value: float | None) -> str:
     """A matching loss, which may be tiny: with two digits that count.
 

@@ -51,8 +51,8 @@ def defended_training(
     """FedAvg: local training whose steps and whose update are defended, in place.
 
     What belongs to a step (Soteria, DP-SGD) changes each step's gradient; the rest changes the update, trained minus
-    received weights, once. Buffers are left as training made them. Without a generator the defence draws from the
-    operating system.
+    received weights, once. Buffers are left as training made them, but for filters of the whole reply, such as
+    `fl_precode.defences.flower_dp.LocalDp`. Without a generator the defence draws from the operating system.
 
     Returns:
         Mean loss over the steps, in nats.
@@ -72,7 +72,9 @@ def defended_training(
         defend=defend,
         loss=loss,
     )
-    if of_update is not None and received is not None:
+    if of_update is not None and received is not None and of_update.filters_reply:
+        _filter_reply(received, model, of_update, batches[0], generator)
+    elif of_update is not None and received is not None:
         before, after = dict(received.named_parameters()), dict(model.named_parameters())
         with torch.no_grad():
             update = {name: after[name] - before[name] for name in _trained(model)}
@@ -81,6 +83,17 @@ def defended_training(
             for name, value in update.items():
                 after[name].copy_(before[name] + value)
     return mean
+
+
+def _filter_reply(
+    received: nn.Module, trained: nn.Module, defence: DefenceChain, batch: Batch, generator: Generator | None
+) -> None:
+    """Put what a defence of the whole reply leaves in the place of all that was trained, buffers included."""
+    sent = {name: value.clone() for name, value in trained.state_dict().items()}
+    reply = defence.on_reply(
+        received.state_dict(), sent, parameters=_trained(trained), model=received, batch=batch, generator=generator
+    )
+    trained.load_state_dict(reply)
 
 
 def _trained(model: nn.Module) -> list[str]:

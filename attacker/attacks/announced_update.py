@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
+from attacker.attacks.defence_names import SCALING
 from attacker.attacks.likelihood_distance import DEFENCE_NOISE, matched_distance
+from attacker.attacks.numbers_left import ADDS_NOISE, mostly_cut, numbers_left
 from attacker.gradients.observed import why_scale_unknown
 from attacker.gradients.trace import Trace
 from attacker.reasons import Reason, because
-from fl_precode.defences.on_gradients import Prune, Quantise
-from fl_precode.defences.registry import defence_parts
+from fl_precode.defences.flower_dp import LocalDp
+from fl_precode.defences.on_gradients import Quantise
+from fl_precode.defences.registry import defence_parts, gradient_defence
 from fl_precode.observation import Observation
 from fl_precode.spec import Spec
 
-COMPARED = frozenset({"noise", "laplace", "ppp", "prune", "clip", "quantise", "soteria", "sign"})
+COMPARED = frozenset({"noise", "laplace", "ppp", "prune", "clip", "quantise", "soteria", "sign"}) | {
+    "local-dp", "central-dp", "percentile", "svt",
+}  # fmt: skip
 """Defences that a comparison takes into account, by name, in any combination of which `compared_parts` says so.
 
 Not ``dp``, which clips each image's gradient before the sum: what it leaves is compared by its direction.
@@ -31,9 +35,11 @@ Not ``dp``, which clips each image's gradient before the sum: what it leaves is 
 ANNOUNCED = "announced"
 """The value of ``distance`` that takes what fits the announced defence, and the default."""
 
-_ADDS_NOISE = frozenset({"noise", "laplace", "ppp"})
 _SURELY_BELOW = 0.999
 """Share of the largest norm below which rounding cannot make a clipped update look like one that was left alone."""
+
+_CHANCE = 6.0
+"""Standard deviations of noise that are certainly not exceeded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,8 @@ class UpdateComparison:
     """How the update of one client is compared with candidates.
 
     Attributes:
-        observation: The update; what noise filled in where a number had been pruned is zero again.
+        observation: The update; numbers that the defence changed in ways that can be seen are zero in it
+            (`attacker.attacks.numbers_left`).
         distance: One of `attacker.gradients.distances.DISTANCES`.
         left_out: Parameters that do not count.
         units: As `attacker.attacks.side_information.SideInformation.units`.
@@ -61,6 +68,7 @@ def announced_comparison(observation: Observation, model_trace: Trace) -> Update
     Noise and stochastic rounding set the distance (`likelihood_distance`); pruning leaves only what was sent, and where
     noise came after it the largest numbers of each tensor are taken to be those; rounding gives each tensor the unit of
     its own step, besides that of the noise; a clipped update has no scale; Soteria's layer is left out, by its weight.
+    Of what a filter sent, numbers that it cut or made noisy do not count; where it cut all, signs do.
 
     Args:
         observation: The update, with what was announced.
@@ -74,12 +82,11 @@ def announced_comparison(observation: Observation, model_trace: Trace) -> Update
         if f"{layer}.weight" not in observation.parameters.keys() | observation.frozen:
             return because("defended-layer-missing", layer=layer)
         left_out = frozenset({f"{layer}.weight"})
-    scaled = [part for part in parts if not (part.name == "clip" and _left_alone(observation, part, names))]
-    distance = matched_distance(
-        "+".join(part.name for part in scaled) or "none", scale_known=why_scale_unknown(observation) is None
-    )
+    matched = [name for part in parts if (name := _as_compared(observation, part, names))]
+    matched += ["sign"] if mostly_cut(observation, parts) else []
+    distance = matched_distance("+".join(matched) or "none", scale_known=why_scale_unknown(observation) is None)
     return UpdateComparison(
-        observation=_without_filled_zeros(observation, parts),
+        observation=numbers_left(observation, parts),
         distance=distance,
         parts=tuple(name for name in names if name in compared_parts(names)),
         left_out=left_out,
@@ -101,7 +108,7 @@ def compared_parts(names: Collection[str]) -> frozenset[str]:
     (['prune', 'sign'], ['noise'])
     """
     compared = COMPARED & set(names)
-    return compared - {"sign"} if _ADDS_NOISE & compared else compared
+    return compared - {"sign"} if ADDS_NOISE & compared else compared
 
 
 def announced_parts(observation: Observation) -> list[Spec]:
@@ -122,23 +129,38 @@ def _last_linear(model_trace: Trace) -> str:
     return names[-1] if names else ""
 
 
+def _as_compared(observation: Observation, part: Spec, names: Sequence[str]) -> str | None:
+    """The name by which a part sets the distance: its own, that of what it did to this update, or None for nothing."""
+    if part.name in SCALING and _left_alone(observation, part, names):
+        return None
+    if part.name == "central-dp" and part.options.get("side") == "server":
+        return None
+    return "noise" if part.name == "local-dp" and _left_alone(observation, part, names) else part.name
+
+
 def _left_alone(observation: Observation, clip: Spec, names: Sequence[str]) -> bool:
-    """Whether the update is certainly shorter than the largest norm, and nothing changed it after clipping."""
-    largest = clip.number("max_norm")
+    """Whether the update is certainly shorter than the largest norm, and nothing changed it after clipping.
+
+    Filters of the whole reply clip by buffers and counters as well: where there are any, nobody knows.
+    """
+    largest = clip.number("max_norm" if clip.name == "clip" else "clip")
+    # Along the update, noise changes its length by no more than chance; across, it makes it longer.
+    shortened = _CHANCE * _local_std(clip)
+    if clip.name != "clip" and observation.returned:
+        return False
     norm = math.sqrt(sum(float(value.double().square().sum()) for value in observation.update.values()))
-    return largest is not None and names[-1] == "clip" and norm < _SURELY_BELOW * largest
+    return largest is not None and names[-1] == clip.name and norm < _SURELY_BELOW * largest - shortened
 
 
-def _without_filled_zeros(observation: Observation, parts: Sequence[Spec]) -> Observation:
-    """The update pruned again where noise came after pruning, by the announced share."""
-    names = [part.name for part in parts]
-    if "prune" not in names or not _ADDS_NOISE & set(names[names.index("prune") :]):
-        return observation
-    share = parts[names.index("prune")].number("share")
-    if share is None:
-        return observation
-    pruned = Prune(share=share)(observation.update, generator=torch.Generator())
-    return replace(observation, update=pruned)
+def _local_std(clip: Spec) -> float:
+    """Standard deviation of the noise that a filter adds to what it clipped; 0 for one that adds none."""
+    if clip.name != "local-dp":
+        return 0.0
+    try:
+        chain = gradient_defence(clip.text)
+    except ValueError:  # announced, and not one that exists
+        return 0.0
+    return sum(part.std for part in chain.parts if isinstance(part, LocalDp)) if chain is not None else 0.0
 
 
 def _units(observation: Observation, parts: Sequence[Spec]) -> dict[str, float]:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from attacker.analytic.bottleneck_noise import recover_noise
+from attacker.attacks.announced_update import announced_parts
 from attacker.attacks.base import Outcome, Reconstruction
+from attacker.attacks.defence_names import SCALING
+from attacker.attacks.numbers_left import numbers_left
 from attacker.gradients.base import GradientProducts
 from attacker.gradients.client_mode import as_trained
 from attacker.gradients.distances import Elements, cosine_distance
@@ -38,11 +41,8 @@ NOISE_DRAWS = 16
 """Draws of a bottleneck's noise that a distance is averaged over, the same ones for all results."""
 
 
-_ZEROES = frozenset({"prune", "soteria"})
+_ZEROES = frozenset({"prune", "soteria", "percentile", "svt"})
 """Defences that replace parts of a gradient by zeros."""
-
-_SCALES = frozenset({"clip"})
-"""Defences that leave the gradient's direction as it is."""
 
 
 class Contest:
@@ -65,7 +65,8 @@ class Contest:
     whatever the noise was, and so is one whose labels are unknown. Formulas do not hold for gradients that were changed
     themselves: where a defence was announced that does so, their images compete with the others.
 
-    Where the announced defence puts zeros in place of parts of one gradient, only what it kept is compared.
+    Where the announced defence puts zeros in place of parts of one gradient, only what it kept is compared, and of
+    what a filter kept only what it did not change (`attacker.attacks.numbers_left`).
 
     Args:
         victim: Public knowledge about the model.
@@ -76,7 +77,7 @@ class Contest:
     def __init__(self, victim: Victim, model_trace: Trace, observation: Observation) -> None:
         (clients,) = as_trained(victim, [observation])
         self._victim = clients.victim
-        self._observation = clients.observations[0]
+        self._observation = numbers_left(clients.observations[0], announced_parts(observation))
         self._latents = model_trace.latents
         known = recover_noise(self._victim, self._observation, model_trace)
         self._noise = (
@@ -244,4 +245,4 @@ def _announced(observation: Observation) -> set[str]:
 def _leaves_direction(defence: str) -> bool:
     """Whether a gradient under this defence is, but for a factor, that of some image."""
     known = DEFENCES.get(defence)
-    return defence in _SCALES or known is None or issubclass(known.settings, ModelDefence)
+    return defence in SCALING or known is None or issubclass(known.settings, ModelDefence)

@@ -1,4 +1,4 @@
-"""Names of defences in the model, as attacks on them name them."""
+"""Names of defences, as attacks on them name them."""
 
 from __future__ import annotations
 
@@ -7,3 +7,5 @@ from typing import Final
 PRECODE: Final = frozenset({"precode", "precode-reference"})
 BOTTLENECKS: Final = PRECODE | {"cvb", "cvb-reference"}
 DROPOUT: Final = frozenset({"dropout"})
+SCALING: Final = frozenset({"clip", "central-dp"})
+"""Defences that leave the direction of an update as it is."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from attacker.attacks.base import Outcome, Reconstruction
+from attacker.attacks.defence_names import SCALING
 from attacker.labels import label_hypotheses
 from attacker.labels.evidence import classifier_gradient
 from attacker.reasons import because, joined
@@ -41,7 +42,7 @@ def _altered(victim: Victim, observation: Observation) -> bool:
         parts = {part.name for part in defence_parts(observation.protocol.defence or "none")}
     except ValueError:  # announced in nobody's terms but the client's
         parts = set()
-    kinds = [DEFENCES[name].settings for name in parts - {"clip"} if name in DEFENCES]
+    kinds = [DEFENCES[name].settings for name in parts - SCALING if name in DEFENCES]
     if any(not issubclass(kind, ModelDefence) for kind in kinds):
         return True
     return classifier_gradient(victim, observation).altered

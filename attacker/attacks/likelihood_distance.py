@@ -46,6 +46,11 @@ DEFENCE_NOISE: Mapping[str, Noise] = MappingProxyType(
         "clip": Noise.UNKNOWN_SCALE,
         "sign": Noise.SIGNS,
         "dp": Noise.UNKNOWN_SCALE,
+        # Clipped, and with Gaussian noise: the squared distance at the candidate's best scale is the cosine.
+        "local-dp": Noise.UNKNOWN_SCALE,
+        "central-dp": Noise.UNKNOWN_SCALE,
+        "percentile": Noise.PRUNED,
+        "svt": Noise.PRUNED,
     }
 )
 """The noise of a defence by the name in its spec."""

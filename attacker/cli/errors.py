@@ -14,6 +14,7 @@ _EXTRAS = {
     "torchvision": "datasets",
     "medmnist": "datasets",
     "opacus": "dp",
+    "dp_accounting": "dp",
 }
 """Extras of the package by the module that they bring."""
 

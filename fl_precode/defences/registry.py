@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import getdoc, isabstract
 from typing import Any, Final, TypeVar
@@ -13,7 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fl_precode.defences.dp_sgd import DpSgd
+from fl_precode.defences.flower_dp import CentralDp, LocalDp
 from fl_precode.defences.in_model import Cvb, CvbReference, Dropout, ModelDefence, Precode, PrecodeReference, Undefended
+from fl_precode.defences.nvflare_filters import PercentileFilter, SvtFilter
 from fl_precode.defences.on_gradients import (
     Batch,
     Clip,
@@ -26,6 +28,7 @@ from fl_precode.defences.on_gradients import (
 )
 from fl_precode.defences.ppp import PartialNoise
 from fl_precode.defences.soteria import Soteria
+from fl_precode.defences.update_filters import UpdateFilter
 from fl_precode.import_path import load
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Gradients
@@ -155,6 +158,29 @@ register_defence(
 register_defence(
     "dp", title="DP-SGD", description="DP-SGD: clips each example's gradient and adds noise; max_norm, noise_multiplier"
 )(DpSgd)
+register_defence(
+    "local-dp",
+    title="Flower's LocalDpMod",
+    description="Flower's LocalDpMod: clips the whole reply and adds noise; clip, sensitivity, epsilon, delta",
+)(LocalDp)
+register_defence(
+    "central-dp",
+    title="Flower's central DP",
+    description="Flower's central DP as the server holds it before its own noise; clip, side=client, "
+    "noise_multiplier=0, clients=0, quantile=0",
+)(CentralDp)
+register_defence(
+    "percentile",
+    title="NVFlare's percentile filter",
+    description="NVFlare's PercentilePrivacy: the largest numbers, cut to gamma (no randomness); share=90, gamma=0.01, "
+    "steps=1",
+)(PercentileFilter)
+register_defence(
+    "svt",
+    title="NVFlare's sparse vectors",
+    description="NVFlare's SVTPrivacy: a share of the numbers with noise, others as they are; fraction=0.1, "
+    "epsilon=0.1, noise_var=0.1, gamma=1e-5, tau=1e-6, steps=1",
+)(SvtFilter)
 
 __all__ = [
     "DEFENCES",
@@ -171,7 +197,7 @@ __all__ = [
 ]
 
 _BOTTLENECKS = ({"precode", "precode-reference"}, {"cvb", "cvb-reference"})
-_NOISES = {"noise", "laplace", "ppp"}
+_NOISES = {"noise", "laplace", "ppp", "local-dp", "svt"}
 _PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
@@ -209,6 +235,41 @@ class DefenceChain(GradientDefence):
     def bounds_examples(self) -> bool:
         """Whether it is DP-SGD, so that nothing else may be sent that depends on the images."""
         return any(isinstance(part, DpSgd) for part in self.parts)
+
+    @property
+    def filters_reply(self) -> bool:
+        """Whether a part changes buffers and counters as well, so that the chain must be given the whole reply."""
+        return any(isinstance(part, UpdateFilter) for part in self.parts)
+
+    def on_reply(
+        self,
+        received: Gradients,
+        sent: Gradients,
+        *,
+        parameters: Collection[str],
+        generator: Generator | None = None,
+        model: nn.Module | None = None,
+        batch: Batch | None = None,
+    ) -> dict[str, Tensor]:
+        """A client's reply as it leaves the client: parts of the whole reply change it all, others the parameters.
+
+        Args:
+            received: What the client was sent, by name.
+            sent: What it would reply, under the same names.
+            parameters: Names whose change is the update.
+            generator: As in `GradientDefence`.
+            model: Likewise.
+            batch: Likewise.
+        """
+        reply = dict(sent)
+        for part in self.parts:
+            if isinstance(part, UpdateFilter):
+                reply = part.on_reply(received, reply, generator)
+                continue
+            update = {name: reply[name] - received[name] for name in parameters}
+            changed = DefenceChain((part,))(update, generator=generator, model=model, batch=batch)
+            reply |= {name: received[name] + value for name, value in changed.items()}
+        return reply
 
     def of_steps(self) -> DefenceChain | None:
         """The parts that belong to each step of local training, or None."""

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from fl_precode.defences.registry import DefenceChain, changes_model, gradient_defence, perturbation_generator
 from fl_precode.flower.recorder import looks_like_buffer
+from fl_precode.flower.reply_filters import filter_reply
 
 
 def gradient_defence_mod(
@@ -28,7 +29,9 @@ def gradient_defence_mod(
     in the list, so that no other mod sees (or clips) the noise; mods of a list run from the outside in.
 
     Args:
-        spec: Defences that need neither model nor images: noise, laplace, prune, clip, quantise, sign, joined by +.
+        spec: Defences that need neither model nor images: noise, laplace, prune, clip, quantise, sign, local-dp,
+            central-dp, percentile, svt, joined by +. The last four change buffers and counters too, as the originals
+            do.
         kind: What the app's clients reply: trained ``weights``, of which the update (trained minus received) is
             defended, or a ``gradient`` under the names of the parameters.
         buffers: Names of the arrays that are no parameters; by default those that the names of normalisation layers and
@@ -50,7 +53,11 @@ def gradient_defence_mod(
         received = _arrays(message, "message") if kind == "weights" else {}
         generator = _generator(seed, message, context)
         reply = call_next(message, context)
-        if not reply.has_error():
+        if reply.has_error():
+            return reply
+        if received and chain.filters_reply:
+            filter_reply(message, reply, received, chain, generator, buffers)
+        else:
             _defend(reply, received, chain, generator, buffers)
         return reply
 

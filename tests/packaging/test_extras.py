@@ -55,7 +55,7 @@ FACES = tuple(f"fl_precode.{one}" for one in ("attacks", "auditing", "cli", "lab
 AUDIT = {"scipy", "skimage", "PIL", "pydantic", "typer", "rich", "psutil", "jinja2"}
 BY_FLWR = {"typer", "rich", "pydantic"}
 """Those that flwr brings in any case, and imports."""
-OTHERS = {"ray", "sklearn", "torchvision", "medmnist", "opacus", "matplotlib"}
+OTHERS = {"ray", "sklearn", "torchvision", "medmnist", "opacus", "dp_accounting", "matplotlib"}
 
 
 def run(program, *arguments, **names):

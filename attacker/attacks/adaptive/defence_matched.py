@@ -8,7 +8,7 @@ from functools import partial
 from attacker.attacks.adaptive.base import AdaptiveMatching
 from attacker.attacks.adaptive.specs import build_adaptive, options_of
 from attacker.attacks.announced_update import COMPARED, announced_parts
-from attacker.attacks.defence_names import BOTTLENECKS
+from attacker.attacks.defence_names import BOTTLENECKS, SCALING
 from attacker.attacks.registration import register_attack
 from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.noise_free_layers import before_noise
@@ -19,9 +19,6 @@ from fl_precode.observation import Observation
 
 ANSWERED = BOTTLENECKS | COMPARED
 """Defences that the attack adapts to, by name."""
-
-_LEAVES_DIRECTION = frozenset({"clip"})
-"""Of these what alone would change nothing: Inverting Gradients does not see it."""
 
 
 @register_attack(
@@ -65,7 +62,8 @@ class DefenceMatched(AdaptiveMatching):
         if defence is None:
             return because("no-defence-announced")
         names = {part.name for part in announced_parts(observation)}
-        if not (ANSWERED - _LEAVES_DIRECTION) & names:
+        # What leaves the direction changes nothing that Inverting Gradients sees.
+        if not (ANSWERED - SCALING) & names:
             return because("defence-leaves-all", defence=defence)
         if not BOTTLENECKS & names:
             return SideInformation()

@@ -20,7 +20,7 @@ from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
 from attacker.attacks.closed_form.label_assignment import labels_of_images
 from attacker.attacks.closed_form.token_images import images_of_tokens, token_problem
-from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT, SCALING
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import midway, observed_gradient, steps_behind, why_not_one_step
 from attacker.gradients.trace import Trace, trace
@@ -43,7 +43,7 @@ CLOSE = 1e-3
     description="images of a batch behind two Linear layers with a smooth activation, or behind a transformer's first "
     "block",
     source="this project",
-    answers=BOTTLENECKS | DROPOUT | {"clip"},
+    answers=BOTTLENECKS | DROPOUT | SCALING,
     oblivious=True,
     rank=45,
     cost=5.0,  # 1 to 20 on ViT-B/32; 15 to 100 of a perceptron, which are milliseconds each. It ends in time

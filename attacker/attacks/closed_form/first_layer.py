@@ -12,7 +12,7 @@ from attacker.analytic.first_linear import PROBES, first_linear, why_dropped_bef
 from attacker.analytic.rank import numerical_rank, rank_words
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import replayed_distance
-from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT, SCALING
 from attacker.attacks.known_labels import check_labels
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import observed_gradient, why_not_one_step
@@ -29,7 +29,7 @@ from fl_precode.observation import Observation
     description="division in the first layer: exact for one image when that layer is Linear with a bias",
     source="Phong et al., TIFS 2018",
     # All of them stand behind the first layer, or scale its gradient as a whole; Soteria may defend that one.
-    answers=BOTTLENECKS | DROPOUT | {"clip"},
+    answers=BOTTLENECKS | DROPOUT | SCALING,
     oblivious=True,
     rank=10,
     cost=2.0,

@@ -14,7 +14,7 @@ from attacker.analytic.patches.positions import PositionEmbedding, position_embe
 from attacker.analytic.patches.token_equations import SolvedPatches, smooth_covariance, solve_patches
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.best_match import EXACT_BELOW
-from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT
+from attacker.attacks.defence_names import BOTTLENECKS, DROPOUT, SCALING
 from attacker.attacks.known_labels import known_labels
 from attacker.attacks.registration import register_attack
 from attacker.gradients.observed import steps_behind
@@ -33,7 +33,7 @@ ONE_IMAGE = 0.1
     description="one image of a vision transformer: position gradients give all patches by one least-squares solve",
     source="own; positions after Lu et al., APRIL, CVPR 2022",
     # All of them stand behind the positions, or scale the gradient as a whole.
-    answers=BOTTLENECKS | DROPOUT | {"clip"},
+    answers=BOTTLENECKS | DROPOUT | SCALING,
     oblivious=True,
     rank=12,
     cost=0.5,

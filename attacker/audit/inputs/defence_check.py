@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.base import check_observation
+from attacker.audit.inputs.filter_check import why_not_filtered
 from attacker.audit.inputs.innocent_reasons import InnocentReason, half_precision, innocent_reasons
 from attacker.audit.inputs.outer_products import Beyond, layers_beyond, rounding_of, told_adam
 from attacker.gradients.observed import steps_behind
@@ -28,6 +29,8 @@ from attacker.gradients.uncompared_parameters import settled
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.defences.dp_sgd import DpSgd
+from fl_precode.defences.flower_dp import CentralDp, LocalDp
+from fl_precode.defences.nvflare_filters import PercentileFilter, SvtFilter
 from fl_precode.defences.on_gradients import Clip, GaussianNoise, GradientDefence, LaplaceNoise, Prune, Quantise, Sign
 from fl_precode.defences.ppp import PartialNoise
 from fl_precode.defences.registry import gradient_defence
@@ -37,8 +40,8 @@ from fl_precode.tape.optimiser_traces import optimiser_trace
 
 _logger = logging.getLogger(__name__)
 
-_NOISES = (GaussianNoise, LaplaceNoise, PartialNoise, DpSgd)
-_BREAKS_RANK = (Prune, Quantise, Sign)
+_NOISES = (GaussianNoise, LaplaceNoise, PartialNoise, DpSgd, LocalDp)
+_BREAKS_RANK = (Prune, Quantise, Sign, PercentileFilter, SvtFilter)
 
 _FEW_VALUES = 256
 """A tensor of thousands of numbers with no more different ones was rounded on purpose."""
@@ -155,6 +158,9 @@ def _not_applied(part: GradientDefence, later: Sequence[GradientDefence], observ
             return Sighting(sentence=because("signs-not-applied"))
         case Soteria(share=share) if exact and not _zero_columns(observation, share):
             return Sighting(sentence=because("soteria-not-applied", share=share))
+        case LocalDp() | CentralDp() | PercentileFilter() | SvtFilter() if not later:
+            sentence = why_not_filtered(part, observation)
+            return None if sentence is None else Sighting(sentence=sentence)
     return None
 
 
@@ -262,7 +268,7 @@ def _noise(
     layers = layers_beyond(victim, observation)
     announced = next((part for part in parts if isinstance(part, _NOISES)), None)
     if announced is not None:
-        clipped = any(isinstance(part, Clip) for part in parts)
+        clipped = any(isinstance(part, Clip | CentralDp) for part in parts)
         sentence = _noise_left_out([layer.rest for layer in layers], announced, observation, clipped=clipped)
         return None if sentence is None else Sighting(sentence=sentence)
     rounding = rounding_of(observation)
@@ -316,7 +322,7 @@ def _noise_left_out(
 
 
 def _announced_std(part: GradientDefence, observation: Observation) -> float | None:
-    if isinstance(part, GaussianNoise | LaplaceNoise):
+    if isinstance(part, GaussianNoise | LaplaceNoise | LocalDp):
         return part.std
     if isinstance(part, DpSgd) and observation.kind == "gradient" and observation.batch_size:
         return part.noise_multiplier * part.max_norm / observation.batch_size

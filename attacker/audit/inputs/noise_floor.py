@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from fl_precode.defences.dp_sgd import DpSgd
+from fl_precode.defences.flower_dp import LocalDp
 from fl_precode.defences.on_gradients import Clip, GaussianNoise, LaplaceNoise
 from fl_precode.defences.registry import defence_parts, gradient_defence
 from fl_precode.observation import Observation
 
-_WHOLE_GRADIENT = frozenset({"none", "noise", "laplace", "dp", "dropout", "clip"})
+_WHOLE_GRADIENT = frozenset({"none", "noise", "laplace", "dp", "dropout", "clip", "local-dp"})
 """Defences beside which noise is on every number, and attacks match all of them as they were sent."""
 
 
@@ -48,7 +49,7 @@ def _floors(observation: Observation) -> Mapping[str, float]:
     numbers = sum(value.numel() for value in observation.update.values())
     noise = numbers * std**2
     floors = {"cosine": 1 - math.sqrt(max(0.0, 1 - noise / square))}
-    if before or isinstance(last, DpSgd):
+    if before or isinstance(last, DpSgd | LocalDp):
         return floors  # the true images' gradient is not as large as what was sent
     sizes = sum(float(value.double().abs().sum()) for value in observation.update.values())
     floors |= {"l2-relative": noise / square, "l1-relative": numbers * size / sizes}
@@ -60,7 +61,7 @@ def _level(part: object, observation: Observation) -> tuple[float, float] | None
     if isinstance(part, LaplaceNoise):
         return part.std, part.std / math.sqrt(2)
     std = None
-    if isinstance(part, GaussianNoise):
+    if isinstance(part, GaussianNoise | LocalDp):
         std = part.std
     elif isinstance(part, DpSgd) and observation.kind == "gradient" and observation.batch_size:
         std = part.noise_multiplier * part.max_norm / observation.batch_size

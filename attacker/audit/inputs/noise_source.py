@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 _DRAWING = {
     "precode", "precode-reference", "cvb", "cvb-reference", "dropout", "noise", "laplace", "ppp", "dp", "quantise",
+    "local-dp", "svt",
 }  # fmt: skip
 """Defences that protect by what they draw."""
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from torch import nn
 
+from attacker.audit.inputs.guarantees import conditions_on_tape, privacy_claims
 from attacker.audit.inputs.noise_source import noise_from_a_seed, privacy_of
 from attacker.audit.inputs.nothing_to_attack import NothingToAttack
 from attacker.audit.inputs.update_facts import tape_identity
@@ -248,6 +249,7 @@ def summarise_federation(
     settings = _settings(subject)
     dataset = settings.get("dataset")
     protocol = protocol or tape.header.protocol
+    conditions = conditions_on_tape(tape, protocol, subject.result, _parameters(subject.victim.model))
     return FederationSummary(
         id=identifier,
         tape=str(tape.path.absolute()),
@@ -287,6 +289,7 @@ def summarise_federation(
         facts=facts,
         noise_from_seed=noise_from_a_seed(subject.defence, tape.header.settings),
         privacy=privacy_of(subject.defence, tape.header.settings, subject.result),
+        claims=privacy_claims(subject.defence, conditions, tape.header.settings),
     )
 
 

@@ -245,6 +245,33 @@ class PrivacySpent(Entry):
     note: str = Field(description="what the figure assumes, or why there is none")
 
 
+class PrivacyGuarantee(Entry):
+    """What a mechanism's formula gives one image, or one client with all of its images."""
+
+    level: Literal["image", "client"]
+    a_round: Number | None = Field(description="epsilon of one round; null where there is none, as the note says")
+    composed: Number | None = Field(description="epsilon of all rounds; null likewise")
+    delta: Number = Field(description="at which both hold")
+    sensitivity: Number | None = Field(description="how far an image or a client moves what gets the noise")
+    noise_multiplier: Number | None = Field(description="Gaussian noise over that; null for other noise")
+    classical: Number | None = Field(
+        description="what the classical formula of the Gaussian mechanism gives for one round, proved for up to 1 only"
+    )
+    note: str = Field(description="what it assumes, or why there is none")
+
+
+class PrivacyClaims(Entry):
+    """What differential privacy a defence claims, beside what its formula gives."""
+
+    claimed_epsilon: Number | None = Field(description="of one round; null where nothing is claimed")
+    claimed_delta: Number | None
+    claimed_sensitivity: Number | None = Field(description="that the noise was computed for")
+    guarantees: list[PrivacyGuarantee] = Field(description="empty where the defence is no mechanism")
+    holds: bool = Field(description="whether they hold against the server that is audited")
+    why_not: str = Field(description="why they do not, or why there are none; empty where they hold")
+    notes: list[str] = Field(description="sentences on the claim and on what is assumed")
+
+
 class ControlRound(Entry):
     """How well trained an undefended control is, at the weights of one round; mean cross-entropy in nats."""
 

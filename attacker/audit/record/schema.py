@@ -39,6 +39,8 @@ from attacker.audit.record.evidence import (
     NoiseAttack,
     PlannedAttack,
     PositionLeakage,
+    PrivacyClaims,
+    PrivacyGuarantee,
     PrivacySpent,
     SpanLeakage,
     TapeIdentity,
@@ -76,6 +78,8 @@ __all__ = [
     "PlanStatus",
     "PlannedAttack",
     "PositionLeakage",
+    "PrivacyClaims",
+    "PrivacyGuarantee",
     "PrivacySpent",
     "Role",
     "RoundResult",
@@ -228,6 +232,11 @@ class FederationSummary(Entry):
     )
     privacy: PrivacySpent | None = Field(
         default=None, description="by the run's result.json; null without DP-SGD and in older records"
+    )
+    claims: PrivacyClaims | None = Field(
+        default=None,
+        description="what differential privacy is claimed, and what the formula gives; null without a defence that "
+        "anybody announced, and in older records",
     )
     truth_codes: list[Identifier] = Field(
         default=[], description="of truth_note, as in docs/codes.md; absent in older records"

@@ -202,6 +202,7 @@ def _entry(
             "doubts": [],
             "not_announced": [],
             "privacy": None,
+            "claims": None,
             "tape_identity": None,  # made for this audit and gone with it: nothing to compare with
         }
     )

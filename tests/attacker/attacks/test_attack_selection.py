@@ -140,20 +140,21 @@ def test_one_attack_knows_the_whole_defence_and_comes_first_or_none_does(defence
     assert all(("nothing-answers" in one.reason_codes) == bool(left) for one in asked)
 
 
-@pytest.mark.parametrize("defence", ["precode", "dropout", "clip"])
+@pytest.mark.parametrize("defence", ["precode", "dropout", "clip", "central-dp"])
 def test_first_layer_inversion_answers_what_it_says(defence):
     """The image is exact whatever the defence does: that is what ``answers`` claims."""
     from fl_precode.defences.registry import apply_defence, gradient_defence
     from fl_precode.randomness.seeding import seeded
 
     plain = victim_of()
-    model = apply_defence(defence if defence != "clip" else "none", plain.model, SPEC, seed=0)
+    scaling = {"clip": "clip:max_norm=0.01", "central-dp": "central-dp:clip=0.01"}
+    model = apply_defence("none" if defence in scaling else defence, plain.model, SPEC, seed=0)
     victim = tiny.victim(model, SPEC)
     assert defence in ATTACKS["first-layer"].answers
     victim.model.train()
     with seeded(0):
         seen = tiny.observe(victim, X, [0])
-        chain = gradient_defence("clip:max_norm=0.01" if defence == "clip" else defence)
+        chain = gradient_defence(scaling.get(defence, defence))
         update = seen.update
         if chain is not None:
             generator = torch.Generator().manual_seed(0)

@@ -41,6 +41,10 @@ UPDATE = {
     "soteria": "soteria:share=0.5,layer=6",
     "clip": "noise:std=1e-3+clip:max_norm=1e-2",  # alone it changes no direction, and none is what is compared
     "ppp": "ppp:std=1e-3",
+    "local-dp": "local-dp:clip=10,sensitivity=1e-3,epsilon=1,delta=1e-5",
+    "central-dp": "noise:std=1e-3+central-dp:clip=1e-2",
+    "percentile": "percentile:share=30,gamma=1",
+    "svt": "svt:gamma=1e-3,tau=1e-3,epsilon=100",
 }
 """A defence on the update for each name that a comparison takes into account."""
 
@@ -91,7 +95,7 @@ def test_a_search_for_masks_and_noise_is_another_for_each_part_of_the_update_tha
     assert told.noise[0].shape == noise[0].shape
     assert told.noise[1].shape == noise[1].shape
     assert not torch.equal(told.inputs, half.inputs)
-    if name != "clip":  # which leaves the noise to be told of
+    if name not in ("clip", "central-dp"):  # which leaves the noise to be told of
         assert torch.equal(half.inputs, deaf.inputs)
         assert half.reason == ""
     assert told.reason_codes[0] == "distance-chosen"

@@ -54,6 +54,8 @@ def plain(victim, observation, **changes):
         ("prune:share=0.5", "cosine-kept"),
         ("noise:std=1e-3+prune:share=0.5", "l2-relative-kept"),
         ("noise:std=1e-3+prune:share=0.5+clip:max_norm=1e-2", "cosine-kept"),
+        ("local-dp:clip=1e-2,sensitivity=1e-4,epsilon=10,delta=1e-5", "cosine"),
+        ("local-dp:clip=1e+2,sensitivity=1e-4,epsilon=10,delta=1e-5", "l2-relative"),  # it was not clipped
     ],
 )
 def test_the_distance_follows_the_noise(defence, distance):
@@ -62,6 +64,34 @@ def test_the_distance_follows_the_noise(defence, distance):
     (one,) = run(ATTACK, victim, [seen], labels=LABEL)
     assert one.reason == because("distance-chosen", distance=distance)
     assert torch.equal(one.inputs, plain(victim, seen, distance=distance).inputs)
+
+
+@pytest.mark.parametrize("name", ["percentile", "svt"])
+def test_of_what_a_filter_sent_only_the_numbers_count_that_it_left_as_they_were(name):
+    victim = victim_of(tiny.convnet)
+    before = sent(victim, "none")
+    sizes = torch.cat([value.abs().flatten() for value in before.update.values()])
+    half, most = float(sizes.quantile(0.5)), float(sizes.quantile(0.8))
+    seen = sent(
+        victim, {"percentile": f"percentile:share=70,gamma={most}", "svt": f"svt:gamma={half},epsilon=100"}[name]
+    )
+    masked = {
+        key: torch.where((value == before.update[key]) & ((value.abs() > half) | (name == "percentile")), value, 0)
+        for key, value in seen.update.items()
+    }
+    left_out = sum(int((masked[key] != value).sum()) for key, value in seen.update.items())
+    assert left_out > 0.02 * len(sizes), "the filter cut numbers, or made them noisy"
+    (one,) = run(ATTACK, victim, [seen], labels=LABEL)
+    assert one.reason == because("distance-chosen", distance="cosine-kept")
+    expected = plain(victim, replace(seen, update=masked), distance="cosine-kept").inputs
+    assert torch.equal(one.inputs, expected)
+
+
+def test_where_a_filter_cut_everything_signs_are_compared():
+    victim = victim_of(tiny.convnet)
+    seen = sent(victim, "percentile:share=70,gamma=1e-9")
+    (one,) = run(ATTACK, victim, [seen], labels=LABEL)
+    assert one.reason == because("distance-chosen", distance="signs-kept")
 
 
 def test_without_the_scale_the_distance_is_the_cosine():

@@ -36,6 +36,12 @@ SPECS = (
     "prune:share=0.5+clip:max_norm=0.01",
     "clip:max_norm=0.1+noise:std=0.001",
     "noise:std=0.001+clip:max_norm=0.01",
+    "local-dp:clip=1,sensitivity=1e-4,epsilon=10,delta=1e-5",
+    "central-dp:clip=0.01",
+    "central-dp:clip=0.01,side=server",
+    "percentile",
+    "percentile:share=20,gamma=1e-5",
+    "svt",
 )
 MODELS = ("lenet", "lenet:activation=relu")
 PHOTOS = load_data("photos")
@@ -87,6 +93,12 @@ def test_an_honest_client_raises_no_doubt(model: str, defence: str) -> None:
         ("noise:std=0.001", "noise-not-applied", "std 0.001"),
         ("laplace:std=0.001", "noise-not-applied", "std 0.001"),
         ("dp:max_norm=1,noise_multiplier=0.5", "noise-not-applied", "std 0.25"),
+        ("local-dp:clip=1e-4,sensitivity=1e-8,epsilon=10,delta=1e-5", "local-dp-not-applied", "norm 0.0001"),
+        ("local-dp:clip=100,sensitivity=1e-2,epsilon=1,delta=1e-5", "noise-not-applied", "std 0.0484"),
+        ("central-dp:clip=0.01", "clipping-not-applied", "0.01"),
+        ("percentile:share=20,gamma=100", "percentile-not-applied", "80 %"),
+        ("percentile:gamma=1e-5", "percentile-not-applied", "1e-05"),
+        ("svt:fraction=0.9,gamma=1e-9", "svt-not-applied", "draws"),
     ],
 )
 @pytest.mark.parametrize("model", MODELS)

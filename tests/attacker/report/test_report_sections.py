@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from attacker.audit.record.schema import AuditRecord, Flag, LeakageSummary
+from attacker.audit.record.schema import AuditRecord, Flag, LeakageSummary, PrivacyClaims, PrivacyGuarantee
 from attacker.report.figures import accuracy_chart, error_chart, histogram, smallest_errors, trade_chart
 from attacker.report.indices import Determined
 from attacker.report.page import render_page
@@ -146,6 +146,33 @@ def test_error_over_local_steps_needs_different_steps(tmp_path):
     assert "By local steps" in page.words
     assert "By local steps" not in Page(render_page(found, tmp_path)).words
     assert "it was the same for all, 1." in Page(render_page(found, tmp_path)).words
+
+
+def test_guarantees_stand_beside_what_is_claimed(tmp_path):
+    one = {"delta": 1e-5, "classical": 1e5, "note": "its note"}
+    guarantees = [
+        PrivacyGuarantee(level="image", a_round=8.52e8, composed=8.5e9, sensitivity=2, noise_multiplier=2.4e-5, **one),
+        PrivacyGuarantee(level="client", a_round=2.13e8, composed=None, sensitivity=1, noise_multiplier=4.8e-5, **one),
+    ]
+    holding = PrivacyClaims(
+        claimed_epsilon=10, claimed_delta=1e-5, claimed_sensitivity=1e-4, guarantees=guarantees, holds=True, why_not="",
+        notes=["the stated epsilon 10 does not follow"],
+    )  # fmt: skip
+    none = PrivacyClaims(
+        claimed_epsilon=None, claimed_delta=None, claimed_sensitivity=None, guarantees=[], holds=False,
+        why_not="pruning draws nothing at random", notes=[],
+    )  # fmt: skip
+    found = record([federation("f1", claims=holding), federation("f2", claims=none)], [])
+    page = Page(render_page(found, tmp_path))
+    section = between(page, "What differential privacy the clients' defence claims", "Images")
+    assert "one image 10 8.52e8 8.5e9 1e−5 2.4e−5 yes" in section
+    assert "one client 10 2.13e8 – 1e−5 4.8e−5 yes" in section
+    assert "any – No guarantee no" in section
+    assert "The stated epsilon 10 does not follow. For one image: its note." in section
+    assert "no guarantee : pruning draws nothing at random." in section
+    assert (
+        "What differential privacy the clients" not in Page(render_page(record([federation("f1")], []), tmp_path)).words
+    )
 
 
 def test_privacy_is_drawn_over_utility():

@@ -1,0 +1,27 @@
+"""What differential privacy is worth here: what a release guarantees, and what an audit measures of it."""
+
+from fl_precode.privacy.accountant import GaussianReleases, composed_pure
+from fl_precode.privacy.guarantee import (
+    Conditions,
+    Guarantee,
+    Level,
+    PrivacyStatement,
+    privacy_statement,
+    weakest_statement,
+)
+from fl_precode.privacy.mechanism import Claim, Mechanism, NoMechanism, mechanism_of
+
+__all__ = [
+    "Claim",
+    "Conditions",
+    "Guarantee",
+    "Level",
+    "Mechanism",
+    "NoMechanism",
+    "GaussianReleases",
+    "PrivacyStatement",
+    "composed_pure",
+    "mechanism_of",
+    "privacy_statement",
+    "weakest_statement",
+]
