@@ -24,6 +24,7 @@ LAYERS = (
     ("fl_precode.objective", "fl_precode.recorded_truth", "fl_precode.true_images"),
     ("fl_precode.models",),
     ("fl_precode.defences",),
+    ("fl_precode.privacy",),
     ("fl_precode.local_training",),
     ("fl_precode.tape",),
     ("fl_precode.data",),
