@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,6 +12,9 @@ from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import DefenceChain
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.loss import Loss
+from fl_precode.observation import Gradients
+from fl_precode.privacy.canaries import Inserted
+from fl_precode.privacy.canary_entrance import as_examples, in_update
 
 
 def defended_gradient(
@@ -22,16 +25,21 @@ def defended_gradient(
     *,
     batch_norm: str = "batch",
     loss: Loss | None = None,
+    canaries: Inserted | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`.
 
     A defence changes what is trained: frozen parameters are sent as zeros, without noise that would move them. Without
-    a generator it draws from the operating system, and nobody can take its noise away again.
+    a generator it draws from the operating system, and nobody can take its noise away again. Canaries go through the
+    defence as the images do.
     """
     gradients, value = batch_gradient(model, batch, batch_norm=batch_norm, loss=loss)
-    if defence is not None:
-        own = {name: gradients[name] for name in _trained(model)}
-        gradients = {**gradients, **defence(own, model=model, batch=batch, generator=generator)}
+    if defence is not None or canaries is not None:
+        own = in_update({name: gradients[name] for name in _trained(model)}, defence, canaries)
+        defended = as_examples(defence, canaries)
+        if defended is not None:
+            own = defended(own, model=model, batch=batch, generator=generator)
+        gradients = {**gradients, **own}
     return gradients, value
 
 
@@ -47,19 +55,20 @@ def defended_training(
     optimiser: str = "sgd",
     batch_norm: str = "batch",
     loss: Loss | None = None,
+    canaries: Inserted | None = None,
 ) -> float:
     """FedAvg: local training whose steps and whose update are defended, in place.
 
     What belongs to a step (Soteria, DP-SGD) changes each step's gradient; the rest changes the update, trained minus
     received weights, once. Buffers are left as training made them. Without a generator the defence draws from the
-    operating system.
+    operating system. Canaries are examples of every step where DP-SGD clips examples, else a part of the update.
 
     Returns:
         Mean loss over the steps, in nats.
     """
     of_update = defence.of_update() if defence is not None else None
-    received = copy.deepcopy(model) if of_update is not None else None
-    of_steps = defence.of_steps() if defence is not None else None
+    received = copy.deepcopy(model) if of_update is not None or canaries is not None else None
+    of_steps = as_examples(defence.of_steps(), canaries) if defence is not None else None
     defend = _StepDefence(of_steps, generator) if of_steps is not None else None
     mean = local_training(
         model,
@@ -72,15 +81,27 @@ def defended_training(
         defend=defend,
         loss=loss,
     )
-    if of_update is not None and received is not None:
-        before, after = dict(received.named_parameters()), dict(model.named_parameters())
-        with torch.no_grad():
-            update = {name: after[name] - before[name] for name in _trained(model)}
-        update = of_update(update, model=received, batch=batches[0], generator=generator)
-        with torch.no_grad():
-            for name, value in update.items():
-                after[name].copy_(before[name] + value)
+    if received is not None:
+
+        def change(update: Gradients) -> Gradients:
+            entered = in_update(update, defence, canaries)
+            if of_update is None:
+                return entered
+            return of_update(entered, model=received, batch=batches[0], generator=generator)
+
+        _change_update(received, model, change)
     return mean
+
+
+def _change_update(received: nn.Module, trained: nn.Module, change: Callable[[Gradients], Gradients]) -> None:
+    """Put the changed update, trained minus received weights, in the place of the trained weights."""
+    before, after = dict(received.named_parameters()), dict(trained.named_parameters())
+    with torch.no_grad():
+        update = {name: after[name] - before[name] for name in _trained(trained)}
+    changed = change(update)
+    with torch.no_grad():
+        for name, value in changed.items():
+            after[name].copy_(before[name] + value)
 
 
 def _trained(model: nn.Module) -> list[str]:

@@ -1,4 +1,4 @@
-"""Canaries: known gradients that enter a client's update, each with probability 1/2, so that an audit can look for them.
+"""Canaries: known gradients that enter a client's update, each with probability 1/2, for an audit to look for.
 
 What everybody may know is a `Canaries`: how many, how large, and along which directions. Which of them were in is drawn
 from a secret that clients and evaluation have; it stands on no tape, and no attack sees it.

@@ -1,4 +1,4 @@
-"""Reconstruction robustness: how often any attack succeeds at most, by what guessing alone reaches and what is released.
+"""Reconstruction robustness: how often any attack succeeds at most, by what guessing reaches and what is released.
 
 Hayes, Mahloujifar, Balle, NeurIPS 2023, in the form of trade-off functions (Dong, Roth, Su 2022): if the best guess
 without the release succeeds with probability kappa, then no attack that sees the release succeeds more often than
@@ -71,7 +71,7 @@ def most_successes_gaussian(prior: float, mu: float) -> float:
 
 
 def composed(mu: float, releases: int) -> float:
-    """mu of several releases of a Gaussian mechanism, each of this mu.
+    """The mu of several releases of a Gaussian mechanism, each of this mu.
 
     >>> composed(0.5, 4)
     1.0
