@@ -275,6 +275,28 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "defence-unknown": "the defence is not known, and this attack does not ask for it",
         "searches-dropout": "the model itself has dropout ({names}), whose masks it searches with the images",
         # Why there is no undefended control.
+        "bound-without-mechanism": "nothing in the defence bounds what an image adds and covers it with noise, so that "
+        "it guarantees nothing",
+        "bound-without-prior": "how many victims a guess reaches is not known, because their truth is not",
+        "bound-without-steps": "how many steps one round has was not announced, and each is a release",
+        "bound-noise-from-seed": "the server can draw the noise again and take it away",
+        "bound-beside-statistics": "running statistics of {layers} layers leave the client beside what is protected",
+        "canaries-unreadable": "the canaries cannot be looked for: {error}",
+        "canaries-secret-unknown": "which canaries were in is not known: give the clients' secret (--canary-secret "
+        "FILE), or the evaluation.json of a reference federation",
+        "canaries-in-no-update": "the tape has no update of round {round}, in which the canaries enter",
+        "canaries-lost": "no number of any canary came back",
+        "canaries-clipped": "each canary has a norm of {norm:g} and is clipped to {clip:g}, as an example is: it "
+        "measures what one of that norm does",
+        "canaries-clipped.together": "the canaries of an update together have a norm of {norm:.3g} and the clip is "
+        "{clip:g}: they take the place of most of the update, and each is left with a share of the clip",
+        "canaries-small": "each canary has a norm of {norm:g}, below the clip of {clip:g}: larger ones would measure "
+        "more",
+        "canaries-all-right": "all {guesses} guesses are right: the test can refute no larger epsilon with so few "
+        "canaries, and the true one may be anything above",
+        "canaries-unseen": "canaries that are in score no higher than those that are out (separation at most "
+        "{most:.2g}): the app drops them, or they drown in the update",
+        "canaries-silent": "the canaries do not show in {count} of {of} updates ({updates}): there the app drops them",
         "control-not-wanted": "it was left out",
         "control-needs-defence": "there is no defence to leave out",
         "control-needs-defence.unknown": "the defence is not known, so it cannot be left out",

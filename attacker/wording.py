@@ -172,6 +172,15 @@ def figure(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def rounded(value: float) -> str:
+    """A number of any size with three digits that count.
+
+    >>> rounded(2.13e8), rounded(10), rounded(0.5072), rounded(87_123)
+    ('2.13e8', '10', '0.507', '8.71e4')
+    """
+    return f"{value:.3g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
 def distance(value: float | None) -> str:
     """A matching loss, which may be tiny: with two digits that count.
 
