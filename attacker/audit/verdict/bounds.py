@@ -1,8 +1,8 @@
 """What no attack can exceed on a federation, by what its defence promises, beside what was measured (docs/bounds.md).
 
 A pure function of the record. The bound is that of reconstruction robustness (`fl_precode.privacy.robustness`) for the
-images of one client, over all rounds. Its prior is the share of victims that the best guess without the update brings to
-the threshold: the upper end of the interval, because a bound that goes by too small a prior is none.
+images of one client, over all rounds. Its prior is the share of victims that the best guess without the update brings
+to the threshold: the upper end of its interval, because a bound that goes by too small a prior is none.
 """
 
 from __future__ import annotations
