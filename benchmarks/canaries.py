@@ -1,8 +1,8 @@
 """The lower bound by canaries in simulated audits: how often it is below the truth, and how far.
 
 Three mechanisms of known epsilon, one release each: Gaussian noise, judged by the separation of scores and by counted
-guesses; randomised response, judged by counted guesses alone. Run: ``python benchmarks/canaries.py --out
-docs/canaries.json``; with ``--table`` it prints the table of docs/bounds.md from that file.
+guesses; randomised response, judged by counted guesses alone. Run: ``python -m benchmarks.canaries --out
+docs/canaries.json --page docs/bounds.md``; the table of the page is made from the file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from attacker.audit.execution.machine import this_machine, versions
+from benchmarks.page_tables import write_between
 from fl_precode.privacy.one_run import guess_and_refute, separation
 from fl_precode.privacy.robustness import gaussian_epsilon, gaussian_mu
 
 DELTA = 1e-5
 AUDITS = 1_000
-CANARIES = (100, 1_000, 10_000)
+CANARIES = (100, 1_000)
 EPSILONS = (1.0, 10.0, 100.0)
+
+_mu = cache(lambda epsilon: gaussian_mu(epsilon, DELTA))
 
 Scores = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
@@ -35,7 +39,7 @@ Scores = tuple[NDArray[np.float64], NDArray[np.bool_]]
 def gaussian_run(epsilon: float, canaries: int, draw: Generator) -> Scores:
     """Scores of canaries under Gaussian noise that is exactly (epsilon, `DELTA`)-private, and which were in."""
     inside = draw.random(canaries) < 0.5
-    return gaussian_mu(epsilon, DELTA) * inside + draw.standard_normal(canaries), inside
+    return _mu(epsilon) * inside + draw.standard_normal(canaries), inside
 
 
 def randomised_response(epsilon: float, canaries: int, draw: Generator) -> Scores:
@@ -109,16 +113,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure and write, or print the table of what was written."""
+    """Measure, and write the file and the page's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("canaries.json"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--audits", type=int, default=AUDITS)
-    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
+    parser.add_argument("--page", type=Path, help="Markdown page whose table is written anew")
     options = parser.parse_args()
-    if options.table:
-        print(table(json.loads(options.out.read_text())["rows"]))
-        return
     content = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": this_machine().model_dump(),
@@ -128,6 +129,8 @@ def main() -> None:
         "rows": measured(options.seed, options.audits),
     }
     options.out.write_text(json.dumps(content, indent=1) + "\n")
+    if options.page is not None:
+        write_between(options.page, "canaries", table(content["rows"]))
 
 
 if __name__ == "__main__":

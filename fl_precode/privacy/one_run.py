@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import binom, chi2
 
@@ -67,6 +69,7 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
     return min(1.0, tail)
 
 
+@lru_cache(maxsize=4096)
 def refuted_epsilon(
     canaries: int, guesses: int, right: int, *, delta: float = 0.0, confidence: float = CONFIDENCE
 ) -> float:
@@ -186,13 +189,20 @@ def _noncentrality(seen: float, freedom: int, level: float) -> float:
     ``P[T <= t] = E[Phi(t S - noncentrality)]`` with S the deviation that is measured, over the true one; scipy's own
     distribution loses its digits where t is in the hundreds, as it is without noise to speak of.
     """
-    measured = np.sqrt(chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, freedom) / freedom)
+    measured = _measured_deviations(freedom)
     spread = math.sqrt(1 + seen * seen / (2 * freedom))
-    low, high = seen - 40 * spread, seen + 40 * spread
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(ndtr(seen * measured - middle).mean()) > level else (low, middle)
-    return low
+
+    def beyond(noncentrality: float) -> float:
+        return float(ndtr(seen * measured - noncentrality).mean()) - level
+
+    return float(brentq(beyond, seen - 40 * spread, seen + 40 * spread, xtol=1e-9 * spread))
+
+
+@lru_cache(maxsize=64)
+def _measured_deviations(freedom: int) -> NDArray[np.float64]:
+    """Quantiles of a deviation that is measured, over the true one."""
+    found: NDArray[np.float64] = np.sqrt(chi2.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, freedom) / freedom)
+    return found
 
 
 def _check(scores: NDArray[np.float64], inside: NDArray[np.bool_]) -> None:
