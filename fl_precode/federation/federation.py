@@ -122,7 +122,8 @@ def prepare(settings: Settings) -> Federation:
     Everything that can be wrong with a configuration shows here, before a process is started.
 
     Raises:
-        ValueError: If the data cannot be partitioned as asked, or model and defence do not fit the images.
+        ValueError: If the data cannot be partitioned as asked, model and defence do not fit the images, or the model
+            is too small for so many canaries.
         RuntimeError: If the data is not there and cannot be had.
     """
     data = load_data(settings.dataset, settings.data_root)
@@ -135,7 +136,10 @@ def prepare(settings: Settings) -> Federation:
         classes_per_client=settings.classes_per_client,
     )
     federation = Federation(settings=settings, data=data, partitions=tuple(parts))
-    check_gradient_defence(settings.defence, federation.model())
+    model = federation.model()
+    check_gradient_defence(settings.defence, model)
+    if settings.canaries:
+        Canaries.parse(settings.canaries).check(sum(p.numel() for p in model.parameters() if p.requires_grad))
     return federation
 
 

@@ -74,6 +74,21 @@ class Canaries:
         """Whether they enter in a round."""
         return self.round in (0, number)
 
+    def check(self, numbers: int) -> None:
+        """Refuse a model that is too small for so many canaries, before anything is trained.
+
+        Args:
+            numbers: That the model trains.
+
+        Raises:
+            ValueError: If there are more canaries than numbers.
+        """
+        if self.count > numbers:
+            raise ValueError(
+                f"expected no more canaries than the update has numbers, got {self.count} for {numbers}; give a count "
+                f"of at most {numbers}"
+            )
+
     def places(self, numbers: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Which numbers of an update belong to which canary, and with which sign.
 
@@ -86,12 +101,8 @@ class Canaries:
         Raises:
             ValueError: If there are more canaries than numbers.
         """
+        self.check(numbers)
         width = numbers // self.count
-        if not width:
-            raise ValueError(
-                f"expected no more canaries than the update has numbers, got {self.count} for {numbers}; give a count "
-                f"of at most {numbers}"
-            )
         draw = np.random.default_rng(self.seed)
         places = draw.permutation(numbers)[: self.count * width].reshape(self.count, width)
         return places, draw.choice((-1.0, 1.0), size=places.shape)

@@ -12,6 +12,7 @@ from torch import nn
 from clients.train import defended_gradient, defended_training
 from fl_precode.defences.registry import gradient_defence
 from fl_precode.federation.config import Settings, SettingsError
+from fl_precode.federation.federation import prepare
 from fl_precode.privacy.canaries import Canaries, Inserted, included
 from fl_precode.privacy.one_run import separation
 from fl_precode.privacy.released import released_by
@@ -141,3 +142,8 @@ def test_which_defence_is_a_mechanism():
         "local-dp:clip=1,sensitivity=0,epsilon=10", "local-dp:clip=1,sensitivity=1,epsilon=0",
     ):  # fmt: skip
         assert released_by(nothing) is None, nothing
+
+
+def test_a_model_that_is_too_small_is_refused_before_a_process_starts():
+    with pytest.raises(ValueError, match="no more canaries than the update has numbers"):
+        prepare(Settings(dataset="digits", model="mlp", canaries="count=100000000"))
