@@ -16,6 +16,7 @@ from fl_precode.data.schedule import local_batches
 from fl_precode.defences.registry import apply_defence, check_gradient_defence
 from fl_precode.federation.config import Settings
 from fl_precode.models import InputSpec, build_model
+from fl_precode.privacy.canaries import Canaries
 
 
 @dataclass(frozen=True, kw_only=True)
