@@ -20,16 +20,19 @@ _POINTS = 2_001
 """Epsilons that are tried; each gives a bound that holds, and the least of them is taken."""
 
 
-def most_successes(prior: float, curve: PrivacyCurve) -> float:
+def most_successes(prior: float, curve: PrivacyCurve, reverse: PrivacyCurve | None = None) -> float:
     """The share of successes that no attack exceeds, for any privacy curve.
 
     ``min over eps >= 0 of min(e^eps prior + delta, 1 - e^-eps (1 - prior - delta))``: what (eps, delta)-differential
-    privacy says of the successes, and what it says of the failures. Both directions of the neighbouring data must be
-    meant by the curve, as an accountant's is.
+    privacy says of the successes, and what it says of the failures. Where the two directions of the neighbouring data
+    differ, as they do for subsampled releases, a curve for each gives the least bound; one that is meant for both holds.
 
     Args:
         prior: Probability that the best guess without the release succeeds, in [0, 1].
-        curve: Of the whole release, of all rounds and steps that are seen.
+        curve: Of the whole release, of all rounds and steps that are seen: how far it exceeds, with the secret, what
+            it is without.
+        reverse: The same the other way round; None takes ``curve``, which must hold for both then, as an accountant's
+            does.
 
     Raises:
         ValueError: If the prior is no probability, or the curve gives a delta that is none.
@@ -41,9 +44,11 @@ def most_successes(prior: float, curve: PrivacyCurve) -> float:
     least = 1.0
     for epsilon in _epsilons(prior):
         delta = curve(epsilon)
+        other = delta if reverse is None else reverse(epsilon)
         _check_probability("delta", delta)
+        _check_probability("delta", other)
         raised = math.exp(epsilon) * prior + delta if epsilon < 700 else math.inf
-        kept = 1.0 - math.exp(-epsilon) * max(0.0, 1.0 - prior - delta)
+        kept = 1.0 - math.exp(-epsilon) * max(0.0, 1.0 - prior - other)
         least = min(least, raised, kept)
     return max(prior, least)
 
