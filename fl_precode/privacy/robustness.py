@@ -25,7 +25,8 @@ def most_successes(prior: float, curve: PrivacyCurve, reverse: PrivacyCurve | No
 
     ``min over eps >= 0 of min(e^eps prior + delta, 1 - e^-eps (1 - prior - delta))``: what (eps, delta)-differential
     privacy says of the successes, and what it says of the failures. Where the two directions of the neighbouring data
-    differ, as they do for subsampled releases, a curve for each gives the least bound; one that is meant for both holds.
+    differ, as they do for subsampled releases, a curve for each gives the least bound; one that is meant for both
+    holds.
 
     Args:
         prior: Probability that the best guess without the release succeeds, in [0, 1].
