@@ -31,9 +31,11 @@ def claim_refuted(view: FederationView) -> Iterator[Found]:
     bound, canaries = bound_of(view), canaries_of(view)
     if bound is None or canaries is None or canaries.epsilon is None:
         return
-    for key, epsilon in (("claim-refuted", bound.claimed), ("claim-refuted.formula", bound.formula)):
-        if epsilon is not None and canaries.epsilon > epsilon:
-            yield raised_flag(key, least=rounded(canaries.epsilon), epsilon=rounded(epsilon))
+    least = canaries.epsilon
+    if bound.claimed is not None and least > bound.claimed:
+        yield raised_flag("claim-refuted", least=rounded(least), epsilon=rounded(bound.claimed))
+    if bound.formula is not None and least > bound.formula:
+        yield raised_flag("claim-refuted.formula", least=rounded(least), epsilon=rounded(bound.formula))
 
 
 def canaries_missing(view: FederationView) -> Iterator[Found]:
