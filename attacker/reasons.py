@@ -296,6 +296,8 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "canaries, and the true one may be anything above",
         "canaries-unseen": "canaries that are in score no higher than those that are out (separation at most "
         "{most:.2g}): the app drops them, or they drown in the update",
+        "canaries-outside": "canaries that should be out show as well: the secret is that of other clients, or the app "
+        "puts in all of them; those that should be in are compared with them",
         "canaries-silent": "the canaries do not show in {count} of {of} updates ({updates}): there the app drops them",
         "control-not-wanted": "it was left out",
         "control-needs-defence": "there is no defence to leave out",

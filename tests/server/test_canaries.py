@@ -36,14 +36,15 @@ def test_the_reference_app_measures_what_its_noise_gives(run_locally, tmp_path):
     record = audit_tape(tape, out=tmp_path / "audit", evaluation=out / "evaluation.json", attacks=["first-layer"])
     (canaries,), (bound,) = record.canaries, record.bounds
     assert (canaries.updates, canaries.scored, canaries.unit, canaries.lost) == (4, 1600, "image", 0)
-    assert canaries.mu < 2.0 < canaries.mu_most
-    assert gaussian_epsilon(2.0, 1e-5) / 2 < canaries.epsilon < bound.formula == pytest.approx(10, rel=0.01)
+    assert 1.5 < canaries.mu < canaries.mu_seen < canaries.mu_most < 2.5
+    assert bound.formula == pytest.approx(gaussian_epsilon(2.0, 1e-5))
+    assert bound.formula / 2 < canaries.epsilon < 1.1 * bound.formula
     assert 0 < canaries.counted < bound.formula
     assert bound.prior < bound.most < 1
     assert "no epsilon claimed, formula 10, audited at least" in bound.sentence
     assert "any attack at most" in bound.sentence
     assert names_of(record) >= {"canaries-present"}
-    assert not names_of(record) & {"canaries-missing", "claim-refuted", "above-the-bound"}
+    assert not names_of(record) & {"canaries-missing", "above-the-bound"}
     assert contradictions(record) == []
     page = render_page(record, tmp_path / "audit")
     assert "audited at least" in page
@@ -60,7 +61,7 @@ def audited(tape, folder, secret=SECRET, defence=NOISE):
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guarded")
-    return own_run(folder, gradient_defence_mod(NOISE), canary_mod("count=200,norm=100", secret=SECRET),
+    return own_run(folder, gradient_defence_mod(NOISE, seed=1), canary_mod("count=200,norm=100", secret=SECRET),
                    canaries="count=200,norm=100")  # fmt: skip
 
 
@@ -77,14 +78,13 @@ def test_without_the_secret_nothing_is_stated_and_with_another_no_false_bound(gu
     (canaries,) = audited(guarded, tmp_path, secret=None).canaries
     assert (canaries.epsilon, canaries.codes) == (None, ["canaries-secret-unknown"])
     record = audited(guarded, tmp_path, secret="of another federation")
-    assert record.canaries[0].mu == 0
-    assert record.canaries[0].epsilon == 0
-    assert "canaries-unseen" in record.canaries[0].codes
+    assert "canaries-outside" in record.canaries[0].codes
+    assert record.canaries[0].mu < 0.5, "10 with the right secret"
     assert "canaries-missing" in names_of(record)
 
 
 def test_canaries_that_the_app_drops_are_named_and_bound_nothing(tmp_path):
-    tape = own_run(tmp_path, gradient_defence_mod(NOISE))  # the clients have no canary_mod
+    tape = own_run(tmp_path, gradient_defence_mod(NOISE, seed=1))  # the clients have no canary_mod
     record = audited(tape, tmp_path)
     assert record.canaries[0].epsilon == 0
     assert "the app drops them" in " ".join(record.canaries[0].notes)

@@ -26,6 +26,9 @@ MOST_UPDATES: Final = 256
 _SILENT: Final = 0.25
 """Share of the separation in all updates below which, with confidence, that in one shows that its canaries are out."""
 
+_OUTSIDE: Final = 4.5
+"""Standard errors from 0 at which canaries that should be out are taken to be in; chance does it once in 150,000."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Looked:
@@ -99,13 +102,16 @@ def _measured(
 ) -> CanaryAudit:
     scores, inside = (np.concatenate([getattr(update, name) for update in looked]) for name in ("scores", "inside"))
     delta = DELTA if released is None else released.delta
-    low, seen, high = separation(scores, inside, zero_outside=True)
+    outside = _shows_outside(scores, inside)
+    low, seen, high = separation(scores, inside, zero_outside=not outside)
     guessed = guess_and_refute(scores, inside, delta=delta)
     together = math.sqrt(min(int(update.inside.sum()) for update in looked)) if _of_client(released) else 1.0
     gaussian = None if released is None else gaussian_epsilon(low * together, delta)
     silent = [update.name for update in looked if _is_silent(update, low)]
     notes = _notes(canaries, released, looked, guessed)
-    if low == 0:
+    if outside:
+        notes.append(because("canaries-outside"))
+    elif low == 0:
         notes.append(because("canaries-unseen", most=high))
     if silent:
         notes.append(because("canaries-silent", updates="; ".join(silent[:4]), count=len(silent), of=len(looked)))
@@ -130,6 +136,14 @@ def _measured(
         notes=list(map(str, notes)),
         codes=codes_of(notes),
     )
+
+
+def _shows_outside(scores: NDArray[np.float64], inside: NDArray[np.bool_]) -> bool:
+    """Whether canaries that should be out are in: by their random signs they would score 0 on average."""
+    those_out = scores[~inside]
+    if len(those_out) < 2:
+        return False
+    return abs(float(those_out.mean())) > _OUTSIDE * float(those_out.std(ddof=1)) / math.sqrt(len(those_out))
 
 
 def _of_client(released: Released | None) -> bool:

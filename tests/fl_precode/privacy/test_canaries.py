@@ -116,7 +116,7 @@ def test_canaries_meet_the_clip_and_the_noise_that_images_meet(spec, steps, mu):
         scores = -scores
     # The clip of an update leaves all its canaries together the clip's norm.
     wanted = mu if mu is not None else 1 / (0.01 * math.sqrt(entering.inside.sum()))
-    low, _, high = separation(scores, entering.inside, confidence=0.999)
+    low, _, high = separation(scores, entering.inside, confidence=0.9999)
     assert low < wanted * 1.05
     assert high > wanted * 0.9
     assert high < wanted * 1.6
