@@ -14,7 +14,7 @@ from fl_precode.flower.truth import record_truth
 from fl_precode.privacy.robustness import gaussian_epsilon
 from fl_precode.tape import Tape, TapeWriter
 from tests.attacker.audits import audit_tape
-from tests.server.own_app import client_app, run
+from tests.server.own_app import SPEC, client_app, run
 from tests.server.test_mods import ask, sgd_app
 
 SECRET = "that no server may know"
@@ -29,7 +29,7 @@ def names_of(record):
 def test_the_reference_app_measures_what_its_noise_gives(run_locally, tmp_path):
     tape = tmp_path / "tape"
     _, out = run_locally(
-        model="mlp", defence="dp:max_norm=1,noise_multiplier=0.5", canaries="count=400,norm=1", tape=str(tape),
+        model=SPEC, defence="dp:max_norm=1,noise_multiplier=0.5", canaries="count=400,norm=1", tape=str(tape),
         num_clients=2, num_server_rounds=2,
     )  # fmt: skip
     assert SECRET not in (tape / "tape.json").read_text()
