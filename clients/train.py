@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,7 +12,6 @@ from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import DefenceChain
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.loss import Loss
-from fl_precode.observation import Gradients
 from fl_precode.privacy.canaries import Inserted
 from fl_precode.privacy.canary_entrance import as_examples, in_update
 
@@ -81,27 +80,26 @@ def defended_training(
         defend=defend,
         loss=loss,
     )
-    if received is not None:
-
-        def change(update: Gradients) -> Gradients:
-            entered = in_update(update, defence, canaries)
-            if of_update is None:
-                return entered
-            return of_update(entered, model=received, batch=batches[0], generator=generator)
-
-        _change_update(received, model, change)
+    if canaries is not None and received is not None:
+        _enter(received, model, canaries, defence)
+    if of_update is not None and received is not None:
+        before, after = dict(received.named_parameters()), dict(model.named_parameters())
+        with torch.no_grad():
+            update = {name: after[name] - before[name] for name in _trained(model)}
+        update = of_update(update, model=received, batch=batches[0], generator=generator)
+        with torch.no_grad():
+            for name, value in update.items():
+                after[name].copy_(before[name] + value)
     return mean
 
 
-def _change_update(received: nn.Module, trained: nn.Module, change: Callable[[Gradients], Gradients]) -> None:
-    """Put the changed update, trained minus received weights, in the place of the trained weights."""
+@torch.no_grad()
+def _enter(received: nn.Module, trained: nn.Module, canaries: Inserted, defence: DefenceChain | None) -> None:
+    """Put canaries into the trained weights, before the update's defences; none where the steps have them."""
     before, after = dict(received.named_parameters()), dict(trained.named_parameters())
-    with torch.no_grad():
-        update = {name: after[name] - before[name] for name in _trained(trained)}
-    changed = change(update)
-    with torch.no_grad():
-        for name, value in changed.items():
-            after[name].copy_(before[name] + value)
+    update = {name: after[name] - before[name] for name in _trained(trained)}
+    for name, value in in_update(update, defence, canaries).items():
+        after[name].copy_(before[name] + value)
 
 
 def _trained(model: nn.Module) -> list[str]:
