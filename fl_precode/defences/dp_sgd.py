@@ -82,7 +82,8 @@ class DpSgd(GradientDefence):
 
     def kept(self, norms: Tensor) -> Tensor:
         """What clipping leaves of gradients of these norms, as a factor of each."""
-        return 1 / (norms / self.max_norm).clamp(min=1)
+        kept: Tensor = 1 / (norms / self.max_norm).clamp(min=1)
+        return kept
 
     def check(self, model: nn.Module) -> None:
         """Refuse models whose layers mix the examples of a batch, or keep sums over them.

@@ -118,8 +118,11 @@ class Canaries:
         places, signs = self.places(sum(sizes))
         flat = np.zeros(sum(sizes))
         flat[places] = signs * (self.norm / math.sqrt(places.shape[1]) * inside)[:, None]
-        pieces = torch.from_numpy(flat).split(sizes)
-        return {name: piece.reshape(tuple(shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        pieces = np.split(flat, np.cumsum(sizes)[:-1])
+        return {
+            name: torch.from_numpy(piece.reshape(tuple(shape)))
+            for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+        }
 
     def scores(self, update: Mapping[str, Tensor | None], shapes: Mapping[str, Sequence[int]]) -> NDArray[np.float64]:
         """What an update holds of each canary, in its norms: 1 where it came through whole and alone.
