@@ -110,8 +110,7 @@ def guess_and_refute(
 ) -> Guessed:
     """Guess the canaries of highest score to be in and those of lowest to be out, and see what that refutes.
 
-    Where all are guessed, the line is in the middle of the means of the upper and of the lower half of the scores. Each
-    share of `SHARES` is tried at a confidence such that all of them together keep the one asked for.
+    Each share of `SHARES` is tried at a confidence such that all of them together keep the one asked for.
 
     Args:
         scores: (m,) the higher, the more likely in.
@@ -124,20 +123,15 @@ def guess_and_refute(
     """
     _check(scores, inside)
     order = np.argsort(scores, kind="stable")
-    middle = len(scores) // 2
-    line = (scores[order[:middle]].mean() + scores[order[middle:]].mean()) / 2 if middle else 0.0
     each = 1.0 - (1.0 - confidence) / len(SHARES)
     tried = []
     for share in SHARES:
         half = int(share * len(scores)) // 2
         if not half:
             continue
-        if share == 1:
-            guesses, right = len(scores), int(((scores > line) == inside).sum())
-        else:
-            guesses, right = 2 * half, int((~inside[order[:half]]).sum() + inside[order[-half:]].sum())
-        epsilon = refuted_epsilon(len(scores), guesses, right, delta=delta, confidence=each)
-        tried.append(Guessed(guesses=guesses, right=right, epsilon=epsilon))
+        right = int((~inside[order[:half]]).sum() + inside[order[-half:]].sum())
+        epsilon = refuted_epsilon(len(scores), 2 * half, right, delta=delta, confidence=each)
+        tried.append(Guessed(guesses=2 * half, right=right, epsilon=epsilon))
     if not tried:
         return Guessed(guesses=0, right=0, epsilon=0.0)
     return max(tried, key=lambda guessed: (guessed.epsilon, guessed.guesses))
