@@ -85,7 +85,7 @@ def _canaries(settings: Settings, node: str, server_round: int) -> Inserted | No
     if not known.enter(server_round):
         return None
     inside = included(secret_of_seed(settings.seed), node, server_round, known.count)
-    return Inserted(canaries=known, inside=inside)
+    return Inserted(canaries=known.of(node, server_round), inside=inside)
 
 
 def _reply(sent: dict[str, Tensor], metrics: dict[str, int | float], fingerprint: str, partition_id: int) -> RecordDict:

@@ -98,7 +98,8 @@ def canary_mod(
         reply = call_next(message, context)
         if not reply.has_error() and known.enter(number):
             node = str(message.metadata.dst_node_id or context.node_id)
-            inserted = Inserted(canaries=known, inside=included(secret, node, number, known.count))
+            inside = included(secret, node, number, known.count)
+            inserted = Inserted(canaries=known.of(node, number), inside=inside)
             _change(reply, received, inserted.added_to, buffers)
         return reply
 

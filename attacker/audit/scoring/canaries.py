@@ -83,7 +83,7 @@ def _look(federation: AuditedFederation, entry: TapeEntry, canaries: Canaries, s
     subject = federation.subject
     observation = subject.tape.load(entry)
     trained = {name: tuple(p.shape) for name, p in subject.victim.model.named_parameters() if p.requires_grad}
-    scores = canaries.scores(observation.update, trained)
+    scores = canaries.of(entry.node, entry.round).scores(observation.update, trained)
     released = released_by(subject.defence)
     if observation.kind == "weights" and released is not None and released.per_step:
         scores = -scores  # they entered gradients, and training goes the other way

@@ -147,3 +147,12 @@ def test_which_defence_is_a_mechanism():
 def test_a_model_that_is_too_small_is_refused_before_a_process_starts():
     with pytest.raises(ValueError, match="no more canaries than the update has numbers"):
         prepare(Settings(dataset="digits", model="mlp", canaries="count=100000000"))
+
+
+def test_each_client_has_directions_of_its_own_in_each_round():
+    canaries = Canaries(count=20)
+    drawn = [canaries.of(node, number).places(100) for node, number in (("7", 1), ("7", 2), ("8", 1))]
+    for first, second in zip(drawn, drawn[1:], strict=False):
+        assert not np.array_equal(first[0], second[0])
+        assert not np.array_equal(first[1], second[1])
+    np.testing.assert_array_equal(canaries.of("7", 1).places(100)[0], drawn[0][0])
