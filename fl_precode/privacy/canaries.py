@@ -77,7 +77,7 @@ class Canaries:
     def of(self, node: str, number: int) -> Canaries:
         """The same with directions of their own for one client in one round; public as well.
 
-        Clients' gradients are alike in all rounds. Along fixed directions they would add the same to the scores of every
+        Clients' gradients are alike in all rounds. Along fixed directions they would add the same to the scores of each
         update, which then were not independent.
 
         Args:
