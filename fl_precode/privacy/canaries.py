@@ -213,5 +213,5 @@ class Inserted:
             share: By which each canary is scaled, as by a clip of its own.
         """
         shapes = {name: tuple(value.shape) for name, value in update.items()}
-        entering = self.canaries.shares(self.inside * share, shapes)
+        entering = self.canaries.shares(self.inside.astype(np.float64) * share, shapes)
         return {name: value + entering[name].to(value) for name, value in update.items()}
