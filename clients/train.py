@@ -12,6 +12,8 @@ from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import DefenceChain
 from fl_precode.local_training import batch_gradient, local_training
 from fl_precode.loss import Loss
+from fl_precode.privacy.canaries import Inserted
+from fl_precode.privacy.canary_entrance import as_examples, in_update
 
 
 def defended_gradient(
@@ -22,16 +24,21 @@ def defended_gradient(
     *,
     batch_norm: str = "batch",
     loss: Loss | None = None,
+    canaries: Inserted | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """FedSGD: the gradient of one batch as it leaves the client; see `batch_gradient`.
 
     A defence changes what is trained: frozen parameters are sent as zeros, without noise that would move them. Without
-    a generator it draws from the operating system, and nobody can take its noise away again.
+    a generator it draws from the operating system, and nobody can take its noise away again. Canaries go through the
+    defence as the images do.
     """
     gradients, value = batch_gradient(model, batch, batch_norm=batch_norm, loss=loss)
-    if defence is not None:
-        own = {name: gradients[name] for name in _trained(model)}
-        gradients = {**gradients, **defence(own, model=model, batch=batch, generator=generator)}
+    if defence is not None or canaries is not None:
+        own = in_update({name: gradients[name] for name in _trained(model)}, defence, canaries)
+        defended = as_examples(defence, canaries)
+        if defended is not None:
+            own = defended(own, model=model, batch=batch, generator=generator)
+        gradients = {**gradients, **own}
     return gradients, value
 
 
@@ -47,19 +54,21 @@ def defended_training(
     optimiser: str = "sgd",
     batch_norm: str = "batch",
     loss: Loss | None = None,
+    canaries: Inserted | None = None,
 ) -> float:
     """FedAvg: local training whose steps and whose update are defended, in place.
 
     What belongs to a step (Soteria, DP-SGD) changes each step's gradient; the rest changes the update, trained minus
     received weights, once. Buffers are left as training made them, but for filters of the whole reply, such as
-    `fl_precode.defences.flower_dp.LocalDp`. Without a generator the defence draws from the operating system.
+    `fl_precode.defences.flower_dp.LocalDp`. Without a generator the defence draws from the operating system. Canaries
+    are examples of every step where DP-SGD clips examples, else a part of the update.
 
     Returns:
         Mean loss over the steps, in nats.
     """
     of_update = defence.of_update() if defence is not None else None
-    received = copy.deepcopy(model) if of_update is not None else None
-    of_steps = defence.of_steps() if defence is not None else None
+    received = copy.deepcopy(model) if of_update is not None or canaries is not None else None
+    of_steps = as_examples(defence.of_steps(), canaries) if defence is not None else None
     defend = _StepDefence(of_steps, generator) if of_steps is not None else None
     mean = local_training(
         model,
@@ -72,6 +81,8 @@ def defended_training(
         defend=defend,
         loss=loss,
     )
+    if canaries is not None and received is not None:
+        _enter(received, model, canaries, defence)
     if of_update is not None and received is not None and of_update.filters_reply:
         _filter_reply(received, model, of_update, batches[0], generator)
     elif of_update is not None and received is not None:
@@ -94,6 +105,15 @@ def _filter_reply(
         received.state_dict(), sent, parameters=_trained(trained), model=received, batch=batch, generator=generator
     )
     trained.load_state_dict(reply)
+
+
+@torch.no_grad()
+def _enter(received: nn.Module, trained: nn.Module, canaries: Inserted, defence: DefenceChain | None) -> None:
+    """Put canaries into the trained weights, before the update's defences; none where the steps have them."""
+    before, after = dict(received.named_parameters()), dict(trained.named_parameters())
+    update = {name: after[name] - before[name] for name in _trained(trained)}
+    for name, value in in_update(update, defence, canaries).items():
+        after[name].copy_(before[name] + value)
 
 
 def _trained(model: nn.Module) -> list[str]:

@@ -30,6 +30,7 @@ LAYERS = (
     ("fl_precode.data",),
     ("fl_precode.federation",),
     # The attacker: mathematics, then attacks, which see observations and public knowledge only.
+    ("attacker.attack_sentences", "attacker.audit_sentences"),
     ("attacker", "attacker.jobs", "attacker.metrics", "attacker.model_copy", "attacker.reasons", "attacker.wording"),
     ("attacker.victim",),
     ("attacker.optim",),

@@ -25,6 +25,7 @@ from attacker.audit.planning.plan import plan_audit
 from attacker.audit.record.schema import AuditRecord, PlannedAttack
 from attacker.audit.scheduler import Score, cut, run_chunks
 from attacker.audit.scoring.assemble import assemble, best_ssim, collect, count_others
+from attacker.audit.scoring.canaries import canary_audit
 from attacker.audit.scoring.leakage_summary import leakage_of, needs_indices
 from attacker.audit.scoring.shuffled import attack_shuffled
 from attacker.audit.settings import AuditSettings, build_attacks
@@ -226,7 +227,7 @@ def _finish(
         whole = assemble(
             federations, planned, reconstructions, settings, title=title, pictures=Pictures(folder), shuffled=placebos
         )
-    record = finish_record(whole)
+    record = finish_record(_with_canaries(whole, federations, settings))
     write_audit(record, folder)
     if not settings.leakage:
         return record
@@ -248,6 +249,14 @@ def _finish(
     record = finish_record(record, summaries)
     write_audit(record, folder)
     return record
+
+
+def _with_canaries(
+    record: AuditRecord, federations: Sequence[AuditedFederation], settings: AuditSettings
+) -> AuditRecord:
+    """The record with what canaries measured, where a tape announces some."""
+    found = [canary_audit(audited, settings.canary_secret) for audited in federations if audited.control_of is None]
+    return record.model_copy(update={"canaries": [measured for measured in found if measured is not None]})
 
 
 def _and_those_that_refuse(planned: list[PlannedAttack]) -> list[PlannedAttack]:

@@ -25,6 +25,8 @@ class AuditSettings:
         rounds: First and last round to choose victims from; None for all.
         device: As torch names it.
         threads: Of the processor, for each attack.
+        canary_secret: What says which canaries were in the updates; None for the reference federation's, whose seed
+            is known. For the evaluation alone: attacks never get it, and an audit may be gone on with by another.
         leakage: Whether leakage indices are computed at the end, where the model is small enough. No attack depends on
             them, so that an audit may be gone on with by the other choice.
 
@@ -43,6 +45,7 @@ class AuditSettings:
     device: str = "cpu"
     threads: int = 1
     leakage: bool = False
+    canary_secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.victims < 1:

@@ -17,6 +17,7 @@ from attacker.cli.options import (
     DEFAULT_BUDGET,
     Attacks,
     Budget,
+    CanarySecret,
     Classes,
     Defence,
     Evaluation,
@@ -42,6 +43,7 @@ from attacker.cli.options import (
     parse_inputs,
     parse_knowledge,
     parse_rounds,
+    read_secret,
     split_attacks,
 )
 from attacker.cli.progress import Ticker
@@ -66,6 +68,7 @@ class AuditOptions:
     no_control: NoControl = False
     rounds: Rounds = None
     evaluation: Evaluation = None
+    canary_secret: CanarySecret = None
     truth: Truth = None
     no_truth: NoTruth = False
     model: Model = None
@@ -117,6 +120,7 @@ class AuditOptions:
             device=str(where),
             threads=self.threads,
             leakage=leakage,
+            canary_secret=read_secret(self.canary_secret),
         )
 
 

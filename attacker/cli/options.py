@@ -64,6 +64,14 @@ LabelsOption = Annotated[
 Rounds = Annotated[
     str | None, typer.Option(metavar="FIRST:LAST", help="Rounds to choose updates from.", show_default=False)
 ]
+CanarySecret = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File with the secret of an own app's clients, which says what canaries were in; docs/bounds.md.",
+        show_default=False,
+    ),
+]
 Evaluation = Annotated[
     Path | None, typer.Option(help="evaluation.json of the run. Default: the one beside the tape.", show_default=False)
 ]
@@ -158,6 +166,18 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
     if not match or int(match[1]) > int(match[2] or match[1]):
         raise typer.BadParameter(f"expected a first and a last round, such as 3:8, got {text!r}", param_hint="--rounds")
     return int(match[1]), int(match[2] or match[1])
+
+
+def read_secret(file: Path | None) -> str | None:
+    """The text of a file, without space around it; a file that cannot be read is bad usage."""
+    if file is None:
+        return None
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(
+            f"expected a text file with the clients' secret: {error}", param_hint="--canary-secret"
+        ) from None
 
 
 def check_truth(no_truth: bool, evaluation: Path | None, truth: str | None = None) -> bool | str:

@@ -34,6 +34,16 @@ GLOSSARY = (
         "close a quarter of what it leaves open: beside a guess of SSIM 0.8, 0.85 is needed.",
     ),
     (
+        "Bound on attacks",
+        "What no attack can exceed while the defence does what it promises: the more noise covers what one image or "
+        "one client adds, the nearer it is to what a guess without any update reaches. It is no measurement.",
+    ),
+    (
+        "Canary",
+        "A known gradient that enters an update with probability 1/2. How well an auditor tells which were in shows an "
+        "epsilon that the defence cannot be below.",
+    ),
+    (
         "SSIM",
         "Structural similarity of two pictures: 1 for identical ones, about 0 for those that have nothing in common.",
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attacker import wording
 from attacker.audit.record.counting import strength
+from attacker.audit.record.privacy import AttackBound, CanaryAudit
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 from attacker.audit.record.view import FederationView, Union, confirms
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
@@ -56,6 +57,8 @@ class Panel:
         union: What all of them together brought back; None where there are not several.
         best: The most successful attack of each kind, with the kind's name: plain, adaptive, undefended control.
         planned: What was planned for it, in the plan's order.
+        bound: What no attack exceeds; None where nothing is promised and nothing measured.
+        canaries: What canaries measured; None without canaries.
     """
 
     federation: FederationSummary
@@ -69,6 +72,8 @@ class Panel:
     union: Union | None
     best: tuple[tuple[str, AttackSummary], ...]
     planned: tuple[PlannedAttack, ...]
+    bound: AttackBound | None = None
+    canaries: CanaryAudit | None = None
 
     @property
     def loss_named(self) -> str:
@@ -165,6 +170,8 @@ def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict 
         union=FederationView(record=record, federation=federation).together,
         best=tuple(_best(record, federation, summaries)),
         planned=tuple(planned for planned in record.plan if planned.federation == federation.id),
+        bound=next((bound for bound in record.bounds if bound.federation == federation.id), None),
+        canaries=next((found for found in record.canaries if found.federation == federation.id), None),
     )
 
 

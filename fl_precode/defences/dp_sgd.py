@@ -61,18 +61,29 @@ class DpSgd(GradientDefence):
         """See `GradientDefence`."""
         model, (inputs, labels) = batch_needed("dp", model, batch)
         self.check(model)
-        total = {name: torch.zeros_like(value) for name, value in gradients.items()}
         with drawing_from(generator):
-            for start in range(0, len(labels), _PIECE):
-                piece = slice(start, start + _PIECE)
-                each = per_example_gradients(model, inputs[piece], labels[piece])
-                norms = torch.stack([value.flatten(1).norm(dim=1) for value in each.values()]).norm(dim=0)
-                kept = 1 / (norms / self.max_norm).clamp(min=1)
-                for name, value in each.items():
-                    total[name] += torch.einsum("b,b...->...", kept, value)
+            total = self.clipped_sum(gradients, model, (inputs, labels))
         std = self.noise_multiplier * self.max_norm
         noisy = {name: value + std * normal_like(value, generator) for name, value in total.items()}
         return {name: value / len(labels) for name, value in noisy.items()}
+
+    def clipped_sum(self, gradients: Gradients, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The sum of the examples' clipped gradients, before noise; drawn from torch's global generators."""
+        inputs, labels = batch
+        total = {name: torch.zeros_like(value) for name, value in gradients.items()}
+        for start in range(0, len(labels), _PIECE):
+            piece = slice(start, start + _PIECE)
+            each = per_example_gradients(model, inputs[piece], labels[piece])
+            norms = torch.stack([value.flatten(1).norm(dim=1) for value in each.values()]).norm(dim=0)
+            kept = self.kept(norms)
+            for name, value in each.items():
+                total[name] += torch.einsum("b,b...->...", kept, value)
+        return total
+
+    def kept(self, norms: Tensor) -> Tensor:
+        """What clipping leaves of gradients of these norms, as a factor of each."""
+        kept: Tensor = 1 / (norms / self.max_norm).clamp(min=1)
+        return kept
 
     def check(self, model: nn.Module) -> None:
         """Refuse models whose layers mix the examples of a batch, or keep sums over them.

@@ -13,6 +13,7 @@ from fl_precode.defences.registry import check_defence, defence_parts
 from fl_precode.loss import load_loss
 from fl_precode.models import check_model
 from fl_precode.observation import CROSS_ENTROPY, Protocol, UpdateKind
+from fl_precode.privacy.canaries import Canaries
 
 Value = str | int | float | bool
 
@@ -56,6 +57,9 @@ class Settings:
         seed: Of initialisation, partition and batches; not negative. The server has it.
         seeded_noise: Draws the clients' noise from the seed too, so that a test can be repeated. Whoever has the seed
             takes that noise away: epsilon is not stated, and no report says that such noise protects.
+        canaries: Known gradients that enter each update with probability 1/2, by which an audit measures what privacy
+            there is at most: ``count=1000,norm=1``; empty for none. For runs that are made to be audited: they disturb
+            the training. See `fl_precode.privacy.canaries.Canaries`.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         tape: Absolute folder that receives every update; empty: nobody listens.
         output_dir: Absolute folder for ``result.json`` and the evaluation-only ``evaluation.json``; empty: none.
@@ -85,6 +89,7 @@ class Settings:
     loss: str = CROSS_ENTROPY
     seed: int = 0
     seeded_noise: bool = False
+    canaries: str = ""
     device: str = "auto"
     tape: str = ""
     output_dir: str = ""
@@ -132,10 +137,12 @@ class Settings:
         return settings
 
     def to_run_config(self) -> dict[str, Value]:
-        """The same settings under their kebab-case keys; the loss where it is not cross-entropy."""
+        """The same settings under their kebab-case keys; loss and canaries where they are not those of most runs."""
         found = {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
         if self.loss == CROSS_ENTROPY:  # so that records of one federation stay equal, whenever it was taped
             del found["loss"]
+        if not self.canaries:
+            del found["canaries"]
         return found
 
     @property
@@ -225,11 +232,13 @@ def _registry_problems(s: Settings) -> list[str]:
         ("model", check_model, s.model),
         ("defence", check_defence, s.defence),
         ("loss", load_loss, s.loss),
+        ("canaries", Canaries.parse, s.canaries),
     ]
     problems = []
     for key, check, value in checks:
         try:
-            check(value)
+            if value or key != "canaries":
+                check(value)
         except ValueError as error:
             problems.append(f"{key}: {error}")
     return problems

@@ -16,6 +16,7 @@ from fl_precode.data.schedule import local_batches
 from fl_precode.defences.registry import apply_defence, check_gradient_defence
 from fl_precode.federation.config import Settings
 from fl_precode.models import InputSpec, build_model
+from fl_precode.privacy.canaries import Canaries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ def prepare(settings: Settings) -> Federation:
     Everything that can be wrong with a configuration shows here, before a process is started.
 
     Raises:
-        ValueError: If the data cannot be partitioned as asked, or model and defence do not fit the images.
+        ValueError: If the data cannot be partitioned as asked, model and defence do not fit the images, or the model
+            is too small for so many canaries.
         RuntimeError: If the data is not there and cannot be had.
     """
     data = load_data(settings.dataset, settings.data_root)
@@ -135,7 +137,10 @@ def prepare(settings: Settings) -> Federation:
         classes_per_client=settings.classes_per_client,
     )
     federation = Federation(settings=settings, data=data, partitions=tuple(parts))
-    check_gradient_defence(settings.defence, federation.model())
+    model = federation.model()
+    check_gradient_defence(settings.defence, model)
+    if settings.canaries:
+        Canaries.parse(settings.canaries).check(sum(p.numel() for p in model.parameters() if p.requires_grad))
     return federation
 
 

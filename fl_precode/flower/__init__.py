@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fl_precode.flower.interceptor import Interceptor
-    from fl_precode.flower.mods import gradient_defence_mod
+    from fl_precode.flower.mods import canary_mod, gradient_defence_mod
     from fl_precode.flower.truth import record_truth
     from fl_precode.flower.wire import ListeningGrid, listening
 
@@ -18,11 +18,12 @@ _PLACES = {
     "Interceptor": "fl_precode.flower.interceptor",
     "ListeningGrid": "fl_precode.flower.wire",
     "listening": "fl_precode.flower.wire",
+    "canary_mod": "fl_precode.flower.mods",
     "gradient_defence_mod": "fl_precode.flower.mods",
     "record_truth": "fl_precode.flower.truth",
 }
 
-__all__ = ["Interceptor", "ListeningGrid", "gradient_defence_mod", "listening", "record_truth"]
+__all__ = ["Interceptor", "ListeningGrid", "canary_mod", "gradient_defence_mod", "listening", "record_truth"]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,8 @@ class Interceptor(Strategy):
             (`fl_precode.tape.announced_settings`), is announced on the tape; nothing else of it is kept.
         loss: For a new tape: what the clients minimise, a function of (scores, labels) at the top of a module or its
             name, ``my_app.task:loss``; goes before what the run configuration says. Audits import it by its name.
+        canaries: For a new tape: the canaries that the clients' `fl_precode.flower.canary_mod` puts in, by the same
+            text, ``count=1000,norm=1``, so that an audit knows what to look for. Which are in stands on no tape.
 
     With a new tape a file of the same name with ``.toml`` is written beside it, for what must be added by hand; with
     model, images and run configuration given, ``fl-precode audit TAPE`` needs no further word.
@@ -56,7 +58,7 @@ class Interceptor(Strategy):
     Raises:
         TypeError: If the strategy is none of Flower's message API, or cannot be listened to; the text says what can.
         ValueError: If the tape's folder holds something else, the inputs are no shape, the loss cannot be imported by
-            its name, or a writer is given together with what only a new tape takes.
+            its name, the canaries are none that exist, or a writer is given together with what only a new tape takes.
     """
 
     def __init__(
@@ -71,13 +73,14 @@ class Interceptor(Strategy):
         classes: int | None = None,
         run_config: Mapping[str, object] | None = None,
         loss: Loss | str | None = None,
+        canaries: str | None = None,
     ) -> None:
         problem = why_not_watched(strategy)
         if problem is not None:
             raise TypeError(problem)
         recorder = Recorder(
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
-            run_config=run_config, loss=loss,
+            run_config=run_config, loss=loss, canaries=canaries,
         )  # fmt: skip
         self.strategy = strategy
         self._recorder = recorder

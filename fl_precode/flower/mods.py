@@ -1,8 +1,8 @@
-"""Client mods: defences for Flower apps whose training code stays as it is."""
+"""Client mods: defences, and canaries for an audit, for Flower apps whose training code stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Generator, Tensor
 from fl_precode.defences.registry import DefenceChain, changes_model, gradient_defence, perturbation_generator
 from fl_precode.flower.recorder import looks_like_buffer
 from fl_precode.flower.reply_filters import filter_reply
+from fl_precode.observation import Gradients
+from fl_precode.privacy.canaries import Canaries, Inserted, included
 
 
 def gradient_defence_mod(
@@ -58,10 +60,62 @@ def gradient_defence_mod(
         if received and chain.filters_reply:
             filter_reply(message, reply, received, chain, generator, buffers)
         else:
-            _defend(reply, received, chain, generator, buffers)
+            _change(reply, received, lambda update: chain(update, generator=generator), buffers)
         return reply
 
     return mod
+
+
+def canary_mod(
+    canaries: str,
+    *,
+    secret: str,
+    kind: Literal["weights", "gradient"] = "weights",
+    buffers: Collection[str] | None = None,
+) -> Mod:
+    """A mod that puts known gradients into what a client sends, each with probability 1/2, for an audit to look for.
+
+    Put it last in the list, behind the mods that defend, so that their clip and noise meet the canaries as they meet
+    the update: ``mods=[LocalDpMod(...), canary_mod("count=1000,norm=1", secret=...)]``. Mods of a list run from the
+    outside in. Give the Interceptor the same text. Canaries disturb the training: use them in a run that is made to
+    be audited.
+
+    Args:
+        canaries: ``count=1000,norm=1,seed=0,round=0``, as in `fl_precode.privacy.canaries.Canaries`.
+        secret: Of at least 16 characters, the same at all clients, for the evaluation alone: it says which canaries
+            are in. No server and no tape may have it.
+        kind: As of `gradient_defence_mod`.
+        buffers: As of `gradient_defence_mod`.
+
+    Raises:
+        ValueError: If there is no canary, an option does not exist, or the secret is too short.
+    """
+    if kind not in ("weights", "gradient"):
+        raise ValueError(f"expected kind to be 'weights' or 'gradient', got {kind!r}")
+    known = Canaries.parse(canaries)
+    included(secret, "", 0, known.count)  # refuses a secret that is too short, before anything is trained
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if message.metadata.message_type.partition(".")[0] != "train":
+            return call_next(message, context)
+        number = _round_of(message)
+        if number is None:
+            raise ValueError("canaries need 'server-round' in the message's config, to be others in every round")
+        received = _arrays(message, "message") if kind == "weights" else {}
+        reply = call_next(message, context)
+        if not reply.has_error() and known.enter(number):
+            node = str(message.metadata.dst_node_id or context.node_id)
+            inside = included(secret, node, number, known.count)
+            inserted = Inserted(canaries=known.of(node, number), inside=inside)
+            _change(reply, received, inserted.added_to, buffers)
+        return reply
+
+    return mod
+
+
+def _round_of(message: Message) -> int | None:
+    rounds = [record["server-round"] for record in message.content.config_records.values() if "server-round" in record]
+    return int(str(rounds[0])) if rounds else None
 
 
 def _message_defence(spec: str) -> DefenceChain:
@@ -89,23 +143,23 @@ def _arrays(message: Message, words: str) -> dict[str, np.ndarray]:
 def _generator(seed: int | None, message: Message, context: Context) -> Generator | None:
     if seed is None:
         return None
-    rounds = [record["server-round"] for record in message.content.config_records.values() if "server-round" in record]
-    if not rounds:
+    number = _round_of(message)
+    if number is None:
         raise ValueError(
             "a seeded defence needs 'server-round' in the message's config, or it would repeat its noise in every "
             "round (and the difference of two rounds would be free of it); leave seed out"
         )
     client = context.node_config.get("partition-id", context.node_id)
-    return perturbation_generator(seed, str(client), str(rounds[0]))
+    return perturbation_generator(seed, str(client), str(number))
 
 
-def _defend(
+def _change(
     reply: Message,
     received: Mapping[str, np.ndarray],
-    chain: DefenceChain,
-    generator: Generator | None,
+    change_of: Callable[[Gradients], Mapping[str, Tensor]],
     buffers: Collection[str] | None,
 ) -> None:
+    """Put what is made of the update in its place; names, types and buffers stay."""
     arrays = _arrays(reply, "reply")
     absent = sorted(arrays.keys() ^ received.keys()) if received else []
     if absent:
@@ -119,8 +173,7 @@ def _defend(
         if not is_buffer:
             # Arithmetic on 0-d arrays leaves NumPy scalars.
             update[name] = torch.from_numpy(np.asarray(value - received[name] if received else value))
-    defended = chain(update, generator=generator)
-    for name, change in defended.items():
+    for name, change in change_of(update).items():
         value = change.numpy() + received[name] if received else change.numpy()
         arrays[name] = np.asarray(value, dtype=arrays[name].dtype)
     key = next(iter(reply.content.array_records))

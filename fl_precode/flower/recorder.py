@@ -16,6 +16,7 @@ from fl_precode.flower.fingerprint import REPLY_RECORD
 from fl_precode.loss import Loss, importable_name
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
+from fl_precode.privacy.canaries import KEY, Canaries
 from fl_precode.tape import TapeHeader, TapeWriter
 from fl_precode.tape.announced_settings import announced_settings
 from fl_precode.tape.format import HEADER, Scalar
@@ -61,6 +62,7 @@ class Recorder:
         classes: For a new tape: number of classes.
         run_config: For a new tape: Flower's run configuration, for what it says of local training.
         loss: For a new tape: what the clients minimise, or its name.
+        canaries: For a new tape: what clients put into their updates, as `Canaries.parse` takes it.
 
     Raises:
         ValueError: If the tape's folder holds something else than a tape, the inputs are no shape, the loss has no name
@@ -78,6 +80,7 @@ class Recorder:
         classes: int | None,
         run_config: Mapping[str, object] | None,
         loss: Loss | str | None,
+        canaries: str | None = None,
     ) -> None:
         self.batch_size = batch_size
         self._buffers = buffers
@@ -85,13 +88,18 @@ class Recorder:
         self._sent: dict[str, str | None] = {}
         self._same: dict[tuple[int, ...], tuple[str, RecordDict]] = {}
         if isinstance(tape, TapeWriter):
-            if any(one is not None for one in (model, inputs, classes, run_config, loss)):
+            if any(one is not None for one in (model, inputs, classes, run_config, loss, canaries)):
                 raise ValueError(
-                    "model, inputs, classes, run_config and loss are for a new tape; a writer's header has them"
+                    "model, inputs, classes, run_config, loss and canaries are for a new tape; a writer's header has "
+                    "them"
                 )
             self.tape = tape
         else:
-            self.tape = _new_tape(Path(tape), model, inputs, classes, _protocol(run_config, loss))
+            settings: dict[str, Scalar] = {}
+            if canaries is not None:
+                Canaries.parse(canaries)
+                settings[KEY] = canaries
+            self.tape = _new_tape(Path(tape), model, inputs, classes, _protocol(run_config, loss), settings)
 
     def guarded(self, record: Callable[..., None], *arguments: object) -> None:
         """Call; whatever goes wrong is logged and counted, because a curious listener must never be noticed."""
@@ -234,6 +242,7 @@ def _new_tape(
     inputs: InputSpec | str | None,
     classes: int | None,
     protocol: Protocol,
+    settings: Mapping[str, Scalar],
 ) -> TapeWriter:
     if isinstance(inputs, str):
         if classes is None:
@@ -241,7 +250,7 @@ def _new_tape(
         inputs = input_spec(inputs, classes)
     elif classes is not None:
         raise ValueError("classes belongs to a shape, such as inputs='3x32x32'; an InputSpec has its own")
-    header = TapeHeader(model=model or "unknown", inputs=inputs, protocol=protocol)
+    header = TapeHeader(model=model or "unknown", inputs=inputs, protocol=protocol, settings=settings)
     writer = _first_free(path, header)
     try:
         if not write_notes(writer.path, writer.header):

@@ -207,7 +207,7 @@ def _of_dp_sgd(mechanism: Mechanism, level: Level, conditions: Conditions) -> Gu
             note = "how many images a step has is not known, and with it how far one client moves a sum"
             return Guarantee(level=level, a_round=None, composed=None, delta=conditions.delta, note=note)
         return _gaussian(
-            level, noise=mechanism.noise, sensitivity=conditions.batch_size, releases=releases,
+            level, noise=mechanism.noise, sensitivity=conditions.batch_size * mechanism.clip, releases=releases,
             rounds=conditions.rounds, delta=conditions.delta, note="all images of a batch are the client's",
         )  # fmt: skip
     sampling, note = 1.0, "every image taken to be in every step: how many the client has is not known"
@@ -215,7 +215,7 @@ def _of_dp_sgd(mechanism: Mechanism, level: Level, conditions: Conditions) -> Gu
         sampling = min(1.0, conditions.batch_size / conditions.images)
         note = "proved for Poisson sampling of images; batches of fixed size are the customary approximation"
     return _gaussian(
-        level, noise=mechanism.noise, sensitivity=1.0, releases=releases, rounds=conditions.rounds,
+        level, noise=mechanism.noise, sensitivity=mechanism.clip, releases=releases, rounds=conditions.rounds,
         delta=conditions.delta, sampling=sampling, note=note if sampling < 1 or conditions.images is None else "",
     )  # fmt: skip
 

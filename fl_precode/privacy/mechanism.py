@@ -40,10 +40,11 @@ class Mechanism:
     Attributes:
         kind: What it is, which decides how its releases are counted.
         noise: Standard deviation of Gaussian noise, scale of Laplace noise, in the units of ``clip``; for ``central``
-            and ``dp-sgd`` the noise multiplier, of a clip of 1. Positive.
+            the noise multiplier, of a clip of 1. Positive.
         clip: Bound on the L2 norm of what gets the noise: the update, or one image's gradient (``dp-sgd``).
         claim: By its settings; None where they claim nothing.
         filter: Settings of sparse vectors.
+        of_buffers: Whether running statistics are bounded and get noise too.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Mechanism:
     clip: float = 1.0
     claim: Claim | None = None
     filter: SvtFilter | None = None
+    of_buffers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +129,11 @@ def _of_part(part: GradientDefence, clip: float | None) -> Mechanism | NoMechani
                     f"sensitivity 0 gives noise of standard deviation 0, whatever epsilon is stated ({part.epsilon:g})"
                 )
                 return NoMechanism(why=why, claim=claim)
-            return Mechanism(kind="gaussian", noise=part.std, clip=part.clip, claim=claim)
+            return Mechanism(kind="gaussian", noise=part.std, clip=part.clip, claim=claim, of_buffers=True)
         case DpSgd():
             if part.noise_multiplier == 0:
                 return NoMechanism(why="DP-SGD with noise multiplier 0 clips and adds no noise")
-            return Mechanism(kind="dp-sgd", noise=part.noise_multiplier)
+            return Mechanism(kind="dp-sgd", noise=part.noise_multiplier * part.max_norm, clip=part.max_norm)
         case CentralDp():
             if part.noise_multiplier > 0:
                 return Mechanism(kind="central", noise=part.noise_multiplier)
@@ -150,7 +152,7 @@ def _of_part(part: GradientDefence, clip: float | None) -> Mechanism | NoMechani
 def _bound_after(part: GradientDefence, clip: float | None) -> float | None:
     """The bound on the norm of what a part leaves, given that of what it gets."""
     if isinstance(part, Clip):
-        return part.max_norm
+        return part.max_norm if clip is None else min(part.max_norm, clip)
     if isinstance(part, CentralDp) and part.side == "client" and not part.quantile:
         return part.clip
     # A mean magnitude on every number is no longer than the numbers were.

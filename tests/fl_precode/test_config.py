@@ -15,7 +15,7 @@ PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 def test_the_defaults_are_those_of_the_flower_app():
     config = tomllib.loads(PYPROJECT.read_text())["tool"]["flwr"]["app"]["config"]
-    assert {**Settings().to_run_config(), "loss": "cross-entropy"} == config
+    assert {**Settings().to_run_config(), "loss": "cross-entropy", "canaries": ""} == config
     assert Settings.from_run_config(config) == Settings()
 
 

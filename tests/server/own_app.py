@@ -58,12 +58,12 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, batch: int, line: Li
 
 
 def client_app(
-    line: Line, *, each: int = 1, batch: int = 0, shift: float = 0.0, scale: float = 1.0, build=network
+    line: Line, *, each: int = 1, batch: int = 0, shift: float = 0.0, scale: float = 1.0, build=network, mods=()
 ) -> ClientApp:
     """A client of the message API that trains on ``(images - shift) / scale``."""
     app = ClientApp()
 
-    @app.train()
+    @app.train(mods=list(mods))
     def one_round(message: Message, context: Context) -> Message:
         images, labels = part(context.node_config["partition-id"], message.content["config"]["server-round"], each)
         model = build()
@@ -85,6 +85,7 @@ def run(
     nodes: int = 3,
     build=network,
     config: dict | None = None,
+    canaries: str | None = None,
 ) -> Path:
     """Three lines in the server app of a federation that is ours in nothing else; returns its tape."""
     settings = {"lr": LR, "local-epochs": 1, "batch-size": batch or each, "tape": str(folder / "tape")}
@@ -96,6 +97,7 @@ def run(
         inputs="1x8x8",
         classes=10,
         run_config={"lr": LR, "local-epochs": 1, "batch-size": batch or each},
+        canaries=canaries,
     )
     initial = ArrayRecord(build().state_dict())
     strategy.start(LocalGrid(app, nodes, settings), initial, num_rounds=rounds)

@@ -290,6 +290,7 @@ def summarise_federation(
         noise_from_seed=noise_from_a_seed(subject.defence, tape.header.settings),
         privacy=privacy_of(subject.defence, tape.header.settings, subject.result),
         claims=privacy_claims(subject.defence, conditions, tape.header.settings),
+        statistics=sum(name.endswith(".running_mean") for name, _ in subject.victim.model.named_buffers()),
     )
 
 

@@ -48,6 +48,10 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
         "not-announced": FlagKind("the updates show something that was not announced", weak=False),
         "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
+        "above-the-bound": FlagKind("more came back than the promised privacy allows"),
+        "claim-refuted": FlagKind("canaries refute the epsilon"),
+        "canaries-missing": FlagKind("the canaries do not show", weak=False),
+        "canaries-present": FlagKind("canaries disturb the updates that were attacked"),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
@@ -112,6 +116,16 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "noise-from-a-seed": "The defence's noise was drawn from the run configuration's seed, so that the run can be "
         "repeated. Whoever has that seed, as the server has, takes the noise away; the attacks here did not. Run the "
         "federation without seeded-noise to learn what the defence is worth.",
+        "above-the-bound": "{attack} brought back {measured} of the images, at least {least} by its interval, and the "
+        "differential privacy of this defence allows any attack {most}: its noise or its clip is not what was "
+        "announced, or there is an error here.",
+        "claim-refuted": "Canaries show that epsilon is at least {least} a round (95 % confidence), and {epsilon} is "
+        "claimed.",
+        "claim-refuted.formula": "Canaries show that epsilon is at least {least} a round (95 % confidence), and "
+        "{epsilon} would follow from clip and noise: they are not what was announced.",
+        "canaries-missing": "The lower bound of epsilon says little: {why}.",
+        "canaries-present": "Canaries are in {updates} of {of} updates, as noise that attacks do not expect. Attack a "
+        "run without canaries to learn what comes back.",
         "tape-damaged": "The tape is damaged, and what it lost was not attacked: {problem}.",
     }
 )

@@ -49,13 +49,16 @@ from attacker.audit.record.evidence import (
     UpdateReading,
     VerdictEntry,
 )
+from attacker.audit.record.privacy import AttackBound, CanaryAudit
 
 __all__ = [
     "SCHEMA_VERSION",
     "AssumptionEntry",
+    "AttackBound",
     "AttackDescription",
     "AttackSummary",
     "AuditRecord",
+    "CanaryAudit",
     "ControlRound",
     "Count",
     "Entry",
@@ -238,6 +241,11 @@ class FederationSummary(Entry):
         description="what differential privacy is claimed, and what the formula gives; null without a defence that "
         "anybody announced, and in older records",
     )
+    statistics: Count = Field(
+        default=0,
+        description="layers of the model with running statistics, which leave a client beside what most defences "
+        "protect; 0 in older records",
+    )
     truth_codes: list[Identifier] = Field(
         default=[], description="of truth_note, as in docs/codes.md; absent in older records"
     )
@@ -391,3 +399,11 @@ class AuditRecord(Entry):
     flags: list[Flag] = Field(default=[], description="absent in records before version 2")
     verdicts: list[VerdictEntry] = Field(default=[], description="absent in records before version 2")
     leakage: list[LeakageSummary] = Field(default=[], description="absent in records before version 2")
+    canaries: list[CanaryAudit] = Field(
+        default=[], description="lower bounds of epsilon, of federations with canaries; absent in older records"
+    )
+    bounds: list[AttackBound] = Field(
+        default=[],
+        description="what no attack exceeds, of federations whose defence is a mechanism of differential privacy or "
+        "that have canaries; absent in older records",
+    )

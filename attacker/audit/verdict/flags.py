@@ -14,7 +14,7 @@ from attacker.audit.record.counting import NEAR
 from attacker.audit.record.flag_sentences import FLAGS, Found, raised_flag
 from attacker.audit.record.schema import AuditRecord, Flag, parts_of
 from attacker.audit.record.view import WORKS, FederationView, views
-from attacker.audit.verdict import search_flags
+from attacker.audit.verdict import privacy_flags, search_flags
 from attacker.audit.verdict.control_flags import control_untrained
 from attacker.metrics.similarity import wilson_interval
 from attacker.wording import capitalised, counted, defence_name, figure, joined, percent
@@ -229,6 +229,10 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     _defence_doubted,
     _not_announced,
     from_a_seed,
+    privacy_flags.above_the_bound,
+    privacy_flags.claim_refuted,
+    privacy_flags.canaries_missing,
+    privacy_flags.canaries_present,
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""

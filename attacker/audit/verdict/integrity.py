@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, summarise
+from attacker.audit.verdict.bounds import bounds
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import verdicts
 from fl_precode.tape import Tape, TapeError
@@ -30,6 +31,8 @@ def contradictions(record: AuditRecord) -> list[str]:
             if summary.federation in known and not _follows(summary, record, ours=ours)
         ]
     if record.verdicts and ours:  # the rules of another version may differ
+        if record.bounds != bounds(record):
+            problems.append("its bounds do not follow from its results")
         raised = flags(record)
         if record.flags != raised:
             problems.append("its flags do not follow from its results")

@@ -1,0 +1,63 @@
+"""What a server gets of a Gaussian mechanism: whom it protects, and how well its noise covers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from fl_precode.privacy.mechanism import NoMechanism, mechanism_of
+
+DELTA: Final = 1e-5
+"""Of the epsilons that are stated where nobody named another."""
+
+Unit = Literal["image", "client"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """A Gaussian mechanism: what is released once is bounded, and Gaussian noise covers it.
+
+    Attributes:
+        unit: What is in or out: one image, where each image's gradient is clipped; or all of a client's images, where
+            its update is clipped.
+        mu: Largest norm of what the unit adds, over the deviation of the noise.
+        clip: That norm, before any averaging.
+        per_step: Whether each local step is a release; otherwise each round is one.
+        claimed: Epsilon that the defence's own settings announce for one release; None where they announce none.
+        delta: Of the epsilons that are stated.
+        buffers: Whether running statistics are bounded and covered too.
+    """
+
+    unit: Unit
+    mu: float
+    clip: float
+    per_step: bool = False
+    claimed: float | None = None
+    delta: float = DELTA
+    buffers: bool = False
+
+
+def released_by(defence: str) -> Released | None:
+    """What a defence releases to the server; None without Gaussian noise that it gets.
+
+    >>> released_by("dp:max_norm=2,noise_multiplier=0.5").mu, released_by("clip:max_norm=1+noise:std=0.1").unit
+    (2.0, 'client')
+    >>> released_by("noise:std=0.1") is None and released_by("clip:max_norm=1") is None
+    True
+    """
+    try:
+        mechanism = mechanism_of(defence)
+    except ValueError:  # announced, and not one that exists
+        return None
+    if isinstance(mechanism, NoMechanism) or mechanism.kind not in ("gaussian", "dp-sgd"):
+        return None
+    of_steps, claim = mechanism.kind == "dp-sgd", mechanism.claim
+    return Released(
+        unit="image" if of_steps else "client",
+        mu=mechanism.clip / mechanism.noise,
+        clip=mechanism.clip,
+        per_step=of_steps,
+        claimed=None if claim is None else claim.epsilon,
+        delta=(claim.delta if claim is not None else None) or DELTA,
+        buffers=mechanism.of_buffers,
+    )
