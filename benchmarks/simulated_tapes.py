@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from clients.canaries import canaries_of
 from clients.train import defended_gradient, defended_training
 from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import gradient_defence, perturbation_generator
@@ -93,7 +94,7 @@ def simulate(folder: Path, settings: Settings, *, alter: str = "", clients: int 
     for server_round in range(1, settings.num_server_rounds + 1):
         state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         writer.write_round(server_round, {name: value.numpy() for name, value in state.items()})
-        work = [_client(federation, model, client, server_round) for client in range(len(nodes))]
+        work = [_client(federation, model, client, server_round, node) for client, node in enumerate(nodes)]
         trained = [name for name, _ in model.named_parameters()]
         updates = [{name: _update(sent, state, name, settings) for name in trained} for sent, _ in work]
         updates = altered(updates, alter, Generator().manual_seed(settings.seed * 1000 + server_round))
@@ -151,7 +152,7 @@ def _noise_like(value: Tensor, generator: Generator) -> Tensor:
 
 
 def _client(
-    federation: Federation, model: nn.Module, partition_id: int, server_round: int
+    federation: Federation, model: nn.Module, partition_id: int, server_round: int, node: str
 ) -> tuple[Arrays, list[Batch]]:
     """What a client sends, by the code of `clients.app`, and its batches."""
     settings, inputs = federation.settings, federation.data.inputs
@@ -162,11 +163,12 @@ def _client(
     generator = perturbation_generator("simulated", settings.seed, partition_id, server_round)
     own = copy.deepcopy(model)
     loss = criterion(settings.loss, inputs.classes)
+    canaries = canaries_of(settings, node, server_round)
     with torch.random.fork_rng(), sample_noise():
         torch.manual_seed(generator.initial_seed())
         if settings.protocol == "fedsgd":
             gradients, _ = defended_gradient(
-                own, batches[0], defence, generator, batch_norm=settings.batch_norm, loss=loss
+                own, batches[0], defence, generator, batch_norm=settings.batch_norm, loss=loss, canaries=canaries
             )
             return {name: gradients.get(name, value) for name, value in own.state_dict().items()}, batches
         defended_training(
@@ -180,6 +182,7 @@ def _client(
             optimiser=settings.local_optimiser,
             batch_norm=settings.batch_norm,
             loss=loss,
+            canaries=canaries,
         )
     return {name: value.detach() for name, value in own.state_dict().items()}, batches
 

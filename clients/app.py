@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import Generator, Tensor
 
+from clients.canaries import canaries_of
 from clients.train import defended_gradient, defended_training
 from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import gradient_defence, perturbation_generator
@@ -18,7 +19,6 @@ from fl_precode.federation.config import Settings
 from fl_precode.federation.federation import ClientPart, choose_device, client_part
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, PARTITION_KEY, REPLY_RECORD, running_fingerprint
 from fl_precode.loss import criterion
-from fl_precode.privacy.canaries import Canaries, Inserted, included, secret_of_seed
 from fl_precode.randomness.entropy import unforeseeable
 from fl_precode.randomness.random_layers import sample_noise
 
@@ -41,7 +41,7 @@ def train(message: Message, context: Context) -> Message:
     batches = _batches(part, server_round, device)
     defence = gradient_defence(settings.defence)
     minimised = criterion(settings.loss, part.inputs.classes)
-    canaries = _canaries(settings, str(message.metadata.dst_node_id), server_round)
+    canaries = canaries_of(settings, str(message.metadata.dst_node_id), server_round)
     with client_noise(settings, partition_id, server_round) as generator:
         if settings.protocol == "fedsgd":
             gradients, loss = defended_gradient(
@@ -75,17 +75,6 @@ def train(message: Message, context: Context) -> Message:
     if defence is None or not defence.bounds_examples:  # the exact loss would undo what DP-SGD promises
         metrics["train-loss"] = loss
     return Message(content=_reply(sent, metrics, fingerprint, partition_id), reply_to=message)
-
-
-def _canaries(settings: Settings, node: str, server_round: int) -> Inserted | None:
-    """The canaries of this client and round; None where the run has none, or not in this round."""
-    if not settings.canaries:
-        return None
-    known = Canaries.parse(settings.canaries)
-    if not known.enter(server_round):
-        return None
-    inside = included(secret_of_seed(settings.seed), node, server_round, known.count)
-    return Inserted(canaries=known.of(node, server_round), inside=inside)
 
 
 def _reply(sent: dict[str, Tensor], metrics: dict[str, int | float], fingerprint: str, partition_id: int) -> RecordDict:
