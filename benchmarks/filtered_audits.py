@@ -75,8 +75,8 @@ def stages(case: Case, iterations: int, *, formulas: bool) -> list[Stage]:
             more, are among them.
     """
     search = "inverting-gradients" if case.spec == "none" else "defence-matched"
-    priors = "1e-4" if case.model == "mlp" else "1e-6|1e-4|1e-2"
-    matching = f"{search}:preset=precode-paper,iterations={iterations},learning_rate=0.1,total_variations={priors}"
+    priors = "total_variation=1e-4" if case.model == "mlp" else "total_variations=1e-6|1e-4|1e-2"
+    matching = f"{search}:preset=precode-paper,iterations={iterations},learning_rate=0.1,{priors}"
     searches = (matching, f"dlg:iterations={iterations // 2}")
     if case.model == "mlp":
         return [("first-layer", "activation-span"), searches]

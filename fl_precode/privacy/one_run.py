@@ -143,6 +143,7 @@ def separation(
     *,
     confidence: float = CONFIDENCE,
     zero_outside: bool = False,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[float, float, float]:
     """How far apart canaries that are in and out score, over the deviation within: mu, and its interval's two ends.
 
@@ -156,6 +157,8 @@ def separation(
         confidence: In (0, 1).
         zero_outside: Whether canaries that are out are known to score 0 on average, as those of random signs do. Then
             those that are in need no comparison, and the interval is narrower by a third.
+        groups: (m,) whole numbers, with ``zero_outside``: canaries of one number were scaled alike, as those that share
+            a clip are. Means that differ from one group to the next are no noise then; mu is that of their mean.
 
     Returns:
         Lower end, estimate and upper end, none below 0. (0, 0, inf) where fewer than two canaries are on a side.
@@ -168,8 +171,11 @@ def separation(
     if min(len(those_in), len(those_out)) < _FEWEST:
         return 0.0, 0.0, math.inf
     middle = 0.0 if zero_outside else float(those_out.mean())
-    squares = float(((those_in - those_in.mean()) ** 2).sum() + ((those_out - middle) ** 2).sum())
-    freedom = len(scores) - (1 if zero_outside else 2)
+    own, means = _mean_of_each(those_in, groups[inside] if zero_outside and groups is not None else None)
+    squares = float(((those_in - own) ** 2).sum() + ((those_out - middle) ** 2).sum())
+    freedom = len(scores) - means - (0 if zero_outside else 1)
+    if freedom < 1:
+        return 0.0, 0.0, math.inf
     gap = float(those_in.mean()) - middle
     unit = math.sqrt(1 / len(those_in) + (0.0 if zero_outside else 1 / len(those_out)))
     if squares == 0:
@@ -177,6 +183,14 @@ def separation(
     seen = gap / math.sqrt(squares / freedom)
     low, high = (_noncentrality(seen / unit, freedom, level) * unit for level in _ends(confidence))
     return max(0.0, low), max(0.0, seen), max(0.0, high)
+
+
+def _mean_of_each(scores: NDArray[np.float64], groups: NDArray[np.int64] | None) -> tuple[NDArray[np.float64], int]:
+    """For each score (m,) the mean of its group, of all where there are no groups; and how many groups there are."""
+    if groups is None:
+        return np.full(len(scores), scores.mean()), 1
+    found, place = np.unique(groups, return_inverse=True)
+    return (np.bincount(place, scores) / np.bincount(place))[place], len(found)
 
 
 def _ends(confidence: float) -> tuple[float, float]:

@@ -103,7 +103,9 @@ def _measured(
     scores, inside = (np.concatenate([getattr(update, name) for update in looked]) for name in ("scores", "inside"))
     delta = DELTA if released is None else released.delta
     outside = _shows_outside(scores, inside)
-    low, seen, high = separation(scores, inside, zero_outside=not outside)
+    # Where canaries share a clip, an update with more of them leaves less of each: that is no noise.
+    updates = np.repeat(np.arange(len(looked)), [len(update.scores) for update in looked])
+    low, seen, high = separation(scores, inside, zero_outside=not outside, groups=updates)
     guessed = guess_and_refute(scores, inside, delta=delta)
     together = math.sqrt(min(int(update.inside.sum()) for update in looked)) if _of_client(released) else 1.0
     gaussian = None if released is None else gaussian_epsilon(low * together, delta)

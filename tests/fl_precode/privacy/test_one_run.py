@@ -61,6 +61,23 @@ def test_the_interval_is_that_of_the_noncentral_t(seen, canaries):
             assert nct.cdf(statistic, canaries - 2, end / unit) == pytest.approx(level, abs=1e-3)
 
 
+def test_canaries_of_updates_that_leave_less_of_each_are_no_noise():
+    draw = np.random.default_rng(4)
+    groups = np.repeat(np.arange(4), 250)
+    of_each = np.array([90.0, 95.0, 100.0, 105.0])[groups]
+    lows = []
+    for _ in range(100):
+        inside = draw.random(1000) < 0.5
+        scores = of_each * inside + draw.standard_normal(1000)
+        assert separation(scores, inside, zero_outside=True)[0] < 25, "differences between updates count as noise"
+        lows.append(separation(scores, inside, zero_outside=True, groups=groups)[0] - of_each[inside].mean())
+    assert np.mean(np.array(lows) <= 0) >= 0.94
+    assert np.median(lows) > -6
+    # As many means as canaries leave nothing to measure a deviation by.
+    assert separation(np.ones(4), np.array([True, True, False, False]), zero_outside=True, groups=np.arange(4))[2] > 0
+    assert separation(*gaussian_run(2.0, draw), zero_outside=True, groups=np.zeros(1000, dtype=np.int64))[0] > 1.5
+
+
 def test_scores_without_noise_are_infinitely_apart_and_canaries_that_do_not_show_are_not():
     inside = np.arange(20) % 2 == 0
     assert separation(inside.astype(float), inside) == (math.inf, math.inf, math.inf)
