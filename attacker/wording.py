@@ -184,6 +184,41 @@ def budget(value: float | None) -> str:
     return mantissa if not exponent else f"{mantissa}e{int(power)}".replace("-", "−")
 
 
+def in_words(value: float | None) -> str:
+    """An epsilon as it is spoken, of three digits; a dash where it is none.
+
+    >>> in_words(213106544.7), in_words(8.52e8), in_words(10.39), in_words(87_123.0), in_words(4.2e18), in_words(None)
+    ('213 million', '852 million', '10.4', '87,100', '4.2e18', '–')
+    """
+    if value is None:
+        return "–"
+    rounded = float(f"{value:.3g}")
+    for unit, one in (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)):
+        if one <= rounded < 1000 * one:
+            return f"{rounded / one:g} {unit}"
+    if 100 <= rounded < 1e6:
+        return f"{rounded:,.0f}"
+    return budget(value)
+
+
+def one_in(chance: float) -> str:
+    """A small chance, as it is spoken.
+
+    >>> one_in(1e-5), one_in(0.03), one_in(0.0)
+    ('1 in 100,000', '1 in 33', 'none')
+    """
+    return "none" if chance <= 0 else f"1 in {round(1 / chance):,}"
+
+
+def small_percent(share: float | None) -> str:
+    """A share that may be far below 1 %, with two digits that count; a dash where it is none.
+
+    >>> small_percent(4.845e-5), small_percent(0.4845), small_percent(1.1), small_percent(None)
+    ('0.0048 %', '48 %', '110 %', '–')
+    """
+    return "–" if share is None else f"{float(f'{share * 100:.2g}'):,.10g} %"
+
+
 def distance(value: float | None) -> str:
     """A matching loss, which may be tiny: with two digits that count.
 

@@ -16,6 +16,7 @@ from attacker.audit.record.view import AGREES, lines_that_mend
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
+from attacker.report.guarantees import guaranteed
 from attacker.report.html import TEMPLATES, digest, environment, write_html
 from attacker.report.indices import determined
 from attacker.report.panels import ModelGroup, Panel, model_groups, most_successful
@@ -53,6 +54,7 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         groups=groups,
         panels=panels,
         audited=[panel for panel in panels if not panel.control],
+        guarantees=guaranteed(record, panels),
         gallery=gallery,
         charts=_charts(record, groups),
         leakage=determined(record, panels),

@@ -15,6 +15,7 @@ class CanaryAudit(Entry):
     federation: Identifier
     canaries: Count = Field(description="known gradients, each in an update with probability 1/2")
     norm: Number = Field(description="of each")
+    round: Count = Field(default=0, description="the only round in which they entered; 0 for every round")
     updates: Count = Field(description="updates that they entered")
     scored: Count = Field(description="canaries of all updates that could be looked for")
     lost: Count = Field(description="canaries of all updates of which no number came back; they are not counted")

@@ -147,4 +147,4 @@ def bound_sentence(bound: AttackBound, canaries: CanaryAudit | None) -> str:
         most = f"any attack at most {percent(bound.most)} of the images in {bound.rounds} round"
         most += "" if bound.rounds == 1 else "s"
         most += "" if bound.measured is None else f" (measured {percent(bound.measured)})"
-    return f"Epsilon{whom} a round, at delta {bound.delta:g}: {claimed}, {formula}, {audited}; {most}."
+    return f"Epsilon{whom} a round, at delta {budget(bound.delta)}: {claimed}, {formula}, {audited}; {most}."

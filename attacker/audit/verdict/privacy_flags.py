@@ -52,5 +52,7 @@ def canaries_missing(view: FederationView) -> Iterator[Found]:
 def canaries_present(view: FederationView) -> Iterator[Found]:
     """Canaries in the updates that were attacked, which disturb what attacks look at."""
     canaries = canaries_of(view)
-    if canaries is not None and canaries.updates and view.compared:
+    if canaries is None or not canaries.updates:
+        return
+    if any(canaries.round in (0, row.round) for row in view.compared):
         yield raised_flag("canaries-present", updates=canaries.updates, of=view.federation.updates)

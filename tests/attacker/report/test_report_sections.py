@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from attacker.audit.record.privacy import AttackBound, CanaryAudit
 from attacker.audit.record.schema import AuditRecord, Flag, LeakageSummary, PrivacyClaims, PrivacyGuarantee
 from attacker.report.figures import accuracy_chart, error_chart, histogram, smallest_errors, trade_chart
 from attacker.report.indices import Determined
@@ -164,15 +165,48 @@ def test_guarantees_stand_beside_what_is_claimed(tmp_path):
     )  # fmt: skip
     found = record([federation("f1", claims=holding), federation("f2", claims=none)], [])
     page = Page(render_page(found, tmp_path))
-    section = between(page, "What differential privacy the clients' defence claims", "Images")
-    assert "one image 10 8.52e8 8.5e9 1e−5 2.4e−5 yes" in section
-    assert "one client 10 2.13e8 – 1e−5 4.8e−5 yes" in section
-    assert "any – No guarantee no" in section
-    assert "The stated epsilon 10 does not follow. For one image: its note." in section
-    assert "no guarantee : pruning draws nothing at random." in section
+    section = between(page, "Differential privacy limits what any attack can learn", "Images")
+    assert "epsilon 10 is claimed, and clip and noise give 213 million for one client in one round." in section
     assert (
-        "What differential privacy the clients" not in Page(render_page(record([federation("f1")], []), tmp_path)).words
+        "one image one client Claimed epsilon, each round 10 By formula, one round 852 million 213 million" in section
     )
+    assert "By formula, all 2 rounds 8.5 billion –" in section
+    assert "Chance that it does not hold (delta) 1 in 100,000" in section
+    assert "Noise, as a share of what one can change 0.0024 % 0.0048 % Holds against the server yes" in section
+    assert "Canaries: epsilon is at least not measured Any attack brings back at most no bound" in section
+    assert "The stated epsilon 10 does not follow. For one image: its note." in section
+    assert "No guarantee: pruning draws nothing at random." in section
+    assert "Claimed epsilon, each round nothing By formula no guarantee" in section
+    without = Page(render_page(record([federation("f1")], []), tmp_path))
+    assert "Differential privacy limits" not in without.words
+
+
+def test_canaries_and_the_bound_stand_beside_the_guarantee(tmp_path):
+    canaries = CanaryAudit(
+        federation="f1", canaries=1000, norm=1, updates=4, scored=4000, lost=0, silent=[], unit="client", delta=1e-5,
+        mu=1, mu_seen=2, mu_most=3, gaussian=87_123, guesses=800, right=500, counted=0.4, epsilon=87_123,
+        notes=["each is left with a share of the clip"],
+    )  # fmt: skip
+    bound = AttackBound(
+        federation="f1", unit="client", mu=1, rounds=1, delta=1e-5, claimed=10, formula=100, composed=100,
+        prior_seen=0.1, prior=0.2, most=0.56, attack="dlg", measured=0.3, least=0.2, sentence="",
+    )  # fmt: skip
+    found = record([federation("f1")], []).model_copy(update={"canaries": [canaries], "bounds": [bound]})
+    page = Page(render_page(found, tmp_path))
+    assert "Canaries show that epsilon is at least 87,100 for one client in one round (95 % confidence)." in page.words
+    assert (
+        "at most 56 % of such images come back while clip and noise are what was announced; DLG brought" in page.words
+    )
+    assert "Canaries: epsilon is at least – 87,100 Any attack brings back at most 56 % of the images" in page.words
+    assert "500 of 800 guesses right, which refutes epsilon 0.4 whatever the noise is." in page.words
+    assert "A guess without the update reaches 10 %, at most 20 %" in page.words
+    all_of_them = found.model_copy(update={"bounds": [bound.model_copy(update={"most": 1.0})]})
+    assert "A bound of 100 % rules nothing out" in Page(render_page(all_of_them, tmp_path)).words
+    nothing = canaries.model_copy(update={"epsilon": None, "reason": "the secret is not known"})
+    none = bound.model_copy(update={"most": None, "reason": "no mechanism"})
+    left = Page(render_page(found.model_copy(update={"canaries": [nothing], "bounds": [none]}), tmp_path))
+    assert "Canaries measured nothing: the secret is not known." in left.words
+    assert "Nothing bounds what attacks bring back: no mechanism." in left.words
 
 
 def test_privacy_is_drawn_over_utility():
