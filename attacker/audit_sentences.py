@@ -46,7 +46,7 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "canaries-lost": "no number of any canary came back",
         "canaries-clipped": "each canary has a norm of {norm:g} and is clipped to {clip:g}, as an example is: it "
         "measures what one of that norm does",
-        "canaries-clipped.together": "the canaries of an update together have a norm of {norm:.3g} and the clip is "
+        "canaries-clipped.together": "the canaries of an update together have a norm of {norm:,.6g} and the clip is "
         "{clip:g}: they take the place of most of the update, and each is left with a share of the clip",
         "canaries-small": "each canary has a norm of {norm:g}, below the clip of {clip:g}: larger ones would measure "
         "more",

@@ -82,9 +82,14 @@ def _of_claims(claims: PrivacyClaims, rounds: int) -> list[Line]:
     lines = [Line(what="Claimed epsilon, each round", image=claimed)]
     if not claims.guarantees:
         return [*lines, Line(what="By formula", image="no guarantee", strong=True)]
-    lines.append(_line("By formula, one round", claims, lambda one: wording.in_words(one.a_round), strong=True))
+    held = "" if claims.holds else ", if it held"
+    lines.append(
+        _line(f"By formula, one round{held}", claims, lambda one: wording.in_words(one.a_round), strong=claims.holds)
+    )
     if rounds > 1:
-        lines.append(_line(f"By formula, all {rounds} rounds", claims, lambda one: wording.in_words(one.composed)))
+        lines.append(
+            _line(f"By formula, all {rounds} rounds{held}", claims, lambda one: wording.in_words(one.composed))
+        )
     delta = claims.guarantees[0].delta
     lines.append(Line(what="Chance that it does not hold (delta)", image=wording.one_in(delta)))
     if any(one.noise_multiplier is not None for one in claims.guarantees):

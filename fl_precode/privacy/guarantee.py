@@ -250,7 +250,7 @@ def _of_sparse_vectors(mechanism: Mechanism, level: Level, conditions: Condition
     compared = settings.epsilon * (1 + (2 * count) ** (2 / 3)) / 2
     pieces = [(settings.noise_var, count), (compared, 1)]
     note = (
-        f"by composition: {settings.noise_var:g} for each of {count} numbers with noise, and {compared:.3g} for the "
+        f"by composition: {settings.noise_var:g} for each of {count:,} numbers with noise, and {compared:.3g} for the "
         "comparisons; as if what is accepted and not drawn were not sent"
     )
     return Guarantee(

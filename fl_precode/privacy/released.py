@@ -1,7 +1,8 @@
-"""What a server gets of a Gaussian mechanism: whom it protects, and how well its noise covers them."""
+"""What a server gets of a mechanism: whom it protects, and how well its noise covers them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -61,3 +62,25 @@ def released_by(defence: str) -> Released | None:
         delta=(claim.delta if claim is not None else None) or DELTA,
         buffers=mechanism.of_buffers,
     )
+
+
+def pure_epsilon(defence: str, numbers: int) -> float | None:
+    """Epsilon of one release of Laplace noise to the server, of one client and each of its images; None for others.
+
+    The clip bounds an update's L2 norm, and its L1 norm by the root of its numbers more. That is with or without the
+    client, as for `Released`.
+
+    Args:
+        defence: Spec.
+        numbers: In the update, 1 or more.
+
+    >>> pure_epsilon("clip:max_norm=1+laplace:std=0.1", 100), pure_epsilon("laplace:std=0.1", 100)
+    (141.4213562373095, None)
+    """
+    try:
+        mechanism = mechanism_of(defence)
+    except ValueError:  # announced, and not one that exists
+        return None
+    if isinstance(mechanism, NoMechanism) or mechanism.kind != "laplace":
+        return None
+    return mechanism.clip * math.sqrt(numbers) / mechanism.noise

@@ -8,7 +8,7 @@ without the release succeeds with probability kappa, then no attack that sees th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import erfcx, ndtr, ndtri
@@ -20,7 +20,9 @@ _POINTS = 2_001
 """Epsilons that are tried; each gives a bound that holds, and the least of them is taken."""
 
 
-def most_successes(prior: float, curve: PrivacyCurve, reverse: PrivacyCurve | None = None) -> float:
+def most_successes(
+    prior: float, curve: PrivacyCurve, reverse: PrivacyCurve | None = None, *, at: Sequence[float] = ()
+) -> float:
     """The share of successes that no attack exceeds, for any privacy curve.
 
     ``min over eps >= 0 of min(e^eps prior + delta, 1 - e^-eps (1 - prior - delta))``: what (eps, delta)-differential
@@ -34,16 +36,17 @@ def most_successes(prior: float, curve: PrivacyCurve, reverse: PrivacyCurve | No
             it is without.
         reverse: The same the other way round; None takes ``curve``, which must hold for both then, as an accountant's
             does.
+        at: Further epsilons of 0 or more to try, such as one at which the curve has a step.
 
     Raises:
         ValueError: If the prior is no probability, or the curve gives a delta that is none.
 
-    >>> round(most_successes(0.1, lambda epsilon: 0.0 if epsilon >= 1 else 1.0), 6)  # pure epsilon of 1
+    >>> round(most_successes(0.1, lambda epsilon: 0.0 if epsilon >= 1 else 1.0, at=[1]), 6)  # pure epsilon of 1
     0.271828
     """
     _check_probability("prior", prior)
     least = 1.0
-    for epsilon in _epsilons(prior):
+    for epsilon in (*_epsilons(prior), *at):
         delta = curve(epsilon)
         other = delta if reverse is None else reverse(epsilon)
         _check_probability("delta", delta)

@@ -7,7 +7,10 @@ to the threshold: the upper end of its interval, because a bound that goes by to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 from attacker.audit.record.counting import best_guess
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
@@ -17,8 +20,8 @@ from attacker.audit.record.view import FederationView, views
 from attacker.metrics.intervals import wilson_of_share
 from attacker.reasons import Reason, because
 from attacker.wording import budget, percent
-from fl_precode.privacy.released import DELTA, Released, released_by
-from fl_precode.privacy.robustness import composed, gaussian_epsilon, most_successes_gaussian
+from fl_precode.privacy.released import DELTA, Released, pure_epsilon, released_by
+from fl_precode.privacy.robustness import composed, gaussian_epsilon, most_successes, most_successes_gaussian
 
 _LEVEL = 0.05
 
@@ -38,29 +41,42 @@ def canaries_of(view: FederationView) -> CanaryAudit | None:
     return next((found for found in view.record.canaries if found.federation == view.federation.id), None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Promised:
+    """What a defence promises of the images of one client, over all rounds."""
+
+    unit: Literal["image", "client"] | None = None
+    delta: float = DELTA
+    claimed: float | None = None
+    mu: float | None = None
+    formula: float | None = None
+    composed: float | None = None
+    most: Callable[[float], float] | None = None
+    reason: Reason = Reason("")
+
+
 def _bound(view: FederationView) -> AttackBound | None:
     federation, canaries = view.federation, canaries_of(view)
-    released = released_by(federation.defence)
-    if federation.control_of is not None or (released is None and canaries is None):
+    promised = _promised(federation)
+    if federation.control_of is not None or (promised.unit is None and canaries is None):
         return None
-    mu, reason = _mu_of_a_round(federation, released)
-    whole = None if mu is None else composed(mu, max(1, federation.rounds))
+    reason = promised.reason
     seen, prior = _prior(view)
     if not reason and prior is None:
         reason = because("bound-without-prior")
     rate = _surest(view)
     bound = AttackBound(
         federation=federation.id,
-        unit=None if released is None else released.unit,
-        mu=finite(mu),
+        unit=promised.unit,
+        mu=finite(promised.mu),
         rounds=federation.rounds,
-        delta=DELTA if released is None else released.delta,
-        claimed=None if released is None else released.claimed,
-        formula=_epsilon(mu, released),
-        composed=_epsilon(whole, released),
+        delta=promised.delta,
+        claimed=promised.claimed,
+        formula=finite(promised.formula),
+        composed=finite(promised.composed),
         prior_seen=seen,
         prior=prior,
-        most=None if whole is None or prior is None else most_successes_gaussian(prior, whole),
+        most=None if promised.most is None or prior is None else promised.most(prior),
         attack=None if rate is None else rate.attack,
         measured=None if rate is None else rate.measured,
         least=None if rate is None else rate.least,
@@ -71,25 +87,55 @@ def _bound(view: FederationView) -> AttackBound | None:
     return bound.model_copy(update={"sentence": bound_sentence(bound, canaries)})
 
 
-def _mu_of_a_round(federation: FederationSummary, released: Released | None) -> tuple[float | None, Reason]:
-    """What one round's update tells at most, over its noise; else why nothing is known of it."""
-    if released is None:
-        return None, because("bound-without-mechanism")
+def _promised(federation: FederationSummary) -> _Promised:
+    released = released_by(federation.defence)
+    pure = pure_epsilon(federation.defence, max(1, federation.parameters))
+    rounds = max(1, federation.rounds)
+    reason = _why_none(federation, released, pure)
+    if released is None and pure is None:
+        return _Promised(reason=reason)
+    if released is None or pure is not None:
+        assert pure is not None
+        known = _Promised(unit="client", delta=0.0, reason=reason)
+        # Pure releases add up: beyond their sum no delta is left, whatever the mechanisms are.
+        total = pure * rounds
+        most = partial(most_successes, curve=lambda epsilon: 0.0 if epsilon >= total else 1.0, at=(total,))
+        return known if reason else replace(known, formula=pure, composed=total, most=most)
+    known = _Promised(unit=released.unit, delta=released.delta, claimed=released.claimed, reason=reason)
+    if reason:
+        return known
+    mu = _mu_of_a_round(federation, released)
+    whole = composed(mu, rounds)
+    return replace(
+        known,
+        mu=mu,
+        formula=gaussian_epsilon(mu, released.delta),
+        composed=gaussian_epsilon(whole, released.delta),
+        most=partial(most_successes_gaussian, mu=whole),
+    )
+
+
+def _why_none(federation: FederationSummary, released: Released | None, pure: float | None) -> Reason:
+    """Why nothing is known of what one round's update tells at most; empty where something is."""
+    if released is None and pure is None:
+        return because("bound-without-mechanism")
     if federation.noise_from_seed:
-        return None, because("bound-noise-from-seed")
-    if federation.statistics and not released.buffers:
-        return None, because("bound-beside-statistics", layers=federation.statistics)
-    if not released.per_step:
-        return released.mu, Reason("")
-    steps = federation.facts.steps if federation.facts is not None else federation.local_steps
-    if steps is None:
-        return None, because("bound-without-steps")
+        return because("bound-noise-from-seed")
+    if federation.statistics and (released is None or not released.buffers):
+        return because("bound-beside-statistics", layers=federation.statistics)
+    if released is not None and released.per_step and _steps(federation) is None:
+        return because("bound-without-steps")
+    return Reason("")
+
+
+def _mu_of_a_round(federation: FederationSummary, released: Released) -> float:
+    """What one round's update tells at most, over its noise."""
     # An image may be in every step: that it is drawn by chance protects no image that was.
-    return composed(released.mu, steps), Reason("")
+    return composed(released.mu, _steps(federation) or 1) if released.per_step else released.mu
 
 
-def _epsilon(mu: float | None, released: Released | None) -> float | None:
-    return None if mu is None or released is None else finite(gaussian_epsilon(mu, released.delta))
+def _steps(federation: FederationSummary) -> int | None:
+    return federation.facts.steps if federation.facts is not None else federation.local_steps
 
 
 def _prior(view: FederationView) -> tuple[float | None, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 
 import pytest
@@ -118,6 +119,22 @@ def test_a_claim_without_a_mechanism_has_no_formula_and_no_bound():
 def test_what_lies_beside_the_noise_leaves_no_bound(defence, changes, code):
     (bound,) = bounds(audited(defence, **changes))
     assert (bound.most, bound.codes) == (None, [code])
+
+
+def test_laplace_noise_behind_a_clip_has_a_bound_without_delta():
+    spec = "clip:max_norm=1+laplace:std=100"
+    (bound,) = bounds(audited(spec, parameters=100))  # two rounds
+    epsilon = 100**0.5 / (100 / 2**0.5)
+    assert (bound.unit, bound.delta, bound.mu) == ("client", 0, None)
+    assert (bound.formula, bound.composed) == (pytest.approx(epsilon), pytest.approx(2 * epsilon))
+    assert bound.most == pytest.approx(
+        min(math.exp(2 * epsilon) * bound.prior, 1 - math.exp(-2 * epsilon) * (1 - bound.prior))
+    )
+    assert "any attack at most 8 % of the images in 2 rounds" in bound.sentence
+    assert bounds(audited(spec, parameters=100, statistics=3))[0].codes == ["bound-beside-statistics"]
+    little = bounds(audited("clip:max_norm=1+laplace:std=1e-9", parameters=10**6))[0]
+    assert little.most == 1
+    assert contradictions(finish_record(audited(spec, parameters=100))) == []
 
 
 def test_without_the_truth_no_prior_is_known():
