@@ -54,6 +54,10 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "canaries, and the true one may be anything above",
         "canaries-unseen": "canaries that are in score no higher than those that are out (separation at most "
         "{most:.2g}): the app drops them, or they drown in the update",
+        "canaries-unseen.images": "images that are in score no higher than chance allows: the noise hides them, the "
+        "model tells them apart by nothing but their labels, or the app drops them",
+        "canaries-images": "the canaries are random images with random labels, whose gradients are much alike: counted "
+        "guesses alone say what they refute, and canaries as gradients refute more",
         "canaries-outside": "canaries that should be out show as well: the secret is that of other clients, or the app "
         "puts in all of them; those that should be in are compared with them",
         "canaries-silent": "the canaries do not show in {count} of {of} updates ({updates}): there the app drops them",

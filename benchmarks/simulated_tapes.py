@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from clients.canaries import canaries_of
+from clients.canaries import batches_with_canaries, canaries_of
 from clients.train import defended_gradient, defended_training
 from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import gradient_defence, perturbation_generator
@@ -158,6 +158,7 @@ def _client(
     settings, inputs = federation.settings, federation.data.inputs
     drawn = [federation.data.train.batch(indices) for indices in federation.batches(partition_id, server_round)]
     batches = [(inputs.normalise(images), labels) for images, labels in drawn]
+    work = batches_with_canaries(batches, settings, node, server_round, inputs)
     defence = gradient_defence(settings.defence)
     # Nobody is told this seed, and no attack looks for one: the same audit again, under noise as clients draw it.
     generator = perturbation_generator("simulated", settings.seed, partition_id, server_round)
@@ -168,12 +169,12 @@ def _client(
         torch.manual_seed(generator.initial_seed())
         if settings.protocol == "fedsgd":
             gradients, _ = defended_gradient(
-                own, batches[0], defence, generator, batch_norm=settings.batch_norm, loss=loss, canaries=canaries
+                own, work[0], defence, generator, batch_norm=settings.batch_norm, loss=loss, canaries=canaries
             )
             return {name: gradients.get(name, value) for name, value in own.state_dict().items()}, batches
         defended_training(
             own,
-            batches,
+            work,
             defence,
             generator,
             learning_rate=settings.learning_rate,

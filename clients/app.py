@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import Generator, Tensor
 
-from clients.canaries import canaries_of
+from clients.canaries import batches_with_canaries, canaries_of
 from clients.train import defended_gradient, defended_training
 from fl_precode.defences.on_gradients import Batch
 from fl_precode.defences.registry import gradient_defence, perturbation_generator
@@ -38,10 +38,12 @@ def train(message: Message, context: Context) -> Message:
 
     model = part.model().to(device)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    batches = _batches(part, server_round, device)
+    node = str(message.metadata.dst_node_id)
+    own = _batches(part, server_round, device)
+    batches = batches_with_canaries(own, settings, node, server_round, part.inputs)
     defence = gradient_defence(settings.defence)
     minimised = criterion(settings.loss, part.inputs.classes)
-    canaries = canaries_of(settings, str(message.metadata.dst_node_id), server_round)
+    canaries = canaries_of(settings, node, server_round)
     with client_noise(settings, partition_id, server_round) as generator:
         if settings.protocol == "fedsgd":
             gradients, loss = defended_gradient(
@@ -53,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
                 loss=minimised,
                 canaries=canaries,
             )
-            examples = len(batches[0][1])
+            examples = len(own[0][1])
             sent = {name: gradients.get(name, value) for name, value in model.state_dict().items()}
         else:
             loss = defended_training(

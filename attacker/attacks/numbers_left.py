@@ -18,6 +18,9 @@ from fl_precode.spec import Spec
 ADDS_NOISE: Final = frozenset({"noise", "laplace", "ppp", "local-dp"})
 """Defences that add noise to every number, or to some that nobody knows, by name."""
 
+FILTERS: Final = frozenset({"percentile", "svt"})
+"""Filters that leave some numbers as they were, and change others so that it can be seen, by name."""
+
 _FEW: Final = 0.05
 """Of the numbers that a filter sent, as many as must be exact for the others to be left out."""
 
@@ -62,7 +65,7 @@ def mostly_cut(observation: Observation, parts: Sequence[Spec]) -> bool:
 
 def _exactness(part: Spec) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Whether numbers are as they were before the last part, from them and their rounding; None where not known."""
-    if part.name not in ("percentile", "svt"):
+    if part.name not in FILTERS:
         return None
     try:
         chain = gradient_defence(part.text)

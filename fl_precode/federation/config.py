@@ -58,8 +58,8 @@ class Settings:
         seeded_noise: Draws the clients' noise from the seed too, so that a test can be repeated. Whoever has the seed
             takes that noise away: epsilon is not stated, and no report says that such noise protects.
         canaries: Known gradients that enter each update with probability 1/2, by which an audit measures what privacy
-            there is at most: ``count=1000,norm=1``; empty for none. For runs that are made to be audited: they disturb
-            the training. See `fl_precode.privacy.canaries.Canaries`.
+            there is at most: ``count=1000,norm=1``, or ``count=200,as=images`` for known images; empty for none. For
+            runs that are made to be audited: they disturb the training. See `fl_precode.privacy.canaries.Canaries`.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         tape: Absolute folder that receives every update; empty: nobody listens.
         output_dir: Absolute folder for ``result.json`` and the evaluation-only ``evaluation.json``; empty: none.

@@ -88,11 +88,16 @@ def canary_mod(
         buffers: As of `gradient_defence_mod`.
 
     Raises:
-        ValueError: If there is no canary, an option does not exist, or the secret is too short.
+        ValueError: If there is no canary, an option does not exist, they are images, or the secret is too short.
     """
     if kind not in ("weights", "gradient"):
         raise ValueError(f"expected kind to be 'weights' or 'gradient', got {kind!r}")
     known = Canaries.parse(canaries)
+    if known.kind != "gradients":
+        raise ValueError(
+            "a mod sees messages and no images: put canary images among the client's own "
+            "(fl_precode.privacy.canary_images.with_canary_images), or take as=gradients"
+        )
     included(secret, "", 0, known.count)  # refuses a secret that is too short, before anything is trained
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -22,6 +22,9 @@ from fl_precode.spec import parse_spec
 KEY: Final = "canaries"
 """Of the run configuration, and of the settings in a tape's header."""
 
+KINDS: Final = ("gradients", "images")
+"""What canaries are."""
+
 SECRET_LENGTH: Final = 16
 """Characters of a secret at least."""
 
@@ -35,6 +38,9 @@ class Canaries:
         norm: L2 norm of each, positive.
         seed: Of the directions; public.
         round: The only round in which they enter; 0 for every round.
+        kind: ``gradients``, directions that are added; or ``images``, known random ones with random labels, which are
+            further examples of every local step (`fl_precode.privacy.canary_images`), and whose gradients have the
+            norm that they have.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -44,8 +50,11 @@ class Canaries:
     norm: float = 1.0
     seed: int = 0
     round: int = 0
+    kind: str = "gradients"
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"expected canaries as gradients or as images, got as={self.kind}")
         if self.count < 1:
             raise ValueError(f"expected at least one canary, got count={self.count}; leave the canaries out for none")
         if not 0 < self.norm < math.inf:
@@ -55,20 +64,25 @@ class Canaries:
 
     @classmethod
     def parse(cls, text: str) -> Canaries:
-        """Canaries from ``count=1000,norm=1,seed=0,round=0``, of which each part may be left out.
+        """Canaries from ``count=1000,norm=1,seed=0,round=0,as=gradients``, of which each part may be left out.
 
         Raises:
             ValueError: If an option does not exist, or a value is out of its range.
 
-        >>> Canaries.parse("count=500,norm=2.5")
-        Canaries(count=500, norm=2.5, seed=0, round=0)
+        >>> Canaries.parse("count=500,norm=2.5").norm, Canaries.parse("count=100,as=images").kind
+        (2.5, 'images')
         """
         spec = parse_spec(f"{KEY}:{text}")
-        spec.check_options(("count", "norm", "seed", "round"))
+        spec.check_options(("count", "norm", "seed", "round", "as"))
+        kind = spec.options.get("as", "gradients")
+        if kind == "images" and "norm" in spec.options:
+            raise ValueError(
+                f"{text!r}: images have the gradients that they have; leave norm out, or take as=gradients"
+            )
         given = {"count": spec.integer("count"), "seed": spec.integer("seed"), "round": spec.integer("round")}
         whole = {name: value for name, value in given.items() if value is not None}
         norm = spec.number("norm")
-        return cls(**whole) if norm is None else cls(norm=norm, **whole)
+        return cls(kind=kind, **whole) if norm is None else cls(kind=kind, norm=norm, **whole)
 
     def enter(self, number: int) -> bool:
         """Whether they enter in a round."""
@@ -96,7 +110,7 @@ class Canaries:
         Raises:
             ValueError: If there are more canaries than numbers.
         """
-        if self.count > numbers:
+        if self.kind == "gradients" and self.count > numbers:
             raise ValueError(
                 f"expected no more canaries than the update has numbers, got {self.count} for {numbers}; give a count "
                 f"of at most {numbers}"

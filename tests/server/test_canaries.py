@@ -50,6 +50,35 @@ def test_the_reference_app_measures_what_its_noise_gives(run_locally, tmp_path):
     assert "audited at least" in page
 
 
+def test_canary_images_of_the_reference_app_refute_what_counted_guesses_can(run_locally, tmp_path):
+    found = {}
+    for name, defence in (
+        ("noisy", "dp:max_norm=1,noise_multiplier=0.5"),
+        ("hidden", "dp:max_norm=1,noise_multiplier=99"),
+    ):
+        tape = tmp_path / name / "tape"
+        _, out = run_locally(
+            model="lenet:activation=relu", defence=defence, canaries="count=200,as=images,round=1", tape=str(tape),
+            num_clients=1, num_server_rounds=1,
+        )  # fmt: skip
+        attacks = ["layerwise-inversion"]
+        record = audit_tape(tape, out=tmp_path / name / "audit", evaluation=out / "evaluation.json", attacks=attacks)
+        (found[name],) = record.canaries
+        assert ("canaries-missing" in names_of(record)) is (name == "hidden")
+        assert contradictions(record) == []
+    noisy, hidden = found["noisy"], found["hidden"]
+    assert (noisy.scored, noisy.unit, noisy.mu, noisy.gaussian) == (200, "image", None, None)
+    assert 0.3 < noisy.epsilon == noisy.counted < gaussian_epsilon(2.0, 1e-5)
+    assert "canaries-images" in noisy.codes
+    assert hidden.epsilon == 0
+    assert "canaries-unseen.images" in hidden.codes
+
+
+def test_a_mod_has_no_images_to_put_canaries_among():
+    with pytest.raises(ValueError, match="with_canary_images"):
+        canary_mod("count=5,as=images", secret=SECRET)
+
+
 def own_run(folder, *mods, canaries=CANARIES):
     return run(folder, client_app(record_truth, mods=mods), canaries=canaries)
 

@@ -14,6 +14,9 @@ from attacker.attacks.gradient_matching.attack import GradientMatching
 from attacker.attacks.gradient_matching.memory import share
 from attacker.attacks.gradient_matching.options import options_of
 from attacker.attacks.gradient_matching.parts import Adam
+from attacker.attacks.known_labels import known_labels
+from attacker.attacks.label_trial import labels_to_try
+from attacker.attacks.numbers_left import FILTERS
 from attacker.attacks.side_information import NoiseSearch, SideInformation
 from attacker.gradients.trace import Trace, trace
 from attacker.optim.deadline import share_of_time
@@ -96,7 +99,10 @@ class AdaptiveMatching(Attack):
                 results = self._compared_by(distance).search(
                     changed,
                     [known[index].observation for index in indices],
-                    [labels[index] for index in indices],
+                    [
+                        _labels(changed, observations[index], known[index], labels[index], generators[index])
+                        for index in indices
+                    ],
                     [generators[index] for index in indices],
                     share(progress, number, len(distances)),
                     [known[index].knowledge for index in indices],
@@ -129,6 +135,20 @@ class _Known:
     distance: str
     knowledge: SideInformation
     parts: tuple[str, ...] = ()
+
+
+def _labels(
+    victim: Victim, sent: Observation, known: _Known, granted: Tensor | None, generator: Generator
+) -> Tensor | None:
+    """Labels for a search that compares a part of what was sent: they are read off the whole of it.
+
+    A filter that cuts large numbers cuts those of the labels first, and leaves their signs. Where labels are to be
+    found by trial, that is left to the search.
+    """
+    if granted is not None or not FILTERS & set(known.parts):
+        return granted
+    ((found, _),) = known_labels(victim, [sent], [None], [generator])
+    return None if sent.batch_size is None or labels_to_try(victim, sent, found) else found
 
 
 def _joined(knowledge: SideInformation, fits: UpdateComparison) -> _Known | Reason:

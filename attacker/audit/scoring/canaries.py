@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.record.privacy import CanaryAudit
 from attacker.audit.record.schema import finite
+from attacker.audit.scoring.canary_images import scores_of_images
 from attacker.reasons import Reason, because, codes_of
 from fl_precode.privacy.canaries import KEY, Canaries, included, secret_of_seed
 from fl_precode.privacy.one_run import Guessed, guess_and_refute, separation
@@ -82,6 +83,10 @@ def _entries(federation: AuditedFederation, canaries: Canaries) -> list[TapeEntr
 def _look(federation: AuditedFederation, entry: TapeEntry, canaries: Canaries, secret: str) -> _Looked:
     subject = federation.subject
     observation = subject.tape.load(entry)
+    if canaries.kind == "images":
+        inside = included(secret, entry.node, entry.round, canaries.count)
+        scores = scores_of_images(subject, observation, canaries.of(entry.node, entry.round))
+        return _Looked(name=f"round {entry.round}, client {entry.node}", scores=scores, inside=inside, lost=0)
     trained = {name: tuple(p.shape) for name, p in subject.victim.model.named_parameters() if p.requires_grad}
     scores = canaries.of(entry.node, entry.round).scores(observation.update, trained)
     released = released_by(subject.defence)
@@ -102,6 +107,8 @@ def _measured(
 ) -> CanaryAudit:
     scores, inside = (np.concatenate([getattr(update, name) for update in looked]) for name in ("scores", "inside"))
     delta = DELTA if released is None else released.delta
+    if canaries.kind == "images":
+        return _by_guesses(federation, canaries, delta, looked, guess_and_refute(scores, inside, delta=delta))
     outside = _shows_outside(scores, inside)
     # Where canaries share a clip, an update with more of them leaves less of each: that is no noise.
     updates = np.repeat(np.arange(len(looked)), [len(update.scores) for update in looked])
@@ -139,6 +146,25 @@ def _measured(
         notes=list(map(str, notes)),
         codes=codes_of(notes),
     )
+
+
+def _by_guesses(
+    federation: AuditedFederation, canaries: Canaries, delta: float, looked: Sequence[_Looked], guessed: Guessed
+) -> CanaryAudit:
+    """Of images, whose scores are no sum of a signal and noise of one deviation: right guesses alone count."""
+    notes = [because("canaries-images")]
+    if guessed.epsilon == 0:
+        notes.append(because("canaries-unseen.images"))
+    elif guessed.right == guessed.guesses:
+        notes.append(because("canaries-all-right", guesses=guessed.guesses))
+    empty = _nothing(federation, canaries, None, Reason(""), looked)
+    return empty.model_copy(
+        update={
+            "scored": sum(len(update.scores) for update in looked), "unit": "image", "delta": delta,
+            "guesses": guessed.guesses, "right": guessed.right, "counted": guessed.epsilon, "epsilon": guessed.epsilon,
+            "notes": list(map(str, notes)), "codes": codes_of(notes),
+        }
+    )  # fmt: skip
 
 
 def _shows_outside(scores: NDArray[np.float64], inside: NDArray[np.bool_]) -> bool:

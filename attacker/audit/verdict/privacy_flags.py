@@ -45,7 +45,7 @@ def canaries_missing(view: FederationView) -> Iterator[Found]:
         return
     if canaries.reason:
         yield raised_flag("canaries-missing", why=canaries.reason)
-    elif canaries.mu == 0 or canaries.silent or "canaries-outside" in canaries.codes:
+    elif canaries.epsilon == 0 or canaries.mu == 0 or canaries.silent or "canaries-outside" in canaries.codes:
         yield raised_flag("canaries-missing", why=canaries.notes[-1])
 
 

@@ -13,7 +13,10 @@ from clients.train import defended_gradient, defended_training
 from fl_precode.defences.registry import gradient_defence
 from fl_precode.federation.config import Settings, SettingsError
 from fl_precode.federation.federation import prepare
+from fl_precode.local_training import batch_gradient
+from fl_precode.models.input_spec import InputSpec
 from fl_precode.privacy.canaries import Canaries, Inserted, included
+from fl_precode.privacy.canary_images import canary_images, image_scores, with_canary_images
 from fl_precode.privacy.one_run import separation
 from fl_precode.privacy.released import released_by
 
@@ -156,3 +159,34 @@ def test_each_client_has_directions_of_its_own_in_each_round():
         assert not np.array_equal(first[0], second[0])
         assert not np.array_equal(first[1], second[1])
     np.testing.assert_array_equal(canaries.of("7", 1).places(100)[0], drawn[0][0])
+
+
+def test_canary_images_are_known_and_are_looked_for_by_their_gradients():
+    inputs = InputSpec(channels=1, height=8, width=8, classes=3, mean=(0.5,), std=(0.5,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+    canaries = Canaries.parse("count=40,as=images")
+    images, labels = canary_images(canaries, inputs)
+    assert torch.equal(images, canary_images(canaries, inputs)[0])
+    assert (images.shape, int(labels.max())) == ((40, 1, 8, 8), 2)
+    inside = np.arange(40) % 2 == 0
+    batch = with_canary_images((torch.zeros(1, 1, 8, 8), torch.tensor([1])), canaries, inside, inputs)
+    assert len(batch[1]) == 21
+    gradients, _ = batch_gradient(model, batch)
+    scores = image_scores(model, dict(gradients), (images, labels))
+    assert scores[inside].min() > scores[~inside].max(), "without noise each is told from the others"
+    lacking = {name: value for name, value in gradients.items() if name.startswith("1.")}
+    assert scores.shape == image_scores(model, lacking, (images, labels), clip=1.0, noise=0.1).shape
+    canaries.check(1)  # images need no numbers of their own
+    with pytest.raises(ValueError, match="leave norm out"):
+        Canaries.parse("count=5,as=images,norm=2")
+    with pytest.raises(ValueError, match="as gradients or as images"):
+        Canaries.parse("as=words")
+
+
+def test_more_canary_images_than_can_be_compared_are_refused(monkeypatch):
+    monkeypatch.setattr("fl_precode.privacy.canary_images.MOST_NUMBERS", 1_000)
+    inputs = InputSpec(channels=1, height=8, width=8, classes=3, mean=(0.5,), std=(0.5,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    update = {name: value.detach() for name, value in model.named_parameters()}
+    with pytest.raises(ValueError, match="give a count of at most 5"):
+        image_scores(model, update, canary_images(Canaries(count=6, kind="images"), inputs))
