@@ -136,12 +136,13 @@ def test_which_defence_is_a_mechanism():
     assert released_by("dp:max_norm=3,noise_multiplier=0.5").unit == "image"
     assert released_by("precode+dp:max_norm=3,noise_multiplier=0.5+sign").mu == 2.0
     assert released_by("clip:max_norm=2+prune:share=0.5+noise:std=0.1").mu == pytest.approx(20)
+    assert released_by("clip:max_norm=1+sign+noise:std=1").mu == 1  # signs times their mean size are no longer
     announced = released_by("local-dp:clip=1,sensitivity=1e-4,epsilon=10,delta=1e-5")
     assert (announced.claimed, announced.unit) == (10, "client")
     assert 1 / announced.mu == pytest.approx(4.845e-5, rel=1e-3)
     for nothing in (
         "none", "noise:std=1", "clip:max_norm=1", "noise:std=1+clip:max_norm=1", "precode", "unknown",
-        "dp:max_norm=1,noise_multiplier=0", "clip:max_norm=1+sign+noise:std=1",
+        "dp:max_norm=1,noise_multiplier=0",
         "local-dp:clip=1,sensitivity=0,epsilon=10", "local-dp:clip=1,sensitivity=1,epsilon=0",
     ):  # fmt: skip
         assert released_by(nothing) is None, nothing
