@@ -15,6 +15,7 @@ from attacker.reasons import because
 from attacker.victim import Victim
 from fl_precode import Protocol
 from fl_precode.defences.registry import gradient_defence
+from fl_precode.models import InputSpec, build_model
 from tests.attacker import tiny
 from tests.attacker.bottlenecked import SPEC, spread
 from tests.attacker.members import error, run, victim_of
@@ -85,6 +86,21 @@ def test_of_what_a_filter_sent_only_the_numbers_count_that_it_left_as_they_were(
     assert one.reason == because("distance-chosen", distance="cosine-kept")
     expected = plain(victim, replace(seen, update=masked), distance="cosine-kept").inputs
     assert torch.equal(one.inputs, expected)
+
+
+def test_labels_are_read_off_all_that_a_filter_sent():
+    inputs = InputSpec(channels=3, height=32, width=32, classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
+    victim = Victim(model=build_model("lenet", inputs, seed=0), inputs=inputs, name="lenet")
+    image, spec = tiny.images(inputs, 1).float(), "percentile:share=90,gamma=0.1"
+    protocol = Protocol(name="fedsgd", batch_norm="buffers", defence=spec)
+    for label in (3, 7):
+        seen = tiny.observe(victim, image, [label])
+        batch = (image, torch.tensor([label]))
+        filtered = gradient_defence(spec)(seen.update, generator=torch.Generator(), model=victim.model, batch=batch)
+        # The label's numbers are the largest, and cut: among those that count in the search they are not.
+        assert float(seen.update["classifier.bias"][label]) < -0.1
+        (one,) = run(ATTACK, victim, [replace(seen, update=filtered, protocol=protocol)])
+        assert one.labels.tolist() == [label]
 
 
 def test_where_a_filter_cut_everything_signs_are_compared():
