@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Final, get_origin
 
 PAGE: Final = Path(__file__).with_name("api.md")
-SHELVES: Final = ("attacks", "labels", "leakage", "metrics", "report", "defences", "flower", "tape")
+SHELVES: Final = ("attacks", "labels", "leakage", "metrics", "report", "defences", "flower", "tape", "privacy")
 _SECTIONS: Final = ("Args", "Attributes", "Returns", "Raises", "Yields")
 _HEAD: Final = """# Public API
 

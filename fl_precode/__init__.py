@@ -32,6 +32,7 @@ Shelves, each with a page of its own (``help(flp.attacks)``):
     defences    defences by name, and how to add one
     flower      what touches Flower: Interceptor, ListeningGrid, listening, record_truth
     tape        tapes: reading and writing
+    privacy     what differential privacy a defence guarantees, whatever it claims
 
 Less often: VariationalBottleneck, ConvBottleneck, sample_noise. What is not named here is private and may change, above
 all the package ``attacker``. The command line is ``fl-precode``.
@@ -53,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attacker.victim import Victim
-    from fl_precode import attacks, defences, flower, labels, leakage, metrics, report, tape
+    from fl_precode import attacks, defences, flower, labels, leakage, metrics, privacy, report, tape
     from fl_precode.auditing import TapeSource, audit
     from fl_precode.defences.cvb import ConvBottleneck
     from fl_precode.defences.extend import extend, extend_conv, extend_dropout
@@ -86,6 +87,7 @@ __all__ = [
     "labels",
     "leakage",
     "metrics",
+    "privacy",
     "report",
     "sample_noise",
     "tape",

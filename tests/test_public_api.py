@@ -63,7 +63,9 @@ def test_help_reads_as_a_table_of_contents():
         _ = flp.attack
 
 
-@pytest.mark.parametrize("shelf", ["attacks", "labels", "leakage", "metrics", "report", "defences", "flower", "tape"])
+@pytest.mark.parametrize(
+    "shelf", ["attacks", "labels", "leakage", "metrics", "report", "defences", "flower", "tape", "privacy"]
+)
 def test_every_name_on_a_shelf_is_there_and_has_a_docstring(shelf):
     module = getattr(flp, shelf)
     assert module.__doc__
