@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -216,3 +217,23 @@ def test_batch_statistics(tmp_path):
     assert {row["case"]["variant"] for row in searches} == {"both", "only"}
     assert all(row["statistics_missed"] > 0 for row in searches)
     assert 0 < spectrum["seen"] <= min(spectrum["numbers"], spectrum["pixels"])
+
+
+def test_guarantees_put_audits_of_a_filter_together():
+    from benchmarks import guarantees
+    from benchmarks.filtered_audits import Case, measured
+
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8), np.arange(16, dtype=np.int64) % 10
+    case = Case(spec="percentile", model="lenet", batch=8)
+    row = measured(case, 0, images, 2, formulas=False)
+    assert (row["images"], row["updates"], row["back"], row["guessed"]) == (8, 1, 0, 0)
+    assert 0.5 < row["as_it_was"] < 1
+    assert row["canaries"]["right"] == row["canaries"]["guesses"] > 0, "without noise each canary is seen"
+    two = guarantees._row(case, [row, {**row, "seed": 1, "back": 8}])
+    assert (two["images"], two["back"], two["updates"], two["most"]) == (16, 8, 2, None)
+    assert two["prior"] == pytest.approx(0.66, abs=0.01), "none of two independent updates"
+    table = guarantees.audits_table([two])
+    assert "no bound" in table
+    assert "**8 of 16**" in table
+    assert guarantees._row(Case(spec="svt", model="lenet", batch=8), [row]) is None
