@@ -83,6 +83,7 @@ def simulate(folder: Path, settings: Settings, *, alter: str = "", clients: int 
         model=settings.model,
         defence=settings.defence,
         kind=settings.kind,
+        reply=settings.kind,
         protocol=settings.announced,
         inputs=federation.data.inputs,
         settings={key: value for key, value in settings.to_run_config().items() if key not in PRIVATE},

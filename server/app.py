@@ -87,6 +87,8 @@ def tape_header(federation: Federation) -> TapeHeader:
         model=settings.model,
         defence=settings.defence,
         kind=settings.kind,
+        # Said, and not left to be seen: under strong noise weights point elsewhere than those that were sent.
+        reply=settings.kind,
         protocol=settings.announced,
         inputs=federation.data.inputs,
         settings={key: value for key, value in settings.to_run_config().items() if key not in private},

@@ -147,6 +147,8 @@ def _on_canaries(claims: PrivacyClaims | None, canaries: CanaryAudit | None) -> 
         return []
     if canaries.epsilon is None:
         return [f"Canaries measured nothing: {canaries.reason}."]
+    if canaries.epsilon == 0:
+        return ["Canaries refute nothing: none of them shows."]
     found = (
         f"Canaries show that epsilon is at least {wording.in_words(canaries.epsilon)} for one {canaries.unit} in one "
         "round (95 % confidence)"

@@ -205,6 +205,8 @@ def test_canaries_and_the_bound_stand_beside_the_guarantee(tmp_path):
     nothing = canaries.model_copy(update={"epsilon": None, "reason": "the secret is not known"})
     none = bound.model_copy(update={"most": None, "reason": "no mechanism"})
     left = Page(render_page(found.model_copy(update={"canaries": [nothing], "bounds": [none]}), tmp_path))
+    unseen = found.model_copy(update={"canaries": [canaries.model_copy(update={"epsilon": 0.0})]})
+    assert "Canaries refute nothing: none of them shows." in Page(render_page(unseen, tmp_path)).words
     assert "Canaries measured nothing: the secret is not known." in left.words
     assert "Nothing bounds what attacks bring back: no mechanism." in left.words
 
