@@ -1,4 +1,4 @@
-"""Whose image a reconstruction shows: the place of the true image among candidates, and what chance would give.
+"""Whose image a reconstruction shows: how near it is to candidates, and the place of the true image among them.
 
 Images are (n, channels, height, width) on the [0, 1] scale. Nothing here knows where candidates come from.
 """
@@ -6,14 +6,13 @@ Images are (n, channels, height, width) on the [0, 1] scale. Nothing here knows 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from attacker.metrics.places import Place
 
 MOST_SIDE: Final = 64
 """Pixels of the longer side that images are compared at; larger ones are averaged down to it."""
@@ -73,10 +72,12 @@ def pixel_distances(images: Tensor, candidates: Tensor) -> Tensor:
         candidates: Of `crops`.
     """
     shift = shift_of(min(images.shape[-2:]))
-    best = torch.full((len(images), len(candidates)), -1.0)
-    for down in range(-shift, shift + 1):
-        for right in range(-shift, shift + 1):
-            best = torch.maximum(best, _directions(_window(images, down, right)) @ candidates.T)
+    moves = [(down, right) for down in range(-shift, shift + 1) for right in range(-shift, shift + 1)]
+    best = torch.zeros(len(images), len(candidates))
+    for number, image in enumerate(images):
+        # All shifts at once: the candidates, which are many, are read from memory a single time.
+        shifted = torch.cat([_window(image[None], down, right) for down, right in moves])
+        best[number] = (_directions(shifted) @ candidates.T).amax(dim=0)
     return 1 - best
 
 
@@ -95,55 +96,6 @@ def _directions(images: Tensor) -> Tensor:
     return torch.where(plain, torch.zeros_like(flat), flat / length.clamp(min=torch.finfo(flat.dtype).tiny))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the true image stands among its candidates by their distance from a reconstruction.
-
-    Candidates that are equally near stand in an order by lot: what counts below is what that gives in the mean, so
-    that a picture that says nothing is first as often as chance has it, whatever the data set repeats.
-
-    Attributes:
-        closer: Other candidates that are nearer.
-        tied: Others that are as near.
-        others: All other candidates.
-    """
-
-    closer: int
-    tied: int
-    others: int
-
-    @property
-    def rank(self) -> float:
-        """From 1; the mean of the places that it shares.
-
-        >>> Place(closer=0, tied=1, others=9).rank
-        1.5
-        """
-        return 1 + self.closer + self.tied / 2
-
-    def within(self, places: int) -> float:
-        """How likely the true image is among the first so many.
-
-        >>> [Place(closer=3, tied=3, others=9).within(places) for places in (1, 5, 10)]
-        [0.0, 0.5, 1.0]
-        """
-        return min(1.0, max(0.0, (places - self.closer) / (self.tied + 1)))
-
-    @property
-    def chance(self) -> float:
-        """Probability of such a place or a better one for a picture that says nothing; ties count against it.
-
-        >>> Place(closer=0, tied=0, others=999).chance
-        0.001
-        """
-        return (self.closer + self.tied + 1) / (self.others + 1)
-
-    @property
-    def alone(self) -> bool:
-        """Whether it is first, and no other candidate as near."""
-        return self.closer == self.tied == 0 < self.others
-
-
 def place_of(own: float, others: Tensor, copies: int = 0) -> Place:
     """The place of the true image.
 
@@ -156,40 +108,3 @@ def place_of(own: float, others: Tensor, copies: int = 0) -> Place:
     closer = int((difference < -_TIE).sum())
     tied = int((difference.abs() <= _TIE).sum())
     return Place(closer=closer, tied=tied + copies, others=len(others) + copies)
-
-
-def chance_of_first(first: int, updates: Sequence[tuple[int, int]], candidates: int) -> float:
-    """Probability, at most, that so many true images or more are first although no picture says anything about them.
-
-    The images of an update are put in the order that fits the truth best, so that each picture had several images to be
-    like; and several images may be compared with the same candidates by equal pictures. The bound allows for the worst
-    of both: it sums over all ways of pairing ``first`` images with pictures of their updates, each of which has a
-    probability of ``first! / candidates ** first`` at most, as when all pictures are one and all candidates the same.
-
-    Args:
-        first: Images that are first.
-        updates: Of each update how many different images were compared, and how many pictures there were.
-        candidates: The true image among them; the fewest where they differ.
-
-    >>> round(chance_of_first(1, [(1, 1)], 1001), 6), chance_of_first(0, [(1, 1)], 1001)
-    (0.000999, 1.0)
-    >>> [float(f"{chance_of_first(first, [(8, 8)], 1001):.1e}") for first in (1, 2, 3, 8)]
-    [0.064, 0.0031, 0.00011, 1.6e-15]
-    """
-    if first < 1:
-        return 1.0
-    ways = np.ones(1)
-    for images, pictures in updates:
-        more = np.array([_pairings(count, images, pictures, candidates) for count in range(min(first, images) + 1)])
-        ways = np.convolve(ways, more)[: first + 1]
-    if len(ways) <= first or ways[first] == 0:  # below what a float can hold
-        return 0.0
-    return min(1.0, math.exp(min(0.0, math.log(ways[first]) + math.lgamma(first + 1))))
-
-
-def _pairings(count: int, images: int, pictures: int, candidates: int) -> float:
-    """Ways of pairing so many of an update's images with its pictures, times the chance that all of these are first."""
-    if count > pictures:
-        return 0.0
-    ways = math.comb(images, count) * math.perm(pictures, count)
-    return math.exp(math.log(ways) - count * math.log(candidates))
