@@ -27,6 +27,7 @@ from attacker.audit.record.schema import (
     FederationSummary,
     ImageResult,
     PlannedAttack,
+    Setting,
     VictimImage,
 )
 from attacker.audit.scoring.head_readings import head_readings
@@ -98,18 +99,7 @@ def assemble(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         title=title,
         success_threshold=SUCCESS_THRESHOLD,
-        settings={
-            "victims": settings.victims,
-            "labels": settings.knowledge.labels,
-            "attacks": " ".join(specs),
-            "device": settings.device,
-            "budget": settings.budget,
-            "rounds": settings.identity()["rounds"],
-            "threads": settings.threads,
-            "control": settings.control,
-            "leakage": settings.leakage,
-            "candidates": settings.candidates,
-        },
+        settings=_asked(settings, specs),
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),
         machine=this_machine(),
@@ -126,6 +116,22 @@ def assemble(
         threat_model=settings.knowledge.record(),
         plan=list(plan),
     )
+
+
+def _asked(settings: AuditSettings, specs: Sequence[str]) -> dict[str, Setting]:
+    """What the audit was asked for."""
+    return {
+        "victims": settings.victims,
+        "labels": settings.knowledge.labels,
+        "attacks": " ".join(specs),
+        "device": settings.device,
+        "budget": settings.budget,
+        "rounds": settings.identity()["rounds"],
+        "threads": settings.threads,
+        "control": settings.control,
+        "leakage": settings.leakage,
+        "candidates": settings.candidates,
+    }
 
 
 def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, str], Reconstruction]:
