@@ -162,8 +162,9 @@ def defences(asked: argparse.Namespace, known: dict[str, Row]) -> Iterator[tuple
         attack = (SEARCH if defence == "none" else MATCHED).format(iterations=asked.iterations)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            few = {"test_images": images[:8], "test_labels": labels[:8]}
-            np.savez(folder / "images.npz", images=images, labels=labels, **few)
+            last = images.transpose(0, 2, 3, 1)
+            few = {"test_images": last[:8], "test_labels": labels[:8]}
+            np.savez(folder / "images.npz", images=last, labels=labels, **few)
             settings = Settings(
                 dataset=f"npz:{folder / 'images.npz'}", model="lenet", defence=defence, num_clients=asked.victims,
                 num_server_rounds=1, batch_size=1, seed=SEED, device="cpu", seeded_noise=True,

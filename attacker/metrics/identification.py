@@ -108,3 +108,34 @@ def place_of(own: float, others: Tensor, copies: int = 0) -> Place:
     closer = int((difference < -_TIE).sum())
     tied = int((difference.abs() <= _TIE).sum())
     return Place(closer=closer, tied=tied + copies, others=len(others) + copies)
+
+
+def places_among(images: Tensor, truth: Tensor, others: Tensor) -> list[Place]:
+    """The place of each true image among other images, by the pixels of its reconstruction after a small shift.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1], finite, in the order of the truth.
+        truth: The same shape.
+        others: (m, channels, height, width): candidates that are none of these images.
+
+    Raises:
+        ValueError: If the shapes do not fit, or an image is not finite.
+
+    >>> truth = torch.eye(8).reshape(1, 1, 8, 8)
+    >>> (place,) = places_among(0.5 + 0.1 * truth, truth, torch.eye(64).reshape(64, 1, 8, 8))
+    >>> place.rank, place.chance < 0.02
+    (1.0, True)
+    """
+    if images.dim() != 4 or images.shape != truth.shape or others.shape[1:] != images.shape[1:]:
+        raise ValueError(
+            "expected images, truth and others (n, channels, height, width) of one form, and as many images as true "
+            f"ones; got {tuple(images.shape)}, {tuple(truth.shape)} and {tuple(others.shape)}"
+        )
+    if not bool(images.isfinite().all()):
+        raise ValueError("expected finite images, got NaN or infinity; leave diverged reconstructions out")
+    pictures, known = reduced(images), crops(reduced(others))
+    own = [
+        pixel_distances(picture[None], crops(image[None]))
+        for picture, image in zip(pictures, reduced(truth), strict=True)
+    ]
+    return [place_of(float(near), far) for near, far in zip(own, pixel_distances(pictures, known), strict=True)]

@@ -8,14 +8,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.record.csv_file import results_text
 from attacker.audit.record.identification import rank_summaries
+from attacker.audit.record.json_file import read_record
 from attacker.audit.scoring import identification
 from attacker.audit.scoring.identification import LineUp, Pools, what_lacks
 from attacker.audit.settings import AuditSettings
 from attacker.audit.truth.base import HeldTruth, Truth
+from attacker.cli.main import app
 from attacker.metrics.feature_distance import feature_network
 from attacker.optim.deadline import within
 from attacker.report.page import render_page
@@ -240,3 +243,12 @@ def test_summaries_count_places_by_updates():
     (nothing,) = rank_summaries(unknown, {})
     assert (nothing.first, nothing.median_rank, nothing.images, nothing.chance) == (0, None, 4, 1)
     assert rank_summaries(rows("f1", "first-layer"), {}) == []
+
+
+def test_the_command_line_takes_the_number_of_candidates(taped, tmp_path, by_pixels):
+    asked = ["audit", str(taped.tape), "--out", str(tmp_path / "out"), "--attacks", "first-layer", "--no-leakage"]
+    done = CliRunner().invoke(app, [*asked, "--victims", "1", "--no-control", "--candidates", "25"])
+    assert done.exit_code == 0, done.output
+    record = read_record(tmp_path / "out")
+    assert [row.candidates for row in record.results] == [26]
+    assert CliRunner().invoke(app, [*asked, "--candidates", "-1"]).exit_code == 2
