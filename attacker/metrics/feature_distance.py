@@ -61,7 +61,8 @@ class FeatureNetwork:
         """
         if not len(images):
             return torch.zeros(0, 1)
-        return torch.cat([self._rows(some) for some in images.detach().float().split(_AT_ONCE)])
+        starts = range(0, len(images), _AT_ONCE)
+        return torch.cat([self._rows(images[start : start + _AT_ONCE].detach().float()) for start in starts])
 
     def _rows(self, images: Tensor) -> Tensor:
         # How TensorFlow's own weights of the Lite networks were trained: bytes less 127, by 128.

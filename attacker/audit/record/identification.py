@@ -80,7 +80,8 @@ def _summary(measure: Measure, ranked: Sequence[_Ranked], same: Mapping[str, str
 def _chance(ranked: Sequence[_Ranked], same: Mapping[str, str]) -> float:
     """Of so many first places by pictures that say nothing; an image that is attacked again counts the first time."""
     seen: set[str] = set()
-    first, updates = 0, {}
+    first = 0
+    updates: dict[tuple[int, str], tuple[int, int]] = {}
     for image in ranked:
         original = same.get(image.row.victim_id, image.row.victim_id)
         key = update_of(image.row)
