@@ -144,8 +144,7 @@ class LineUp:
     def __init__(self, pools: Pools, truth: Truth) -> None:
         self._pools = pools
         self._images = reduced(truth.images)
-        behind = list(map(digest, truth.images))
-        self._different = len(set(behind))
+        self._prints = behind = list(map(digest, truth.images))
         self._among = [
             self._chosen(pools, image, own, int(label), frozenset(behind))
             for image, own, label in zip(self._images, behind, truth.labels, strict=True)
@@ -219,9 +218,9 @@ class LineUp:
 
     def _judged(self, places: Mapping[int, _Placed]) -> list[tuple[int, float, bool]]:
         """Of each image the chance of its place, and whether it is identified."""
-        first = sum(placed.place.alone for placed in places.values())
+        first = len({self._prints[number] for number, placed in places.items() if placed.place.alone})
         fewest = min((self._among[number].all_of_class for number in places), default=1)
-        chance = chance_of_first(first, [(self._different, len(places))], fewest)
+        chance = chance_of_first(first, [(len(set(self._prints)), len(places))], fewest)
         return [
             (number, min(1.0, len(places) * placed.in_class.chance), placed.place.alone and chance < LEVEL)
             for number, placed in places.items()

@@ -217,6 +217,12 @@ def test_images_of_the_update_are_no_candidates_of_each_other(pictures):
     assert found[2]["rank"] == 1 < found[0]["rank"]
 
 
+def test_an_image_that_is_twice_in_an_update_is_one(pictures):
+    twice = torch.cat([pictures[:1], pictures])
+    found = line_up(twice, torch.zeros(201, dtype=torch.int64), behind=2).scores(twice[:2])
+    assert [(one["rank"], one["candidates"], one["identified"]) for one in found] == [(1, 200, False)] * 2
+
+
 def test_what_there_is_no_time_for_is_left_out_and_said(pictures):
     labels = torch.zeros(200, dtype=torch.int64)
     behind = line_up(pictures, labels)
