@@ -221,8 +221,8 @@ def noise_table(rows: dict[str, Row]) -> str:
 
 def defences_table(rows: dict[str, Row]) -> str:
     """Of audits behind defences."""
-    lines = ["| images, defence | mean SSIM | came back | first by pixels | median place | identified | by features |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    names = "images, defence | mean SSIM | came back | first by pixels | median place | identified | first by features"
+    lines = [f"| {names} |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for name, row in rows.items():
         by = {found["measure"]: found for found in row["identification"]}
         pixels, features = by["pixels"], by.get("features")
@@ -230,13 +230,25 @@ def defences_table(rows: dict[str, Row]) -> str:
                  f"{pixels['first']:g}", f"{pixels['median_rank']:g}", f"{pixels['identified']}",
                  f"{features['first']:g}" if features else "–")  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    pairs = [(one["ssim"], -one["rank"]) for row in rows.values() for one in row["results"] if one["rank"] is not None]
-    found = rank_correlation([ssim for ssim, _ in pairs], [rank for _, rank in pairs]) if pairs else None
-    if found is not None:
-        rho, (low, high) = found
-        lines += ["", f"Rank correlation of SSIM and place over all {len(pairs)} images: {rho:.2f} ({low:.2f} to "
-                  f"{high:.2f})."]  # fmt: skip
-    return "\n".join(lines)
+    placed = [one for row in rows.values() for one in row["results"] if one["rank"] is not None]
+    return "\n".join([*lines, "", _beside_ssim(placed)])
+
+
+def _beside_ssim(placed: list[Row]) -> str:
+    identified = [one for one in placed if one["identified"]]
+    alike = [one for one in placed if one["ssim"] >= 0.6]
+    back = sum(one["came_back"] for one in placed)
+    sentence = (
+        f"Of {len(placed)} images {len(identified)} were identified by pixels, {back} came back; "
+        f"{sum(not one['came_back'] for one in identified)} of the identified did not come back, "
+        f"{sum(one['came_back'] and not one['identified'] for one in placed)} that came back were not identified, and "
+        f"{sum(not one['identified'] for one in alike)} of {len(alike)} with an SSIM of 0.6 or more were not."
+    )
+    found = rank_correlation([one["ssim"] for one in placed], [-one["rank"] for one in placed])
+    if found is None:
+        return sentence
+    rho, (low, high) = found
+    return f"{sentence} Rank correlation of SSIM and place: {rho:.2f} ({low:.2f} to {high:.2f})."
 
 
 if __name__ == "__main__":
