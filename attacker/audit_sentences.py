@@ -105,6 +105,16 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "with several classes has a number behind theirs: name the loss that takes rows of zeros and ones, such as "
         "torch.nn:BCEWithLogitsLoss)",
         "truth-too-large": "it has {images} images, and no more than {most} are compared one by one",
+        # What is not said of whose images were reconstructed.
+        "identification-left-out": "The audit was asked not to tell images from others (--candidates 0).",
+        "identification-needs-truth": "Whose images they are cannot be said: the true images are not known.",
+        "identification-needs-others": "Whose image it is cannot be said of every image: the evaluation knows no other "
+        "one that it could be taken for.",
+        "identification-few": "The fewest candidates of an image, those of its class, are {candidates}: being first "
+        "among fewer than {needed} may be chance, so that no single image of an update of its own is identified.",
+        "identification-no-features": "Images were compared by pixels only; the extra identification (pip install "
+        "'fl-precode[identification]') compares features as well.",
+        "identification-needs-time": "The budget had no time to compare features.",
         # What an update shows of its defence.
         "not-checked": "whether {what} shows in the update could not be checked: {kind}: {error}",
         "pruning-not-applied": "pruning of {share:.0%} was announced, and the update has fewer zeros than that",

@@ -109,3 +109,42 @@ def plot_map(content: dict[str, Any], path: Path) -> None:
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def plot_identification(content: dict[str, Any], path: Path) -> None:
+    """Place of the true image among its candidates against SSIM, an image each; and shares of both by defence."""
+    rows = content["defences"]
+    kinds = {"none": ("C2", "o"), "noise": ("C0", "s"), "prune": ("C1", "^"), "dp": ("C3", "D")}
+    figure, (places, shares) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained", width_ratios=(1, 1.25))
+    for kind, (colour, marker) in kinds.items():
+        own = [one for row in rows.values() if row["defence"].partition(":")[0] == kind for one in row["results"]]
+        pairs = [(one["ssim"], one["rank"]) for one in own if one["rank"] is not None]
+        if pairs:
+            places.scatter(*zip(*pairs, strict=True), s=16, alpha=0.6, color=colour, marker=marker, label=kind)
+    places.axvline(0.6, color="0.5", linestyle=":")
+    places.axhline(501, color="0.5", linestyle="--", linewidth=0.8)
+    places.set(xlabel="SSIM with the true image (dotted: .6)", yscale="log", ylim=(1100, 0.8))
+    places.set_ylabel("place of the true image among 1,001 (dashed: by chance)")
+    places.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    places.legend(loc="center right")
+    names = [row["defence"].replace(",", ",\n") for row in rows.values()]
+    bars = {
+        "came back (SSIM)": [row["came_back"] / row["images"] for row in rows.values()],
+        "first by pixels": [_first(row, "pixels") for row in rows.values()],
+        "first by features": [_first(row, "features") for row in rows.values()],
+    }
+    height = 0.27
+    for number, (label, values) in enumerate(bars.items()):
+        where = [place + (number - 1) * height for place in range(len(names))]
+        shares.barh(where, values, height, label=label, color=("0.6", "C0", "C4")[number])
+    shares.set_yticks(range(len(names)), names)
+    shares.invert_yaxis()
+    shares.set(xlabel="share of the images", xlim=(0, 1))
+    shares.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _first(row: dict[str, Any], measure: str) -> float:
+    found = [ranks for ranks in row["identification"] if ranks["measure"] == measure]
+    return float(found[0]["first"]) / float(row["images"]) if found else 0.0

@@ -103,6 +103,7 @@ def audit(
     control: bool = True,
     device: str = "cpu",
     leakage: bool = False,
+    candidates: int = 1_000,
     **options: Unpack[TapeOptions],
 ) -> AuditRecord:
     """Attack a few updates of a tape, compare what comes back with the truth where it is known, and judge.
@@ -124,6 +125,8 @@ def audit(
         control: Whether defended federations get an undefended control to be compared with.
         device: As torch names it.
         leakage: Whether leakage indices are computed, where the model is small enough.
+        candidates: Other images, of the same class where there are enough, that each true image is told from, to say
+            whose image was reconstructed; 0 for none.
         **options: What is to be taken in place of what stands on the tape: ``model``, ``defence``, ``inputs``,
             ``loss``, ``truth``.
 
@@ -145,6 +148,7 @@ def audit(
         control=control,
         device=device,
         leakage=leakage,
+        candidates=candidates,
     )
     folder = Path(mkdtemp(prefix="fl-precode-audit-") if out is None else out).expanduser().absolute()
     resumable = out is not None or workers > 1

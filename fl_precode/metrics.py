@@ -1,5 +1,8 @@
-"""How like two images are: SSIM, PSNR and mean squared error; batches matched before; shares with their intervals."""
+"""How like two images are, and whose image one is; batches matched before; shares with their intervals."""
 
+from attacker.metrics.identification import places_among
+from attacker.metrics.intervals import exact_of_share
+from attacker.metrics.places import Place
 from attacker.metrics.similarity import (
     assign,
     label_accuracy,
@@ -11,4 +14,16 @@ from attacker.metrics.similarity import (
     wilson_interval,
 )
 
-__all__ = ["assign", "label_accuracy", "match_batch", "mse", "psnr", "ssim", "success_rate", "wilson_interval"]
+__all__ = [
+    "Place",
+    "assign",
+    "exact_of_share",
+    "label_accuracy",
+    "match_batch",
+    "mse",
+    "places_among",
+    "psnr",
+    "ssim",
+    "success_rate",
+    "wilson_interval",
+]

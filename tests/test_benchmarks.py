@@ -237,3 +237,21 @@ def test_guarantees_put_audits_of_a_filter_together():
     assert "no bound" in table
     assert "**8 of 16**" in table
     assert guarantees._row(Case(spec="svt", model="lenet", batch=8), [row]) is None
+
+
+def test_the_tables_of_identification_are_those_of_its_figures(tmp_path):
+    from benchmarks.identification import defences_table, noise_table
+
+    content = json.loads((ROOT / "docs/identification.json").read_text())
+    page = (ROOT / "docs/identification.md").read_text()
+    assert noise_table(content["noise"]) in page
+    assert defences_table(content["defences"]) in page
+    for row in content["noise"].values():
+        low, high = row["first_interval"]
+        assert low <= 1 / row["candidates"] <= high
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib, a development dependency")
+    from benchmarks.plots import plot_identification
+
+    plot_identification(content, tmp_path / "identification.png")
+    with Image.open(tmp_path / "identification.png") as picture:
+        assert picture.width > 600

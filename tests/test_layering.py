@@ -261,7 +261,8 @@ def test_nothing_is_pickled_and_nothing_moves_itself_to_a_gpu():
         source = (ROOT / file).read_text()
         assert not {name for name in imports(file) if within(name, "pickle") or within(name, "cloudpickle")}, file
         assert ".cuda()" not in source, file
-        assert "torch.load(" not in source, file
+        # The weights of a published network come as such a file, and are read without running what it says.
+        assert source.count("torch.load(") == source.count("torch.load(path, weights_only=True"), file
 
 
 def test_the_quick_files_are_there():

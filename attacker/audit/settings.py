@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from attacker.attacks.base import Attack
 from attacker.attacks.objects import spec_of
 from attacker.attacks.registry import build_attack
 from attacker.audit.threat_model import Knowledge
+
+CANDIDATES: Final = 1_000
+"""Other images that each true one is told from, unless the auditor says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class AuditSettings:
             is known. For the evaluation alone: attacks never get it, and an audit may be gone on with by another.
         leakage: Whether leakage indices are computed at the end, where the model is small enough. No attack depends on
             them, so that an audit may be gone on with by the other choice.
+        candidates: Other images, of the same class where there are enough, that each true image is told from; 0 for
+            none. No attack depends on them either.
 
     Raises:
         TypeError: If an attack is neither a spec nor an object.
@@ -46,10 +51,13 @@ class AuditSettings:
     threads: int = 1
     leakage: bool = False
     canary_secret: str | None = field(default=None, repr=False)
+    candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
         if self.victims < 1:
             raise ValueError(f"expected at least one tape and one victim, got {self.victims} victims")
+        if self.candidates < 0:
+            raise ValueError(f"expected 0 or more candidates that each image is told from, got {self.candidates}")
         if self.attacks is not None:
             build_attacks(self.specs or ())
         elif self.budget is None:

@@ -51,6 +51,14 @@ _Leakage = Annotated[
         "the budget has time for.",
     ),
 ]
+_Candidates = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Other images of the data set that each true image is told from, to say whose image was reconstructed; 0 "
+        "leaves it out.",
+    ),
+]
 
 
 @with_audit_options
@@ -62,6 +70,7 @@ def audit(
     workers: _Workers = 1,
     ray_address: RayAddress = "",
     leakage: _Leakage = True,
+    candidates: _Candidates = 1_000,
 ) -> None:
     """Attack the updates on a tape and write what came back: audit.json and a report.
 
@@ -79,7 +88,7 @@ def audit(
     try:
         with begun(tapes, f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.") as ticker:
             sources = options.sources(tapes)
-            settings = options.settings(leakage=leakage)
+            settings = options.settings(leakage=leakage, candidates=candidates)
             use_threads(settings.threads)
             record = _audited(sources, settings, out, workers, ray_address, ticker, start)
             ticker.do("writing the page")

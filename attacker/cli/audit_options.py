@@ -96,8 +96,13 @@ class AuditOptions:
             for tape in tapes
         ]  # fmt: skip
 
-    def settings(self, *, leakage: bool) -> AuditSettings:
-        """Settings of the audit; a wrong option is bad usage and stops before anything is opened."""
+    def settings(self, *, leakage: bool, **more: int) -> AuditSettings:
+        """Settings of the audit; a wrong option is bad usage and stops before anything is opened.
+
+        Args:
+            leakage: Whether leakage indices are computed.
+            **more: What the command has options of its own for.
+        """
         where = find_device(self.device)
 
         from attacker.audit.settings import AuditSettings, build_attacks
@@ -121,6 +126,7 @@ class AuditOptions:
             threads=self.threads,
             leakage=leakage,
             canary_secret=read_secret(self.canary_secret),
+            **more,
         )
 
 

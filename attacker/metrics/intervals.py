@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import beta, binomtest, spearmanr
 
 
 def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -26,14 +26,42 @@ def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) ->
     >>> round(low, 4), round(high, 4)
     (0.4902, 0.9433)
     """
-    if not (0 <= share <= 1 and trials > 0):
-        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
+    _check_share(share, trials, confidence)
     square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / trials
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
     return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
+
+
+def exact_of_share(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval (1934) of a share that was seen in fewer independent trials than cases.
+
+    It holds its confidence whatever the share; Wilson's does so on average. Where the successes of the trials are no
+    whole number, it is the interval between those of the numbers beside it, by the same quantiles.
+
+    Args:
+        share: Of all cases, in [0, 1].
+        trials: Independent ones among them, more than 0.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: As for `wilson_of_share`.
+
+    >>> [round(end, 4) for end in exact_of_share(0.8, 10)], round(exact_of_share(0.0, 10)[1], 4)
+    ([0.4439, 0.9748], 0.3085)
+    """
+    _check_share(share, trials, confidence)
+    successes, tail = share * trials, (1 - confidence) / 2
+    low = 0.0 if share == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
+    high = 1.0 if share == 1 else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    return low, high
+
+
+def _check_share(share: float, trials: float, confidence: float) -> None:
+    if not (0 <= share <= 1 and trials > 0):
+        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
 
 
 def difference_interval(

@@ -264,7 +264,13 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
         alt=f"Reconstruction by {name}: {where}",
         path=row.reconstruction,
         placeholder="the attack failed" if row.outcome in ("failed", "diverged") else "no picture",
-        caption=(*((name,) if title else ()), *by, *_scores(row), *_beside(row, record.success_threshold)),
+        caption=(
+            *((name,) if title else ()),
+            *by,
+            *_scores(row),
+            *_named(row),
+            *_beside(row, record.success_threshold),
+        ),
         came_back=came_back,
         attack=row.attack,
         ssim=row.ssim,
@@ -309,6 +315,14 @@ def _beside(row: ImageResult, threshold: float) -> tuple[str, ...]:
     if not comparable(row) or row.ssim is None or row.ssim < threshold or guess is None or counts(row, threshold):
         return ()
     return (f"no better than a guess: {row.guess or 'mean image'}, SSIM {wording.figure(guess)}",)
+
+
+def _named(row: ImageResult) -> tuple[str, ...]:
+    """Whose image the picture is taken for."""
+    if row.rank is None or row.candidates is None:
+        return ()
+    place = f"place {row.rank:,.6g} of {wording.count(row.candidates)}"
+    return (f"image identified: {place}" if row.identified else place,)
 
 
 def _scores(row: ImageResult) -> tuple[str, ...]:

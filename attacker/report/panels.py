@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from attacker import wording
 from attacker.audit.record.counting import strength
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
-from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
+from attacker.audit.record.schema import (
+    AttackSummary,
+    AuditRecord,
+    FederationSummary,
+    ImageResult,
+    PlannedAttack,
+    RankSummary,
+)
 from attacker.audit.record.view import FederationView, Union, confirms
+from attacker.metrics.places import LEVEL
 from attacker.report.figures import Chart, Histogram, accuracy_chart, histogram
 from attacker.report.verdict import Verdict, is_defended, knows, verdicts
 
@@ -25,6 +33,21 @@ _LOSS_NAMED_BY = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedImages:
+    """How often an attack's reconstructions name their image, by one measure.
+
+    Attributes:
+        measure: Pixels or features.
+        share: Of the images, those whose true image is first, with its exact interval.
+        more: Median place, and what chance makes of it.
+    """
+
+    measure: str
+    share: str
+    more: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackRow:
     """One attack on one federation: its success, plain or adaptive, and how similar its images are.
 
@@ -33,12 +56,14 @@ class AttackRow:
         kind: Plain or adaptive.
         histogram: Of SSIM; None without truth.
         alone: What can be said of it where the true images are not known.
+        named: How often the true image was first among its candidates, by each measure; empty where none were known.
     """
 
     summary: AttackSummary
     kind: str
     histogram: Histogram | None
     alone: str = ""
+    named: tuple[NamedImages, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +204,19 @@ def _attack_row(record: AuditRecord, federation: FederationSummary, summary: Att
     rows = [row for row in record.results if row.federation == federation.id and row.attack == summary.attack]
     values = [row.ssim for row in rows if row.ssim is not None]
     kind = _kind(record, federation, summary.attack)
-    return AttackRow(summary=summary, kind=kind, histogram=histogram(values), alone=_alone(summary, rows))
+    named = tuple(map(_named, summary.identification))
+    alone = _alone(summary, rows)
+    return AttackRow(summary=summary, kind=kind, histogram=histogram(values), alone=alone, named=named)
+
+
+def _named(ranks: RankSummary) -> NamedImages:
+    chance = "< 0.001" if ranks.chance < LEVEL else f"{ranks.chance:.2g}"
+    middle = "" if ranks.median_rank is None else f"median place {ranks.median_rank:,.4g}, "
+    return NamedImages(
+        measure=ranks.measure,
+        share=f"{ranks.first:.3g} of {ranks.images} ({wording.interval(*ranks.first_interval)})",
+        more=f"{middle}by chance {chance}",
+    )
 
 
 def _alone(summary: AttackSummary, rows: Sequence[ImageResult]) -> str:

@@ -85,6 +85,7 @@ __all__ = [
     "PrivacyGuarantee",
     "PrivacySpent",
     "Role",
+    "RankSummary",
     "RoundResult",
     "Setting",
     "Share",
@@ -255,6 +256,12 @@ class FederationSummary(Entry):
     not_announced_codes: list[Identifier] = Field(
         default=[], description="of all that was not announced, as in docs/codes.md; absent in older records"
     )
+    identification_note: str = Field(
+        default="", description="what identification lacks, and why; empty where nothing, and in older records"
+    )
+    identification_codes: list[Identifier] = Field(
+        default=[], description="of it, as in docs/codes.md; absent in older records"
+    )
 
 
 class VictimImage(Entry):
@@ -341,6 +348,55 @@ class ImageResult(ImageScore):
         description="class that the attack used for this image; null when it used none, when images were put in the "
         "order of the truth, and in older records",
     )
+    candidates: Count | None = Field(
+        default=None,
+        description="images that the reconstruction could be taken for, the true one included; null without truth or "
+        "other images, and in older records",
+    )
+    candidates_of_class: Count | None = Field(default=None, description="of them, those of the true image's class")
+    rank: Number | None = Field(
+        default=None,
+        description="place of the true image among them by pixels, from 1, the mean of those that it shares; null "
+        "without a picture",
+    )
+    rank_tied: Count | None = Field(default=None, description="other candidates that are as near")
+    rank_chance: Share | None = Field(
+        default=None, description="probability, at most, of such a place or a better one by a picture that says nothing"
+    )
+    identified: bool | None = Field(
+        default=None,
+        description="whether the true image is first alone, and chance would make as many images of the update first "
+        "with a probability below 0.001",
+    )
+    feature_distance: Number | None = Field(
+        default=None, description="LPIPS-like distance from the true image, null without the extra identification"
+    )
+    feature_rank: Number | None = Field(default=None, description="as rank, by that distance")
+    feature_tied: Count | None = Field(default=None, description="as rank_tied, by that distance")
+    feature_chance: Share | None = Field(default=None, description="as rank_chance, by that distance")
+    feature_identified: bool | None = Field(default=None, description="as identified, by that distance")
+
+
+class RankSummary(Entry):
+    """How well one attack's reconstructions name their images among candidates, by one measure of distance."""
+
+    measure: Literal["pixels", "features"]
+    images: Count = Field(description="with candidates; those without a picture are not identified, and counted")
+    candidates: Count = Field(description="of each image, the true one included; the fewest where they differ")
+    first: Number = Field(description="images that are first; one that shares the place counts with its share of it")
+    first_interval: tuple[Share, Share] = Field(
+        description="95 % interval of the share of images that are first (Clopper, Pearson), by independent trials as "
+        "that of the success rate"
+    )
+    among_five: Number = Field(description="images that are among the first five, likewise")
+    among_five_interval: tuple[Share, Share]
+    median_rank: Number | None = Field(description="of those with a picture; null without any")
+    identified: Count
+    expected: Number = Field(description="images that would be first by chance, where an update has one image")
+    chance: Share = Field(
+        description="probability, at most, that as many images are first by pictures that say nothing; it allows for "
+        "several images of an update"
+    )
 
 
 class AttackSummary(Entry):
@@ -374,6 +430,9 @@ class AttackSummary(Entry):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     reason_codes: list[Identifier] = Field(
         default=[], description="of all reasons, as in docs/codes.md, in the alphabet; absent in older records"
+    )
+    identification: list[RankSummary] = Field(
+        default=[], description="by pixels, and by features where these were compared; absent in older records"
     )
 
 

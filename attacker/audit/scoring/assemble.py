@@ -27,9 +27,11 @@ from attacker.audit.record.schema import (
     FederationSummary,
     ImageResult,
     PlannedAttack,
+    Setting,
     VictimImage,
 )
 from attacker.audit.scoring.head_readings import head_readings
+from attacker.audit.scoring.identification import LineUp, Pools, what_lacks
 from attacker.audit.scoring.placebos import same_images, updates_of_others
 from attacker.audit.scoring.similarity import (
     SUCCESS_THRESHOLD,
@@ -42,7 +44,7 @@ from attacker.audit.scoring.similarity import (
 )
 from attacker.audit.settings import AuditSettings
 from attacker.optim.deadline import time_is_up
-from attacker.reasons import codes_of
+from attacker.reasons import Reason, codes_of
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeEntry
 
@@ -75,11 +77,12 @@ def assemble(
     images: list[VictimImage] = []
     rows: list[ImageResult] = []
     entries: list[FederationSummary] = []
+    pools: dict[str, Pools] = {}
     for federation in federations:
         scale = estimate_scale(federation.subject.victim.inputs, _alike(federation, federations, results))
         entry = _with_readings(_entry(federation, federations, settings, scale), federation, plan, settings)
-        entries.append(entry)
-        scene = _Scene(federation, entry, scale.inputs, results, shuffled or {}, pictures)
+        drawn = _pools(federation, pools, settings)
+        scene = _Scene(federation, entry, scale.inputs, results, shuffled or {}, pictures, drawn)
         for place, update in enumerate(federation.entries):
             evaluation = scene.evaluation(place)
             images += evaluation.victims()
@@ -88,22 +91,15 @@ def assemble(
                     granted = federation.targets[place].labels is not None
                     placebos = scene.placebos(place, spec)
                     rows += evaluation.results(spec, result, f"a{number}", placebos, labels_granted=granted)
+        lacks = scene.what_identification_lacks(settings.candidates)
+        noted = {"identification_note": str(lacks), "identification_codes": list(lacks.codes)}
+        entries.append(entry.model_copy(update=noted))
     tried = {(row.federation, row.attack) for row in rows}
     return AuditRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         title=title,
         success_threshold=SUCCESS_THRESHOLD,
-        settings={
-            "victims": settings.victims,
-            "labels": settings.knowledge.labels,
-            "attacks": " ".join(specs),
-            "device": settings.device,
-            "budget": settings.budget,
-            "rounds": settings.identity()["rounds"],
-            "threads": settings.threads,
-            "control": settings.control,
-            "leakage": settings.leakage,
-        },
+        settings=_asked(settings, specs),
         seeds={"audit": settings.seed, **{spec: attack_seed(settings.seed, spec) for spec in specs}},
         versions=versions(),
         machine=this_machine(),
@@ -120,6 +116,22 @@ def assemble(
         threat_model=settings.knowledge.record(),
         plan=list(plan),
     )
+
+
+def _asked(settings: AuditSettings, specs: Sequence[str]) -> dict[str, Setting]:
+    """What the audit was asked for."""
+    return {
+        "victims": settings.victims,
+        "labels": settings.knowledge.labels,
+        "attacks": " ".join(specs),
+        "device": settings.device,
+        "budget": settings.budget,
+        "rounds": settings.identity()["rounds"],
+        "threads": settings.threads,
+        "control": settings.control,
+        "leakage": settings.leakage,
+        "candidates": settings.candidates,
+    }
 
 
 def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, str], Reconstruction]:
@@ -235,6 +247,7 @@ class _Scene:
         results: Found,
         shuffled: Shuffled,
         pictures: Pictures,
+        pools: Pools | None,
     ) -> None:
         self._own, self._entry, self._inputs, self._pictures = federation, entry, inputs, pictures
         self._found, self._shuffled = results, shuffled
@@ -242,6 +255,8 @@ class _Scene:
         self._same = same_images([None if truth is None else truth.images for truth in self._truths])
         self._others = updates_of_others(self._same)
         self._first: dict[int, str] = {}
+        self._pools = pools
+        self._line_ups = [None if truth is None or pools is None else LineUp(pools, truth) for truth in self._truths]
 
     def evaluation(self, place: int) -> UpdateEvaluation:
         """Of an update; to be asked for in order."""
@@ -262,7 +277,17 @@ class _Scene:
             if truth is None
             else [None if of == victim_id else of for victim_id, of in zip(ids, first, strict=True)],
             images=self._images_found(place),
+            line_up=self._line_ups[place],
         )
+
+    def what_identification_lacks(self, candidates: int) -> Reason:
+        """Why nothing, or not everything, is said of whose images were reconstructed; to be asked for at the end.
+
+        Args:
+            candidates: That were asked for.
+        """
+        late = self._pools is not None and self._pools.late
+        return what_lacks([line_up for line_up in self._line_ups if line_up is not None], candidates, late=late)
 
     def _images_found(self, place: int) -> int:
         """The most images that an attack found behind an update."""
@@ -284,6 +309,18 @@ class _Scene:
             None if reconstruction is None else as_images(reconstruction, self._inputs) for reconstruction in made
         )
         return [batch for batch in images if batch is not None]
+
+
+def _pools(federation: AuditedFederation, known: dict[str, Pools], settings: AuditSettings) -> Pools | None:
+    """Candidates of a federation's images, which its control shares; None where none are wanted or known."""
+    source, origin = federation.subject.truth, federation.control_of or federation.id
+    if source is None or not settings.candidates:
+        return None
+    if origin not in known:
+        truths = [truth for update in federation.entries if (truth := federation.truth(update)) is not None]
+        labels = {int(label) for truth in truths for label in truth.labels}
+        known[origin] = Pools(source, labels, settings.candidates, settings.seed)
+    return known[origin]
 
 
 def count_others(federations: Sequence[AuditedFederation]) -> dict[tuple[str, str], int]:

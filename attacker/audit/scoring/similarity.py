@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from attacker.attacks.base import Outcome, Reconstruction
 from attacker.audit.execution.files import Pictures
 from attacker.audit.record.counting import counts
+from attacker.audit.record.identification import rank_summaries
 from attacker.audit.record.schema import (
     AttackSummary,
     FederationSummary,
@@ -23,6 +24,7 @@ from attacker.audit.record.schema import (
     finite,
 )
 from attacker.audit.record.trials import originals, share_interval, trials
+from attacker.audit.scoring.identification import LineUp
 from attacker.audit.scoring.placebos import (
     OTHER_UPDATE,
     SHUFFLED_UPDATE,
@@ -226,6 +228,7 @@ class UpdateEvaluation:
         pictures: Where pictures are kept.
         same_as: For each image the identifier of the first victim that it is a copy of, or None; empty for none.
         images: Behind the update as attacks say, where neither truth nor tape does.
+        line_up: Candidates of the images; None where they are told from none.
     """
 
     def __init__(
@@ -241,7 +244,9 @@ class UpdateEvaluation:
         pictures: Pictures,
         same_as: Sequence[str | None] = (),
         images: int = 1,
+        line_up: LineUp | None = None,
     ) -> None:
+        self._line_up = line_up
         self._federation = federation
         self._observation = observation
         self._inputs = inputs
@@ -303,9 +308,11 @@ class UpdateEvaluation:
         """
         truth = None if self._truth is None else self._truth.images
         scores, images = compared(result, truth, self._inputs, self._guesses, placebos)
+        named = self._named(scores, images)
         return [
             ImageResult(
                 **dict(scores[i]),
+                **named[i],
                 victim_id=identifier,
                 federation=self._federation.id,
                 attack=attack,
@@ -329,6 +336,12 @@ class UpdateEvaluation:
             )
             for i, identifier in enumerate(self._ids)
         ]
+
+    def _named(self, scores: Sequence[ImageScore], images: Tensor | None) -> list[dict[str, Any]]:
+        """Fields of each result that say whom it is taken for; none where the attack was not made."""
+        if self._line_up is None or all(score.outcome == "not_applicable" for score in scores):
+            return [{} for _ in scores]
+        return self._line_up.scores(images)
 
     def _recovered_label(self, result: Reconstruction, place: int) -> int | None:
         """The class that the attack used for an image; None where its order is not that of the images any more."""
@@ -381,6 +394,7 @@ def summarise(
     baseline = sum((row.baseline_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     guessed = sum((row.guess_ssim or 0.0) >= SUCCESS_THRESHOLD for row in scored)
     labels = [row.label_accuracy for row in tried if row.label_accuracy is not None]
+    same = originals(victims)
     return AttackSummary(
         federation=federation,
         attack=attack,
@@ -391,11 +405,12 @@ def summarise(
         reason_codes=sorted({code for row in attack_rows for code in row.reason_codes}),
         successes=successes if scored else None,
         success_rate=successes / len(scored) if scored else None,
-        interval=share_interval(successes, len(scored), trials(scored, originals(victims))) if scored else None,
+        interval=share_interval(successes, len(scored), trials(scored, same)) if scored else None,
         mean_ssim=statistics.fmean(similarity) if similarity else None,
         median_ssim=statistics.median(similarity) if similarity else None,
         baseline_successes=baseline if scored else None,
         guess_successes=guessed if scored and all(row.guess_ssim is not None for row in scored) else None,
         label_accuracy=statistics.fmean(labels) if labels else None,
         seconds=sum(row.seconds for row in attack_rows),
+        identification=rank_summaries(tried, same),
     )

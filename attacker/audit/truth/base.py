@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attacker.audit.truth.best_guess import FEWEST_AVERAGED, Guesses, digest, most_of_class
+from attacker.audit.truth.candidates import NO_CANDIDATES, Candidates, drawn
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import Scale
 
@@ -89,6 +90,16 @@ class TruthSource(ABC):
             (n, channels, height, width) in [0, 1]; n is at most `most_of_class`, and may be 0.
         """
 
+    def candidates(self, labels: Collection[int | None], most: int, seed: int) -> Mapping[int | None, Candidates]:
+        """Images that a reconstruction may be taken for, drawn by lot from all that are known; none by default.
+
+        Args:
+            labels: Classes; None stands for all of them.
+            most: Images of each.
+            seed: Other seeds, other images.
+        """
+        return dict.fromkeys(labels, NO_CANDIDATES)
+
     @cached_property
     def guesses(self) -> Guesses:
         """What can be guessed from these images, each guess worked out once."""
@@ -160,6 +171,10 @@ class HeldTruth(TruthSource):
         """Of the images held; the choice goes by their content, so that it depends on no order."""
         return self._by_class.get(label, torch.zeros(0, 1, 1, 1))
 
+    def candidates(self, labels: Collection[int | None], most: int, seed: int) -> Mapping[int | None, Candidates]:
+        """Of the images held, each once."""
+        return drawn(((some.images, some.labels) for some in self.held()), labels, most, seed)
+
     @cached_property
     def _by_class(self) -> dict[int, Tensor]:
         return chosen_by_class(self.held())
@@ -206,6 +221,10 @@ class SameClients(TruthSource):
     def of_class(self, label: int) -> Tensor:
         """The same."""
         return self._source.of_class(label)
+
+    def candidates(self, labels: Collection[int | None], most: int, seed: int) -> Mapping[int | None, Candidates]:
+        """The same."""
+        return self._source.candidates(labels, most, seed)
 
     @cached_property
     def guesses(self) -> Guesses:

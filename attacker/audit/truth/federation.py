@@ -7,7 +7,7 @@ writes beside its tape and which no server of a real deployment would have.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attacker.audit.truth.base import Located, Truth, TruthSource
 from attacker.audit.truth.best_guess import FEWEST_AVERAGED, digest, most_of_class
+from attacker.audit.truth.candidates import Candidates, drawn_places
 from fl_precode.data import ImageDataset
 from fl_precode.federation.config import Settings
 from fl_precode.federation.federation import Federation, prepare
@@ -225,6 +226,12 @@ class FederationTruth(TruthSource):
     def of_class(self, label: int) -> Tensor:
         """Different training images of a class."""
         return self._images.of_class(label)
+
+    def candidates(self, labels: Collection[int | None], most: int, seed: int) -> dict[int | None, Candidates]:
+        """Of all training images, as often as the data set has them."""
+        train = self._federation.data.train
+        places = {label: drawn_places(train.labels, label, most, seed).tolist() for label in labels}
+        return {label: Candidates.of(*train.batch(some)) for label, some in places.items()}
 
     def prints(self, entry: Located) -> frozenset[bytes]:
         """Of the images that a node used in a round."""
