@@ -6,7 +6,49 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import beta, binomtest, spearmanr
+
+
+def exact_interval(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a share (Clopper, Pearson 1934), also of one seen in fewer independent trials than cases.
+
+    Its chance to miss the true share is at most what the confidence leaves, whatever the share and however few the
+    trials. With trials that are no whole number it is that of Korn and Graubard (1998), for cases in clusters.
+
+    Args:
+        share: Of all cases, in [0, 1].
+        trials: Independent ones among them, more than 0.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: If the share, the trials or the confidence are out of their range.
+
+    >>> low, high = exact_interval(0.8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4439, 0.9748)
+    """
+    _check_share(share, trials, confidence)
+    seen, tail = min(share * trials, trials), (1 - confidence) / 2
+    low = 0.0 if share == 0 else float(beta.ppf(tail, seen, trials - seen + 1))
+    high = 1.0 if share == 1 else float(beta.ppf(1 - tail, seen + 1, trials - seen))
+    return low, high
+
+
+def chance_of_so_many(successes: int, chances: Sequence[float]) -> float:
+    """Probability of so many successes or more in independent trials with chances of their own (Poisson binomial).
+
+    Args:
+        successes: Seen.
+        chances: Of each trial, in [0, 1].
+
+    >>> chance_of_so_many(2, [0.5, 0.5]), chance_of_so_many(0, [0.1])
+    (0.25, 1.0)
+    """
+    counts = [1.0]
+    for chance in chances:
+        missed, hit = [value * (1 - chance) for value in counts], [value * chance for value in counts]
+        counts = [a + b for a, b in zip([*missed, 0.0], [0.0, *hit], strict=True)]
+    return min(1.0, math.fsum(counts[successes:]))
 
 
 def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -26,10 +68,7 @@ def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) ->
     >>> round(low, 4), round(high, 4)
     (0.4902, 0.9433)
     """
-    if not (0 <= share <= 1 and trials > 0):
-        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
+    _check_share(share, trials, confidence)
     square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / trials
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
@@ -133,3 +172,10 @@ def _squared_and_added(
         max(-1.0, difference - width(first - low1, high2 - second)),
         min(1.0, difference + width(high1 - first, second - low2)),
     )
+
+
+def _check_share(share: float, trials: float, confidence: float) -> None:
+    if not (0 <= share <= 1 and trials > 0):
+        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")

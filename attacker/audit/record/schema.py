@@ -48,7 +48,9 @@ from attacker.audit.record.evidence import (
     UpdateFacts,
     UpdateReading,
     VerdictEntry,
+    VerdictLine,
 )
+from attacker.audit.record.labels import LabelDisclosure, LabelReading
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
 
 __all__ = [
@@ -68,7 +70,9 @@ __all__ = [
     "Identifier",
     "ImageResult",
     "InfluenceGroup",
+    "LabelDisclosure",
     "LabelKnowledge",
+    "LabelReading",
     "LayerLeakage",
     "LeakageSummary",
     "LeftOut",
@@ -94,6 +98,7 @@ __all__ = [
     "UpdateFacts",
     "UpdateReading",
     "VerdictEntry",
+    "VerdictLine",
     "VerdictName",
     "VictimImage",
     "finite",
@@ -406,4 +411,7 @@ class AuditRecord(Entry):
         default=[],
         description="what no attack exceeds, of federations whose defence is a mechanism of differential privacy or "
         "that have canaries; absent in older records",
+    )
+    label_disclosures: list[LabelDisclosure] = Field(
+        default=[], description="what updates disclose of their labels, by federation; absent in older records"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -89,6 +90,20 @@ class TruthSource(ABC):
             (n, channels, height, width) in [0, 1]; n is at most `most_of_class`, and may be 0.
         """
 
+    @property
+    def label_counts(self) -> Mapping[int, int]:
+        """Different images of each class that are known; empty where none are."""
+        return {}
+
+    def labels(self, entry: Located) -> Tensor | None:
+        """(batch,) classes of the images behind an update, each image once; None where they are not known.
+
+        Raises:
+            ValueError: As `truth`.
+        """
+        known = self.truth(entry)
+        return None if known is None else known.labels
+
     @cached_property
     def guesses(self) -> Guesses:
         """What can be guessed from these images, each guess worked out once."""
@@ -161,6 +176,16 @@ class HeldTruth(TruthSource):
         return self._by_class.get(label, torch.zeros(0, 1, 1, 1))
 
     @cached_property
+    def label_counts(self) -> Mapping[int, int]:
+        """Of the images held, each counted once."""
+        labels = {
+            digest(image): label
+            for known in self.held()
+            for image, label in zip(known.images, known.labels.tolist(), strict=True)
+        }
+        return Counter(labels.values())
+
+    @cached_property
     def _by_class(self) -> dict[int, Tensor]:
         return chosen_by_class(self.held())
 
@@ -206,6 +231,15 @@ class SameClients(TruthSource):
     def of_class(self, label: int) -> Tensor:
         """The same."""
         return self._source.of_class(label)
+
+    @property
+    def label_counts(self) -> Mapping[int, int]:
+        """The same."""
+        return self._source.label_counts
+
+    def labels(self, entry: Located) -> Tensor | None:
+        """As of the first tape's update."""
+        return self._source.labels(self._first(entry))
 
     @cached_property
     def guesses(self) -> Guesses:

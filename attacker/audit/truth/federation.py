@@ -7,6 +7,7 @@ writes beside its tape and which no server of a real deployment would have.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -202,6 +203,20 @@ class FederationTruth(TruthSource):
         """
         used = np.concatenate(self._used(entry))
         return tuple(sorted({int(label) for label in self._federation.data.train.labels[used]}))
+
+    @cached_property
+    def label_counts(self) -> Mapping[int, int]:
+        """Of all training images of the data set."""
+        return Counter(self._federation.data.train.labels.tolist())
+
+    def labels(self, entry: Located) -> Tensor:
+        """Classes of the images that a node used in a round, each image once; no image is loaded.
+
+        Raises:
+            ValueError: As `truth`.
+        """
+        used = np.unique(np.concatenate(self._used(entry)))
+        return torch.as_tensor(self._federation.data.train.labels)[torch.from_numpy(used)].long()
 
     def _used(self, entry: Located) -> list[np.ndarray]:
         partition_id, server_round = self.partition_of(entry.node), entry.round
