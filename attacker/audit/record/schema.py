@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from attacker.audit.record.channels import ReplyChannel
 from attacker.audit.record.entry import (
     Count,
     Entry,
@@ -88,6 +89,7 @@ __all__ = [
     "PrivacyClaims",
     "PrivacyGuarantee",
     "PrivacySpent",
+    "ReplyChannel",
     "Role",
     "RoundResult",
     "Setting",
@@ -414,4 +416,7 @@ class AuditRecord(Entry):
     )
     label_disclosures: list[LabelDisclosure] = Field(
         default=[], description="what updates disclose of their labels, by federation; absent in older records"
+    )
+    channels: list[ReplyChannel] = Field(
+        default=[], description="what replies hold in clear beside the update; absent in older records"
     )

@@ -16,6 +16,7 @@ from attacker.audit.threat_model import LABELS, Knowledge
 from attacker.audit.verdict.verdict import verdicts
 from attacker.labels.prior import chance_of_counts, likeliest_counts
 from attacker.optim.deadline import within
+from attacker.report.page import render_page
 from tests.attacker.audits import audit_tape
 from tests.attacker.records import PLAIN, federation, summary, told
 from tests.attacker.taped_federation import tape_federation
@@ -186,3 +187,7 @@ def test_an_audit_has_them_in_its_record(tmp_path):
     assert written["label_disclosures"][0]["exact"] == 2
     (entry,) = record.verdicts
     assert [line.subject for line in entry.lines] == ["images", "labels", "guarantees"]
+    assert [one.channel for one in record.channels] == ["update"]
+    page = render_page(record, tmp_path / "audit")
+    assert '<dl class="lines">' in page
+    assert "Channels of a reply" in page
