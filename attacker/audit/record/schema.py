@@ -365,8 +365,8 @@ class AttackSummary(Entry):
     )
     success_rate: Share | None
     interval: tuple[Share, Share] | None = Field(
-        description="95 % Wilson interval of the success rate, by independent trials: images of one update are one, "
-        "equal images are one"
+        description="95 % interval of the success rate (Clopper-Pearson), by independent trials: images of one update "
+        "are one, equal images are one"
     )
     mean_ssim: Number | None
     median_ssim: Number | None
