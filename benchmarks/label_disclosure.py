@@ -59,6 +59,8 @@ def measured(name: str, tapes: Path, budget: str) -> dict[str, Any]:
         began = time.monotonic()
         ended = subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
         seconds = time.monotonic() - began
+        if ended.returncode not in (0, 3):  # 3: no image could be attacked, which is a result
+            raise RuntimeError(f"the audit of {name} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
         record = json.loads(Path(place, "audit", "audit.json").read_bytes())
     return {
         "case": name,

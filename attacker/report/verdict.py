@@ -86,10 +86,8 @@ def _labels_first(verdict: VerdictEntry) -> str:
     leak = any(line.subject == "labels" and line.state == "leaks" for line in verdict.lines)
     if not leak or images.leak:
         return ""
-    shown = "no image was" if images is not Finding.NOT_KNOWN else "about the images nothing can be concluded"
-    return "This federation discloses what its images show, by their labels; " + (
-        f"{shown} reconstructed." if images is not Finding.NOT_KNOWN else f"{shown}."
-    )
+    shown = "about the images nothing can be concluded" if images is Finding.NOT_KNOWN else "no image was reconstructed"
+    return f"This federation discloses the labels of its images; {shown}."
 
 
 def _headline(record: AuditRecord, federation: str) -> str:

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from attacker.audit.truth.best_guess import FEWEST_AVERAGED, Guesses, digest, most_of_class
+from attacker.audit.truth.best_guess import FEWEST_AVERAGED, ClientImages, Guesses, digest, most_of_class
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import Scale
 
@@ -89,6 +89,11 @@ class TruthSource(ABC):
         Returns:
             (n, channels, height, width) in [0, 1]; n is at most `most_of_class`, and may be 0.
         """
+
+    def client_images(self, entry: Located) -> ClientImages | None:
+        """The client's images beside those behind an update, for guesses; None where they are not known."""
+        del entry
+        return None
 
     @property
     def label_counts(self) -> Mapping[int, int]:
@@ -231,6 +236,10 @@ class SameClients(TruthSource):
     def of_class(self, label: int) -> Tensor:
         """The same."""
         return self._source.of_class(label)
+
+    def client_images(self, entry: Located) -> ClientImages | None:
+        """As of the first tape's update."""
+        return self._source.client_images(self._first(entry))
 
     @property
     def label_counts(self) -> Mapping[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attacker.audit.record.entry import LineState
+from attacker.audit.record.entry import LineState, VerdictName
 from attacker.audit.record.labels import LabelDisclosure
 from attacker.audit.record.schema import VerdictLine
 from attacker.audit.record.view import FederationView
@@ -72,13 +72,14 @@ def _judged(view: FederationView, found: LabelDisclosure) -> tuple[LineState, st
 _NO_PROOF: Final = "Another way to read labels still might work."
 
 
-def first_words(view: FederationView, *, image_came_back: bool) -> str:
+def first_words(view: FederationView, verdict: VerdictName) -> str:
     """What a verdict begins with where labels leak and no image did; empty otherwise."""
     found = disclosure_of(view)
-    if found is None or image_came_back or not leaks(found):
+    if found is None or verdict in ("leaks", "leaks to an adaptive attacker") or not leaks(found):
         return ""
     which = f"all {count(found.images)}" if found.right == found.images else f"{found.right} of {count(found.images)}"
-    return f"the labels of {which} images are disclosed, none of the images."
+    none = "" if verdict == "not known" else ", none of the images"
+    return f"the labels of {which} images are disclosed{none}."
 
 
 def _seen(found: LabelDisclosure) -> str:

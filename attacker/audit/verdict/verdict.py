@@ -87,7 +87,7 @@ def title_of(federation: FederationSummary) -> str:
 
 def _verdict(view: FederationView, raised: Sequence[Flag]) -> VerdictEntry:
     name, sentence = _decide(view, raised)
-    if disclosed := first_words(view, image_came_back=name.startswith("leaks") and name != "leaks in part"):
+    if disclosed := first_words(view, name):
         title = title_of(view.federation)
         images = sentence.removeprefix(f"{title}: ")
         sentence = f"{title}: {disclosed} {images if images == sentence else f'As to images: {images}'}"
