@@ -151,6 +151,15 @@ def percent(share: float) -> str:
     return "under 1 %" if 0 < share < 0.005 else f"{share * 100:.0f} %"
 
 
+def chance(p_value: float) -> str:
+    """A p-value with one digit that counts.
+
+    >>> chance(0.0087), chance(0.2), chance(1e-7)
+    ('p = 0.009', 'p = 0.2', 'p < 0.001')
+    """
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.1g}"
+
+
 def interval(low: float, high: float) -> str:
     """A 95 % interval of a share.
 

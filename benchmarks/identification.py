@@ -37,7 +37,7 @@ from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import LABELS, Knowledge
 from attacker.metrics.feature_distance import feature_distances, feature_network
 from attacker.metrics.identification import crops, pixel_distances, place_of
-from attacker.metrics.intervals import exact_of_share, rank_correlation
+from attacker.metrics.intervals import exact_interval, rank_correlation
 from attacker.metrics.places import Place
 from benchmarks.page_tables import write_between
 from benchmarks.simulated_tapes import simulate
@@ -147,7 +147,7 @@ def _counted(places: list[Place], asked: argparse.Namespace) -> Row:
     for key, most in (("first", 1), ("among_five", 5)):
         found = sum(place.within(most) for place in places)
         row[key] = round(found, 3)
-        row[f"{key}_interval"] = [round(end, 6) for end in exact_of_share(found / len(places), len(places))]
+        row[f"{key}_interval"] = [round(end, 6) for end in exact_interval(found / len(places), len(places))]
         row[f"{key}_by_chance"] = round(len(places) * most / row["candidates"], 3)
     return {**row, "median_rank": statistics.median(place.rank for place in places)}
 

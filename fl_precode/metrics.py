@@ -1,7 +1,7 @@
 """How like two images are, and whose image one is; batches matched before; shares with their intervals."""
 
 from attacker.metrics.identification import places_among
-from attacker.metrics.intervals import exact_of_share
+from attacker.metrics.intervals import exact_interval
 from attacker.metrics.places import Place
 from attacker.metrics.similarity import (
     assign,
@@ -17,7 +17,7 @@ from attacker.metrics.similarity import (
 __all__ = [
     "Place",
     "assign",
-    "exact_of_share",
+    "exact_interval",
     "label_accuracy",
     "match_batch",
     "mse",

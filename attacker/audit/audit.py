@@ -26,6 +26,8 @@ from attacker.audit.record.schema import AuditRecord, PlannedAttack
 from attacker.audit.scheduler import Score, cut, run_chunks
 from attacker.audit.scoring.assemble import assemble, best_ssim, collect, count_others
 from attacker.audit.scoring.canaries import canary_audit
+from attacker.audit.scoring.channels import reply_channels
+from attacker.audit.scoring.label_disclosure import label_disclosure
 from attacker.audit.scoring.leakage_summary import leakage_of, needs_indices
 from attacker.audit.scoring.shuffled import attack_shuffled
 from attacker.audit.settings import AuditSettings, build_attacks
@@ -223,10 +225,14 @@ def _finish(
         watch(State.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     reconstructions = collect(chunks, store)
     placebos = attack_shuffled(chunks, reconstructions, count_others(federations), seconds=clock.finishing() / 3)
+    with within(clock.left() / 3):
+        labels = [found for one in federations if (found := label_disclosure(one, settings)) is not None]
+        channels = [one for audited in federations if audited.control_of is None for one in reply_channels(audited)]
     with within(clock.finishing()):
         whole = assemble(
             federations, planned, reconstructions, settings, title=title, pictures=Pictures(folder), shuffled=placebos
         )
+    whole = whole.model_copy(update={"label_disclosures": labels, "channels": channels})
     record = finish_record(_with_canaries(whole, federations, settings))
     write_audit(record, folder)
     if not settings.leakage:

@@ -189,6 +189,7 @@ def show(record: AuditRecord, folder: Path, page: Path) -> None:
 
 def show_results(record: AuditRecord) -> None:
     """Print what each attack brought back, which attacks gave nothing and why, and the verdict."""
+    from attacker import wording
     from attacker.report.verdict import overall, verdicts
     from fl_precode.tape.notes import notes_path
 
@@ -212,6 +213,10 @@ def show_results(record: AuditRecord) -> None:
     typer.echo("\n".join(wrapped(overall(shown_verdicts), width)))
     for verdict in shown_verdicts:
         typer.echo("\n".join(wrapped(verdict.sentence, width)))
+        for line in verdict.lines:
+            said = " ".join(filter(None, (line.sentence, line.reason, line.tried)))
+            text = f"{wording.capitalised(line.subject)}: {line.state}. {said}"
+            typer.echo("\n".join(wrapped(text, width, indent="  ")))
         for caution in (text for text in verdict.cautions if text.startswith("Read from the update")):
             typer.echo("\n".join(wrapped(caution, width)))
 

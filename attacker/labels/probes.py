@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attacker.gradients.client_mode import as_trained
 from attacker.gradients.trace import LayerRun
 from attacker.labels.evidence import ClassifierGradient
 from attacker.optim.double_precision import precise
@@ -37,7 +38,11 @@ class Probed(NamedTuple):
 def probe_classifier(
     victim: Victim, observation: Observation, evidence: ClassifierGradient, *, generator: torch.Generator, probes: int
 ) -> Probed:
-    """Run the model on standard normal inputs at the observed weights and buffers, in evaluation mode.
+    """Run the model on standard normal inputs at the observed weights and buffers, as the client ran it.
+
+    Batch normalisation goes by the probes where it went by the client's images, else by the observed buffers: with the
+    buffers of an untrained model, features of other means would give other probabilities. All else is in evaluation
+    mode.
 
     For an update of T > 1 steps also at the weights that came back, on the same inputs. The steps' gradients were taken
     at the weights of times 0 to T - 1; with answers that move evenly from the first weights to the last, their mean has
@@ -79,6 +84,8 @@ def _probe_at(
     probes: int,
 ) -> Probed:
     like = next(iter(parameters.values()))
+    (as_client,) = as_trained(victim, [observation])
+    model, buffers = as_client.victim.model, as_client.observations[0].buffers
     chunks: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def record(module: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
@@ -90,14 +97,13 @@ def _probe_at(
         # A classifier may run at several places of one image; its gradient then sums over them as these rows do.
         chunks.append((p.reshape(-1, p.shape[-1]), h.reshape(-1, 1), size.reshape(-1, 1)))
 
-    handle = classifier.module.register_forward_hook(record)
+    handle = model.get_submodule(classifier.name).register_forward_hook(record)
     try:
         with torch.no_grad(), sample_noise(generator=generator):
             for first in range(0, probes, _AT_ONCE):
                 shape = (min(_AT_ONCE, probes - first), *victim.inputs.shape)
                 inputs = torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device)
-                state = {**observation.buffers, **parameters}
-                functional_call(victim.model, state, (inputs.to(like.device),))
+                functional_call(model, {**buffers, **parameters}, (inputs.to(like.device),))
     finally:
         handle.remove()
     p, h, size = (torch.cat(values) for values in zip(*chunks, strict=True))

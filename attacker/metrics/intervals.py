@@ -9,6 +9,48 @@ from statistics import NormalDist
 from scipy.stats import beta, binomtest, spearmanr
 
 
+def exact_interval(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a share (Clopper, Pearson 1934), also of one seen in fewer independent trials than cases.
+
+    Its chance to miss the true share is at most what the confidence leaves, whatever the share and however few the
+    trials. With trials that are no whole number it is that of Korn and Graubard (1998), for cases in clusters.
+
+    Args:
+        share: Of all cases, in [0, 1].
+        trials: Independent ones among them, more than 0.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: If the share, the trials or the confidence are out of their range.
+
+    >>> low, high = exact_interval(0.8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4439, 0.9748)
+    """
+    _check_share(share, trials, confidence)
+    seen, tail = min(share * trials, trials), (1 - confidence) / 2
+    low = 0.0 if share == 0 else float(beta.ppf(tail, seen, trials - seen + 1))
+    high = 1.0 if share == 1 else float(beta.ppf(1 - tail, seen + 1, trials - seen))
+    return low, high
+
+
+def chance_of_so_many(successes: int, chances: Sequence[float]) -> float:
+    """Probability of so many successes or more in independent trials with chances of their own (Poisson binomial).
+
+    Args:
+        successes: Seen.
+        chances: Of each trial, in [0, 1].
+
+    >>> chance_of_so_many(2, [0.5, 0.5]), chance_of_so_many(0, [0.1])
+    (0.25, 1.0)
+    """
+    counts = [1.0]
+    for chance in chances:
+        missed, hit = [value * (1 - chance) for value in counts], [value * chance for value in counts]
+        counts = [a + b for a, b in zip([*missed, 0.0], [0.0, *hit], strict=True)]
+    return min(1.0, math.fsum(counts[successes:]))
+
+
 def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval (1927) of a share that was seen in fewer independent trials than cases.
 
@@ -31,37 +73,6 @@ def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) ->
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
     return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
-
-
-def exact_of_share(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's interval (1934) of a share that was seen in fewer independent trials than cases.
-
-    It holds its confidence whatever the share; Wilson's does so on average. Where the successes of the trials are no
-    whole number, it is the interval between those of the numbers beside it, by the same quantiles.
-
-    Args:
-        share: Of all cases, in [0, 1].
-        trials: Independent ones among them, more than 0.
-        confidence: In (0, 1).
-
-    Raises:
-        ValueError: As for `wilson_of_share`.
-
-    >>> [round(end, 4) for end in exact_of_share(0.8, 10)], round(exact_of_share(0.0, 10)[1], 4)
-    ([0.4439, 0.9748], 0.3085)
-    """
-    _check_share(share, trials, confidence)
-    successes, tail = share * trials, (1 - confidence) / 2
-    low = 0.0 if share == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if share == 1 else float(beta.ppf(1 - tail, successes + 1, trials - successes))
-    return low, high
-
-
-def _check_share(share: float, trials: float, confidence: float) -> None:
-    if not (0 <= share <= 1 and trials > 0):
-        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
 
 
 def difference_interval(
@@ -161,3 +172,10 @@ def _squared_and_added(
         max(-1.0, difference - width(first - low1, high2 - second)),
         min(1.0, difference + width(high1 - first, second - low2)),
     )
+
+
+def _check_share(share: float, trials: float, confidence: float) -> None:
+    if not (0 <= share <= 1 and trials > 0):
+        raise ValueError(f"expected a share in [0, 1] of more than 0 trials, got {share} of {trials}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")

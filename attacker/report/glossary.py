@@ -59,7 +59,7 @@ GLOSSARY = (
     (
         "Attack success rate and 95 % interval",
         "The share of attacked images that came back. Few images were attacked, so the true share may differ; with "
-        "95 % confidence (Wilson's method) it lies in the interval. 0 of 4 still allows for almost half.",
+        "95 % confidence (Clopper and Pearson's exact method) it lies in the interval. 0 of 4 still allows for 60 %.",
     ),
     (
         "PRECODE",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attacker import wording
+from attacker.audit.record.channels import ReplyChannel
 from attacker.audit.record.counting import strength
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
 from attacker.audit.record.schema import (
@@ -84,6 +85,7 @@ class Panel:
         planned: What was planned for it, in the plan's order.
         bound: What no attack exceeds; None where nothing is promised and nothing measured.
         canaries: What canaries measured; None without canaries.
+        channels: What replies hold beside the update; empty in older records.
     """
 
     federation: FederationSummary
@@ -99,6 +101,7 @@ class Panel:
     planned: tuple[PlannedAttack, ...]
     bound: AttackBound | None = None
     canaries: CanaryAudit | None = None
+    channels: tuple[ReplyChannel, ...] = ()
 
     @property
     def loss_named(self) -> str:
@@ -197,6 +200,7 @@ def _panel(record: AuditRecord, federation: FederationSummary, verdict: Verdict 
         planned=tuple(planned for planned in record.plan if planned.federation == federation.id),
         bound=next((bound for bound in record.bounds if bound.federation == federation.id), None),
         canaries=next((found for found in record.canaries if found.federation == federation.id), None),
+        channels=tuple(one for one in record.channels if one.federation == federation.id),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from attacker.audit.record.schema import AuditRecord
+from attacker.audit.record.schema import AuditRecord, VerdictEntry, VerdictLine
 from attacker.audit.record.view import confirmed, counterpart, is_defended, knows
 from attacker.audit.verdict.verdict import title_of
 from attacker.audit.verdict.verdict import verdicts as by_the_rules
@@ -49,6 +49,7 @@ class Verdict:
         cautions: What a careful reader must know besides.
         control: Whether this is the undefended control of another federation.
         headline: What a page about this federation alone begins with; empty for the usual words of the finding.
+        lines: The same in three lines that do not mix; empty where an older record has none.
     """
 
     federation: str
@@ -57,6 +58,7 @@ class Verdict:
     cautions: tuple[str, ...] = ()
     control: bool = False
     headline: str = ""
+    lines: tuple[VerdictLine, ...] = ()
 
 
 def verdicts(record: AuditRecord) -> list[Verdict]:
@@ -70,10 +72,22 @@ def verdicts(record: AuditRecord) -> list[Verdict]:
             sentence=verdict.sentence,
             cautions=tuple(verdict.cautions),
             control=verdict.federation in controls,
-            headline=_headline(record, verdict.federation) if verdict.verdict == "not known" else "",
+            headline=_labels_first(verdict)
+            or (_headline(record, verdict.federation) if verdict.verdict == "not known" else ""),
+            lines=tuple(verdict.lines),
         )
         for verdict in (record.verdicts if known else by_the_rules(record))
     ]
+
+
+def _labels_first(verdict: VerdictEntry) -> str:
+    """The first sentence where labels leak and no image came back; empty otherwise."""
+    images = Finding(verdict.verdict.capitalize())
+    leak = any(line.subject == "labels" and line.state == "leaks" for line in verdict.lines)
+    if not leak or images.leak:
+        return ""
+    shown = "about the images nothing can be concluded" if images is Finding.NOT_KNOWN else "no image was reconstructed"
+    return f"This federation discloses the labels of its images; {shown}."
 
 
 def _headline(record: AuditRecord, federation: str) -> str:

@@ -25,6 +25,7 @@ from fl_precode.tape.notes import input_spec, notes_path, write_notes
 _logger = logging.getLogger(__name__)
 
 _LONGEST_TEXT = 200  # characters of a setting that are kept
+_LONGEST_LIST = 4_096
 _USUAL_NAMES = ("arrays", "fitins.parameters", "fitres.parameters", "parameters", "weights", "model")
 """What Flower and its apps call the ArrayRecord with the weights."""
 
@@ -162,6 +163,8 @@ class Recorder:
             "configs": _values(content.config_records),
             "weighted_by": weighted_by or "num-examples",
         }
+        if lists := _lists(content.metric_records):
+            about["lists"] = lists
         if asked is not None:
             about |= {"message_type": asked.message_type, "asked": asked.configs}
             about |= {} if asked.file is None else {"sent": asked.file}
@@ -221,6 +224,16 @@ def _value(value: object) -> Scalar | None:
         return value
     # JSON has no infinity.
     return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _lists(records: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, list[float]]]:
+    """Lists of finite numbers in records, such as counts by class; long ones are left out."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, record in records.items():
+        for key, value in record.items():
+            if isinstance(value, list) and 0 < len(value) <= _LONGEST_LIST and all(map(math.isfinite, value)):
+                found.setdefault(name, {})[key] = value
+    return found
 
 
 def _why_no_arrays(content: RecordDict) -> str:

@@ -144,6 +144,15 @@ def examples_of(records: Mapping[str, Mapping[str, Any]], weighted_by: str = "nu
     return None
 
 
+def is_examples(key: str, weighted_by: str = "num-examples") -> bool:
+    """Whether a reply's number of this name is one that `examples_of` takes.
+
+    >>> is_examples("num_samples"), is_examples("train-loss"), is_examples("weight", "weight")
+    (True, False, True)
+    """
+    return _spelled(key) in {_spelled(weighted_by), *_EXAMPLES}
+
+
 def _spelled(key: str) -> str:
     return re.sub(r"[_\s]+", "-", re.split(r"[./]", key)[-1].strip().lower())
 

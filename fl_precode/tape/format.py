@@ -69,6 +69,8 @@ class TapeHeader:
 Scalar = str | int | float | bool
 Records = Mapping[str, Mapping[str, Scalar]]
 """Name of a MetricRecord or ConfigRecord to its single values."""
+Lists = Mapping[str, Mapping[str, tuple[float, ...]]]
+"""Name of a MetricRecord to its lists of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,7 @@ class TapeEntry(StoredRecord):
         message: Identifier of the server's message that is answered; "" where the tape does not say.
         message_type: Flower's type of that message.
         metrics: What the reply's MetricRecords say.
+        lists: Lists of numbers in the reply's MetricRecords; tapes of older versions have none.
         configs: What the reply's ConfigRecords say, as far as it is single values.
         asked: What the ConfigRecords of the server's message said.
         weighted_by: Key of the number that the strategy weights this reply by.
@@ -124,6 +127,7 @@ class TapeEntry(StoredRecord):
     message: str = ""
     message_type: str = ""
     metrics: Records = field(default_factory=dict, hash=False, compare=False, repr=False)
+    lists: Lists = field(default_factory=dict, hash=False, compare=False, repr=False)
     configs: Records = field(default_factory=dict, hash=False, compare=False, repr=False)
     asked: Records = field(default_factory=dict, hash=False, compare=False, repr=False)
     weighted_by: str = "num-examples"
@@ -289,6 +293,7 @@ def _entry(content: Mapping[str, Any], sent: TapeEntry | None) -> TapeEntry:
         message=str(content.get("message", "")),
         message_type=str(content.get("message_type", "")),
         metrics=_records(content.get("metrics", {})),
+        lists=_lists(content.get("lists", {})),
         configs=_records(content.get("configs", {})),
         asked=_records(content.get("asked", {})),
         weighted_by=str(content.get("weighted_by", "num-examples")),
@@ -328,3 +333,18 @@ def _records(content: object) -> Records:
     return {
         name: {key: value for key, value in one.items() if isinstance(value, Scalar)} for name, one in content.items()
     }
+
+
+def _lists(content: object) -> Lists:
+    if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):
+        raise ValueError("expected tables of lists of numbers")
+    return {
+        name: {key: tuple(map(float, values)) for key, values in one.items() if _are_numbers(values)}
+        for name, one in content.items()
+    }
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )

@@ -12,7 +12,7 @@ from attacker.audit.record.schema import (
     Machine,
     RoundResult,
 )
-from attacker.metrics.similarity import wilson_interval
+from attacker.audit.record.trials import share_interval
 
 PLAIN, FIRST, ADAPTIVE = "inverting-gradients:iterations=9", "first-layer", "ignore"
 
@@ -63,7 +63,7 @@ def summary(identifier: str, attack: str, successes: int | None, images: int = 4
         "reasons": [],
         "successes": successes if known else None,
         "success_rate": successes / images if known else None,
-        "interval": wilson_interval(successes, images) if known else None,
+        "interval": share_interval(successes, images, images) if known else None,
         "mean_ssim": 0.5 if known else None,
         "median_ssim": 0.5 if known else None,
         "baseline_successes": 0 if known else None,

@@ -37,6 +37,26 @@ def client(change=1.0, shape=None, records=1):
     return app
 
 
+def counting_client():
+    """Replies with a list of numbers among its metrics, and one that is not finite."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        metrics = MetricRecord({"num-examples": 3, "labels": [1, 0, 2], "odd": [float("inf")]})
+        content = {"arrays": message.content["arrays"], "metrics": metrics}
+        return Message(RecordDict(content), reply_to=message)
+
+    return app
+
+
+def test_lists_of_numbers_are_kept(tmp_path):
+    start(Interceptor(FedAvg(fraction_evaluate=0.0), tmp_path / "tape"), counting_client(), rounds=1)
+    for entry in Tape(tmp_path / "tape").entries:
+        assert entry.lists == {"metrics": {"labels": (1.0, 0.0, 2.0)}}
+        assert entry.metrics == {"metrics": {"num-examples": 3}}
+
+
 def start(strategy, app, rounds=3):
     grid = LocalGrid(app, 3, {})
     return strategy.start(grid, ArrayRecord({k: Array(v) for k, v in SENT.items()}), num_rounds=rounds)

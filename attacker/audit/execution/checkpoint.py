@@ -25,7 +25,7 @@ NAME: Final = "campaign"
 FORMAT: Final = "fl-precode-campaign"
 VERSION: Final = 1
 EARLIER: Final = "earlier"
-_OF_AN_AUDIT: Final = ("audit.json", "results.csv", "images", "report", "report-redacted")
+_OF_AN_AUDIT: Final = ("audit.json", "results.csv", "labels.csv", "images", "report", "report-redacted")
 """What an audit leaves beside its campaign; anything else in the folder is not ours and stays where it is."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from attacker.audit.clock import OPENING, UNLIMITED, Clock
 from attacker.audit.execution.attack_job import Site, Target
 from attacker.audit.execution.passes import replayed_images, seconds_of_pass
@@ -71,6 +73,15 @@ class AuditedFederation:
             return None
         truth = source.truth(entry)
         return truth if truth is not None and len(truth.images) <= MOST_IMAGES else None
+
+    def true_labels(self, entry: TapeEntry) -> Tensor | None:
+        """Classes of the images behind an update, where they are known and can be compared, also of many images."""
+        source, refused = self.subject.truth, self.refused.get(entry.file)
+        if source is None or not source.knows(entry):
+            return None
+        if refused is not None and "truth-too-large" not in getattr(refused, "codes", ()):
+            return None
+        return source.labels(entry)
 
 
 def open_federations(

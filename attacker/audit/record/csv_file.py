@@ -1,4 +1,4 @@
-"""``results.csv``: every result of an audit as a table, for pandas, R and spreadsheets."""
+"""``results.csv`` and ``labels.csv``: what an audit found as tables, for pandas, R and spreadsheets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from attacker.audit.record.counting import comparable, counts
+from attacker.audit.record.labels import LabelReading
 from attacker.audit.record.schema import AuditRecord, ImageResult
 from fl_precode.private_file import write_private
 
 RESULTS_NAME: Final = "results.csv"
+LABELS_NAME: Final = "labels.csv"
 
 _WHICH: Final = ("victim_id", "federation", "attack", "model", "defence", "dataset", "round", "node", "image")
 
@@ -22,6 +24,9 @@ COLUMNS: Final = (
     *("label", "label_name", "came_back", "control_of"),
 )
 """The fields of `ImageResult`, then the true class, whether SSIM reached the threshold, what it is a control of."""
+
+LABEL_COLUMNS: Final = ("federation", *LabelReading.model_fields, "exact")
+"""The federation, the fields of `LabelReading`, then whether all labels of the update were read right."""
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet take text for a formula (OWASP, CSV injection)."""
@@ -49,14 +54,34 @@ def results_text(record: AuditRecord) -> str:
     return text.getvalue()
 
 
+def labels_text(record: AuditRecord) -> str:
+    """The table of labels: a line of names, then one line for each update whose labels were read, as `results_text`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LABEL_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for found in record.label_disclosures:
+        for reading in found.updates:
+            exact = None if reading.right is None else int(reading.exact)
+            counts = " ".join(map(str, reading.counts))
+            more = {"federation": found.federation, "counts": counts, "exact": exact}
+            writer.writerow(_cells({**reading.model_dump(), **more}))
+    return text.getvalue()
+
+
 def write_results(record: AuditRecord, folder: Path) -> Path:
-    """Write the table beside ``audit.json``, readable by its owner only; its path.
+    """Write the tables beside ``audit.json``, readable by their owner only; the path of the first.
+
+    That of labels is left out where the record has none, and one of an earlier audit is taken away.
 
     Raises:
         OSError: If it cannot be written.
     """
     path = folder / RESULTS_NAME
     write_private(path, results_text(record).encode())
+    if record.label_disclosures:
+        write_private(folder / LABELS_NAME, labels_text(record).encode())
+    else:
+        (folder / LABELS_NAME).unlink(missing_ok=True)
     return path
 
 

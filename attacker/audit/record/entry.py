@@ -26,6 +26,18 @@ VerdictName = Literal[
     "held against everything tried",
     "not known",
 ]
+LineState = Literal[
+    "leaks",
+    "leaks to an adaptive attacker",
+    "leaks in part",
+    "held",
+    "not shown",
+    "not known",
+    "bounded",
+    "no guarantee",
+    "refuted",
+]
+"""Of images and labels the first six, of guarantees the last three."""
 
 
 def finite(value: float | None) -> float | None:

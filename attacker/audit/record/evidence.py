@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from attacker.audit.record.entry import Count, Entry, Identifier, Number, PlanStatus, Role, VerdictName
+from attacker.audit.record.entry import (
+    Count,
+    Entry,
+    Identifier,
+    LineState,
+    Number,
+    PlanStatus,
+    Role,
+    Share,
+    VerdictName,
+)
 from attacker.reasons import Reason
 
 
@@ -70,6 +80,23 @@ class Flag(Entry):
     weak: bool = Field(default=True, description="whether it alone forbids to say that the defence held")
 
 
+class VerdictLine(Entry):
+    """What an audit shows of one thing that may be disclosed, apart from the others: images, labels, or guarantees."""
+
+    subject: Literal["images", "labels", "guarantees"]
+    state: LineState
+    sentence: str = Field(description="number, interval and comparison with the best guess, in plain words")
+    seen: Count | None = Field(default=None, description="images reconstructed, or updates with all labels read right")
+    cases: Count | None = Field(default=None, description="of so many; null where nothing could be compared")
+    interval: tuple[Share, Share] | None = Field(
+        default=None, description="95 % interval of the share (Clopper-Pearson), by independent trials"
+    )
+    guess: Share | None = Field(default=None, description="share of them that the best guess without an update has")
+    p_value: Share | None = Field(default=None, description="of a test against that guess, where one was made")
+    reason: str = Field(default="", description="why a result that shows nothing is no protection; empty otherwise")
+    tried: str = Field(default="", description="what was tried, when, and what it cost; empty where nothing was")
+
+
 class VerdictEntry(Entry):
     """What the audit allows to be said about one federation, by written rules."""
 
@@ -77,6 +104,9 @@ class VerdictEntry(Entry):
     verdict: VerdictName
     sentence: str
     cautions: list[str]
+    lines: list[VerdictLine] = Field(
+        default=[], description="the same in three lines that do not mix; absent in older records"
+    )
 
 
 class InfluenceGroup(Entry):

@@ -92,7 +92,7 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "{steps} steps of training without the defence). Images may come back from it that no undefended federation "
         "would give away. A tape of a federation without the defence, audited beside this one, is a better control.",
         "too-few-victims": "None of {images} came back{worth}, which leaves room for up to {share} of all updates to "
-        "give images away (95 % confidence). Up to {enough} would be small enough, which takes 61 updates with an "
+        "give images away (95 % confidence). Up to {enough} would be small enough, which takes 60 updates with an "
         "image of their own.",
         "near-miss": "{attacks} came close on {near} of {images}: up to SSIM {ssim}, clearly beyond every guess, and "
         "less than {least:g} below what counts as come back. A little more time or a better start may do.",

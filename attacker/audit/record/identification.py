@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from attacker.audit.record.schema import ImageResult, RankSummary
 from attacker.audit.record.trials import trials, update_of
-from attacker.metrics.intervals import exact_of_share
+from attacker.metrics.intervals import exact_interval
 from attacker.metrics.places import Place, chance_of_first
 
 Measure = Literal["pixels", "features"]
@@ -67,9 +67,9 @@ def _summary(measure: Measure, ranked: Sequence[_Ranked], same: Mapping[str, str
         images=len(ranked),
         candidates=min(row.candidates or 1 for row in rows),
         first=first,
-        first_interval=exact_of_share(min(1.0, first / len(ranked)), independent),
+        first_interval=exact_interval(min(1.0, first / len(ranked)), independent),
         among_five=few,
-        among_five_interval=exact_of_share(min(1.0, few / len(ranked)), independent),
+        among_five_interval=exact_interval(min(1.0, few / len(ranked)), independent),
         median_rank=statistics.median(place.rank for place in places) if places else None,
         identified=sum(image.identified for image in ranked),
         expected=sum(1 / (row.candidates or 1) for row in rows),

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from attacker.audit.record.channels import ReplyChannel
 from attacker.audit.record.entry import (
     Count,
     Entry,
@@ -48,7 +49,9 @@ from attacker.audit.record.evidence import (
     UpdateFacts,
     UpdateReading,
     VerdictEntry,
+    VerdictLine,
 )
+from attacker.audit.record.labels import LabelDisclosure, LabelReading
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
 
 __all__ = [
@@ -68,7 +71,9 @@ __all__ = [
     "Identifier",
     "ImageResult",
     "InfluenceGroup",
+    "LabelDisclosure",
     "LabelKnowledge",
+    "LabelReading",
     "LayerLeakage",
     "LeakageSummary",
     "LeftOut",
@@ -84,6 +89,7 @@ __all__ = [
     "PrivacyClaims",
     "PrivacyGuarantee",
     "PrivacySpent",
+    "ReplyChannel",
     "Role",
     "RankSummary",
     "RoundResult",
@@ -95,6 +101,7 @@ __all__ = [
     "UpdateFacts",
     "UpdateReading",
     "VerdictEntry",
+    "VerdictLine",
     "VerdictName",
     "VictimImage",
     "finite",
@@ -414,8 +421,8 @@ class AttackSummary(Entry):
     )
     success_rate: Share | None
     interval: tuple[Share, Share] | None = Field(
-        description="95 % Wilson interval of the success rate, by independent trials: images of one update are one, "
-        "equal images are one"
+        description="95 % interval of the success rate (Clopper-Pearson), by independent trials: images of one update "
+        "are one, equal images are one"
     )
     mean_ssim: Number | None
     median_ssim: Number | None
@@ -465,4 +472,10 @@ class AuditRecord(Entry):
         default=[],
         description="what no attack exceeds, of federations whose defence is a mechanism of differential privacy or "
         "that have canaries; absent in older records",
+    )
+    label_disclosures: list[LabelDisclosure] = Field(
+        default=[], description="what updates disclose of their labels, by federation; absent in older records"
+    )
+    channels: list[ReplyChannel] = Field(
+        default=[], description="what replies hold in clear beside the update; absent in older records"
     )

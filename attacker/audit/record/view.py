@@ -13,7 +13,7 @@ from attacker.audit.record.counting import best_guess, comparable, counts, near_
 from attacker.audit.record.mends import MENDS, Mend
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult, PlannedAttack
 from attacker.audit.record.trials import originals, share_interval, trials, update_of
-from attacker.metrics.intervals import difference_interval, wilson_of_share
+from attacker.metrics.intervals import difference_interval, exact_interval
 
 __all__ = [
     "AGREES",
@@ -363,7 +363,7 @@ class FederationView:
         if not rows:
             return None
         ahead, gain = sum(value > 0 for value in gains), statistics.fmean(gains)
-        sure = wilson_of_share(ahead / len(rows), trials(rows, self._same), confidence=0.99)[0] > 0.5
+        sure = exact_interval(ahead / len(rows), trials(rows, self._same), confidence=0.99)[0] > 0.5
         similar = statistics.fmean(row.ssim or 0.0 for row in rows)
         lead = Lead(summary=summary, ahead=ahead, images=len(rows), gain=gain, ssim=similar)
         return lead if sure and gain >= LEAD else None

@@ -157,7 +157,8 @@ def best_ssim(federation: AuditedFederation, chunk: Chunk, reconstructions: Sequ
         source, truth = federation.subject.truth, federation.truth(entries[target.file])
         if source is None or truth is None:
             continue
-        rows, _ = compared(reconstruction, truth.images, inputs, source.guesses.at(truth.images, truth.labels))
+        guesses = source.guesses.at(truth.images, truth.labels, source.client_images(entries[target.file]))
+        rows, _ = compared(reconstruction, truth.images, inputs, guesses)
         best += [row.ssim for row in rows if row.ssim is not None and beats(row.ssim, row.guess_ssim, 0.0)]
     return max(best, default=None)
 
@@ -271,6 +272,7 @@ class _Scene:
             inputs=self._inputs,
             truth=truth,
             guesses=None if source is None else source.guesses,
+            client=None if source is None or truth is None else source.client_images(self._own.entries[place]),
             class_names=() if source is None else source.class_names,
             pictures=self._pictures,
             same_as=[]

@@ -34,7 +34,7 @@ from attacker.audit.scoring.placebos import (
     updates_of_others,
 )
 from attacker.audit.truth.base import Truth
-from attacker.audit.truth.best_guess import Guess, Guesses
+from attacker.audit.truth.best_guess import ClientImages, Guess, Guesses
 from attacker.metrics.similarity import SSIM_WINDOW, label_accuracy, match_batch, mse, psnr, ssim
 from attacker.reasons import because, coded, joined
 from fl_precode.models.input_spec import InputSpec
@@ -224,6 +224,7 @@ class UpdateEvaluation:
         inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.
         guesses: At the images without any update; None without truth.
+        client: Whose images they are, where its other images are known; those are guessed by, too.
         class_names: By class index; empty without truth.
         pictures: Where pictures are kept.
         same_as: For each image the identifier of the first victim that it is a copy of, or None; empty for none.
@@ -245,6 +246,7 @@ class UpdateEvaluation:
         same_as: Sequence[str | None] = (),
         images: int = 1,
         line_up: LineUp | None = None,
+        client: ClientImages | None = None,
     ) -> None:
         self._line_up = line_up
         self._federation = federation
@@ -258,7 +260,7 @@ class UpdateEvaluation:
         self._guesses: list[Guess | None] = [None] * count
         self._mean_image: Tensor | None = None
         if truth is not None and guesses is not None:
-            self._guesses = guesses.at(truth.images, truth.labels)
+            self._guesses = guesses.at(truth.images, truth.labels, client)
             self._mean_image = guesses.mean_image
         self._class_names = class_names
 

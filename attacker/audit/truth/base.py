@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from attacker.audit.truth.best_guess import FEWEST_AVERAGED, Guesses, digest, most_of_class
+from attacker.audit.truth.best_guess import FEWEST_AVERAGED, ClientImages, Guesses, digest, most_of_class
 from attacker.audit.truth.candidates import NO_CANDIDATES, Candidates, drawn
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import Scale
@@ -100,6 +101,25 @@ class TruthSource(ABC):
         """
         return dict.fromkeys(labels, NO_CANDIDATES)
 
+    def client_images(self, entry: Located) -> ClientImages | None:
+        """The client's images beside those behind an update, for guesses; None where they are not known."""
+        del entry
+        return None
+
+    @property
+    def label_counts(self) -> Mapping[int, int]:
+        """Different images of each class that are known; empty where none are."""
+        return {}
+
+    def labels(self, entry: Located) -> Tensor | None:
+        """(batch,) classes of the images behind an update, each image once; None where they are not known.
+
+        Raises:
+            ValueError: As `truth`.
+        """
+        known = self.truth(entry)
+        return None if known is None else known.labels
+
     @cached_property
     def guesses(self) -> Guesses:
         """What can be guessed from these images, each guess worked out once."""
@@ -176,6 +196,16 @@ class HeldTruth(TruthSource):
         return drawn(((some.images, some.labels) for some in self.held()), labels, most, seed)
 
     @cached_property
+    def label_counts(self) -> Mapping[int, int]:
+        """Of the images held, each counted once."""
+        labels = {
+            digest(image): label
+            for known in self.held()
+            for image, label in zip(known.images, known.labels.tolist(), strict=True)
+        }
+        return Counter(labels.values())
+
+    @cached_property
     def _by_class(self) -> dict[int, Tensor]:
         return chosen_by_class(self.held())
 
@@ -225,6 +255,19 @@ class SameClients(TruthSource):
     def candidates(self, labels: Collection[int | None], most: int, seed: int) -> Mapping[int | None, Candidates]:
         """The same."""
         return self._source.candidates(labels, most, seed)
+
+    def client_images(self, entry: Located) -> ClientImages | None:
+        """As of the first tape's update."""
+        return self._source.client_images(self._first(entry))
+
+    @property
+    def label_counts(self) -> Mapping[int, int]:
+        """The same."""
+        return self._source.label_counts
+
+    def labels(self, entry: Located) -> Tensor | None:
+        """As of the first tape's update."""
+        return self._source.labels(self._first(entry))
 
     @cached_property
     def guesses(self) -> Guesses:

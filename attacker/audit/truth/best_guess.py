@@ -50,6 +50,13 @@ class KnownImages(Protocol):
         """(n, channels, height, width) in [0, 1]: different images of a class, at most `most_of_class`; n may be 0."""
 
 
+class ClientImages(Protocol):
+    """What somebody knows who knows the client, and nothing of its update."""
+
+    def of_class(self, label: int) -> Tensor:
+        """(n, channels, height, width) in [0, 1]: the client's images of a class beside those behind the update."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Guess:
     """The best guess at one image.
@@ -89,35 +96,38 @@ class Guesses:
 
     def __init__(self, known: KnownImages) -> None:
         self._known = known
-        self._found: dict[tuple[bytes, int], Guess | None] = {}
+        self._found: dict[tuple[bytes, int, bytes], Guess | None] = {}
 
     @property
     def mean_image(self) -> Tensor | None:
         """The mean image, for whoever wants to see it."""
         return self._known.mean_image
 
-    def at(self, images: Tensor, labels: Tensor) -> list[Guess | None]:
+    def at(self, images: Tensor, labels: Tensor, client: ClientImages | None = None) -> list[Guess | None]:
         """The best guess at each image; None where they are too small for SSIM.
 
         Args:
             images: (n, channels, height, width) in [0, 1].
             labels: (n,) classes.
+            client: Whose they are, where its other images are known.
         """
-        return [self._at(image, int(label)) for image, label in zip(images, labels, strict=True)]
+        own = {label: client.of_class(label) for label in set(labels.tolist())} if client is not None else {}
+        return [self._at(image, int(label), own.get(int(label))) for image, label in zip(images, labels, strict=True)]
 
-    def _at(self, image: Tensor, label: int) -> Guess | None:
-        key = digest(image), label
+    def _at(self, image: Tensor, label: int, own: Tensor | None) -> Guess | None:
+        key = digest(image), label, b"" if own is None else digest(own)
         if key not in self._found:
-            self._found[key] = self._best(image, label) if min(image.shape[1:]) >= SSIM_WINDOW else None
+            self._found[key] = self._best(image, label, own) if min(image.shape[1:]) >= SSIM_WINDOW else None
         return self._found[key]
 
-    def _best(self, image: Tensor, label: int) -> Guess:
+    def _best(self, image: Tensor, label: int, own: Tensor | None) -> Guess:
         flat = self._known.mean_image
         guesses = [_plain(image)]
         if flat is not None and flat.shape == image.shape:
             guesses.insert(0, (float(ssim(flat[None], image[None])), "mean image", flat))
         mean_ssim = guesses[0][0]
         guesses += _of_class(image, self._known.of_class(label))
+        guesses += [] if own is None else _mean_of(image, own, "mean of the client's class")
         best, name, picture = max(guesses, key=lambda guess: guess[0])
         best = 1.0 if best >= _IS_THE_IMAGE else best
         return Guess(ssim=best, name=name, image=picture, mean_ssim=mean_ssim)
@@ -140,16 +150,24 @@ def _of_class(image: Tensor, others: Tensor) -> list[tuple[float, str, Tensor]]:
     """The best of other images of its class, and their mean; copies of the image are none of them."""
     if others.shape[1:] != image.shape or not len(others):
         return []
+    guesses = _mean_of(image, others, "mean of its class")
     others = others[~are_copies(others, image)]
-    guesses = []
-    if len(others) >= FEWEST_AVERAGED:
-        mean = others.double().mean(dim=0).float()
-        guesses.append((float(ssim(mean[None], image[None])), "mean of its class", mean))
     compared = others[: _most_compared(image.numel())]
     if len(compared):
         similarity, place = ssim(compared, image.expand_as(compared)).max(dim=0)
         guesses.append((float(similarity), "another image of its class", compared[int(place)]))
     return guesses
+
+
+def _mean_of(image: Tensor, others: Tensor, name: str) -> list[tuple[float, str, Tensor]]:
+    """The mean of images without copies of this one, where it shows none of them."""
+    if others.shape[1:] != image.shape or not len(others):
+        return []
+    others = others[~are_copies(others, image)]
+    if len(others) < FEWEST_AVERAGED:
+        return []
+    mean = others.double().mean(dim=0).float()
+    return [(float(ssim(mean[None], image[None])), name, mean)]
 
 
 def are_copies(images: Tensor, image: Tensor) -> Tensor:

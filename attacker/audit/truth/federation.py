@@ -7,7 +7,9 @@ writes beside its tape and which no server of a real deployment would have.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,27 @@ class TrainingImages:
         if place not in self._prints:
             self._prints[place] = digest(self._images.images[place])
         return self._prints[place]
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """What a client has beside the images of one update (`attacker.audit.truth.best_guess.ClientImages`).
+
+    Attributes:
+        images: The training images of all clients.
+        places: Of the client's other images among these.
+    """
+
+    images: ImageDataset
+    places: np.ndarray
+
+    def of_class(self, label: int) -> Tensor:
+        """Evenly chosen, at most as many as of a class of the whole data set; n may be 0."""
+        mine = self.places[np.asarray(self.images.labels)[self.places] == label]
+        most = most_of_class(self.images.images[0].numel())
+        chosen = mine[np.arange(min(len(mine), most)) * len(mine) // max(1, min(len(mine), most))]
+        found: Tensor = self.images.batch(chosen)[0]
+        return found
 
 
 class FederationTruth(TruthSource):
@@ -203,6 +226,25 @@ class FederationTruth(TruthSource):
         """
         used = np.concatenate(self._used(entry))
         return tuple(sorted({int(label) for label in self._federation.data.train.labels[used]}))
+
+    def client_images(self, entry: Located) -> OwnImages:
+        """Those of the node's partition that it did not use in the round."""
+        held = np.asarray(self._federation.partitions[self.partition_of(entry.node)])
+        return OwnImages(self._federation.data.train, np.setdiff1d(held, np.concatenate(self._used(entry))))
+
+    @cached_property
+    def label_counts(self) -> Mapping[int, int]:
+        """Of all training images of the data set."""
+        return Counter(self._federation.data.train.labels.tolist())
+
+    def labels(self, entry: Located) -> Tensor:
+        """Classes of the images that a node used in a round, each image once; no image is loaded.
+
+        Raises:
+            ValueError: As `truth`.
+        """
+        used = np.unique(np.concatenate(self._used(entry)))
+        return torch.as_tensor(self._federation.data.train.labels)[torch.from_numpy(used)].long()
 
     def _used(self, entry: Located) -> list[np.ndarray]:
         partition_id, server_round = self.partition_of(entry.node), entry.round

@@ -17,7 +17,7 @@ from attacker.audit.record.privacy import AttackBound, CanaryAudit
 from attacker.audit.record.schema import AuditRecord, FederationSummary, finite
 from attacker.audit.record.trials import share_interval
 from attacker.audit.record.view import FederationView, views
-from attacker.metrics.intervals import wilson_of_share
+from attacker.metrics.intervals import exact_interval
 from attacker.reasons import Reason, because
 from attacker.wording import budget, percent
 from fl_precode.privacy.released import DELTA, Released, pure_epsilon, released_by
@@ -162,7 +162,7 @@ def _surest(view: FederationView) -> _Rate | None:
         _Rate(
             attack=summary.attack,
             measured=summary.success_rate or 0.0,
-            least=wilson_of_share(
+            least=exact_interval(
                 summary.success_rate or 0.0, max(1, view.independent(summary.attack)), confidence=confidence
             )[0],
         )

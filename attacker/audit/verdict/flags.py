@@ -13,14 +13,14 @@ from attacker.audit.inputs.noise_source import from_a_seed
 from attacker.audit.record.counting import NEAR
 from attacker.audit.record.flag_sentences import FLAGS, Found, raised_flag
 from attacker.audit.record.schema import AuditRecord, Flag, parts_of
+from attacker.audit.record.trials import share_interval
 from attacker.audit.record.view import WORKS, FederationView, views
 from attacker.audit.verdict import privacy_flags, search_flags
 from attacker.audit.verdict.control_flags import control_untrained
-from attacker.metrics.similarity import wilson_interval
 from attacker.wording import capitalised, counted, defence_name, figure, joined, percent
 
 LARGEST_SHARE = 0.06
-"""Share of all updates that "nothing came back" may still allow for, with 95 % confidence; 61 updates are enough."""
+"""Share of all updates that "nothing came back" may still allow for, with 95 % confidence; 60 updates are enough."""
 
 FAILED_SHARE = 0.05
 """Share of images on which an attack may fail before its result is doubted."""
@@ -109,7 +109,7 @@ def _too_few_victims(view: FederationView) -> Iterator[Found]:
         return
     judged = view.whole or view.of_role(adaptive=True, among=view.scored) or view.scored
     independent, images = max((view.independent(summary.attack), summary.images - summary.failed) for summary in judged)
-    high = wilson_interval(0, independent)[1]
+    high = share_interval(0, independent, independent)[1]
     if high > LARGEST_SHARE:
         yield raised_flag(
             "too-few-victims",

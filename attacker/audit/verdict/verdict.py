@@ -42,6 +42,8 @@ from attacker.audit.record.schema import (
 )
 from attacker.audit.record.view import FederationView, Lead, views
 from attacker.audit.verdict.flags import flags
+from attacker.audit.verdict.labels import first_words
+from attacker.audit.verdict.lines import lines
 from attacker.wording import (
     capitalised,
     count,
@@ -85,12 +87,22 @@ def title_of(federation: FederationSummary) -> str:
 
 def _verdict(view: FederationView, raised: Sequence[Flag]) -> VerdictEntry:
     name, sentence = _decide(view, raised)
+    if disclosed := first_words(view, name):
+        title = title_of(view.federation)
+        images = sentence.removeprefix(f"{title}: ")
+        sentence = f"{title}: {disclosed} {images if images == sentence else f'As to images: {images}'}"
     cautions = [*_assumed(view), *(flag.sentence for flag in raised)]
     if name != "not known":
         said = any(flag.name == "too-few-victims" for flag in raised)  # with the same reason
         cautions += [*([] if said else _together(view)), *_guesses(view)]
     cautions += _read(view)
-    return VerdictEntry(federation=view.federation.id, verdict=name, sentence=sentence, cautions=cautions)
+    return VerdictEntry(
+        federation=view.federation.id,
+        verdict=name,
+        sentence=sentence,
+        cautions=cautions,
+        lines=lines(view, name, raised),
+    )
 
 
 def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:

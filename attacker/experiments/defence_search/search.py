@@ -10,6 +10,7 @@ from typing import Literal
 
 from attacker import wording
 from attacker.attacks.registry import attack_title
+from attacker.audit.record.trials import share_interval
 from attacker.experiments.attack_sets import every_attack_on, is_quick, patient_attacks_on
 from attacker.experiments.cells import AttackedVictims, Cell, FederationRun, Made, Setup, VictimScore
 from attacker.experiments.defence_search.candidates import CandidateDefence, candidates
@@ -18,7 +19,6 @@ from attacker.experiments.defence_search.result import Recommendation, Trial, se
 from attacker.experiments.image_sets import images
 from attacker.experiments.precode.experiment import Experiment
 from attacker.experiments.precode.summarise import score
-from attacker.metrics.similarity import wilson_interval
 from fl_precode.private_file import write_private
 
 RECOMMENDATION_NAME = "recommendation.json"
@@ -127,7 +127,7 @@ class DefenceSearch:
     def _result(self, trials: Sequence[Trial], text: str = "") -> Recommendation:
         recommended = next((trial for trial in trials if trial.verdict == "recommended"), None)
         victims = self._experiment.scale.victims
-        bound = wilson_interval(0, victims)[1]
+        bound = share_interval(0, victims, victims)[1]
         return Recommendation(
             data=images(self._data, self._experiment.data_root).name,
             model=self._model,

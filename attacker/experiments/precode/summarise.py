@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from attacker.audit.execution.machine import this_machine, versions
 from attacker.audit.record.counting import best_guess
 from attacker.audit.record.schema import finite
+from attacker.audit.record.trials import share_interval
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, tally
 from attacker.experiments.attack_sets import is_adaptive
 from attacker.experiments.cells import (
@@ -36,7 +37,6 @@ from attacker.experiments.precode.summary import (
 from attacker.experiments.precode.which_attack_breaks import falls
 from attacker.experiments.scales import PPP_ALONE
 from attacker.experiments.store import Store
-from attacker.metrics.similarity import wilson_interval
 
 _MOST_DECIBELS = 100.0
 
@@ -133,7 +133,7 @@ def _setup(experiment: Experiment, setup: Setup, cells: Sequence[Cell], store: S
 def curve(points: Sequence[Point], tested: int, seconds: float, note: str) -> Curve:
     """Accuracy with the interval that the number of test images leaves."""
     final = points[-1].accuracy if points else None
-    interval = None if final is None else wilson_interval(round(final * tested), tested)
+    interval = None if final is None else share_interval(round(final * tested), tested, tested)
     return Curve(points=list(points), final=final, interval=interval, note=note, seconds=seconds)
 
 
@@ -195,7 +195,7 @@ def score(rows: Iterable[VictimScore]) -> Score:
         failed=failed,
         successes=len(back),
         rate=len(back) / len(tried) if tried else None,
-        interval=wilson_interval(len(back), len(tried)) if tried else None,
+        interval=share_interval(len(back), len(tried), len(tried)) if tried else None,
         ssim=_mean(victim.ssim for victim in tried),
         psnr=_mean(_decibels(victim) for victim in tried),
         mse=_mean(victim.mse for victim in tried),

@@ -18,7 +18,7 @@ class Score(Entry):
     failed: Count = Field(description="raised or diverged; they count as not come back")
     successes: Count = Field(description="images that came back, beyond the threshold and the best guess")
     rate: Share | None = Field(description="null when the attack fits no victim")
-    interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval of the rate")
+    interval: tuple[Share, Share] | None = Field(description="95 % interval of the rate (Clopper-Pearson)")
     ssim: Number | None = Field(description="mean")
     psnr: Number | None = Field(description="mean in dB, each at most 100")
     mse: Number | None = Field(description="mean")
@@ -49,7 +49,9 @@ class Curve(Entry):
 
     points: list[Point]
     final: Share | None
-    interval: tuple[Share, Share] | None = Field(description="95 % Wilson interval for the number of test images")
+    interval: tuple[Share, Share] | None = Field(
+        description="95 % interval (Clopper-Pearson) for the number of test images"
+    )
     note: str
     seconds: Number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -51,6 +52,19 @@ def stored(folder, images, labels) -> str:
     return f"npz:{folder / 'own.npz'}"
 
 
+class Place(NamedTuple):
+    node: str
+    round: int
+
+
+def medmnist(folder, name):
+    """Training images (n, channels, height, width) as bytes, and their labels."""
+    with np.load(folder / f"medmnist/{name}.npz") as arrays:
+        pixels = torch.from_numpy(arrays["train_images"])
+        labels = torch.from_numpy(arrays["train_labels"]).long().flatten()
+    return (pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)), labels
+
+
 def faded(count=240):
     """Photographs without contrast, (n, height, width, channels), and their labels."""
     photos = load_data("photos").train
@@ -70,22 +84,77 @@ def test_plain_images_have_the_similarity_of_images_of_one_level():
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["pneumoniamnist", "breastmnist"])
+@pytest.mark.parametrize("name", ["pneumoniamnist", "breastmnist", "retinamnist"])
 def test_no_guess_at_a_scan_comes_back_and_every_scan_does(shared_data, name):
-    with np.load(shared_data / f"medmnist/{name}.npz") as arrays:
-        pixels = torch.from_numpy(arrays["train_images"])[:, None]
-        labels = torch.from_numpy(arrays["train_labels"]).long().flatten()
-    known = TrainingImages(ImageDataset(pixels, labels, ("no", "yes")))
+    pixels, labels = medmnist(shared_data, name)
+    known = TrainingImages(ImageDataset(pixels, labels, tuple(map(str, range(int(labels.max()) + 1)))))
     place = torch.arange(0, len(pixels), len(pixels) // 40)
     truth, own = pixels[place].float() / 255, labels[place]
     best = Guesses(known).at(truth, own)
     averages = torch.stack([known.of_class(int(label)).mean(dim=0) for label in own])
-    others = torch.stack([known.of_class(int(label))[100] for label in own])
+    others = torch.stack([known.of_class(int(label))[:101][-1] for label in own])
     blank = truth.mean(dim=(2, 3), keepdim=True).expand_as(truth)
     for guess in (known.mean_image.expand_as(truth), averages, others, blank, 0 * truth, 0 * truth + 1):
         values = similarity.ssim(guess, truth).tolist()
         assert not any(beats(one, of.ssim, SUCCESS_THRESHOLD) for one, of in zip(values, best, strict=True))
     assert all(beats(1.0, of.ssim, SUCCESS_THRESHOLD) for of in best)
+
+
+@pytest.mark.realdata
+def test_the_mean_eye_passes_the_threshold_on_most_and_counts_on_none(shared_data):
+    pixels, labels = medmnist(shared_data, "retinamnist")
+    known = TrainingImages(ImageDataset(pixels, labels, tuple("01234")))
+    truth = pixels[:16].float() / 255
+    mean = similarity.ssim(known.mean_image.expand_as(truth), truth).tolist()
+    assert sum(value >= SUCCESS_THRESHOLD for value in mean) >= 10, "as a plain threshold would count"
+    best = Guesses(known).at(truth, labels[:16])
+    assert not any(beats(value, of.ssim, SUCCESS_THRESHOLD) for value, of in zip(mean, best, strict=True))
+
+
+@pytest.mark.realdata
+def test_a_grey_square_passes_the_threshold_on_scans_and_counts_on_none(shared_data):
+    """The scan whose best plain square is most like it, of each class: DP-SGD was called broken by such squares."""
+    with np.load(shared_data / "medical_mnist/medical_mnist_6x1000.npz") as arrays:
+        pixels, labels = torch.from_numpy(arrays["images"])[:, None], torch.from_numpy(arrays["labels"]).long()
+    known = TrainingImages(ImageDataset(pixels, labels, tuple("012345")))
+    place = torch.arange(0, len(pixels), 60)
+    truth, own = pixels[place].float() / 255, labels[place]
+    levels = torch.linspace(0, 1, 21)
+    squares = similarity.plain_ssim(truth, levels)[:, 0]
+    passing = (squares >= SUCCESS_THRESHOLD).any(dim=1)
+    assert bool(passing.any()), "as a plain threshold would count"
+    best = Guesses(known).at(truth[passing], own[passing])
+    for of, values in zip(best, squares[passing].tolist(), strict=True):
+        assert not any(beats(value, of.ssim, SUCCESS_THRESHOLD) for value in values)
+        assert beats(1.0, of.ssim, SUCCESS_THRESHOLD)
+
+
+def test_the_clients_other_images_are_guessed_by():
+    """A client whose images of a class are all but alike: what resembles them shows nothing of its update."""
+    base = noise(1, seed=3)[0]
+    alike = (base + 0.3 * (noise(20, seed=4) - 0.5)).clamp(0, 1)
+    image = (base + 0.3 * (noise(1, seed=5)[0] - 0.5)).clamp(0, 1)
+    others = noise(FEWEST_AVERAGED, seed=6)
+    (without,) = Guesses(Known(others)).at(image[None], torch.tensor([0]))
+    (found,) = Guesses(Known(others)).at(image[None], torch.tensor([0]), Known(alike))
+    assert (found.name, without.name) == ("mean of the client's class", "another image of its class")
+    assert found.ssim > without.ssim + 0.2
+    (few,) = Guesses(Known(others)).at(image[None], torch.tensor([0]), Known(alike[: FEWEST_AVERAGED - 1]))
+    assert few.name != found.name, "the mean of few images shows each of them"
+
+
+def test_a_clients_other_images_are_its_partition_without_the_update(tmp_path):
+    taped = tape_federation(tmp_path, batch_size=4)
+    truth = open_subject(TapeSource(tape=taped.tape)).truth
+    own = Place(node="9007199254740901", round=1)
+    used, labels = taped.used[own.node, own.round]
+    mine = truth.client_images(own)
+    for label in labels.unique().tolist():
+        held = mine.of_class(label)
+        assert len(held)
+        assert not any(torch.equal(image, other) for image in used for other in held)
+    assert sum(len(mine.of_class(label)) for label in range(10)) + len(labels) == len(truth._federation.partitions[0])
+    assert mine.of_class(77).shape[0] == 0
 
 
 def test_a_copy_of_an_image_is_no_guess_at_it_and_no_part_of_its_class_s_mean():

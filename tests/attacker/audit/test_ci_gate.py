@@ -43,7 +43,7 @@ def text_of(result) -> str:
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--max-asr", 1], 0, "2 of 2 images came back by some attack (95 % interval 34 to 100 %)"),
+        (["--max-asr", 1], 0, "2 of 2 images came back by some attack (95 % interval 16 to 100 %)"),
         (["--max-asr", 0], 1, "NOT MET --max-asr 0 f1: MLP with no defence on digits 2 of 2 images came back"),
         (["--min-victims", 2], 0, "2 images were attacked and compared"),
         (["--min-victims", 64], 1, "NOT MET --min-victims 64"),
@@ -181,7 +181,7 @@ def test_the_gates_interval_goes_by_updates():
     assert answers(whole, demands)[0].reason == "5 of 64 images came back by some attack (95 % interval 3 to 17 %)"
     one = whole.model_copy(update={"results": [row.model_copy(update={"node": "7"}) for row in whole.results]})
     assert answers(one, demands)[0].reason == (
-        "5 of 64 images came back by some attack (95 % interval 0 to 82 %); they count as 1 independent trial"
+        "5 of 64 images came back by some attack (95 % interval 0 to 98 %); they count as 1 independent trial"
     )
 
 

@@ -8,7 +8,8 @@ import stat
 
 import pytest
 
-from attacker.audit.record.csv_file import COLUMNS, RESULTS_NAME, results_text
+from attacker.audit.record.csv_file import COLUMNS, LABEL_COLUMNS, RESULTS_NAME, labels_text, results_text
+from attacker.audit.record.labels import LabelDisclosure, LabelReading
 from attacker.audit.record.schema import ImageResult, VictimImage
 from tests.attacker.audits import audit_tape
 from tests.attacker.records import PLAIN, federation, record, rows, summary
@@ -69,3 +70,21 @@ def test_an_audit_writes_it_for_its_owner_only(tmp_path):
     lines = read(path.read_text())
     assert [float(line["ssim"]) for line in lines] == [row.ssim for row in found.results]
     assert f"'{FORMULA}" in {line["node"] for line in lines}
+
+
+def test_labels_are_a_table_by_update():
+    reading = LabelReading(
+        round=1, node="=1", images=3, method="counts", counts=[2, 1], right=3, guess_right=2, chance=0.25
+    )
+    unread = LabelReading(
+        round=2, node="2", images=3, method="", counts=[], right=None, guess_right=None, chance=None, reason="no bias"
+    )
+    found = LabelDisclosure(
+        federation="f1", updates=[reading, unread], known=9, read=1, compared=1, exact=1, independent=1,
+        interval=(0.025, 1.0), guess=0.25, p_value=0.25, images=3, right=3, guess_right=2, p_ahead=0.5,
+    )  # fmt: skip
+    whole = record([federation("f1")], [], label_disclosures=[found])
+    first, second = csv.DictReader(io.StringIO(labels_text(whole)))
+    assert tuple(first) == LABEL_COLUMNS
+    assert (first["node"], first["counts"], first["exact"], first["federation"]) == ("'=1", "2 1", "1", "f1")
+    assert (second["exact"], second["reason"]) == ("", "no bias")

@@ -9,8 +9,8 @@ import pytest
 
 from attacker.audit.record.flag_sentences import FLAGS
 from attacker.audit.record.schema import AttackDescription, PlannedAttack, UpdateFacts
+from attacker.audit.record.trials import share_interval
 from attacker.audit.verdict.flags import CHECKS, LARGEST_SHARE, flags
-from attacker.metrics.similarity import wilson_interval
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, rows, summary, told
 
 PAIR = [federation("f1"), federation("f2", "precode")]
@@ -245,11 +245,11 @@ def test_a_control_that_works_too_rarely_to_tell(successes, flagged):
     assert (("f2", "control-hardly-reconstructed", PLAIN) in found) is flagged
 
 
-@pytest.mark.parametrize(("images", "flagged"), [(64, False), (61, False), (60, True), (4, True)])
+@pytest.mark.parametrize(("images", "flagged"), [(64, False), (60, False), (59, True), (4, True)])
 def test_too_few_victims(images, flagged):
     summaries = [CONTROL, summary("f2", PLAIN, 0, 64), summary("f2", ADAPTIVE, 0, images)]
     assert ("too-few-victims" in names(summaries)) is flagged
-    assert (wilson_interval(0, images)[1] > LARGEST_SHARE) is flagged
+    assert (share_interval(0, images, images)[1] > LARGEST_SHARE) is flagged
     one = [CONTROL, summary("f2", PLAIN, 1, 64), summary("f2", ADAPTIVE, 0, images)]
     assert "too-few-victims" not in names(one)  # a claim that it leaks needs one
 

@@ -14,7 +14,7 @@ from attacker.audit.record.view import views
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import verdicts
 from attacker.cli.audit import show_results
-from attacker.metrics.similarity import wilson_interval
+from attacker.metrics.intervals import exact_interval
 from attacker.report.verdict import overall
 from attacker.report.verdict import verdicts as page
 from tests.attacker.records import each, federation, record, rows, summary, told
@@ -122,7 +122,7 @@ def test_one_update_of_many_images_is_one_trial():
     assert "they count as 1 independent trial (they come from 1 update of 1 client)" in flag.sentence
     control = next(one for one in verdicts(whole) if one.federation == "f1")
     assert "The 64 images count as 1 independent trial" in " ".join(control.cautions)
-    assert "64 of 64 images came back by Inverting Gradients (SSIM >= 0.6; 95 % interval 21 to 100 %)" in (
+    assert "64 of 64 images came back by Inverting Gradients (SSIM >= 0.6; 95 % interval 3 to 100 %)" in (
         control.sentence
     )
 
@@ -156,10 +156,10 @@ def test_trials_are_no_more_than_updates_and_images_and_know_no_order(pairs, rng
     assert trials(made, {}) == len({one for one, _ in pairs})
 
 
-def test_intervals_go_by_trials_and_are_wilsons():
-    assert share_interval(60, 64, 64) == pytest.approx(wilson_interval(60, 64))
+def test_intervals_go_by_trials_and_are_exact():
+    assert share_interval(60, 64, 64) == exact_interval(60 / 64, 64)
     low, high = share_interval(60, 64, 8)
-    assert low < wilson_interval(60, 64)[0] < wilson_interval(60, 64)[1] < high
+    assert low < share_interval(60, 64, 64)[0] < share_interval(60, 64, 64)[1] < high
 
 
 def leaking(*back, images=64, **changes):

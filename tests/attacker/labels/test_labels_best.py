@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from attacker.gradients.batch_norm import with_batch_statistics
 from attacker.labels import LABEL_RECOVERY, best_labels, recover_labels
 from attacker.labels.counts import estimate_counts
+from attacker.labels.evidence import classifier_gradient
+from attacker.labels.probes import probe_classifier
 from fl_precode import Protocol
 from tests.attacker import tiny
+from tests.attacker.sent_back import client, norm_net
 
 SPEC = tiny.inputs()
 
@@ -228,3 +232,19 @@ def test_a_gradient_beyond_half_precision_is_read_all_the_same():
     update["3.bias"] = torch.tensor([-2e4, 6e4, -2e4, -2e4], dtype=torch.float16)
     step = replace(one, update=update, kind="weights", protocol=Protocol(local_steps=1, learning_rate=0.1))
     assert best(victim, step) == ([1], "idlg")
+
+
+def test_probes_are_normalised_by_the_batch_as_the_clients_images_were():
+    """Running statistics unlike any batch's, as of an untrained model, would give other probabilities."""
+    victim = norm_net()
+    x, _, one, _ = client(victim, images=8, batch=8)
+    with torch.no_grad():
+        true = with_batch_statistics(victim.model)(x).softmax(dim=1).mean(dim=0)
+
+    def off(observation):
+        evidence = classifier_gradient(victim, observation)
+        probed = probe_classifier(victim, observation, evidence, generator=generator(), probes=64)
+        return float((probed.probabilities - true).abs().max())
+
+    by_buffers = replace(one, protocol=replace(one.protocol, batch_norm="buffers"))
+    assert off(one) < 0.5 * off(by_buffers)

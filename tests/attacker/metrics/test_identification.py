@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from attacker.metrics.feature_distance import feature_distances, feature_network
 from attacker.metrics.identification import crops, pixel_distances, place_of, reduced
-from attacker.metrics.intervals import exact_of_share
+from attacker.metrics.intervals import exact_interval
 from attacker.metrics.places import Place, chance_of_first
 from attacker.metrics.similarity import match_batch
 from fl_precode.data import load_data
@@ -111,12 +111,12 @@ def test_the_chance_of_one_image_each_is_about_the_binomial_one():
 @pytest.mark.parametrize(("successes", "trials"), [(0, 7), (3, 7), (7, 7), (55, 64)])
 def test_exact_intervals_are_those_of_whole_numbers_of_trials(successes, trials):
     known = binomtest(successes, trials).proportion_ci(method="exact")
-    assert exact_of_share(successes / trials, trials) == pytest.approx((known.low, known.high))
-    assert exact_of_share(successes / trials, trials / 2)[1] >= known.high
+    assert exact_interval(successes / trials, trials) == pytest.approx((known.low, known.high))
+    assert exact_interval(successes / trials, trials / 2)[1] >= known.high
     with pytest.raises(ValueError, match="more than 0 trials"):
-        exact_of_share(0.5, 0)
+        exact_interval(0.5, 0)
     with pytest.raises(ValueError, match="confidence"):
-        exact_of_share(0.5, 1, confidence=1.0)
+        exact_interval(0.5, 1, confidence=1.0)
 
 
 @needs_features
