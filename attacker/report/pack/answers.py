@@ -100,7 +100,7 @@ def reconstructed(one: Audited) -> str:
 def not_run(one: Audited) -> str:
     """The attacks that were planned and not run, counted by reason; empty where there are none."""
     tally = Counter(row.status for row in one.record.plan if row.federation == one.federation.id)
-    parts = [f"{tally[status]} {plan_status(status)}" for status in tally if status != "run"]
+    parts = [f"{tally[status]} {plan_status(status).partition(',')[0].lower()}" for status in tally if status != "run"]
     return f"attacks that were not run: {joined(parts)}" if parts else ""
 
 

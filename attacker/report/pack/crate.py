@@ -15,6 +15,9 @@ from attacker.report.pack.answers import audited
 CRATE_NAME: Final = "ro-crate-metadata.json"
 _SPECIFICATION: Final = "https://w3id.org/ro/crate/1.1"
 _PROFILE: Final = "https://w3id.org/ro/wfrun/process/0.5"
+_OWN_TERMS: Final = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
+"""What the specification's own context does not have."""
+
 _SITE: Final = "https://pypi.org/project/fl-precode/"
 
 _KINDS: Final = {
@@ -76,12 +79,12 @@ def crate(record: AuditRecord, files: Mapping[str, bytes], descriptions: Mapping
             "object": _refer([tape["@id"] for tape in tapes]),
             "result": _refer(names),
             "endTime": moment,
-            "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
+            "actionStatus": "http://schema.org/CompletedActionStatus",
         },
         *tapes,
         *(_file(name, files[name], descriptions.get(name, "")) for name in names),
     ]
-    content = {"@context": f"{_SPECIFICATION}/context", "@graph": graph}
+    content = {"@context": [f"{_SPECIFICATION}/context", _OWN_TERMS], "@graph": graph}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -26,7 +26,9 @@ _ORDER: Final = (
 """What a reader must see first."""
 
 _LONGEST: Final = 230
-"""Characters of one cell, so that the sheet keeps to its two pages."""
+_CELL: Final = 140
+_TITLE: Final = 90
+"""Characters of a list in a sentence, of a cell and of a federation's title: the sheet keeps to its two pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,21 +105,23 @@ def _headline(findings: list[Finding]) -> str:
 
 def _line(one: Audited) -> Line:
     return Line(
-        title=_short(title_of(one.federation)),
+        title=_short(title_of(one.federation), _TITLE),
         finding=one.verdict.finding,
-        images=_short(reconstructed(one)),
-        labels=_short(label_result(one)[1]),
-        guarantee=_short(guarantee_result(one)[1]),
+        images=_short(reconstructed(one), _CELL),
+        labels=_short(label_result(one)[1], _CELL),
+        guarantee=_short(guarantee_result(one)[1], _CELL),
     )
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int = _LONGEST) -> str:
     """The text, cut between words where it would not fit.
 
-    >>> _short("word " * 100)[-6:]
-    'word …'
+    >>> _short("word " * 100)[-6:], _short("x" * 500, 3)
+    ('word …', 'xxx …')
     """
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rpartition(' ')[0]} …"
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest].rpartition(' ')[0] or text[:longest]} …"
 
 
 def _rests_on(record: AuditRecord, ones: list[Audited]) -> list[str]:

@@ -1,9 +1,13 @@
 """``attack_results.json`` and ``target.yaml`` as the output checkers of SACRO-ML read them.
 
-Their rule asks whether an attack's AUC is above 1/2 by more than chance, and recommends rejection where it is. The AUC
-here is that of telling what the attack made of an update from the best guess without it, by the similarity to the true
-image. An attack without a comparison, or with too few independent updates for that test to say anything, has no
-``attack_experiment_logger``: the rule would take silence for evidence that supports release.
+An experiment is a federation, its instances are attacks on it. Their rule asks of how many instances the AUC is above
+1/2 by more than chance: more than 10 % count against release, anything else counts for it. The AUC here is that of
+telling what an attack made of an update from the best guess without it, by the similarity to the true image.
+
+Weak evidence and too few updates must not count for release. So an experiment is logged only where the verdict is a
+leak, with the attacks whose AUC is above chance, or where the defence held, with all of them; else ``not_judged`` says
+why it is not. The rule carries significant instances of one experiment over to those that follow, so what held comes
+first.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationS
 from attacker.audit.record.trials import update_of
 from attacker.audit.verdict.verdict import title_of
 from attacker.report.pack.answers import Audited, audited
-from attacker.wording import counted
+from attacker.report.verdict import Finding
 
 RESULTS_NAME: Final = "attack_results.json"
 TARGET_NAME: Final = "target.yaml"
@@ -38,10 +42,9 @@ _LEVEL: Final = 0.05
 def attack_results(record: AuditRecord) -> str:
     """Every attack on every federation that is no control, as JSON."""
     sections: dict[str, Any] = {"log_id": _identity(record.created, record.title), "created_by": _maker(record)}
-    for one in audited(record):
-        for summary in one.view.summaries:
-            section = _section(one, summary)
-            sections[f"{section['metadata']['attack_name']}_{section['log_id']}"] = section
+    for one in sorted(audited(record), key=lambda one: one.verdict.finding.leak):
+        section = _section(one)
+        sections[f"{section['metadata']['attack_name']}_{section['log_id']}"] = section
     return json.dumps(sections, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -54,36 +57,42 @@ def _identity(*parts: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, "fl-precode:" + json.dumps(parts)))
 
 
-def _section(one: Audited, summary: AttackSummary) -> dict[str, Any]:
+def _section(one: Audited) -> dict[str, Any]:
     record, federation = one.record, one.federation
-    found: dict[str, Any] = {
-        "images": summary.images,
-        "images_reconstructed": summary.successes,
-        "share_reconstructed": summary.success_rate,
-        "share_interval_95": list(summary.interval) if summary.interval else None,
-        "mean_ssim": summary.mean_ssim,
-        "verdict_on_federation": one.verdict.finding.value,
-    }
+    union = one.view.union
     section: dict[str, Any] = {
-        "log_id": _identity(record.created, federation.tape, federation.id, summary.attack),
+        "log_id": _identity(record.created, federation.tape, federation.id),
         "log_time": _moment(record.created),
         "metadata": {
             "sacroml_version": f"none; the format of {FORMAT}, written by {_maker(record)}",
-            "attack_name": f"{attack_title(summary.attack)} on {title_of(federation)}",
-            "attack_params": {"spec": summary.attack, "federation": federation.id, "tape": federation.tape},
-            "global_metrics": found,
+            "attack_name": f"Reconstruction from updates: {title_of(federation)}",
+            "attack_params": {
+                "attacks": [summary.attack for summary in one.view.summaries],
+                "federation": federation.id,
+                "tape": federation.tape,
+            },
+            "global_metrics": {
+                "verdict": one.verdict.finding.value,
+                "images": union.images,
+                "images_reconstructed": union.back if one.view.scored else None,
+                "share_interval_95": list(union.interval) if one.view.scored else None,
+            },
         },
     }
-    pairs = _pairs([row for row in one.view.rows(summary.attack) if comparable(row)])
-    if _can_tell(len(pairs)):
-        section["attack_experiment_logger"] = {
-            "attack_instance_logger": {"instance_0": _instance(pairs, record.success_threshold)}
-        }
+    judged = [found for summary in one.view.summaries if (found := _instance(one, summary)) is not None]
+    if one.verdict.finding is Finding.HELD:
+        shown = judged
+    elif one.verdict.finding.leak or one.verdict.finding is Finding.LEAKS_IN_PART:
+        shown = [found for found in judged if found["P_HIGHER_AUC"] < _LEVEL]
+    else:
+        shown = []
+    if shown:
+        logged = {f"instance_{number}": found for number, found in enumerate(shown)}
+        section["attack_experiment_logger"] = {"attack_instance_logger": logged}
     else:
         section["not_judged"] = (
-            f"{counted(len(pairs), 'update')} could be compared with a guess, too few for a test at {_LEVEL:g}; "
-            f"reconstructed: {summary.successes if summary.successes is not None else 'not known'} of "
-            f"{counted(summary.images, 'image')}"
+            f"{one.verdict.sentence} This is no evidence for release: the evidence is weak, or fewer than 4 updates "
+            f"could be compared, or no AUC is above chance by a test at {_LEVEL:g}."
         )
     return section
 
@@ -113,7 +122,11 @@ def _can_tell(updates: int) -> bool:
     return updates > 0 and 1 / comb(2 * updates, updates, exact=True) < _LEVEL
 
 
-def _instance(pairs: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+def _instance(one: Audited, summary: AttackSummary) -> dict[str, Any] | None:
+    """What one attack came to; None where nothing can be compared, or in too few updates for a test."""
+    pairs = _pairs([row for row in one.view.rows(summary.attack) if comparable(row)])
+    if not _can_tell(len(pairs)):
+        return None
     from scipy.stats import mannwhitneyu
 
     made, guessed = pairs[:, 0], pairs[:, 1]
@@ -124,9 +137,14 @@ def _instance(pairs: NDArray[np.float64], threshold: float) -> dict[str, Any]:
     high, low = member[order[:tenth]].mean(), member[order[-tenth:]].mean()
     false_positive, true_positive = _curve(made, guessed)
     return {
+        "attack_name": attack_title(summary.attack),
+        "attack": summary.attack,
+        "images": summary.images,
+        "images_reconstructed": summary.successes,
+        "mean_ssim": summary.mean_ssim,
         "AUC": float(test.statistic / len(pairs) ** 2),
         "P_HIGHER_AUC": float(test.pvalue),
-        "ACC": float(np.mean((scores >= threshold) == (member == 1))),
+        "ACC": float(np.mean((scores >= one.record.success_threshold) == (member == 1))),
         "FMAX01": float(high),
         "FMIN01": float(low),
         "FDIF01": float(high - low),

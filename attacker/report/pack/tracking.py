@@ -10,8 +10,13 @@ from attacker.audit.record.schema import AuditRecord
 from attacker.report.pack.answers import audited
 
 EXPERIMENT: Final = "fl-precode"
-_PATIENCE: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""Unless the user says otherwise: a server that is away shall not cost minutes."""
+_UNLESS_SAID: Final = {
+    # A server that is away shall not cost minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
+}
+"""Settings of MLflow's client, unless the user has set them."""
 
 _LONGEST: Final = 500
 _SAFE: Final = re.compile(r"[^A-Za-z0-9_\-. /]")
@@ -22,7 +27,7 @@ class NotLogged(Exception):
 
 
 def log_run(record: AuditRecord, page: str, page_name: str, uri: str) -> str:
-    """Log one run to the experiment ``fl-precode``; its identifier.
+    """Log one run to the experiment ``fl-precode``; its address on a server, else its identifier.
 
     Args:
         record: The audit.
@@ -33,7 +38,7 @@ def log_run(record: AuditRecord, page: str, page_name: str, uri: str) -> str:
     Raises:
         NotLogged: If MLflow is not installed, or the server is away or refuses.
     """
-    for name, value in _PATIENCE.items():
+    for name, value in _UNLESS_SAID.items():
         os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient
@@ -44,16 +49,16 @@ def log_run(record: AuditRecord, page: str, page_name: str, uri: str) -> str:
             "pip install 'fl-precode[mlflow]'"
         ) from None
     try:
-        return _logged(MlflowClient(tracking_uri=uri), record, page, page_name)
+        return _logged(MlflowClient(tracking_uri=uri), uri, record, page, page_name)
     except (MlflowException, OSError) as error:
         said = " ".join(str(error).split())[:300]
         raise NotLogged(
             f"nothing more was logged to MLflow at {uri}: {said}. Look whether the server runs there and takes "
-            "artifacts (mlflow server), then give the same command again"
+            "artifacts (mlflow server), then give the command again without --pack"
         ) from None
 
 
-def _logged(client: Any, record: AuditRecord, page: str, page_name: str) -> str:
+def _logged(client: Any, uri: str, record: AuditRecord, page: str, page_name: str) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -76,7 +81,7 @@ def _logged(client: Any, record: AuditRecord, page: str, page_name: str) -> str:
         client.set_terminated(identifier, status="FAILED")
         raise
     client.set_terminated(identifier)
-    return identifier
+    return f"{uri.rstrip('/')}/#/experiments/{number}/runs/{identifier}" if uri.startswith("http") else identifier
 
 
 def settings(record: AuditRecord) -> dict[str, str]:
