@@ -85,20 +85,21 @@ def _page(record: Path, out: Path | None, *, redact: bool) -> None:
 
 def _pack(path: Path, place: Path | None, *, redact: bool, mlflow: str | None) -> list[str]:
     """Write the pack and log the run, as far as they were asked for; what is missing, in sentences."""
-    from attacker.report.pack.evidence import PAGE_NAME, make_pack, refuse_what_is_there, write_pack
+    from attacker.report.pack.evidence import PAGE_NAME, evidence_page, make_pack, refuse_what_is_there, write_pack
     from attacker.report.pack.tracking import NotLogged, log_run
 
     if place is not None:
         refuse_what_is_there(place)
     record, source = _unaltered(path)
-    pack = make_pack(record, source=source, folder=_folder(path), redact=redact)
+    page = evidence_page(record, _folder(path), redact=redact)
     missing: list[str] = []
     if place is not None:
+        pack = make_pack(record, source=source, page=page)
         typer.echo(f"evidence pack: {write_pack(pack, place)}")
         missing += pack.missing
     if mlflow is not None:
         try:
-            typer.echo(f"MLflow run: {log_run(record, pack.page, PAGE_NAME, mlflow)}")
+            typer.echo(f"MLflow run: {log_run(record, page, PAGE_NAME, mlflow)}")
         except NotLogged as error:
             missing.append(str(error))
     return missing

@@ -47,23 +47,38 @@ class Pack:
 
     Attributes:
         files: Content by name.
-        page: The page, which is one of them.
         missing: What is not in it, and what to do about that; one sentence each.
     """
 
     files: Mapping[str, bytes]
-    page: str
     missing: tuple[str, ...]
 
 
-def make_pack(record: AuditRecord, *, source: bytes, folder: Path, redact: bool = False) -> Pack:
+def evidence_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> str:
+    """The page of a pack as HTML text: the decision sheet, then the annex.
+
+    Args:
+        record: The audit.
+        folder: Where the pictures are found from.
+        redact: Put in no picture at all; every number stays.
+    """
+    return render(
+        "pack.html.j2",
+        record,
+        Album(folder, empty=redact),
+        style="pack.css.j2",
+        sheet=decision_sheet(record),
+        table=cross_table(record),
+    )
+
+
+def make_pack(record: AuditRecord, *, source: bytes, page: str) -> Pack:
     """Make the files of a pack.
 
     Args:
         record: The audit.
         source: Content of its ``audit.json``, which goes into the pack as it is.
-        folder: Where the pictures are found from.
-        redact: Put in no picture at all; every number stays.
+        page: Of `evidence_page`.
 
     Returns:
         The files. Where there is no PDF tool, the PDF is not among them and `Pack.missing` says so.
@@ -72,14 +87,6 @@ def make_pack(record: AuditRecord, *, source: bytes, folder: Path, redact: bool 
         ValueError: If the record's time is none.
     """
     table = cross_table(record)
-    page = render(
-        "pack.html.j2",
-        record,
-        Album(folder, empty=redact),
-        style="pack.css.j2",
-        sheet=decision_sheet(record),
-        table=table,
-    )
     files = {
         "audit.json": source,
         PAGE_NAME: page.encode(),
@@ -94,7 +101,7 @@ def make_pack(record: AuditRecord, *, source: bytes, folder: Path, redact: bool 
     except NoPdfTool as error:
         missing.append(str(error))
     files[CRATE_NAME] = crate(record, files, DESCRIPTIONS).encode()
-    return Pack(files=files, page=page, missing=tuple(missing))
+    return Pack(files=files, missing=tuple(missing))
 
 
 def write_pack(pack: Pack, place: Path) -> Path:

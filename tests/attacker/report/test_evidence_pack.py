@@ -19,7 +19,7 @@ from attacker.audit.record.schema import AuditRecord, PrivacyClaims, PrivacyGuar
 from attacker.cli.main import app
 from attacker.report.pack.answers import NEVER, audited, guarantee_result, label_result
 from attacker.report.pack.decision import MOST, decision_sheet
-from attacker.report.pack.evidence import DESCRIPTIONS, make_pack, write_pack
+from attacker.report.pack.evidence import DESCRIPTIONS, evidence_page, make_pack, write_pack
 from attacker.report.pack.pdf import NoPdfTool, pdf
 from attacker.report.pack.requirements import AISVS, EDPB, NIST, as_csv, cross_table
 from attacker.report.verdict import Finding
@@ -44,14 +44,8 @@ def found(folder) -> AuditRecord:
 
 
 def packed(found, folder, **changes):
-    return make_pack(found, source=(folder / "audit.json").read_bytes(), folder=folder, **changes)
-
-
-def page_of(found, folder):
-    """The page alone: a PDF takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "weasyprint", None)
-        return packed(found, folder, redact=True).page
+    page = evidence_page(found, folder, **changes)
+    return make_pack(found, source=(folder / "audit.json").read_bytes(), page=page)
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +126,17 @@ def test_what_is_there_already_is_not_mixed_with_a_pack(folder, tmp_path, name, 
 
 
 def test_a_redacted_pack_holds_no_picture(found, folder, no_tool):
-    blank, sharp = packed(found, folder, redact=True), packed(found, folder)
-    assert "data:image" in sharp.page
-    assert "data:image" not in blank.page
-    assert not any(b"data:image" in content or b"\x89PNG" in content for content in blank.files.values())
-    page = Page(blank.page)
+    blank, sharp = evidence_page(found, folder, redact=True), evidence_page(found, folder)
+    assert "data:image" in sharp
+    files = packed(found, folder, redact=True).files
+    assert files["evidence.html"] == blank.encode()
+    assert not any(b"data:image" in content or b"\x89PNG" in content for content in files.values())
+    page = Page(blank)
     assert page.images == []
     assert "no picture is in this document" in page.words
     assert "left out" in page.words
     # Every number stays.
-    numbers = [re.findall(r"SSIM -?\d\.\d+", Page(each.page).words) for each in (blank, sharp)]
+    numbers = [re.findall(r"SSIM -?\d\.\d+", Page(each).words) for each in (blank, sharp)]
     assert numbers[0] == numbers[1] != []
 
 
@@ -253,7 +248,7 @@ def test_names_are_text_wherever_they_come_from(folder, no_tool):
         update={"federations": [one.model_copy(update={"model": f"=1+1{HOSTILE}"}) for one in named.federations]}
     )
     pack = packed(own, folder, redact=True)
-    page = Page(pack.page)
+    page = Page(pack.files["evidence.html"].decode())
     assert page.active == ["style", "script"]
     assert HOSTILE in page.words
     assert not re.search(r"(^|,)=1", pack.files["requirements.csv"].decode(), re.MULTILINE)
@@ -291,7 +286,7 @@ class TestPdf:
         many = [found.federations[0].model_copy(update={"id": f"g{number}", **long}) for number in range(MOST + 1)]
         worst = told(found.model_copy(update={"federations": many, "victims": [], "results": []}), Finding.LEAKS)
         for one in (found, worst):
-            front, _, rest = page_of(one, folder).partition("<header>")
+            front, _, rest = evidence_page(one, folder, redact=True).partition("<header>")
             with _quiet():
                 document = weasyprint.HTML(string=front + rest[: rest.index("</h1>")]).render()
             places = {label: place[0] for label, place in flat(document.make_bookmark_tree())}
@@ -302,7 +297,7 @@ class TestPdf:
     def test_charts_are_drawn_in_the_colours_of_the_page(self, whole):
         from attacker.report.pack.pdf import _for_print
 
-        text = _for_print(whole.page)
+        text = _for_print(whole.files["evidence.html"].decode())
         rules = re.search(r"<svg class=\"bar\"[^>]*><style>(.*?)</style>", text, re.DOTALL)[1]
         assert ".bar .fill{ fill: #b3261e; fill-opacity: .5; }" in rules
         assert "var(" not in rules

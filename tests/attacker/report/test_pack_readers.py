@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from attacker.audit.record.json_file import write_record
 from attacker.audit.record.schema import VerdictEntry
 from attacker.cli.main import app
-from attacker.report.pack.evidence import make_pack, write_pack
+from attacker.report.pack.evidence import evidence_page, make_pack, write_pack
 from attacker.report.pack.tracking import NotLogged, figures, log_run
 from attacker.report.verdict import Finding
 from tests.attacker.records import federation, record, summary
@@ -33,9 +33,12 @@ def found(tmp_path_factory):
 
 
 def written(found, place, own=None):
+    """A pack without its PDF, which takes seconds and is read by people."""
     folder, whole = found
-    pack = make_pack(own or whole, source=b"{}", folder=folder, redact=True)
-    return write_pack(pack, place)
+    own = own or whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "weasyprint", None)
+        return write_pack(make_pack(own, source=b"{}", page=evidence_page(own, folder, redact=True)), place)
 
 
 def told(own, finding):
@@ -125,15 +128,18 @@ class TestCrate:
         assert done.returncode == 0, said
 
 
-def test_a_server_that_is_away_is_told_and_the_pack_is_there(found, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pack", [None, "pack.zip"])
+def test_a_server_that_is_away_is_told_and_the_pack_is_there(found, tmp_path, monkeypatch, pack):
     pytest.importorskip("mlflow", reason="MLflow's client is not installed (pip install mlflow-skinny)")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
     address = f"http://127.0.0.1:{free_port()}"
-    asked = ["report", str(found[0]), "--redact", "--pack", str(tmp_path / "pack.zip"), "--mlflow", address]
-    done = CliRunner().invoke(app, asked)
+    place = [] if pack is None else ["--pack", str(tmp_path / pack)]
+    done = CliRunner().invoke(app, ["report", str(found[0]), "--redact", "--mlflow", address, *place])
     assert done.exit_code == 1
     assert f"nothing more was logged to MLflow at {address}" in done.stderr
-    assert (tmp_path / "pack.zip").is_file()
+    assert ("fl-precode[pdf]" in done.stderr) == (pack is not None)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if pack is None else [pack])
 
 
 def test_without_the_client_it_says_what_to_install(found, tmp_path, monkeypatch):
