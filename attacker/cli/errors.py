@@ -15,6 +15,8 @@ _EXTRAS = {
     "medmnist": "datasets",
     "opacus": "dp",
     "dp_accounting": "dp",
+    "weasyprint": "pdf",
+    "mlflow": "mlflow",
 }
 """Extras of the package by the module that they bring."""
 

@@ -95,6 +95,7 @@ class Gallery:
         attacks: Spec and name of those with a tile.
         hidden: Attacked images that the page has no room for.
         small_print: How the pictures are embedded, and which are not.
+        without: Whether every picture was left out.
     """
 
     rows: tuple[GalleryRow, ...]
@@ -104,6 +105,7 @@ class Gallery:
     attacks: Mapping[str, str]
     hidden: int
     small_print: str
+    without: bool = False
 
     @property
     def compared(self) -> bool:
@@ -157,6 +159,7 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
         attacks=_attacks(rows),
         hidden=hidden,
         small_print=small_print,
+        without=album.empty,
     )
 
 
@@ -357,12 +360,19 @@ def _with_pictures(rows: Sequence[GalleryRow], album: Album, room: int) -> tuple
     with_uris = [
         replace(
             row,
-            tiles=tuple(replace(tile, uri=album.uri(tile.path)) for tile in row.tiles),
-            others=tuple(replace(tile, uri=album.uri(tile.path)) for tile in row.others),
+            tiles=tuple(_embedded(tile, album) for tile in row.tiles),
+            others=tuple(_embedded(tile, album) for tile in row.others),
         )
         for row in rows
     ]
     return with_uris, " ".join(sentences)
+
+
+def _embedded(tile: Tile, album: Album) -> Tile:
+    """The tile with its picture; where the album is empty, it says that a picture was left out."""
+    if album.empty and tile.path is not None:
+        return replace(tile, placeholder="left out")
+    return replace(tile, uri=album.uri(tile.path))
 
 
 def _attacks(rows: Iterable[GalleryRow]) -> dict[str, str]:

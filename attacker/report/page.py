@@ -39,36 +39,55 @@ def render_page(record: AuditRecord, folder: Path, *, redact: bool = False) -> s
         folder: Where ``audit.json`` lies; the pictures are found from there.
         redact: Embed blurred pictures in place of the true images and reconstructions; every number stays.
     """
+    return render("page.html.j2", record, Album(folder, redact=redact), style="report.css.j2")
+
+
+def render(template: str, record: AuditRecord, album: Album, *, style: str, **more: Any) -> str:
+    """The page by one of its templates: the page itself, or one that extends it.
+
+    Args:
+        template: Its name.
+        record: The audit.
+        album: The page's pictures.
+        style: Name of its style sheet.
+        more: Further values for the template.
+    """
     templates = environment(answered=_answered, mends=lines_that_mend)
-    album = Album(folder, redact=redact)
+    sheet = templates.get_template(style).render()
+    script = (TEMPLATES / "gallery.js").read_text()
+    return templates.get_template(template).render(
+        # Both are files of this package; the policy names their digests, so that nothing else runs or styles the page.
+        style=Markup(sheet),
+        script=Markup(script),
+        digest={"style": digest(sheet), "script": digest(script)},
+        **_sections(record, album),
+        **more,
+    )
+
+
+def _sections(record: AuditRecord, album: Album) -> dict[str, Any]:
+    """What the sections of the page show."""
     groups = model_groups(record)
     panels = [panel for group in groups for panel in group.panels]
     titles = {panel.federation.id: panel.title for panel in panels if not panel.control}
-    gallery = make_gallery(record, titles, album, LIMIT - _REST)
-    style = templates.get_template("report.css.j2").render()
-    script = (TEMPLATES / "gallery.js").read_text()
-    return templates.get_template("page.html.j2").render(
-        record=record,
-        redact=redact,
-        overall=overall([verdict for verdict in verdicts(record) if verdict.federation in titles]),
-        groups=groups,
-        panels=panels,
-        audited=[panel for panel in panels if not panel.control],
-        guarantees=guaranteed(record, panels),
-        gallery=gallery,
-        charts=_charts(record, groups),
-        leakage=determined(record, panels),
-        problems=_problems(record, panels, album),
-        command=command(record),
-        agrees=f"{AGREES:g}",
-        attacked=_attacked_updates(record),
-        glossary=GLOSSARY,
-        seconds=sum(summary.seconds for summary in record.summaries),
-        # Both are files of this package; the policy names their digests, so that nothing else runs or styles the page.
-        style=Markup(style),
-        script=Markup(script),
-        digest={"style": digest(style), "script": digest(script)},
-    )
+    return {
+        "record": record,
+        "redact": album.redact,
+        "overall": overall([verdict for verdict in verdicts(record) if verdict.federation in titles]),
+        "groups": groups,
+        "panels": panels,
+        "audited": [panel for panel in panels if not panel.control],
+        "guarantees": guaranteed(record, panels),
+        "gallery": make_gallery(record, titles, album, LIMIT - _REST),
+        "charts": _charts(record, groups),
+        "leakage": determined(record, panels),
+        "problems": _problems(record, panels, album),
+        "command": command(record),
+        "agrees": f"{AGREES:g}",
+        "attacked": _attacked_updates(record),
+        "glossary": GLOSSARY,
+        "seconds": sum(summary.seconds for summary in record.summaries),
+    }
 
 
 def write_report(record: AuditRecord, *, folder: Path, out: Path, redact: bool = False) -> Path:

@@ -43,6 +43,9 @@ ENCODINGS: Final = (
 )
 """From the most exact to the smallest."""
 
+WITHOUT: Final = Encoding("This copy holds no picture.", None)
+"""Of an album that embeds nothing."""
+
 
 class Album:
     """The pictures of one page.
@@ -50,18 +53,25 @@ class Album:
     Args:
         folder: The folder of ``audit.json``.
         redact: Blur every picture before it is embedded.
+        empty: Embed no picture at all, not even a blurred one.
 
     Attributes:
+        redact: Whether pictures are blurred, or left out.
         encoding: How they are embedded; `admit` chooses.
         problems: Pictures that are missing or no PNG, one sentence each.
     """
 
-    def __init__(self, folder: Path, *, redact: bool = False) -> None:
+    def __init__(self, folder: Path, *, redact: bool = False, empty: bool = False) -> None:
         self._folder = folder
-        self._redact = redact
+        self.redact = redact or empty
         self._encoded: dict[str, str | None] = {}
-        self.encoding = ENCODINGS[0]
+        self.encoding = WITHOUT if empty else ENCODINGS[0]
         self.problems: list[str] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether it embeds no picture at all."""
+        return self.encoding is WITHOUT
 
     def admit(self, paths: Iterable[str], room: int) -> int:
         """Choose the most exact encoding in which all these uses of pictures fit, and embed those that do.
@@ -73,6 +83,8 @@ class Album:
         Returns:
             Characters left; pictures that do not even fit in the smallest encoding are not embedded.
         """
+        if self.empty:
+            return room
         wanted = list(paths)
         for encoding in ENCODINGS:
             self.encoding = encoding
@@ -87,6 +99,8 @@ class Album:
 
     def admit_more(self, paths: Iterable[str], room: int) -> bool:
         """Embed these too, no more exactly than the first ones, if all of them fit; whether they did."""
+        if self.empty:
+            return True
         wanted = list(dict.fromkeys(paths))
         for encoding in ENCODINGS[ENCODINGS.index(self.encoding) :]:
             uris = {path: self._encode(path, encoding) for path in wanted}
@@ -104,7 +118,7 @@ class Album:
             content = (self._folder / path).read_bytes()
             if not content.startswith(_PNG):
                 return self._problem(f"{path}: is no PNG file")
-            if self._redact or encoding.side is not None:
+            if self.redact or encoding.side is not None:
                 content = self._again(content, encoding)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return self._problem(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
@@ -116,7 +130,7 @@ class Album:
             file.load()
             # No metadata of the file is carried over.
             image = file.convert("L" if file.mode in ("1", "L") else "RGB")
-        if self._redact:
+        if self.redact:
             image = blurred(image)
         buffer = io.BytesIO()
         if encoding.side is None:

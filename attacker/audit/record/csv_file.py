@@ -87,13 +87,13 @@ def write_results(record: AuditRecord, folder: Path) -> Path:
 
 def _cells(row: Mapping[str, object]) -> dict[str, object]:
     texts = {name: " ".join(value) if isinstance(value, list) else value for name, value in row.items()}
-    return {name: _harmless(value) if isinstance(value, str) else value for name, value in texts.items()}
+    return {name: harmless(value) if isinstance(value, str) else value for name, value in texts.items()}
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Text that no spreadsheet runs, without characters that end a file early.
 
-    >>> _harmless("=cmd|' /C calc'!A0"), _harmless("node 7")
+    >>> harmless("=cmd|' /C calc'!A0"), harmless("node 7")
     ("'=cmd|' /C calc'!A0", 'node 7')
     """
     clean = text.replace("\0", "").replace("\r", "\n")  # a bare return, unquoted, ends a line for some readers
