@@ -4,7 +4,6 @@ from fl_precode.privacy.accountant import GaussianReleases, composed_pure
 from fl_precode.privacy.guarantee import (
     Conditions,
     Guarantee,
-    Level,
     PrivacyStatement,
     privacy_statement,
     weakest_statement,
@@ -15,7 +14,6 @@ __all__ = [
     "Claim",
     "Conditions",
     "Guarantee",
-    "Level",
     "Mechanism",
     "NoMechanism",
     "GaussianReleases",

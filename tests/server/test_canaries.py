@@ -69,7 +69,7 @@ def test_canary_images_of_the_reference_app_refute_what_counted_guesses_can(run_
         assert contradictions(record) == []
     noisy, hidden = found["noisy"], found["hidden"]
     assert (noisy.scored, noisy.unit, noisy.mu, noisy.gaussian) == (200, "image", None, None)
-    assert 0.3 < noisy.epsilon == noisy.counted < gaussian_epsilon(2.0, 1e-5)
+    assert 1 < noisy.epsilon == noisy.counted < gaussian_epsilon(20.0, 1e-5)
     assert "canaries-images" in noisy.codes
     # Chance alone refutes a little in one of twenty runs.
     assert hidden.epsilon < 1
