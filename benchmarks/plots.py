@@ -126,7 +126,7 @@ def plot_identification(content: dict[str, Any], path: Path) -> None:
     places.set(xlabel="SSIM with the true image (dotted: .6)", yscale="log", ylim=(1100, 0.8))
     places.set_ylabel("place of the true image among 1,001 (dashed: by chance)")
     places.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    places.legend(loc="center right")
+    places.legend(loc="lower right")
     names = [row["defence"].replace(",", ",\n") for row in rows.values()]
     bars = {
         "came back (SSIM)": [row["came_back"] / row["images"] for row in rows.values()],

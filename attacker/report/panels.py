@@ -34,21 +34,6 @@ _LOSS_NAMED_BY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedImages:
-    """How often an attack's reconstructions name their image, by one measure.
-
-    Attributes:
-        measure: Pixels or features.
-        share: Of the images, those whose true image is first, with its exact interval.
-        more: Median place, and what chance makes of it.
-    """
-
-    measure: str
-    share: str
-    more: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class AttackRow:
     """One attack on one federation: its success, plain or adaptive, and how similar its images are.
 
@@ -57,14 +42,16 @@ class AttackRow:
         kind: Plain or adaptive.
         histogram: Of SSIM; None without truth.
         alone: What can be said of it where the true images are not known.
-        named: How often the true image was first among its candidates, by each measure; empty where none were known.
+        first: How many true images were first among their candidates by pixels; empty where none were known.
+        named: The same as a sentence, by each measure, with its interval and what chance makes of it.
     """
 
     summary: AttackSummary
     kind: str
     histogram: Histogram | None
     alone: str = ""
-    named: tuple[NamedImages, ...] = ()
+    first: str = ""
+    named: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,18 +195,23 @@ def _attack_row(record: AuditRecord, federation: FederationSummary, summary: Att
     rows = [row for row in record.results if row.federation == federation.id and row.attack == summary.attack]
     values = [row.ssim for row in rows if row.ssim is not None]
     kind = _kind(record, federation, summary.attack)
-    named = tuple(map(_named, summary.identification))
-    alone = _alone(summary, rows)
-    return AttackRow(summary=summary, kind=kind, histogram=histogram(values), alone=alone, named=named)
+    ranks = summary.identification
+    return AttackRow(
+        summary=summary,
+        kind=kind,
+        histogram=histogram(values),
+        alone=_alone(summary, rows),
+        first=f"{ranks[0].first:.3g} of {ranks[0].images}" if ranks else "",
+        named="; ".join(map(_named, ranks)),
+    )
 
 
-def _named(ranks: RankSummary) -> NamedImages:
-    chance = "< 0.001" if ranks.chance < LEVEL else f"{ranks.chance:.2g}"
-    middle = "" if ranks.median_rank is None else f"median place {ranks.median_rank:,.4g}, "
-    return NamedImages(
-        measure=ranks.measure,
-        share=f"{ranks.first:.3g} of {ranks.images} ({wording.interval(*ranks.first_interval)})",
-        more=f"{middle}by chance {chance}",
+def _named(ranks: RankSummary) -> str:
+    chance = "less than 0.001" if ranks.chance < LEVEL else f"{ranks.chance:.2g}"
+    middle = "" if ranks.median_rank is None else f", median place {ranks.median_rank:,.4g}"
+    return (
+        f"by {ranks.measure} {ranks.first:.3g} of {ranks.images} first of {wording.count(ranks.candidates)} "
+        f"({wording.interval(*ranks.first_interval)}){middle}, by chance {chance}"
     )
 
 

@@ -265,7 +265,7 @@ def what_lacks(line_ups: Sequence[LineUp], candidates: int, *, late: bool) -> Re
     if fewest == 1:
         lacks.append(because("identification-needs-others"))
     elif 1 / fewest >= LEVEL:
-        lacks.append(because("identification-few", candidates=fewest, needed=int(1 / LEVEL) + 1))
+        lacks.append(because("identification-few", others=fewest - 1, needed=int(1 / LEVEL) + 1))
     if feature_network() is None:
         lacks.append(because("identification-no-features"))
     return joined(lacks, " ")
