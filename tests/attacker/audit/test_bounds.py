@@ -130,7 +130,7 @@ def test_laplace_noise_behind_a_clip_has_a_bound_without_delta():
     assert bound.most == pytest.approx(
         min(math.exp(2 * epsilon) * bound.prior, 1 - math.exp(-2 * epsilon) * (1 - bound.prior))
     )
-    assert "any attack at most 8 % of the images in 2 rounds" in bound.sentence
+    assert "any attack at most 7 % of the images in 2 rounds" in bound.sentence
     assert bounds(audited(spec, parameters=100, statistics=3))[0].codes == ["bound-beside-statistics"]
     little = bounds(audited("clip:max_norm=1+laplace:std=1e-9", parameters=10**6))[0]
     assert little.most == 1
