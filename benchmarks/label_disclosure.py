@@ -46,8 +46,8 @@ CASES: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 """By short name: the words of the table, and the settings besides those that all share."""
 
 
-def measured(name: str, tapes: Path, budget: str) -> dict[str, Any]:
-    """One case: its tape, where it is not there, and its audit."""
+def measured(name: str, tapes: Path, budget: str) -> tuple[dict[str, Any], list[str]]:
+    """One case: its tape, where it is not there, and its audit; and what the command said at its end."""
     words, own = CASES[name]
     folder = tapes.absolute() / name
     if not (folder / "evaluation.json").exists():  # written last
@@ -62,18 +62,18 @@ def measured(name: str, tapes: Path, budget: str) -> dict[str, Any]:
         if ended.returncode not in (0, 3):  # 3: no image could be attacked, which is a result
             raise RuntimeError(f"the audit of {name} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
         record = json.loads(Path(place, "audit", "audit.json").read_bytes())
-    return {
+    row = {
         "case": name,
         "words": words,
         "budget": budget,
         "seconds": round(seconds, 1),
         "exit": ended.returncode,
-        "said": ended.stdout.splitlines()[-24:],
         "labels": record["label_disclosures"],
         "verdict": record["verdicts"][0],
         "seeds": record["seeds"],
         "created": record["created"],
     }
+    return row, ended.stdout.splitlines()[-24:]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -106,7 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tapes", type=Path, required=True, help="folder that keeps the tapes")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="these cases")
-    parser.add_argument("--budget", default="60s", help="of each audit")
+    parser.add_argument(
+        "--budget", default="60s", help="of each audit; where it is short, labels of fewer updates are read"
+    )
     parser.add_argument("--page", type=Path, help="page that gets the table")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args()
@@ -114,10 +116,11 @@ def main() -> None:
     content["machine"] = this_machine().model_dump()
     for name in options.only:
         content["rows"] = [row for row in content["rows"] if row["case"] != name]
-        content["rows"].append(measured(name, options.tapes, options.budget))
+        row, said = measured(name, options.tapes, options.budget)
+        content["rows"].append(row)
         content["rows"].sort(key=lambda row: list(CASES).index(row["case"]))
         options.out.write_text(json.dumps(content, indent=1) + "\n")
-        print("\n".join(content["rows"][-1]["said"]), flush=True)
+        print("\n".join(said), flush=True)
     print(table(content["rows"]))
     if options.page:
         write_between(options.page, "label disclosure", table(content["rows"]))
