@@ -4,8 +4,8 @@
         --work outputs/recommendations --out docs/recommendations.json
 
 Each model is a search as `fl-precode recommend` makes it, with sizes of its own; finished pieces are kept in --work, so
-that the same command goes on where it was stopped. Beside the JSON, the plot of all models: privacy-utility.svg and .csv.
-The JSON keeps what was found; docs/reproduce.md has the rows that are printed.
+that the same command goes on where it was stopped. Beside the JSON stands the plot of all models, privacy-utility.svg
+and .csv. The JSON keeps what was found; docs/reproduce.md has the rows that are printed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import command_line
 from attacker.experiments.defence_search.figures import closest_trial, family_name, keep_figures
-from attacker.experiments.defence_search.result import Recommendation, Rung, Trial
+from attacker.experiments.defence_search.result import Judged, Recommendation, Rung, Trial
 from attacker.experiments.defence_search.search import DefenceSearch
 from attacker.experiments.precode.experiment import Experiment, default_root
 from attacker.experiments.scales import SCALES, Scale
@@ -99,11 +99,15 @@ def row(found: Recommendation, trial: Trial) -> str:
     cells = [
         f"`{trial.model}`", f"{family_name(trial)}, {trial.batch_size} x {trial.local_steps}",
         noise(trial.lowest_holding), noise(trial.highest_affordable), lost(rung, "fedsgd"), lost(rung, "fedavg"),
-        "–" if trial.judged_disclosed is None else f"{trial.judged_disclosed} of {trial.judged_victims}",
+        "; ".join(f"{one.attacks} {judged(one)}" for one in trial.judged) or "–",
         epsilon(rung, "image"), epsilon(rung, "client"), bound(rung),
         f"**{trial.verdict}**" if trial == shown else trial.verdict,
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def judged(one: Judged) -> str:
+    return "do not fit" if one.disclosed is None else f"{one.disclosed} of {one.victims}"
 
 
 def noise(value: float | None) -> str:

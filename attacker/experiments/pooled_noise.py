@@ -40,12 +40,12 @@ def pooled(settings: Settings) -> Pooled:
     *before, last = defence_parts(settings.defence)
     texts = [part.text for part in before]
     if last.name == "noise":
-        return _without(settings, texts, last.number("std"))
+        return _without(settings, texts, float(last.options["std"]))
     one_step = settings.protocol == "fedsgd"
     if last.name == "dp" and one_step:
-        clip, multiplier = last.number("max_norm"), last.number("noise_multiplier")
         texts.append(f"dp:max_norm={last.options['max_norm']},noise_multiplier=0")
-        return _without(settings, texts, clip * multiplier / settings.batch_size)
+        std = float(last.options["max_norm"]) * float(last.options["noise_multiplier"])
+        return _without(settings, texts, std / settings.batch_size)
     return Pooled(settings=settings, std=0.0)
 
 

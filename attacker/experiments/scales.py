@@ -54,7 +54,7 @@ class Scale:
         search_seeds: How often each of them is run, from another seed.
         search_victims: Images that the search attacks while it looks for a rung.
         judged: Other images, on which what it found is judged.
-        patient: The first of these, which patient searches attack.
+        patient: The first of these, which patient searches attack, and all searches once the model is trained.
     """
 
     name: str

@@ -41,7 +41,7 @@ class FamilyChooser:
         self._tried: dict[Family, tuple[float, float]] = {}
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTING)
         self._study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-        self._space = {
+        self._space: dict[str, Any] = {
             name: optuna.distributions.CategoricalDistribution(sorted({asdict(one)[name] for one in families}))
             for name in asdict(families[0])
         }

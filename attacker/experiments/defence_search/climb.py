@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from attacker.experiments.defence_search.disclosure import PROTOCOLS, Attacks, Disclosed, Part, Protocol
+from attacker.experiments.defence_search.disclosure import PROTOCOLS, Attacks, Disclosed, Part, Which
 from attacker.experiments.defence_search.families import Family
 from attacker.experiments.defence_search.ladder import RUNGS, TOP, highest, lowest, settled
 from attacker.experiments.defence_search.utility import Lost, Utility
@@ -24,7 +24,7 @@ class Climb:
         utility: Of what they train.
         formulas: Rung to what formulas brought back of validation images.
         searches: Rung to what all other attacks brought back of them.
-        judged: Rung to what came back of unseen images.
+        judged: Kind of attack to what came back of unseen images at the rung that was judged.
         lost: Protocol and rung to accuracy.
         leaked: Rungs that leaked above one that held.
         lowest: At which nothing comes back of validation images.
@@ -36,13 +36,13 @@ class Climb:
     """
 
     family: Family
-    norms: dict[Protocol, float]
+    norms: dict[str, float]
     attacks: Attacks
     utility: Utility
     formulas: dict[int, Disclosed] = field(default_factory=dict)
     searches: dict[int, Disclosed] = field(default_factory=dict)
-    judged: dict[int, Disclosed] = field(default_factory=dict)
-    lost: dict[tuple[Protocol, int], Lost] = field(default_factory=dict)
+    judged: dict[str, Disclosed] = field(default_factory=dict)
+    lost: dict[tuple[str, int], Lost] = field(default_factory=dict)
     leaked: list[int] = field(default_factory=list)
     lowest: int | None = None
     affordable: int | None = None
@@ -93,16 +93,23 @@ class Climb:
 
     def _judge(self, rung: int) -> None:
         self.judged_rung = rung
-        epochs = self.utility.experiment.scale.attacked
-        for which in ("quick", "searches", "patient"):
+        every = self.utility.experiment.scale.attacked
+        trained = tuple(epoch for epoch in every if epoch)
+        steps: list[tuple[str, Which, tuple[int, ...]]] = [
+            ("formulas", "quick", every),
+            ("searches, untrained", "searches", tuple(epoch for epoch in every if not epoch)),
+            ("searches, trained", "searches", trained),
+            ("patient searches", "patient", every),
+        ]
+        for name, which, epochs in steps:
             found = self.attacks.on(self.family, self.defences(rung), part="judged", which=which, epochs=epochs)
-            self.judged[rung] = self.judged[rung].joined(found) if rung in self.judged else found
+            self.judged[name] = found
             if found.images:
                 self._end("falls when judged", found.reason)
                 return
         self._end("recommended", "")
 
-    def defences(self, rung: int) -> dict[Protocol, str]:
+    def defences(self, rung: int) -> dict[str, str]:
         """By protocol the spec with a rung's noise."""
         return {protocol: self.family.defence(rung, norm) for protocol, norm in self.norms.items()}
 
@@ -118,12 +125,12 @@ class Climb:
     def without_noise(self) -> Disclosed:
         """What comes back of validation images with the same batches and steps, and no noise."""
         if self.bare is None:
-            defences: dict[Protocol, str] = dict.fromkeys(PROTOCOLS, self.family.within)
+            defences: dict[str, str] = dict.fromkeys(PROTOCOLS, self.family.within)
             found = self._on_validation(defences, "quick")
             self.bare = found if found.images else found.joined(self._on_validation(defences, "searches"))
         return self.bare
 
-    def cost(self, rung: int, protocol: Protocol) -> Lost:
+    def cost(self, rung: int, protocol: str) -> Lost:
         """Accuracy at a rung."""
         key = protocol, rung
         if key not in self.lost:
@@ -139,8 +146,7 @@ class Climb:
         if self.verdict == "recommended":
             return max(0.0, self.points(self.lowest or 0)), 0.0
         if self.verdict == "falls when judged":
-            found = self.judged[self.judged_rung or 0]
-            return 0.0, _share(found)
+            return 0.0, max(_share(found) for found in self.judged.values())
         if self.lowest is not None:
             known = 0 if self.affordable is None else self.affordable
             return max(0.0, self.points(self.lowest)), _share(self.formulas.get(known) or self.at(known))
@@ -169,7 +175,7 @@ class Climb:
             self.formulas[rung] = self._on_validation(self.defences(rung), "quick")
         return self.formulas[rung]
 
-    def _on_validation(self, defences: dict[Protocol, str], which: Literal["quick", "searches"]) -> Disclosed:
+    def _on_validation(self, defences: dict[str, str], which: Literal["quick", "searches"]) -> Disclosed:
         part: Part = "validation"
         return self.attacks.on(self.family, defences, part=part, which=which)
 

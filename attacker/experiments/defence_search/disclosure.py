@@ -16,8 +16,7 @@ from attacker.experiments.defence_search.prefetch import Ahead, Piece
 from attacker.experiments.precode.experiment import Experiment
 from attacker.experiments.precode.summarise import score
 
-Protocol = Literal["fedsgd", "fedavg"]
-PROTOCOLS: tuple[Protocol, ...] = ("fedsgd", "fedavg")
+PROTOCOLS = ("fedsgd", "fedavg")
 
 Which = Literal["quick", "searches", "patient"]
 """Attacks: formulas, all others at the scale's budget, or those that search, with more of everything."""
@@ -50,18 +49,14 @@ class Disclosed:
 
     def joined(self, other: Disclosed) -> Disclosed:
         """What both brought back: the larger number, and what came closest."""
+        closest = max((self, other), key=lambda found: -2.0 if found.ssim is None else found.ssim)
         if self.images is None or other.images is None:
             known = other if self.images is None else self
-            return replace(known, **_closest(self, other))
+            return replace(known, ssim=closest.ssim, attack=closest.attack or known.attack)
         if self.images or other.images:
-            more = self if self.images >= other.images else other
-            return replace(more, ssim=_closest(self, other)["ssim"])
-        return replace(self, victims=min(self.victims, other.victims), **_closest(self, other))
-
-
-def _closest(one: Disclosed, other: Disclosed) -> dict[str, object]:
-    best = max((one, other), key=lambda found: -2.0 if found.ssim is None else found.ssim)
-    return {"ssim": best.ssim, "attack": best.attack or one.attack or other.attack}
+            return replace(self if self.images >= other.images else other, ssim=closest.ssim)
+        victims = min(self.victims, other.victims)
+        return replace(self, victims=victims, ssim=closest.ssim, attack=closest.attack or self.attack)
 
 
 class Attacks:
@@ -80,7 +75,7 @@ class Attacks:
     def on(
         self,
         family: Family,
-        defences: dict[Protocol, str],
+        defences: dict[str, str],
         *,
         part: Part,
         which: Which,
@@ -107,10 +102,10 @@ class Attacks:
         return found
 
     def _pieces(
-        self, family: Family, defences: dict[Protocol, str], part: Part, which: Which, epochs: Sequence[int]
+        self, family: Family, defences: dict[str, str], part: Part, which: Which, epochs: Sequence[int]
     ) -> Iterator[Piece]:
-        experiment = self._sized(part, which)
         for epoch in epochs:
+            experiment = self._sized(part, which, epoch)
             for protocol, defence in defences.items():
                 setup = Setup(data=experiment.data[0], model=family.model, defence=defence)
                 if epoch:
@@ -122,9 +117,10 @@ class Attacks:
                         part=part,
                     )  # fmt: skip
 
-    def _sized(self, part: Part, which: Which) -> Experiment:
+    def _sized(self, part: Part, which: Which, epoch: int) -> Experiment:
+        """Formulas have all judged images; of what takes long, patient searches and trained models have the first."""
         scale = self._experiment.scale
-        judged = scale.patient if which == "patient" else scale.judged
+        judged = scale.judged if which == "quick" or (which == "searches" and not epoch) else scale.patient
         victims = scale.search_victims if part == "validation" else judged
         return replace(self._experiment, scale=replace(scale, victims=victims, epochs=max(scale.attacked)))
 

@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
-from attacker.experiments.defence_search.disclosure import Protocol
 from attacker.experiments.defence_search.families import Family
 from attacker.experiments.defence_search.result import PrivacyOfRung
 from attacker.experiments.image_sets import guesses_of, images
@@ -44,14 +43,14 @@ class Guaranteed:
         guessed = sum(guess is not None and guess.ssim >= SUCCESS_THRESHOLD for guess in guesses)
         return wilson_interval(guessed, len(chosen))[1]
 
-    def at(self, family: Family, defences: Mapping[Protocol, str]) -> list[PrivacyOfRung]:
+    def at(self, family: Family, defences: Mapping[str, str]) -> list[PrivacyOfRung]:
         """Under each protocol, for one image and one client.
 
         The bound is that of one round, which is what an attack here sees. Of a client it holds for one of its images.
         """
         return [one for protocol, defence in defences.items() for one in self._under(family, protocol, defence)]
 
-    def _under(self, family: Family, protocol: Protocol, defence: str) -> list[PrivacyOfRung]:
+    def _under(self, family: Family, protocol: str, defence: str) -> list[PrivacyOfRung]:
         scale = self._experiment.scale
         steps = family.local_steps if protocol == "fedavg" else 1
         conditions = Conditions(
@@ -69,7 +68,7 @@ class Guaranteed:
         bound = self._bound(defence, steps)
         return [self._row(said, protocol, level, bound) for level in ("image", "client")]
 
-    def _row(self, said: PrivacyStatement, protocol: Protocol, level: str, bound: float | None) -> PrivacyOfRung:
+    def _row(self, said: PrivacyStatement, protocol: str, level: str, bound: float | None) -> PrivacyOfRung:
         one = next(guarantee for guarantee in said.guarantees if guarantee.level == level)
         return PrivacyOfRung(
             protocol=protocol, level=one.level, a_round=one.a_round, composed=one.composed, delta=one.delta,

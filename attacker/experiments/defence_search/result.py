@@ -72,6 +72,22 @@ class Rung(Entry):
     privacy: list[PrivacyOfRung] = Field(default_factory=list)
 
 
+class Judged(Entry):
+    """What one kind of attacks made of unseen images.
+
+    Attributes:
+        attacks: Which.
+        disclosed: Images that came back to the best of them; None if none fits.
+        victims: Images, of the attack with the fewest.
+        closest_ssim: The largest that any reached.
+    """
+
+    attacks: str
+    disclosed: Count | None
+    victims: Count
+    closest_ssim: Number | None
+
+
 class Trial(Entry):
     """What became of one candidate.
 
@@ -94,7 +110,7 @@ class Trial(Entry):
         gap_rungs: From the one to the other; 0 where they meet.
         gap_points: Accuracy lost at the lowest that holds, in points of 100.
         not_monotone: Noise that leaked although less noise held.
-        judged_disclosed: Images of unseen clients that came back, of ``judged_victims``.
+        judged: What came back of unseen images, by kind of attack.
         rungs: All that was measured, by rising noise.
     """
 
@@ -121,8 +137,7 @@ class Trial(Entry):
     gap_rungs: Count | None = None
     gap_points: Number | None = None
     not_monotone: list[Number] = Field(default_factory=list)
-    judged_disclosed: Count | None = None
-    judged_victims: Count = 0
+    judged: list[Judged] = Field(default_factory=list)
     rungs: list[Rung] = Field(default_factory=list)
 
 
@@ -179,8 +194,8 @@ def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, sca
         f"{name}: {wording.defence_name(recommended.defence)} with {recommended.batch_size} image(s) a step and "
         f"{recommended.local_steps} local step(s) under FedAvg is the first of what was tried that holds. No attack "
         f"reached SSIM >= {SUCCESS_THRESHOLD:g}, {RULE}, on any of {scale.judged} images that the search had not "
-        f"seen (patient searches: the first {min(scale.patient, scale.judged)}): with 95 % confidence, at most "
-        f"{wording.percent(bound)} of all come back to these attacks."
+        f"seen (patient searches, and trained models: the first {min(scale.patient, scale.judged)}): with 95 % "
+        f"confidence, at most {wording.percent(bound)} of all come back to these attacks."
     )
     if recommended.closest_ssim is not None:
         text += f" Closest came {attack_title(recommended.closest_attack)}, with SSIM {recommended.closest_ssim:.2f}."

@@ -9,13 +9,13 @@ from pathlib import Path
 from attacker import wording
 from attacker.experiments.defence_search.chooser import FamilyChooser
 from attacker.experiments.defence_search.climb import Climb
-from attacker.experiments.defence_search.disclosure import PROTOCOLS, Attacks, Disclosed
+from attacker.experiments.defence_search.disclosure import PROTOCOLS, Attacks, Disclosed, Which
 from attacker.experiments.defence_search.families import Family, families
 from attacker.experiments.defence_search.guarantees import Guaranteed
 from attacker.experiments.defence_search.ladder import RUNGS, TOP
 from attacker.experiments.defence_search.norms import undefended_norm
 from attacker.experiments.defence_search.prefetch import Ahead
-from attacker.experiments.defence_search.result import Recommendation, Rung, Trial, nearest, sentence
+from attacker.experiments.defence_search.result import Judged, Recommendation, Rung, Trial, nearest, sentence
 from attacker.experiments.defence_search.utility import Lost, Utility
 from attacker.experiments.image_sets import images
 from attacker.experiments.precode.experiment import Experiment
@@ -93,7 +93,8 @@ class DefenceSearch:
         """What comes back of single images without a defence: one local step sends the same under either protocol."""
         family = Family(mechanism="noise", quantile=0.5, beside="", batch_size=1, local_steps=1, model=self._model)
         found = Disclosed()
-        for which, epochs in (("quick", (0,)), ("searches", (0,)), ("patient", self._experiment.scale.attacked)):
+        asked: list[tuple[Which, Sequence[int]]] = [("quick", (0,)), ("searches", (0,))]
+        for which, epochs in (*asked, ("patient", self._experiment.scale.attacked)):
             if not found.images:
                 undefended = {PROTOCOLS[0]: "none"}
                 seen = self._attacks.on(family, undefended, part="validation", which=which, epochs=epochs)
@@ -156,8 +157,7 @@ class DefenceSearch:
         plain = build_model(family.model, loaded.inputs, seed=self._experiment.seed)
         sent = apply_defence(family.within, plain, loaded.inputs, seed=self._experiment.seed).state_dict().values()
         every = [*climb.formulas.values(), *climb.searches.values(), *climb.judged.values()]
-        closest = max((one for one in every if one.ssim is not None), key=lambda one: one.ssim, default=Disclosed())
-        judged = climb.judged.get(climb.judged_rung) if climb.judged_rung is not None else None
+        closest = max(every, key=lambda one: -2.0 if one.ssim is None else one.ssim, default=Disclosed())
         costs = {protocol: climb.lost.get((protocol, rung)) for protocol in PROTOCOLS}
         apart = climb.verdict in ("costs accuracy", "recommended") and climb.lowest is not None
         below = -1 if climb.affordable is None else climb.affordable
@@ -185,8 +185,10 @@ class DefenceSearch:
             gap_rungs=max(0, climb.lowest - below) if apart and climb.lowest is not None else None,
             gap_points=_points(climb, climb.lowest) if apart and climb.lowest is not None else None,
             not_monotone=[RUNGS[one] for one in climb.leaked],
-            judged_disclosed=judged.images if judged else None,
-            judged_victims=judged.victims if judged else 0,
+            judged=[
+                Judged(attacks=name, disclosed=found.images, victims=found.victims, closest_ssim=found.ssim)
+                for name, found in climb.judged.items()
+            ],
             rungs=self._rungs(climb),
         )
 

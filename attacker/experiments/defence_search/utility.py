@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from attacker import wording
 from attacker.experiments.cells import Cell, FederationRun, Made, Setup
-from attacker.experiments.defence_search.disclosure import Protocol
 from attacker.experiments.defence_search.families import Family
 from attacker.experiments.defence_search.prefetch import Ahead, Piece
 from attacker.experiments.image_sets import images
@@ -71,7 +70,7 @@ class Utility:
     experiment: Experiment
     ahead: Ahead
 
-    def lost(self, family: Family, defence: str, protocol: Protocol) -> Lost:
+    def lost(self, family: Family, defence: str, protocol: str) -> Lost:
         """What the defence costs; the first seed alone where that is hopeless.
 
         Args:
@@ -85,7 +84,7 @@ class Utility:
             return first
         return self._runs(family, defence, protocol, seeds)
 
-    def why_not(self, family: Family, protocol: Protocol) -> str:
+    def why_not(self, family: Family, protocol: str) -> str:
         """Why the undefended model is no comparison: it learns nothing. Empty if it does."""
         found = self._runs(family, "none", protocol, range(self.experiment.scale.search_seeds)).undefended
         loaded = images(self.experiment.data[0], self.experiment.data_root)
@@ -99,12 +98,12 @@ class Utility:
             f"of {family.batch_size} images a client: {said}, the most frequent class {wording.percent(blind)}"
         )
 
-    def _runs(self, family: Family, defence: str, protocol: Protocol, seeds: Sequence[int]) -> Lost:
+    def _runs(self, family: Family, defence: str, protocol: str, seeds: Sequence[int]) -> Lost:
         with closing(self.ahead.results(self._pieces(family, defence, protocol, seeds))) as results:
             made = [_final(run) for _, run in results]
         return Lost(defended=tuple(made[1::2]), undefended=tuple(made[::2]))
 
-    def _pieces(self, family: Family, defence: str, protocol: Protocol, seeds: Sequence[int]) -> Iterator[Piece]:
+    def _pieces(self, family: Family, defence: str, protocol: str, seeds: Sequence[int]) -> Iterator[Piece]:
         for seed in seeds:
             experiment = replace(self.experiment, seed=self.experiment.seed + seed)
             for spec in ("none", defence):

@@ -198,7 +198,7 @@ def test_curves_that_meet_are_judged_one_rung_above_what_was_needed() -> None:
     climb, stub = climbed(lambda rung: 4 if rung < 3 else 0, lambda rung: 0.002 * rung)
     assert (climb.verdict, climb.lowest, climb.judged_rung) == ("recommended", 3, 4)
     assert [one for one in stub.asked if one[0] == "judged"] == [
-        ("judged", "quick"), ("judged", "searches"), ("judged", "patient")
+        ("judged", "quick"), ("judged", "searches"), ("judged", "searches"), ("judged", "patient")
     ]  # fmt: skip
     climb, _ = climbed(lambda rung: 4 if rung < 3 else 0, lambda rung: 0.0 if rung < 4 else 0.02)
     assert (climb.verdict, climb.judged_rung) == ("recommended", 3), "the rung above costs too much"
