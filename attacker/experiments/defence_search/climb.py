@@ -65,7 +65,8 @@ class Climb:
             self._end("cannot be judged", without)
             return
         if not self._kept(bottom):
-            self._too_dear(bottom, "formulas bring images back below noise of {noise:g}, which costs")
+            below = "formulas bring images back below noise of {noise:g}" if bottom else "the least noise, {noise:g}"
+            self._too_dear(bottom, f"{below}, which costs")
             return
         self._search(bottom)
 

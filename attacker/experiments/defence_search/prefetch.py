@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from torch import Tensor
+
 from attacker.experiments.cell_work import job_of
-from attacker.experiments.cells import Cell, Made
+from attacker.experiments.cells import Cell, Made, Setup, Training
 from attacker.experiments.precode.experiment import Experiment
 from attacker.experiments.store import Store
 from attacker.jobs.job import Job
@@ -72,6 +74,12 @@ class Ahead:
     def result(self, piece: Piece) -> Made:
         """The result of one cell; raises as `results` does."""
         return self._finished(piece)[1]
+
+    def trained(self, experiment: Experiment, setup: Setup, epoch: int) -> dict[str, Tensor]:
+        """The weights of a central training after an epoch; raises as `results` does."""
+        made = self.result((experiment, Cell(kind="training", setup=setup)))
+        assert isinstance(made, Training)
+        return self._store.load(made.weights[epoch])
 
     def _finished(self, piece: Piece) -> tuple[Cell, Made]:
         made = self._read(piece)

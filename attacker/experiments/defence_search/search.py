@@ -102,7 +102,7 @@ class DefenceSearch:
         return found
 
     def _climb(self, family: Family) -> Climb:
-        norms = {protocol: undefended_norm(self._experiment, self._data, family, protocol) for protocol in PROTOCOLS}
+        norms = {protocol: undefended_norm(self._experiment, self._ahead, family, protocol) for protocol in PROTOCOLS}
         climb = Climb(family=family, norms=norms, attacks=self._attacks, utility=self._utility)
         climb.run()
         return climb

@@ -17,7 +17,7 @@ from attacker.experiments.defence_search import disclosure, utility
 from attacker.experiments.defence_search.chooser import FamilyChooser
 from attacker.experiments.defence_search.climb import Climb
 from attacker.experiments.defence_search.disclosure import Attacks, Disclosed
-from attacker.experiments.defence_search.families import Family, families, with_group_norm
+from attacker.experiments.defence_search.families import Family, Mechanism, families, with_group_norm
 from attacker.experiments.defence_search.figures import keep_figures, read_recommendation
 from attacker.experiments.defence_search.ladder import RUNGS, TOP, highest, lowest, settled
 from attacker.experiments.defence_search.norms import undefended_norm
@@ -79,7 +79,7 @@ def test_families_cover_what_is_asked_and_leave_out_what_does_not_fit() -> None:
     assert {one.beside for one in known} == {"", "precode", "prune:share=0.9"}, "an MLP has no convolution for CVB"
     assert all(one.batch_size * one.local_steps <= 64 for one in known)
     assert len({*known}) == len(known)
-    assert known[0] == Family(mechanism="client", quantile=0.5, beside="", batch_size=16, local_steps=2, model="mlp")
+    assert known[0] == Family(mechanism="client", quantile=1.0, beside="", batch_size=16, local_steps=2, model="mlp")
     for one in known:
         gradient_defence(one.defence(0, 1.0))
 
@@ -91,20 +91,19 @@ def test_dp_sgd_takes_group_normalisation_where_batch_normalisation_forbids_it()
     assert with_group_norm("convnet:width=8") == "convnet:width=8,norm=group"
 
 
-def test_noise_is_relative_to_the_undefended_norm() -> None:
-    experiment = small()
-    norms = {
-        (protocol, quantile): undefended_norm(experiment, "digits", replace(FAMILY, quantile=quantile), protocol)
-        for protocol in ("fedsgd", "fedavg")
-        for quantile in (0.25, 1.0)
-    }
-    assert 0 < norms["fedsgd", 0.25] < norms["fedsgd", 1.0]
-    # An update is steps of the learning rate along gradients: much shorter than one gradient.
-    assert norms["fedavg", 1.0] < norms["fedsgd", 1.0] / 10
-    alone = replace(FAMILY, mechanism="example")
-    assert undefended_norm(experiment, "digits", alone, "fedsgd") == undefended_norm(
-        experiment, "digits", alone, "fedavg"
-    )
+def test_noise_is_relative_to_the_undefended_norm(tmp_path: Path) -> None:
+    with Ahead(tmp_path) as ahead:
+
+        def norm(protocol: str, quantile: float = 1.0, mechanism: Mechanism = "client", **changes: object) -> float:
+            family = replace(FAMILY, quantile=quantile, mechanism=mechanism)
+            return undefended_norm(small(**changes), ahead, family, protocol)
+
+        assert 0 < norm("fedsgd", 0.25) < norm("fedsgd")
+        # An update is steps of the learning rate along gradients: much shorter than one gradient.
+        assert norm("fedavg") < norm("fedsgd") / 10
+        assert norm("fedsgd", mechanism="example") == norm("fedavg", mechanism="example")
+        untrained = norm("fedsgd", scale=replace(SMALL, attacked=(0,)))
+        assert untrained < norm("fedsgd"), "gradients grow in training"
 
 
 @pytest.mark.parametrize(
