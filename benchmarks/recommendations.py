@@ -11,6 +11,7 @@ and .csv. The JSON keeps what was found; docs/reproduce.md has the rows that are
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import platform
 import re
@@ -39,10 +40,11 @@ def main() -> None:
     parser.add_argument("--families", type=int, default=3, help="that each model tries at most")
     for name, about in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=0, help=f"{about}; 0 takes the scale's")
+    parser.add_argument("--join", nargs="+", type=Path, default=[], help="files of earlier runs, whose models are kept")
     parser.add_argument("--work", type=Path, required=True, help="folder of finished pieces")
     options = command_line.parse(parser)
     scale = sized(SCALES[options.scale], {name: getattr(options, name) for name in SIZES})
-    found = []
+    found = [kept for path in options.join for kept in joined(path)]
     for model in options.models:
         experiment = Experiment(
             scale=scale, data=(options.data,), models=(model,), defences=("none",), seed=options.seed, device="cpu",
@@ -54,7 +56,12 @@ def main() -> None:
         for row in table_rows(found[-1]):
             logger.info(row)
         keep_figures(found, options.work)
-        command_line.write_record(record(found, scale, options), options)
+        command_line.write_record(record(found, options), options)
+
+
+def joined(path: Path) -> list[Recommendation]:
+    """The searches of an earlier run."""
+    return [Recommendation.model_validate(one) for one in json.loads(path.read_text(encoding="utf-8"))["models"]]
 
 
 SIZES = {
@@ -78,12 +85,11 @@ def tell(text: str, share: float) -> None:
     logger.info("%3.0f %% %s", 100 * share, text)
 
 
-def record(found: list[Recommendation], scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
-    """What is kept: sizes, and every search."""
+def record(found: list[Recommendation], options: argparse.Namespace) -> dict[str, Any]:
+    """What is kept: every search, which says its own sizes."""
     return {
         "measured": date.today().isoformat(), "machine": f"{platform.machine()}, {platform.system()}, one core",
         "versions": {name: version(name) for name in ("dp-accounting", "optuna", "torch")}, "seed": options.seed,
-        "sizes": {name: getattr(scale, name) for name in SIZES} | {"attacked after epochs": scale.attacked},
         "models": [one.model_dump(mode="json") for one in found],
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ PLOT_NAME = "privacy-utility.svg"
 TABLE_NAME = "privacy-utility.csv"
 
 _SHADES = ("#1d63b8", "#c2410c", "#0f766e", "#7c3aed", "#be123c", "#a16207")
+_TICKS = (-1, 0, 1, 2, 5, 10, 20, 40)
 _HEADINGS = (
     "model", "data", "family", "batch", "local_steps", "noise", "defence_fedsgd", "defence_fedavg", "disclosed",
     "victims", "share", "share_low", "share_high", "only_formulas", "best_attack", "lost_points", "lost_points_fedsgd",
@@ -136,18 +137,17 @@ def privacy_utility(recommendations: Sequence[Recommendation]) -> str:
     Both panels have the same height. On the left the best attack with its interval, and the bound; on the right the
     same points by the epsilon that is spent in all rounds.
     """
-    from attacker.experiments.precode.figures import canvas, svg_text
+    from attacker.experiments.precode.figures import panels, svg_text
 
-    figure, axes = canvas(9.2, 4.6)
-    figure.clf()
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = panels(9.2, 4.6, 2)
     for number, one in enumerate(recommendations):
         trial = closest_trial(one)
         if trial is not None:
             _line(left, right, trial, _label(one, trial), _SHADES[number % len(_SHADES)])
+    # Above a few points the scale is logarithmic, so that the one point that may be lost stays visible.
+    right.set_yscale("symlog", linthresh=2.0)
+    right.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     for axis in (left, right):
-        axis.grid(alpha=0.7, linewidth=0.7)
-        axis.set_axisbelow(True)
         axis.axhline(1.0, color="#556171", linewidth=0.8, linestyle="--")
     left.set(xlim=(-0.04, 1.04), xlabel="images that come back to the best attack (x: the bound)")
     left.set_ylabel("points of accuracy lost, worse protocol")
@@ -155,8 +155,6 @@ def privacy_utility(recommendations: Sequence[Recommendation]) -> str:
     right.set(xlabel="epsilon of all rounds, one client")
     if right.lines[0].get_xdata().size or len(right.lines) > 1:
         right.set_xscale("log")
-    right.set_yscale("symlog", linthresh=1.0)
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return svg_text(figure)
 
