@@ -57,7 +57,7 @@ BY_AUDITS = tuple(f"fl_precode.privacy.{one}" for one in ("one_run", "robustness
 AUDIT = {"scipy", "skimage", "PIL", "pydantic", "typer", "rich", "psutil", "jinja2"}
 BY_FLWR = {"typer", "rich", "pydantic"}
 """Those that flwr brings in any case, and imports."""
-OTHERS = {"ray", "sklearn", "torchvision", "medmnist", "opacus", "dp_accounting", "matplotlib"}
+OTHERS = {"ray", "sklearn", "torchvision", "medmnist", "opacus", "dp_accounting", "matplotlib", "optuna"}
 
 
 def run(program, *arguments, **names):

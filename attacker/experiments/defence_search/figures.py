@@ -140,10 +140,11 @@ def privacy_utility(recommendations: Sequence[Recommendation]) -> str:
     from attacker.experiments.precode.figures import panels, svg_text
 
     figure, (left, right) = panels(9.2, 4.6, 2)
+    spent = False
     for number, one in enumerate(recommendations):
         trial = closest_trial(one)
         if trial is not None:
-            _line(left, right, trial, _label(one, trial), _SHADES[number % len(_SHADES)])
+            spent |= _line(left, right, trial, _label(trial), _SHADES[number % len(_SHADES)])
     # Above a few points the scale is logarithmic, so that the one point that may be lost stays visible.
     right.set_yscale("symlog", linthresh=2.0)
     right.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
@@ -153,20 +154,21 @@ def privacy_utility(recommendations: Sequence[Recommendation]) -> str:
     left.set_ylabel("points of accuracy lost, worse protocol")
     left.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g} %")
     right.set(xlabel="epsilon of all rounds, one client")
-    if right.lines[0].get_xdata().size or len(right.lines) > 1:
+    if spent:
         right.set_xscale("log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return svg_text(figure)
 
 
-def _label(recommendation: Recommendation, trial: Trial) -> str:
+def _label(trial: Trial) -> str:
     verdict = "recommended (star)" if trial.verdict == "recommended" else f"{trial.gap_rungs} rung(s) apart"
     return (
         f"{wording.model_name(trial.model)}, {family_name(trial)}, {trial.batch_size} x {trial.local_steps}: {verdict}"
     )
 
 
-def _line(left: Any, right: Any, trial: Trial, label: str, shade: str) -> None:
+def _line(left: Any, right: Any, trial: Trial, label: str, shade: str) -> bool:
+    """Draw one family; whether any of its points has an epsilon."""
     points = list(_points_of(trial))
     left.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", color=shade, markersize=4, label=label)
     spent = []
@@ -186,6 +188,7 @@ def _line(left: Any, right: Any, trial: Trial, label: str, shade: str) -> None:
             if private is not None:
                 right.plot([private.composed], [y], "*", color=shade, markersize=14, markeredgecolor="#16202c")
     right.plot([x for x, _ in spent], [y for _, y in spent], "o-", color=shade, markersize=4)
+    return bool(spent)
 
 
 def _points_of(trial: Trial) -> Iterator[tuple[float, float, Rung]]:

@@ -34,9 +34,9 @@ from fl_precode.federation.config import Settings
 from tests.attacker.leaking_models import small_photographs
 from tests.attacker.reproductions import TINY, tiny
 
-FAMILY = Family(mechanism="client", quantile=0.5, beside="", batch_size=4, local_steps=2, model="mlp")
+FAMILY = Family(mechanism="client", quantile=0.5, beside="", batch_size=2, local_steps=2, model="mlp")
 SMALL = replace(
-    TINY, victims=8, search_rounds=20, search_clients=4, search_seeds=2, search_victims=8, judged=8, patient=8
+    TINY, victims=4, search_rounds=4, search_clients=2, search_seeds=2, search_victims=4, judged=4, patient=4
 )
 
 
@@ -147,7 +147,7 @@ def test_pooled_noise_has_the_deviation_of_the_clients_mean(monkeypatch: pytest.
     exact = stepped(Pooled(settings=quiet, std=0.0))
     own, together = stepped(Pooled(settings=settings, std=0.0)) - exact, stepped(pooled(settings)) - exact
     assert float(together.std()) == pytest.approx(float(own.std()), rel=0.02)
-    assert float(own.std()) == pytest.approx(settings.learning_rate * 0.01 / 2, rel=0.02)
+    assert float(own.std()) == pytest.approx(settings.learning_rate * 0.01 / math.sqrt(2), rel=0.02)
     assert not torch.equal(own, together)
     assert run_in_process(settings).curve == run_in_process(settings).curve
 
@@ -271,23 +271,36 @@ def search(folder: Path, *, workers: int = 1, **changes: object) -> DefenceSearc
     return DefenceSearch(small(**changes), folder, workers=workers)
 
 
-def test_the_search_says_what_became_of_every_family_and_draws_it(tmp_path: Path) -> None:
-    found = search(tmp_path / "out").run(at_most=2)
-    assert found == search(tmp_path / "out").run(at_most=2)  # from finished cells
+def test_the_search_recommends_what_holds_says_what_it_measured_and_draws_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LEARNT", -1.0), ("TOLERANCE", 1.0), ("HOPELESS", 1.0)):  # nothing learns in four rounds
+        monkeypatch.setattr(utility, name, value)
+    scale = replace(SMALL, attacked=(0,))
+    found = search(tmp_path / "out", scale=scale).run(at_most=2)
+    assert found == search(tmp_path / "out", scale=scale).run(at_most=2)  # from finished cells
     assert found == read_recommendation(tmp_path / "out" / RECOMMENDATION_NAME)
-    assert found.trials
-    for one in found.trials:
-        assert bool(one.reason) is (one.verdict != "recommended")
-        assert [rung.noise for rung in one.rungs] == sorted(rung.noise for rung in one.rungs)
-    if found.closest is not None:
-        shown = found.trials[found.closest]
-        assert (shown.verdict == "recommended") is found.found
-        paths = keep_figures([found], tmp_path / "out")
-        assert [path.name for path in paths] == ["privacy-utility.svg", "privacy-utility.csv"]
-        rows = list(csv.DictReader(paths[1].read_text().splitlines()))
-        assert len(rows) == len(shown.rungs)
-        assert sum(row["recommended"] == "True" for row in rows) == found.found
-        assert paths[0].read_text().startswith("<?xml")
+    (shown,) = found.trials
+    assert found.found
+    assert found.recommended == shown
+    assert (shown.verdict, shown.reason, shown.gap_rungs, shown.mechanism) == ("recommended", "", 0, "client")
+    assert [(one.attacks, one.disclosed) for one in shown.judged] == [
+        ("formulas", 0), ("searches, untrained", None), ("searches, trained", None), ("patient searches", None)
+    ]  # fmt: skip
+    # One division finds every image while the noise is small, and none when it is large.
+    assert shown.rungs[0].noise == 0
+    assert shown.rungs[0].disclosed
+    assert [rung.noise for rung in shown.rungs] == sorted(rung.noise for rung in shown.rungs)
+    assert shown.noise in {rung.noise for rung in shown.rungs}
+    assert all(len(one) == 2 for rung in shown.rungs for one in rung.accuracy.values())
+    assert {one.level for rung in shown.rungs for one in rung.privacy} == {"image", "client"}
+
+    paths = keep_figures([found], tmp_path / "out")
+    assert [path.name for path in paths] == ["privacy-utility.svg", "privacy-utility.csv"]
+    rows = list(csv.DictReader(paths[1].read_text().splitlines()))
+    assert len(rows) == len(shown.rungs)
+    assert [float(row["noise"]) for row in rows if row["recommended"] == "True"] == [shown.noise]
+    assert paths[0].read_text().startswith("<?xml")
 
 
 @pytest.mark.slow
