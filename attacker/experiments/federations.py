@@ -170,7 +170,7 @@ def _round(
         weight = len(batches[0]) if settings.protocol == "fedsgd" else len(partition)
         weights.append(weight)
         for name, value in {**buffers, **update}.items():
-            sums[name] += weight * value.double()
+            sums[name].add_(value, alpha=weight)
     step = -settings.learning_rate if settings.protocol == "fedsgd" else 1.0
     total, std = sum(weights), noise.of_mean(weights)
     generator = perturbation_generator("pooled", settings.seed, number)

@@ -276,7 +276,8 @@ def test_the_search_recommends_what_holds_says_what_it_measured_and_draws_it(
 ) -> None:
     for name, value in (("LEARNT", -1.0), ("TOLERANCE", 1.0), ("HOPELESS", 1.0)):  # nothing learns in four rounds
         monkeypatch.setattr(utility, name, value)
-    scale = replace(SMALL, attacked=(0,))
+    # Single images, whose first layer is a division.
+    scale = replace(SMALL, attacked=(0,), search_victims=2, judged=2, patient=2)
     found = search(tmp_path / "out", scale=scale).run(at_most=2)
     assert found == search(tmp_path / "out", scale=scale).run(at_most=2)  # from finished cells
     assert found == read_recommendation(tmp_path / "out" / RECOMMENDATION_NAME)
