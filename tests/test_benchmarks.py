@@ -255,3 +255,18 @@ def test_the_tables_of_identification_are_those_of_its_figures(tmp_path):
     plot_identification(content, tmp_path / "identification.png")
     with Image.open(tmp_path / "identification.png") as picture:
         assert picture.width > 600
+
+
+@pytest.mark.slow
+def test_recommendations_are_joined(tmp_path):
+    sizes = [f"--{name}={value}" for name, value in (
+        ("iterations", 2), ("search-rounds", 4), ("search-clients", 2), ("search-seeds", 2), ("search-victims", 2),
+        ("judged", 2), ("patient", 2), ("families", 1),
+    )]  # fmt: skip
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    common = ["--data", "digits", "--work", str(tmp_path / "work"), *sizes]
+    (one,) = run("recommendations.py", "--models", "mlp", *common, out=first)["models"]
+    both = run("recommendations.py", "--models", "lenet", "--join", str(first), *common, out=second)["models"]
+    assert both[0] == one
+    assert [found["model"] for found in both] == ["mlp", "lenet"]
+    assert one["trials"][0]["rungs"]

@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -159,10 +160,15 @@ def _batch(data: ImageData, indices: Sequence[int] | np.ndarray, device: torch.d
     return data.inputs.normalise(pictures).to(device), labels.to(device)
 
 
+@cache
+def _gpus() -> tuple[int, ...]:
+    """Counted once: where there is none, torch looks for a driver at every question."""
+    return tuple(range(torch.cuda.device_count()))
+
+
 @contextmanager
 def _noise(seed: int) -> Iterator[None]:
     """Torch's own generators, from which bottlenecks draw, start from the seed, on the CPU and on the GPU."""
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices), sample_noise():
+    with torch.random.fork_rng(devices=_gpus()), sample_noise():
         torch.manual_seed(seed)
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from attacker.experiments.cells import Cell, Setup
 from attacker.experiments.image_sets import GUESSES, made_from
-from attacker.experiments.scales import Scale
+from attacker.experiments.scales import Scale, search_rounds, sgd_rate
 from fl_precode.federation.config import Settings
 
 
@@ -44,7 +44,11 @@ class Conditions:
         common = made_from(cell.setup.data, self.data_root, self.seed)
         if cell.kind == "training":
             return common | {"epochs": scale.epochs, "kept": scale.attacked}
+        if cell.kind == "federation" and cell.runtime != "flower":
+            return common | {
+                "rounds": search_rounds(scale, cell.local_steps), "clients": scale.search_clients,
+                "learning rate": sgd_rate(cell.batch_size),
+            }  # fmt: skip
         if cell.kind == "federation":
-            rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
-            return common | {"rounds": rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
+            return common | {"rounds": scale.rounds, "clients": scale.clients, "local_epochs": scale.local_epochs}
         return common | {"victims": scale.victims, "compared with": GUESSES}

@@ -25,13 +25,15 @@ from attacker.audit.record.schema import finite
 from attacker.experiments.cells import Cell, FederationRun, Point
 from attacker.experiments.clients import accuracy_and_loss, client_reply
 from attacker.experiments.conditions import Conditions
+from attacker.experiments.pooled_noise import Pooled, pooled
+from attacker.experiments.scales import search_rounds, sgd_rate
 from deploy.simulation.launch import SimulationRuntime
+from fl_precode.defences.on_gradients import normal_like
+from fl_precode.defences.registry import perturbation_generator
 from fl_precode.federation.config import Settings
 from fl_precode.federation.federation import Federation, choose_device, prepare
 
 LOCAL_ADAM_RATE = 1e-3
-LOCAL_SGD_RATE = FEDSGD_RATE = 0.01
-"""Of the search's federations. With 0.1 the undefended MLP was measured to diverge on batches of one image."""
 
 
 def federation_settings(experiment: Conditions, cell: Cell) -> Settings:
@@ -43,17 +45,17 @@ def federation_settings(experiment: Conditions, cell: Cell) -> Settings:
         SettingsError: If they contradict each other.
     """
     scale = experiment.scale
-    rounds = scale.rounds if cell.runtime == "flower" else scale.search_rounds
+    rounds = scale.rounds if cell.runtime == "flower" else search_rounds(scale, cell.local_steps)
     common: dict[str, Any] = {
         "protocol": cell.protocol,
         "num_server_rounds": rounds,
-        "num_clients": scale.clients,
+        "num_clients": scale.clients if cell.runtime == "flower" else scale.search_clients,
         "batch_size": cell.batch_size,
     }
     if cell.protocol == "fedsgd":
-        common |= {"learning_rate": FEDSGD_RATE}
+        common |= {"learning_rate": sgd_rate(cell.batch_size)}
     elif cell.local_steps:
-        common |= {"learning_rate": LOCAL_SGD_RATE, "local_steps": cell.local_steps}
+        common |= {"learning_rate": sgd_rate(cell.batch_size), "local_steps": cell.local_steps}
     else:
         common |= {"local_optimiser": "adam", "learning_rate": LOCAL_ADAM_RATE, "local_epochs": scale.local_epochs}
     return experiment.settings(cell.setup, **common)
@@ -117,15 +119,20 @@ class FlowerRunner:
 
 
 def run_in_process(settings: Settings) -> FederationRun:
-    """Clients one after another in this process; only the first and the last round are evaluated."""
+    """Clients one after another in this process; only the first and the last round are evaluated.
+
+    Noise that clients add last is drawn once for all of them, see `pooled_noise`: the same in distribution, and not the
+    same numbers.
+    """
     began = time.perf_counter()
     federation = prepare(settings)
     device = choose_device(settings.device)
     model = federation.model().to(device)
     curve = [_point(0, model, federation)]
+    noise = pooled(settings) if _whole_batches(federation) else Pooled(settings=settings, std=0.0)
     reason = ""
     for number in range(1, settings.num_server_rounds + 1):
-        step = _round(model, federation, number, device)
+        step = _round(model, federation, noise, number, device)
         if not all(bool(value.isfinite().all()) for value in step.values()):
             reason = f"round {number}: what the clients sent is not finite"
             break
@@ -141,7 +148,14 @@ def run_in_process(settings: Settings) -> FederationRun:
     )
 
 
-def _round(model: nn.Module, federation: Federation, number: int, device: torch.device) -> dict[str, Tensor]:
+def _whole_batches(federation: Federation) -> bool:
+    """Whether every client has the images of a batch, by whose size DP-SGD divides its noise."""
+    return all(len(partition) >= federation.settings.batch_size for partition in federation.partitions)
+
+
+def _round(
+    model: nn.Module, federation: Federation, noise: Pooled, number: int, device: torch.device
+) -> dict[str, Tensor]:
     """The model's state after one round: a step by the weighted mean of the updates, the weighted mean of the buffers.
 
     Without the buffers a model with batch normalisation would be evaluated by the statistics that it began with.
@@ -149,18 +163,22 @@ def _round(model: nn.Module, federation: Federation, number: int, device: torch.
     settings, state = federation.settings, dict(model.state_dict())
     parameters = dict(model.named_parameters())
     sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in state.items()}
-    total = 0
+    weights = []
     for client, partition in enumerate(federation.partitions):
         batches = federation.batches(client, number)
-        update, buffers = client_reply(model, federation.data, settings, batches, (client, number), device)
+        update, buffers = client_reply(model, federation.data, noise.settings, batches, (client, number), device)
         weight = len(batches[0]) if settings.protocol == "fedsgd" else len(partition)
-        total += weight
+        weights.append(weight)
         for name, value in {**buffers, **update}.items():
-            sums[name] += weight * value.double()
+            sums[name].add_(value, alpha=weight)
     step = -settings.learning_rate if settings.protocol == "fedsgd" else 1.0
+    total, std = sum(weights), noise.of_mean(weights)
+    generator = perturbation_generator("pooled", settings.seed, number)
     for name, value in state.items():
         mean = sums[name] / total
         if name in parameters:
+            if std and parameters[name].requires_grad:
+                mean += std * normal_like(value, generator)
             state[name] = value + (step * mean).to(value)
         else:
             state[name] = (mean if value.is_floating_point() else mean.round()).to(value)

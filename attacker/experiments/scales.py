@@ -49,7 +49,12 @@ class Scale:
         clients: Of each federation.
         local_epochs: Of each client in a round.
         federations: At most so many federations, the first ones of the grid; None for one for every defended model.
-        search_rounds: Of each federation that the search for a defence compares by.
+        search_rounds: Of each federation that the search for a defence compares by; see `search_rounds`.
+        search_clients: Of each of these federations.
+        search_seeds: How often each of them is run, from another seed.
+        search_victims: Images that the search attacks while it looks for a rung.
+        judged: Other images, on which what it found is judged.
+        patient: The first of these, which patient searches attack, and all searches once the model is trained.
     """
 
     name: str
@@ -65,6 +70,11 @@ class Scale:
     local_epochs: int
     federations: int | None = None
     search_rounds: int = 100
+    search_clients: int = 16
+    search_seeds: int = 3
+    search_victims: int = 16
+    judged: int = 64
+    patient: int = 16
 
     @property
     def learning_rate(self) -> float:
@@ -87,7 +97,11 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             clients=2,
             local_epochs=1,
             federations=1,
-            search_rounds=250,
+            search_rounds=100,
+            search_clients=8,
+            search_victims=4,
+            judged=4,
+            patient=4,
         ),
         "small": Scale(
             name="small",
@@ -101,7 +115,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             rounds=4,
             clients=4,
             local_epochs=1,
-            search_rounds=500,
+            search_rounds=100,
         ),
         "paper": Scale(
             name="paper",
@@ -116,6 +130,9 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             clients=10,
             local_epochs=1,
             search_rounds=2_000,
+            search_clients=100,
+            judged=128,
+            patient=128,
         ),
     }
 )
@@ -131,3 +148,22 @@ def named(scales: Mapping[str, S], name: str) -> S:
     if name not in scales:
         raise ValueError(f"unknown scale {name!r}; expected one of {', '.join(scales)}")
     return scales[name]
+
+
+def search_rounds(scale: Scale, local_steps: int) -> int:
+    """Rounds of a federation that defences are compared by: fewer where a client makes several steps in each.
+
+    Whatever the number of steps, a client trains on as many images.
+    """
+    return max(1, scale.search_rounds // max(1, local_steps))
+
+
+def sgd_rate(batch_size: int) -> float:
+    """Learning rate of these federations, on gradients and in local training.
+
+    With 0.1 the undefended MLP was measured to diverge on batches of one image.
+    """
+    return 0.01 if batch_size < _LARGE_BATCH else 0.05
+
+
+_LARGE_BATCH = 16

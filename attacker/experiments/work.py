@@ -33,8 +33,9 @@ from attacker.experiments.clients import (
     observe_clients,
 )
 from attacker.experiments.conditions import Conditions
-from attacker.experiments.federations import LOCAL_SGD_RATE, federation_settings, run_in_process
+from attacker.experiments.federations import federation_settings, run_in_process
 from attacker.experiments.image_sets import guesses_of, images
+from attacker.experiments.scales import sgd_rate
 from attacker.experiments.seeds import generator, seeds
 from attacker.experiments.store import Store, identity
 from attacker.gradients.trace import trace
@@ -72,7 +73,9 @@ def victims(experiment: Conditions, cell: Cell) -> list[list[int]]:
     per_client = cell.batch_size * max(cell.local_steps, 1)
     wanted = per_client * -(-experiment.scale.victims // per_client)
     if cell.part:
-        order = _telling(data, order, 2 * wanted)[wanted if cell.part == "judged" else 0 :]
+        # From two halves, so that no validation image is judged, however many of each there are.
+        half = len(order) // 2
+        order = _telling(data, order[half:] if cell.part == "judged" else order[:half], wanted)
     if len(order) < wanted:
         raise ValueError(f"expected more training images in {cell.setup.data}: {wanted} to attack, got {len(order)}")
     return [order[start : start + per_client] for start in range(0, wanted, per_client)]
@@ -154,7 +157,7 @@ class Scene:
 
 def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
     """Of the federation whose clients are attacked."""
-    rate = {"learning_rate": LOCAL_SGD_RATE} if cell.protocol == "fedavg" else {}
+    rate = {"learning_rate": sgd_rate(cell.batch_size)} if cell.protocol == "fedavg" else {}
     return experiment.settings(
         cell.setup, protocol=cell.protocol, batch_size=cell.batch_size, local_steps=cell.local_steps, **rate
     )

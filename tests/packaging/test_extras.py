@@ -58,6 +58,7 @@ AUDIT = {"scipy", "skimage", "PIL", "pydantic", "typer", "rich", "psutil", "jinj
 BY_FLWR = {"typer", "rich", "pydantic"}
 """Those that flwr brings in any case, and imports."""
 OTHERS = {"ray", "sklearn", "torchvision", "medmnist", "opacus", "dp_accounting", "matplotlib", "weasyprint", "mlflow"}
+OTHERS |= {"optuna"}
 
 
 def run(program, *arguments, **names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from attacker.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from attacker.experiments.defence_search.result import Recommendation
+    from attacker.experiments.precode.experiment import Experiment
 
 
 def register(app: typer.Typer) -> None:
@@ -36,28 +38,42 @@ def recommend(
         str, typer.Option(help="Image set: a name, npz:PATH, folder:PATH, or a file or folder.")
     ] = "photos",
     scale: ScaleOption = "smoke",
-    candidates: Annotated[int, typer.Option(min=1, help="Try at most so many.")] = 24,
+    families: Annotated[int, typer.Option(min=1, help="Try at most so many ways of adding noise.")] = 12,
+    victims: Annotated[int, typer.Option(min=0, help="Unseen images to judge on; 0 takes the scale's.")] = 0,
+    patient: Annotated[
+        int, typer.Option(min=0, help="The first of these, for patient searches; 0 takes the scale's.")
+    ] = 0,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="recommendation.json of another model, for the same plot. Repeatable.", show_default=False),
+    ] = None,
     attacks: AttacksOption = None,
     data_root: RootOption = "",
     seed: SeedOption = 0,
     workers: WorkersOption = 0,
     device: Device = AUTO,
 ) -> None:
-    """Search the cheapest defence that no attack breaks and that costs at most one point of accuracy.
+    """Search a defence that no attack breaks and that costs at most one point of accuracy.
 
-    Candidates are defences, combinations, places of the bottleneck, batch
+    Noise is raised on a ladder, behind a clip, with batches, local steps and
 
-    sizes and local steps, by rising cost. Attacks are stopped by validation
+    bottlenecks that Optuna chooses. Attacks are stopped by validation images;
 
-    images; what is recommended is judged on others. Exit code 1: there is none.
+    what is recommended is judged on others. Exit code 1: there is none.
 
     Example: fl-precode recommend --model mlp --data photos --out outputs/recommend
     """
     experiment = chosen_experiment(scale, [data], model, ["none"], attacks, data_root, seed, device)
     if len(experiment.models) != 1:
         raise typer.BadParameter(f"expected one model, got {model!r}", param_hint="--model")
+    from attacker.experiments.defence_search.figures import keep_figures, read_recommendation
     from attacker.experiments.defence_search.search import RECOMMENDATION_NAME, DefenceSearch
 
+    try:
+        others = [read_recommendation(path) for path in beside or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--beside") from None
+    experiment = _sized(experiment, victims, patient)
     use_threads(1)
     folder = out.expanduser().absolute()
     with progress_bar("starting", keep=True) as bar:
@@ -66,28 +82,48 @@ def recommend(
             bar(share, text, line=True)
 
         search = DefenceSearch(experiment, folder, tell, workers=how_many(workers, experiment.device))
-        recommendation = search.run(at_most=candidates)
+        recommendation = search.run(at_most=families)
     if recommendation.trials:
         _trials(recommendation)
     typer.echo(recommendation.sentence)
     typer.echo(f"record: {folder / RECOMMENDATION_NAME}")
+    for path in keep_figures([recommendation, *others], folder):
+        typer.echo(f"figures: {path}")
     if not recommendation.found:
         raise typer.Exit(1)
+
+
+def _sized(experiment: Experiment, victims: int, patient: int) -> Experiment:
+    scale = experiment.scale
+    judged = victims or scale.judged
+    wanted = patient or min(scale.patient, judged)
+    if wanted > judged:
+        raise typer.BadParameter(
+            f"expected at most the {judged} images that are judged on, got {patient}", param_hint="--patient"
+        )
+    return replace(experiment, scale=replace(scale, judged=judged, patient=wanted))
 
 
 def _trials(recommendation: Recommendation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from attacker import wording
-
     console = Console()
     if not console.is_terminal:
         console.width = 120
     table = Table(header_style="bold")
-    for heading in ("defence", "images", "a client sends", "verdict", "reason"):
+    for heading in ("family", "images", "nothing back from", "affordable up to", "verdict", "reason"):
         table.add_column(heading, overflow="fold")
     for trial in recommendation.trials:
-        cells = (trial.defence, f"{trial.batch_size} x {trial.local_steps}", wording.size(trial.payload_bytes))
-        table.add_row(*(cell.replace("[", r"\[") for cell in (*cells, trial.verdict, trial.reason)))
+        quantile = "" if trial.quantile is None or trial.mechanism == "noise" else f" at {trial.quantile:g}"
+        beside = f" + {trial.beside}" if trial.beside else ""
+        cells = (
+            f"{trial.mechanism}{quantile}{beside}", f"{trial.batch_size} x {trial.local_steps}",
+            _noise(trial.lowest_holding), _noise(trial.highest_affordable), trial.verdict, trial.reason,
+        )  # fmt: skip
+        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
     console.print(table)
+
+
+def _noise(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"

@@ -161,11 +161,19 @@ def _curve(setup: SetupSummary, federated: bool) -> Curve | None:
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of this size in inches, in the style of the pages."""
+    figure, (axes,) = panels(width, height, 1)
+    return figure, axes
+
+
+def panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """The same with so many panels beside one another, of one height and one vertical axis."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
-    axes.grid(alpha=0.7, linewidth=0.7)
-    axes.set_axisbelow(True)
+        rows = figure.subplots(1, count, sharey=True, squeeze=False)
+    axes = list(rows[0])
+    for one in axes:
+        one.grid(alpha=0.7, linewidth=0.7)
+        one.set_axisbelow(True)
     return figure, axes
 
 

@@ -1,0 +1,150 @@
+"""What the attacks bring back behind a family's noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from attacker import wording
+from attacker.attacks.registry import attack_title
+from attacker.experiments.attack_sets import every_attack_on, is_quick, patient_attacks_on
+from attacker.experiments.cells import AttackedVictims, Cell, Setup, VictimScore
+from attacker.experiments.defence_search.families import Family
+from attacker.experiments.defence_search.prefetch import Ahead, Piece
+from attacker.experiments.precode.experiment import Experiment
+from attacker.experiments.precode.summarise import score
+
+PROTOCOLS = ("fedsgd", "fedavg")
+
+Which = Literal["quick", "searches", "patient"]
+"""Attacks: formulas, all others at the scale's budget, or those that search, with more of everything."""
+
+Part = Literal["validation", "judged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disclosed:
+    """What the best of some attacks brought back, as far as they went.
+
+    Attributes:
+        images: Of which at least so many came back to one attack under one protocol; None if no attack fits.
+        victims: Of that attack; of those that brought nothing back the fewest of any.
+        attack: Spec of that attack, or of what came closest.
+        reason: A sentence of what came back; empty when nothing did.
+        ssim: The largest on any image.
+    """
+
+    images: int | None = None
+    victims: int = 0
+    attack: str = ""
+    reason: str = ""
+    ssim: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether attacks fit, and nothing came back to them."""
+        return self.images == 0
+
+    def joined(self, other: Disclosed) -> Disclosed:
+        """What both brought back: the larger number, and what came closest."""
+        closest = max((self, other), key=lambda found: -2.0 if found.ssim is None else found.ssim)
+        if self.images is None or other.images is None:
+            known = other if self.images is None else self
+            return replace(known, ssim=closest.ssim, attack=closest.attack or known.attack)
+        if self.images or other.images:
+            return replace(self if self.images >= other.images else other, ssim=closest.ssim)
+        victims = min(self.victims, other.victims)
+        return replace(self, victims=victims, ssim=closest.ssim, attack=closest.attack or self.attack)
+
+
+class Attacks:
+    """Attacks on what a family's clients send.
+
+    Args:
+        experiment: The search's; its scale says how many victims and iterations.
+        ahead: Makes the cells.
+    """
+
+    def __init__(self, experiment: Experiment, ahead: Ahead) -> None:
+        self._experiment = experiment
+        self._ahead = ahead
+        self.seconds: dict[Cell, float] = {}
+
+    def on(
+        self,
+        family: Family,
+        defences: dict[str, str],
+        *,
+        part: Part,
+        which: Which,
+        epochs: Sequence[int] = (0,),
+    ) -> Disclosed:
+        """What comes back; after the first attack that brings something back no other is tried, except formulas.
+
+        Args:
+            family: Of what is attacked.
+            defences: By protocol.
+            part: Whether the search may go by these images.
+            which: Attacks.
+            epochs: Of a central training, whose weights are attacked; 0 for none.
+        """
+        found = Disclosed()
+        pieces = self._pieces(family, defences, part, which, epochs)
+        with closing(self._ahead.results(pieces)) as results:
+            for cell, run in results:
+                assert isinstance(run, AttackedVictims)
+                self.seconds[cell] = run.seconds
+                found = found.joined(_disclosed(cell, run.victims, patient=which == "patient"))
+                if found.images and which != "quick":
+                    break
+        return found
+
+    def _pieces(
+        self, family: Family, defences: dict[str, str], part: Part, which: Which, epochs: Sequence[int]
+    ) -> Iterator[Piece]:
+        for epoch in epochs:
+            experiment = self._sized(part, which, epoch)
+            for protocol, defence in defences.items():
+                setup = Setup(data=experiment.data[0], model=family.model, defence=defence)
+                if epoch:
+                    self._ahead.result((experiment, Cell(kind="training", setup=setup)))
+                for spec in self._specs(defence, which):
+                    yield experiment, Cell(
+                        kind="attack", setup=setup, protocol=protocol, batch_size=family.batch_size,
+                        local_steps=family.local_steps if protocol == "fedavg" else 0, epoch=epoch, attacks=(spec,),
+                        part=part,
+                    )  # fmt: skip
+
+    def _sized(self, part: Part, which: Which, epoch: int) -> Experiment:
+        """Formulas have all judged images; of what takes long, patient searches and trained models have the first."""
+        scale = self._experiment.scale
+        judged = scale.judged if which == "quick" or (which == "searches" and not epoch) else scale.patient
+        victims = scale.search_victims if part == "validation" else judged
+        return replace(self._experiment, scale=replace(scale, victims=victims, epochs=max(scale.attacked)))
+
+    def _specs(self, defence: str, which: Which) -> list[str]:
+        scale, attacks = self._experiment.scale, self._experiment.attacks
+        if which == "patient":
+            return [] if attacks else list(patient_attacks_on(defence, scale))
+        every = attacks or every_attack_on(defence, scale)
+        return [spec for spec in every if is_quick(spec) is (which == "quick")]
+
+
+def _disclosed(cell: Cell, victims: Sequence[VictimScore], *, patient: bool) -> Disclosed:
+    tally, (attack,) = score(victims), cell.attacks
+    ssim = max((victim.ssim for victim in victims if victim.ssim is not None), default=None)
+    if not tally.victims:
+        return Disclosed(attack=attack, ssim=ssim)
+    name = f"patient {attack_title(attack)}" if patient else attack_title(attack)
+    where = wording.protocol_name(cell.protocol).partition(" ")[0]
+    state = f", after {cell.epoch} epoch(s)" if cell.epoch else ""
+    reason = f"{name} brings back {tally.successes} of {tally.victims} images under {where}{state}"
+    return Disclosed(
+        images=tally.successes,
+        victims=tally.victims,
+        attack=attack,
+        ssim=ssim,
+        reason=reason if tally.successes else "",
+    )
