@@ -53,7 +53,7 @@ def test_the_reference_app_measures_what_its_noise_gives(run_locally, tmp_path):
 def test_canary_images_of_the_reference_app_refute_what_counted_guesses_can(run_locally, tmp_path):
     found = {}
     for name, defence in (
-        ("noisy", "dp:max_norm=1,noise_multiplier=0.5"),
+        ("noisy", "dp:max_norm=1,noise_multiplier=0.05"),
         ("hidden", "dp:max_norm=1,noise_multiplier=99"),
     ):
         tape = tmp_path / name / "tape"
