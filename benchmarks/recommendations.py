@@ -76,7 +76,7 @@ SIZES = {
 """Sizes of a scale that can be chosen."""
 
 
-def sized(scale: Scale, chosen: dict[str, int]) -> Scale:
+def sized(scale: Scale, chosen: dict[str, Any]) -> Scale:
     """The scale with the sizes that are not 0."""
     return replace(scale, **{name: value for name, value in chosen.items() if value})
 
