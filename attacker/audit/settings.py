@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from attacker.attacks.base import Attack
 from attacker.attacks.objects import spec_of
 from attacker.attacks.registry import build_attack
 from attacker.audit.threat_model import Knowledge
-
-CANDIDATES: Final = 1_000
-"""Other images that each true one is told from, unless the auditor says otherwise."""
+from attacker.metrics.places import CANDIDATES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,9 @@ from typing import Final
 
 import numpy as np
 
+CANDIDATES: Final = 1_000
+"""Other images that each true one is told from, unless the auditor says otherwise."""
+
 LEVEL: Final = 0.001
 """Probability by chance below which an image that is first is identified: it takes 1,001 candidates or more."""
 

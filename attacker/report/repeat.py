@@ -6,6 +6,7 @@ import shlex
 from typing import Final
 
 from attacker.audit.record.schema import AuditRecord
+from attacker.metrics.places import CANDIDATES
 
 _OPTIONS: Final = ("victims", "labels", "rounds", "threads", "device")
 _WITHHELD: Final = ("batch-size", "buffers", "defence", "learning-rate")
@@ -32,6 +33,9 @@ def command(record: AuditRecord) -> str:
         options.append("--no-control")
     if record.settings.get("leakage") is False:
         options.append("--no-leakage")
+    candidates = record.settings.get("candidates")
+    if candidates not in (None, CANDIDATES):
+        options += ["--candidates", str(candidates)]
     if "audit" in record.seeds:
         options += ["--seed", str(record.seeds["audit"])]
     return shlex.join(["fl-precode", "audit", *tapes, "--out", "audit", *options])

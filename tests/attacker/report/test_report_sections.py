@@ -256,10 +256,12 @@ def test_the_command_repeats_the_audit(tmp_path):
     attacks = "--attacks first-layer --attacks dlg:iterations=9,restarts=2"
     assert older == f"fl-precode audit '/a b/tape' /c --out audit {attacks} --victims 4 --labels granted --seed 0"
     more = {"rounds": "2:3", "threads": 2, "device": "cpu", "budget": 90.0, "control": False, "leakage": False}
+    more |= {"candidates": 50}
     found = rich_record(tmp_path).model_copy(update={"settings": more, "federations": tapes})
     wanted = "--rounds 2:3 --threads 2 --device cpu --budget 90s --withhold buffers,learning-rate"
-    assert command(found).endswith(f"/c --out audit {wanted} --no-control --no-leakage --seed 0")
-    usual = found.model_copy(update={"settings": {"rounds": "all", "budget": None, "control": True}, "seeds": {}})
+    assert command(found).endswith(f"/c --out audit {wanted} --no-control --no-leakage --candidates 50 --seed 0")
+    by_default = {"rounds": "all", "budget": None, "control": True, "candidates": 1_000}
+    usual = found.model_copy(update={"settings": by_default, "seeds": {}})
     assert command(usual).endswith("--out audit --withhold buffers,learning-rate")
 
 
