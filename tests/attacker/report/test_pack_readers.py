@@ -169,8 +169,9 @@ def server(tmp_path):
     store.mkdir()
     command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     places = ["--backend-store-uri", f"sqlite:///{store}/runs.db", "--artifacts-destination", str(store / "artifacts")]
-    # It starts its workers by their names.
-    names = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
+    # It starts its workers by their names; runners of jobs are not needed.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    names = os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(store / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, *command, *places], stdout=log, stderr=log, env=names, start_new_session=True
