@@ -214,8 +214,7 @@ def show_results(record: AuditRecord) -> None:
     for verdict in shown_verdicts:
         typer.echo("\n".join(wrapped(verdict.sentence, width)))
         for line in verdict.lines:
-            said = " ".join(filter(None, (line.sentence, line.reason, line.tried)))
-            text = f"{wording.capitalised(line.subject)}: {line.state}. {said}"
+            text = f"{wording.capitalised(line.subject)}: {line.state}. {verdict.said(line)}"
             typer.echo("\n".join(wrapped(text, width, indent="  ")))
         for caution in (text for text in verdict.cautions if text.startswith("Read from the update")):
             typer.echo("\n".join(wrapped(caution, width)))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from attacker.audit.record.schema import AuditRecord, VerdictEntry, VerdictLine
-from attacker.audit.record.view import confirmed, counterpart, is_defended, knows
+from attacker.audit.record.view import confirmed, counterpart, is_defended, knows, views
+from attacker.audit.verdict.lines import tried
 from attacker.audit.verdict.verdict import title_of
 from attacker.audit.verdict.verdict import verdicts as by_the_rules
 from attacker.wording import number_word
@@ -50,6 +51,7 @@ class Verdict:
         control: Whether this is the undefended control of another federation.
         headline: What a page about this federation alone begins with; empty for the usual words of the finding.
         lines: The same in three lines that do not mix; empty where an older record has none.
+        tried: What was tried on images, when, and what it cost; empty where nothing was.
     """
 
     federation: str
@@ -59,11 +61,18 @@ class Verdict:
     control: bool = False
     headline: str = ""
     lines: tuple[VerdictLine, ...] = ()
+    tried: str = ""
+
+    def said(self, line: VerdictLine) -> str:
+        """A line's sentence with its reason, and what was tried."""
+        about = self.tried if line.subject == "images" else ""
+        return " ".join(filter(None, (line.sentence, line.reason, about)))
 
 
 def verdicts(record: AuditRecord) -> list[Verdict]:
     """One verdict for each federation, in the record's order; worked out where an older record has none."""
     known = {verdict.federation for verdict in record.verdicts} == {federation.id for federation in record.federations}
+    tries = {view.federation.id: tried(view) for view in views(record)}
     controls = {federation.id for federation in record.federations if federation.control_of is not None}
     return [
         Verdict(
@@ -75,6 +84,7 @@ def verdicts(record: AuditRecord) -> list[Verdict]:
             headline=_labels_first(verdict)
             or (_headline(record, verdict.federation) if verdict.verdict == "not known" else ""),
             lines=tuple(verdict.lines),
+            tried=tries.get(verdict.federation, ""),
         )
         for verdict in (record.verdicts if known else by_the_rules(record))
     ]

@@ -94,7 +94,9 @@ class VerdictLine(Entry):
     guess: Share | None = Field(default=None, description="share of them that the best guess without an update has")
     p_value: Share | None = Field(default=None, description="of a test against that guess, where one was made")
     reason: str = Field(default="", description="why a result that shows nothing is no protection; empty otherwise")
-    tried: str = Field(default="", description="what was tried, when, and what it cost; empty where nothing was")
+    attacks: Count = Field(
+        default=0, description="that gave a result on images; when, and what they cost, stands in created and summaries"
+    )
 
 
 class VerdictEntry(Entry):

@@ -44,7 +44,7 @@ def lines(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) ->
 def _images(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) -> VerdictLine:
     state = _STATES[verdict]
     if state == "not known" or not view.scored:
-        return VerdictLine(subject="images", state="not known", sentence=_unknown(view), tried=_tried(view))
+        return VerdictLine(subject="images", state="not known", sentence=_unknown(view), attacks=len(view.tried))
     union = view.union
     guess = view.guessed / union.images if union.images else None
     number = "None" if not union.back else str(union.back)
@@ -67,7 +67,7 @@ def _images(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) 
         interval=union.interval,
         guess=guess,
         reason=_why_weak(view, state, raised) if weak else "",
-        tried=_tried(view),
+        attacks=len(view.tried),
     )
 
 
@@ -118,8 +118,11 @@ def _no_known_attack(view: FederationView) -> str:
     )
 
 
-def _tried(view: FederationView) -> str:
-    """What was tried, when, and what it cost; empty where nothing was."""
+def tried(view: FederationView) -> str:
+    """What was tried, when, and what it cost, as a sentence; empty where nothing was.
+
+    It is no part of the line: the same audit again has the same lines.
+    """
     if not view.tried:
         return ""
     day = view.record.created.partition("T")[0]
