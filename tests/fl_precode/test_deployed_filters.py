@@ -125,10 +125,13 @@ def test_sparse_vectors_equal_their_reference_on_drawn_updates():
 
 def test_at_nvflares_defaults_much_of_an_update_is_sent_as_it_was():
     update = {"weight": torch.randn(10_000, generator=torch.Generator().manual_seed(0))}
-    left = gradient_defence("svt")(update)["weight"]
-    noisy = ((left != 0) & (left.abs() <= 1.001e-5)).double().mean()
-    assert 0.05 < noisy < 0.1  # a tenth is drawn, with replacement
-    assert float((left == update["weight"]).double().mean()) > 0.3
+    as_it_was = []
+    for seed in range(20):  # the one draw of the threshold's noise decides how much is accepted
+        left = gradient_defence("svt")(update, generator=torch.Generator().manual_seed(seed))["weight"]
+        noisy = ((left != 0) & (left.abs() <= 1.001e-5)).double().mean()
+        assert 0.05 < noisy < 0.1  # a tenth is drawn, with replacement
+        as_it_was.append(float((left == update["weight"]).double().mean()))
+    assert sum(as_it_was) / len(as_it_was) > 0.3
     kept = gradient_defence("percentile")({"weight": update["weight"] / 1e3})["weight"]
     assert float((kept == update["weight"] / 1e3).double().mean()) == pytest.approx(0.9, abs=0.001)
 
