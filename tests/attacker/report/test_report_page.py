@@ -94,10 +94,10 @@ def test_headings_are_in_order(page):
 
 def test_the_verdict_comes_first_and_all_that_was_asked_for_is_there(page):
     text = page.words.replace("\u00a0", " ")
-    verdict = text.index("PRECODE (latent=8) does not stop the leak on MLP: 2 of 2 images came back")
+    verdict = text.index("PRECODE (latent=8) does not stop the leak on MLP: 2 of 2 images were reconstructed")
     order = [
         "Threat model: what the attacker knows",
-        "The images, and what came back",
+        "The images, and what was reconstructed",
         "How often each attack succeeded",
     ]
     order += ["Reconstruction error over training", "What the defence costs", "Failures and gaps"]
@@ -117,7 +117,9 @@ def test_a_record_without_truth_has_labelled_boxes_and_no_similarity(tmp_path):
     assert "True image not known" in page.words
     assert "There is no evaluation.json beside the tape" in page.words
     assert "First-layer inversion the update itself confirms this image" in page.words
-    assert not re.search(r"SSIM \d", page.words.split("The images, and what came back")[1].split("How often")[0])
+    assert not re.search(
+        r"SSIM \d", page.words.split("The images, and what was reconstructed")[1].split("How often")[0]
+    )
 
 
 def test_missing_and_foreign_pictures_become_boxes_and_are_named(audited, tmp_path):
