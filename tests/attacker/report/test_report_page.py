@@ -70,8 +70,8 @@ def test_nothing_is_fetched_and_nothing_runs(audited, page):
 
 
 def test_every_picture_has_words_and_shows_something(page):
-    # Truth, the average image and those attacks that fit the model.
-    assert len(page.images) == 2 * 3 + 2 * 4 + 2 * 4
+    # The first screen; truth, the average image and those attacks that fit the model.
+    assert len(page.images) == 6 + 2 * 3 + 2 * 4 + 2 * 4
     assert len({image["alt"] for image in page.images}) > len(page.images) / 2
     for image in page.images:
         assert image["alt"]
@@ -113,7 +113,7 @@ def test_a_record_without_truth_has_labelled_boxes_and_no_similarity(tmp_path):
     taped = tape_federation(tmp_path, rounds=1, evaluation=False)
     found = audit_tapes([TapeSource(tape=taped.tape)], out=tmp_path / "audit", attacks=[FIRST], victims=1)
     page = Page(render_page(found, tmp_path / "audit"))
-    assert len(page.images) == 1
+    assert len(page.images) == 2  # on the first screen, and in the gallery
     assert "True image not known" in page.words
     assert "There is no evaluation.json beside the tape" in page.words
     assert "First-layer inversion the update itself confirms this image" in page.words

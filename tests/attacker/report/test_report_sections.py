@@ -195,8 +195,7 @@ def test_canaries_and_the_bound_stand_beside_the_guarantee(tmp_path):
     page = Page(render_page(found, tmp_path))
     assert "Canaries show that epsilon is at least 87,100 for one client in one round (95 % confidence)." in page.words
     assert (
-        "at most 56 % of such images are reconstructed while clip and noise are what was announced; DLG brought"
-        in page.words
+        "at most 56 % of such images are reconstructed while clip and noise are what was announced; DLG " in page.words
     )
     assert "Canaries: epsilon is at least – 87,100 Any attack reconstructs at most 56 % of the images" in page.words
     assert "500 of 800 guesses right, which refutes epsilon 0.4 whatever the noise is." in page.words
