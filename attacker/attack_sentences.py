@@ -248,7 +248,7 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "image-not-finite.one": "an image is not finite",
         "image-not-finite.quotient": "the quotient is not finite",
         "images-do-not-fit": "the attack gave {got} images for an update of {expected}",
-        "fewer-images": "{got} of {expected} images were found, and the others count as not come back",
+        "fewer-images": "{got} of {expected} images were found, and the others count as not reconstructed",
         "rank-deficient": "{name!r} has {rank} independent equations for {unknowns} unknowns",
         "saturated-left-out": "{count} saturated values behind {name!r} were left out",
         "residuals": "residuals: {residuals}",

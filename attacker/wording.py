@@ -278,6 +278,15 @@ def counted(value: int, one: str, many: str = "") -> str:
     return f"{count(value)} {one if value == 1 else many or f'{one}s'}"
 
 
+def was(some: int, images: int) -> str:
+    """The verb behind "some of these images".
+
+    >>> was(1, 4), was(0, 1), was(2, 4), was(0, 4)
+    ('was', 'was', 'were', 'were')
+    """
+    return "was" if some == 1 or images == 1 else "were"
+
+
 def size(value: int) -> str:
     """A number of bytes in a readable unit (powers of 1,000).
 

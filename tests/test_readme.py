@@ -49,7 +49,7 @@ def test_the_audit_in_the_readme_runs(tmp_path, capsys, monkeypatch):
     assert len(block.splitlines()) <= 10
     exec(block.replace("iterations=600", "iterations=20"), {})
     sentence, page = capsys.readouterr().out.splitlines()[-2:]
-    assert "came back by first-layer inversion" in sentence
+    assert "reconstructed by first-layer inversion" in sentence
     assert Path(page).read_text().startswith("<!doctype html>")
 
 

@@ -72,7 +72,7 @@ def audit(
     leakage: _Leakage = True,
     candidates: _Candidates = 1_000,
 ) -> None:
-    """Attack the updates on a tape and write what came back: audit.json and a report.
+    """Attack the updates on a tape and write what they reconstruct: audit.json and a report.
 
     TAPE is the folder that the Interceptor wrote. Where its run left an
     evaluation.json beside it, or the clients a TAPE.truth (record_truth), the
@@ -188,7 +188,7 @@ def show(record: AuditRecord, folder: Path, page: Path) -> None:
 
 
 def show_results(record: AuditRecord) -> None:
-    """Print what each attack brought back, which attacks gave nothing and why, and the verdict."""
+    """Print what each attack reconstructed, which attacks gave nothing and why, and the verdict."""
     from attacker import wording
     from attacker.report.verdict import overall, verdicts
     from fl_precode.tape.notes import notes_path
@@ -239,7 +239,7 @@ def _similarities(record: AuditRecord, rows: Sequence[AttackSummary]) -> Table:
     from attacker import wording
     from attacker.audit.record.view import views
 
-    table = attack_table("came back", "95 %", "SSIM")
+    table = attack_table("reconstructed", "95 %", "SSIM")
     for row in rows:
         back = "not known" if row.successes is None else f"{row.successes} of {row.images}"
         between = wording.interval(*row.interval) if row.interval else "–"

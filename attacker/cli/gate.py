@@ -28,7 +28,8 @@ def register(app: typer.Typer) -> None:
 
 _Record = Annotated[Path, typer.Argument(help="audit.json, or the folder it is in.", show_default=False)]
 _MaxAsr = Annotated[
-    float | None, typer.Option("--max-asr", help="Largest share of images that may come back.", show_default=False)
+    float | None,
+    typer.Option("--max-asr", help="Largest share of images that may be reconstructed.", show_default=False),
 ]
 _MinVictims = Annotated[
     int | None, typer.Option("--min-victims", help="Least number of images attacked.", show_default=False)

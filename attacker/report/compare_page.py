@@ -16,8 +16,8 @@ def headline(comparisons: Sequence[Comparison]) -> str:
         return "The audits cannot be compared."
     worse, better = (sum(change.judgement == kind for change in every) for kind in ("worse", "better"))
     if worse:
-        return "More images come back than before."
-    return "Fewer images come back than before." if better else "No difference is shown."
+        return "More images are reconstructed than before."
+    return "Fewer images are reconstructed than before." if better else "No difference is shown."
 
 
 def place(change: Change) -> tuple[float, float, float]:

@@ -133,14 +133,15 @@ def trade_chart(federations: Sequence[tuple[int, str, FederationSummary, AttackS
         low, high = best.interval
         dots.append(Dot(style, x(entry.final_accuracy), y(best.success_rate), (y(low), y(high))))
         said.append(
-            f"{title}: accuracy {wording.percent(entry.final_accuracy)}, {wording.percent(best.success_rate)} came back"
+            f"{title}: accuracy {wording.percent(entry.final_accuracy)}, {wording.percent(best.success_rate)} "
+            "reconstructed"
         )
     if not dots:
         return None
     return Chart(
-        label=f"Images that came back over accuracy. {'; '.join(said)}",
+        label=f"Images that were reconstructed over accuracy. {'; '.join(said)}",
         x_name="accuracy on test images",
-        y_name="images that came back",
+        y_name="images that were reconstructed",
         x_ticks=_shares(x),
         y_ticks=_shares(y),
         dots=tuple(dots),

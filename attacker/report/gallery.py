@@ -18,6 +18,9 @@ MOST_OTHERS = 6000
 DETAILED = 96
 """Shorter side of an image, in pixels, from which its pictures are shown one below the other and 224 pixels wide."""
 
+MOST_FIRST = 3
+"""Images that the page begins with, each beside its reconstruction."""
+
 MOST_LARGE = 4
 """Pictures that are shown large where no true image stands beside them; the rest is a click away."""
 # Characters of one tile's markup without its picture, from above; a test holds the page to its bound.
@@ -35,10 +38,11 @@ class Tile:
         uri: The picture, or None.
         placeholder: In place of a picture.
         caption: Lines below it.
-        came_back: Whether the image counts as come back; None for a truth or baseline, or when it is not known.
+        came_back: Whether the image counts as reconstructed; None for a truth or baseline, or when it is not known.
         attack: Spec of the attack; empty for truth and baseline.
         ssim: Of this attack, or None.
         confirmed: Whether the update itself confirms it.
+        whose: Whose image it is taken for; empty where nobody compared.
     """
 
     title: str
@@ -51,6 +55,29 @@ class Tile:
     attack: str = ""
     ssim: float | None = None
     confirmed: bool = False
+    whose: tuple[str, ...] = ()
+
+    @property
+    def disclosed(self) -> bool:
+        """Whether it shows an image that the audit counts as reconstructed."""
+        return bool(self.came_back) or self.confirmed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image of the first screen beside its reconstruction.
+
+    Attributes:
+        truth: The true image; None where it is not known.
+        made: What an attack made of its update.
+        place: Where the image comes from, for people.
+        title: Model, defence and images of the federation.
+    """
+
+    truth: Tile | None
+    made: Tile
+    place: str
+    title: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +91,12 @@ class GalleryRow:
         node: By whom.
         place: Where it came from, for people.
         ssim: Of the attack that came closest, or None.
-        tiles: The truth, the plain and the adaptive attack that came closest, what came back without the defence, and
-            the best guess without any update, as far as there are any.
+        tiles: The truth, the plain and the adaptive attack that came closest, what was reconstructed without the
+            defence, and the best guess without any update, as far as there are any.
         others: What the other attacks made of it.
         large: Whether no true image is known, so that the pictures are all there is, and shown large.
         detailed: Whether the images have more to see than small tiles can show.
+        repeated: Whether an earlier row has the same image.
     """
 
     federation: str
@@ -81,6 +109,7 @@ class GalleryRow:
     others: tuple[Tile, ...]
     large: bool = False
     detailed: bool = False
+    repeated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +125,7 @@ class Gallery:
         hidden: Attacked images that the page has no room for.
         small_print: How the pictures are embedded, and which are not.
         without: Whether every picture was left out.
+        first: The most disclosed images, with which the page begins.
     """
 
     rows: tuple[GalleryRow, ...]
@@ -106,6 +136,12 @@ class Gallery:
     hidden: int
     small_print: str
     without: bool = False
+    first: tuple[Pair, ...] = ()
+
+    @property
+    def disclosed(self) -> int:
+        """How many of the first images count as reconstructed."""
+        return sum(pair.made.disclosed for pair in self.first)
 
     @property
     def compared(self) -> bool:
@@ -150,7 +186,8 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
             )
             for victim in victims[:most]
         ]
-    rows, small_print = _with_pictures(rows, album, room)
+    first = most_disclosed(rows)
+    rows, small_print = _with_pictures(rows, album, room, first)
     return Gallery(
         rows=tuple(rows),
         titles={row.federation: row.title for row in rows},
@@ -160,7 +197,47 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
         hidden=hidden,
         small_print=small_print,
         without=album.empty,
+        first=tuple(
+            replace(
+                pair,
+                made=_embedded(pair.made, album),
+                truth=None if pair.truth is None else _embedded(pair.truth, album),
+            )
+            for pair in first
+        ),
     )
+
+
+def most_disclosed(rows: Iterable[GalleryRow]) -> list[Pair]:
+    """The images that a page begins with: first what counts as reconstructed, of each federation in turn."""
+    ranked: list[tuple[tuple[bool, int, bool, float], Pair]] = []
+    for of_one in _by_federation(row for row in rows if not row.repeated):
+        pairs = sorted(filter(None, map(_pair, of_one)), key=_undisclosed)
+        # A federation of which nothing was reconstructed stands behind the others, whatever its turn.
+        ranked += [((_undisclosed(pair)[0], turn, *_undisclosed(pair)[1:]), pair) for turn, pair in enumerate(pairs)]
+    return [pair for _, pair in sorted(ranked, key=lambda one: one[0])[:MOST_FIRST]]
+
+
+def _by_federation(rows: Iterable[GalleryRow]) -> Iterable[list[GalleryRow]]:
+    found: dict[str, list[GalleryRow]] = {}
+    for row in rows:
+        found.setdefault(row.federation, []).append(row)
+    return found.values()
+
+
+def _pair(row: GalleryRow) -> Pair | None:
+    """The image beside the attack that came closest; None where no attack made a picture."""
+    made = [tile for tile in row.tiles if tile.attack and tile.path is not None]
+    if not made:
+        return None
+    # Where the truth is not known, the most credible picture stands first.
+    best = made[0] if row.large else max(made, key=lambda tile: (tile.disclosed, tile.ssim or 0.0))
+    return Pair(truth=None if row.large else row.tiles[0], made=best, place=row.place, title=row.title)
+
+
+def _undisclosed(pair: Pair) -> tuple[bool, bool, float]:
+    """Sorts pairs: reconstructed, then identified, then by similarity."""
+    return not pair.made.disclosed, not any("identified" in line for line in pair.made.whose), -(pair.made.ssim or 0.0)
 
 
 def _controls(
@@ -225,6 +302,7 @@ def _row(
         tiles=(truth, *(_attack(record, title, result, where) for title, result in chosen.items()), *baseline),
         others=tuple(_attack(record, "", row, where) for row in results if row.attack not in picked),
         detailed=min(federation.shape[1:]) >= DETAILED,
+        repeated=victim.same_as is not None,
     )
 
 
@@ -244,6 +322,7 @@ def _row_alone(
         tiles=tuple(_attack(record, "", row, where) for row in ranked[:MOST_LARGE]),
         others=tuple(_attack(record, "", row, where) for row in (*ranked[MOST_LARGE:], *rest)),
         large=True,
+        repeated=victim.same_as is not None,
     )
 
 
@@ -278,6 +357,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
         attack=row.attack,
         ssim=row.ssim,
         confirmed=row.baseline_ssim is None and confirms(row),
+        whose=_named(row),
     )
 
 
@@ -342,10 +422,14 @@ def _loss(value: float) -> str:
     return wording.figure(value, 3) if 0.001 <= value < 1 else wording.distance(value)
 
 
-def _with_pictures(rows: Sequence[GalleryRow], album: Album, room: int) -> tuple[list[GalleryRow], str]:
-    """The rows with their pictures, and how those are embedded."""
+def _with_pictures(
+    rows: Sequence[GalleryRow], album: Album, room: int, begin: Sequence[Pair]
+) -> tuple[list[GalleryRow], str]:
+    """The rows with their pictures, and how those are embedded; those that the page begins with come once more."""
     room -= _TILE_MARKUP * sum(len(row.tiles) for row in rows)
-    first = [tile.path for row in rows for tile in row.tiles if tile.path is not None]
+    tiles = [tile for pair in begin for tile in (pair.truth, pair.made) if tile is not None]
+    tiles += [tile for row in rows for tile in row.tiles]
+    first = [tile.path for tile in tiles if tile.path is not None]
     room = album.admit(first, room)
     sentences = [album.encoding.words] if first else []
     others = sum(len(row.others) for row in rows)

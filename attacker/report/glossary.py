@@ -22,10 +22,10 @@ GLOSSARY = (
         "the first layer and is exact where it fits. Inverting Gradients searches for an image with the same update.",
     ),
     (
-        "Came back",
-        "A reconstruction counts as come back when its similarity to the true image (SSIM) reaches the threshold "
-        "stated, and is beyond the best guess. A person may recognise an image well below it, so a low score is no "
-        "all-clear.",
+        "Reconstructed",
+        "An image counts as reconstructed when the similarity of a reconstruction to the true one (SSIM) reaches the "
+        "threshold stated, and is beyond the best guess. A person may recognise an image well below it, so a low "
+        "score is no all-clear.",
     ),
     (
         "Best guess",
@@ -58,8 +58,9 @@ GLOSSARY = (
     ),
     (
         "Attack success rate and 95 % interval",
-        "The share of attacked images that came back. Few images were attacked, so the true share may differ; with "
-        "95 % confidence (Clopper and Pearson's exact method) it lies in the interval. 0 of 4 still allows for 60 %.",
+        "The share of attacked images that were reconstructed. Few images were attacked, so the true share may "
+        "differ; with 95 % confidence (Clopper and Pearson's exact method) it lies in the interval. 0 of 4 still "
+        "allows for 60 %.",
     ),
     (
         "PRECODE",
@@ -73,8 +74,8 @@ GLOSSARY = (
     ),
     (
         "Undefended control",
-        "The same updates computed again without the defence, and attacked in the same way. If images do not come back "
-        "from it either, the attacks were weak, and their failure says nothing about the defence.",
+        "The same updates computed again without the defence, and attacked in the same way. If no image is "
+        "reconstructed from it either, the attacks were weak, and their failure says nothing about the defence.",
     ),
     (
         "Flag",

@@ -116,14 +116,14 @@ def _of_canaries(canaries: CanaryAudit | None) -> list[Line]:
 
 def _of_attacks(bound: AttackBound | None) -> list[Line]:
     if bound is None:
-        return [Line(what="Any attack brings back at most", image="no bound")]
+        return [Line(what="Any attack reconstructs at most", image="no bound")]
     most = "no bound" if bound.most is None else f"{wording.percent(bound.most)} of the images"
-    lines = [Line(what="Any attack brings back at most", image=most, strong=True)]
+    lines = [Line(what="Any attack reconstructs at most", image=most, strong=True)]
     if bound.prior_seen is not None:
         guessed = f"{wording.percent(bound.prior_seen)}, at most {wording.percent(bound.prior or 0.0)}"
         lines.append(Line(what="A guess without the update reaches", image=guessed))
     if bound.measured is not None:
-        lines.append(Line(what="Brought back here, by the best attack alone", image=wording.percent(bound.measured)))
+        lines.append(Line(what="Reconstructed here, by the best attack alone", image=wording.percent(bound.measured)))
     return lines
 
 
@@ -160,14 +160,14 @@ def _on_canaries(claims: PrivacyClaims | None, canaries: CanaryAudit | None) -> 
 
 def _on_bound(bound: AttackBound) -> list[str]:
     if bound.most is None:
-        return [f"Nothing bounds what attacks bring back: {bound.reason}."] if bound.reason else []
+        return [f"Nothing bounds what attacks reconstruct: {bound.reason}."] if bound.reason else []
     if bound.most >= _ALL:
-        return ["A bound of 100 % rules nothing out: as far as the guarantee goes, every image may come back."]
-    by = "" if bound.attack is None else f"; {attack_title(bound.attack)} brought back "
+        return ["A bound of 100 % rules nothing out: as far as the guarantee goes, every image may be reconstructed."]
+    by = "" if bound.attack is None else f"; {attack_title(bound.attack)} reconstructed "
     by += "" if bound.attack is None else wording.percent(bound.measured or 0.0)
     return [
-        f"Whatever the attack, at most {wording.percent(bound.most)} of such images come back while clip and noise are "
-        f"what was announced{by}."
+        f"Whatever the attack, at most {wording.percent(bound.most)} of such images are reconstructed while clip and "
+        f"noise are what was announced{by}."
     ]
 
 
@@ -180,8 +180,8 @@ def _notes(claims: PrivacyClaims) -> list[str]:
 def _on_the_prior(record: AuditRecord, bound: AttackBound) -> str:
     similar, prior = wording.figure(record.success_threshold), wording.percent(bound.prior or 0.0)
     return (
-        f"The bound is for images that come back with SSIM {similar} or more, and goes by the most that a guess "
-        f"without the update may reach, {prior} (95 % confidence)."
+        f"The bound is for images that are reconstructed with SSIM {similar} or more, and goes by the most that a "
+        f"guess without the update may reach, {prior} (95 % confidence)."
     )
 
 

@@ -156,7 +156,7 @@ def _error(leaks: Leakage, image: ImageLeak) -> str:
         f"any idea of what images look like (without a prior) with an RMSE of {rmse_size(rmse)}{parts}{known}, on the "
         f"scale from 0 to 1: {seen_at(rmse)}. That attacker's RMSE is {_PLAIN}, at which an image is still plain to "
         f"see, at {_PLAIN / image.unit_rmse:.2g}, and {_NOTHING} at {_NOTHING / image.unit_rmse:.2g}. This is no "
-        "advice: a search with a prior brought images back with an SSIM of .8 and more at noise where it is "
+        "advice: a search with a prior reconstructed images with an SSIM of .8 and more at noise where it is "
         f"{_NOTHING} (docs/leakage.md). The gradient itself has a norm of {image.gradient_norm:.3g} over "
         f"{count(leaks.parameters)} numbers."
     )
@@ -192,7 +192,7 @@ def _with_prior(measured: NoiseAttack | None) -> str:
     which = "an attacked image" if len(measured.ssim) == 1 else f"{len(measured.ssim)} attacked images"
     return (
         f"At {_plainly(measured.std)} short searches with such a prior, of {count(measured.iterations)} iterations, "
-        f"brought {which} back with an SSIM of {scores} (1 is the image itself)."
+        f"reconstructed {which} with an SSIM of {scores} (1 is the image itself)."
     )
 
 

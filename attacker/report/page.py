@@ -13,6 +13,7 @@ from attacker import wording
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.schema import AttackDescription, AttackSummary, AuditRecord
 from attacker.audit.record.view import AGREES, lines_that_mend
+from attacker.report.advice import advice
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
@@ -70,10 +71,12 @@ def _sections(record: AuditRecord, album: Album) -> dict[str, Any]:
     groups = model_groups(record)
     panels = [panel for group in groups for panel in group.panels]
     titles = {panel.federation.id: panel.title for panel in panels if not panel.control}
+    judged = [verdict for verdict in verdicts(record) if verdict.federation in titles]
     return {
         "record": record,
         "redact": album.redact,
-        "overall": overall([verdict for verdict in verdicts(record) if verdict.federation in titles]),
+        "overall": overall(judged),
+        "advice": advice(record, judged),
         "groups": groups,
         "panels": panels,
         "audited": [panel for panel in panels if not panel.control],

@@ -67,7 +67,7 @@ class Panel:
         cautions: Of the verdict, without those that are flags.
         flags: Reasons to distrust a low score: name, and its sentences.
         attacks: All that were asked for.
-        union: What all of them together brought back; None where there are not several.
+        union: What all of them together reconstructed; None where there are not several.
         best: The most successful attack of each kind, with the kind's name: plain, adaptive, undefended control.
         planned: What was planned for it, in the plan's order.
         bound: What no attack exceeds; None where nothing is promised and nothing measured.
@@ -97,7 +97,7 @@ class Panel:
 
     @property
     def all_came_back(self) -> bool:
-        """Whether every image came back by some attack, so that no low score is there to be distrusted."""
+        """Whether every image was reconstructed by some attack, so that no low score is there to be distrusted."""
         if self.union is not None:
             return self.union.success_rate == 1
         return any(row.summary.success_rate == 1 for row in self.attacks)
@@ -235,7 +235,7 @@ def _kind(record: AuditRecord, federation: FederationSummary, spec: str) -> str:
 
 
 def most_successful(summaries: Sequence[AttackSummary]) -> AttackSummary | None:
-    """The attack that brought back the most images; None when none is known."""
+    """The attack that reconstructed the most images; None when none is known."""
     scored = [summary for summary in summaries if summary.successes is not None]
     return max(scored, key=lambda summary: strength(summary.successes, summary.images, summary.mean_ssim), default=None)
 

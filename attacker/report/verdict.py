@@ -28,7 +28,7 @@ class Finding(StrEnum):
 
     @property
     def leak(self) -> bool:
-        """Whether images came back as a whole."""
+        """Whether images were reconstructed as a whole."""
         return self in (Finding.LEAKS, Finding.LEAKS_ADAPTIVE)
 
     @property
@@ -63,10 +63,36 @@ class Verdict:
     lines: tuple[VerdictLine, ...] = ()
     tried: str = ""
 
+    def begins(self, line: VerdictLine) -> str:
+        """What stands on the page's first screen: the number, and why it is no all-clear where it is none."""
+        if line.subject == "guarantees" or line.state in ("leaks in part", "not known"):
+            return line.sentence
+        # Why labels are not shown speaks of the guess, which is left out as well.
+        reason = line.reason if line.subject == "images" else ""
+        return " ".join(filter(None, (_first(line.sentence)[0], reason)))
+
+    def goes_on(self, line: VerdictLine) -> str:
+        """What the first screen leaves out: the comparison with a guess, and what was tried; empty without any."""
+        about = self.tried if line.subject == "images" else ""
+        begun = self.begins(line)
+        rest = "" if line.sentence in begun else _first(line.sentence)[1]
+        reason = "" if line.reason in begun else line.reason
+        return " ".join(filter(None, (rest, reason, about)))
+
     def said(self, line: VerdictLine) -> str:
         """A line's sentence with its reason, and what was tried."""
         about = self.tried if line.subject == "images" else ""
         return " ".join(filter(None, (line.sentence, line.reason, about)))
+
+
+def _first(text: str) -> tuple[str, str]:
+    """The first sentence, and the others.
+
+    >>> _first("2 of 4 images (SSIM >= 0.6, p = 0.2). The best guess has none. So it is.")
+    ('2 of 4 images (SSIM >= 0.6, p = 0.2).', 'The best guess has none. So it is.')
+    """
+    begin, _, rest = text.partition(". ")
+    return (f"{begin}.", rest) if rest else (text, "")
 
 
 def verdicts(record: AuditRecord) -> list[Verdict]:
@@ -91,7 +117,7 @@ def verdicts(record: AuditRecord) -> list[Verdict]:
 
 
 def _labels_first(verdict: VerdictEntry) -> str:
-    """The first sentence where labels leak and no image came back; empty otherwise."""
+    """The first sentence where labels leak and no image was reconstructed; empty otherwise."""
     images = Finding(verdict.verdict.capitalize())
     leak = any(line.subject == "labels" and line.state == "leaks" for line in verdict.lines)
     if not leak or images.leak:
@@ -107,7 +133,9 @@ def _headline(record: AuditRecord, federation: str) -> str:
         return ""
     images, sure = len({row.victim_id for row in rows}), len(confirmed(rows))
     if not sure:
-        return "Whether training images came back cannot be counted without the true ones: look at the pictures."
+        return (
+            "Whether training images were reconstructed cannot be counted without the true ones: look at the pictures."
+        )
     return (
         "Images were computed from this federation's updates, and the updates themselves confirm "
         f"{number_word(sure)} of {number_word(images)}."
@@ -121,7 +149,7 @@ def overall(all_verdicts: Sequence[Verdict]) -> str:
     held = sum(verdict.finding is Finding.HELD for verdict in counted)
     if total == 1:
         return counted[0].headline or _single(counted[0].finding)
-    parts = [f"Training images came back from {_of_all(leaks, total)} federations audited"]
+    parts = [f"Training images were reconstructed from the updates of {_of_all(leaks, total)} federations audited"]
     if held:
         parts.append(f"{number_word(held)} held against everything tried, which is no proof of protection")
     if part := sum(verdict.finding is Finding.LEAKS_IN_PART for verdict in counted):
@@ -148,11 +176,11 @@ def _of_all(some: int, total: int) -> str:
 
 def _single(finding: Finding) -> str:
     if finding is Finding.LEAKS_ADAPTIVE:
-        return "Training images came back from this federation, to an attacker who knows its defence."
+        return "An attacker who knows the defence reconstructs training images from this federation's updates."
     if finding.leak:
-        return "Training images came back from this federation."
+        return "Training images were reconstructed from this federation's updates."
     if finding is Finding.LEAKS_IN_PART:
-        return "This federation leaks in part: no image came back whole, and what came back is no guess."
+        return "This federation leaks in part: no whole image was reconstructed, but attacks are nearer than any guess."
     if finding is Finding.HELD:
         return "The defence held against everything tried, which is no proof of protection."
     if finding is Finding.NOT_SHOWN:

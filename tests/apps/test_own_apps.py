@@ -36,7 +36,7 @@ def test_message_api_with_the_line_as_printed(tmp_path):
     )
     assert found.code == 0, found.said
     assert found.best["then-refine"] > 60, "a ReLU network's layers, one after the other, then a search"
-    assert "came back" in found.record["verdicts"][0]["sentence"]
+    assert "reconstructed" in found.record["verdicts"][0]["sentence"]
     # Images in [-1, 1], which nobody announced: nothing is cut off, and the scale is found.
     assert "scale-guessed" in codes(found)
 

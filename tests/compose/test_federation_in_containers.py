@@ -31,7 +31,7 @@ def test_the_demo_builds_runs_and_prints_the_address_of_its_report(federation):
     federation.engine.seconds["image, GB"] = round(bytes_of_image / 1e9, 2)
     with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/", timeout=10) as answer:
         page = answer.read().decode()
-    assert "Training images came back" in page
+    assert "Training images were reconstructed" in page
     (own,) = federation.record("demo")["federations"]
     assert (own["rounds"], own["clients"], own["updates"], own["left_out"]) == (3, 3, 9, [])
     assert [one["usable"] for one in own["accuracy"]] == [0, 3, 3, 3]

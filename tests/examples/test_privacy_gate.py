@@ -43,7 +43,7 @@ def test_the_gate_stops_what_leaks_and_what_was_not_shown(tmp_path, monkeypatch,
     leaks = record.summaries[0].successes > 0
     assert leaks == (model == "mlp")
     words = [(one.text or "") + one.get("message", "") for one in failures]
-    assert any(re.search(r"\b[1-9]\d* of \d+ images? came back", one) for one in words) == leaks, words
+    assert any(re.search(r"\b[1-9]\d* of \d+ images? (was|were) reconstructed", one) for one in words) == leaks, words
     assert failures
 
 

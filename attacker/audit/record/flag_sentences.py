@@ -37,7 +37,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "control-untrained": FlagKind("the undefended control is not as well trained"),
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
-        "near-miss": FlagKind("images came close to what counts as come back"),
+        "near-miss": FlagKind("images came close to what counts as reconstructed"),
         "victims-left-out": FlagKind("some updates were not attacked at all"),
         "loss-assumed": FlagKind("the loss that clients minimise is assumed"),
         "labels-unknown": FlagKind("the attacker did not have the right labels"),
@@ -48,7 +48,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "defence-doubted": FlagKind("the updates contradict the announced defence"),
         "not-announced": FlagKind("the updates show something that was not announced", weak=False),
         "noise-from-a-seed": FlagKind("the noise was drawn from a seed that the server has"),
-        "above-the-bound": FlagKind("more came back than the promised privacy allows"),
+        "above-the-bound": FlagKind("more was reconstructed than the promised privacy allows"),
         "claim-refuted": FlagKind("canaries refute the epsilon"),
         "canaries-missing": FlagKind("the canaries do not show", weak=False),
         "canaries-present": FlagKind("canaries disturb the updates that were attacked"),
@@ -69,33 +69,35 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "loss-did-not-fall": "The search of {attack} came no closer to the update than it began, by less than {share} "
         "on most images: it found no way to follow, and its failure says nothing.",
         "budget-edge": "The distance of {attack} still fell by {share} over the last tenth of its search: with more "
-        "iterations it may have brought images back.",
+        "iterations it may have reconstructed images.",
         "search-cut": "The budget ended {attack} before its time on {cut} of {images}; what it had found until then is "
         "kept.",
         "single-start": "Each search of {attacks} had one start. Searches end in places that depend on where they "
-        "began; others may have brought images back.",
+        "began; others may have reconstructed images.",
         "weaker-beats-stronger": "{weaker} did better than {stronger}, which has the larger budget.",
         "weaker-beats-stronger.plain": "Attacks that ignore the defence did better than those that know it: the latter "
         "did not do what they can.",
         "no-control": "There is no undefended run of the same model: this may be the defence's doing or the attacks' "
         "weakness.",
-        "control-not-reconstructed": "None of the plain attacks that were tried here brought an image back from the "
+        "control-not-reconstructed": "None of the plain attacks that were tried here reconstructed an image from the "
         "undefended model: they were too weak to conclude anything about the defence.",
-        "control-not-reconstructed.undefended": "Without a defence images are expected to come back, and none did: the "
+        "control-not-reconstructed.undefended": "Without a defence images are expected to be reconstructed, and none "
+        "was: the "
         "attacks were too weak to conclude anything, about this model or about a defence on it.",
-        "control-hardly-reconstructed": "{attack} brought back {back} of {images} without the defence, so that none of "
-        "{here} with it may be chance.",
-        "control-hardly-reconstructed.rare": "{attack} brought back {back} of {images} without the defence, fewer than "
-        "{least}, so that none of {here} with it may be the weakness of the attack.",
+        "control-hardly-reconstructed": "{attack} reconstructed {back} of {images} without the defence, so that none "
+        "of {here} with it may be chance.",
+        "control-hardly-reconstructed.rare": "{attack} reconstructed {back} of {images} without the defence, fewer "
+        "than {least}, so that none of {here} with it may be the weakness of the attack.",
         "control-untrained": "The control is the defended model without its bottleneck, and is not as well trained: "
         "its loss on the clients' images is {loss} nats, that of the defended model {defended} (round {round}, after "
-        "{steps} steps of training without the defence). Images may come back from it that no undefended federation "
-        "would give away. A tape of a federation without the defence, audited beside this one, is a better control.",
-        "too-few-victims": "None of {images} came back{worth}, which leaves room for up to {share} of all updates to "
-        "give images away (95 % confidence). Up to {enough} would be small enough, which takes 60 updates with an "
-        "image of their own.",
+        "{steps} steps of training without the defence). Images may be reconstructed from it that no undefended "
+        "federation would give away. A tape of a federation without the defence, audited beside this one, is a better "
+        "control.",
+        "too-few-victims": "None of {images} was reconstructed{worth}, which leaves room for up to {share} of all "
+        "updates to give images away (95 % confidence). Up to {enough} would be small enough, which takes 60 updates "
+        "with an image of their own.",
         "near-miss": "{attacks} came close on {near} of {images}: up to SSIM {ssim}, clearly beyond every guess, and "
-        "less than {least:g} below what counts as come back. A little more time or a better start may do.",
+        "less than {least:g} below what counts as reconstructed. A little more time or a better start may do.",
         "victims-left-out": "On {missing} of {images} no attack was tried, because none fits or there was no time: "
         "nothing is known about them.",
         "loss-assumed": "{assumed} A search that replays another loss than theirs looks for images that do not exist.",
@@ -108,7 +110,8 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "is exact. A server that holds them does better.",
         "multi-step-update": "An update sums {steps} local steps, which makes reconstruction harder whatever the "
         "defence. What is said here holds for such updates only.",
-        "attack-failed": "{attack} failed or diverged on {failed} of {images} images, which count as not come back.",
+        "attack-failed": "{attack} failed or diverged on {failed} of {images} images, which count as not "
+        "reconstructed.",
         "attack-left-out": "{attack} would have fitted and was left out: {why}.",
         "defence-doubted": "What was attacked may not be what was announced, so that this says little about {defence}: "
         "{doubts}.",
@@ -116,7 +119,7 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "noise-from-a-seed": "The defence's noise was drawn from the run configuration's seed, so that the run can be "
         "repeated. Whoever has that seed, as the server has, takes the noise away; the attacks here did not. Run the "
         "federation without seeded-noise to learn what the defence is worth.",
-        "above-the-bound": "{attack} brought back {measured} of the images, at least {least} by its interval, and the "
+        "above-the-bound": "{attack} reconstructed {measured} of the images, at least {least} by its interval, and the "
         "differential privacy of this defence allows any attack {most}: its noise or its clip is not what was "
         "announced, or there is an error here.",
         "claim-refuted": "Canaries show that epsilon is at least {least} a round (95 % confidence), and {epsilon} is "
@@ -125,7 +128,7 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "{epsilon} would follow from clip and noise: they are not what was announced.",
         "canaries-missing": "The lower bound of epsilon says little: {why}.",
         "canaries-present": "Canaries are in {updates} of {of} updates, as noise that attacks do not expect. Attack a "
-        "run without canaries to learn what comes back.",
+        "run without canaries to learn what is reconstructed.",
         "tape-damaged": "The tape is damaged, and what it lost was not attacked: {problem}.",
     }
 )

@@ -12,7 +12,7 @@ from attacker.audit.record.schema import AuditRecord, FederationSummary
 from attacker.audit.record.view import FederationView, counterpart, is_defended
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import title_of
-from attacker.wording import counted, interval
+from attacker.wording import counted, interval, was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def judged(record: AuditRecord) -> list[FederationSummary]:
 
 
 def came_back(record: AuditRecord, federation: str) -> tuple[int, int]:
-    """Images that came back by any attack, and images that were attacked and compared with the truth."""
+    """Images that were reconstructed by any attack, and images that were attacked and compared with the truth."""
     rows = [row for row in record.results if row.federation == federation and comparable(row)]
     back = {row.victim_id for row in rows if counts(row, record.success_threshold)}
     return len(back), len({row.victim_id for row in rows})
@@ -111,9 +111,12 @@ def _shares(record: AuditRecord, federation: FederationSummary, back: int, victi
     if not victims:
         view = FederationView(record=record, federation=federation)
         why = federation.truth_note or ("no attack gave a result" if not view.tried else "nothing was compared")
-        return f"how many images came back is not known: {why}"
+        return f"how many images were reconstructed is not known: {why}"
     union = FederationView(record=record, federation=federation).union
-    said = f"{back} of {union.images} images came back by some attack (95 % interval {interval(*union.interval)})"
+    said = (
+        f"{back} of {counted(union.images, 'image')} {was(back, union.images)} reconstructed by some attack (95 % "
+        f"interval {interval(*union.interval)})"
+    )
     if union.independent < union.images:
         said += f"; they count as {counted(union.independent, 'independent trial')}"
     return said + (f"; {union.images - victims} could not be attacked at all" if union.images > victims else "")

@@ -29,13 +29,13 @@ class Change:
     """The success of one attack in both audits.
 
     Attributes:
-        attack: Spec, or `ANY` for the images that came back by at least one.
-        first: Images that came back, and images attacked, in the first audit.
+        attack: Spec, or `ANY` for the images that were reconstructed by at least one.
+        first: Images that were reconstructed, and images attacked, in the first audit.
         second: Likewise in the second.
         interval: 95 % interval of the second share less the first.
         probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test on
-            updates, whose images come back or not together).
-        judgement: Whether fewer or more images come back, by more than chance.
+            updates, whose images are reconstructed or not together).
+        judgement: Whether fewer or more images are reconstructed, by more than chance.
         ssim: Mean over the images of the best SSIM in both; None where it is not known.
     """
 
@@ -180,7 +180,7 @@ def _changes(
     if first.success_threshold != second.success_threshold:
         return [], "The audits count success from different SSIM on, so that their shares cannot be compared."
     if not came_back(first, federation.id)[1] or not came_back(second, other.id)[1]:
-        return [], "In one of the audits it is not known how many images came back."
+        return [], "In one of the audits it is not known how many images were reconstructed."
     common = sorted(rows[0].keys() & rows[1].keys())
     sides = (
         _Side(record=first, federation=federation, rows=rows[0]),
@@ -257,7 +257,7 @@ def _paired(
 ) -> tuple[float, tuple[float, float]]:
     """Probability and interval of the change of the same images, update by update: images of one fall together.
 
-    An update changed for the worse where more of its images come back, and for the better where fewer do.
+    An update changed for the worse where more of its images are reconstructed, and for the better where fewer are.
     """
     balance: Counter[tuple[int, str]] = Counter()
     for image, update in places.items():
@@ -272,7 +272,7 @@ def _paired(
 
 
 def _by_victim(rows: Sequence[ImageResult], threshold: float) -> dict[str, bool]:
-    """Whether each victim came back by at least one of these results."""
+    """Whether each victim was reconstructed by at least one of these results."""
     outcomes: dict[str, bool] = {}
     for row in rows:
         outcomes[row.victim_id] = outcomes.get(row.victim_id, False) or counts(row, threshold)

@@ -20,7 +20,7 @@ from attacker.audit.verdict.control_flags import control_untrained
 from attacker.wording import capitalised, counted, defence_name, figure, joined, percent
 
 LARGEST_SHARE = 0.06
-"""Share of all updates that "nothing came back" may still allow for, with 95 % confidence; 60 updates are enough."""
+"""Share of all updates that may still leak where nothing was reconstructed (95 % confidence); 60 updates are enough."""
 
 FAILED_SHARE = 0.05
 """Share of images on which an attack may fail before its result is doubted."""
@@ -247,4 +247,4 @@ _OF_SEARCHES = frozenset(
         search_flags.labels_unknown,
     }
 )
-"""Rules that doubt searches: where formulas brought back every image, no score is low for a search's weakness."""
+"""Rules that doubt searches: where formulas reconstructed every image, no score is low for a search's weakness."""

@@ -72,7 +72,7 @@ def _images(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) 
 
 
 def _without_the_defence(view: FederationView) -> str:
-    """What came back from the control, as a clause with a comma before it; empty without one."""
+    """What was reconstructed from the control, as a clause with a comma before it; empty without one."""
     if view.control is None or not view.control.scored or not view.control.union.images:
         return ""
     return f", against {percent(view.control.union.success_rate)} without the defence"

@@ -49,7 +49,7 @@ _BUDGET = ("iterations", "restarts")
 def loss_did_not_fall(view: FederationView) -> Iterator[Found]:
     """Searches whose distance hardly fell on most images: no gradient, a wrong direction, steps too small or none.
 
-    Not those that brought back half of the images, which found a way; nor those that stand where the announced noise
+    Not those that reconstructed half of the images, which found a way; nor those that stand where the announced noise
     alone keeps the true images, for which nothing is left to find; nor formulas, which do not search.
     """
     for summary in view.tried:

@@ -7,16 +7,16 @@ One rule decides for each federation, the first that fits:
    confirm by themselves.
 3. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
    truth than that by the margin, so that the measure cannot tell: *not known*.
-4. Images came back without a defence, or by an attack that ignores the defence: *leaks*.
-5. Images came back, but only by attacks that know the defence: *leaks to an adaptive attacker*.
-6. No image counts as come back, and the results of one attack are nearer to the truth than every guess, by more than
-   chance and on average by SSIM 0.1: *leaks in part*.
-7. Nothing came back, with a defence; a plain attack that was stopped here brings back half of the undefended control
-   or more; one attack by itself knows the whole defence and gave results; no flag says weak; and no features of images
-   are known: *held against everything tried*.
-8. Nothing came back otherwise: *not shown to leak*, with the weak evidence named.
+4. Images were reconstructed without a defence, or by an attack that ignores the defence: *leaks*.
+5. Images were reconstructed, but only by attacks that know the defence: *leaks to an adaptive attacker*.
+6. No image counts as reconstructed, and the results of one attack are nearer to the truth than every guess, by
+   more than chance and on average by SSIM 0.1: *leaks in part*.
+7. Nothing was reconstructed, with a defence; a plain attack that was stopped here reconstructs half of the undefended
+   control or more; one attack by itself knows the whole defence and gave results; no flag says weak; and no features
+   of images are known: *held against everything tried*.
+8. Nothing was reconstructed otherwise: *not shown to leak*, with the weak evidence named.
 
-The number that a verdict gives is that of all attacks together: an image counts if any attack brought it back.
+The number that a verdict gives is that of all attacks together: an image counts if any attack reconstructed it.
 
 No rule ever calls a federation safe: an audit can show a leak, and cannot show that there is none.
 """
@@ -56,6 +56,7 @@ from attacker.wording import (
     joined,
     model_name,
     number_word,
+    was,
 )
 
 _MOST_LABELS = 12
@@ -149,7 +150,7 @@ def _without_truth(view: FederationView) -> str:
     unknown = "without the true images no similarity and no success rate can be given."
     if not sure:
         return (
-            f"whether images came back is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
+            f"whether images were reconstructed is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
             "Look at the pictures: they are all there is to judge by."
         )
     names = joined([attack_title(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
@@ -214,7 +215,7 @@ def _read(view: FederationView) -> list[str]:
 
 
 def _features_known(view: FederationView) -> list[str]:
-    """That features came back although no image did, which no defence held against; empty where none did."""
+    """That features are known although no image was reconstructed, so that no defence held; empty where none are."""
     facts = view.federation.facts
     known = 0 if facts is None else max((reading.known for reading in facts.head_readings), default=0)
     return ["images' features are known exactly"] if known else []
@@ -289,7 +290,8 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
     best = _strongest(view)
     alone = best.successes == union.back and best.images == union.images
     came = (
-        f"{_of(union.back, union.images)} came back by {attack_title(best.attack) if alone else 'at least one attack'}"
+        f"{_of(union.back, union.images)} {was(union.back, union.images)} reconstructed by "
+        f"{attack_title(best.attack) if alone else 'at least one attack'}"
     )
     measure = f"(SSIM >= {view.record.success_threshold:g}; 95 % interval {interval(*union.interval)})"
     if not view.defended:
@@ -340,7 +342,7 @@ def _why_exact(view: FederationView, best: AttackSummary) -> str:
 
 
 def _strongest(view: FederationView) -> AttackSummary:
-    """The attack that brought back the most images; of several the plain one, which everybody could run."""
+    """The attack that reconstructed the most images; of several the plain one, which everybody could run."""
     # They are in order already, the most successful first.
     return min(view.scored, key=lambda summary: (-(summary.successes or 0), view.adaptive(summary.attack)))
 
@@ -359,11 +361,11 @@ def _who(view: FederationView, best: AttackSummary, *, alone: bool) -> str:
     if not alone:
         which = f", which {_attitude(view, best)}," if view.defended else ","
         fits = "" if best.images == view.union.images else f" of the {best.images} that it fits"
-        text = f" The strongest, {attack_title(best.attack)}{which} brought back {best.successes}{fits} by itself."
+        text = f" The strongest, {attack_title(best.attack)}{which} reconstructed {best.successes}{fits} by itself."
     plain = view.back(adaptive=False)
     if view.defended and plain and view.adaptive(best.attack):
         names = _names(summary for summary in view.of_role(adaptive=False, among=view.scored) if summary.successes)
-        text += f" Attacks that ignore the defence brought back {_of(len(plain), view.union.images)} ({names})."
+        text += f" Attacks that ignore the defence reconstructed {_of(len(plain), view.union.images)} ({names})."
     return text
 
 
@@ -373,15 +375,15 @@ def _would_have_suggested(view: FederationView) -> str:
     if not failed or not view.defended:
         return ""
     return (
-        f" {capitalised(_names(failed))} alone brought back none and would have suggested that the defence works: "
-        "without it, half of the images or more come back that way."
+        f" {capitalised(_names(failed))} alone reconstructed none and would have suggested that the defence works: "
+        "without it, half of the images or more are reconstructed that way."
     )
 
 
 def _in_part(view: FederationView, lead: Lead, weak: Sequence[str]) -> str:
     which = f", which {_attitude(view, lead.summary, 'the defence')}," if view.defended else ""
     return (
-        f"{title_of(view.federation)}: leaks in part. No image counts as come back (SSIM >= "
+        f"{title_of(view.federation)}: leaks in part. No image counts as reconstructed (SSIM >= "
         f"{view.record.success_threshold:g}), but what {attack_title(lead.summary.attack)}{which} made of the updates "
         f"is nearer to the truth than every guess without them on {_of(lead.ahead, lead.images)}: SSIM "
         f"{figure(lead.ssim)} on average, {figure(lead.gain)} more than the best guess.{_close(view)}"
@@ -398,13 +400,14 @@ def _close(view: FederationView) -> str:
 
 
 def _nothing(view: FederationView) -> str:
-    """What did not come back, and what did without the defence, without a full stop."""
+    """What was not reconstructed, and what was without the defence, without a full stop."""
     if view.stopped:
         here, there = view.stopped[0]
         without = f", against {_share(there)} without the defence"
     else:
         here, without = view.scored[0], ""
-    return f"{_share(here)} came back by {attack_title(here.attack)} ({_certainty(here)}){without}"
+    verb = was(here.successes or 0, here.images)
+    return f"{_share(here)} {verb} reconstructed by {attack_title(here.attack)} ({_certainty(here)}){without}"
 
 
 def _held(view: FederationView) -> str:
@@ -413,7 +416,7 @@ def _held(view: FederationView) -> str:
     return (
         f"{capitalised(defence_name(view.federation.defence))} held against everything tried on "
         f"{model_name(view.federation.model)}: {_nothing(view)}. {capitalised(_names(view.whole))}, which {know} the "
-        f"whole defence, brought none back either ({_certainty(surest)}). A stronger attack still might."
+        f"whole defence, reconstructed none either ({_certainty(surest)}). A stronger attack still might."
     )
 
 
@@ -435,6 +438,6 @@ def _guesses(view: FederationView) -> list[str]:
         return []
     return [
         f"A guess without any update, such as the average training image, already reaches SSIM >= "
-        f"{view.record.success_threshold:g} on {view.guessed} of these images. There an image counts as come back only "
-        "where an attack closed a quarter or more of what that guess leaves open."
+        f"{view.record.success_threshold:g} on {view.guessed} of these images. There an image counts as reconstructed "
+        "only where an attack closed a quarter or more of what that guess leaves open."
     ]

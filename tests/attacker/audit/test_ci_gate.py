@@ -43,8 +43,8 @@ def text_of(result) -> str:
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--max-asr", 1], 0, "2 of 2 images came back by some attack (95 % interval 16 to 100 %)"),
-        (["--max-asr", 0], 1, "NOT MET --max-asr 0 f1: MLP with no defence on digits 2 of 2 images came back"),
+        (["--max-asr", 1], 0, "2 of 2 images were reconstructed by some attack (95 % interval 16 to 100 %)"),
+        (["--max-asr", 0], 1, "NOT MET --max-asr 0 f1: MLP with no defence on digits 2 of 2 images were reconstructed"),
         (["--min-victims", 2], 0, "2 images were attacked and compared"),
         (["--min-victims", 64], 1, "NOT MET --min-victims 64"),
         (["--no-flags"], 0, "no flag that counts"),
@@ -139,7 +139,7 @@ def test_junit(audited, tmp_path):
     suites = ElementTree.parse(path).getroot()
     assert suites.attrib["failures"] == "1"
     cases = {case.attrib["name"]: case for case in suites.iter("testcase")}
-    assert "2 of 2 images came back" in cases["--max-asr 0"].find("failure").attrib["message"]
+    assert "2 of 2 images were reconstructed" in cases["--max-asr 0"].find("failure").attrib["message"]
     assert cases["--min-victims 2"].find("failure") is None
     assert path.stat().st_mode & 0o077 == 0
 
@@ -178,10 +178,13 @@ def test_images_that_came_back_by_any_attack_count_once():
 def test_the_gates_interval_goes_by_updates():
     demands = Demands(max_asr=1.0)
     whole = made(5)
-    assert answers(whole, demands)[0].reason == "5 of 64 images came back by some attack (95 % interval 3 to 17 %)"
+    assert (
+        answers(whole, demands)[0].reason
+        == "5 of 64 images were reconstructed by some attack (95 % interval 3 to 17 %)"
+    )
     one = whole.model_copy(update={"results": [row.model_copy(update={"node": "7"}) for row in whole.results]})
     assert answers(one, demands)[0].reason == (
-        "5 of 64 images came back by some attack (95 % interval 0 to 98 %); they count as 1 independent trial"
+        "5 of 64 images were reconstructed by some attack (95 % interval 0 to 98 %); they count as 1 independent trial"
     )
 
 
@@ -205,7 +208,7 @@ def test_without_truth_no_share_is_within_bounds(tmp_path):
     audit_tape(taped.tape, out=tmp_path / "audit", attacks=["first-layer"], victims=1)
     result = invoke("check", tmp_path / "audit", "--max-asr", 1)
     assert result.exit_code == 1
-    assert "how many images came back is not known: There is no evaluation.json" in text_of(result)
+    assert "how many images were reconstructed is not known: There is no evaluation.json" in text_of(result)
 
 
 def _consistent(whole):

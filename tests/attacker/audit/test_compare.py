@@ -21,7 +21,7 @@ TAPE = TapeIdentity(sha256="a" * 64, manifest_bytes=9)
 
 
 def audit(back, images=20, *, defence="precode", tape=TAPE, attacks=(PLAIN,), control=True, **changes):
-    """An audit in which the victims of these numbers came back by the first attack."""
+    """An audit in which the victims of these numbers were reconstructed by the first attack."""
     federations = [federation("f2", defence, tape_identity=tape, **changes)]
     results = []
     for place, attack in enumerate(attacks):
@@ -156,7 +156,7 @@ def test_without_truth_nothing_is_compared(tmp_path):
     )
     (found,) = compare(audit(range(3)), blind, folders(tmp_path))
     assert found.changes == ()
-    assert "not known how many images came back" in found.note
+    assert "not known how many images were reconstructed" in found.note
     assert headline([found]) == "The audits cannot be compared."
 
 
@@ -181,7 +181,7 @@ def test_the_page(tmp_path):
     hostile = audit(range(12), model="<script>alert(1)</script>")
     found = compare(hostile, audit(range(2), model="<script>alert(1)</script>"), folders(tmp_path))
     page = render_comparison(found, ("before", "<b>after</b>"))
-    assert "Fewer images come back than before." in page
+    assert "Fewer images are reconstructed than before." in page
     assert "<script" not in page
     assert "&lt;b&gt;after" in page
     assert 'class="better">better' in page

@@ -93,7 +93,7 @@ def test_precode_before_the_head_of_a_transformer_leaks_and_the_sentence_says_wh
     (verdict,) = record.verdicts
     assert verdict.verdict == "leaks"
     assert "PRECODE (latent=6) does not stop the leak" in verdict.sentence
-    assert "2 of 2 images came back by patch embedding, which ignores it" in verdict.sentence
+    assert "2 of 2 images were reconstructed by patch embedding, which ignores it" in verdict.sentence
     assert re.search(
         r"determines the image exactly \(relative residual \de-\d+ at most\), and PRECODE", verdict.sentence
     )
@@ -143,5 +143,5 @@ def test_batches_come_back_whole_where_nobody_knows_how_many_images_there_are(fo
     assert [row.outcome for row in record.results] == ["converged"] * 8
     assert "The update itself confirms 8 of 8 images: activation span found them" in record.verdicts[0].sentence
     known = audit_tape(folder / "mlp" / "tape", out=tmp_path / "known", attacks=["activation-span"], victims=1)
-    assert "8 of 8 images came back by activation span" in known.verdicts[0].sentence
+    assert "8 of 8 images were reconstructed by activation span" in known.verdicts[0].sentence
     assert "two layers with a smooth activation between them determine each image" in known.verdicts[0].sentence

@@ -31,7 +31,7 @@ def described(*specs):
 
 
 def audit(defence=DEFENCES[0], *, adaptive=(BOTH,), control=64, images=64, results=(), defended=(), **changes):
-    """A defended federation, from which nothing came back, and its control."""
+    """A defended federation, from which nothing was reconstructed, and its control."""
     federations = [federation("f1", control_of="f2"), federation("f2", defence, **dict(defended))]
     summaries = [summary("f1", PLAIN, min(control, images), images)]
     summaries += [summary("f2", one, 0, images) for one in (PLAIN, *adaptive)]
@@ -122,7 +122,7 @@ def test_one_update_of_many_images_is_one_trial():
     assert "they count as 1 independent trial (they come from 1 update of 1 client)" in flag.sentence
     control = next(one for one in verdicts(whole) if one.federation == "f1")
     assert "The 64 images count as 1 independent trial" in " ".join(control.cautions)
-    assert "64 of 64 images came back by Inverting Gradients (SSIM >= 0.6; 95 % interval 3 to 100 %)" in (
+    assert "64 of 64 images were reconstructed by Inverting Gradients (SSIM >= 0.6; 95 % interval 3 to 100 %)" in (
         control.sentence
     )
 
@@ -163,7 +163,7 @@ def test_intervals_go_by_trials_and_are_exact():
 
 
 def leaking(*back, images=64, **changes):
-    """An undefended federation: of each attack, which images it brings back."""
+    """An undefended federation: of each attack, which images it reconstructs."""
     results = [
         row
         for spec, own in back
@@ -176,8 +176,8 @@ def leaking(*back, images=64, **changes):
 def test_the_number_is_the_union_and_the_name_the_strongest():
     found = verdicts(leaking((PLAIN, range(30)), ("dlg", range(28, 60))))[0]
     assert found.sentence == (
-        "Undefended LeNet leaks: 60 of 64 images came back by at least one attack (SSIM >= 0.6; 95 % interval 85 to "
-        "98 %). The strongest, DLG, brought back 32 by itself."
+        "Undefended LeNet leaks: 60 of 64 images were reconstructed by at least one attack (SSIM >= 0.6; 95 % "
+        "interval 85 to 98 %). The strongest, DLG, reconstructed 32 by itself."
     )
 
 
@@ -187,7 +187,7 @@ def test_58_of_64_go_before_2_of_2():
     whole = whole.model_copy(
         update={"results": [*whole.results, *few], "summaries": [*whole.summaries, summary("f1", "dlg", 2, 2)]}
     )
-    assert "58 of 64 images came back by Inverting Gradients (SSIM" in verdicts(whole)[0].sentence
+    assert "58 of 64 images were reconstructed by Inverting Gradients (SSIM" in verdicts(whole)[0].sentence
 
 
 def test_plain_and_adaptive_attacks_are_told_apart():
@@ -195,11 +195,11 @@ def test_plain_and_adaptive_attacks_are_told_apart():
     few = each("f2", PLAIN, ssim=[0.9] * 2 + [0.1] * 62)
     found = said(audit(results=[*adaptive, *few]))
     assert found.verdict == "leaks"
-    assert "50 of 64 images came back by both-at-once, which knows it (SSIM" in found.sentence
-    assert "Attacks that ignore the defence brought back 2 of 64 images (Inverting Gradients)." in found.sentence
+    assert "50 of 64 images were reconstructed by both-at-once, which knows it (SSIM" in found.sentence
+    assert "Attacks that ignore the defence reconstructed 2 of 64 images (Inverting Gradients)." in found.sentence
     found = said(audit(results=adaptive))
     assert found.verdict == "leaks to an adaptive attacker"
-    assert "Inverting Gradients alone brought back none and would have suggested" in found.sentence
+    assert "Inverting Gradients alone reconstructed none and would have suggested" in found.sentence
     found = said(audit(results=adaptive, control=3))  # an attack that fails without the defence suggests nothing
     assert "would have suggested" not in found.sentence
 
@@ -207,7 +207,7 @@ def test_plain_and_adaptive_attacks_are_told_apart():
 def test_updates_that_drop_out_stay_in_the_number_and_are_named():
     gone = each("f2", BOTH, outcome=["iteration_limit"] * 3 + ["not_applicable"] * 61, ssim=[0.9] * 3 + [None] * 61)
     whole = record([federation("f2", DEFENCES[0])], [summary("f2", BOTH, 3, 3)], results=gone, attacks=described(BOTH))
-    assert "3 of 64 images came back" in said(whole).sentence
+    assert "3 of 64 images were reconstructed" in said(whole).sentence
     assert "victims-left-out" in names(whole)
 
 

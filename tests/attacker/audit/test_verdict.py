@@ -52,7 +52,7 @@ def test_rule_3_images_that_are_all_alike_and_yet_came_back():
     own = each("f2", PLAIN, 4, ssim=[0.99, 0.75, 0.7, 0.2], baseline_ssim=0.7)
     found = last(PAIR, [summary("f2", PLAIN, 3, baseline_successes=4)], results=own)  # as an older version counted
     assert found.verdict == "leaks"
-    assert "1 of 4 images came back" in found.sentence
+    assert "1 of 4 images was reconstructed" in found.sentence
     assert "reaches SSIM >= 0.6 on 4 of these images" in found.cautions[-1]
     dull = [one.model_copy(update={"ssim": 0.75}) for one in own]
     assert last(PAIR, [summary("f2", PLAIN, 4, baseline_successes=4)], results=dull).verdict == "not known"
@@ -62,7 +62,7 @@ def test_rule_4_undefended_leak():
     found = last([PAIR[0]], [summary("f1", PLAIN, 3)])
     assert found.verdict == "leaks"
     assert found.sentence == (
-        "Undefended LeNet leaks: 3 of 4 images came back by Inverting Gradients "
+        "Undefended LeNet leaks: 3 of 4 images were reconstructed by Inverting Gradients "
         "(SSIM >= 0.6; 95 % interval 19 to 99 %)."
     )
 
@@ -71,7 +71,8 @@ def test_rule_4_a_plain_attack_gets_through_the_defence():
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 2), summary("f2", ADAPTIVE, 0)])
     assert found.verdict == "leaks"
     assert found.sentence.startswith(
-        "PRECODE does not stop the leak on LeNet: 2 of 4 images came back by Inverting Gradients, which ignores it"
+        "PRECODE does not stop the leak on LeNet: 2 of 4 images were reconstructed by Inverting Gradients, which "
+        "ignores it"
     )
     assert "would have suggested" not in found.sentence  # nobody knows whether Ignore works without the defence
 
@@ -119,10 +120,10 @@ def test_rule_5_only_an_adaptive_attack_gets_through():
     found = judged(oblivious=False)
     assert found.verdict == "leaks to an adaptive attacker"
     assert found.sentence == (
-        "MLP with PRECODE leaks to an adaptive attacker: 4 of 4 images came back by first-layer inversion (SSIM "
-        ">= 0.6; 95 % interval 40 to 100 %). The gradient of the first layer contains the image exactly, and PRECODE "
-        "sits behind that layer. Inverting Gradients alone brought back none and would have suggested that the "
-        "defence works: without it, half of the images or more come back that way."
+        "MLP with PRECODE leaks to an adaptive attacker: 4 of 4 images were reconstructed by first-layer inversion "
+        "(SSIM >= 0.6; 95 % interval 40 to 100 %). The gradient of the first layer contains the image exactly, and "
+        "PRECODE sits behind that layer. Inverting Gradients alone reconstructed none and would have suggested that "
+        "the defence works: without it, half of the images or more are reconstructed that way."
     )
 
 
@@ -131,9 +132,9 @@ def test_rule_6_held():
     assert found.verdict == "held against everything tried"
     assert found.cautions == []
     assert found.sentence == (
-        "PRECODE held against everything tried on LeNet: 0 of 64 images came back by Inverting Gradients (95 % "
-        "interval 0 to 6 %), against 60 of 64 images without the defence. Ignore, which knows the whole "
-        "defence, brought none back either (95 % interval 0 to 6 %). A stronger attack still might."
+        "PRECODE held against everything tried on LeNet: 0 of 64 images were reconstructed by Inverting Gradients (95 "
+        "% interval 0 to 6 %), against 60 of 64 images without the defence. Ignore, which knows the whole "
+        "defence, reconstructed none either (95 % interval 0 to 6 %). A stronger attack still might."
     )
 
 
@@ -178,8 +179,8 @@ def test_rule_7_names_the_weak_evidence():
     found = last(PAIR, [summary("f1", PLAIN, 4), summary("f2", PLAIN, 0)])
     assert found.sentence == (
         "LeNet with PRECODE on faces: not shown to leak (weak evidence: no attack that knows the whole defence gave a "
-        "result; too few images were attacked). 0 of 4 images came back by Inverting Gradients (95 % interval 0 to "
-        "60 %), against 4 of 4 images without the defence."
+        "result; too few images were attacked). 0 of 4 images were reconstructed by Inverting Gradients (95 % "
+        "interval 0 to 60 %), against 4 of 4 images without the defence."
     )
     assert len(found.cautions) == 2
 

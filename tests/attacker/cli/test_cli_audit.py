@@ -42,7 +42,7 @@ def test_audit_and_report_from_the_command_line(taped, tmp_path):
                     "--device", "cpu")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "2 of 2" in result.stdout
-    assert "Training images came back from this federation." in result.stdout
+    assert "Training images were reconstructed from this federation's updates." in result.stdout
     assert result.stdout.rstrip().endswith(f"report: {out / 'report' / 'index.html'}")
     record = json.loads((out / "audit.json").read_text())
     assert [attack["spec"] for attack in record["attacks"]] == ["first-layer", QUICK.partition(",")[2]]

@@ -172,8 +172,8 @@ def test_the_demo_shows_its_four_findings(tmp_path):
     page.feed((tmp_path / "demo" / "report" / "index.html").read_text())
     text = " ".join(" ".join(page.text).split())
     assert "Undefended LeNet leaks" in text
-    assert "LeNet with PRECODE leaks to an adaptive attacker: 8 of 8 images came back" in text
+    assert "LeNet with PRECODE leaks to an adaptive attacker: 8 of 8 images were reconstructed" in text
     assert "PRECODE does not stop the leak on MLP" in text
-    assert "PRECODE does not stop the leak on ViT: 4 of 4 images came back by patch embedding" in text
+    assert "PRECODE does not stop the leak on ViT: 4 of 4 images were reconstructed by patch embedding" in text
     assert len(page.images) >= 8 * (2 + 2 + 3 + 3) + 4 * 2
     assert all(image["alt"] for image in page.images)

@@ -75,9 +75,9 @@ def test_nothing_else_confirms_itself(change):
     assert not confirms(own)
     found = blind_record([own], summary("f1", own.attack, None, 1))
     assert "confirms" not in found.verdicts[0].sentence
-    assert "whether images came back is not known" in found.verdicts[0].sentence
+    assert "whether images were reconstructed is not known" in found.verdicts[0].sentence
     assert overall(verdicts(found)) == (
-        "Whether training images came back cannot be counted without the true ones: look at the pictures."
+        "Whether training images were reconstructed cannot be counted without the true ones: look at the pictures."
         if own.reconstruction
         else "Nothing can be concluded about this federation."
     )

@@ -130,7 +130,7 @@ def test_every_control_is_reached_and_worked_by_keyboard(page):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     assert page.get_by_label("SSIM to").input_value() == ""
-    page.locator("summary").nth(1).focus()
+    page.locator("#victims summary").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("#victims details[open]").count() == 1
 

@@ -70,8 +70,8 @@ def test_nothing_is_fetched_and_nothing_runs(audited, page):
 
 
 def test_every_picture_has_words_and_shows_something(page):
-    # Truth, the average image and those attacks that fit the model.
-    assert len(page.images) == 2 * 3 + 2 * 4 + 2 * 4
+    # The first screen; truth, the average image and those attacks that fit the model.
+    assert len(page.images) == 6 + 2 * 3 + 2 * 4 + 2 * 4
     assert len({image["alt"] for image in page.images}) > len(page.images) / 2
     for image in page.images:
         assert image["alt"]
@@ -94,10 +94,10 @@ def test_headings_are_in_order(page):
 
 def test_the_verdict_comes_first_and_all_that_was_asked_for_is_there(page):
     text = page.words.replace("\u00a0", " ")
-    verdict = text.index("PRECODE (latent=8) does not stop the leak on MLP: 2 of 2 images came back")
+    verdict = text.index("PRECODE (latent=8) does not stop the leak on MLP: 2 of 2 images were reconstructed")
     order = [
         "Threat model: what the attacker knows",
-        "The images, and what came back",
+        "The images, and what was reconstructed",
         "How often each attack succeeded",
     ]
     order += ["Reconstruction error over training", "What the defence costs", "Failures and gaps"]
@@ -113,11 +113,13 @@ def test_a_record_without_truth_has_labelled_boxes_and_no_similarity(tmp_path):
     taped = tape_federation(tmp_path, rounds=1, evaluation=False)
     found = audit_tapes([TapeSource(tape=taped.tape)], out=tmp_path / "audit", attacks=[FIRST], victims=1)
     page = Page(render_page(found, tmp_path / "audit"))
-    assert len(page.images) == 1
+    assert len(page.images) == 2  # on the first screen, and in the gallery
     assert "True image not known" in page.words
     assert "There is no evaluation.json beside the tape" in page.words
     assert "First-layer inversion the update itself confirms this image" in page.words
-    assert not re.search(r"SSIM \d", page.words.split("The images, and what came back")[1].split("How often")[0])
+    assert not re.search(
+        r"SSIM \d", page.words.split("The images, and what was reconstructed")[1].split("How often")[0]
+    )
 
 
 def test_missing_and_foreign_pictures_become_boxes_and_are_named(audited, tmp_path):

@@ -35,7 +35,7 @@ def between(page: Page, start: str, end: str) -> str:
 
 def test_flags_stand_beside_the_verdict_and_only_once(page):
     card = between(page, "Verdict ", "Threat model: what")
-    assert "Flags, which would count against a low score" in card  # all attacks together brought back every image
+    assert "Flags, which would count against a low score" in card  # all attacks together reconstructed every image
     assert card.count("Only 12 images were attacked.") == 1
     assert card.index("still-falling") < card.index("and 1 more")
     for spec in ("inverting-gradients:iterations=600", "dlg"):
@@ -63,7 +63,7 @@ def test_the_control_stands_in_its_federations_card_and_is_no_finding(made, page
 
 
 def test_the_threat_model_is_named_with_what_is_granted_and_withheld(page):
-    section = between(page, "Threat model: what the attacker knows", "The images, and what came back")
+    section = between(page, "Threat model: what the attacker knows", "The images, and what was reconstructed")
     assert "Parameter-Aware Eavesdropper, labels granted (in the words of Carletti" in section
     assert "The true labels of each client's images How many images are behind an update The defence that" in section
 
@@ -173,7 +173,7 @@ def test_guarantees_stand_beside_what_is_claimed(tmp_path):
     assert "By formula, all 2 rounds 8.5 billion –" in section
     assert "Chance that it does not hold (delta) 1 in 100,000" in section
     assert "Noise, as a share of what one can change 0.0024 % 0.0048 % Holds against the server yes" in section
-    assert "Canaries: epsilon is at least not measured Any attack brings back at most no bound" in section
+    assert "Canaries: epsilon is at least not measured Any attack reconstructs at most no bound" in section
     assert "The stated epsilon 10 does not follow. For one image: its note." in section
     assert "No guarantee: pruning draws nothing at random." in section
     assert "Claimed epsilon, each round nothing By formula no guarantee" in section
@@ -195,9 +195,9 @@ def test_canaries_and_the_bound_stand_beside_the_guarantee(tmp_path):
     page = Page(render_page(found, tmp_path))
     assert "Canaries show that epsilon is at least 87,100 for one client in one round (95 % confidence)." in page.words
     assert (
-        "at most 56 % of such images come back while clip and noise are what was announced; DLG brought" in page.words
+        "at most 56 % of such images are reconstructed while clip and noise are what was announced; DLG " in page.words
     )
-    assert "Canaries: epsilon is at least – 87,100 Any attack brings back at most 56 % of the images" in page.words
+    assert "Canaries: epsilon is at least – 87,100 Any attack reconstructs at most 56 % of the images" in page.words
     assert "500 of 800 guesses right, which refutes epsilon 0.4 whatever the noise is." in page.words
     assert "A guess without the update reaches 10 %, at most 20 %" in page.words
     all_of_them = found.model_copy(update={"bounds": [bound.model_copy(update={"most": 1.0})]})
@@ -208,7 +208,7 @@ def test_canaries_and_the_bound_stand_beside_the_guarantee(tmp_path):
     unseen = found.model_copy(update={"canaries": [canaries.model_copy(update={"epsilon": 0.0})]})
     assert "Canaries refute nothing: none of them shows." in Page(render_page(unseen, tmp_path)).words
     assert "Canaries measured nothing: the secret is not known." in left.words
-    assert "Nothing bounds what attacks bring back: no mechanism." in left.words
+    assert "Nothing bounds what attacks reconstruct: no mechanism." in left.words
 
 
 def test_privacy_is_drawn_over_utility():

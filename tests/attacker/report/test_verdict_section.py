@@ -46,31 +46,33 @@ def test_the_first_sentence_of_the_page():
     leak, adaptive, weak = said(Finding.LEAKS), said(Finding.LEAKS_ADAPTIVE), said(Finding.NOT_SHOWN)
     held, unknown = said(Finding.HELD), said(Finding.NOT_KNOWN)
     assert overall([leak, held, leak, adaptive]) == (
-        "Training images came back from three of the four federations audited; one held against everything tried, "
-        "which is no proof of protection."
+        "Training images were reconstructed from the updates of three of the four federations audited; one held "
+        "against everything tried, which is no proof of protection."
     )
     assert overall([said(Finding.LEAKS_IN_PART), weak]) == (
-        "Training images came back from neither of the two federations audited; one leaks in part; one is not shown to "
-        "leak, on weak evidence."
+        "Training images were reconstructed from the updates of neither of the two federations audited; one leaks in "
+        "part; one is not shown to leak, on weak evidence."
     )
-    assert overall([leak, adaptive]) == "Training images came back from both federations audited."
+    assert (
+        overall([leak, adaptive]) == "Training images were reconstructed from the updates of both federations audited."
+    )
     assert overall([weak, unknown]) == (
-        "Training images came back from neither of the two federations audited; one is not shown to leak, on weak "
-        "evidence; about one nothing can be concluded."
+        "Training images were reconstructed from the updates of neither of the two federations audited; one is not "
+        "shown to leak, on weak evidence; about one nothing can be concluded."
     )
 
 
 @pytest.mark.parametrize(
     ("finding", "sentence"),
     [
-        (Finding.LEAKS, "Training images came back from this federation."),
+        (Finding.LEAKS, "Training images were reconstructed from this federation's updates."),
         (
             Finding.LEAKS_ADAPTIVE,
-            "Training images came back from this federation, to an attacker who knows its defence.",
+            "An attacker who knows the defence reconstructs training images from this federation's updates.",
         ),
         (
             Finding.LEAKS_IN_PART,
-            "This federation leaks in part: no image came back whole, and what came back is no guess.",
+            "This federation leaks in part: no whole image was reconstructed, but attacks are nearer than any guess.",
         ),
         (Finding.HELD, "The defence held against everything tried, which is no proof of protection."),
         (Finding.NOT_SHOWN, "This federation is not shown to leak, on weak evidence."),
