@@ -206,7 +206,7 @@ def audits_table(rows: list[dict[str, Any]]) -> str:
     """Lower bound, upper bound and what came back."""
     lines = [
         "| spec | model | images an update | sent as it was | canaries: epsilon at least | a guess reaches | "
-        "any attack at most | came back | 95 % | median SSIM | best attack alone |",
+        "any attack at most | reconstructed | 95 % | median SSIM | best attack alone |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
