@@ -65,7 +65,7 @@ class Climb:
             self._end("cannot be judged", without)
             return
         if not self._kept(bottom):
-            below = "formulas bring images back below noise of {noise:g}" if bottom else "the least noise, {noise:g}"
+            below = "formulas reconstruct images below noise of {noise:g}" if bottom else "the least noise, {noise:g}"
             self._too_dear(bottom, f"{below}, which costs")
             return
         self._search(bottom)
@@ -87,7 +87,7 @@ class Climb:
         # One rung more than was needed for validation images, if it can be had: unseen ones may need a little more.
         chosen = next((one for one in (rung + 1, rung) if one <= TOP and self._kept(one)), None)
         if chosen is None:
-            self._too_dear(rung, "nothing comes back from noise of {noise:g} on, which costs")
+            self._too_dear(rung, "nothing is reconstructed from noise of {noise:g} on, which costs")
             return
         self.affordable = max(rung, chosen)
         self._judge(chosen)

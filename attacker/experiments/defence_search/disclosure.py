@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ class Disclosed:
     Attributes:
         images: Of which at least so many came back to one attack under one protocol; None if no attack fits.
         victims: Of that attack; of those that brought nothing back the fewest of any.
+        updates: That these are of, and so independent trials: images of one update stand or fall together.
         attack: Spec of that attack, or of what came closest.
         reason: A sentence of what came back; empty when nothing did.
         ssim: The largest on any image.
@@ -38,6 +40,7 @@ class Disclosed:
 
     images: int | None = None
     victims: int = 0
+    updates: int = 0
     attack: str = ""
     reason: str = ""
     ssim: float | None = None
@@ -55,8 +58,8 @@ class Disclosed:
             return replace(known, ssim=closest.ssim, attack=closest.attack or known.attack)
         if self.images or other.images:
             return replace(self if self.images >= other.images else other, ssim=closest.ssim)
-        victims = min(self.victims, other.victims)
-        return replace(self, victims=victims, ssim=closest.ssim, attack=closest.attack or self.attack)
+        victims, updates = min(self.victims, other.victims), min(self.updates, other.updates)
+        return replace(self, victims=victims, updates=updates, ssim=closest.ssim, attack=closest.attack or self.attack)
 
 
 class Attacks:
@@ -140,10 +143,11 @@ def _disclosed(cell: Cell, victims: Sequence[VictimScore], *, patient: bool) -> 
     name = f"patient {attack_title(attack)}" if patient else attack_title(attack)
     where = wording.protocol_name(cell.protocol).partition(" ")[0]
     state = f", after {cell.epoch} epoch(s)" if cell.epoch else ""
-    reason = f"{name} brings back {tally.successes} of {tally.victims} images under {where}{state}"
+    reason = f"{name} reconstructs {tally.successes} of {tally.victims} images under {where}{state}"
     return Disclosed(
         images=tally.successes,
         victims=tally.victims,
+        updates=math.ceil(tally.victims / (cell.batch_size * max(1, cell.local_steps))),
         attack=attack,
         ssim=ssim,
         reason=reason if tally.successes else "",

@@ -150,7 +150,7 @@ def privacy_utility(recommendations: Sequence[Recommendation]) -> str:
     right.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     for axis in (left, right):
         axis.axhline(1.0, color="#556171", linewidth=0.8, linestyle="--")
-    left.set(xlim=(-0.04, 1.04), xlabel="images that come back to the best attack (x: the bound)")
+    left.set(xlim=(-0.04, 1.04), xlabel="images reconstructed by the best attack (x: the bound)")
     left.set_ylabel("points of accuracy lost, worse protocol")
     left.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g} %")
     right.set(xlabel="epsilon of all rounds, one client")

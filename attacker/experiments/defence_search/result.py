@@ -46,7 +46,7 @@ class Rung(Entry):
         defences: By protocol the spec.
         disclosed: Validation images that came back to the best attack; at least so many where a search was ended.
         victims: Of that attack.
-        interval: Of the share, Wilson's, 95 %.
+        interval: Of the share, 95 %, exact, by updates.
         attack: Spec of that attack, or of what came closest.
         closest_ssim: The largest on any image.
         only_formulas: Whether no search was made, because formulas brought images back or the accuracy was lost.
@@ -79,12 +79,14 @@ class Judged(Entry):
         attacks: Which.
         disclosed: Images that came back to the best of them; None if none fits.
         victims: Images, of the attack with the fewest.
+        updates: That these are of; 0 in records of before they were counted.
         closest_ssim: The largest that any reached.
     """
 
     attacks: str
     disclosed: Count | None
     victims: Count
+    updates: Count = 0
     closest_ssim: Number | None
 
 
@@ -147,7 +149,7 @@ class Recommendation(Entry):
     Attributes:
         victims: Unseen images that what was found is judged on.
         patient_victims: The first of these, which patient searches attack; None in records of before ladders.
-        upper_bound: Largest share of images that may come back all the same, by their number.
+        upper_bound: Largest share of images that may be reconstructed all the same, by the fewest updates judged.
         rounds: Batches of each client in the federations that accuracy was measured on; None as above.
         clients: Of these federations.
         seeds: How often each was run.
@@ -177,7 +179,7 @@ class Recommendation(Entry):
     closest: Count | None = None
 
 
-def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, scale: Scale, bound: float) -> str:
+def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, scale: Scale, bound: float | None) -> str:
     """What was found, for people.
 
     Args:
@@ -185,23 +187,25 @@ def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, sca
         trials: All that were made.
         recommended: The one that is recommended, or None.
         scale: Of the search.
-        bound: Largest share of images that may come back all the same.
+        bound: Largest share of images that may be reconstructed all the same; None where nothing is recommended.
     """
     name = wording.model_name(model)
-    if recommended is None:
+    if recommended is None or bound is None:
         return _nothing(name, trials)
+    fewest = min(one.updates for one in recommended.judged if one.disclosed is not None)
     text = (
         f"{name}: {wording.defence_name(recommended.defence)} with {recommended.batch_size} image(s) a step and "
         f"{recommended.local_steps} local step(s) under FedAvg is the first of what was tried that holds. No attack "
         f"reached SSIM >= {SUCCESS_THRESHOLD:g}, {RULE}, on any of {scale.judged} images that the search had not "
-        f"seen (patient searches, and trained models: the first {min(scale.patient, scale.judged)}): with 95 % "
-        f"confidence, at most {wording.percent(bound)} of all come back to these attacks."
+        f"seen (patient searches, and trained models: the first {min(scale.patient, scale.judged)}). "
+        f"Images of one update stand or fall together, and each kind of attack had {wording.counted(fewest, 'update')} "
+        f"or more: with 95 % confidence, these attacks reconstruct at most {wording.percent(bound)} of all images."
     )
     if recommended.closest_ssim is not None:
         text += f" Closest came {attack_title(recommended.closest_attack)}, with SSIM {recommended.closest_ssim:.2f}."
     without = next((rung for rung in recommended.rungs if rung.noise == 0), None)
     if without is not None and without.disclosed == 0:
-        text += " With these batches and steps the attacks bring nothing back without noise either."
+        text += " With these batches and steps the attacks reconstruct nothing without noise either."
     text += " No search has an end at which it is proved to fail: a more patient attacker may do better."
     return text
 

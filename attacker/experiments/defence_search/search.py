@@ -27,7 +27,7 @@ from fl_precode.private_file import write_private
 RECOMMENDATION_NAME = "recommendation.json"
 
 _TOO_WEAK = (
-    "the attacks bring nothing back without any defence either{reached}, so they cannot tell defences apart. Take more "
+    "the attacks reconstruct nothing without any defence either{reached}, so they cannot tell defences apart. Take more "
     "iterations (--scale), other attacks (--attacks) or another model."
 )
 
@@ -129,7 +129,7 @@ class DefenceSearch:
     def _result(self, trials: Sequence[Trial], text: str) -> Recommendation:
         recommended = next((trial for trial in trials if trial.verdict == "recommended"), None)
         scale, shown = self._experiment.scale, nearest(trials)
-        bound = share_interval(0, scale.judged, scale.judged)[1]
+        bound = None if recommended is None else _upper_bound(recommended.judged)
         return Recommendation(
             data=images(self._data, self._experiment.data_root).name,
             model=self._model,
@@ -140,7 +140,7 @@ class DefenceSearch:
             recommended=recommended,
             trials=list(trials),
             victims=scale.judged,
-            upper_bound=bound if recommended else None,
+            upper_bound=bound,
             seconds_of_attacks=sum(self._attacks.seconds.values()),
             patient_victims=min(scale.patient, scale.judged),
             iterations=scale.iterations,
@@ -186,7 +186,13 @@ class DefenceSearch:
             gap_points=_points(climb, climb.lowest) if apart and climb.lowest is not None else None,
             not_monotone=[RUNGS[one] for one in climb.leaked],
             judged=[
-                Judged(attacks=name, disclosed=found.images, victims=found.victims, closest_ssim=found.ssim)
+                Judged(
+                    attacks=name,
+                    disclosed=found.images,
+                    victims=found.victims,
+                    updates=found.updates,
+                    closest_ssim=found.ssim,
+                )  # fmt: skip
                 for name, found in climb.judged.items()
             ],
             rungs=self._rungs(climb),
@@ -204,6 +210,12 @@ class DefenceSearch:
             privacy = self._guaranteed.at(climb.family, climb.defences(rung))
             rungs.append(entry.model_copy(update={"only_formulas": rung not in climb.searches, "privacy": privacy}))
         return [*bare, *rungs]
+
+
+def _upper_bound(judged: Sequence[Judged]) -> float:
+    """Largest share of images that may be reconstructed all the same, by the fewest updates that any kind had."""
+    fewest = min((one for one in judged if one.disclosed is not None), key=lambda one: one.updates)
+    return share_interval(0, fewest.victims, fewest.updates)[1]
 
 
 def _ended(climb: Climb) -> int:
@@ -225,7 +237,7 @@ def _rung(noise: float, defences: dict[str, str], found: Disclosed | None, lost:
         defences=defences,
         disclosed=found.images if found else None,
         victims=found.victims if found else 0,
-        interval=share_interval(found.images or 0, found.victims, found.victims) if found and fits else None,
+        interval=share_interval(found.images or 0, found.victims, found.updates) if found and fits else None,
         attack=found.attack if found else "",
         closest_ssim=found.ssim if found else None,
         lost={protocol: one.mean for protocol, one in lost.items()},

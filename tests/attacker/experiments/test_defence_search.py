@@ -207,7 +207,7 @@ def test_curves_that_do_not_meet_say_how_far_they_are_apart() -> None:
     climb, stub = climbed(lambda rung: 4 if rung < 6 else 0, lambda rung: 0.0 if rung < 3 else 0.025)
     assert (climb.verdict, climb.lowest, climb.affordable) == ("costs accuracy", 6, 2)
     assert climb.values() == (pytest.approx(0.025), 0.5)
-    assert "formulas bring images back below noise of 0.04642, which costs 2.5 points" in climb.reason
+    assert "formulas reconstruct images below noise of 0.04642, which costs 2.5 points" in climb.reason
     assert "noise up to 0.0007743 keeps" in climb.reason
     assert ("validation", "searches") not in stub.asked, "what formulas break is searched no further"
 
@@ -232,6 +232,8 @@ def test_what_is_joined_keeps_the_most_images_and_the_closest() -> None:
     assert none.joined(some).holds
     assert not none.holds
     assert some.joined(more) == more == more.joined(some)
+    few, many = (replace(some, updates=updates) for updates in (2, 4))
+    assert few.joined(many).updates == many.joined(few).updates == 2
     assert some.joined(replace(some, victims=4, ssim=0.5, attack="d")) == replace(some, victims=4, ssim=0.5, attack="d")
 
 
@@ -288,6 +290,8 @@ def test_the_search_recommends_what_holds_says_what_it_measured_and_draws_it(
     assert [(one.attacks, one.disclosed) for one in shown.judged] == [
         ("formulas", 0), ("searches, untrained", None), ("searches, trained", None), ("patient searches", None)
     ]  # fmt: skip
+    (updates,) = {one.updates for one in shown.judged if one.disclosed is not None}
+    assert found.upper_bound == pytest.approx(1 - 0.025 ** (1 / updates))
     # One division finds every image while the noise is small, and none when it is large.
     assert shown.rungs[0].noise == 0
     assert shown.rungs[0].disclosed
@@ -364,4 +368,5 @@ def test_a_family_is_judged_by_what_is_exact_on_its_model(
         found = Attacks(experiment, ahead).on(
             family, dict.fromkeys(disclosure.PROTOCOLS, defence), part="validation", which="quick"
         )
-    assert found.reason == f"{attack} brings back 4 of 4 images under FedSGD"
+    assert (found.victims, found.updates) == (4, 4 // batch), "images of one update are one trial"
+    assert found.reason == f"{attack} reconstructs 4 of 4 images under FedSGD"
