@@ -6,7 +6,7 @@ noise     10,000 pictures that say nothing, of three kinds, each with a true ima
           how often it is first, among five, and its median place; by pixels, and for noise by features where the extra
           ``identification`` is installed.
 defences  Audits of LeNet's updates (one image each) without a defence and behind noise, pruning and DP-SGD of several
-          strengths: SSIM, whether the image came back, and whose image it is taken for.
+          strengths: SSIM, whether the image was reconstructed, and whose image it is taken for.
 
 Rows that are in --out already are not measured again. ``--plot FILE`` draws both parts, with ``--parts`` empty from
 what is there.
@@ -221,7 +221,7 @@ def noise_table(rows: dict[str, Row]) -> str:
 
 def defences_table(rows: dict[str, Row]) -> str:
     """Of audits behind defences."""
-    names = "images, defence | mean SSIM | came back | first by pixels | median place | identified | first by features"
+    names = "images, defence | mean SSIM | reconstructed | first by pixels | median place | identified | first by features"
     lines = [f"| {names} |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for name, row in rows.items():
         by = {found["measure"]: found for found in row["identification"]}
@@ -239,9 +239,9 @@ def _beside_ssim(placed: list[Row]) -> str:
     alike = [one for one in placed if one["ssim"] >= 0.6]
     back = sum(one["came_back"] for one in placed)
     sentence = (
-        f"Of {len(placed)} images {len(identified)} were identified by pixels, {back} came back; "
-        f"{sum(not one['came_back'] for one in identified)} of the identified did not come back, "
-        f"{sum(one['came_back'] and not one['identified'] for one in placed)} that came back were not identified, and "
+        f"Of {len(placed)} images {len(identified)} were identified by pixels, {back} were reconstructed; "
+        f"{sum(not one['came_back'] for one in identified)} of the identified were not reconstructed, "
+        f"{sum(one['came_back'] and not one['identified'] for one in placed)} that were reconstructed were not identified, and "
         f"{sum(not one['identified'] for one in alike)} of {len(alike)} with an SSIM of 0.6 or more were not."
     )
     found = rank_correlation([one["ssim"] for one in placed], [-one["rank"] for one in placed])

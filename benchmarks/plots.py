@@ -129,7 +129,7 @@ def plot_identification(content: dict[str, Any], path: Path) -> None:
     places.legend(loc="lower right")
     names = [row["defence"].replace(",", ",\n") for row in rows.values()]
     bars = {
-        "came back (SSIM)": [row["came_back"] / row["images"] for row in rows.values()],
+        "reconstructed (SSIM)": [row["came_back"] / row["images"] for row in rows.values()],
         "first by pixels": [_first(row, "pixels") for row in rows.values()],
         "first by features": [_first(row, "features") for row in rows.values()],
     }

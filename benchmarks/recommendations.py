@@ -1,11 +1,11 @@
 """Which defence holds for which model, and where none does by how much the curves fail to meet.
 
     OMP_NUM_THREADS=1 python benchmarks/recommendations.py --data npz:cifar10.npz --models mlp lenet:activation=relu \\
-        --work outputs/recommendations --out docs/recommendations.json
+        --work outputs/recommendations --out docs/recommendations.json --page docs/reproduce.md
 
 Each model is a search as `fl-precode recommend` makes it, with sizes of its own; finished pieces are kept in --work, so
 that the same command goes on where it was stopped. Beside the JSON stands the plot of all models, privacy-utility.svg
-and .csv. The JSON keeps what was found; docs/reproduce.md has the rows that are printed.
+and .csv. The JSON keeps what was found; --page has the tables that are made from it, with --models empty from --join.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from attacker.experiments.defence_search.result import Judged, Recommendation, R
 from attacker.experiments.defence_search.search import DefenceSearch
 from attacker.experiments.precode.experiment import Experiment, default_root
 from attacker.experiments.scales import SCALES, Scale
+from page_tables import write_between
 
 logger = logging.getLogger("recommendations")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["lenet:activation=relu", "mlp"])
+    parser.add_argument("--models", nargs="*", default=["lenet:activation=relu", "mlp"])
     parser.add_argument("--data", default="photos", help="image set, as fl-precode recommend takes it")
     parser.add_argument("--data-root", default="", help="folder of downloaded image sets")
     parser.add_argument("--scale", default="smoke", choices=list(SCALES))
@@ -41,6 +42,7 @@ def main() -> None:
     for name, about in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=0, help=f"{about}; 0 takes the scale's")
     parser.add_argument("--join", nargs="+", type=Path, default=[], help="files of earlier runs, whose models are kept")
+    parser.add_argument("--page", type=Path, help="page of documentation whose tables are written anew")
     parser.add_argument("--work", type=Path, required=True, help="folder of finished pieces")
     options = command_line.parse(parser)
     scale = sized(SCALES[options.scale], {name: getattr(options, name) for name in SIZES})
@@ -53,10 +55,12 @@ def main() -> None:
         folder = options.work / re.sub(r"[^a-z0-9]+", "-", model)
         found.append(DefenceSearch(experiment, folder, tell).run(at_most=options.families))
         logger.info(found[-1].sentence)
-        for row in table_rows(found[-1]):
-            logger.info(row)
         keep_figures(found, options.work)
         command_line.write_record(record(found, options), options)
+    keep_figures(found, options.work)
+    if options.page:
+        write_between(options.page, "recommendations", families_table(found))
+        write_between(options.page, "judged", judged_table(found))
 
 
 def joined(path: Path) -> list[Recommendation]:
@@ -94,22 +98,46 @@ def record(found: list[Recommendation], options: argparse.Namespace) -> dict[str
     }  # fmt: skip
 
 
-def table_rows(found: Recommendation) -> list[str]:
-    """Lines of the table in docs/reproduce.md: a line for each family that was tried."""
-    return [row(found, trial) for trial in found.trials]
+def families_table(found: list[Recommendation]) -> str:
+    """A line for each family that was tried."""
+    head = [
+        "model", "family, images a step x steps", "reconstructs nothing from noise", "accuracy stays up to noise",
+        "points lost, FedSGD", "points lost, FedAvg", "epsilon, image", "epsilon, client", "bound on any attack",
+        "verdict",
+    ]  # fmt: skip
+    rows = [family_row(one, trial) for one in found for trial in one.trials]
+    return "\n".join([line(head), line(["---"] * len(head)), *rows])
 
 
-def row(found: Recommendation, trial: Trial) -> str:
+def family_row(found: Recommendation, trial: Trial) -> str:
     rung = next((one for one in trial.rungs if one.noise == trial.noise), None)
-    shown = closest_trial(found)
-    cells = [
+    return line([
         f"`{trial.model}`", f"{family_name(trial)}, {trial.batch_size} x {trial.local_steps}",
         noise(trial.lowest_holding), noise(trial.highest_affordable), lost(rung, "fedsgd"), lost(rung, "fedavg"),
-        "; ".join(f"{one.attacks} {judged(one)}" for one in trial.judged) or "–",
         epsilon(rung, "image"), epsilon(rung, "client"), bound(rung),
-        f"**{trial.verdict}**" if trial == shown else trial.verdict,
+        f"**{trial.verdict}**" if trial == closest_trial(found) else trial.verdict,
+    ])  # fmt: skip
+
+
+def judged_table(found: list[Recommendation]) -> str:
+    """What the attacks made of unseen images, of the family that is shown of each model."""
+    head = ["model", "defence under FedSGD; under FedAvg", "attacks", "reconstructed", "updates", "closest SSIM"]
+    rows = [
+        line([f"`{trial.model}`", "; ".join(f"`{one}`" for one in trial.defences.values()), kind.attacks,
+              judged(kind), str(kind.updates) if kind.updates else "–", ssim(kind)])
+        for one in found
+        if (trial := closest_trial(one)) is not None
+        for kind in trial.judged
     ]  # fmt: skip
+    return "\n".join([line(head), line(["---"] * len(head)), *rows])
+
+
+def line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def ssim(kind: Judged) -> str:
+    return "–" if kind.closest_ssim is None else f"{kind.closest_ssim:.2f}"
 
 
 def judged(one: Judged) -> str:
