@@ -85,12 +85,12 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: SetupState | N
         return f"Stood the {which}. That proves nothing about others. The nearest was {name}: {back}, {when}."
     if setup.defence == "none":
         return f"The attacks are too weak: without any defence {back}, {when}."
-    return f"Cannot tell: the attacks bring nothing back from the undefended model either; {back}, {when}."
+    return f"Cannot tell: the attacks reconstruct nothing from the undefended model either; {back}, {when}."
 
 
 def _came_back(score: Score) -> str:
     low, high = score.interval or (0.0, 1.0)
-    text = f"{score.successes} of {score.victims} images came back (95 % interval {wording.interval(low, high)})"
+    text = f"{score.successes} of {score.victims} images were reconstructed (95 % interval {wording.interval(low, high)})"
     if score.not_applicable:
         text += f", {score.not_applicable} not attacked because it does not fit them"
     return text

@@ -74,7 +74,7 @@ def test_a_score_counts_what_was_tried():
         ({"successes": 0, "adaptive": 0}, "none tried", "plain and adaptive attacks"),
         ({"successes": 0}, "none tried", "no adaptive one was run"),
         ({"successes": 4, "baseline": 4, "ssim": 0.77}, "none tried", "The nearest was Inverting Gradients: 0 of 4"),
-        ({"successes": 1, "baseline": 4}, "plain", "1 of 4 images came back"),
+        ({"successes": 1, "baseline": 4}, "plain", "1 of 4 images were reconstructed"),
         ({"successes": 2, "unfit": 12}, "plain", ", 12 not attacked because it does not fit them, untrained."),
     ],
 )
