@@ -253,8 +253,8 @@ def test_the_gate_has_a_limit_of_its_own():
         ({}, "how many images can be identified is not known: no image was told from others (--candidates)"),
         (lined_up(0, 64, 150), "to be told for sure from others, among 150 candidates are too few"),
         (
-            lined_up(0, 64, node=[str(place // 8) for place in range(64)]) | {"rank": [1.0, *[300.0] * 7] * 8},
-            "8 of 64 images are first among 1,001 candidates, more than by chance, and none of them for sure",
+            lined_up(0, 64, node=[str(place // 2) for place in range(64)]) | {"rank": [1.0, 300.0] * 32},
+            "32 of 64 images are first among 1,001 candidates, more than by chance, and none of them for sure",
         ),
     ],
 )
