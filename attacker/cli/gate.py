@@ -31,6 +31,14 @@ _MaxAsr = Annotated[
     float | None,
     typer.Option("--max-asr", help="Largest share of images that may be reconstructed.", show_default=False),
 ]
+_MaxIdentified = Annotated[
+    float | None,
+    typer.Option(
+        "--max-identified",
+        help="Largest share of images that may be told from others of their class.",
+        show_default=False,
+    ),
+]
 _MinVictims = Annotated[
     int | None, typer.Option("--min-victims", help="Least number of images attacked.", show_default=False)
 ]
@@ -48,6 +56,7 @@ _Tape = Annotated[
 def check(
     record: _Record,
     max_asr: _MaxAsr = None,
+    max_identified: _MaxIdentified = None,
     min_victims: _MinVictims = None,
     no_flags: _NoFlags = False,
     allow_flag: _Allow = None,
@@ -65,7 +74,11 @@ def check(
 
     try:
         demands = Demands(
-            max_asr=max_asr, min_victims=min_victims, no_flags=no_flags, allowed_flags=tuple(allow_flag or ())
+            max_asr=max_asr,
+            max_identified=max_identified,
+            min_victims=min_victims,
+            no_flags=no_flags,
+            allowed_flags=tuple(allow_flag or ()),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

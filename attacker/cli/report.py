@@ -90,7 +90,7 @@ def _pack(path: Path, place: Path | None, *, redact: bool, mlflow: str | None) -
 
     if place is not None:
         refuse_what_is_there(place)
-    record, source = _unaltered(path)
+    record, source = _usable(path)
     page = evidence_page(record, _folder(path), redact=redact)
     missing: list[str] = []
     if place is not None:
@@ -105,17 +105,12 @@ def _pack(path: Path, place: Path | None, *, redact: bool, mlflow: str | None) -
     return missing
 
 
-def _unaltered(path: Path) -> tuple[AuditRecord, bytes]:
+def _usable(path: Path) -> tuple[AuditRecord, bytes]:
     """A record whose figures follow from its results, and the content of its file; else exit code 2."""
-    from attacker.audit.record.json_file import RECORD_NAME, read_record
-    from attacker.audit.verdict.integrity import contradictions
+    from attacker.report.pack.evidence import unaltered
 
     try:
-        record = read_record(path)
-        source = (path / RECORD_NAME if path.is_dir() else path).read_bytes()
-        if wrong := contradictions(record):
-            raise ValueError(f"{path} was altered, so no evidence is made of it: {'; '.join(wrong)}")
+        return unaltered(path)
     except (ValueError, OSError) as error:
         print(f"Error: {error_text(error)}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(UNUSABLE) from None
-    return record, source

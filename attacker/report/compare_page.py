@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from attacker.audit.verdict.compare import Change, Comparison
+from attacker.audit.verdict.compare import IDENTIFIED, Change, Comparison
 from attacker.report.html import environment, write_html
 
 
@@ -14,10 +14,11 @@ def headline(comparisons: Sequence[Comparison]) -> str:
     every = [change for comparison in comparisons for change in comparison.changes]
     if not every:
         return "The audits cannot be compared."
-    worse, better = (sum(change.judgement == kind for change in every) for kind in ("worse", "better"))
-    if worse:
-        return "More images are reconstructed than before."
-    return "Fewer images are reconstructed than before." if better else "No difference is shown."
+    for judgement, word in (("worse", "More"), ("better", "Fewer")):
+        if found := [change for change in every if change.judgement == judgement]:
+            only_named = all(change.attack == IDENTIFIED for change in found)
+            return f"{word} images are {'identified' if only_named else 'reconstructed'} than before."
+    return "No difference is shown."
 
 
 def place(change: Change) -> tuple[float, float, float]:

@@ -34,6 +34,17 @@ GLOSSARY = (
         "close a quarter of what it leaves open: beside a guess of SSIM 0.8, 0.85 is needed.",
     ),
     (
+        "Candidates",
+        "The true image and up to 1,000 others of the same data set and class, drawn by lot. A reconstruction is "
+        "compared with each of them, and the true one has a place: the nearest is the first.",
+    ),
+    (
+        "Identified",
+        "An image is identified when it is the first of its candidates, which chance makes in less than one of 1,000 "
+        "cases. Whoever has the images can tell then which one was trained on, even from a picture that resembles it "
+        "little. In a verdict it counts only where all comparisons of the audit together do not explain it by chance.",
+    ),
+    (
         "Bound on attacks",
         "What no attack can exceed while the defence does what it promises: the more noise covers what one image or "
         "one client adds, the nearer it is to what a guess without any update reaches. It is no measurement.",

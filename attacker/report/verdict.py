@@ -11,7 +11,7 @@ from attacker.audit.record.view import confirmed, counterpart, is_defended, know
 from attacker.audit.verdict.lines import tried
 from attacker.audit.verdict.verdict import title_of
 from attacker.audit.verdict.verdict import verdicts as by_the_rules
-from attacker.wording import number_word
+from attacker.wording import counted, number_word
 
 __all__ = ["Finding", "Verdict", "counterpart", "is_defended", "knows", "overall", "title_of", "verdicts"]
 
@@ -79,6 +79,10 @@ class Verdict:
         reason = "" if line.reason in begun else line.reason
         return " ".join(filter(None, (rest, reason, about)))
 
+    def number(self, subject: str) -> str:
+        """The first sentence of the line about images, labels or guarantees; empty where there is none."""
+        return next((_first(line.sentence)[0] for line in self.lines if line.subject == subject), "")
+
     def said(self, line: VerdictLine) -> str:
         """A line's sentence with its reason, and what was tried."""
         about = self.tried if line.subject == "images" else ""
@@ -108,6 +112,7 @@ def verdicts(record: AuditRecord) -> list[Verdict]:
             cautions=tuple(verdict.cautions),
             control=verdict.federation in controls,
             headline=_labels_first(verdict)
+            or _identified_first(verdict)
             or (_headline(record, verdict.federation) if verdict.verdict == "not known" else ""),
             lines=tuple(verdict.lines),
             tried=tries.get(verdict.federation, ""),
@@ -123,7 +128,26 @@ def _labels_first(verdict: VerdictEntry) -> str:
     if not leak or images.leak:
         return ""
     shown = "about the images nothing can be concluded" if images is Finding.NOT_KNOWN else "no image was reconstructed"
+    if line := _identifying(verdict):
+        shown += f", and {line.identified} of {line.identified_of} are identified among others"
     return f"This federation discloses the labels of its images; {shown}."
+
+
+def _identifying(verdict: VerdictEntry) -> VerdictLine | None:
+    """The line about images where some are identified and none was reconstructed; None otherwise."""
+    return next((one for one in verdict.lines if one.subject == "images" and one.identified and not one.seen), None)
+
+
+def _identified_first(verdict: VerdictEntry) -> str:
+    """The first sentence where images are identified and none was reconstructed; empty otherwise."""
+    line = _identifying(verdict)
+    if line is None:
+        return ""
+    are = "is" if line.identified == 1 else "are"
+    return (
+        f"No image was reconstructed, and {line.identified} of {counted(line.identified_of or 0, 'image')} {are} "
+        "identified among others from this federation's updates."
+    )
 
 
 def _headline(record: AuditRecord, federation: str) -> str:
@@ -144,17 +168,17 @@ def _headline(record: AuditRecord, federation: str) -> str:
 
 def overall(all_verdicts: Sequence[Verdict]) -> str:
     """The page's first sentence; controls do not count beside what they are controls of."""
-    counted = [verdict for verdict in all_verdicts if not verdict.control] or list(all_verdicts)
-    leaks, total = sum(verdict.finding.leak for verdict in counted), len(counted)
-    held = sum(verdict.finding is Finding.HELD for verdict in counted)
+    audited = [verdict for verdict in all_verdicts if not verdict.control] or list(all_verdicts)
+    leaks, total = sum(verdict.finding.leak for verdict in audited), len(audited)
+    held = sum(verdict.finding is Finding.HELD for verdict in audited)
     if total == 1:
-        return counted[0].headline or _single(counted[0].finding)
+        return audited[0].headline or _single(audited[0].finding)
     parts = [f"Training images were reconstructed from the updates of {_of_all(leaks, total)} federations audited"]
     if held:
         parts.append(f"{number_word(held)} held against everything tried, which is no proof of protection")
-    if part := sum(verdict.finding is Finding.LEAKS_IN_PART for verdict in counted):
+    if part := sum(verdict.finding is Finding.LEAKS_IN_PART for verdict in audited):
         parts.append(f"{number_word(part)} {'leaks' if part == 1 else 'leak'} in part")
-    if open_ := sum(verdict.finding is Finding.NOT_SHOWN for verdict in counted):
+    if open_ := sum(verdict.finding is Finding.NOT_SHOWN for verdict in audited):
         parts.append(f"{number_word(open_)} {'is' if open_ == 1 else 'are'} not shown to leak, on weak evidence")
     if rest := total - leaks - held - part - open_:
         parts.append(f"about {number_word(rest)} nothing can be concluded")

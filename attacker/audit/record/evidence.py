@@ -93,6 +93,17 @@ class VerdictLine(Entry):
     )
     guess: Share | None = Field(default=None, description="share of them that the best guess without an update has")
     p_value: Share | None = Field(default=None, description="of a test against that guess, where one was made")
+    identified: Count | None = Field(
+        default=None,
+        description="images whose true one an attack put first among candidates, by more than chance; null where none "
+        "had candidates, for labels and guarantees, and in older records",
+    )
+    identified_of: Count | None = Field(default=None, description="images that had candidates")
+    identified_interval: tuple[Share, Share] | None = Field(default=None, description="as interval, of that share")
+    identified_chance: Share | None = Field(
+        default=None,
+        description="probability, at most, that pictures which say nothing are first as often in any comparison",
+    )
     reason: str = Field(default="", description="why a result that shows nothing is no protection; empty otherwise")
     attacks: Count = Field(
         default=0, description="that gave a result on images; when, and what they cost, stands in created and summaries"

@@ -38,6 +38,8 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
         "near-miss": FlagKind("images came close to what counts as reconstructed"),
+        "images-identified": FlagKind("images are identified that were not reconstructed", weak=False),
+        "true-images-first": FlagKind("true images are first among others more often than by chance"),
         "victims-left-out": FlagKind("some updates were not attacked at all"),
         "loss-assumed": FlagKind("the loss that clients minimise is assumed"),
         "labels-unknown": FlagKind("the attacker did not have the right labels"),
@@ -98,6 +100,14 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "with an image of their own.",
         "near-miss": "{attacks} came close on {near} of {images}: up to SSIM {ssim}, clearly beyond every guess, and "
         "less than {least:g} below what counts as reconstructed. A little more time or a better start may do.",
+        "images-identified": "{attack} identified {named} of {images}: the true image is the nearest to its "
+        "reconstruction among {candidates} candidates ({chance}). None was reconstructed, and whoever has the images "
+        "can tell all the same which ones they are.",
+        "images-identified.beyond": "{attack} identified {named} of {images}: the true image is the nearest to its "
+        "reconstruction among {candidates} candidates ({chance}). Of them, {missed} {were} not reconstructed.",
+        "true-images-first": "{attack} put {first} of {images} first among {candidates} candidates, more than chance "
+        "does ({chance}). No single image is identified beyond doubt, and the pictures say something of whose they "
+        "are.",
         "victims-left-out": "On {missing} of {images} no attack was tried, because none fits or there was no time: "
         "nothing is known about them.",
         "loss-assumed": "{assumed} A search that replays another loss than theirs looks for images that do not exist.",

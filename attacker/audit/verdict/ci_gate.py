@@ -8,11 +8,12 @@ from xml.etree import ElementTree
 
 from attacker.audit.record.counting import comparable, counts
 from attacker.audit.record.flag_sentences import FLAGS
+from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AuditRecord, FederationSummary
 from attacker.audit.record.view import FederationView, counterpart, is_defended
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import title_of
-from attacker.wording import counted, interval, was
+from attacker.wording import count, counted, interval, was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Demands:
 
     Attributes:
         max_asr: Share of attacked images, in [0, 1], of which no more may have come back by any attack.
+        max_identified: Share of the images that could be identified, in [0, 1], of which no more may have been, by more
+            than chance.
         min_victims: Images that must have been attacked and compared with the truth.
         no_flags: Whether flags are forbidden.
         allowed_flags: Names of flags that are permitted all the same.
@@ -30,15 +33,18 @@ class Demands:
     """
 
     max_asr: float | None = None
+    max_identified: float | None = None
     min_victims: int | None = None
     no_flags: bool = False
     allowed_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_asr is None and self.min_victims is None and not self.no_flags:
-            raise ValueError("nothing is demanded; give --max-asr, --min-victims or --no-flags")
-        if self.max_asr is not None and not 0 <= self.max_asr <= 1:
-            raise ValueError(f"expected --max-asr to be a share from 0 to 1, got {self.max_asr}")
+        shares = {"--max-asr": self.max_asr, "--max-identified": self.max_identified}
+        if not any(share is not None for share in shares.values()) and self.min_victims is None and not self.no_flags:
+            raise ValueError("nothing is demanded; give --max-asr, --max-identified, --min-victims or --no-flags")
+        for option, share in shares.items():
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"expected {option} to be a share from 0 to 1, got {share}")
         if self.min_victims is not None and self.min_victims < 1:
             raise ValueError(f"expected --min-victims to be 1 or more, got {self.min_victims}")
         strange = sorted(set(self.allowed_flags) - set(FLAGS))
@@ -96,6 +102,8 @@ def _of_one(record: AuditRecord, federation: FederationSummary, demands: Demands
     if demands.max_asr is not None:
         met = victims > 0 and back <= demands.max_asr * victims
         yield f"--max-asr {demands.max_asr:g}", met, _shares(record, federation, back, victims)
+    if demands.max_identified is not None:
+        yield f"--max-identified {demands.max_identified:g}", *_identified(record, federation, demands.max_identified)
     if demands.min_victims is not None:
         met = victims >= demands.min_victims
         yield f"--min-victims {demands.min_victims}", met, f"{victims} images were attacked and compared"
@@ -120,6 +128,28 @@ def _shares(record: AuditRecord, federation: FederationSummary, back: int, victi
     if union.independent < union.images:
         said += f"; they count as {counted(union.independent, 'independent trial')}"
     return said + (f"; {union.images - victims} could not be attacked at all" if union.images > victims else "")
+
+
+def _identified(record: AuditRecord, federation: FederationSummary, most: float) -> tuple[bool, str]:
+    """Whether no more than this share of images was identified; never where nobody could be."""
+    found = identified_in(FederationView(record=record, federation=federation))
+    unknown = "how many images can be identified is not known: "
+    if found is None:
+        why = federation.identification_note or "no image was told from others (--candidates)"
+        return False, unknown + why[0].lower() + why[1:].rstrip(".")
+    among = f"among {count(found.candidates)} candidates"
+    if not found.nameable:
+        return False, f"{unknown}to be told for sure from others, {among} are too few"
+    if found.surest.beyond_chance and not found.count:
+        first = f"{found.surest.ranks.first:.3g} of {counted(found.surest.ranks.images, 'image')}"
+        return False, f"{unknown}{first} are first {among}, more than by chance, and none of them for sure"
+    said = (
+        f"{found.count} of {counted(found.images, 'image')} {was(found.count, found.images)} identified {among} by "
+        f"some attack (95 % interval {interval(*found.interval)})"
+    )
+    if found.nameable < found.images:
+        said += f"; {found.images - found.nameable} had too few candidates to be"
+    return found.count <= most * found.nameable, said
 
 
 def junit(gate_answers: Sequence[Answer], *, name: str) -> bytes:

@@ -12,16 +12,20 @@ from typing import Literal
 
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.counting import comparable, counts
+from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AuditRecord, FederationSummary, ImageResult, VerdictEntry
 from attacker.audit.record.trials import originals, trials, update_of
+from attacker.audit.record.view import FederationView
 from attacker.audit.verdict.ci_gate import came_back, judged
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import title_of, verdicts
 from attacker.metrics.intervals import difference_interval, mcnemar, paired_interval
+from attacker.wording import count
 
 Judgement = Literal["better", "worse", "no difference shown"]
 _CHANCE = 0.05
 ANY = "any attack"
+IDENTIFIED = "identified by any"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,9 @@ class Change:
     """The success of one attack in both audits.
 
     Attributes:
-        attack: Spec, or `ANY` for the images that were reconstructed by at least one.
-        first: Images that were reconstructed, and images attacked, in the first audit.
+        attack: Spec, or `ANY` for the images that were reconstructed by at least one, or `IDENTIFIED` for those that
+            at least one identified, by more than chance.
+        first: Images that were reconstructed or identified, and images attacked, in the first audit.
         second: Likewise in the second.
         interval: 95 % interval of the second share less the first.
         probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test on
@@ -65,7 +70,7 @@ class Comparison:
     Attributes:
         titles: For people.
         verdicts: By the rules.
-        changes: `ANY` first; empty where nothing can be compared.
+        changes: `ANY` first, then `IDENTIFIED` where both tell; empty where nothing can be compared.
         flags_gone: Names of flags that only the first has.
         flags_new: Names of flags that only the second has.
         accuracy: Final accuracy of both; None where it is not known.
@@ -187,9 +192,33 @@ def _changes(
         _Side(record=second, federation=other, rows=rows[1]),
     )
     changes = [_change(spec, sides, identities) for spec in (ANY, *common)]
+    named, notes = _named(sides, identities)
+    changes[1:1] = named
     alone = sorted({attack_title(spec) for spec in rows[0].keys() ^ rows[1].keys()})
-    note = f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}." if alone else ""
-    return changes, note
+    if alone:
+        notes.append(f"Run in one of the audits only, and counted under {ANY!r} there: {', '.join(alone)}.")
+    return changes, " ".join(notes)
+
+
+def _named(
+    sides: tuple[_Side, _Side], identities: tuple[Mapping[str, str], Mapping[str, str]]
+) -> tuple[list[Change], list[str]]:
+    """The change of whose images are identified; else why it cannot be told, where one of the audits knows any."""
+    found = [identified_in(FederationView(record=side.record, federation=side.federation)) for side in sides]
+    before, after = found
+    if before is None or after is None:
+        lacks = "In one of the audits only, images were told from others."
+        return [], [] if before is after else [lacks]
+    if before.candidates != after.candidates:
+        among = f"{count(before.candidates)} and {count(after.candidates)}"
+        return [], [f"Whose images they are is not compared, because the candidates differ: {among}."]
+    rows = (sides[0].lined_up(), sides[1].lined_up())
+    outcomes = [
+        {row.victim_id: row.victim_id in named.victims for row in own}
+        for own, named in zip(rows, (before, after), strict=True)
+    ]
+    independent = (before.independent, after.independent)
+    return [_judged(IDENTIFIED, rows, (outcomes[0], outcomes[1]), independent, identities, (None, None))], []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +232,10 @@ class _Side:
     def of(self, spec: str) -> list[ImageResult]:
         """Results of one attack, or of any."""
         return [row for rows in self.rows.values() for row in rows] if spec == ANY else list(self.rows[spec])
+
+    def lined_up(self) -> list[ImageResult]:
+        """Results of any attack that were told from other images."""
+        return [row for row in self.of(ANY) if (row.candidates or 1) > 1]
 
     def independent(self, spec: str) -> int:
         """Independent trials among them."""
@@ -222,11 +255,24 @@ def _change(spec: str, sides: tuple[_Side, _Side], identities: tuple[Mapping[str
     before, after = (
         _by_victim(side_rows, side.record.success_threshold) for side_rows, side in zip(rows, sides, strict=True)
     )
-    shares = [(sum(outcomes.values()), len(outcomes)) for outcomes in (before, after)]
     independent = (sides[0].independent(spec), sides[1].independent(spec))
+    similar = (_mean_best(rows[0]), _mean_best(rows[1]))
+    return _judged(spec, rows, (before, after), independent, identities, similar)
+
+
+def _judged(
+    spec: str,
+    rows: tuple[Sequence[ImageResult], Sequence[ImageResult]],
+    outcomes: tuple[Mapping[str, bool], Mapping[str, bool]],
+    independent: tuple[int, int],
+    identities: tuple[Mapping[str, str], Mapping[str, str]],
+    ssim: tuple[float | None, float | None],
+) -> Change:
+    """The change of what happened to each victim: one by one where both are of the same, else of two shares."""
+    shares = [(sum(own.values()), len(own)) for own in outcomes]
     named = [
-        {ids.get(victim, ""): back for victim, back in outcomes.items()}
-        for ids, outcomes in zip(identities, (before, after), strict=True)
+        {ids.get(victim, ""): happened for victim, happened in own.items()}
+        for ids, own in zip(identities, outcomes, strict=True)
     ]
     probability = None
     if named[0].keys() == named[1].keys() and "" not in named[0]:
@@ -248,7 +294,7 @@ def _change(spec: str, sides: tuple[_Side, _Side], identities: tuple[Mapping[str
         interval=interval,
         probability=probability,
         judgement=judgement,
-        ssim=(_mean_best(rows[0]), _mean_best(rows[1])),
+        ssim=ssim,
     )
 
 

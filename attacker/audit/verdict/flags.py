@@ -17,6 +17,7 @@ from attacker.audit.record.trials import share_interval
 from attacker.audit.record.view import WORKS, FederationView, views
 from attacker.audit.verdict import privacy_flags, search_flags
 from attacker.audit.verdict.control_flags import control_untrained
+from attacker.audit.verdict.identified import images_identified, true_images_first
 from attacker.wording import capitalised, counted, defence_name, figure, joined, percent
 
 LARGEST_SHARE = 0.06
@@ -219,6 +220,8 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     control_untrained,
     _too_few_victims,
     _near_miss,
+    images_identified,
+    true_images_first,
     _victims_left_out,
     _loss_assumed,
     search_flags.labels_unknown,

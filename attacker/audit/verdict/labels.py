@@ -12,6 +12,7 @@ from typing import Final
 
 from attacker.audit.record.entry import LineState, VerdictName
 from attacker.audit.record.labels import LabelDisclosure
+from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import VerdictLine
 from attacker.audit.record.view import FederationView
 from attacker.audit.verdict.flags import LARGEST_SHARE
@@ -78,7 +79,9 @@ def first_words(view: FederationView, verdict: VerdictName) -> str:
     if found is None or verdict in ("leaks", "leaks to an adaptive attacker") or not leaks(found):
         return ""
     which = f"all {count(found.images)}" if found.right == found.images else f"{found.right} of {count(found.images)}"
-    none = "" if verdict == "not known" else ", none of the images"
+    named = identified_in(view)
+    silent = verdict == "not known" or (named is not None and named.naming)
+    none = "" if silent else ", none of the images"
     return f"the labels of {which} images are disclosed{none}."
 
 

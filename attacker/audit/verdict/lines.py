@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from attacker.audit.record.entry import LineState
 from attacker.audit.record.flag_sentences import FLAGS
+from attacker.audit.record.naming import Identified, identified_in
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
 from attacker.audit.record.schema import Flag, VerdictLine, VerdictName
 from attacker.audit.record.view import FederationView
 from attacker.audit.verdict.bounds import bound_of, canaries_of
+from attacker.audit.verdict.identified import named_clause, only_adaptive, whose_is_open
 from attacker.audit.verdict.labels import labels_line
 from attacker.wording import budget, capitalised, counted, defence_name, duration, interval, joined, model_name, percent
 
@@ -50,8 +52,11 @@ def _images(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) 
     number = "None" if not union.back else str(union.back)
     text = (
         f"{number} of {counted(union.images, 'image')} {'was' if union.back < 2 else 'were'} reconstructed (95 % "
-        f"interval {interval(*union.interval)}){_without_the_defence(view)}. {_guess(view)}"
+        f"interval {interval(*union.interval)}){_without_the_defence(view)}{named_clause(view)}. {_guess(view)}"
     )
+    found = identified_in(view)
+    if state == "leaks in part" and found is not None and found.naming:
+        text += only_adaptive(view, found)
     if state == "leaks in part" and view.lead is not None:
         text += (
             f" But on {view.lead.ahead} of {counted(view.lead.images, 'image')} what was computed from the updates is "
@@ -68,7 +73,20 @@ def _images(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) 
         guess=guess,
         reason=_why_weak(view, state, raised) if weak else "",
         attacks=len(view.tried),
+        **_identified(found),
     )
+
+
+def _identified(found: Identified | None) -> dict[str, Any]:
+    """The figures of a line about whose images they are."""
+    if found is None:
+        return {}
+    return {
+        "identified": found.count,
+        "identified_of": found.images,
+        "identified_interval": found.interval,
+        "identified_chance": found.chance,
+    }
 
 
 def _without_the_defence(view: FederationView) -> str:
@@ -89,7 +107,9 @@ def _unknown(view: FederationView) -> str:
     if not view.tried:
         return "No attack gave a result, so that nothing is known about the images."
     if not view.scored:
-        return "The true images are not known: whether what was computed shows them is for eyes to judge."
+        return "The true images are not known: whether what was computed shows them is for eyes to judge." + (
+            whose_is_open(view)
+        )
     return "A guess without any update is already so similar to every one of these images that nothing can be told."
 
 

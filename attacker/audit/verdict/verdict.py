@@ -5,16 +5,18 @@ One rule decides for each federation, the first that fits:
 1. No attack gave a result: *not known*.
 2. No similarity could be measured, because the truth is not there: *not known*; the sentence says what the updates
    confirm by themselves.
-3. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
+3. Where none was reconstructed: one attack names images, by more than chance (`attacker.audit.record.naming`): *leaks
+   in part*. The place among candidates tells images apart where a guess is as similar as an attack.
+4. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
    truth than that by the margin, so that the measure cannot tell: *not known*.
-4. Images were reconstructed without a defence, or by an attack that ignores the defence: *leaks*.
-5. Images were reconstructed, but only by attacks that know the defence: *leaks to an adaptive attacker*.
-6. No image counts as reconstructed, and the results of one attack are nearer to the truth than every guess, by
+5. Images were reconstructed without a defence, or by an attack that ignores the defence: *leaks*.
+6. Images were reconstructed, but only by attacks that know the defence: *leaks to an adaptive attacker*.
+7. No image counts as reconstructed, and the results of one attack are nearer to the truth than every guess, by
    more than chance and on average by SSIM 0.1: *leaks in part*.
-7. Nothing was reconstructed, with a defence; a plain attack that was stopped here reconstructs half of the undefended
+8. Nothing was reconstructed, with a defence; a plain attack that was stopped here reconstructs half of the undefended
    control or more; one attack by itself knows the whole defence and gave results; no flag says weak; and no features
    of images are known: *held against everything tried*.
-8. Nothing was reconstructed otherwise: *not shown to leak*, with the weak evidence named.
+9. Nothing was reconstructed otherwise: *not shown to leak*, with the weak evidence named.
 
 The number that a verdict gives is that of all attacks together: an image counts if any attack reconstructed it.
 
@@ -28,6 +30,7 @@ from collections.abc import Iterable, Sequence
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.confirmed import confirmed
 from attacker.audit.record.flag_sentences import FLAGS
+from attacker.audit.record.naming import Identified, identified_in
 from attacker.audit.record.schema import (
     AttackSummary,
     AuditRecord,
@@ -42,6 +45,7 @@ from attacker.audit.record.schema import (
 )
 from attacker.audit.record.view import FederationView, Lead, views
 from attacker.audit.verdict.flags import flags
+from attacker.audit.verdict.identified import named_text, plain_too
 from attacker.audit.verdict.labels import first_words
 from attacker.audit.verdict.lines import lines
 from attacker.wording import (
@@ -112,6 +116,10 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         return "not known", _unanswerable(view, title) or _not_attacked(title, view.summaries)
     if not view.scored:
         return "not known", f"{title}: {_without_truth(view)}"
+    weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
+    found = identified_in(view)
+    if view.nothing_came_back and found is not None and found.naming:
+        return "leaks in part", _named(view, found, weak) + _aside(_but_named(own))
     if view.cannot_be_told:
         return "not known", (
             f"{title}: nothing can be concluded. These images are so easily guessed that a guess without any update, "
@@ -119,7 +127,6 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         )
     if not view.nothing_came_back:
         return _leak(view, own)
-    weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
     if view.lead is not None:
         return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
     # The rule stands by itself, even where somebody lost the flags.
@@ -301,7 +308,7 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
         do = "do" if len(parts_of(view.federation.defence)) > 1 else "does"
         text = f"{capitalised(defence)} {do} not stop the leak on {model}: {came}{which} {measure}."
     else:
-        text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}."
+        text = f"{model} with {defence} leaks to an adaptive attacker: {came} {measure}.{plain_too(view)}"
     text += _who(view, best, alone=alone)
     text += _why_exact(view, best)
     if near := len(view.near_misses):
@@ -377,6 +384,30 @@ def _would_have_suggested(view: FederationView) -> str:
     return (
         f" {capitalised(_names(failed))} alone reconstructed none and would have suggested that the defence works: "
         "without it, half of the images or more are reconstructed that way."
+    )
+
+
+def _but_named(raised: Sequence[Flag]) -> list[Flag]:
+    """The flags without that which the sentence says already."""
+    return [flag for flag in raised if flag.name != "images-identified"]
+
+
+def _named(view: FederationView, found: Identified, weak: Sequence[str]) -> str:
+    """That images are identified, and what else is known of them."""
+    lead = "" if view.lead is None else f" {_ahead(view.lead)}"
+    return (
+        f"{title_of(view.federation)}: leaks in part. No image counts as reconstructed (SSIM >= "
+        f"{view.record.success_threshold:g}), and images are identified. {named_text(view, found)}{lead}{_close(view)}"
+        + (f" It may leak more: {'; '.join(weak)}." if weak else "")
+    )
+
+
+def _ahead(lead: Lead) -> str:
+    """How far what one attack made is beyond every guess, in a sentence."""
+    return (
+        f"What {attack_title(lead.summary.attack)} made of the updates is nearer to the truth than every guess without "
+        f"them on {_of(lead.ahead, lead.images)}: SSIM {figure(lead.ssim)} on average, {figure(lead.gain)} more than "
+        "the best guess."
     )
 
 

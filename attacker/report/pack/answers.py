@@ -84,6 +84,17 @@ _OF_FINDING: Final[Mapping[Finding, Status]] = MappingProxyType(
 )
 
 
+_OF_LABELS: Final[Mapping[str, Status]] = MappingProxyType(
+    {
+        "leaks": "measured",
+        "leaks in part": "measured",
+        "held": "held",
+        "not shown": "not shown",
+        "not known": "not known",
+    }
+)
+
+
 def reconstructed(one: Audited) -> str:
     """How many images were reconstructed, in a sentence."""
     if not one.view.tried:
@@ -115,15 +126,18 @@ def _images(one: Audited) -> Answer:
         test=f"{counted(attacks, 'attack')} tried to reconstruct {counted(images, 'image')}{behind}.",
         criterion=(
             f"No image is reconstructed: SSIM stays below {one.record.success_threshold:g}, or no nearer to the image "
-            "than the best guess without the update."
+            "than the best guess without the update. None is identified among others of its class."
         ),
-        result=f"{reconstructed(one)} Verdict: {one.verdict.finding.value.lower()}.",
+        result=f"{one.verdict.number('images') or reconstructed(one)} Verdict: {one.verdict.finding.value.lower()}.",
         not_tested=_sentence([*left, *filter(None, [not_run(one)]), *NEVER[:2], NEVER[4]]),
     )
 
 
 def label_result(one: Audited) -> tuple[Status, str]:
-    """What attacks read of the labels."""
+    """What was read of the labels: the verdict's line about them, else what attacks read."""
+    line = next((line for line in one.verdict.lines if line.subject == "labels"), None)
+    if line is not None and line.state in _OF_LABELS:
+        return _OF_LABELS[line.state], line.sentence
     granted = "labels" in one.record.threat_model.granted if one.record.threat_model else False
     if granted or one.federation.labels == "granted":
         return "not tested", "The attacker was given the labels, so reading them was not tested."

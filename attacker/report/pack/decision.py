@@ -8,25 +8,16 @@ from typing import Final
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.schema import AuditRecord
 from attacker.audit.verdict.verdict import title_of
+from attacker.report.advice import ORDER, steps
 from attacker.report.pack.answers import NEVER, Audited, audited, guarantee_result, label_result, not_run, reconstructed
-from attacker.report.verdict import Finding
-from attacker.wording import capitalised, count, counted, defence_name, duration, joined, knowledge
+from attacker.report.verdict import Finding, Verdict
+from attacker.wording import capitalised, count, counted, duration, joined, knowledge
 
 MOST: Final = 4
 """Federations that fit on the first page; the annex has all of them."""
 
-_ORDER: Final = (
-    Finding.LEAKS,
-    Finding.LEAKS_ADAPTIVE,
-    Finding.LEAKS_IN_PART,
-    Finding.NOT_SHOWN,
-    Finding.NOT_KNOWN,
-    Finding.HELD,
-)
-"""What a reader must see first."""
-
 _LONGEST: Final = 230
-_CELL: Final = 140
+_CELL: Final = 180
 _TITLE: Final = 90
 """Characters of a list in a sentence, of a cell and of a federation's title: the sheet keeps to its two pages."""
 
@@ -38,7 +29,7 @@ class Line:
     Attributes:
         title: Model, defence and images.
         finding: The verdict.
-        images: What was reconstructed.
+        images: What was reconstructed, and what was identified.
         labels: What was read of the labels.
         guarantee: What is promised.
     """
@@ -73,13 +64,13 @@ class Sheet:
 
 def decision_sheet(record: AuditRecord) -> Sheet:
     """The sheet of an audit."""
-    ones = sorted(audited(record), key=lambda one: _ORDER.index(one.verdict.finding))
+    ones = sorted(audited(record), key=lambda one: ORDER.index(one.verdict.finding))
     return Sheet(
-        headline=_headline([one.verdict.finding for one in ones]),
+        headline=_headline([one.verdict for one in ones]),
         lines=tuple(_line(one) for one in ones[:MOST]),
         more=max(0, len(ones) - MOST),
         rests_on=tuple(_rests_on(record, ones)),
-        advice=tuple(_advice(ones)),
+        advice=tuple(_advice(record, ones)),
         not_tested=tuple(_not_tested(record, ones)),
     )
 
@@ -94,7 +85,10 @@ _HEADLINES: Final = {
 }
 
 
-def _headline(findings: list[Finding]) -> str:
+def _headline(judged: list[Verdict]) -> str:
+    findings = [one.finding for one in judged]
+    if len(judged) == 1 and findings != [Finding.NOT_KNOWN] and judged[0].headline:
+        return judged[0].headline
     if len(set(findings)) == 1:
         return _HEADLINES[findings[0]]
     leaks = sum(finding.leak for finding in findings)
@@ -104,12 +98,13 @@ def _headline(findings: list[Finding]) -> str:
 
 
 def _line(one: Audited) -> Line:
+    verdict = one.verdict
     return Line(
         title=_short(title_of(one.federation), _TITLE),
-        finding=one.verdict.finding,
-        images=_short(reconstructed(one), _CELL),
-        labels=_short(label_result(one)[1], _CELL),
-        guarantee=_short(guarantee_result(one)[1], _CELL),
+        finding=verdict.finding,
+        images=_short(verdict.number("images") or reconstructed(one), _CELL),
+        labels=_short(verdict.number("labels") or label_result(one)[1], _CELL),
+        guarantee=_short(verdict.number("guarantees") or guarantee_result(one)[1], _CELL),
     )
 
 
@@ -137,6 +132,11 @@ def _rests_on(record: AuditRecord, ones: list[Audited]) -> list[str]:
         "The audit counts an image as reconstructed only where the attack comes nearer to it than the best guess that "
         "needs no update, such as the average image.",
     ]
+    if any(line.identified_of for one in ones for line in one.verdict.lines):
+        said.append(
+            "It counts an image as identified where the reconstruction is nearer to the true image than to all other "
+            "candidates, and chance does not explain it."
+        )
     if any(not one.federation.truth_known for one in ones):
         said.append(
             "The true images are not known everywhere. There a person has to look at the pictures in the annex."
@@ -168,38 +168,11 @@ def _attacker(record: AuditRecord) -> str:
     return f"{begins} It also knows: {_short(known)}."
 
 
-_ADVICE: Final = {
-    Finding.LEAKS: "Treat the updates of {names} as the images themselves. Do not send them to a server that must not "
-    "see the images.",
-    Finding.LEAKS_ADAPTIVE: "Do not rely on {defences} ({names}). An attacker who knows the defence gets past it.",
-    Finding.LEAKS_IN_PART: "Treat {names} as leaking. The pictures in the annex show how much can be recognised.",
-    Finding.NOT_SHOWN: "Do not report {names} as protected. The audit found no leak, and its evidence is weak: mend "
-    "what its flags name and audit again.",
-    Finding.NOT_KNOWN: "Do not conclude anything about {names}. Name the true images to the audit, or look at the "
-    "pictures in the annex.",
-    Finding.HELD: "{names} held against everything that was tried. Audit again after each change of the model, the "
-    "defence or the batch size, and once a year: new attacks appear.",
-}
-
-
-def _advice(ones: list[Audited]) -> list[str]:
-    said = []
-    for finding in _ORDER:
-        these = [one for one in ones if one.verdict.finding is finding]
-        if these:
-            defences = joined(sorted({defence_name(one.federation.defence) for one in these}))
-            names = _short(joined([title_of(one.federation) for one in these]))
-            said.append(capitalised(_ADVICE[finding].format(names=names, defences=_short(defences))))
-    if any(one.verdict.finding.leak or one.verdict.finding is Finding.LEAKS_IN_PART for one in ones):
-        said.append(
-            "Choose a measure with a guarantee: secure aggregation hides each update from the server, and differential "
-            "privacy with a small epsilon bounds every attack. Then audit again."
-        )
-        said.append("Ask whether updates that were already sent must be deleted, and whether persons must be told.")
-    if any(label_result(one)[0] == "measured" for one in ones):
-        said.append("Weigh the labels on their own. A label can be a diagnosis, even where no image is reconstructed.")
-    said.append("Keep this pack with the data protection impact assessment. Treat it like the images that it shows.")
-    return said
+def _advice(record: AuditRecord, ones: list[Audited]) -> list[str]:
+    return [
+        *map(_short, steps(record, [one.verdict for one in ones], where="above")),
+        "Keep this pack with the data protection impact assessment. Treat it like the images that it shows.",
+    ]
 
 
 def _not_tested(record: AuditRecord, ones: list[Audited]) -> list[str]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from attacker.audit.record.json_file import RECORD_NAME, read_record
 from attacker.audit.record.schema import AuditRecord
+from attacker.audit.verdict.integrity import contradictions
 from attacker.report.pack.crate import CRATE_NAME, crate
 from attacker.report.pack.decision import decision_sheet
 from attacker.report.pack.pdf import NoPdfTool, pdf
@@ -102,6 +104,44 @@ def make_pack(record: AuditRecord, *, source: bytes, page: str) -> Pack:
         missing.append(str(error))
     files[CRATE_NAME] = crate(record, files, DESCRIPTIONS).encode()
     return Pack(files=files, missing=tuple(missing))
+
+
+def save_pack(audit: Path, place: Path, *, redact: bool = False) -> Pack:
+    """Write the evidence pack of an audit: a ZIP file where the name ends in ``.zip``, else a new folder.
+
+    Args:
+        audit: Its ``audit.json``, or the folder that it is in, where the pictures are.
+        place: Of the pack.
+        redact: Put in no picture at all; every number stays.
+
+    Returns:
+        Its files, and in `Pack.missing` what is not in it and why.
+
+    Raises:
+        ValueError: If the record is missing its time, damaged, altered or of a newer version, or the place holds
+            something.
+        OSError: If the record cannot be read, or the pack cannot be written.
+    """
+    refuse_what_is_there(place)
+    record, source = unaltered(audit)
+    folder = audit if audit.is_dir() else audit.absolute().parent
+    pack = make_pack(record, source=source, page=evidence_page(record, folder, redact=redact))
+    write_pack(pack, place)
+    return pack
+
+
+def unaltered(path: Path) -> tuple[AuditRecord, bytes]:
+    """A record whose figures follow from its results, and the content of its file.
+
+    Raises:
+        ValueError: If it is damaged, altered or of a newer version.
+        OSError: If it cannot be read.
+    """
+    record = read_record(path)
+    source = (path / RECORD_NAME if path.is_dir() else path).read_bytes()
+    if wrong := contradictions(record):
+        raise ValueError(f"{path} was altered, so no evidence is made of it: {'; '.join(wrong)}")
+    return record, source
 
 
 def write_pack(pack: Pack, place: Path) -> Path:

@@ -2,7 +2,8 @@
 
 An experiment is a federation, its instances are attacks on it. Their rule asks of how many instances the AUC is above
 1/2 by more than chance: more than 10 % count against release, anything else counts for it. The AUC here is that of
-telling what an attack made of an update from the best guess without it, by the similarity to the true image.
+telling what an attack made of an update from the best guess without it, by the similarity to the true image. Where
+images had candidates, each attack has another instance for each measure: the AUC of telling the true image from them.
 
 Weak evidence and too few updates must not count for release. So an experiment is logged only where the verdict is a
 leak, with the attacks whose AUC is above chance, or where the defence held, with all of them; else ``not_judged`` says
@@ -24,6 +25,7 @@ from scipy.special import comb
 
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.counting import best_guess, comparable
+from attacker.audit.record.naming import LinedUp, identified_in
 from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary, ImageResult
 from attacker.audit.record.trials import update_of
 from attacker.audit.verdict.verdict import title_of
@@ -76,10 +78,12 @@ def _section(one: Audited) -> dict[str, Any]:
                 "images": union.images,
                 "images_reconstructed": union.back if one.view.scored else None,
                 "share_interval_95": list(union.interval) if one.view.scored else None,
+                **_named(one),
             },
         },
     }
     judged = [found for summary in one.view.summaries if (found := _instance(one, summary)) is not None]
+    judged += _line_ups(one)
     if one.verdict.finding is Finding.HELD:
         shown = judged
     elif one.verdict.finding.leak or one.verdict.finding is Finding.LEAKS_IN_PART:
@@ -95,6 +99,66 @@ def _section(one: Audited) -> dict[str, Any]:
             f"could be compared, or no AUC is above chance by a test at {_LEVEL:g}."
         )
     return section
+
+
+def _named(one: Audited) -> dict[str, Any]:
+    """How many images are identified; nothing where no image had candidates."""
+    found = identified_in(one.view)
+    if found is None:
+        return {}
+    return {
+        "images_identified": found.count,
+        "images_with_candidates": found.images,
+        "candidates": found.candidates,
+        "identified_share_interval_95": list(found.interval),
+        "identified_chance": found.chance,
+    }
+
+
+def _line_ups(one: Audited) -> list[dict[str, Any]]:
+    """How well what each attack made tells the true images from other candidates, by each measure.
+
+    The AUC is the probability that the true image is nearer to what was made of it than another candidate is. Its
+    p-value is that of as many first images by chance, which allows for images of one update and for all comparisons.
+    """
+    found = identified_in(one.view)
+    return [] if found is None else [_line_up(one, aligned) for aligned in found.lined_up]
+
+
+def _line_up(one: Audited, aligned: LinedUp) -> dict[str, Any]:
+    summary, ranks = aligned.summary, aligned.ranks
+    rows = [row for row in one.view.rows(summary.attack) if (row.candidates or 1) > 1]
+    by_pixels = ranks.measure == "pixels"
+    # Share of the other candidates that are nearer; an image without a picture is told from none.
+    ahead = np.array(
+        [
+            0.5 if rank is None else (rank - 1) / ((row.candidates or 1) - 1)
+            for row in rows
+            for rank in [row.rank if by_pixels else row.feature_rank]
+        ]
+    )
+    others = float(np.sum([(row.candidates or 1) - 1 for row in rows]))
+    total, first = others + len(rows), ranks.first
+    at = [0.0, *sorted(set(ahead.tolist())), 1.0]
+    high, low = float(np.sum(ahead <= 0.1)) / (total / 10), float(np.sum(ahead >= 0.9)) / (total / 10)
+    return {
+        "attack_name": f"{attack_title(summary.attack)}, told from candidates by {ranks.measure}",
+        "attack": summary.attack,
+        "images": len(rows),
+        "images_first": first,
+        "images_identified": ranks.identified,
+        "candidates": ranks.candidates,
+        "AUC": float(1 - np.mean(ahead)),
+        "P_HIGHER_AUC": aligned.chance,
+        "ACC": 1 - 2 * (len(rows) - first) / total,
+        "FMAX01": high,
+        "FMIN01": low,
+        "FDIF01": high - low,
+        "n_pos_test_examples": len(rows),
+        "n_neg_test_examples": int(others),
+        "fpr": [0.0, *at],
+        "tpr": [0.0, *(float(np.mean(ahead <= share)) for share in at)],
+    }
 
 
 def _moment(created: str) -> str:

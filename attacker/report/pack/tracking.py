@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, Final
 
+from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AuditRecord
 from attacker.report.pack.answers import audited
 
@@ -105,6 +106,9 @@ def figures(record: AuditRecord) -> dict[str, float]:
             found[f"{start}/images_reconstructed"] = float(union.back)
             found[f"{start}/share_reconstructed"] = union.success_rate
             found[f"{start}/share_low"], found[f"{start}/share_high"] = low, high
+        if (named := identified_in(one.view)) is not None:
+            found[f"{start}/images_identified"] = float(named.count)
+            found[f"{start}/share_identified"] = named.count / named.images
         found[f"{start}/accuracy"] = one.federation.final_accuracy
         for summary in one.view.summaries:
             found[f"{start}/{summary.attack}/mean_ssim"] = summary.mean_ssim

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attacker.audit.record.identification import rank_summaries
+from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AssumptionEntry, AttackDescription, UpdateFacts, VictimImage, parts_of
 from attacker.audit.record.trials import share_interval, trials
 from attacker.audit.record.view import views
@@ -267,6 +269,22 @@ SPECS = (PLAIN, MASKS, MATCHED, BOTH)
 
 
 @st.composite
+def places(draw, images):
+    """Fields of results that were told from other images, or not."""
+    candidates = draw(st.sampled_from([None, 150, 1001]))
+    first = draw(st.sampled_from([0, 1, images // 8, images]))
+    if candidates is None:
+        return {}
+    return {
+        "candidates": candidates,
+        "candidates_of_class": candidates,
+        "rank": [1.0 if place < first else 70.0 for place in range(images)],
+        "rank_tied": 0,
+        "identified": [candidates > 1000 and place < first for place in range(images)],
+    }
+
+
+@st.composite
 def records(draw):
     """Any audit of a few attacks, with and without a control, in batches, with and without guesses."""
     defence = draw(st.sampled_from([*DEFENCES, "none", "unknown", "precode"]))
@@ -284,9 +302,11 @@ def records(draw):
             made = each(
                 identifier, spec, images, node=[str(place // batch) for place in range(images)], guess_ssim=guess,
                 ssim=[best if place < back else 0.05 for place in range(images)], starts=draw(st.sampled_from([1, 2])),
+                **draw(places(images)),
             )  # fmt: skip
             results += made
-            summaries.append(summary(identifier, spec, back, images))  # perhaps wrong, as of an older version
+            # Perhaps wrong, as of an older version.
+            summaries.append(summary(identifier, spec, back, images, identification=rank_summaries(made, {})))
     return record(federations, summaries, results=results, attacks=described(*SPECS))
 
 
@@ -295,12 +315,17 @@ def records(draw):
 def test_rules_hold_for_any_record_and_know_no_order(whole, seed):
     raised, found = flags(whole), verdicts(whole)
     for view, one in zip(views(whole), found, strict=True):
+        named = identified_in(view)
         if one.verdict == "held against everything tried":
             assert any(set(ANSWERS[own.attack]) >= parts_of(view.federation.defence) for own in view.whole)
             assert view.union.independent >= 61
             assert not view.back()
             assert not view.near_misses
             assert view.control.union.back >= 32
+            assert named is None or not named.surest.beyond_chance
+        if named is not None and named.naming and view.nothing_came_back:
+            assert one.verdict == "leaks in part"
+            assert f"{named.count} of " in one.sentence
         if view.back():
             assert one.verdict.startswith("leaks")
             assert f"{len(view.back())} of " in one.sentence

@@ -42,13 +42,13 @@ def test_rule_2_without_truth_the_sentence_says_what_cannot_be_known():
     assert "no similarity and no success rate" in found.sentence
 
 
-def test_rule_3_images_that_are_all_alike():
+def test_rule_4_images_that_are_all_alike():
     found = last(PAIR, [summary("f2", PLAIN, 0, baseline_successes=4)])
     assert found.verdict == "not known"
     assert "a guess without any update, such as their average" in found.sentence
 
 
-def test_rule_3_images_that_are_all_alike_and_yet_came_back():
+def test_rule_4_images_that_are_all_alike_and_yet_came_back():
     own = each("f2", PLAIN, 4, ssim=[0.99, 0.75, 0.7, 0.2], baseline_ssim=0.7)
     found = last(PAIR, [summary("f2", PLAIN, 3, baseline_successes=4)], results=own)  # as an older version counted
     assert found.verdict == "leaks"
@@ -58,7 +58,7 @@ def test_rule_3_images_that_are_all_alike_and_yet_came_back():
     assert last(PAIR, [summary("f2", PLAIN, 4, baseline_successes=4)], results=dull).verdict == "not known"
 
 
-def test_rule_4_undefended_leak():
+def test_rule_5_undefended_leak():
     found = last([PAIR[0]], [summary("f1", PLAIN, 3)])
     assert found.verdict == "leaks"
     assert found.sentence == (
@@ -67,7 +67,7 @@ def test_rule_4_undefended_leak():
     )
 
 
-def test_rule_4_a_plain_attack_gets_through_the_defence():
+def test_rule_5_a_plain_attack_gets_through_the_defence():
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 2), summary("f2", ADAPTIVE, 0)])
     assert found.verdict == "leaks"
     assert found.sentence.startswith(
@@ -91,14 +91,14 @@ def test_rule_4_a_plain_attack_gets_through_the_defence():
         ("patch-embedding", 3, {"matching_loss": 1e-4}, "gives what noise and rank leave of them, and PRECODE"),
     ],
 )
-def test_rule_4_the_sentence_says_why_a_formula_brings_images_back(attack, back, row, says):
+def test_rule_5_the_sentence_says_why_a_formula_brings_images_back(attack, back, row, says):
     results = each("f2", attack, 4, ssim=[0.99] * back + [0.1] * (4 - back), **row)
     found = last(PAIR, [WORKS, summary("f2", attack, back)], results=results)
     assert found.verdict == "leaks"
     assert says in found.sentence
 
 
-def test_rule_4_a_low_share_may_be_higher():
+def test_rule_5_a_low_share_may_be_higher():
     stuck = each("f2", ADAPTIVE, 4, matching_loss=1.0)
     found = last(PAIR, [WORKS, summary("f2", PLAIN, 2), summary("f2", ADAPTIVE, 0)], results=stuck)
     assert "The share may be higher still: a search came no closer to the update." in found.sentence
@@ -106,7 +106,7 @@ def test_rule_4_a_low_share_may_be_higher():
     assert "higher still" not in found.sentence
 
 
-def test_rule_5_only_an_adaptive_attack_gets_through():
+def test_rule_6_only_an_adaptive_attack_gets_through():
     pair = [federation("f1", model="mlp"), federation("f2", "precode", model="mlp")]
     works = summary("f1", PLAIN, 3)
     whole = told(pair, [summary("f1", FIRST, 4), works, summary("f2", FIRST, 4), summary("f2", PLAIN, 0)])
@@ -127,7 +127,7 @@ def test_rule_5_only_an_adaptive_attack_gets_through():
     )
 
 
-def test_rule_6_held():
+def test_rule_8_held():
     found = last(PAIR, HELD)
     assert found.verdict == "held against everything tried"
     assert found.cautions == []
@@ -139,7 +139,7 @@ def test_rule_6_held():
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_rule_6_every_flag_changes_the_sentence_and_a_weak_one_forbids_held(name):
+def test_rule_8_every_flag_changes_the_sentence_and_a_weak_one_forbids_held(name):
     raised = Flag(federation="f2", name=name, attack=None, sentence="A reason.", weak=FLAGS[name].weak)
     whole = told(PAIR, HELD)
     found = verdicts(whole, [raised])[-1]
@@ -163,19 +163,19 @@ def test_rule_6_every_flag_changes_the_sentence_and_a_weak_one_forbids_held(name
         (PAIR[:1], [summary("f1", PLAIN, 0, 64)]),  # no defence
     ],
 )
-def test_rule_7_what_is_missing_for_held(federations, summaries):
+def test_rule_9_what_is_missing_for_held(federations, summaries):
     assert last(federations, summaries).verdict == "not shown to leak"
     # Even where somebody lost the flags:
     assert verdicts(told(federations, summaries), [])[-1].verdict == "not shown to leak"
 
 
-def test_rule_7_only_a_flag_says_that_four_victims_are_too_few():
+def test_rule_9_only_a_flag_says_that_four_victims_are_too_few():
     few = [WORKS, summary("f2", PLAIN, 0), summary("f2", ADAPTIVE, 0)]
     assert last(PAIR, few).verdict == "not shown to leak"
     assert verdicts(told(PAIR, few), [])[-1].verdict == "held against everything tried"
 
 
-def test_rule_7_names_the_weak_evidence():
+def test_rule_9_names_the_weak_evidence():
     found = last(PAIR, [summary("f1", PLAIN, 4), summary("f2", PLAIN, 0)])
     assert found.sentence == (
         "LeNet with PRECODE on faces: not shown to leak (weak evidence: no attack that knows the whole defence gave a "

@@ -14,6 +14,7 @@ import zipfile
 import pytest
 from typer.testing import CliRunner
 
+import fl_precode as flp
 from attacker.audit.record.json_file import write_record
 from attacker.audit.record.schema import AuditRecord, PrivacyClaims, PrivacyGuarantee, VerdictEntry
 from attacker.cli.main import app
@@ -27,6 +28,7 @@ from tests.attacker.html_page import HOSTILE, Page
 from tests.attacker.records import PLAIN, federation, record, rows, summary
 from tests.attacker.rich_records import rich_record
 
+SUBJECTS = ("images", "labels", "guarantees")
 FILES = {*DESCRIPTIONS, "ro-crate-metadata.json"}
 
 
@@ -79,6 +81,14 @@ def test_the_command_writes_a_private_folder_with_every_file(folder, tmp_path, w
     assert not list(out.parent.glob(".*")), "a part was left behind"
     assert not (folder / "report").exists(), "a page was written that nobody asked for"
     assert {name: (out / name).read_bytes() for name in written} == whole.files, "the same audit gave other bytes"
+
+
+def test_one_function_writes_what_the_command_writes(folder, tmp_path, no_tool):
+    pack = flp.report.save_pack(folder, tmp_path / "pack", redact=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pack").iterdir()} == pack.files
+    assert "pip install 'fl-precode[pdf]'" in pack.missing[0]
+    with pytest.raises(ValueError, match="holds something already"):
+        flp.report.save_pack(folder, tmp_path / "pack")
 
 
 def test_a_zip_has_the_same_files_and_the_same_bytes_each_time(whole, tmp_path):

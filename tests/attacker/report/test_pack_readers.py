@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 
 from attacker.audit.record.json_file import write_record
 from attacker.audit.record.schema import VerdictEntry
+from attacker.audit.scoring.similarity import summarise
+from attacker.audit.verdict.finish import finish_record
 from attacker.cli.main import app
 from attacker.report.pack.evidence import evidence_page, make_pack, write_pack
 from attacker.report.pack.tracking import NotLogged, figures, log_run
 from attacker.report.verdict import Finding
-from tests.attacker.records import federation, record, summary
+from tests.attacker.records import each, federation, record, summary
 from tests.attacker.rich_records import rich_record
 
 
@@ -82,6 +84,16 @@ class TestSacro:
         report, _ = self.judged(written(found, tmp_path / "pack", own.model_copy(update={"results": plain})))
         assert len(report.support_release) == 2
         assert report.support_rejection == []
+
+    def test_images_that_are_only_identified_count_against_release(self, found, tmp_path):
+        """Nothing is more similar than the guess: what the attack made is nearest to its own image all the same."""
+        fields = {"candidates": 1001, "candidates_of_class": 1001, "rank_tied": 0, "ssim": 0.05, "baseline_ssim": 0.1}
+        results = each("f1", "dlg", 16, rank=[1.0] * 5 + [300.0] * 11, identified=[True] * 5 + [False] * 11, **fields)
+        own = finish_record(record([federation("f1")], [summarise("f1", "dlg", results)], results=results))
+        report, _ = self.judged(written(found, tmp_path / "pack", own))
+        assert own.verdicts[0].verdict == "leaks in part"
+        assert len(report.support_rejection) == 2
+        assert report.support_release == []
 
     def test_a_leak_of_too_few_updates_counts_for_nothing(self, found, tmp_path):
         own = record([federation("f1")], [summary("f1", "dlg", 1, 1)])
