@@ -223,18 +223,15 @@ def _against(share: GroupShare, identified: GroupShare | None) -> str:
 
 def _most_disclosed(record: AuditRecord, federation: FederationSummary, redact: bool) -> tuple[DisclosedImage, ...]:
     """Images that come once, each by the attack that came closest: reconstructed, then identified, then by SSIM."""
+    victims = {victim.id: victim for victim in record.victims if victim.federation == federation.id}
     best: dict[str, tuple[tuple[bool, bool, float], ImageResult]] = {}
     for row in record.results:
-        if row.federation == federation.id and comparable(row) and row.ssim is not None:
+        if row.victim_id in victims and comparable(row) and row.ssim is not None:
+            image = victims[row.victim_id].same_as or row.victim_id
             disclosed = counts(row, record.success_threshold), bool(row.identified), row.ssim
-            if row.victim_id not in best or disclosed > best[row.victim_id][0]:
-                best[row.victim_id] = disclosed, row
-    victims = {victim.id: victim for victim in record.victims if victim.same_as is None}
-    ranked = sorted(
-        ((disclosed, row) for victim, (disclosed, row) in best.items() if victim in victims),
-        key=lambda one: one[0],
-        reverse=True,
-    )
+            if image not in best or disclosed > best[image][0]:
+                best[image] = disclosed, row
+    ranked = sorted(best.values(), key=lambda one: one[0], reverse=True)
     return tuple(_image(federation, victims, row, disclosed[0], redact) for disclosed, row in ranked[:MOST_IMAGES])
 
 
