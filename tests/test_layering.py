@@ -21,7 +21,7 @@ LAYERS = (
     ("fl_precode.assumption", "fl_precode.import_path", "fl_precode.plugins", "fl_precode.private_file"),
     ("fl_precode.observation", "fl_precode.spec"),
     ("fl_precode.loss",),
-    ("fl_precode.objective", "fl_precode.recorded_truth", "fl_precode.true_images"),
+    ("fl_precode.group_columns", "fl_precode.objective", "fl_precode.recorded_truth", "fl_precode.true_images"),
     ("fl_precode.models",),
     ("fl_precode.defences",),
     ("fl_precode.privacy",),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from attacker.audit.inputs.tape_source import TapeSource
     from attacker.audit.record.schema import AttackSummary, AuditRecord, FederationSummary
     from attacker.audit.settings import AuditSettings
+    from attacker.report.verdict import Verdict
 
 
 def register(app: typer.Typer) -> None:
@@ -216,8 +217,15 @@ def show_results(record: AuditRecord) -> None:
         for line in verdict.lines:
             text = f"{wording.capitalised(line.subject)}: {line.state}. {verdict.said(line)}"
             typer.echo("\n".join(wrapped(text, width, indent="  ")))
-        for caution in (text for text in verdict.cautions if text.startswith("Read from the update")):
-            typer.echo("\n".join(wrapped(caution, width)))
+        for sentence in _beside(record, verdict):
+            typer.echo("\n".join(wrapped(sentence, width)))
+
+
+def _beside(record: AuditRecord, verdict: Verdict) -> list[str]:
+    """What else a reader should know at once: features of images that were read, groups that are hit more often."""
+    read = [caution for caution in verdict.cautions if caution.startswith("Read from the update")]
+    uneven = [flag for flag in record.flags if flag.name == "uneven-disclosure"]
+    return [*read, *(flag.sentence for flag in uneven if flag.federation == verdict.federation)]
 
 
 def _show_federation(record: AuditRecord, federation: FederationSummary) -> None:

@@ -14,6 +14,7 @@ from attacker.attacks.registry import attack_title
 from attacker.audit.record.schema import AttackDescription, AttackSummary, AuditRecord
 from attacker.audit.record.view import AGREES, lines_that_mend
 from attacker.report.advice import advice
+from attacker.report.by_group import by_group
 from attacker.report.figures import Chart, error_chart, smallest_errors, trade_chart
 from attacker.report.gallery import make_gallery
 from attacker.report.glossary import GLOSSARY
@@ -82,6 +83,7 @@ def _sections(record: AuditRecord, album: Album) -> dict[str, Any]:
         "audited": [panel for panel in panels if not panel.control],
         "guarantees": guaranteed(record, panels),
         "gallery": make_gallery(record, titles, album, LIMIT - _REST),
+        "by_group": by_group(record, panels, redact=album.redact),
         "charts": _charts(record, groups),
         "leakage": determined(record, panels),
         "problems": _problems(record, panels, album),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fl_precode.group_columns import Groups
 from fl_precode.models.input_spec import InputSpec
 
 
@@ -24,12 +25,15 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         images: (n, channels, height, width), uint8.
         labels: (n,), whole numbers from 0.
         class_names: One for each class.
+        groups: Columns of groups, which nobody trains on.
 
     Raises:
-        ValueError: If images and labels do not fit each other.
+        ValueError: If images, labels and groups do not fit each other.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, class_names: tuple[str, ...], groups: Groups | None = None
+    ) -> None:
         if images.dim() != 4 or images.dtype != torch.uint8:
             raise ValueError(
                 f"expected uint8 images (n, channels, height, width), got {images.dtype} of {tuple(images.shape)}"
@@ -40,7 +44,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             raise ValueError(
                 f"expected labels from 0 to {len(class_names) - 1}, got {int(labels.min())} to {int(labels.max())}"
             )
+        for name, column in (groups or {}).items():
+            if len(column) != len(labels):
+                raise ValueError(f"expected one group {name!r} for each of {len(labels)} images, got {len(column)}")
         self.images = images
+        self.groups: Mapping[str, tuple[str, ...]] = {name: tuple(column) for name, column in (groups or {}).items()}
         self.labels = labels.to(torch.int64)
         self.class_names = class_names
 
@@ -118,7 +126,9 @@ def stratified_split(labels: np.ndarray, *, every: int) -> tuple[np.ndarray, np.
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def split_data(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageData:
+def split_data(
+    name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], groups: Groups | None = None
+) -> ImageData:
     """A set without a split of its own: one image in five, of each class, is for testing.
 
     Args:
@@ -126,9 +136,15 @@ def split_data(name: str, images: np.ndarray, labels: np.ndarray, class_names: t
         images: (n, channels, height, width), uint8.
         labels: (n,).
         class_names: One for each class.
+        groups: Columns of groups.
     """
     parts = [
-        ImageDataset(torch.from_numpy(images[part]), torch.from_numpy(labels[part].astype(np.int64)), class_names)
+        ImageDataset(
+            torch.from_numpy(images[part]),
+            torch.from_numpy(labels[part].astype(np.int64)),
+            class_names,
+            {column: [of_all[place] for place in part] for column, of_all in (groups or {}).items()},
+        )
         for part in stratified_split(labels, every=5)
     ]
     return image_data(name, parts[0], parts[1])

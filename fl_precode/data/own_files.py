@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fl_precode.data.dataset import DataUnavailableError, ImageData, ImageDataset, image_data, split_data
+from fl_precode.group_columns import columns_of_arrays, columns_of_folder
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -18,7 +19,8 @@ def load_npz(path: Path) -> ImageData:
     """Arrays ``images`` (n, height, width) or (n, height, width, channels), uint8, and ``labels`` (n,).
 
     ``test_images`` and ``test_labels`` are the test set where they are given; otherwise one image in five is. The first
-    two may also be named ``train_images`` and ``train_labels``, as in the files of MedMNIST.
+    two may also be named ``train_images`` and ``train_labels``, as in the files of MedMNIST. Arrays ``group_NAME`` say
+    for each image what group it belongs to (`fl_precode.group_columns`).
 
     Raises:
         DataUnavailableError: If there is no such file.
@@ -45,10 +47,14 @@ def load_npz(path: Path) -> ImageData:
     if "test_labels" in arrays and "test_images" not in arrays:
         raise ValueError(f"{path}: found 'test_labels' without 'test_images'; expected both or neither")
     names = tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
+    groups = columns_of_arrays(path, arrays, len(labels), own)
     if "test_images" not in arrays:
-        return split_data(f"npz:{path.name}", images, labels, names)
-    parts = [(images, labels), _checked(path, arrays, "test_images", "test_labels")]
-    sets = [ImageDataset(torch.from_numpy(pictures), torch.from_numpy(classes), names) for pictures, classes in parts]
+        return split_data(f"npz:{path.name}", images, labels, names, groups)
+    parts = [(images, labels, groups), (*_checked(path, arrays, "test_images", "test_labels"), {})]
+    sets = [
+        ImageDataset(torch.from_numpy(pictures), torch.from_numpy(classes), names, columns)
+        for pictures, classes, columns in parts
+    ]
     return image_data(f"npz:{path.name}", sets[0], sets[1])
 
 
@@ -79,10 +85,12 @@ def _checked(path: Path, arrays: dict[str, np.ndarray], pictures: str, classes: 
 def load_folder(path: Path) -> ImageData:
     """One folder for each class, with pictures of one size; grey when all of them are, else colour.
 
+    A table ``groups.csv`` beside them says what groups each picture belongs to (`fl_precode.group_columns`).
+
     Raises:
         DataUnavailableError: If there is no such folder.
         ValueError: If there are fewer than two class folders, one is empty, or a picture cannot be read or differs in
-            size; the text names it.
+            size, or ``groups.csv`` does not fit them; the text names it.
     """
     if not path.is_dir():
         raise DataUnavailableError(f"there is no folder {path}; expected one folder of pictures for each class in it")
@@ -102,8 +110,9 @@ def load_folder(path: Path) -> ImageData:
             raise ValueError(f"{folder} holds no pictures; expected files ending in {', '.join(PICTURE_ENDINGS)}")
         files += pictures
         labels += [label] * len(pictures)
-    images = _read_pictures(files)
-    return split_data(f"folder:{path.name}", images, np.array(labels), tuple(folder.name for folder in folders))
+    groups = columns_of_folder(path, files)
+    names = tuple(folder.name for folder in folders)
+    return split_data(f"folder:{path.name}", _read_pictures(files), np.array(labels), names, groups)
 
 
 def _read_pictures(files: list[Path]) -> np.ndarray:

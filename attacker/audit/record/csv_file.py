@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,10 @@ _WHICH: Final = ("victim_id", "federation", "attack", "model", "defence", "datas
 COLUMNS: Final = (
     *_WHICH,
     *(name for name in ImageResult.model_fields if name not in _WHICH),
-    *("label", "label_name", "came_back", "control_of"),
+    *("label", "label_name", "came_back", "control_of", "groups"),
 )
-"""The fields of `ImageResult`, then the true class, whether SSIM reached the threshold, what it is a control of."""
+"""The fields of `ImageResult`, then the true class, whether SSIM reached the threshold, what it is a control of, and
+the image's groups in columns of the data set, as JSON."""
 
 LABEL_COLUMNS: Final = ("federation", *LabelReading.model_fields, "exact")
 """The federation, the fields of `LabelReading`, then whether all labels of the update were read right."""
@@ -37,16 +39,17 @@ def results_text(record: AuditRecord) -> str:
 
     Text that a spreadsheet would run as a formula has an apostrophe before it; numbers have not.
     """
-    labels = {victim.id: (victim.label, victim.label_name) for victim in record.victims}
+    victims = {victim.id: victim for victim in record.victims}
     controls = {federation.id: federation.control_of for federation in record.federations}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in record.results:
-        label, label_name = labels.get(row.victim_id, (None, None))
+        victim = victims.get(row.victim_id)
         more = {
-            "label": label,
-            "label_name": label_name,
+            "label": None if victim is None else victim.label,
+            "label_name": None if victim is None else victim.label_name,
+            "groups": json.dumps(victim.groups, ensure_ascii=False) if victim is not None and victim.groups else None,
             "came_back": int(counts(row, record.success_threshold)) if comparable(row) else None,
             "control_of": controls.get(row.federation),
         }

@@ -54,6 +54,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "claim-refuted": FlagKind("canaries refute the epsilon"),
         "canaries-missing": FlagKind("the canaries do not show", weak=False),
         "canaries-present": FlagKind("canaries disturb the updates that were attacked"),
+        "uneven-disclosure": FlagKind("one group of images was disclosed more often than the rest", weak=False),
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
@@ -139,6 +140,8 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "canaries-missing": "The lower bound of epsilon says little: {why}.",
         "canaries-present": "Canaries are in {updates} of {of} updates, as noise that attacks do not expect. Attack a "
         "run without canaries to learn what is reconstructed.",
+        "uneven-disclosure": "Images of {group} were {way} more often than the rest: {some} of {images} against "
+        "{others} of {rest} ({chance}).",
         "tape-damaged": "The tape is damaged, and what it lost was not attacked: {problem}.",
     }
 )

@@ -51,6 +51,7 @@ from attacker.audit.record.evidence import (
     VerdictEntry,
     VerdictLine,
 )
+from attacker.audit.record.group_entries import DisclosedGroup, GroupDisclosure, GroupShare
 from attacker.audit.record.labels import LabelDisclosure, LabelReading
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
 
@@ -64,9 +65,12 @@ __all__ = [
     "CanaryAudit",
     "ControlRound",
     "Count",
+    "DisclosedGroup",
     "Entry",
     "FederationSummary",
     "Flag",
+    "GroupDisclosure",
+    "GroupShare",
     "HeadReading",
     "Identifier",
     "ImageResult",
@@ -293,6 +297,9 @@ class VictimImage(Entry):
     same_as: Identifier | None = Field(
         default=None, description="the first victim of this federation with the same image; null for a first one"
     )
+    groups: dict[str, str] = Field(
+        default={}, description="column of the data set to the image's group there; absent in older records"
+    )
 
 
 class ImageScore(Entry):
@@ -478,4 +485,9 @@ class AuditRecord(Entry):
     )
     channels: list[ReplyChannel] = Field(
         default=[], description="what replies hold in clear beside the update; absent in older records"
+    )
+    group_disclosures: list[GroupDisclosure] = Field(
+        default=[],
+        description="what was disclosed by class, client and column of the data set, of federations with known true "
+        "images; absent in older records",
     )

@@ -288,6 +288,7 @@ class UpdateEvaluation:
             guess_ssim=None if guess is None else guess.ssim,
             guess_name="" if guess is None else guess.name,
             same_as=self._same_as[i],
+            groups={} if self._truth is None else self._truth.groups_of(i),
         )
 
     def results(

@@ -10,7 +10,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attacker.audit.truth.best_guess import FEWEST_AVERAGED, ClientImages, Guesses, digest, most_of_class
 from attacker.audit.truth.candidates import NO_CANDIDATES, Candidates, drawn
+from fl_precode.group_columns import Groups
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.recorded_truth import Scale
 
@@ -33,10 +34,16 @@ class Truth:
     Attributes:
         images: (batch, channels, height, width) in [0, 1], in the order of use, each image once.
         labels: (batch,) class indices.
+        groups: What groups the images belong to, as far as the source has columns of them.
     """
 
     images: Tensor
     labels: Tensor
+    groups: Groups = field(default_factory=dict)
+
+    def groups_of(self, place: int) -> dict[str, str]:
+        """Column to the group of an image, where it has one."""
+        return {name: column[place] for name, column in self.groups.items() if column[place]}
 
 
 class Located(Protocol):

@@ -204,8 +204,10 @@ class FederationTruth(TruthSource):
         """
         used = np.concatenate(self._used(entry))
         _, first = np.unique(used, return_index=True)
-        images, labels = self._federation.data.train.batch(used[np.sort(first)])
-        return Truth(images=images, labels=labels)
+        train, places = self._federation.data.train, used[np.sort(first)]
+        images, labels = train.batch(places)
+        groups = {name: [column[place] for place in places] for name, column in train.groups.items()}
+        return Truth(images=images, labels=labels, groups=groups)
 
     def steps(self, entry: Located) -> list[Truth]:
         """The batch of each local step of a node in a round, in order; one for FedSGD.

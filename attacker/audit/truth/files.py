@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from attacker.audit.truth.base import HeldTruth, Located, Truth
+from fl_precode.group_columns import TABLE_NAME, columns_of_arrays, columns_of_folder
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.true_images import true_batch
 
@@ -37,7 +38,8 @@ class FolderTruth(HeldTruth):
         inputs: The images that the model takes.
 
     Raises:
-        ValueError: If no folder belongs to a client of the tape, or the number of a class is not known.
+        ValueError: If no folder belongs to a client of the tape, the number of a class is not known, or ``groups.csv``
+            does not fit the pictures.
     """
 
     def __init__(self, folder: Path, clients: Mapping[str, str], nodes: Collection[str], inputs: InputSpec) -> None:
@@ -47,6 +49,7 @@ class FolderTruth(HeldTruth):
         self._inputs = inputs
         self._folders = _client_folders(folder, clients, nodes)
         self._numbers = _class_numbers(folder, self._all_classes(), inputs.classes)
+        self._groups = _groups_of_files(folder)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -64,7 +67,9 @@ class FolderTruth(HeldTruth):
         if not files:
             return None
         images = torch.cat([_same_size(self._picture(path), files[0][0], self._inputs) for path, _ in files])
-        return Truth(images=images, labels=torch.tensor([label for _, label in files]))
+        labels = torch.tensor([label for _, label in files])
+        groups = {name: [of_files[path] for path, _ in files] for name, of_files in self._groups.items()}
+        return Truth(images=images, labels=labels, groups=groups)
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
         """By the names of folders."""
@@ -111,6 +116,15 @@ class FolderTruth(HeldTruth):
             raise ValueError(f"{path} cannot be read as a picture ({error}); remove or replace it") from error
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return torch.tensor(planes.copy(), dtype=torch.float32)[None] / 255
+
+
+def _groups_of_files(folder: Path) -> dict[str, dict[Path, str]]:
+    """Column of ``groups.csv`` to the group of each picture; no folder is read where there is no such table."""
+    if not (folder / TABLE_NAME).is_file():
+        return {}
+    pictures = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_ENDINGS]
+    columns = columns_of_folder(folder, pictures)
+    return {name: dict(zip(pictures, column, strict=True)) for name, column in columns.items()}
 
 
 def _same_size(image: Tensor, path: Path, inputs: InputSpec) -> Tensor:
@@ -165,7 +179,7 @@ def _class_numbers(folder: Path, names: Sequence[str], classes: int) -> dict[str
 
 
 class NpzTruth(HeldTruth):
-    """Arrays ``images`` and ``labels`` with, for each image, ``node`` and ``round`` where they differ.
+    """Arrays ``images`` and ``labels`` with, for each image, ``node`` and ``round`` where they differ, ``group_NAME``.
 
     Args:
         path: Of the file.
@@ -188,6 +202,7 @@ class NpzTruth(HeldTruth):
             raise ValueError(f"{path}: {error}") from error
         self._nodes = _column(path, arrays, "node", len(self._labels))
         self._rounds = _column(path, arrays, "round", len(self._labels))
+        self._groups = columns_of_arrays(path, arrays, len(self._labels))
         if self._nodes is None and len(nodes) > 1:
             raise ValueError(
                 f"{path} does not say whose its images are, and the tape has {len(nodes)} clients; add an array "
@@ -201,7 +216,11 @@ class NpzTruth(HeldTruth):
     def truth(self, entry: Located) -> Truth | None:
         """The images of this client and round."""
         mine = self._of(entry)
-        return Truth(images=self._images[mine], labels=self._labels[mine]) if bool(mine.any()) else None
+        if not bool(mine.any()):
+            return None
+        places = mine.nonzero().flatten().tolist()
+        groups = {name: [column[place] for place in places] for name, column in self._groups.items()}
+        return Truth(images=self._images[mine], labels=self._labels[mine], groups=groups)
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
         """Of the labels."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attacker.audit.record.csv_file import write_results
+from attacker.audit.record.groups import group_disclosures
 from attacker.audit.record.json_file import write_record
 from attacker.audit.record.schema import AuditRecord, LeakageSummary
 from attacker.audit.verdict.bounds import bounds
@@ -21,7 +22,7 @@ def finish_record(record: AuditRecord, leakage: Sequence[LeakageSummary] = ()) -
         leakage: Leakage indices, one for each federation at most; none leaves those of the record.
     """
     whole = record.model_copy(update={"leakage": list(leakage)}) if leakage else record
-    whole = whole.model_copy(update={"bounds": bounds(whole)})
+    whole = whole.model_copy(update={"bounds": bounds(whole), "group_disclosures": group_disclosures(whole)})
     raised = flags(whole)
     return whole.model_copy(update={"flags": raised, "verdicts": verdicts(whole, raised)})
 

@@ -17,6 +17,7 @@ from attacker.audit.record.trials import share_interval
 from attacker.audit.record.view import WORKS, FederationView, views
 from attacker.audit.verdict import privacy_flags, search_flags
 from attacker.audit.verdict.control_flags import control_untrained
+from attacker.audit.verdict.group_flags import uneven_disclosure
 from attacker.audit.verdict.identified import images_identified, true_images_first
 from attacker.wording import capitalised, counted, defence_name, figure, joined, percent
 
@@ -236,6 +237,7 @@ CHECKS: tuple[Callable[[FederationView], Iterator[Found]], ...] = (
     privacy_flags.claim_refuted,
     privacy_flags.canaries_missing,
     privacy_flags.canaries_present,
+    uneven_disclosure,
     _tape_damaged,
 )
 """Every rule, in the order of its flags."""

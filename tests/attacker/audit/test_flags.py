@@ -324,4 +324,4 @@ def test_flags_are_a_pure_function_and_every_rule_is_used():
     before = whole.model_dump_json()
     assert flags(whole) == flags(whole)
     assert whole.model_dump_json() == before
-    assert len(CHECKS) == len(set(CHECKS)) == 30
+    assert len(CHECKS) == len(set(CHECKS)) == 31
