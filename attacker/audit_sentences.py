@@ -111,7 +111,7 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "identification-needs-others": "Whose image it is cannot be said of every image: the evaluation knows no other "
         "one that it could be taken for.",
         "identification-few": "The true image is told from {others} others of its class, or more: to be first among "
-        "fewer than {needed:,} may be chance, so that no image that is alone in its update is said to be identified.",
+        "fewer than {needed:,} may be chance, so that an attack has to put several images first to identify any.",
         "identification-no-features": "Images were compared by pixels only; the extra identification (pip install "
         "'fl-precode[identification]') compares features as well.",
         "identification-needs-time": "The budget had no time to compare features.",

@@ -221,7 +221,9 @@ def noise_table(rows: dict[str, Row]) -> str:
 
 def defences_table(rows: dict[str, Row]) -> str:
     """Of audits behind defences."""
-    names = "images, defence | mean SSIM | reconstructed | first by pixels | median place | identified | first by features"
+    names = (
+        "images, defence | mean SSIM | reconstructed | first by pixels | median place | identified | first by features"
+    )
     lines = [f"| {names} |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for name, row in rows.items():
         by = {found["measure"]: found for found in row["identification"]}
@@ -238,11 +240,12 @@ def _beside_ssim(placed: list[Row]) -> str:
     identified = [one for one in placed if one["identified"]]
     alike = [one for one in placed if one["ssim"] >= 0.6]
     back = sum(one["came_back"] for one in placed)
+    unnamed = sum(one["came_back"] and not one["identified"] for one in placed)
     sentence = (
         f"Of {len(placed)} images {len(identified)} were identified by pixels, {back} were reconstructed; "
-        f"{sum(not one['came_back'] for one in identified)} of the identified were not reconstructed, "
-        f"{sum(one['came_back'] and not one['identified'] for one in placed)} that were reconstructed were not identified, and "
-        f"{sum(not one['identified'] for one in alike)} of {len(alike)} with an SSIM of 0.6 or more were not."
+        f"{sum(not one['came_back'] for one in identified)} of the identified were not reconstructed, {unnamed} that "
+        f"were reconstructed were not identified, and {sum(not one['identified'] for one in alike)} of {len(alike)} "
+        "with an SSIM of 0.6 or more were not."
     )
     found = rank_correlation([one["ssim"] for one in placed], [-one["rank"] for one in placed])
     if found is None:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from scipy.stats import fisher_exact
 
 from attacker.audit.record.group_entries import DisclosedGroup, GroupDisclosure, Grouping, GroupShare
+from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AuditRecord, ImageResult, VictimImage
 from attacker.audit.record.trials import originals, share_interval, trials
 from attacker.audit.record.view import FederationView, views
@@ -88,7 +89,8 @@ def _images(view: FederationView) -> list[_Image]:
     asked = {row.victim_id: row for row in own if row.baseline_ssim is not None}
     back = view.back()
     compared = {row.victim_id for row in own if row.candidates is not None}
-    named = {row.victim_id for row in own if row.identified or row.feature_identified}
+    identified = identified_in(view)
+    named = frozenset[str]() if identified is None else identified.victims
     return [
         _Image(
             victim,

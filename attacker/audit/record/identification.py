@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from attacker.audit.record.schema import ImageResult, RankSummary
-from attacker.audit.record.trials import trials, update_of
+from attacker.audit.record.schema import ImageResult, RankSummary, VictimImage
+from attacker.audit.record.trials import originals, trials, update_of
 from attacker.metrics.intervals import exact_interval
-from attacker.metrics.places import Place, chance_of_first
+from attacker.metrics.places import FEWEST, Compared, Place, chance_of_first, identifies
 
 Measure = Literal["pixels", "features"]
 MEASURES: Final[tuple[Measure, ...]] = ("pixels", "features")
@@ -78,16 +78,61 @@ def _summary(measure: Measure, ranked: Sequence[_Ranked], same: Mapping[str, str
 
 
 def _chance(ranked: Sequence[_Ranked], same: Mapping[str, str]) -> float:
-    """Of so many first places by pictures that say nothing; an image that is attacked again counts the first time."""
+    """Of so many first places by pictures that say nothing."""
+    return chance_of_first(*_first_of(ranked, same))
+
+
+def _first_of(ranked: Sequence[_Ranked], same: Mapping[str, str]) -> tuple[int, list[Compared]]:
+    """Images that are first alone, and what was compared; an image that is attacked again counts the first time."""
     seen: set[str] = set()
     first = 0
-    updates: dict[tuple[int, str], tuple[int, int]] = {}
+    updates: dict[tuple[int, str], Compared] = {}
     for image in ranked:
         original = same.get(image.row.victim_id, image.row.victim_id)
         key = update_of(image.row)
-        images, pictures = updates.get(key, (0, 0))
+        known = updates.get(key, Compared(0, 0, image.of_class))
         new = original not in seen
-        updates[key] = images + new, pictures + (image.place is not None)
+        updates[key] = Compared(
+            known.images + new, known.pictures + (image.place is not None), min(known.candidates, image.of_class)
+        )
         first += new and image.place is not None and image.place.alone
         seen.add(original)
-    return chance_of_first(first, list(updates.values()), min(image.of_class for image in ranked))
+    return first, list(updates.values())
+
+
+def with_identified(rows: Sequence[ImageResult], victims: Iterable[VictimImage]) -> list[ImageResult]:
+    """The results with what each attack identified, judged over all images that it was tried on.
+
+    An image is identified that is first alone among `FEWEST` candidates of its class or more, where chance would not
+    make as many images first (`attacker.metrics.places.identifies`).
+
+    Args:
+        rows: Results with places, of any attacks and federations.
+        victims: The attacked images, of which some may be the same.
+    """
+    same = originals(victims)
+    attacks: dict[tuple[str, str], list[ImageResult]] = {}
+    for row in rows:
+        if row.candidates is not None and row.outcome != "not_applicable":
+            attacks.setdefault((row.federation, row.attack), []).append(row)
+    judged: dict[tuple[str, str], dict[str, bool]] = {}
+    for compared in attacks.values():
+        for measure in MEASURES:
+            for row, identified in _identified(compared, measure, same):
+                fields = judged.setdefault((row.attack, row.victim_id), {})
+                fields["identified" if measure == "pixels" else "feature_identified"] = identified
+    return [row.model_copy(update=judged.get((row.attack, row.victim_id), {})) for row in rows]
+
+
+def _identified(
+    rows: Sequence[ImageResult], measure: Measure, same: Mapping[str, str]
+) -> list[tuple[ImageResult, bool]]:
+    """Of the images with a place, by one measure."""
+    ranked = [_ranked(row, measure) for row in rows]
+    enough = [image for image in ranked if image.of_class >= FEWEST]
+    sure = identifies(*_first_of(enough, same))
+    return [
+        (image.row, sure and image.place.alone and image.of_class >= FEWEST)
+        for image in ranked
+        if image.place is not None
+    ]

@@ -15,7 +15,7 @@ from attacker.audit.record.identification import rank_summaries
 from attacker.audit.record.schema import AttackSummary, ImageResult, RankSummary
 from attacker.audit.record.trials import originals, share_interval, trials, update_of
 from attacker.audit.record.view import FederationView
-from attacker.metrics.places import LEVEL, chance_of_first
+from attacker.metrics.places import FEWEST, LEVEL, Compared, identifies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _chances(rows: Sequence[ImageResult], ranks: RankSummary, same: Mapping[str,
     compared = [row for row in rows if (row.candidates or 1) > 1]
     if not compared:
         return []
-    enough = [row for row in compared if (row.candidates_of_class or 1) * LEVEL > 1]
+    enough = [row for row in compared if (row.candidates_of_class or 1) >= FEWEST]
     if not enough or len(enough) == len(compared):
         return [ranks.chance]
     return [ranks.chance, *(one.chance for one in rank_summaries(enough, same) if one.measure == ranks.measure)]
@@ -143,12 +143,11 @@ def _identified(row: ImageResult, one: LinedUp) -> bool:
 
 
 def _nameable(compared: Sequence[ImageResult]) -> int:
-    """Images whose update had candidates enough for all of its images together to be identified."""
+    """Images that would be identified if all were first: none where all of them together have too few candidates."""
     updates: dict[tuple[int, str], dict[str, int]] = {}
     for row in compared:
-        updates.setdefault(update_of(row), {})[row.victim_id] = row.candidates_of_class or 1
-    return sum(
-        len(images)
-        for images in updates.values()
-        if chance_of_first(len(images), [(len(images), len(images))], min(images.values())) < LEVEL
-    )
+        if (row.candidates_of_class or 1) >= FEWEST:
+            updates.setdefault(update_of(row), {})[row.victim_id] = row.candidates_of_class or 1
+    count = sum(map(len, updates.values()))
+    looks = [Compared(len(images), len(images), min(images.values())) for images in updates.values()]
+    return count if identifies(count, looks) else 0

@@ -379,8 +379,8 @@ class ImageResult(ImageScore):
     )
     identified: bool | None = Field(
         default=None,
-        description="whether the true image is first alone, and chance would make as many images of the update first "
-        "with a probability below 0.001",
+        description="whether the true image is first alone, and chance would make as many images of the attack first "
+        "with a probability below 0.001, and at most a twentieth of them in the mean",
     )
     feature_distance: Number | None = Field(
         default=None, description="LPIPS-like distance from the true image, null without the extra identification"

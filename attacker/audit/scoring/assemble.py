@@ -21,6 +21,7 @@ from attacker.audit.inputs.tape_source import summarise_federation
 from attacker.audit.inputs.update_facts import assumptions_about, update_facts
 from attacker.audit.planning.readings import readings
 from attacker.audit.record.counting import beats
+from attacker.audit.record.identification import with_identified
 from attacker.audit.record.schema import (
     AttackDescription,
     AuditRecord,
@@ -94,6 +95,7 @@ def assemble(
         lacks = scene.what_identification_lacks(settings.candidates)
         noted = {"identification_note": str(lacks), "identification_codes": list(lacks.codes)}
         entries.append(entry.model_copy(update=noted))
+    rows = with_identified(rows, images)
     tried = {(row.federation, row.attack) for row in rows}
     return AuditRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,7 +20,7 @@ from attacker.audit.truth.best_guess import digest
 from attacker.audit.truth.candidates import NO_CANDIDATES, Candidates
 from attacker.metrics.feature_distance import FeatureNetwork, feature_distances, feature_network
 from attacker.metrics.identification import crops, pixel_distances, place_of, reduced
-from attacker.metrics.places import LEVEL, Place, chance_of_first
+from attacker.metrics.places import LEVEL, Place
 from attacker.optim.deadline import time_is_up
 from attacker.reasons import Reason, because, joined
 
@@ -192,10 +192,9 @@ class LineUp:
             own = float(pixel_distances(picture, crops(self._images[number][None])))
             others = pixel_distances(picture, among.pool.crops)[0, among.places]
             places[number] = _Placed(own, others, among)
-        for number, chance, identified in self._judged(places):
-            placed = places[number].place
-            fields[number] |= {"rank": placed.rank, "rank_tied": placed.tied}
-            fields[number] |= {"rank_chance": chance, "identified": identified}
+        for number, placed in places.items():
+            fields[number] |= {"rank": placed.place.rank, "rank_tied": placed.place.tied}
+            fields[number]["rank_chance"] = placed.chance_in(len(places))
 
     def _by_features(self, pictures: Tensor, there: Sequence[int], fields: list[dict[str, Any]]) -> None:
         network = network_for(pictures)
@@ -211,20 +210,9 @@ class LineUp:
                 return
             others = feature_distances(made[None], known)[0, among.places]
             places[number] = _Placed(distance, others, among)
-        for number, chance, identified in self._judged(places):
-            placed = places[number].place
-            fields[number] |= {"feature_rank": placed.rank, "feature_tied": placed.tied}
-            fields[number] |= {"feature_chance": chance, "feature_identified": identified}
-
-    def _judged(self, places: Mapping[int, _Placed]) -> list[tuple[int, float, bool]]:
-        """Of each image the chance of its place, and whether it is identified."""
-        first = len({self._prints[number] for number, placed in places.items() if placed.place.alone})
-        fewest = min((self._among[number].all_of_class for number in places), default=1)
-        chance = chance_of_first(first, [(len(set(self._prints)), len(places))], fewest)
-        return [
-            (number, min(1.0, len(places) * placed.in_class.chance), placed.place.alone and chance < LEVEL)
-            for number, placed in places.items()
-        ]
+        for number, placed in places.items():
+            fields[number] |= {"feature_rank": placed.place.rank, "feature_tied": placed.place.tied}
+            fields[number]["feature_chance"] = placed.chance_in(len(places))
 
 
 class _Placed:
@@ -236,6 +224,10 @@ class _Placed:
     def __init__(self, own: float, others: Tensor, among: _Among) -> None:
         self.place: Place = place_of(own, others, among.copies)
         self.in_class: Place = place_of(own, others[among.of_class], among.copies)
+
+    def chance_in(self, pictures: int) -> float:
+        """Of such a place or a better one where so many pictures of an update were put in the order of the truth."""
+        return min(1.0, pictures * self.in_class.chance)
 
 
 def _among(pool: _Pool, image: Tensor, own: bytes, label: int, behind: frozenset[bytes], most: int) -> _Among:

@@ -27,8 +27,8 @@ from fl_precode.private_file import write_private
 RECOMMENDATION_NAME = "recommendation.json"
 
 _TOO_WEAK = (
-    "the attacks reconstruct nothing without any defence either{reached}, so they cannot tell defences apart. Take more "
-    "iterations (--scale), other attacks (--attacks) or another model."
+    "the attacks reconstruct nothing without any defence either{reached}, so they cannot tell defences apart. Take "
+    "more iterations (--scale), other attacks (--attacks) or another model."
 )
 
 Teller = Callable[[str, float], None]

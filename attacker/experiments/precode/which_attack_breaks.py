@@ -90,7 +90,8 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: SetupState | N
 
 def _came_back(score: Score) -> str:
     low, high = score.interval or (0.0, 1.0)
-    text = f"{score.successes} of {score.victims} images were reconstructed (95 % interval {wording.interval(low, high)})"
+    sure = f"95 % interval {wording.interval(low, high)}"
+    text = f"{score.successes} of {score.victims} images were reconstructed ({sure})"
     if score.not_applicable:
         text += f", {score.not_applicable} not attacked because it does not fit them"
     return text

@@ -9,6 +9,7 @@ import pytest
 
 from attacker.audit.record.groups import MOST_GROUPS, group_disclosures
 from attacker.audit.record.schema import GroupDisclosure, VictimImage
+from attacker.audit.scoring.similarity import summarise
 from attacker.audit.verdict.finish import finish_record
 from tests.attacker.records import PLAIN, federation, record, rows, summary
 
@@ -26,7 +27,7 @@ def audited(marks, *, labels=None, columns=None, nodes=None, each=1, identified=
         count,
         ssim=[0.9 if mark else 0.2 for mark in marks],
         **places,
-        **({} if identified is None else {"identified": list(identified), "candidates": 1001}),
+        **({} if identified is None else first_where(identified)),
         **changes,
     )
     victims = [
@@ -43,8 +44,16 @@ def audited(marks, *, labels=None, columns=None, nodes=None, each=1, identified=
         )
         for place, row in enumerate(found)
     ]
-    done = [summary("f1", PLAIN, sum(marks), count)]
+    done = [summary("f1", PLAIN, sum(marks), count) if identified is None else summarise("f1", PLAIN, found, victims)]
     return record([federation("f1")], done, results=found, victims=victims)
+
+
+def first_where(identified):
+    """Fields of results whose true images are first among 1,001 where they are identified."""
+    ranks = [1.0 if mark else 300.0 for mark in identified]
+    return {
+        "identified": list(identified), "rank": ranks, "rank_tied": 0, "candidates": 1001, "candidates_of_class": 1001
+    }  # fmt: skip
 
 
 def by(found: list[GroupDisclosure], grouping: str, column: str = "") -> GroupDisclosure:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.record.csv_file import results_text
-from attacker.audit.record.identification import rank_summaries
+from attacker.audit.record.identification import rank_summaries, with_identified
 from attacker.audit.record.json_file import read_record
+from attacker.audit.record.schema import VictimImage
 from attacker.audit.scoring import identification
 from attacker.audit.scoring.identification import LineUp, Pools, what_lacks
 from attacker.audit.settings import AuditSettings
@@ -87,12 +88,12 @@ def test_an_exact_reconstruction_is_first_among_the_images_of_its_class(taped, t
         assert (row.rank, row.rank_tied) == (1, 0)
         assert 100 < row.candidates == row.candidates_of_class < 200  # all training digits of one class
         assert row.rank_chance == pytest.approx(1 / row.candidates)
-        assert row.identified is False  # chance makes one image of 150 first
+        assert row.identified is True  # chance makes one image of 150 first, and not four of four
     (summary,) = record.summaries
     ranks = summary.identification[0]
-    assert (ranks.measure, ranks.first, ranks.images, ranks.median_rank, ranks.identified) == ("pixels", 4, 4, 1, 0)
+    assert (ranks.measure, ranks.first, ranks.images, ranks.median_rank, ranks.identified) == ("pixels", 4, 4, 1, 4)
     assert ranks.first_interval == pytest.approx((0.398, 1), abs=0.001)
-    assert ranks.chance < 1e-6  # but not four of four
+    assert ranks.chance < 1e-6
     (federation,) = record.federations
     assert "identification-few" in federation.identification_codes
     assert ("identification-no-features" in federation.identification_codes) == (feature_network() is None)
@@ -157,9 +158,39 @@ def test_the_page_and_the_table_say_it_and_redaction_hides_no_number_and_no_othe
     assert {f"images/{path.name}" for path in (tmp_path / "images").iterdir()} <= known
     table = list(csv.DictReader(results_text(record).splitlines()))
     assert {line["rank"] for line in table} == {"1.0"}
-    assert {line["identified"] for line in table} <= {"0", "False"}
+    assert {line["identified"] for line in table} == {"True"}
     stored = json.loads((tmp_path / "audit.json").read_text())
     assert stored["summaries"][0]["identification"][0]["first"] == 4
+
+
+def identified(updates, same=None):
+    """What an attack identified, from the scores of each update; ``same`` has images that are another's copy."""
+    flat = [{**scores, "node": str(node)} for node, update in enumerate(updates) for scores in update]
+    results = [
+        row.model_copy(update=fields) for row, fields in zip(rows("f1", "first-layer", len(flat)), flat, strict=True)
+    ]
+    copies = [victim(row).model_copy(update={"same_as": (same or {}).get(row.victim_id)}) for row in results]
+    return [row.identified for row in with_identified(results, copies)]
+
+
+def victim(row):
+    return VictimImage(
+        id=row.victim_id, federation=row.federation, round=row.round, node=row.node, image=row.image, label=0,
+        label_name=None, truth=None, baseline=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "of", "candidates", "expected"),
+    [(1, 64, 1001, 0), (2, 64, 1001, 0), (3, 64, 1001, 3), (13, 16, 1000, 13), (4, 16, 128, 4), (32, 64, 20, 0),
+     (16, 16, 19, 0)],
+)  # fmt: skip
+def test_what_an_attack_identifies_goes_by_all_of_its_images(first, of, candidates, expected):
+    scores = [
+        {"candidates": candidates, "candidates_of_class": candidates, "rank": 1 if place < first else 9, "rank_tied": 0}
+        for place in range(of)
+    ]
+    assert sum(identified([[one] for one in scores])) == expected
 
 
 def test_an_image_alone_is_identified_from_a_thousand_others_on(pictures, by_pixels):
@@ -167,9 +198,10 @@ def test_an_image_alone_is_identified_from_a_thousand_others_on(pictures, by_pix
     labels = torch.zeros(len(many), dtype=torch.int64)
     noisy = many[:1] + 0.2 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(4))
     (found,) = line_up(many, labels).scores(noisy.clamp(0, 1))
-    assert (found["candidates"], found["rank"], found["identified"]) == (1001, 1, True)
+    assert (found["candidates"], found["rank"], identified([[found]])) == (1001, 1, [True])
     (fewer,) = line_up(many, labels, candidates=999).scores(noisy.clamp(0, 1))
-    assert (fewer["candidates"], fewer["rank"], fewer["identified"]) == (1000, 1, False)
+    assert (fewer["candidates"], fewer["rank"], identified([[fewer]])) == (1000, 1, [False])
+    assert identified([[fewer]] * 2) == [True] * 2, "two updates whose images are first are no chance"
 
 
 def test_one_image_of_a_batch_is_not_identified_and_several_are(pictures):
@@ -179,10 +211,10 @@ def test_one_image_of_a_batch_is_not_identified_and_several_are(pictures):
     made[0] = pictures[0]
     alone = behind.scores(made)
     assert [found["rank"] for found in alone] == [1, 99, 99, 99]
-    assert [found["identified"] for found in alone] == [False] * 4
+    assert identified([alone]) == [False] * 4
     assert alone[0]["rank_chance"] == pytest.approx(4 / 197)  # four images could have been the nearest
     all_of_them = behind.scores(pictures[:4])
-    assert all(found["identified"] for found in all_of_them)
+    assert identified([all_of_them]) == [True] * 4
     made[2:] = torch.nan
     found = behind.scores(made)
     assert [("rank" in one, one["candidates"]) for one in found] == [(True, 197)] * 2 + [(False, 197)] * 2
@@ -201,7 +233,7 @@ def test_images_that_are_all_equal_are_told_from_none(pictures):
     labels = torch.zeros(60, dtype=torch.int64)
     (found,) = line_up(same, labels, source=Repeated).scores(same[:1])
     assert (found["candidates"], found["rank"], found["rank_tied"]) == (60, 30.5, 59)
-    assert (found["rank_chance"], found["identified"]) == (1, False)
+    assert (found["rank_chance"], identified([[found]])) == (1, [False])
     held = line_up(same, labels)  # where an image counts once, there is no other
     assert held.scores(same[:1]) == [{}]
     assert what_lacks([held], 1000, late=False).codes[0] == "identification-needs-others"
@@ -220,7 +252,8 @@ def test_images_of_the_update_are_no_candidates_of_each_other(pictures):
 def test_an_image_that_is_twice_in_an_update_is_one(pictures):
     twice = torch.cat([pictures[:1], pictures])
     found = line_up(twice, torch.zeros(201, dtype=torch.int64), behind=2).scores(twice[:2])
-    assert [(one["rank"], one["candidates"], one["identified"]) for one in found] == [(1, 200, False)] * 2
+    assert [(one["rank"], one["candidates"]) for one in found] == [(1, 200)] * 2
+    assert identified([found], same={"f1-u1-i0": "f1-u0-i0"}) == [False] * 2
 
 
 def test_what_there_is_no_time_for_is_left_out_and_said(pictures):

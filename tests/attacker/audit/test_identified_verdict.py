@@ -144,8 +144,8 @@ def test_images_that_are_first_and_none_for_sure_forbid_held():
 
 
 def test_images_of_a_small_class_do_not_hide_the_others():
-    sizes = [1001] * 63 + [5]
-    fields = lined_up(5, 64, candidates_of_class=sizes, identified=[place < 5 for place in range(64)])
+    ranks = [1.0] * 5 + [300.0] * 27 + [1.0, 2.0] * 16
+    fields = lined_up(5, 64, candidates_of_class=[1001] * 32 + [2] * 32) | {"rank": ranks}
     whole = audit({PLAIN: {}, ADAPTIVE: fields})
     assert rank_summaries([row for row in whole.results if row.attack == ADAPTIVE], {})[0].chance == 1
     assert said(whole).verdict == "leaks in part"
@@ -251,7 +251,7 @@ def test_the_gate_has_a_limit_of_its_own():
     ("fields", "reason"),
     [
         ({}, "how many images can be identified is not known: no image was told from others (--candidates)"),
-        (lined_up(0, 64, 150), "to be told for sure from others, among 150 candidates are too few"),
+        (lined_up(0, 64, 19), "to be told for sure from others, among 19 candidates are too few"),
         (
             lined_up(0, 64, node=[str(place // 2) for place in range(64)]) | {"rank": [1.0, 300.0] * 32},
             "32 of 64 images are first among 1,001 candidates, more than by chance, and none of them for sure",

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from attacker.metrics.feature_distance import feature_distances, feature_network
 from attacker.metrics.identification import crops, pixel_distances, place_of, reduced
 from attacker.metrics.intervals import exact_interval
-from attacker.metrics.places import Place, chance_of_first
+from attacker.metrics.places import Compared, Place, chance_of_first
 from attacker.metrics.similarity import match_batch
 from fl_precode.data import load_data
 
@@ -91,21 +91,21 @@ def test_the_chance_of_a_batch_is_never_understated(digits, generator, images):
         counted[sum(place.alone for place in places)] += 1
     for first in (1, 2, 3):
         seen = int(counted[first:].sum())
-        bound = chance_of_first(first, [(batch, batch)], candidates)
+        bound = chance_of_first(first, [Compared(batch, batch, candidates)])
         assert seen == 0 or binomtest(seen, tries, bound, alternative="greater").pvalue > 0.001
 
 
 def test_the_chance_of_one_image_each_is_about_the_binomial_one():
-    one = [(1, 1)] * 16
+    one = [Compared(1, 1, 1001)] * 16
     for first in (1, 2, 3):
         exact = binomtest(first, 16, 1 / 1001, alternative="greater").pvalue
-        assert exact <= chance_of_first(first, one, 1001) <= 7 * exact
-    assert chance_of_first(16, one, 1001) < 1e-20
-    assert chance_of_first(2, [(1, 1)], 1001) == 0  # more than there are
-    assert chance_of_first(3, [(8, 2)], 1001) == 0  # more than there are pictures
-    assert chance_of_first(1, one, 1) == 1
-    assert chance_of_first(64, [(64, 64)], 1001) < 1e-13
-    assert chance_of_first(400, [(1, 1)] * 400, 1001) < 1e-300  # below what a float can hold
+        assert exact <= chance_of_first(first, one) <= 7 * exact
+    assert chance_of_first(16, one) < 1e-20
+    assert chance_of_first(2, one[:1]) == 0  # more than there are
+    assert chance_of_first(3, [Compared(8, 2, 1001)]) == 0  # more than there are pictures
+    assert chance_of_first(1, [Compared(1, 1, 1)] * 16) == 1
+    assert chance_of_first(64, [Compared(64, 64, 1001)]) < 1e-13
+    assert chance_of_first(400, one[:1] * 400) < 1e-300  # below what a float can hold
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 7), (3, 7), (7, 7), (55, 64)])
