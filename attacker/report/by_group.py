@@ -9,7 +9,7 @@ from typing import Final
 from attacker import wording
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.counting import comparable, counts
-from attacker.audit.record.groups import group_disclosures
+from attacker.audit.record.groups import LEVEL, group_disclosures
 from attacker.audit.record.schema import (
     AuditRecord,
     DisclosedGroup,
@@ -168,19 +168,19 @@ def _tested(group: DisclosedGroup) -> bool:
 
 def _table(found: GroupDisclosure, redact: bool) -> GroupTable:
     head = found.column if found.grouping == "column" else wording.capitalised(found.grouping)
-    images = wording.counted(found.images, "image")
+    images, by = wording.counted(found.images, "image"), f"By {found.column or found.grouping}: "
     many = wording.counted(found.of, "group" if found.grouping == "column" else found.grouping, _MANY[found.grouping])
     notes = []
     if found.of == 1:
         only = _name(found, found.groups[0], redact)
-        notes.append(f"All {images} are of {only}." if found.images > 1 else f"The only image is of {only}.")
+        notes.append(f"{by}{f'all {images} are' if found.images > 1 else 'the only image is'} of {only}.")
     shown = found.groups[:MOST_ROWS]
     if found.of > len(shown):
         notes.append(f"{wording.count(found.of - len(shown))} more, which were disclosed less, are not shown.")
     if found.ungrouped:
         notes.append(f"Of {wording.counted(found.ungrouped, 'more image')} the group is not known.")
     return GroupTable(
-        title=f"By {found.column or found.grouping}: {many}, {images}",
+        title=f"{by}{many}, {images}",
         head=head,
         rows=tuple(_row(found, group, redact) for group in shown) if found.of > 1 else (),
         notes=tuple(notes),
@@ -218,7 +218,9 @@ def _against(share: GroupShare, identified: GroupShare | None) -> str:
     if share.corrected is None:
         return _NOT_TESTED[share.not_tested]
     chance = wording.chance(share.corrected)
-    return f"more often ({chance})" if share.uneven else chance
+    if share.corrected < LEVEL:
+        return f"{'more' if share.uneven else 'less'} often ({chance})"
+    return chance
 
 
 def _most_disclosed(record: AuditRecord, federation: FederationSummary, redact: bool) -> tuple[DisclosedImage, ...]:

@@ -145,7 +145,8 @@ def _most_disclosed(group: DisclosedGroup) -> tuple[object, ...]:
     shares = [share for share in (group.reconstructed, group.identified) if share is not None]
     uneven = any(share.uneven for share in shares)
     lowest = [-share.interval[0] for share in shares]
-    return not uneven, lowest[0], lowest[-1], -group.images, group.name
+    number = int(group.name) if group.name.isdecimal() else 0
+    return not uneven, lowest[0], lowest[-1], -group.images, number, group.name
 
 
 def _shares(by_name: Mapping[str, Sequence[_Image]], same: Mapping[str, str], way: _Way) -> dict[str, GroupShare]:

@@ -28,15 +28,16 @@ def uneven_disclosure(view: FederationView) -> Iterator[Found]:
 
 
 def uneven_groups(found: GroupDisclosure) -> list[Found]:
-    """A flag for each uneven group of one grouping, the surest first."""
+    """A flag for each uneven group of one grouping, the surest first; it is of reconstructed images where these are."""
     ways = (("reconstructed", found.reconstructed, found.images), ("identified", found.identified, found.compared))
     uneven = [
         (share.corrected or 0.0, way, disclosed, images, group, share)
         for way, disclosed, images in ways
         for group in found.groups
         if (share := share_of(group, way)) is not None and share.uneven
+        if way == "reconstructed" or not group.reconstructed.uneven
     ]
-    uneven.sort(key=lambda one: one[:2])
+    uneven.sort(key=lambda one: one[0])
     return [
         raised_flag(
             "uneven-disclosure",

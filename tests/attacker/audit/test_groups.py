@@ -104,6 +104,9 @@ def test_identified_images_are_counted_by_themselves():
     assert not found.groups[0].reconstructed.uneven
     sentences = [flag.sentence for flag in finish_record(made).flags if flag.name == "uneven-disclosure"]
     assert ["were identified more often" in sentence for sentence in sentences] == [True]
+    both = finish_record(audited(NINE_OF_TEN, labels=CLASSES, identified=NINE_OF_TEN))
+    assert by(both.group_disclosures, "class").groups[0].identified.uneven
+    assert ["were reconstructed" in one.sentence for one in both.flags if one.name == "uneven-disclosure"] == [True]
     unknown = by(group_disclosures(audited([True] * 4, labels=[1, 1, 2, 2])), "class")
     assert {group.identified for group in unknown.groups} == {None}
 

@@ -36,6 +36,12 @@ def test_what_is_uneven_is_a_sentence_and_the_rest_a_click_away(tmp_path):
     assert "Identified" not in part
 
 
+def test_a_group_that_is_spared_is_told_from_one_that_is_hit():
+    (by_client, by_sex) = section(audited(NINE_OF_TEN, columns={"sex": ["f"] * 10 + ["m"] * 30})).tables
+    assert [row.against for row in by_sex.rows] == ["more often (p < 0.001)", "less often (p < 0.001)"]
+    assert {row.against for row in by_client.rows} == {"not tested: one trial"}
+
+
 def test_a_record_from_before_is_counted_for_the_page():
     made = audited(NINE_OF_TEN, labels=CLASSES)
     assert made.group_disclosures == []
@@ -48,7 +54,7 @@ def test_even_groups_and_groups_that_cannot_be_tested_are_told_apart():
     assert even.otherwise.startswith("No class was disclosed more often than the rest by more than chance")
     alone = section(audited([True] * 4, labels=[7] * 4))
     assert alone.otherwise.startswith("No group can be compared with the rest")
-    assert [table.notes for table in alone.tables][0] == ("All 4 images are of class 7.",)
+    assert [table.notes for table in alone.tables][0] == ("By class: all 4 images are of class 7.",)
     assert alone.tables[0].rows == ()
 
 
