@@ -46,7 +46,13 @@ def lines(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) ->
 def _images(view: FederationView, verdict: VerdictName, raised: Sequence[Flag]) -> VerdictLine:
     state = _STATES[verdict]
     if state == "not known" or not view.scored:
-        return VerdictLine(subject="images", state="not known", sentence=_unknown(view), attacks=len(view.tried))
+        return VerdictLine(
+            subject="images",
+            state="not known",
+            sentence=_unknown(view),
+            attacks=len(view.tried),
+            **_identified(identified_in(view)),
+        )
     union = view.union
     guess = view.guessed / union.images if union.images else None
     number = "None" if not union.back else str(union.back)
@@ -110,7 +116,10 @@ def _unknown(view: FederationView) -> str:
         return "The true images are not known: whether what was computed shows them is for eyes to judge." + (
             whose_is_open(view)
         )
-    return "A guess without any update is already so similar to every one of these images that nothing can be told."
+    named = capitalised(named_clause(view).removeprefix("; "))
+    return "A guess without any update is already so similar to every one of these images that nothing can be told." + (
+        f" {named}." if named else ""
+    )
 
 
 def _why_weak(view: FederationView, state: LineState, raised: Sequence[Flag]) -> str:

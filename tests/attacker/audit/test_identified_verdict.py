@@ -155,7 +155,12 @@ def test_images_of_a_small_class_do_not_hide_the_others():
 def test_what_every_guess_reaches_is_told_apart_by_identification():
     easy = {"ssim": 0.7, "baseline_ssim": 0.69, "guess_ssim": 0.7}
     assert said(audit({PLAIN: easy})).verdict == "not known"
-    assert said(audit({PLAIN: easy | lined_up(0, 64)})).verdict == "not known"
+    nobody = audit({PLAIN: easy | lined_up(0, 64)})
+    assert said(nobody).verdict == "not known"
+    assert line(nobody).sentence.endswith("None was identified among 1,001 candidates (95 % interval 0 to 6 %).")
+    assert (line(nobody).identified, line(nobody).identified_of) == (0, 64)
+    left_out = audit({PLAIN: easy}, own={"identification_codes": ["identification-left-out"]})
+    assert line(left_out).sentence.endswith("Whether one can be identified was not tested.")
     assert said(audit({PLAIN: easy | lined_up(20, 64)})).verdict == "leaks in part"
 
 
