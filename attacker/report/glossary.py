@@ -41,8 +41,9 @@ GLOSSARY = (
     (
         "Identified",
         "An image is identified when it is the first of its candidates, as are so many others that the attack was "
-        "tried on that chance makes it in less than one of 1,000 cases. Whoever has the images can tell then which one was trained on, even from a picture that resembles it "
-        "little. In a verdict it counts only where all comparisons of the audit together do not explain it by chance.",
+        "tried on that chance makes it in less than one of 1,000 cases. Whoever has the images can tell then which one "
+        "was trained on, even from a picture that resembles it little. In a verdict it counts only where all "
+        "comparisons of the audit together do not explain it by chance.",
     ),
     (
         "Bound on attacks",
