@@ -46,13 +46,13 @@ CASES: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 """By short name: the words of the table, and the settings besides those that all share."""
 
 
-def measured(name: str, tapes: Path, budget: str) -> tuple[dict[str, Any], list[str]]:
+def measured(name: str, tapes: Path, budget: str, seed: int) -> tuple[dict[str, Any], list[str]]:
     """One case: its tape, where it is not there, and its audit; and what the command said at its end."""
     words, own = CASES[name]
-    folder = tapes.absolute() / name
+    folder = tapes.absolute() / f"{name}-{seed}"
     if not (folder / "evaluation.json").exists():  # written last
         shutil.rmtree(folder, ignore_errors=True)
-        simulate(folder, Settings(**{**SHARED, **own}))
+        simulate(folder, Settings(**{**SHARED, **own, "seed": seed}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as place:
         arguments = [str(folder / "tape"), "--out", f"{place}/audit", "--victims", "8", "--budget", budget]
@@ -66,6 +66,7 @@ def measured(name: str, tapes: Path, budget: str) -> tuple[dict[str, Any], list[
         "case": name,
         "words": words,
         "budget": budget,
+        "seed": seed,
         "seconds": round(seconds, 1),
         "exit": ended.returncode,
         "labels": record["label_disclosures"],
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--budget", default="60s", help="of each audit; where it is short, labels of fewer updates are read"
     )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the federations")
     parser.add_argument("--page", type=Path, help="page that gets the table")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args()
@@ -116,7 +118,7 @@ def main() -> None:
     content["machine"] = this_machine().model_dump()
     for name in options.only:
         content["rows"] = [row for row in content["rows"] if row["case"] != name]
-        row, said = measured(name, options.tapes, options.budget)
+        row, said = measured(name, options.tapes, options.budget, options.seed)
         content["rows"].append(row)
         content["rows"].sort(key=lambda row: list(CASES).index(row["case"]))
         options.out.write_text(json.dumps(content, indent=1) + "\n")
