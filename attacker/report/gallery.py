@@ -43,6 +43,7 @@ class Tile:
         ssim: Of this attack, or None.
         confirmed: Whether the update itself confirms it.
         whose: Whose image it is taken for; empty where nobody compared.
+        identified: Whether that is the true image, beyond chance.
     """
 
     title: str
@@ -56,11 +57,17 @@ class Tile:
     ssim: float | None = None
     confirmed: bool = False
     whose: tuple[str, ...] = ()
+    identified: bool = False
+
+    @property
+    def reconstructed(self) -> bool:
+        """Whether it shows an image that the audit counts as reconstructed."""
+        return bool(self.came_back) or self.confirmed
 
     @property
     def disclosed(self) -> bool:
-        """Whether it shows an image that the audit counts as reconstructed."""
-        return bool(self.came_back) or self.confirmed
+        """Whether it shows an image that the audit counts as reconstructed, or whose it is."""
+        return self.reconstructed or self.identified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +147,7 @@ class Gallery:
 
     @property
     def disclosed(self) -> int:
-        """How many of the first images count as reconstructed."""
+        """How many of the first images count as reconstructed, or are identified."""
         return sum(pair.made.disclosed for pair in self.first)
 
     @property
@@ -231,13 +238,13 @@ def _pair(row: GalleryRow) -> Pair | None:
     if not made:
         return None
     # Where the truth is not known, the most credible picture stands first.
-    best = made[0] if row.large else max(made, key=lambda tile: (tile.disclosed, tile.ssim or 0.0))
+    best = made[0] if row.large else max(made, key=lambda tile: (tile.reconstructed, tile.identified, tile.ssim or 0.0))
     return Pair(truth=None if row.large else row.tiles[0], made=best, place=row.place, title=row.title)
 
 
 def _undisclosed(pair: Pair) -> tuple[bool, bool, float]:
     """Sorts pairs: reconstructed, then identified, then by similarity."""
-    return not pair.made.disclosed, not any("identified" in line for line in pair.made.whose), -(pair.made.ssim or 0.0)
+    return not pair.made.reconstructed, not pair.made.identified, -(pair.made.ssim or 0.0)
 
 
 def _controls(
@@ -358,6 +365,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
         ssim=row.ssim,
         confirmed=row.baseline_ssim is None and confirms(row),
         whose=_named(row),
+        identified=bool(row.identified),
     )
 
 

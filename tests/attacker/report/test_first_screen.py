@@ -14,9 +14,18 @@ from tests.attacker.records import federation, record
 LABELS = VerdictLine(subject="labels", state="leaks", sentence="All classes were read. A guess has none.")
 
 
-def row(federation_id: str, ssim: float, *, back: bool = False, whose: tuple[str, ...] = (), **changes) -> GalleryRow:
+def row(federation_id: str, ssim: float, *, back: bool = False, identified: bool = False, **changes) -> GalleryRow:
     truth = Tile(title="True image", alt="", path="truth.png", placeholder="")
-    made = Tile(title="", alt="", path="made.png", placeholder="", came_back=back, attack="dlg", ssim=ssim, whose=whose)
+    made = Tile(
+        title="",
+        alt="",
+        path="made.png",
+        placeholder="",
+        came_back=back,
+        attack="dlg",
+        ssim=ssim,
+        identified=identified,
+    )
     content = {"round": 1, "node": "7", "place": f"{federation_id} {ssim}", "tiles": (truth, made), "others": ()}
     return GalleryRow(federation=federation_id, title="", ssim=ssim, **content | changes)
 
@@ -33,7 +42,7 @@ def test_what_was_reconstructed_comes_first_and_each_federation_has_its_turn():
 
 
 def test_where_nothing_was_reconstructed_an_identified_image_comes_first():
-    rows = [row("f1", 0.5), row("f1", 0.2, whose=("image identified: place 1 of 1,001",)), row("f1", 0.4)]
+    rows = [row("f1", 0.5), row("f1", 0.2, identified=True), row("f1", 0.4)]
     assert places(rows) == ["f1 0.2", "f1 0.5", "f1 0.4"]
 
 
