@@ -55,11 +55,12 @@ def main() -> None:
         folder = options.work / re.sub(r"[^a-z0-9]+", "-", model)
         found.append(DefenceSearch(experiment, folder, tell).run(at_most=options.families))
         logger.info(found[-1].sentence)
-        keep_figures(found, options.work)
-        command_line.write_record(record(found, options), options)
+        command_line.write_record(record(found, options), options)  # what is known so far
+    command_line.write_record(record(found, options), options)
     keep_figures(found, options.work)
     if options.page:
         write_between(options.page, "recommendations", families_table(found))
+        write_between(options.page, "rungs", rungs_table(found))
         write_between(options.page, "judged", judged_table(found))
 
 
@@ -101,9 +102,9 @@ def record(found: list[Recommendation], options: argparse.Namespace) -> dict[str
 def families_table(found: list[Recommendation]) -> str:
     """A line for each family that was tried."""
     head = [
-        "model", "family, images a step x steps", "reconstructs nothing from noise", "accuracy stays up to noise",
-        "points lost, FedSGD", "points lost, FedAvg", "epsilon, image", "epsilon, client", "bound on any attack",
-        "verdict",
+        "model", "family, images a step x steps", "under FedSGD; under FedAvg", "nothing reconstructed from noise",
+        "accuracy stays up to noise, at least", "points lost, FedSGD", "points lost, FedAvg", "epsilon, image",
+        "epsilon, client", "bound on any attack", "verdict",
     ]  # fmt: skip
     rows = [family_row(one, trial) for one in found for trial in one.trials]
     return "\n".join([line(head), line(["---"] * len(head)), *rows])
@@ -113,18 +114,40 @@ def family_row(found: Recommendation, trial: Trial) -> str:
     rung = next((one for one in trial.rungs if one.noise == trial.noise), None)
     return line([
         f"`{trial.model}`", f"{family_name(trial)}, {trial.batch_size} x {trial.local_steps}",
+        "; ".join(f"`{one}`" for one in trial.defences.values()),
         noise(trial.lowest_holding), noise(trial.highest_affordable), lost(rung, "fedsgd"), lost(rung, "fedavg"),
         epsilon(rung, "image"), epsilon(rung, "client"), bound(rung),
         f"**{trial.verdict}**" if trial == closest_trial(found) else trial.verdict,
     ])  # fmt: skip
 
 
+def rungs_table(found: list[Recommendation]) -> str:
+    """What the attacks made of validation images, untrained weights, by noise."""
+    head = [
+        "model",
+        "noise over the clip",
+        "reconstructed",
+        "closest SSIM",
+        "points lost, FedSGD",
+        "points lost, FedAvg",
+    ]
+    rows = [
+        line([f"`{trial.model}`", f"{rung.noise:g}", f"{rung.disclosed} of {rung.victims}",
+              "–" if rung.closest_ssim is None else f"{rung.closest_ssim:.2f} by `{rung.attack.partition(':')[0]}`",
+              lost(rung, "fedsgd"), lost(rung, "fedavg")])
+        for one in found
+        if (trial := closest_trial(one)) is not None
+        for rung in trial.rungs
+        if rung.disclosed is not None
+    ]  # fmt: skip
+    return "\n".join([line(head), line(["---"] * len(head)), *rows])
+
+
 def judged_table(found: list[Recommendation]) -> str:
     """What the attacks made of unseen images, of the family that is shown of each model."""
-    head = ["model", "defence under FedSGD; under FedAvg", "attacks", "reconstructed", "updates", "closest SSIM"]
+    head = ["model", "attacks", "reconstructed", "updates, at least", "closest SSIM"]
     rows = [
-        line([f"`{trial.model}`", "; ".join(f"`{one}`" for one in trial.defences.values()), kind.attacks,
-              judged(kind), str(kind.updates) if kind.updates else "–", ssim(kind)])
+        line([f"`{trial.model}`", kind.attacks, judged(kind), str(kind.updates) if kind.updates else "–", ssim(kind)])
         for one in found
         if (trial := closest_trial(one)) is not None
         for kind in trial.judged

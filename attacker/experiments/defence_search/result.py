@@ -95,7 +95,8 @@ class Trial(Entry):
 
     Attributes:
         defence: Spec under FedSGD, with the noise that it ended at.
-        closest_ssim: The largest that any attack reached on any image, as far as the trial went.
+        closest_ssim: The largest that any attack reached on any image, as far as the trial went; of one that is
+            recommended, behind that noise.
         closest_attack: Spec of that attack; empty when none gave an image.
         accuracy: By protocol at that noise, mean over the seeds.
         undefended: Of the same seeds.

@@ -156,8 +156,7 @@ class DefenceSearch:
         loaded = images(self._data, self._experiment.data_root)
         plain = build_model(family.model, loaded.inputs, seed=self._experiment.seed)
         sent = apply_defence(family.within, plain, loaded.inputs, seed=self._experiment.seed).state_dict().values()
-        every = [*climb.formulas.values(), *climb.searches.values(), *climb.judged.values()]
-        closest = max(every, key=lambda one: -2.0 if one.ssim is None else one.ssim, default=Disclosed())
+        closest = max(_seen(climb), key=lambda one: -2.0 if one.ssim is None else one.ssim, default=Disclosed())
         costs = {protocol: climb.lost.get((protocol, rung)) for protocol in PROTOCOLS}
         apart = climb.verdict in ("costs accuracy", "recommended") and climb.lowest is not None
         below = -1 if climb.affordable is None else climb.affordable
@@ -216,6 +215,16 @@ def _upper_bound(judged: Sequence[Judged]) -> float:
     """Largest share of images that may be reconstructed all the same, by the fewest updates that any kind had."""
     fewest = min((one for one in judged if one.disclosed is not None), key=lambda one: one.updates)
     return share_interval(0, fewest.victims, fewest.updates)[1]
+
+
+def _seen(climb: Climb) -> list[Disclosed]:
+    """What attacks made of its images; of a family that is recommended, behind the noise that is."""
+    rungs = [climb.formulas, climb.searches]
+    if climb.verdict == "recommended":
+        seen = [one[climb.judged_rung] for one in rungs if climb.judged_rung in one]
+    else:
+        seen = [found for one in rungs for found in one.values()]
+    return [*seen, *climb.judged.values()]
 
 
 def _ended(climb: Climb) -> int:

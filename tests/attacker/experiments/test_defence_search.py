@@ -292,6 +292,8 @@ def test_the_search_recommends_what_holds_says_what_it_measured_and_draws_it(
     ]  # fmt: skip
     (updates,) = {one.updates for one in shown.judged if one.disclosed is not None}
     assert found.upper_bound == pytest.approx(1 - 0.025 ** (1 / updates))
+    assert shown.closest_ssim is not None
+    assert shown.closest_ssim < 0.6 < max(rung.closest_ssim or 0 for rung in shown.rungs), "behind its own noise"
     # One division finds every image while the noise is small, and none when it is large.
     assert shown.rungs[0].noise == 0
     assert shown.rungs[0].disclosed
