@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attacker.attacks.base import Reconstruction
 from attacker.attacks.objects import check_travel
@@ -277,8 +277,12 @@ def _and_those_that_refuse(planned: list[PlannedAttack]) -> list[PlannedAttack]:
     return planned
 
 
+_SHORTEST: Final = 1.0
+"""Seconds for attacks, below which a budget has room for nothing; with more, labels and channels are read at least."""
+
+
 def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings, clock: Clock) -> list[PlannedAttack]:
-    """The plan, unless its budget has no room for anything.
+    """The plan, unless its budget has no room for anything: where no attack fits, labels are still to be told.
 
     Raises:
         ValueError: If so; the shortest attack is named.
@@ -286,9 +290,9 @@ def _if_any_fits(planned: list[PlannedAttack], settings: AuditSettings, clock: C
     left_out = [attack for attack in planned if attack.status == "over_budget"]
     if any(attack.unanswerable for attack in planned):
         return planned  # that is what the audit has to say
-    if left_out and not any(attack.status == "run" for attack in planned):
+    left = clock.planned() or 0.0
+    if left_out and left < _SHORTEST and not any(attack.status == "run" for attack in planned):
         shortest = min(left_out, key=lambda attack: attack.expected_seconds or 0.0)
-        left = clock.planned() or 0.0
         raise ValueError(
             f"a budget of {settings.budget:g} s has no room for any attack: {left:.2g} s of it are left for attacks, "
             f"and the shortest, {shortest.attack}, is expected to take {shortest.expected_seconds or 0.0:.2g} s; give "

@@ -113,7 +113,7 @@ def _verdict(view: FederationView, raised: Sequence[Flag]) -> VerdictEntry:
 def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str]:
     title = title_of(view.federation)
     if not view.tried:
-        return "not known", _unanswerable(view, title) or _not_attacked(title, view.summaries)
+        return "not known", _unanswerable(view, title) or _not_attacked(view, title, view.summaries)
     if not view.scored:
         return "not known", f"{title}: {_without_truth(view)}"
     weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
@@ -265,12 +265,20 @@ def reading_text(reading: UpdateReading) -> str:
     )
 
 
-def _not_attacked(title: str, summaries: Sequence[AttackSummary]) -> str:
+def _none_tried(view: FederationView) -> str:
+    """Why no attack was begun."""
+    planned = [one for one in view.record.plan if one.federation == view.federation.id]
+    if any(one.status == "over_budget" for one in planned):
+        return "none that fits is expected to end within the budget: give a larger --budget"
+    return "none was asked for"
+
+
+def _not_attacked(view: FederationView, title: str, summaries: Sequence[AttackSummary]) -> str:
     reasons = "; ".join(
         f"{attack_title(summary.attack)}: {summary.reasons[0] if summary.reasons else 'it gave no result'}"
         for summary in summaries
     )
-    return f"{title}: no attack gave a result, so nothing is known about it ({reasons or 'none was asked for'})."
+    return f"{title}: no attack gave a result, so nothing is known about it ({reasons or _none_tried(view)})."
 
 
 def _of(back: int, images: int) -> str:
