@@ -21,6 +21,7 @@ def run(program, *arguments, out):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_speed(tmp_path):
     report = run(
         "speed.py", "--models", "lenet", "--candidates", "1", "2", "--iterations", "4", "--repeats", "1",
@@ -101,6 +102,7 @@ def test_reference_figures(tmp_path):
     assert len(report["results"]["precode / inverting-gradients"]["ssim"]) == 2
 
 
+@pytest.mark.slow
 def test_federated_averaging(tmp_path):
     report = run(
         "federated_averaging.py", "--models", "lenet", "--images", "2", "--steps", "3", "--cost-steps", "1", "2",
@@ -111,6 +113,7 @@ def test_federated_averaging(tmp_path):
     assert set(report["costs"]["lenet"]["unrolled"]) == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_spear(tmp_path):
     report = run(
         "spear.py", "--models", "mlp", "--sizes", "2", "--batches", "2", "--steps", "0", out=tmp_path / "spear.json"
@@ -119,6 +122,7 @@ def test_spear(tmp_path):
     assert (row["batch"], row["batches"], row["exact"], row["labels"]) == (2, 2, 2, 1.0)
 
 
+@pytest.mark.slow
 def test_batch_recovery(tmp_path):
     report = run(
         "batch_recovery.py", "--models", "lenet", "--sizes", "2", "--batches", "1", "--iterations", "2",
@@ -180,6 +184,7 @@ def test_accuracy_counts_runs_that_diverged():
     ]
 
 
+@pytest.mark.slow
 def test_cvb_figures(tmp_path):
     report = run(
         "cvb_figures.py", "--images", "1", "--seeds", "1", "--iterations", "3", "--learning-rate", "1", "0.1",

@@ -67,6 +67,7 @@ def test_other_processes_find_the_same(taped, monkeypatch):
         leaks_of(taped)
 
 
+@pytest.mark.slow
 def test_what_other_processes_do_not_find_is_analysed_here(taped):
     gone = [replace(one, origin=Origin(site=Site(tape="/nowhere"), file="none")) for one in taped]
     assert leaks_of(gone, processes=2) == leaks_of(taped)

@@ -36,7 +36,10 @@ def reads(monkeypatch) -> Counter[str]:
 LOCAL = {"local_epochs": 1, "learning_rate": 0.1}
 
 
-@pytest.mark.parametrize(("local", "attacks", "leakage"), [(None, ATTACKS[:1], False), (LOCAL, ATTACKS, True)])
+@pytest.mark.parametrize(
+    ("local", "attacks", "leakage"),
+    [(None, ATTACKS[:1], False), pytest.param(LOCAL, ATTACKS, True, marks=pytest.mark.slow)],
+)
 def test_an_audit_with_its_control_and_leakage_reads_each_file_once(tmp_path, reads, local, attacks, leakage):
     taped = tape_federation(tmp_path, defence="precode:latent=8", rounds=2, local=local)
     settings = AuditSettings(attacks=attacks, victims=3, control=True, leakage=leakage)

@@ -353,7 +353,13 @@ def test_whether_attacks_can_tell_is_asked_of_patient_ones_too(
 @pytest.mark.parametrize(
     ("model", "defence", "batch", "attack"),
     [
-        ("tests.attacker.small_transformers:Perceptron", "precode:latent=6", 1, "patch embedding"),
+        pytest.param(
+            "tests.attacker.small_transformers:Perceptron",
+            "precode:latent=6",
+            1,
+            "patch embedding",
+            marks=pytest.mark.slow,
+        ),
         ("tests.attacker.leaking_models:smooth_mlp", "none", 4, "activation span"),
     ],
 )

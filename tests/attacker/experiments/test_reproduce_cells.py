@@ -60,6 +60,7 @@ def test_an_interrupted_experiment_makes_only_what_is_left(tmp_path):
     assert run_cells(experiment, cells, folder) == 0
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_whole_cells_and_goes_on(tmp_path):
     folder = tmp_path / "out"
     code = (
