@@ -95,6 +95,7 @@ def test_analytic_is_taken_up_where_it_ended(tmp_path):
     assert "| sigmoid uniform | 0 | through-bottleneck | 7.0 (7.0 to 7.0) |" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_reference_figures(tmp_path):
     report = run("reference_figures.py", "--iterations", "3", "--images", "2", out=tmp_path / "figures.json")
     assert report["settings"]["iterations"] == 3
@@ -198,6 +199,7 @@ def test_cvb_figures(tmp_path):
     assert len(set(plain)) == 4, "step and prior change the image"
 
 
+@pytest.mark.slow
 def test_adaptive_says_how_far_the_noise_was_found(tmp_path):
     text = tmp_path / "adaptive.md"
     cases = [("lenet", "none", "first-layer"), ("mlp", "precode", "noise-restoring:iterations=1")]

@@ -116,7 +116,7 @@ def check(recipe: Recipe, attacks: Sequence[str], thorough: bool) -> AuditRecord
 drawn_audits = given(recipe=recipes(), attacks=chosen_attacks, thorough=st.integers(0, 7).map(lambda one: one == 0))
 
 
-@settings(max_examples=25, derandomize=True, phases=[Phase.generate], **EXAMPLES)
+@settings(max_examples=12, derandomize=True, phases=[Phase.generate], **EXAMPLES)
 @drawn_audits
 def test_a_few_drawn_models_are_audited(recipe, attacks, thorough):
     check(recipe, attacks, thorough)
