@@ -4,7 +4,8 @@
         --work outputs/recommendations --out docs/recommendations.json --page docs/reproduce.md
 
 Each model is a search as `fl-precode recommend` makes it, with sizes of its own; finished pieces are kept in --work, so
-that the same command goes on where it was stopped. Beside the JSON stands the plot of all models, privacy-utility.svg
+that the same command goes on where it was stopped. With --again what an earlier run recommends is judged on more images
+without the search. Beside the JSON stands the plot of all models, privacy-utility.svg
 and .csv. The JSON keeps what was found; --page has the tables that are made from it, with --models empty from --join.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import command_line
 from attacker.experiments.defence_search.figures import closest_trial, family_name, keep_figures
+from attacker.experiments.defence_search.judged_again import judge_again
 from attacker.experiments.defence_search.result import Judged, Recommendation, Rung, Trial
 from attacker.experiments.defence_search.search import DefenceSearch
 from attacker.experiments.precode.experiment import Experiment, default_root
@@ -41,11 +43,14 @@ def main() -> None:
     parser.add_argument("--families", type=int, default=3, help="that each model tries at most")
     for name, about in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=0, help=f"{about}; 0 takes the scale's")
+    parser.add_argument("--workers", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--again", type=Path, help="file of an earlier run, whose recommendations are judged again")
     parser.add_argument("--join", nargs="+", type=Path, default=[], help="files of earlier runs, whose models are kept")
     parser.add_argument("--page", type=Path, help="page of documentation whose tables are written anew")
     parser.add_argument("--work", type=Path, required=True, help="folder of finished pieces")
     options = command_line.parse(parser)
     scale = sized(SCALES[options.scale], {name: getattr(options, name) for name in SIZES})
+    earlier = {} if options.again is None else {one.model: one for one in joined(options.again)}
     found = [kept for path in options.join for kept in joined(path)]
     for model in options.models:
         experiment = Experiment(
@@ -53,7 +58,11 @@ def main() -> None:
             data_root=default_root(options.data_root),
         )  # fmt: skip
         folder = options.work / re.sub(r"[^a-z0-9]+", "-", model)
-        found.append(DefenceSearch(experiment, folder, tell).run(at_most=options.families))
+        if options.again:
+            found.append(judge_again(earlier[model], experiment, folder, workers=options.workers))
+        else:
+            search = DefenceSearch(experiment, folder, tell, workers=options.workers)
+            found.append(search.run(at_most=options.families))
         logger.info(found[-1].sentence)
         command_line.write_record(record(found, options), options)  # what is known so far
     command_line.write_record(record(found, options), options)

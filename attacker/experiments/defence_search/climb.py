@@ -90,9 +90,10 @@ class Climb:
             self._too_dear(rung, "nothing is reconstructed from noise of {noise:g} on, which costs")
             return
         self.affordable = max(rung, chosen)
-        self._judge(chosen)
+        self.judge(chosen)
 
-    def _judge(self, rung: int) -> None:
+    def judge(self, rung: int) -> None:
+        """Attack unseen images at a rung, by formulas first; what reconstructs one ends it."""
         self.judged_rung = rung
         every = self.utility.experiment.scale.attacked
         trained = tuple(epoch for epoch in every if epoch)

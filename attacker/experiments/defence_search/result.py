@@ -12,6 +12,7 @@ from attacker import wording
 from attacker.attacks.registry import attack_title
 from attacker.audit.record.counting import RULE
 from attacker.audit.record.schema import Count, Entry, Number, Share
+from attacker.audit.record.trials import share_interval
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
 from attacker.experiments.scales import Scale
 
@@ -209,6 +210,12 @@ def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, sca
         text += " With these batches and steps the attacks reconstruct nothing without noise either."
     text += " No search has an end at which it is proved to fail: a more patient attacker may do better."
     return text
+
+
+def upper_bound(judged: Sequence[Judged]) -> float:
+    """Largest share of images that may be reconstructed all the same, by the fewest updates that any kind had."""
+    fewest = min((one for one in judged if one.disclosed is not None), key=lambda one: one.updates)
+    return share_interval(0, fewest.victims, fewest.updates)[1]
 
 
 def _nothing(name: str, trials: Sequence[Trial]) -> str:

@@ -13,10 +13,11 @@ from attacker.experiments.defence_search.climb import Climb
 from attacker.experiments.defence_search.disclosure import PROTOCOLS, Attacks, Disclosed, Which
 from attacker.experiments.defence_search.families import Family, families
 from attacker.experiments.defence_search.guarantees import Guaranteed
+from attacker.experiments.defence_search.judged_again import judged_entries
 from attacker.experiments.defence_search.ladder import RUNGS, TOP
 from attacker.experiments.defence_search.norms import undefended_norm
 from attacker.experiments.defence_search.prefetch import Ahead
-from attacker.experiments.defence_search.result import Judged, Recommendation, Rung, Trial, nearest, sentence
+from attacker.experiments.defence_search.result import Recommendation, Rung, Trial, nearest, sentence, upper_bound
 from attacker.experiments.defence_search.utility import Lost, Utility
 from attacker.experiments.image_sets import images
 from attacker.experiments.precode.experiment import Experiment
@@ -129,7 +130,7 @@ class DefenceSearch:
     def _result(self, trials: Sequence[Trial], text: str) -> Recommendation:
         recommended = next((trial for trial in trials if trial.verdict == "recommended"), None)
         scale, shown = self._experiment.scale, nearest(trials)
-        bound = None if recommended is None else _upper_bound(recommended.judged)
+        bound = None if recommended is None else upper_bound(recommended.judged)
         return Recommendation(
             data=images(self._data, self._experiment.data_root).name,
             model=self._model,
@@ -184,16 +185,7 @@ class DefenceSearch:
             gap_rungs=max(0, climb.lowest - below) if apart and climb.lowest is not None else None,
             gap_points=_points(climb, climb.lowest) if apart and climb.lowest is not None else None,
             not_monotone=[RUNGS[one] for one in climb.leaked],
-            judged=[
-                Judged(
-                    attacks=name,
-                    disclosed=found.images,
-                    victims=found.victims,
-                    updates=found.updates,
-                    closest_ssim=found.ssim,
-                )  # fmt: skip
-                for name, found in climb.judged.items()
-            ],
+            judged=judged_entries(climb.judged),
             rungs=self._rungs(climb),
         )
 
@@ -209,12 +201,6 @@ class DefenceSearch:
             privacy = self._guaranteed.at(climb.family, climb.defences(rung))
             rungs.append(entry.model_copy(update={"only_formulas": rung not in climb.searches, "privacy": privacy}))
         return [*bare, *rungs]
-
-
-def _upper_bound(judged: Sequence[Judged]) -> float:
-    """Largest share of images that may be reconstructed all the same, by the fewest updates that any kind had."""
-    fewest = min((one for one in judged if one.disclosed is not None), key=lambda one: one.updates)
-    return share_interval(0, fewest.victims, fewest.updates)[1]
 
 
 def _seen(climb: Climb) -> list[Disclosed]:
