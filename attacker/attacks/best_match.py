@@ -17,7 +17,8 @@ from attacker.gradients.base import GradientProducts
 from attacker.gradients.client_mode import as_trained
 from attacker.gradients.distances import Elements, cosine_distance
 from attacker.gradients.double_backward import LoopProducts
-from attacker.gradients.fedavg.unrolled_sgd import LocalTrainingProducts, why_not_unrolled
+from attacker.gradients.fedavg.local_training import why_not_unrolled
+from attacker.gradients.fedavg.unrolled_sgd import LocalTrainingProducts
 from attacker.gradients.noise_free_layers import before_noise
 from attacker.gradients.observed import observed_gradient, why_not_one_step
 from attacker.gradients.one_step import ElementwiseProducts

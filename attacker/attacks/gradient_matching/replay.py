@@ -12,8 +12,9 @@ from attacker.attacks.side_information import SideInformation
 from attacker.gradients.base import GradientProducts
 from attacker.gradients.batch_norm import running_buffers
 from attacker.gradients.distances import Elements
+from attacker.gradients.fedavg.local_training import why_not_unrolled
 from attacker.gradients.fedavg.surrogate import LEARNING_RATE, surrogate_products
-from attacker.gradients.fedavg.unrolled_sgd import local_training_products, why_not_unrolled
+from attacker.gradients.fedavg.unrolled_sgd import local_training_products
 from attacker.gradients.observed import kept_gradient, steps_behind, why_not_one_step, why_scale_unknown
 from attacker.gradients.one_step import elementwise_products, gradient_products, weights_pay
 from attacker.gradients.replay import Replay

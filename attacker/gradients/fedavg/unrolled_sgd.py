@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -21,72 +19,13 @@ from attacker.gradients.fedavg.explicit_update import (
     targets_of,
     weight_gradient,
 )
-from attacker.gradients.observed import in_gradient_units, steps_behind
+from attacker.gradients.fedavg.factored_sgd import FactoredTraining, why_not_factored_training
+from attacker.gradients.fedavg.local_training import LocalTraining
+from attacker.gradients.observed import in_gradient_units
 from attacker.gradients.replay import Replay
 from attacker.gradients.select import possible
 from attacker.gradients.trace import Trace
-from attacker.reasons import Reason, because
 from fl_precode.observation import Observation
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalTraining:
-    """A client's optimiser and its mini-batches, as the server assumes them.
-
-    Attributes:
-        batches: First and past-the-last image of every step.
-        learning_rate: Of the local SGD.
-        momentum: As in ``torch.optim.SGD``, without dampening.
-        weight_decay: As in ``torch.optim.SGD``.
-    """
-
-    batches: tuple[tuple[int, int], ...]
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    @classmethod
-    def announced(cls, observation: Observation) -> LocalTraining:
-        """What the protocol says; an optimiser without announced momentum or weight decay is taken as plain SGD.
-
-        The order of the images is not known. Candidates' images are assigned to the steps of a pass one after another,
-        which only gives them their names, and every further pass repeats the first, which is a guess: clients that
-        shuffle again form other batches then.
-
-        Raises:
-            ValueError: If `why_not_unrolled` has a reason.
-        """
-        reason = why_not_unrolled(observation)
-        protocol, images = observation.protocol, observation.batch_size
-        if reason is not None or images is None or protocol.learning_rate is None:
-            raise ValueError(f"local training cannot be replayed: {reason}")
-        size = min(protocol.batch_size or images, images)
-        one_pass = [(first, min(first + size, images)) for first in range(0, images, size)]
-        return cls(
-            batches=tuple(islice(cycle(one_pass), steps_behind(observation))),
-            learning_rate=protocol.learning_rate,
-            momentum=protocol.momentum or 0.0,
-            weight_decay=protocol.weight_decay or 0.0,
-        )
-
-
-def why_not_unrolled(observation: Observation) -> Reason | None:
-    """Why the client's local training cannot be replayed, or None when enough was announced."""
-    if observation.kind == "gradient":
-        return because("one-gradient")
-    protocol, images = observation.protocol, observation.batch_size
-    if protocol.optimiser == "adam":
-        return because("local-adam.replay")
-    missing = []
-    if images is None:
-        missing.append("the number of images behind the update")
-    if protocol.local_steps is None and protocol.local_epochs is None:
-        missing.append("local steps or epochs")
-    if protocol.learning_rate is None:
-        missing.append("the learning rate")
-    if protocol.batch_size is None and images != 1:
-        missing.append("the images of one local step")
-    return because("training-unknown", what=", ".join(missing)) if missing else None
 
 
 class Unrolled(ClientUpdate):
@@ -177,7 +116,10 @@ def local_training_products(
     elements: Elements | None = None,
     units: Sequence[Mapping[str, float]] | None = None,
 ) -> GradientProducts:
-    """`LocalTrainingProducts` for all candidates at once where that is exact for the model, else one by one.
+    """Products of local training in the fastest way that is exact for the model.
+
+    By factors (`FactoredTraining`) for plain SGD on models of Linear layers, else with updates that are formed
+    (`LocalTrainingProducts`), for all candidates at once or one by one.
 
     Args:
         replay: The victim's loss at the weights that the clients received.
@@ -192,10 +134,15 @@ def local_training_products(
     """
 
     def build(way: str, replay: Replay, observations: Sequence[Observation]) -> GradientProducts:
+        if way == "factored":
+            return FactoredTraining(replay, observations, trace)
         chosen_units = None if units is None else units[: len(observations)]  # a probe looks at the first victim only
         return LocalTrainingProducts(
             replay, observations, vmapped=way == "vmap", matched=matched, elements=elements, units=chosen_units
         )
 
-    way = fastest_of(build, {"vmap": possible}, replay, observations, trace, decided_by=("unrolled", elements))
+    ways: dict[str, Callable[[], str | None]] = {"vmap": possible}
+    if matched is None and elements is None and units is None:
+        ways = {"factored": lambda: why_not_factored_training(replay, observations[0], trace), **ways}
+    way = fastest_of(build, ways, replay, observations, trace, decided_by=("unrolled", elements, tuple(ways)))
     return build(way, replay, observations)

@@ -41,6 +41,9 @@ from attacker.gradients.trace import Trace, Views, trace
 from attacker.optim.double_precision import precise
 from fl_precode.observation import Gradients
 
+Passes = Mapping[str, tuple[Tensor, Tensor]]
+"""By layer what it received, (images, ...), and the gradient of the candidate's loss with respect to its output."""
+
 
 def why_not_factored(model: nn.Module, model_trace: Trace, matched: Collection[str] | None = None) -> str | None:
     """Structural reason why factors cannot give this model's gradients, or None when they may.
@@ -170,6 +173,16 @@ class FactoredProducts(GradientProducts):
 
     def __call__(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Products:
         """Products for every candidate; see `GradientProducts.__call__`."""
+        return self.of(self.passed(candidates, labels, noise), candidates)
+
+    def passed(self, candidates: Tensor, labels: Tensor, noise: Sequence[Tensor] = ()) -> Passes:
+        """What every layer received and the gradient of its output, for one batch of every candidate.
+
+        Args:
+            candidates: (victims, restarts, batch, channels, height, width), normalised; any number of images.
+            labels: Broadcastable to (victims, restarts, batch).
+            noise: As for `GradientProducts.__call__`.
+        """
         victims, restarts, batch = candidates.shape[:3]
         differentiable = torch.is_grad_enabled() and candidates.requires_grad
         alone = one_by_one(self._large, victims * restarts)
@@ -193,11 +206,24 @@ class FactoredProducts(GradientProducts):
             deltas: tuple[Tensor | None, ...] = torch.autograd.grad(
                 total, outputs, create_graph=differentiable, allow_unused=True
             )
+        return {
+            name: (received if differentiable else received.detach(), delta)
+            for (name, (received, _)), delta in zip(passes.items(), deltas, strict=True)
+            if delta is not None  # else the loss does not depend on this layer
+        }
+
+    def of(self, passes: Passes, candidates: Tensor) -> Products:
+        """Products of the gradients that the layers' passes stand for.
+
+        Args:
+            passes: See `passed`.
+            candidates: Whose they are.
+        """
+        victims, restarts, batch = candidates.shape[:3]
         with batches_of(self._replay.victim.model, batch):
             shares = {
-                name: self._products[name](received if differentiable else received.detach(), delta, victims, restarts)
-                for (name, (received, _)), delta in zip(passes.items(), deltas, strict=True)
-                if delta is not None  # else the loss does not depend on this layer
+                name: self._products[name](received, delta, victims, restarts)
+                for name, (received, delta) in passes.items()
             }
         pairs = [share.products for share in shares.values() if share.products is not None]
         vectors = [vector for share in shares.values() for vector in share.vectors]

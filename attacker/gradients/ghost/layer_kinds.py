@@ -77,6 +77,27 @@ class LayerProducts(ABC):
         return kept
 
 
+class WeightChange(ABC):
+    """How the weights of a layer moved for every candidate, by gradients that its images gave in earlier steps."""
+
+    @abstractmethod
+    def moved(self, received: Tensor, delta: Tensor) -> Self:
+        """The same after one more step.
+
+        Args:
+            received: The layer's input in the step, (candidates * images, ...).
+            delta: Gradient of each candidate's loss with respect to the layer's output, likewise.
+        """
+
+    @abstractmethod
+    def __call__(self, received: Tensor) -> Tensor:
+        """The layer's output for the sum of the gradients in place of its weights; bias included.
+
+        Args:
+            received: The layer's input, (candidates * images, ...).
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObservedLayer:
     """What the products of one layer are made from.
@@ -160,6 +181,16 @@ class LayerKind(Generic[Layer]):
             return torch.cat(outputs)
 
         return every
+
+    def change(self, layer: Layer, candidates: int) -> WeightChange | None:
+        """No change so far of the layer's weights in local training; None where it cannot be told from factors.
+
+        Args:
+            layer: The layer.
+            candidates: How many there are.
+        """
+        del layer, candidates
+        return None
 
     def products(self, layer: Layer, observed: ObservedLayer) -> LayerProducts:
         """The layer's share of the inner products."""

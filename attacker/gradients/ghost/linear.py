@@ -16,6 +16,7 @@ from attacker.gradients.ghost.layer_kinds import (
     LayerShare,
     LinearPart,
     ObservedLayer,
+    WeightChange,
     register_layer,
 )
 from attacker.gradients.ghost.onednn import MatrixProduct, worth_it
@@ -48,6 +49,10 @@ class LinearKind(LayerKind[nn.Linear | LinearPart]):
 
         return linear
 
+    def change(self, layer: nn.Linear | LinearPart, candidates: int) -> WeightChange | None:
+        """From the rows of earlier steps; see `LayerKind.change`."""
+        return LinearChange(candidates, biased=layer.bias is not None)
+
     def products(self, layer: nn.Linear | LinearPart, observed: ObservedLayer) -> LayerProducts:
         """From factors, or by the mask of kept elements."""
         del layer
@@ -64,6 +69,38 @@ def _shared_linear(weight: Tensor, bias: Tensor | None) -> Forward:
         return out.reshape(*received.shape[:-1], -1)
 
     return linear
+
+
+class LinearChange(WeightChange):
+    """Change of a Linear layer's weights, kept as its factors: no candidate's weight is formed.
+
+    Args:
+        candidates: How many there are.
+        biased: Whether the layer has a bias.
+        factors: Rows received (candidates, rows, in) and output gradients (candidates, rows, out) so far.
+    """
+
+    def __init__(self, candidates: int, *, biased: bool, factors: tuple[Tensor, Tensor] | None = None) -> None:
+        self._candidates, self._biased, self._factors = candidates, biased, factors
+
+    def moved(self, received: Tensor, delta: Tensor) -> Self:
+        """See `WeightChange.moved`."""
+        new = self._rows(received), self._rows(delta)
+        old = self._factors
+        joined = new if old is None else (torch.cat([old[0], new[0]], dim=1), torch.cat([old[1], new[1]], dim=1))
+        return type(self)(self._candidates, biased=self._biased, factors=joined)
+
+    def __call__(self, received: Tensor) -> Tensor:
+        """See `WeightChange.__call__`."""
+        assert self._factors is not None  # nothing has moved before the first step
+        a, d = self._factors
+        out = (self._rows(received) @ a.mT) @ d
+        if self._biased:
+            out = out + d.sum(1, keepdim=True)
+        return out.reshape(*received.shape[:-1], -1)
+
+    def _rows(self, values: Tensor) -> Tensor:
+        return values.reshape(self._candidates, -1, values.shape[-1])
 
 
 class LinearProducts(LayerProducts):

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from attacker.gradients.distances import cosine_distance, squared_distance
 from attacker.gradients.double_backward import LoopProducts
+from attacker.gradients.fedavg.local_training import LocalTraining, why_not_unrolled
 from attacker.gradients.fedavg.unrolled_sgd import (
-    LocalTraining,
     LocalTrainingProducts,
     local_training_products,
-    why_not_unrolled,
 )
 from attacker.gradients.observed import observed_gradient
 from attacker.gradients.replay import Replay
