@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,6 +16,9 @@ MISSING: Final = (
     "apt-get install libpango-1.0-0 libpangoft2-1.0-0; other systems: its own documentation), or print evidence.html "
     "from a browser"
 )
+
+_EPOCH: Final = "SOURCE_DATE_EPOCH"
+"""Of reproducible builds: the time that programs write instead of the present one."""
 
 _SVG: Final = re.compile(r"<svg class=\"(?:bar|chart)[^>]*>")
 _RULE: Final = re.compile(r"([^{}]*)\{([^{}]*)\}")
@@ -35,7 +40,7 @@ def pdf(html: str) -> bytes:
         NoPdfTool: If WeasyPrint is not installed, or does not find its libraries.
     """
     weasyprint = _tool()
-    with _quiet():
+    with _quiet(), _undated():
         # Pictures in the page itself are read, and nothing else: no file and no address.
         fetcher = weasyprint.urls.URLFetcher(allowed_protocols=("data",))
         document = weasyprint.HTML(string=_for_print(html), url_fetcher=fetcher)
@@ -45,7 +50,8 @@ def pdf(html: str) -> bytes:
 def _tool() -> Any:
     try:
         # It prints a paragraph of its own where its libraries are missing.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        # Without HarfBuzz-Subset it subsets fonts by fontTools, and warns that a later version will not.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _unwarned():
             import weasyprint
             import weasyprint.urls
     except ImportError:
@@ -53,6 +59,26 @@ def _tool() -> Any:
     except OSError:
         raise NoPdfTool(MISSING.format(why="does not find its libraries (Pango)")) from None
     return weasyprint
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without the warning about a library that the tool can do without."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="HarfBuzz-Subset", category=DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _undated() -> Iterator[None]:
+    """Without the time in the fonts that fontTools subsets, which would make other bytes of the same page."""
+    given = os.environ.get(_EPOCH)
+    os.environ.setdefault(_EPOCH, "0")
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(_EPOCH, None)
 
 
 @contextlib.contextmanager
