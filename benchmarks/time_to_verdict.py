@@ -84,6 +84,14 @@ FEDERATIONS: Mapping[str, Federation] = {
         },  # fmt: skip
         needs=_XRAYS,
     ),
+    "transformer": Federation(
+        words="ViT-B/32, photographs at 224x224, one image",
+        settings={"model": "benchmarks.architecture_models:vit_b_32", "dataset": "photos224", "num_clients": 2},
+    ),
+    "dense": Federation(
+        words="DenseNet121, photographs at 224x224, one image",
+        settings={"model": "benchmarks.architecture_models:dense_121", "dataset": "photos224", "num_clients": 2},
+    ),
     "noise": Federation(
         words="LeNet, noise of 0.01, 64x64 scans, one image",
         settings={"model": "lenet", "defence": "noise:std=0.01", "num_clients": 4},

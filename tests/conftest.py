@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import count
 from pathlib import Path
 
 # Before torch is imported: several tests start processes, and oversubscribed cores are many times slower.
@@ -16,6 +17,8 @@ from fl_precode import sample_noise
 QUICK = frozenset((Path(__file__).parent / "quick.txt").read_text().split())
 """Files of `make check`, wherever they lie: each takes a few seconds on one core at most, and all of them less than a
 minute and a half on two. A new file is quick once it is named there."""
+
+_NUMBERS = count()
 
 collect_ignore = ["fl_precode/broken_plugin.py"]
 """It raises whoever imports it, as its tests want, and doctests import every module."""
@@ -43,6 +46,12 @@ def _seeded():
     torch.manual_seed(0)
     with sample_noise():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """What a test keeps in the user's cache folder is its own: costs of one must not change the plans of another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from attacker.audit.execution.work import ChunkStore
 from attacker.audit.federations.federation import AuditedFederation, open_federations
 from attacker.audit.inputs.tape_source import TapeSource, updates_read_once
 from attacker.audit.planning.carried_out import as_it_went, left_over
+from attacker.audit.planning.kept_costs import learn
 from attacker.audit.planning.mending import with_mends
 from attacker.audit.planning.plan import plan_audit
 from attacker.audit.record.schema import AuditRecord, PlannedAttack
@@ -31,6 +32,7 @@ from attacker.audit.scoring.label_disclosure import label_disclosure
 from attacker.audit.scoring.leakage_summary import leakage_of, needs_indices
 from attacker.audit.scoring.shuffled import attack_shuffled
 from attacker.audit.settings import AuditSettings, build_attacks
+from attacker.audit.so_far import VerdictSoFar
 from attacker.audit.truth.open import TruthWish
 from attacker.audit.verdict.finish import finish_record, write_audit
 from attacker.jobs.progress import State, Watch
@@ -117,7 +119,14 @@ def audit(
             say(_ahead(federations, planned))
         gpu = settings.device.startswith("cuda")
         hire = hire_for(campaign.chunks, workers=workers, ray_address=ray_address, gpu=gpu)
-        run_chunks(chunks, campaign.chunks, hire, plan=planned, score=_score(federations), watch=watch, clock=clock)
+        so_far = say and VerdictSoFar(
+            federations=federations, plan=planned, chunks=chunks, store=campaign.chunks, settings=settings, say=say,
+            clock=clock,
+        )  # fmt: skip
+        run_chunks(
+            chunks, campaign.chunks, hire, plan=planned, score=_score(federations), watch=watch, clock=clock,
+            after_each=so_far,
+        )  # fmt: skip
         went = as_it_went(planned, chunks, campaign.chunks)
         if say is not None and (left := left_over(planned, went)):
             say(_over(left))
@@ -224,6 +233,7 @@ def _finish(
     if watch is not None:
         watch(State.after(f"{federations[0].id}: comparing with the truth", len(chunks)))
     reconstructions = collect(chunks, store)
+    learn(federations, planned, reconstructions, settings)
     placebos = attack_shuffled(chunks, reconstructions, count_others(federations), seconds=clock.finishing() / 3)
     with within(clock.left() / 3):
         labels = [found for one in federations if (found := label_disclosure(one, settings)) is not None]

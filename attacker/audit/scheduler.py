@@ -64,6 +64,7 @@ def run_chunks(
     score: Score | None = None,
     watch: Watch | None = None,
     clock: Clock = UNLIMITED,
+    after_each: Callable[[], None] | None = None,
 ) -> None:
     """Have every chunk done that is not finished; formulas first, which cost little: there must be time for them.
 
@@ -77,6 +78,7 @@ def run_chunks(
         score: Finds the best SSIM of a finished chunk.
         watch: Told now and then.
         clock: How long attacks may take.
+        after_each: Called when a chunk is finished, and before the first one is begun.
 
     Raises:
         RuntimeError: If a chunk cannot be worked on at all, as when its results cannot be written.
@@ -90,14 +92,16 @@ def run_chunks(
         job_of(chunk, max(expected.get((chunk.federation, chunk.attack), 0.0), 1e-3) * len(chunk.targets))
         for chunk in sorted(chunks, key=lambda pending: replays(pending.attack))
     ]
-    run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score), watch=watch)
+    after_each = after_each or (lambda: None)
+    after_each()
+    run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score, after_each), watch=watch)
 
 
 class _AuditTerms(Terms):
     """An audit gives what it can: what is cut, ended or killed again and again is a result, too."""
 
-    def __init__(self, clock: Clock, score: Score | None) -> None:
-        self._clock, self._score = clock, score
+    def __init__(self, clock: Clock, score: Score | None, after_each: Callable[[], None]) -> None:
+        self._clock, self._score, self._after_each = clock, score, after_each
 
     def timed(self, job: Job, rest: Sequence[Job], workers: int) -> Job | None:
         """See `Clock.timed`."""
@@ -107,6 +111,7 @@ class _AuditTerms(Terms):
         """Whether any attack failed or diverged, and the best SSIM."""
         lost = any(reconstruction.outcome in (Outcome.FAILED, Outcome.DIVERGED) for reconstruction in result)
         best = None if self._score is None else self._score(Chunk.from_content(job.content), result)
+        self._after_each()
         return Judgement(lost, best)
 
     def ended(self, job: Job, store: JobStore[Any]) -> None:

@@ -12,6 +12,7 @@ from attacker.audit.clock import MOST_MEASURING, Clock
 from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.inputs.tape_source import Subject
 from attacker.audit.planning.costs import cost, measure_unit, replays, searches_for
+from attacker.audit.planning.kept_costs import ITERATION, Prices, keep, key_of, known_prices
 from attacker.audit.planning.unanswerable import why_unanswerable
 from attacker.audit.record.schema import PlannedAttack, PlanStatus, Role
 from attacker.audit.settings import AuditSettings
@@ -71,21 +72,33 @@ def plan_audit(
     """
     considered = [attack for federation in federations for attack in _consider(federation, settings)]
     measuring = (MOST_MEASURING if clock is None else clock.measuring()) / len(federations)
-    units = {
-        federation.id: measure_unit(federation, settings, measuring) if estimate else None for federation in federations
+    prices = {
+        federation.id: _prices(federation, settings, measuring) if estimate else Prices() for federation in federations
     }
-    considered = _answerable(considered, units, settings, say)
+    considered = _answerable(considered, prices, settings, say)
     budget = settings.budget if clock is None else clock.planned()
     if settings.attacks is not None:
-        planned = [_planned(attack, attack.name, units) for attack in considered]
+        planned = [_planned(attack, attack.name, prices) for attack in considered]
     else:
-        planned = _fitting(considered, units, budget)
+        planned = _fitting(considered, prices, budget)
     return planned if budget is None else _within(planned, budget)
+
+
+def _prices(federation: AuditedFederation, settings: AuditSettings, seconds: float) -> Prices:
+    """What attacks cost here: as earlier audits found it, else measured now, and kept."""
+    key = key_of(federation, settings)
+    known = known_prices(key)
+    if known.unit is not None:
+        return known
+    unit = measure_unit(federation, settings, seconds)
+    if unit is not None:
+        keep(key, {ITERATION: unit})
+    return replace(known, unit=unit)
 
 
 def _answerable(
     considered: Sequence[_Considered],
-    units: Mapping[str, float | None],
+    prices: Mapping[str, Prices],
     settings: AuditSettings,
     say: Callable[[str], None] | None,
 ) -> list[_Considered]:
@@ -95,7 +108,7 @@ def _answerable(
         if federation.control_of is None:
             searches = [attack.name for attack in considered if attack.federation is federation and _searches(attack)]
             fewest = [cost(spec_with(name, LADDER[-1]) if settings.attacks is None else name) for name in searches]
-            if why := why_unanswerable(federation, units[federation.id], fewest, settings.budget):
+            if why := why_unanswerable(federation, prices[federation.id].unit, fewest, settings.budget):
                 given_up[federation.id] = why
                 if say is not None:
                     say(why)
@@ -117,7 +130,7 @@ def _searches(considered: _Considered) -> bool:
 
 
 def _fitting(
-    considered: Sequence[_Considered], units: Mapping[str, float | None], budget: float | None
+    considered: Sequence[_Considered], prices: Mapping[str, Prices], budget: float | None
 ) -> list[PlannedAttack]:
     planned: list[PlannedAttack] = []
     twice = _first_searches(considered)
@@ -128,7 +141,7 @@ def _fitting(
             else attack.name
             for number, attack in enumerate(considered)
         ]
-        planned = [_planned(attack, spec, units) for attack, spec in zip(considered, specs, strict=True)]
+        planned = [_planned(attack, spec, prices) for attack, spec in zip(considered, specs, strict=True)]
         if budget is None or _total(planned) <= budget:
             break
     return planned
@@ -225,12 +238,12 @@ def _total(planned: Sequence[PlannedAttack]) -> float:
     return sum(entry.expected_seconds or 0.0 for entry in planned if entry.status == "run")
 
 
-def _planned(considered: _Considered, spec: str, units: Mapping[str, float | None]) -> PlannedAttack:
+def _planned(considered: _Considered, spec: str, prices: Mapping[str, Prices]) -> PlannedAttack:
     updates = len(considered.federation.targets)
-    unit = units[considered.federation.id]
-    if unit is not None and not replays(spec):
-        unit /= considered.steps
     runs = considered.status == "run"
+    each = None
+    if runs:
+        each = prices[considered.federation.id].seconds(spec, steps=1 if replays(spec) else considered.steps)
     return PlannedAttack(
         federation=considered.federation.id,
         attack=spec,
@@ -241,7 +254,7 @@ def _planned(considered: _Considered, spec: str, units: Mapping[str, float | Non
         unanswerable=considered.unanswerable,
         updates=updates if runs else 0,
         iterations=searches_for(spec) if runs else None,
-        expected_seconds=unit * cost(spec) * updates if runs and unit is not None else None,
+        expected_seconds=None if each is None else each * updates,
     )
 
 
