@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from fl_precode.federation.config import Settings
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-c", "from fl_precode.cli import main; main()")
 PLANNED = re.compile(r"\bexpected: ", re.IGNORECASE)
+JUDGED = re.compile(r"^So far\b|\b(leaks|not shown|not known|held)\b")
+"""The first line that says what is known: of the verdict so far, or of the verdict."""
 LATEST = 3.0
 """Times the budget, and a minute more, after which a command is ended and counted as one that does not end."""
 
@@ -98,7 +101,7 @@ FEDERATIONS: Mapping[str, Federation] = {
         needs=_SCANS,
     ),
 }
-"""The five tapes, by short name."""
+"""The tapes, by short name."""
 
 
 def tape_of(name: str, tapes: Path) -> Path | str:
@@ -124,8 +127,9 @@ def timed(arguments: Sequence[object], *, limit: float) -> Row:
         limit: Seconds after which it is ended.
 
     Returns:
-        ``first``, ``plan`` and ``end`` in seconds from the start (``plan`` is None where no line says what is
-        expected), ``silence``, the longest time between two lines, and ``exit`` (None where it was ended).
+        ``first``, ``plan``, ``verdict`` and ``end`` in seconds from the start (None where no line says what is
+        expected, or what is shown), ``silence``, the longest time between two lines, and ``exit`` (None where it was
+        ended).
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
@@ -151,6 +155,7 @@ def timed(arguments: Sequence[object], *, limit: float) -> Row:
     return {
         "first": _rounded(lines[0][0] if lines else None),
         "plan": _rounded(next((when for when, text in lines if PLANNED.search(text)), None)),
+        "verdict": _rounded(next((when for when, text in lines if JUDGED.search(text)), None)),
         "end": _rounded(end),
         "silence": _rounded(max(later - earlier for earlier, later in zip(times, times[1:], strict=False))),
         "lines": len(lines),
@@ -171,43 +176,54 @@ def seconds_of(budget: str) -> float:
     return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
 
 
-def measured(name: str, tape: Path, budget: str) -> list[Row]:
-    """The two commands on one tape."""
+def measured(name: str, tape: Path, budget: str, workers: int) -> list[Row]:
+    """The two commands on one tape, with an audit by some processes; costs that were kept stay where they are."""
     limit = LATEST * seconds_of(budget) + 60
     rows = []
     with tempfile.TemporaryDirectory() as place:
-        for command in (("plan", tape), ("audit", tape, "--out", Path(place) / "audit")):
+        for command in (("plan", tape), ("audit", tape, "--out", Path(place) / "audit", "--workers", workers)):
             found = timed([*command, "--budget", budget], limit=limit)
             share = round(found["end"] / seconds_of(budget), 3)
-            rows.append({"tape": name, "command": command[0], "budget": budget, **found, "share": share})
+            rows.append(
+                {"tape": name, "command": command[0], "budget": budget, "workers": workers, **found, "share": share}
+            )
     return rows
 
 
 def table(content: Mapping[str, Any]) -> str:
     """The page's table: the slower of the runs."""
     lines = [
-        "| tape | budget | first line | plan | plan in the audit | verdict | of the budget | longest silence |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| tape | budget | processes | first line | plan | plan in the audit | first verdict | end | of the budget | "
+        "longest silence |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, own in FEDERATIONS.items():
         if reason := content["skipped"].get(name):
-            lines.append(f"| {own.words} | – | not run: {reason} | | | | | |")
-        budgets = dict.fromkeys(row["budget"] for row in content["rows"] if row["tape"] == name)
-        for budget in budgets:
-            alike = [row for row in content["rows"] if (row["tape"], row["budget"]) == (name, budget)]
+            lines.append(f"| {own.words} | – | – | not run: {reason} | | | | | | |")
+        kinds = dict.fromkeys((row["budget"], row["workers"]) for row in content["rows"] if row["tape"] == name)
+        for budget, workers in kinds:
+            alike = rows_of(content, name, budget, workers)
             plans, audits = ([row for row in alike if row["command"] == which] for which in ("plan", "audit"))
             cells = [
                 own.words,
                 budget,
+                str(workers),
                 _span(alike, "first", " s"),
                 _span(plans, "end", " s"),
                 _span(audits, "plan", " s"),
+                _span(audits, "verdict", " s"),
                 _span(audits, "end", " s"),
                 f"{max(row['share'] for row in audits):.0%}" if audits else "–",
                 _span(alike, "silence", " s"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def rows_of(content: Mapping[str, Any], name: str, budget: str, workers: int) -> list[Row]:
+    """Of one tape, one budget and one number of processes."""
+    wanted = (name, budget, workers)
+    return [row for row in content["rows"] if (row["tape"], row["budget"], row["workers"]) == wanted]
 
 
 def _span(rows: Sequence[Row], name: str, unit: str) -> str:
@@ -226,6 +242,7 @@ def main() -> None:
     parser.add_argument("--tapes", type=Path, required=True, help="folder that keeps the tapes")
     parser.add_argument("--only", nargs="+", choices=list(FEDERATIONS), default=list(FEDERATIONS), help="these tapes")
     parser.add_argument("--budgets", nargs="+", default=["60s", "5m"], help="of the audits, such as 60s or 5m")
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2], help="processes of the audits")
     parser.add_argument("--runs", type=int, default=2, help="of each tape and budget")
     parser.add_argument("--table", action="store_true", help="print the table of --out, and run nothing")
     parser.add_argument("--page", type=Path, help="page that gets the table")
@@ -238,10 +255,10 @@ def main() -> None:
         if isinstance(tape, str):
             content["skipped"][name] = tape
             continue
-        for budget in options.budgets:
-            there = [row for row in content["rows"] if (row["tape"], row["budget"]) == (name, budget)]
+        for budget, workers in product(options.budgets, options.workers):
+            there = rows_of(content, name, budget, workers)
             for _ in range(len(there) // 2, options.runs):
-                content["rows"] += measured(name, tape, budget)
+                content["rows"] += measured(name, tape, budget, workers)
                 for row in content["rows"][-2:]:
                     print({key: value for key, value in row.items() if key != "last"}, flush=True)
                 options.out.write_text(json.dumps(content, indent=1) + "\n")

@@ -15,6 +15,7 @@ def test_the_plan_of_a_real_tape_is_timed_and_ended_when_it_takes_too_long(tmp_p
     found = timed(["plan", tape, "--budget", "2m", "--attacks", "first-layer"], limit=200)
     assert found["exit"] == 0, found["last"]
     assert 0 < found["first"] <= found["plan"] <= found["end"]
+    assert found["verdict"] is None, "a plan judges nothing"
     assert found["silence"] <= found["end"]
     ended = timed(["plan", tape], limit=0.2)
     assert (ended["exit"], ended["plan"]) == (None, None)
@@ -30,19 +31,21 @@ def test_the_table_says_what_did_not_end():
     row = {
         "tape": "mlp",
         "budget": "60s",
+        "workers": 2,
         "first": 1.0,
         "plan": 4.0,
+        "verdict": 5.0,
         "end": 9.0,
         "silence": 2.0,
         "exit": 0,
         "share": 0.15,
     }
-    audit = row | {"command": "audit", "end": 63.0, "share": 1.05, "plan": 6.0}
+    audit = row | {"command": "audit", "end": 63.0, "share": 1.05, "plan": 6.0, "verdict": 8.0}
     rows = [row | {"command": "plan"}, audit, audit | {"end": 65.0, "share": 1.08, "silence": 3.5}]
-    rows += [audit | {"tape": "noise", "end": 240.0, "exit": None, "share": 4.0, "plan": None}]
+    rows += [audit | {"tape": "noise", "end": 240.0, "exit": None, "share": 4.0, "plan": None, "verdict": None}]
     content = json.loads(json.dumps({"rows": rows, "skipped": {"epoch": "no images"}}))
     text = table(content)
-    assert "| 60s | 1.0 s | 9.0 s | 6.0 s | 63.0 to 65.0 s | 108% | 2.0 to 3.5 s |" in text
-    assert "| 60s | 1.0 s | – | – | does not end within 240 s | 400% | 2.0 s |" in text
-    assert f"| {FEDERATIONS['epoch'].words} | – | not run: no images |" in text
+    assert "| 60s | 2 | 1.0 s | 9.0 s | 6.0 s | 8.0 s | 63.0 to 65.0 s | 108% | 2.0 to 3.5 s |" in text
+    assert "| 60s | 2 | 1.0 s | – | – | – | does not end within 240 s | 400% | 2.0 s |" in text
+    assert f"| {FEDERATIONS['epoch'].words} | – | – | not run: no images |" in text
     assert [seconds_of(one) for one in ("60s", "5m")] == [60, 300]
