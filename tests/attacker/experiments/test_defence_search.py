@@ -19,10 +19,11 @@ from attacker.experiments.defence_search.climb import Climb
 from attacker.experiments.defence_search.disclosure import Attacks, Disclosed
 from attacker.experiments.defence_search.families import Family, Mechanism, families, with_group_norm
 from attacker.experiments.defence_search.figures import keep_figures, read_recommendation
+from attacker.experiments.defence_search.judged_again import judge_again
 from attacker.experiments.defence_search.ladder import RUNGS, TOP, highest, lowest, settled
 from attacker.experiments.defence_search.norms import undefended_norm
 from attacker.experiments.defence_search.prefetch import Ahead
-from attacker.experiments.defence_search.result import Recommendation
+from attacker.experiments.defence_search.result import Recommendation, Trial
 from attacker.experiments.defence_search.search import RECOMMENDATION_NAME, DefenceSearch
 from attacker.experiments.defence_search.utility import Lost
 from attacker.experiments.federations import federation_settings, run_in_process
@@ -308,6 +309,37 @@ def test_the_search_recommends_what_holds_says_what_it_measured_and_draws_it(
     assert len(rows) == len(shown.rungs)
     assert [float(row["noise"]) for row in rows if row["recommended"] == "True"] == [shown.noise]
     assert paths[0].read_text().startswith("<?xml")
+
+    more = judge_again(found, small(scale=replace(scale, judged=4, patient=3)), tmp_path / "again")
+    assert (more.victims, more.patient_victims, found.victims, found.patient_victims) == (4, 3, 2, 2)
+    assert more.recommended is not None
+    assert [(one.attacks, one.victims) for one in more.recommended.judged][0] == ("formulas", 4)
+    assert more.recommended.rungs == shown.rungs, "what was measured by noise is taken over"
+    assert "on any of 4 images" in more.sentence
+    with pytest.raises(ValueError, match="recommends no defence"):
+        judge_again(found.model_copy(update={"recommended": None}), small(scale=scale), tmp_path / "again")
+    with pytest.raises(ValueError, match="expected a search of the images, model and seed"):
+        judge_again(found, small(scale=scale, seed=8), tmp_path / "again")
+
+
+def test_what_falls_when_it_is_judged_again_is_recommended_no_more(tmp_path: Path) -> None:
+    """The least noise behind a clip stops no division."""
+    least = {"fedsgd": 1.0, "fedavg": 1.0}
+    trial = Trial(
+        defence="clip:max_norm=1+noise:std=0.0001", batch_size=1, local_steps=1, payload_bytes=1, gradients=1,
+        verdict="recommended", reason="", closest_ssim=0.1, closest_attack="dlg", accuracy={}, undefended={},
+        mechanism="client", model="mlp", quantile=0.5, norms=least, noise=1e-4,
+    )  # fmt: skip
+    earlier = Recommendation(
+        data="digits", model="mlp", scale="smoke", seed=small().seed, found=True, sentence="held", recommended=trial,
+        trials=[trial], victims=1, upper_bound=0.9, seconds_of_attacks=1.0, closest=0,
+    )  # fmt: skip
+    scale = replace(SMALL, attacked=(0,), judged=2, patient=2)
+    now = judge_again(earlier, small(scale=scale), tmp_path)
+    assert (now.found, now.recommended, now.upper_bound) == (False, None, None)
+    assert now.trials[0].verdict == "falls when judged"
+    assert "reconstructs 2 of 2 images under FedSGD" in now.trials[0].reason
+    assert now.trials[0].closest_attack == "first-layer"
 
 
 @pytest.mark.slow
