@@ -1,0 +1,244 @@
+"""Time to quality: what research code takes for its preset, and what we take until as good on the same updates.
+
+    OMP_NUM_THREADS=1 python benchmarks/time_to_quality.py --out docs/time-to-quality.json --page docs/speed.md \\
+        --invertinggradients CHECKOUT --breaching CHECKOUT
+
+The goal of a row is the mean SSIM that the preset of Inverting Gradients reaches at its full iterations on all of its
+clients. Where that takes longer than --limit, it is the one at as many iterations as there was time for, and the row
+says so. Our engine computes the goal: docs/speed.md shows that it equals the research code iteration for iteration. The
+research code's time is that of its own code on one client, at full iterations where --limit allows, else from the
+seconds of an iteration. Ours is tried in the order of what it costs: formulas, then searches of more and more
+iterations; the first that is as good ends the row, and what was tried before it counts too. Labels are granted to all.
+Finished pieces stay in the JSON file and are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import command_line
+from attacker.attacks.gradient_matching.attack import GradientMatching
+from attacker.attacks.registry import build_attack
+from attacker.simulate import observe
+from fl_precode import Victim
+from fl_precode.spec import spec_name
+from images import first_images
+from page_tables import write_between
+from peers import Breaching, InvertingGradients, Peer, load
+from quality import Setting, build_victim, figures
+
+logger = logging.getLogger("time_to_quality")
+
+FULL = 24_000
+"""Iterations of the preset, with signed Adam of 0.1 and total variation of 1e-4."""
+
+PRESET = "inverting-gradients:iterations={iterations}"
+FORMULAS = ("first-layer", "layerwise-inversion", "patch-embedding", "activation-span", "spear")
+BUILT_ON_FORMULAS = ("hybrid", "then-refine:iterations=1000")
+RUNGS = (100, 300, 1_000, 3_000, 8_000, 24_000)
+"""Iterations of our searches, with four weights of total variation raced and the step that suits few iterations."""
+
+MODELS = (
+    "mlp", "lenet:init=uniform", "lenet:activation=relu", "convnet", "resnet20:width=4",
+    "benchmarks.architecture_models:residual_18", "benchmarks.architecture_models:vit_s",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """The updates of one row, with the truth, which only the comparison sees."""
+
+    victim: Victim
+    images: Tensor
+    labels: Tensor
+    batch: int
+
+    def attacked(self, spec: str, seed: int) -> Row:
+        """All clients by one of our attacks: SSIM of every image, 0 where none was found, and seconds."""
+        seen = observe(self.victim, self.victim.inputs.normalise(self.images), self.labels, batch_size=self.batch)
+        attack = build_attack(spec)
+        if any(attack.why_not(self.victim, one) is not None for one in seen):
+            return {"fits": False}
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = attack(
+            self.victim, seen, generator=torch.Generator().manual_seed(seed), labels=self.labels.split(self.batch)
+        )
+        spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        ssims: list[float] = []
+        for one, truth in zip(found, self.images.split(self.batch), strict=True):
+            ssims += [0.0] * len(truth) if one.inputs is None else figures(self.victim, one.inputs, truth)["ssim"]
+        return {"fits": True, "ssim": ssims, **spent}
+
+    def by_peer(self, peer: Peer, iterations: int, seed: int) -> Row:
+        """The first client by research code with our preset's settings."""
+        first = slice(0, self.batch)
+        normalised = self.victim.inputs.normalise(self.images[first])
+        (seen,) = observe(self.victim, normalised, self.labels[first], batch_size=self.batch)
+        settings = build_attack(PRESET.format(iterations=iterations))
+        assert isinstance(settings, GradientMatching)
+        torch.manual_seed(seed)
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = peer.reconstruct(self.victim, seen.update, self.labels[first], settings)
+        spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        return {"ssim": figures(self.victim, found, self.images[first])["ssim"], "iterations": iterations, **spent}
+
+
+class Record:
+    """Finished pieces by name, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.content: Row = {"torch": torch.__version__, "pieces": {}}
+        if path.exists():
+            self.content = json.loads(path.read_text(encoding="utf-8"))
+
+    def piece(self, name: str, make: Callable[[], Row]) -> Row:
+        """What was measured under a name, now or earlier."""
+        if name not in self.content["pieces"]:
+            self.content["pieces"][name] = make()
+            self.content["measured"] = date.today().isoformat()
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+            part.replace(self._path)
+            logger.info("%s: %s", name, _short(self.content["pieces"][name]))
+        found: Row = self.content["pieces"][name]
+        return found
+
+
+def measure(name: str, clients: Clients, peers: Sequence[Peer], record: Record, options: argparse.Namespace) -> None:
+    """Fill one row."""
+    short = record.piece(f"{name} | preset, 100 iterations", lambda: clients.attacked(PRESET.format(iterations=100), 0))
+    iterations = affordable(short["cpu"] / 100, options.limit)
+    goal = record.piece(
+        f"{name} | goal", lambda: clients.attacked(PRESET.format(iterations=iterations), 0) | {"iterations": iterations}
+    )
+    for peer in peers:
+        few = record.piece(f"{name} | {peer.name}, few", lambda peer=peer: clients.by_peer(peer, options.few, 0))
+        full = affordable(few["cpu"] / options.few, options.limit)
+        if full == FULL:
+            record.piece(f"{name} | {peer.name}", lambda peer=peer: clients.by_peer(peer, FULL, 0))
+    wanted = _mean(goal["ssim"])
+    for spec in ours(goal["iterations"]):
+        found = record.piece(f"{name} | ours, {spec}", lambda spec=spec: clients.attacked(spec, 1))
+        if found["fits"] and _mean(found["ssim"]) >= wanted:
+            break
+
+
+def affordable(seconds: float, limit: float) -> int:
+    """Iterations of the preset that take at most so long; all of them where there is time.
+
+    >>> affordable(0.001, 100.0), affordable(1.0, 250.0)
+    (24000, 200)
+    """
+    fitting = int(limit / max(seconds, 1e-9))
+    return FULL if fitting >= FULL else max(100, fitting // 100 * 100)
+
+
+def ours(most: int) -> Iterator[str]:
+    """Our attacks in the order of what they cost; searches of no more iterations than the goal's."""
+    yield from FORMULAS
+    yield from BUILT_ON_FORMULAS
+    for iterations in RUNGS:
+        if iterations <= most:
+            yield (
+                f"inverting-gradients:preset=precode-paper,iterations={iterations},total_variations=1e-6|1e-4|1e-2|1e-1"
+            )
+
+
+def table(content: Row) -> str:
+    """The page's table, a line for each row."""
+    lines = [
+        "| model | weights | images | goal, SSIM (iterations) | ours: attack, SSIM | CPU s a client, first tries "
+        "included | invertinggradients | times less | breaching | times less |",
+        "| --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    names = dict.fromkeys(name.rpartition(" | ")[0] for name in content["pieces"])
+    return "\n".join([*lines, *(_line(name, content["pieces"]) for name in names)])
+
+
+def _line(name: str, pieces: Row) -> str:
+    model, weights, batch = name.split(" | ")
+    goal = pieces.get(f"{name} | goal")
+    if goal is None:
+        return f"| `{model}` | {weights} | {batch} | not measured | | | | | | |"
+    tried = {key.partition(" | ours, ")[2]: one for key, one in pieces.items() if key.startswith(f"{name} | ours, ")}
+    fitting = {spec: one for spec, one in tried.items() if one["fits"]}
+    clients = len(goal["ssim"]) / int(batch)
+    spent = sum(one["cpu"] for one in fitting.values()) / clients
+    spec, last = next(reversed(fitting.items()), ("none fits", {"ssim": [0.0]}))
+    reached = _mean(last["ssim"]) >= _mean(goal["ssim"])
+    attack = f"`{spec_name(spec)}`" if fitting else spec
+    said = f"{'' if reached else 'not reached: '}{attack}, {_mean(last['ssim']):.2f}"
+    cells = [f"`{model}`", weights, batch, f"{_mean(goal['ssim']):.2f} ({goal['iterations']:,})", said, f"{spent:.2f}"]
+    for peer in (InvertingGradients.name, Breaching.name):
+        cells += _peer(name, peer, pieces, spent)
+    return f"| {' | '.join(cells)} |"
+
+
+def _peer(name: str, peer: str, pieces: Row, spent: float) -> list[str]:
+    """CPU seconds of research code for a client at full iterations, and how many times as much that is."""
+    whole, few = pieces.get(f"{name} | {peer}"), pieces.get(f"{name} | {peer}, few")
+    if few is None:
+        return ["–", "–"]
+    seconds = whole["cpu"] if whole else few["cpu"] / few["iterations"] * FULL
+    return [f"{seconds:.0f}{'' if whole else ' (from an iteration)'}", f"{seconds / max(spent, 1e-9):.0f}"]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def _short(piece: Row) -> str:
+    if not piece.get("fits", True):
+        return "does not fit"
+    return f"SSIM {_mean(piece['ssim']):.3f}, {piece['cpu']:.1f} CPU s, {piece['wall']:.1f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="specs")
+    parser.add_argument("--states", nargs="+", choices=["untrained", "trained"], default=["untrained", "trained"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], help="images of a client")
+    parser.add_argument("--images", type=int, default=32, help="of all clients")
+    parser.add_argument("--limit", type=float, default=900.0, help="CPU seconds of one piece, about")
+    parser.add_argument("--few", type=int, default=40, help="iterations of research code that are timed")
+    parser.add_argument("--training-steps", type=int, default=1500, help="of trained models")
+    parser.add_argument("--weights", type=Path, default=Path("outputs/weights"), help="folder of trained weights")
+    parser.add_argument("--invertinggradients", type=Path, help="a checkout of that repository")
+    parser.add_argument("--breaching", type=Path, help="a checkout of that repository")
+    parser.add_argument("--page", type=Path, help="page of documentation whose table is written anew")
+    options = command_line.parse(parser)
+    kinds: list[tuple[type[Peer], Path | None]] = [
+        (InvertingGradients, options.invertinggradients), (Breaching, options.breaching)
+    ]  # fmt: skip
+    peers = [kind(load(checkout, kind.package)) for kind, checkout in kinds if checkout is not None]
+    record = Record(options.out)
+    for model in options.models:
+        for state in options.states:
+            steps = options.training_steps if state == "trained" else 0
+            setting = Setting(group="", model=model, steps=steps, attack="", batch=1)
+            victim = build_victim(setting, options)
+            for batch in options.batches:
+                _, images, labels, _ = first_images(options.images)
+                clients = Clients(victim=victim, images=images, labels=labels, batch=batch)
+                measure(f"{model} | {state} | {batch}", clients, peers, record, options)
+                if options.page is not None:
+                    write_between(options.page, "time to quality", table(record.content))
+    print(table(record.content))
+
+
+if __name__ == "__main__":
+    main()
