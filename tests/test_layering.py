@@ -53,6 +53,7 @@ LAYERS = (
     ("attacker.audit.scoring",),
     ("attacker.audit.verdict",),
     ("attacker.audit",),
+    ("attacker.standard",),
     ("attacker.report",),
     ("attacker.simulate",),
     ("attacker.bench",),
