@@ -114,11 +114,11 @@ def _show(result: StandardResult) -> None:
     typer.echo(f"{result.standard} ({result.definition[:12]}): {counted(images, 'image')} attacked")
     table = _table()
     for attack in result.attacks:
-        if attack.images:
-            table.add_row(_name(attack), *_cells(attack))
+        if attack.figures.images:
+            table.add_row(_name(attack), *_cells(attack.figures))
     show_table(table)
     for attack in result.attacks:
-        if attack.reasons and (attack.status != "run" or attack.not_applicable or attack.failed):
+        if attack.reasons and (attack.status != "run" or attack.not_applicable or attack.figures.failed):
             typer.echo("\n".join(wrapped(f"{_name(attack)}: {'; '.join(attack.reasons)}", columns())))
     if result.reconstructed_by_any is None:
         typer.echo("Reconstructed by any attack: not known, because the true images are not.")

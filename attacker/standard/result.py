@@ -61,11 +61,12 @@ class Figures(Entry):
     failed: Count = Field(description="images on which it raised or diverged")
 
 
-class AttackResult(Figures):
+class AttackResult(Entry):
     """What became of one attack of the standard."""
 
     attack: str = Field(description="spec, with every setting")
     status: PlanStatus
+    figures: Figures
     not_applicable: Count = Field(description="images of updates that it does not fit")
     reasons: list[str] = Field(description="why it did not run, or failed")
     reason_codes: list[Identifier] = Field(description="of these, as in docs/codes.md")
@@ -112,7 +113,7 @@ def standard_result(record: AuditRecord, standard: Standard) -> StandardResult:
     (federation,) = record.federations
     summaries = {summary.attack: summary for summary in record.summaries}
     attacks = [_attack(planned, summaries.get(planned.attack), record.results) for planned in record.plan]
-    ran = [attack for attack in attacks if attack.images]
+    ran = [attack for attack in attacks if attack.figures.images]
     back = {row.victim_id for row in record.results if counts(row, record.success_threshold)}
     return StandardResult(
         standard=standard.name,
@@ -128,9 +129,9 @@ def standard_result(record: AuditRecord, standard: Standard) -> StandardResult:
 def _attack(planned: PlannedAttack, summary: AttackSummary | None, results: Iterable[ImageResult]) -> AttackResult:
     tried = summary if planned.status == "run" else None
     return AttackResult(
-        **dict(figures(summary, results)),
         attack=planned.attack,
         status=planned.status,
+        figures=figures(summary, results),
         not_applicable=0 if summary is None else summary.not_applicable,
         reasons=[planned.reason] if tried is None else tried.reasons,
         reason_codes=planned.reason_codes if tried is None else tried.reason_codes,
@@ -211,7 +212,7 @@ def read_result(path: Path, kind: type[Result]) -> Result:
 
 
 def _strength(attack: AttackResult) -> tuple[int, int, float]:
-    return strength(attack.reconstructed, attack.images, attack.mean_ssim)
+    return strength(attack.figures.reconstructed, attack.figures.images, attack.figures.mean_ssim)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
