@@ -49,12 +49,12 @@ def read_reconstructions(path: Path) -> tuple[dict[str, Tensor], str]:
     if path.suffix != ".npz":
         raise ValueError(f"expected reconstructions in a file ending in .npz or .safetensors, got {path}")
     try:
+        with zipfile.ZipFile(path):
+            pass
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: _real(name, _tensor(arrays[name])) for name in arrays.files}, digest
-    except (zipfile.BadZipFile, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is no complete .npz file of number arrays: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+            return {name: _real(name, torch.as_tensor(arrays[name])) for name in arrays.files}, digest
+    except (zipfile.BadZipFile, EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no complete .npz file of floating-point arrays: {error}") from error
 
 
 def checked(
@@ -108,10 +108,6 @@ def _wrong(images: Tensor, count: int, shape: tuple[int, int, int]) -> list[str]
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _real(name: str, value: Tensor) -> Tensor:
