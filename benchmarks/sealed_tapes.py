@@ -28,7 +28,7 @@ if __name__ == "__main__":
 from attacker.standard.sealing import key_digest, new_key, read_key, seal, write_key
 from benchmarks.simulated_tapes import simulate
 from fl_precode.federation.config import Settings
-from fl_precode.private_file import write_private
+from fl_precode.private_file import make_private_folder, write_private
 from fl_precode.tape import Tape
 
 EDITION: Final = 1
@@ -94,13 +94,13 @@ def make(out: Path, key_file: Path, tapes: Sequence[SealedTape] = TAPES) -> dict
 
     Raises:
         ValueError: If the key's file is something else, or the tapes are too large together.
-        OSError: If the folder is there already, or cannot be written.
+        OSError: If the folder cannot be written.
     """
     torch.set_num_threads(1)
     if not key_file.exists():
         write_key(new_key(), key_file)
     key = read_key(key_file)
-    out.mkdir(parents=True)
+    make_private_folder(out)
     entries = [_sealed(out / wanted.name, wanted, key) for wanted in tapes]
     total = sum(entry["bytes"] for entry in entries)
     if total > MOST_BYTES:
