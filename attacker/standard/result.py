@@ -146,8 +146,10 @@ def figures(summary: AttackSummary | None, results: Iterable[ImageResult]) -> Fi
         results: Of all attacks.
     """
     if summary is None:
-        empty = dict.fromkeys(Figures.model_fields)
-        return Figures(**{**empty, "images": 0, "failed": 0})
+        return Figures(
+            images=0, reconstructed=None, identified=None, mean_ssim=None, mean_psnr=None, mean_guess_ssim=None,
+            median_matching_loss=None, failed=0,
+        )  # fmt: skip
     rows = [row for row in results if row.attack == summary.attack and row.outcome != "not_applicable"]
     by_pixels = next((ranks for ranks in summary.identification if ranks.measure == "pixels"), None)
     return Figures(

@@ -56,7 +56,7 @@ def score(
         }
         entry = federation_entry(federation, [federation], settings, estimate_scale(inputs, []))
         results = {(federation.id, name, file): result for file, result in made.items()}
-        pools = pools_of(federation, {}, settings)
+        pools = pools_of(federation, {}, settings, by_features=False)  # a score has figures by pixels only
         scene = Scene(federation, entry, inputs, results, {}, Pictures(Path(folder)), pools)
         images, rows = scene.scored([[(name, made[update.file])] for update in federation.entries])
     rows = with_identified(rows, images)
@@ -74,8 +74,8 @@ def score(
 def _sizes(federation: AuditedFederation, tape: Path) -> dict[str, int]:
     """Images behind each update that is scored, by file."""
     if federation.subject.truth is None:
-        why = federation.subject.truth_note
-        raise ValueError(f"the true images of {tape} are not known ({why}); a sealed tape needs its key (--key FILE)")
+        note = federation.subject.truth_note
+        raise ValueError(f"the true images of {tape} are not known ({note}); a sealed tape needs its key (--key FILE)")
     if problems := federation.subject.tape.verify():
         raise ValueError(f"{tape} was altered or damaged: {'; '.join(problems[:2])}; take the tape anew")
     sizes = {}

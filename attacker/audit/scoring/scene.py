@@ -128,13 +128,16 @@ class Scene:
         return [batch for batch in images if batch is not None]
 
 
-def pools_of(federation: AuditedFederation, known: dict[str, Pools], settings: AuditSettings) -> Pools | None:
+def pools_of(
+    federation: AuditedFederation, known: dict[str, Pools], settings: AuditSettings, *, by_features: bool = True
+) -> Pools | None:
     """Candidates of a federation's images, which its control shares; None where none are wanted or known.
 
     Args:
         federation: The federation.
         known: Those that were drawn before, by federation; these are added.
         settings: Of the audit.
+        by_features: Whether features are compared as well as pixels.
     """
     source, origin = federation.subject.truth, federation.control_of or federation.id
     if source is None or not settings.candidates:
@@ -142,5 +145,5 @@ def pools_of(federation: AuditedFederation, known: dict[str, Pools], settings: A
     if origin not in known:
         truths = [truth for update in federation.entries if (truth := federation.truth(update)) is not None]
         labels = {int(label) for truth in truths for label in truth.labels}
-        known[origin] = Pools(source, labels, settings.candidates, settings.seed)
+        known[origin] = Pools(source, labels, settings.candidates, settings.seed, by_features=by_features)
     return known[origin]
