@@ -145,13 +145,17 @@ class Breaching(Peer):
 
     @cached_property
     def _config(self) -> Any:
+        return self.preset("invertinggradients")
+
+    def preset(self, name: str) -> Any:
+        """Settings of theirs by name, as they are."""
         logging.getLogger("breaching").setLevel(logging.WARNING)
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self.library.get_attack_config("invertinggradients")
+            return self.library.get_attack_config(name)
 
     def reconstruct(self, victim: Victim, update: Gradients, labels: Tensor, settings: GradientMatching) -> Tensor:
-        inputs, model, config, ours = victim.inputs, victim.model, self._config, options_of(settings)
+        config, ours = self._config, options_of(settings)
         config.optim.max_iterations = ours["iterations"]
         config.optim.step_size = ours["learning_rate"]
         config.optim.signed = "hard" if ours["signed"] else None
@@ -160,6 +164,11 @@ class Breaching(Peer):
         config.restarts.num_trials = ours["restarts"]
         # Its total variation is the mean over both directions, half of the sum that the other two take.
         config.regularization.total_variation.scale = 2 * float(ours["total_variation"])
+        return self.attack(victim, update, labels, config)
+
+    def attack(self, victim: Victim, update: Gradients, labels: Tensor, config: Any) -> Tensor:
+        """Images (batch, C, H, W), normalised, by settings of theirs."""
+        inputs, model = victim.inputs, victim.model
         setup = {"device": labels.device, "dtype": torch.float}
         attack = self.library.attacks.prepare_attack(model, torch.nn.CrossEntropyLoss(), config, setup)
         metadata = SimpleNamespace(modality="vision", shape=inputs.shape, mean=inputs.mean, std=inputs.std)

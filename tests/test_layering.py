@@ -59,6 +59,7 @@ LAYERS = (
     ("attacker.audit.scoring",),
     ("attacker.audit.verdict",),
     ("attacker.audit",),
+    ("attacker.standard",),
     ("attacker.report",),
     ("attacker.simulate",),
     ("attacker.bench",),

@@ -32,6 +32,8 @@ class AuditSettings:
             them, so that an audit may be gone on with by the other choice.
         candidates: Other images, of the same class where there are enough, that each true image is told from; 0 for
             none. No attack depends on them either.
+        standard: Name of the frozen set of attacks that this is a run of; empty for none. What is found then depends on
+            no clock.
 
     Raises:
         TypeError: If an attack is neither a spec nor an object.
@@ -50,6 +52,7 @@ class AuditSettings:
     leakage: bool = False
     canary_secret: str | None = field(default=None, repr=False)
     candidates: int = CANDIDATES
+    standard: str = ""
 
     def __post_init__(self) -> None:
         if self.victims < 1:
@@ -62,6 +65,8 @@ class AuditSettings:
             raise ValueError("expected a budget for the plan, in seconds, or the attacks to run")
         if self.budget is not None and not 0 < self.budget < float("inf"):
             raise ValueError(f"expected a positive budget in seconds, got {self.budget:g}")
+        if self.standard and (self.attacks is None or self.budget is not None):
+            raise ValueError(f"expected the attacks of {self.standard}, and no budget in seconds: it goes by no clock")
         if self.rounds is not None and not 0 <= self.rounds[0] <= self.rounds[1]:
             raise ValueError(f"expected rounds from a first to a last one, got {self.rounds[0]}:{self.rounds[1]}")
 
@@ -73,6 +78,7 @@ class AuditSettings:
     def identity(self) -> dict[str, Any]:
         """Everything here that attacks depend on, in words of the command line."""
         return {
+            **({"standard": self.standard} if self.standard else {}),
             "attacks": "planned" if self.specs is None else " ".join(self.specs),
             "victims": self.victims,
             "seed": self.seed,

@@ -96,7 +96,7 @@ class AuditOptions:
             for tape in tapes
         ]  # fmt: skip
 
-    def settings(self, *, leakage: bool, **more: int) -> AuditSettings:
+    def settings(self, *, leakage: bool, **more: Any) -> AuditSettings:
         """Settings of the audit; a wrong option is bad usage and stops before anything is opened.
 
         Args:

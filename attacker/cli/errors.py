@@ -6,8 +6,22 @@ import errno
 
 _EXTRAS = {
     **dict.fromkeys(
-        ("scipy", "skimage", "PIL", "pydantic", "typer", "click", "rich", "psutil", "jinja2", "markupsafe"), "audit"
+        (
+            "scipy",
+            "skimage",
+            "PIL",
+            "pydantic",
+            "typer",
+            "click",
+            "rich",
+            "psutil",
+            "jinja2",
+            "markupsafe",
+            "cryptography",
+        ),
+        "audit",
     ),
+    "cryptography": "audit",
     "matplotlib": "experiments",
     "ray": "simulation",
     "sklearn": "simulation",

@@ -1,9 +1,9 @@
 """The command line ``fl-precode``.
 
 Exit codes: 0 done, 1 the job failed (``check``: a demand is not met; ``compare``: something is worse), 2 bad usage (and
-records that cannot be used), 3 nothing could be attacked (``audit``, ``plan``, ``notes``), 130 interrupted. Errors are
-one readable paragraph on stderr; ``--debug`` shows the traceback. Everything heavy is imported inside the
-commands, so that ``--help`` is quick.
+records that cannot be used), 3 nothing could be attacked (``audit``, ``standard``, ``score``, ``plan``, ``notes``), 130
+interrupted. Errors are one readable paragraph on stderr; ``--debug`` shows the traceback. Everything heavy is imported
+inside the commands, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from attacker.cli import analyse, audit, gate, lists, notes, plan, report
+from attacker.cli import analyse, audit, gate, lists, notes, plan, report, standard
 from attacker.cli.errors import error_paragraph
 from attacker.jobs.in_time import any_left_behind
 
@@ -119,7 +119,7 @@ def _add_commands() -> None:
     """Add the commands; those of a checkout where there is one."""
     of_a_checkout = (*OF_A_CHECKOUT.values(), "reproduce_papers") if find_spec("attacker.cli.checkout") else ()
     there = [import_module(f"attacker.cli.checkout.{name}") for name in dict.fromkeys(of_a_checkout)]
-    for module in (notes, plan, audit, gate, report, analyse, lists, *there):
+    for module in (notes, plan, audit, standard, gate, report, analyse, lists, *there):
         module.register(app)
 
 

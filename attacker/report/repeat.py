@@ -16,6 +16,12 @@ _WITHHELD: Final = ("batch-size", "buffers", "defence", "learning-rate")
 def command(record: AuditRecord) -> str:
     """A shell command that audits the same tapes with the same attacks, settings and seed."""
     tapes = dict.fromkeys(federation.tape for federation in record.federations if federation.control_of is None)
+    if record.settings.get("standard"):
+        return shlex.join(["fl-precode", "standard", *tapes, "--out", "standard"])
+    return shlex.join(["fl-precode", "audit", *tapes, "--out", "audit", *_options(record)])
+
+
+def _options(record: AuditRecord) -> list[str]:
     options: list[str] = []
     for spec in str(record.settings.get("attacks") or "").split():
         options += ["--attacks", spec]
@@ -38,4 +44,4 @@ def command(record: AuditRecord) -> str:
         options += ["--candidates", str(candidates)]
     if "audit" in record.seeds:
         options += ["--seed", str(record.seeds["audit"])]
-    return shlex.join(["fl-precode", "audit", *tapes, "--out", "audit", *options])
+    return options

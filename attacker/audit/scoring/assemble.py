@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-
-from torch import Tensor
 
 from attacker.attacks.base import Reconstruction
 from attacker.attacks.registry import entry_of
@@ -32,25 +30,14 @@ from attacker.audit.record.schema import (
     VictimImage,
 )
 from attacker.audit.scoring.head_readings import head_readings
-from attacker.audit.scoring.identification import LineUp, Pools, what_lacks
+from attacker.audit.scoring.identification import Pools
 from attacker.audit.scoring.placebos import same_images, updates_of_others
-from attacker.audit.scoring.similarity import (
-    SUCCESS_THRESHOLD,
-    Placebos,
-    UpdateEvaluation,
-    as_images,
-    compared,
-    summarise,
-    victim_ids,
-)
+from attacker.audit.scoring.scene import Scene, Shuffled, pools_of
+from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD, compared, summarise
 from attacker.audit.settings import AuditSettings
 from attacker.optim.deadline import time_is_up
-from attacker.reasons import Reason, codes_of
-from fl_precode.models.input_spec import InputSpec
+from attacker.reasons import codes_of
 from fl_precode.tape import TapeEntry
-
-Shuffled = Mapping[tuple[str, str, str], Sequence[Reconstruction]]
-"""What attacks made of shuffled updates, by federation, attack and file of the update."""
 
 
 def assemble(
@@ -81,17 +68,14 @@ def assemble(
     pools: dict[str, Pools] = {}
     for federation in federations:
         scale = estimate_scale(federation.subject.victim.inputs, _alike(federation, federations, results))
-        entry = _with_readings(_entry(federation, federations, settings, scale), federation, plan, settings)
-        drawn = _pools(federation, pools, settings)
-        scene = _Scene(federation, entry, scale.inputs, results, shuffled or {}, pictures, drawn)
-        for place, update in enumerate(federation.entries):
-            evaluation = scene.evaluation(place)
-            images += evaluation.victims()
-            for number, (spec, result) in enumerate(_runs(federation, update, specs, plan, results), start=1):
-                if result is not None:
-                    granted = federation.targets[place].labels is not None
-                    placebos = scene.placebos(place, spec)
-                    rows += evaluation.results(spec, result, f"a{number}", placebos, labels_granted=granted)
+        entry = _with_readings(federation_entry(federation, federations, settings, scale), federation, plan, settings)
+        drawn = pools_of(federation, pools, settings)
+        scene = Scene(federation, entry, scale.inputs, results, shuffled or {}, pictures, drawn)
+        attacked, scores = scene.scored(
+            [_runs(federation, update, specs, plan, results) for update in federation.entries]
+        )
+        images += attacked
+        rows += scores
         lacks = scene.what_identification_lacks(settings.candidates)
         noted = {"identification_note": str(lacks), "identification_codes": list(lacks.codes)}
         entries.append(entry.model_copy(update=noted))
@@ -133,6 +117,7 @@ def _asked(settings: AuditSettings, specs: Sequence[str]) -> dict[str, Setting]:
         "control": settings.control,
         "leakage": settings.leakage,
         "candidates": settings.candidates,
+        **({"standard": settings.standard} if settings.standard else {}),
     }
 
 
@@ -181,9 +166,10 @@ def _describe(spec: str, defences: Sequence[str]) -> AttackDescription:
     return AttackDescription(spec=spec, answers=sorted(entry.answers_as(spec) - not_compared(defences)), **same)
 
 
-def _entry(
+def federation_entry(
     federation: AuditedFederation, federations: Sequence[AuditedFederation], settings: AuditSettings, scale: ImageScale
 ) -> FederationSummary:
+    """The record's entry of one federation, after its updates were read."""
     # Opening a tape compares sizes only; what was altered in place shows when everything is read.
     federation.subject.tape.verify()
     victim, defence = federation.subject.victim, federation.subject.defence
@@ -237,94 +223,6 @@ def _with_readings(
         }
     )
     return entry.model_copy(update={"facts": facts})
-
-
-class _Scene:
-    """One federation with the truth of all its updates."""
-
-    def __init__(
-        self,
-        federation: AuditedFederation,
-        entry: FederationSummary,
-        inputs: InputSpec,
-        results: Found,
-        shuffled: Shuffled,
-        pictures: Pictures,
-        pools: Pools | None,
-    ) -> None:
-        self._own, self._entry, self._inputs, self._pictures = federation, entry, inputs, pictures
-        self._found, self._shuffled = results, shuffled
-        self._truths = [federation.truth(update) for update in federation.entries]
-        self._same = same_images([None if truth is None else truth.images for truth in self._truths])
-        self._others = updates_of_others(self._same)
-        self._first: dict[int, str] = {}
-        self._pools = pools
-        self._line_ups = [None if truth is None or pools is None else LineUp(pools, truth) for truth in self._truths]
-
-    def evaluation(self, place: int) -> UpdateEvaluation:
-        """Of an update; to be asked for in order."""
-        source, truth = self._own.subject.truth, self._truths[place]
-        ids = victim_ids(self._own.id, place + 1, len(self._same[place]))
-        first = [name if of is None else self._first.setdefault(of, name)
-                 for name, of in zip(ids, self._same[place], strict=True)]  # fmt: skip
-        return UpdateEvaluation(
-            federation=self._entry,
-            number=place + 1,
-            observation=self._own.subject.tape.load(self._own.entries[place]),
-            inputs=self._inputs,
-            truth=truth,
-            guesses=None if source is None else source.guesses,
-            client=None if source is None or truth is None else source.client_images(self._own.entries[place]),
-            class_names=() if source is None else source.class_names,
-            pictures=self._pictures,
-            same_as=[]
-            if truth is None
-            else [None if of == victim_id else of for victim_id, of in zip(ids, first, strict=True)],
-            images=self._images_found(place),
-            line_up=self._line_ups[place],
-        )
-
-    def what_identification_lacks(self, candidates: int) -> Reason:
-        """Why nothing, or not everything, is said of whose images were reconstructed; to be asked for at the end.
-
-        Args:
-            candidates: That were asked for.
-        """
-        late = self._pools is not None and self._pools.late
-        return what_lacks([line_up for line_up in self._line_ups if line_up is not None], candidates, late=late)
-
-    def _images_found(self, place: int) -> int:
-        """The most images that an attack found behind an update."""
-        file = self._own.entries[place].file
-        made = (
-            result for (federation, _, of), result in self._found.items() if (federation, of) == (self._own.id, file)
-        )
-        return max((len(result.inputs) for result in made if result.inputs is not None), default=1)
-
-    def placebos(self, place: int, spec: str) -> Placebos:
-        """What an attack made of updates that hold none of the images of this one."""
-        entries = self._own.entries
-        others = [self._found.get((self._own.id, spec, entries[other].file)) for other in self._others[place]]
-        shuffled = self._shuffled.get((self._own.id, spec, entries[place].file), ())
-        return Placebos(others=self._images(others), shuffled=self._images(shuffled))
-
-    def _images(self, made: Sequence[Reconstruction | None]) -> list[Tensor]:
-        images = (
-            None if reconstruction is None else as_images(reconstruction, self._inputs) for reconstruction in made
-        )
-        return [batch for batch in images if batch is not None]
-
-
-def _pools(federation: AuditedFederation, known: dict[str, Pools], settings: AuditSettings) -> Pools | None:
-    """Candidates of a federation's images, which its control shares; None where none are wanted or known."""
-    source, origin = federation.subject.truth, federation.control_of or federation.id
-    if source is None or not settings.candidates:
-        return None
-    if origin not in known:
-        truths = [truth for update in federation.entries if (truth := federation.truth(update)) is not None]
-        labels = {int(label) for truth in truths for label in truth.labels}
-        known[origin] = Pools(source, labels, settings.candidates, settings.seed)
-    return known[origin]
 
 
 def count_others(federations: Sequence[AuditedFederation]) -> dict[tuple[str, str], int]:

@@ -45,14 +45,18 @@ class Pools:
         labels: Classes of the attacked images.
         candidates: Other images that each true one is told from, at most.
         seed: Other seeds, other images.
+        by_features: Whether features are compared as well as pixels, where the network is installed.
 
     Attributes:
         most: Other images that each true one is told from, at most.
         late: Whether the time of the audit was up before all was compared.
+        by_features: As given.
     """
 
-    def __init__(self, source: TruthSource, labels: Collection[int], candidates: int, seed: int) -> None:
-        self._source, self._seed = source, seed
+    def __init__(
+        self, source: TruthSource, labels: Collection[int], candidates: int, seed: int, *, by_features: bool = True
+    ) -> None:
+        self._source, self._seed, self.by_features = source, seed, by_features
         self.most = min(candidates, max(FEWEST_OF_CLASS, _MOST_VALUES // (_VALUES_EACH * max(1, len(labels)))))
         self._labels = sorted(labels)
         self._of_all: _Pool | None = None
@@ -197,7 +201,7 @@ class LineUp:
             fields[number]["rank_chance"] = placed.chance_in(len(places))
 
     def _by_features(self, pictures: Tensor, there: Sequence[int], fields: list[dict[str, Any]]) -> None:
-        network = network_for(pictures)
+        network = network_for(pictures) if self._pools.by_features else None
         if network is None:
             return
         places, truth = {}, network.features(self._images[there])

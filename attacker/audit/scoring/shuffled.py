@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import Final
 
 import torch
@@ -24,12 +23,12 @@ from fl_precode.observation import Observation
 DRAWS: Final = FEWEST_COMPARED
 """Updates without the image that a formula is tried on: other ones, and for want of them shuffled ones."""
 
-_MOST_SECONDS: Final = 10.0
+MOST_SECONDS: Final = 10.0
 """Of all shuffled updates of an audit. What is not done by then is left out."""
 
 
 def attack_shuffled(
-    chunks: Sequence[Chunk], results: Found, others: Mapping[tuple[str, str], int], *, seconds: float = inf
+    chunks: Sequence[Chunk], results: Found, others: Mapping[tuple[str, str], int], *, seconds: float = MOST_SECONDS
 ) -> dict[tuple[str, str, str], list[Reconstruction]]:
     """What formulas make of shuffled updates, by federation, attack and file of the update.
 
@@ -38,10 +37,10 @@ def attack_shuffled(
         results: What the attacks found, by the same key.
         others: How many other updates each one is compared with, by federation and file; it has no truth where it is
             missing, and is passed over.
-        seconds: That may be taken, at most; 10 where there are more.
+        seconds: That may be taken, at most.
     """
     made: dict[tuple[str, str, str], list[Reconstruction]] = {}
-    left = min(_MOST_SECONDS, seconds)
+    left = seconds
     for chunk in chunks:
         for target in chunk.targets:
             result = results.get((chunk.federation, chunk.attack, target.file))

@@ -1,0 +1,1 @@
+"""Frozen sets of attacks, reported by number, and scores of reconstructions that others made of the same tapes."""
