@@ -18,7 +18,13 @@ PACKAGES = ("fl_precode", "server", "clients", "attacker", "deploy")
 LAYERS = (
     # What every part stands on.
     ("fl_precode.randomness",),
-    ("fl_precode.assumption", "fl_precode.import_path", "fl_precode.plugins", "fl_precode.private_file"),
+    (
+        "fl_precode.assumption",
+        "fl_precode.import_path",
+        "fl_precode.object_store",
+        "fl_precode.plugins",
+        "fl_precode.private_file",
+    ),
     ("fl_precode.observation", "fl_precode.spec"),
     ("fl_precode.loss",),
     ("fl_precode.group_columns", "fl_precode.objective", "fl_precode.recorded_truth", "fl_precode.true_images"),

@@ -17,6 +17,7 @@ import torch
 
 from fl_precode.data.dataset import DataUnavailableError, ImageData, ImageDataset, image_data
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.private_file import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ MULTI_LABEL = "chestmnist"
 
 def default_root() -> Path:
     """Where downloaded sets are kept unless a data root is given."""
-    return Path.home() / ".cache" / "fl-precode"
+    return cache_folder()
 
 
 def load_cifar(name: str, root: Path, *, loader: Callable[..., Any] | None = None) -> ImageData:
