@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable, Sequence
+
+from fl_precode.spec import split_parts
 
 _MODELS = {"mlp": "MLP", "lenet": "LeNet", "convnet": "ConvNet", "resnet20": "ResNet20", "vit": "ViT"}
 _NO_DEFENCES = {"none": "no defence", "unknown": "a defence that was not announced"}
@@ -24,7 +25,6 @@ _STATUS = {
     "over_budget": "Left out, the budget was spent",
 }
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -50,7 +50,7 @@ def defence_name(spec: str) -> str:
     from fl_precode.defences.registry import DEFENCES
 
     titles = {name: entry.title for name, entry in DEFENCES.items() if entry.title} | _NO_DEFENCES
-    return joined([_named(part.strip(), titles) for part in _PLUS.split(spec)])
+    return joined([_named(part, titles) for part in split_parts(spec)])
 
 
 def defence_text(spec: str) -> str:
@@ -267,6 +267,15 @@ def count(value: int) -> str:
     '4,206,602'
     """
     return f"{value:,}"
+
+
+def kept_of(updates: int, seen: int, by: str) -> str:
+    """How many of the updates that a server received are on its tape.
+
+    >>> kept_of(120, 1000, "reservoir:n=120")
+    '120 of 1,000 updates were kept on the tape (reservoir:n=120)'
+    """
+    return f"{count(updates)} of {counted(seen, 'update')} {'was' if updates == 1 else 'were'} kept on the tape ({by})"
 
 
 def counted(value: int, one: str, many: str = "") -> str:

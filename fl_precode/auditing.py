@@ -20,6 +20,7 @@ from attacker.audit.record import schema as records
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import Knowledge
 from fl_precode.tape import Tape
+from fl_precode.tape.fetched import local_tape
 
 if TYPE_CHECKING:
     from attacker.audit.truth.open import TruthWish
@@ -111,8 +112,8 @@ def audit(
     With ``out`` the audit can be killed at any moment, and the same call goes on with it.
 
     Args:
-        tape: Folder of a tape, or the opened tape; or several, of federations that are to be compared. A `TapeSource`
-            says of one tape what ``options`` would say of all.
+        tape: Folder of a tape, or its URL in an object store, or the opened tape; or several, of federations that are
+            to be compared. A `TapeSource` says of one tape what ``options`` would say of all.
         attacks: Objects or specs, run as they are; None plans all that apply, plug-ins included, within the budget.
         victims: Updates to attack, at least 1; fewer when the tape has fewer.
         budget: Seconds that the whole audit may take; None for as long as named attacks need, and ten minutes where
@@ -167,5 +168,5 @@ def audit(
 
 def _source(tape: _Recorded, options: TapeOptions) -> TapeSource:
     if isinstance(tape, TapeSource):
-        return replace(tape, **options)
-    return TapeSource(tape=tape.path if isinstance(tape, Tape) else Path(tape), **options)
+        return replace(tape, tape=local_tape(tape.tape), **options)
+    return TapeSource(tape=tape.path if isinstance(tape, Tape) else local_tape(os.fspath(tape)), **options)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fl_precode.import_path import is_import_path, split_path
+
+_PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,15 @@ def spec_name(text: str) -> str:
     ('dlg', 'my_app.attacks:Mine')
     """
     return text.partition("(")[0].strip() if names_class(text) else text.partition(":")[0].strip()
+
+
+def split_parts(text: str) -> list[str]:
+    """The specs that a ``+`` joins, each still a text.
+
+    >>> split_parts("precode + noise:std=1e+2")
+    ['precode', 'noise:std=1e+2']
+    """
+    return [part.strip() for part in _PLUS.split(text)]
 
 
 def names_class(text: str) -> bool:

@@ -15,7 +15,8 @@ from fl_precode.flower.fedsgd import FedSgd
 from fl_precode.flower.fingerprint import FINGERPRINT_KEY, running_fingerprint
 from fl_precode.flower.interceptor import Interceptor
 from fl_precode.flower.screening import ScreenedReplies
-from fl_precode.tape import TapeHeader, TapeWriter
+from fl_precode.tape import TapeHeader
+from fl_precode.tape.spool import tape_writer
 from server.audits import AuditRuns
 from server.evaluate import accuracy_and_loss
 from server.results import RunResults
@@ -39,9 +40,9 @@ def main(grid: Grid, context: Context) -> None:
     buffers = [name for name, _ in model.named_buffers()]
     screened = ScreenedReplies(_strategy(settings, buffers), fingerprint=fingerprint)
     strategy: Strategy = screened
-    tape = TapeWriter(settings.tape, tape_header(federation)) if settings.tape else None
+    tape = tape_writer(settings.tape, tape_header(federation)) if settings.tape else None
     if tape is not None:
-        strategy = Interceptor(screened, tape, buffers=buffers)
+        strategy = Interceptor(screened, tape, buffers=buffers, sampling=settings.tape_sampling)
 
     arrays = ArrayRecord(model.state_dict())
     results = RunResults(settings, screened, arrays, parameters=sum(p.numel() for p in model.parameters()))

@@ -23,6 +23,7 @@ from attacker.cli.reasons import (
 )
 from attacker.cli.tables import add_attack, attack_table, show_table
 from attacker.jobs.allocator import keep_freed_memory
+from fl_precode.object_store import url_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,9 +76,10 @@ def audit(
 ) -> None:
     """Attack the updates on a tape and write what they reconstruct: audit.json and a report.
 
-    TAPE is the folder that the Interceptor wrote. Where its run left an
-    evaluation.json beside it, or the clients a TAPE.truth (record_truth), the
-    images are compared with the true ones.
+    TAPE is the folder that the Interceptor wrote, or its URL in an object
+    store, which is copied here first. Where its run left an evaluation.json
+    beside it, or the clients a TAPE.truth (record_truth), the images are
+    compared with the true ones.
     Interrupted, killed or out of time, the same command goes on where it was;
     other settings set the earlier audit aside, in a folder of its own.
     Exit code 3: nothing could be attacked; why, and what mends it, is said.
@@ -87,7 +89,9 @@ def audit(
     start = time.monotonic()
     check_crew(workers, ray_address)
     try:
-        with begun(tapes, f"Audit of {', '.join(map(str, tapes))}: reading what was recorded.") as ticker:
+        with begun(
+            tapes, f"Audit of {', '.join(url_of(tape) or str(tape) for tape in tapes)}: reading what was recorded."
+        ) as ticker:
             sources = options.sources(tapes)
             settings = options.settings(leakage=leakage, candidates=candidates)
             use_threads(settings.threads)

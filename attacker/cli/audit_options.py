@@ -48,6 +48,7 @@ from attacker.cli.options import (
 )
 from attacker.cli.progress import Ticker
 from attacker.cli.reasons import columns, end_of_nothing, wrapped
+from fl_precode.object_store import url_of
 
 if TYPE_CHECKING:
     from attacker.audit.inputs.tape_source import TapeSource
@@ -87,10 +88,11 @@ class AuditOptions:
         truth = check_truth(self.no_truth, self.evaluation, self.truth)
 
         from attacker.audit.inputs.tape_source import TapeSource
+        from fl_precode.tape.fetched import local_tape
 
         return [
             TapeSource(
-                tape=tape, evaluation=self.evaluation, truth=truth, model=self.model, defence=self.defence,
+                tape=local_tape(tape), evaluation=self.evaluation, truth=truth, model=self.model, defence=self.defence,
                 inputs=inputs, loss=self.loss,
             )
             for tape in tapes
@@ -170,7 +172,7 @@ def begun(tapes: Sequence[Path], title: str) -> Iterator[Ticker]:
     """
     # What comes next takes seconds, PyTorch alone two: the first line must not wait for it.
     ticker = Ticker("loading PyTorch")
-    known = all(map(looks_like_a_tape, tapes))
+    known = all(url_of(tape) or looks_like_a_tape(tape) for tape in tapes)
     if known:
         ticker.say("\n".join(wrapped(title, columns())))
     try:

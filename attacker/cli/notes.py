@@ -65,8 +65,9 @@ def notes(
 
     from attacker.audit.inputs.nothing_to_attack import NothingToAttack
     from attacker.audit.inputs.tape_source import TapeSource
+    from fl_precode.tape.fetched import local_tape
 
-    source = TapeSource(tape=tape, truth=False, model=model, defence=defence, inputs=inputs, loss=loss)
+    source = TapeSource(tape=local_tape(tape), truth=False, model=model, defence=defence, inputs=inputs, loss=loss)
     try:
         runs = _show(source)
     except NothingToAttack as error:
@@ -107,7 +108,7 @@ def _print(lines: Sequence[str]) -> None:
 def _holds(tape: Tape) -> str:
     """How much stands on a tape that may hold nothing."""
     from attacker.audit.inputs.nothing_to_attack import holdings
-    from attacker.wording import counted
+    from attacker.wording import counted, kept_of
 
     if not tape.entries:
         return holdings(tape)
@@ -116,6 +117,8 @@ def _holds(tape: Tape) -> str:
         f"{counted(len(tape.entries), 'update')} of {counted(len(clients), 'client')} in "
         f"{counted(len(rounds), 'round')}"
     ]
+    if tape.samplings:
+        parts.append(kept_of(len(tape.entries), tape.updates_seen, tape.sampled_by))
     if tape.failures:
         parts.append(counted(len(tape.failures), "failed reply", "failed replies"))
     if tape.problems:

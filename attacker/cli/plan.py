@@ -13,6 +13,7 @@ from attacker.cli.options import Tapes
 from attacker.cli.progress import Ticker, duration
 from attacker.cli.reasons import NOTHING_ATTACKED, columns, not_run, reason_lines, wrapped
 from attacker.cli.tables import add_attack, attack_table, show_table
+from fl_precode.object_store import url_of
 
 if TYPE_CHECKING:
     from attacker.audit.federations.federation import AuditedFederation
@@ -35,7 +36,7 @@ def plan(tapes: Tapes, options: AuditOptions) -> None:
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """
     start = time.monotonic()
-    with begun(tapes, f"Plan of an audit of {', '.join(map(str, tapes))}.") as ticker:
+    with begun(tapes, f"Plan of an audit of {', '.join(url_of(tape) or str(tape) for tape in tapes)}.") as ticker:
         sources = options.sources(tapes)
         settings = options.settings(leakage=True)  # as the command audit has it, whose budget they share
         federations, planned = _planned(sources, settings, ticker, start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import getdoc, isabstract
@@ -34,7 +33,7 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Gradients
 from fl_precode.plugins import Registry
 from fl_precode.randomness.seeding import seeded
-from fl_precode.spec import Spec, names_class, parse_spec
+from fl_precode.spec import Spec, names_class, parse_spec, split_parts
 
 Settings = type[ModelDefence] | type[GradientDefence]
 Kind = TypeVar("Kind", bound=Settings)
@@ -198,7 +197,6 @@ __all__ = [
 
 _BOTTLENECKS = ({"precode", "precode-reference"}, {"cvb", "cvb-reference"})
 _NOISES = {"noise", "laplace", "ppp", "local-dp", "svt"}
-_PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
 @dataclass(frozen=True)
@@ -306,7 +304,7 @@ def defence_parts(spec: str) -> list[Spec]:
     >>> [part.name for part in defence_parts("precode+noise:std=1e+2")]
     ['precode', 'noise']
     """
-    return [parse_spec(part) for part in _PLUS.split(spec)]
+    return [parse_spec(part) for part in split_parts(spec)]
 
 
 def check_defence(spec: str) -> None:

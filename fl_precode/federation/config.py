@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Final
 
 from fl_precode.data import check_dataset
 from fl_precode.defences.registry import check_defence, defence_parts
 from fl_precode.loss import load_loss
 from fl_precode.models import check_model
+from fl_precode.object_store import check_url, path_of, url_of
 from fl_precode.observation import CROSS_ENTROPY, Protocol, UpdateKind
 from fl_precode.privacy.canaries import Canaries
+from fl_precode.tape.sampling import Sampling
 
 Value = str | int | float | bool
 
@@ -61,7 +62,10 @@ class Settings:
             there is at most: ``count=1000,norm=1``, or ``count=200,as=images`` for known images; empty for none. For
             runs that are made to be audited: they disturb the training. See `fl_precode.privacy.canaries.Canaries`.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-        tape: Absolute folder that receives every update; empty: nobody listens.
+        tape: Absolute folder that receives every update, or the URL of an object store, ``s3://bucket/tape``; empty:
+            nobody listens.
+        tape_sampling: Which updates the tape keeps, ``reservoir:n=120``, as `fl_precode.tape.sampling.Sampling` reads
+            it; empty for all.
         output_dir: Absolute folder for ``result.json`` and the evaluation-only ``evaluation.json``; empty: none.
         audit_every: Rounds after which the server audits the newest rounds of the tape, in a process of its own; 0 for
             never. What it finds is in ``audits`` in the output folder.
@@ -92,6 +96,7 @@ class Settings:
     canaries: str = ""
     device: str = "auto"
     tape: str = ""
+    tape_sampling: str = ""
     output_dir: str = ""
     audit_every: int = 0
     code_fingerprint: str = ""
@@ -137,12 +142,13 @@ class Settings:
         return settings
 
     def to_run_config(self) -> dict[str, Value]:
-        """The same settings under their kebab-case keys; loss and canaries where they are not those of most runs."""
+        """The same settings under their kebab-case keys; some only where they are not those of most runs."""
         found = {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
         if self.loss == CROSS_ENTROPY:  # so that records of one federation stay equal, whenever it was taped
             del found["loss"]
-        if not self.canaries:
-            del found["canaries"]
+        for key in ("canaries", "tape-sampling"):
+            if not found[key]:
+                del found[key]
         return found
 
     @property
@@ -219,11 +225,14 @@ def _choice_problems(s: Settings) -> list[str]:
     problems = [
         f"{key}: expected one of {', '.join(ok)}, got {value!r}" for key, value, ok in choices if value not in ok
     ]
-    for key, path in (("tape", s.tape), ("output-dir", s.output_dir)):
+    for key, place, more in (("tape", s.tape, ", the URL of an object store"), ("output-dir", s.output_dir, "")):
         # Flower starts its processes in other folders, so that a relative path would mean another place.
-        if path and not Path(path).is_absolute():
-            problems.append(f"{key}: expected an absolute path or nothing, got {path!r}")
+        if place and not (more and url_of(place)) and not path_of(place).is_absolute():
+            problems.append(f"{key}: expected an absolute path{more} or nothing, got {place!r}")
     return problems
+
+
+_MAY_BE_EMPTY: Final = ("canaries", "tape-sampling", "tape")
 
 
 def _registry_problems(s: Settings) -> list[str]:
@@ -233,11 +242,13 @@ def _registry_problems(s: Settings) -> list[str]:
         ("defence", check_defence, s.defence),
         ("loss", load_loss, s.loss),
         ("canaries", Canaries.parse, s.canaries),
+        ("tape-sampling", Sampling.parse, s.tape_sampling),
+        ("tape", check_url, url_of(s.tape) or ""),
     ]
     problems = []
     for key, check, value in checks:
         try:
-            if value or key != "canaries":
+            if value or key not in _MAY_BE_EMPTY:
                 check(value)
         except ValueError as error:
             problems.append(f"{key}: {error}")
@@ -247,6 +258,10 @@ def _registry_problems(s: Settings) -> list[str]:
 def _contradictions(s: Settings) -> list[str]:
     if s.loss != CROSS_ENTROPY and (own := _OWN_GRADIENTS & _parts_of(s.defence)):
         return [f"loss: {', '.join(sorted(own))} takes gradients of cross-entropy itself; expected {CROSS_ENTROPY!r}"]
+    if s.tape_sampling and not s.tape:
+        return ["tape-sampling: nobody listens; expected a tape that keeps some updates, or nothing"]
+    if s.audit_every > 0 and url_of(s.tape):
+        return ["audit-every: the tape leaves this machine as it is written; expected a folder as the tape, or 0"]
     if s.audit_every > 0 and not s.tape:
         return ["audit-every: nobody listens; expected a tape to audit, or 0"]
     if s.protocol == "fedsgd" and (s.local_steps or s.local_epochs):

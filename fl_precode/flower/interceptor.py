@@ -13,7 +13,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fl_precode.flower.recorder import Asked, Recorder
+from fl_precode.flower.recorder import Answer, Asked, Recorder
 from fl_precode.flower.senders import Senders
 from fl_precode.loss import Loss
 from fl_precode.models.input_spec import InputSpec
@@ -35,8 +35,9 @@ class Interceptor(Strategy):
     Args:
         strategy: The strategy that really runs. Its ``configure_train``, ``aggregate_train`` and ``aggregate_evaluate``
             are listened to.
-        tape: A writer whose header says what is public, or a new folder for a tape without a header's details. Where
-            the folder holds the tape of an earlier run, a numbered one beside it is taken.
+        tape: A writer whose header says what is public, or a new folder for a tape without a header's details; or the
+            URL of an object store, ``s3://bucket/tape``, without credentials in it. Where the folder holds the tape of
+            an earlier run, a numbered one beside it is taken.
         batch_size: Distinct images behind one update when the protocol fixes it. What follows from the number of
             examples that a reply names takes precedence: for gradients that number itself, for weights what the tape's
             announced steps or epochs make of it (`Protocol.images_behind`).
@@ -51,6 +52,10 @@ class Interceptor(Strategy):
             name, ``my_app.task:loss``; goes before what the run configuration says. Audits import it by its name.
         canaries: For a new tape: the canaries that the clients' `fl_precode.flower.canary_mod` puts in, by the same
             text, ``count=1000,norm=1``, so that an audit knows what to look for. Which are in stands on no tape.
+        sampling: Which updates are kept: ``every:k=10`` (the first of the run and each tenth after it),
+            ``reservoir:n=120,seed=3`` (of each round so many, each as likely as any other), ``size:megabytes=500``
+            (until the tape has reached it), or a size joined with one of the others by a ``+``. None keeps all. The
+            tape says how many updates came in and how many were kept.
 
     With a new tape a file of the same name with ``.toml`` is written beside it, for what must be added by hand; with
     model, images and run configuration given, ``fl-precode audit TAPE`` needs no further word.
@@ -58,7 +63,8 @@ class Interceptor(Strategy):
     Raises:
         TypeError: If the strategy is none of Flower's message API, or cannot be listened to; the text says what can.
         ValueError: If the tape's folder holds something else, the inputs are no shape, the loss cannot be imported by
-            its name, the canaries are none that exist, or a writer is given together with what only a new tape takes.
+            its name, the canaries or the sampling are none that exist, or a writer is given together with what only a
+            new tape takes.
     """
 
     def __init__(
@@ -74,13 +80,14 @@ class Interceptor(Strategy):
         run_config: Mapping[str, object] | None = None,
         loss: Loss | str | None = None,
         canaries: str | None = None,
+        sampling: str | None = None,
     ) -> None:
         problem = why_not_watched(strategy)
         if problem is not None:
             raise TypeError(problem)
         recorder = Recorder(
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
-            run_config=run_config, loss=loss, canaries=canaries,
+            run_config=run_config, loss=loss, canaries=canaries, sampling=sampling,
         )  # fmt: skip
         self.strategy = strategy
         self._recorder = recorder
@@ -110,12 +117,15 @@ class Interceptor(Strategy):
 
     def start(self, *arguments: Any, **named: Any) -> Any:
         """The wrapped strategy's own start, after a line about what is recorded."""
-        log(INFO, "Interceptor: every update is copied to %s", self.tape.path)
-        return self.strategy.start(*arguments, **named)
+        log(INFO, "Interceptor: %s", self._recorder.words)
+        try:
+            return self.strategy.start(*arguments, **named)
+        finally:
+            self.tape.flush()
 
     def summary(self) -> None:
         """Log what is recorded, then the wrapped strategy's summary."""
-        log(INFO, "\t├──> Interceptor: every update is copied to %s", self.tape.path)
+        log(INFO, "\t├──> Interceptor: %s", self._recorder.words)
         self.strategy.summary()
 
     def configure_train(
@@ -171,8 +181,10 @@ class _Watcher:
     def _aggregating(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def aggregate_train(server_round: int, replies: Iterable[Message], *rest: Any, **named: Any) -> Any:
             received = list(replies)
+            answers: list[Answer] = []
             for reply in received:
-                self._recorder.guarded(self._record_reply, server_round, reply)
+                self._recorder.guarded(self._add_answer, answers, reply)
+            self._recorder.write_replies(server_round, answers)
             return original(server_round, received, *rest, **named)
 
         return aggregate_train
@@ -193,11 +205,11 @@ class _Watcher:
                     server_round, message, weights=self._weights, like=arrays
                 )
 
-    def _record_reply(self, server_round: int, reply: Message) -> None:
+    def _add_answer(self, answers: list[Answer], reply: Message) -> None:
         message = self._senders.answered_by(reply)
         asked = None if message is None else self._asked.get(id(message))
         node = self._senders.node_of(reply)
-        self._recorder.write_reply(asked, server_round, node, reply, weighted_by=self._weighted_by)
+        answers.append(Answer(asked=asked, node=node, reply=reply, weighted_by=self._weighted_by))
 
     def _record_evaluation(self, server_round: int, replies: list[Message]) -> None:
         if replies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +15,21 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from fl_precode.flower.fingerprint import REPLY_RECORD
 from fl_precode.loss import Loss, importable_name
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.object_store import path_of, url_of
 from fl_precode.observation import Protocol
 from fl_precode.privacy.canaries import KEY, Canaries
 from fl_precode.tape import TapeHeader, TapeWriter
 from fl_precode.tape.announced_settings import announced_settings
 from fl_precode.tape.format import HEADER, Scalar
 from fl_precode.tape.notes import input_spec, notes_path, write_notes
+from fl_precode.tape.sampling import Candidate, Sampler, Sampling
+from fl_precode.tape.spool import tape_writer
 
 _logger = logging.getLogger(__name__)
 
 _LONGEST_TEXT = 200  # characters of a setting that are kept
 _LONGEST_LIST = 4_096
+_LINE_BYTES, _NAME_BYTES = 800, 100
 _USUAL_NAMES = ("arrays", "fitins.parameters", "fitres.parameters", "parameters", "weights", "model")
 """What Flower and its apps call the ArrayRecord with the weights."""
 
@@ -51,6 +55,23 @@ class Asked:
     configs: Mapping[str, Mapping[str, Scalar]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A reply that came in.
+
+    Attributes:
+        asked: What it answers, where that is known.
+        node: Who answers.
+        reply: As it came.
+        weighted_by: Key of the number by which the strategy weights replies; "" for Flower's usual one.
+    """
+
+    asked: Asked | None
+    node: str
+    reply: Message
+    weighted_by: str = ""
+
+
 class Recorder:
     """Copies arrays of Flower's messages at once: some strategies overwrite the contents of replies in place.
 
@@ -64,10 +85,12 @@ class Recorder:
         run_config: For a new tape: Flower's run configuration, for what it says of local training.
         loss: For a new tape: what the clients minimise, or its name.
         canaries: For a new tape: what clients put into their updates, as `Canaries.parse` takes it.
+        sampling: Which updates are kept, as `Sampling.parse` takes it; None or "" for all.
 
     Raises:
         ValueError: If the tape's folder holds something else than a tape, the inputs are no shape, the loss has no name
-            by which it is imported, or a writer is given together with what only a new tape takes.
+            by which it is imported, there is no such sampling, or a writer is given together with what only a new tape
+            takes.
     """
 
     def __init__(
@@ -82,7 +105,9 @@ class Recorder:
         run_config: Mapping[str, object] | None,
         loss: Loss | str | None,
         canaries: str | None = None,
+        sampling: str | None = None,
     ) -> None:
+        self.sampler = Sampler(Sampling.parse(sampling)) if sampling else None
         self.batch_size = batch_size
         self._buffers = buffers
         self._round = -1
@@ -100,7 +125,7 @@ class Recorder:
             if canaries is not None:
                 Canaries.parse(canaries)
                 settings[KEY] = canaries
-            self.tape = _new_tape(Path(tape), model, inputs, classes, _protocol(run_config, loss), settings)
+            self.tape = _new_tape(tape, model, inputs, classes, _protocol(run_config, loss), settings)
 
     def guarded(self, record: Callable[..., None], *arguments: object) -> None:
         """Call; whatever goes wrong is logged and counted, because a curious listener must never be noticed."""
@@ -124,7 +149,7 @@ class Recorder:
         chosen = _weights_of(message.content, weights, like)
         digest = self._digest(message.content)
         if digest not in self._sent:
-            self._sent[digest] = self.tape.write_sent(number, _arrays(message.content, chosen))
+            self._sent[digest] = self._write_sent(number, message.content, chosen)
         return Asked(
             round=number,
             node=str(message.metadata.dst_node_id),
@@ -134,18 +159,58 @@ class Recorder:
             configs=_values(message.content.config_records),
         )
 
-    def write_reply(
-        self, asked: Asked | None, number: int, node: str, reply: Message, *, weighted_by: str = ""
-    ) -> None:
-        """Record what a client answers, or why there is nothing to record.
+    @property
+    def words(self) -> str:
+        """What happens to updates, for logs."""
+        kept = "every update is" if self.sampler is None else f"updates are sampled ({self.sampler.sampling.spec}) and"
+        return f"{kept} copied to {self.tape.place}"
+
+    def write_replies(self, number: int, answers: Sequence[Answer], *, outstanding: Collection[str] = ()) -> None:
+        """Record the replies that came in together, as far as they are kept; never raises.
 
         Args:
-            asked: What the reply answers, where it is known.
             number: Of the round.
-            node: Who answers.
-            reply: The answer.
-            weighted_by: Key of the number by which the strategy weights replies; "" for Flower's usual one.
+            answers: The replies.
+            outstanding: Nodes that were asked in this round and have not answered yet, where that is known.
         """
+        kept: list[Answer] = list(answers)
+        if self.sampler is not None:
+            kept = []
+            self.guarded(self._choose, self.sampler, kept, number, answers, outstanding)
+        for answer in kept:
+            self.guarded(self._write_reply, number, answer)
+
+    def _choose(
+        self,
+        sampler: Sampler,
+        kept: list[Answer],
+        number: int,
+        answers: Sequence[Answer],
+        outstanding: Collection[str],
+    ) -> None:
+        """Add to ``kept`` what is to be written, and note how many updates there were; failures are always written."""
+        try:
+            updates = [answer for answer in answers if _is_update(answer.reply)]
+            candidates = [Candidate(node=one.node, bytes=_bytes_of(one.reply.content)) for one in updates]
+            chosen = sampler.choose(number, candidates, written=self.tape.bytes, outstanding=outstanding)
+        except Exception:
+            self.tape.lost += len(answers) - 1  # and one for the error
+            raise
+        kept.extend(answer for answer in answers if not _is_update(answer.reply))
+        if not updates:
+            return
+        # Before they are written, so that whoever stops this process leaves no update that nobody counted.
+        self.tape.write_sampling(number, seen=len(updates), kept=sum(chosen), by=sampler.sampling.spec)
+        kept.extend(answer for answer, wanted in zip(updates, chosen, strict=True) if wanted)
+
+    def _write_sent(self, number: int, content: RecordDict, chosen: str) -> str | None:
+        if self.sampler is not None and not self.sampler.has_room(self.tape.bytes + _bytes_of(content)):
+            return None
+        return self.tape.write_sent(number, _arrays(content, chosen))
+
+    def _write_reply(self, number: int, answer: Answer) -> None:
+        """Record what a client answers, or why there is nothing to record."""
+        asked, node, reply = answer.asked, answer.node, answer.reply
         if reply.has_error():
             self.tape.write_failure(number, node, reply.error.reason or f"error code {reply.error.code}")
             return
@@ -161,7 +226,7 @@ class Recorder:
             "message": reply.metadata.reply_to_message_id,
             "metrics": _values(content.metric_records),
             "configs": _values(content.config_records),
-            "weighted_by": weighted_by or "num-examples",
+            "weighted_by": answer.weighted_by or "num-examples",
         }
         if lists := _lists(content.metric_records):
             about["lists"] = lists
@@ -180,6 +245,16 @@ class Recorder:
                     digest.update(f"{name}\0{array_name}\0{array.dtype}{array.shape}\0".encode() + array.data)
             self._same[key] = digest.hexdigest(), content  # kept, so that no other object gets its address
         return self._same[key][0]
+
+
+def _is_update(reply: Message) -> bool:
+    return not reply.has_error() and any(map(bool, reply.content.array_records.values()))
+
+
+def _bytes_of(content: RecordDict) -> int:
+    """About what a message takes on the tape: its arrays, their names, and a line of the manifest."""
+    arrays = [array for record in content.array_records.values() for array in record.values()]
+    return _LINE_BYTES + sum(_NAME_BYTES + len(array.data) for array in arrays)
 
 
 def _weights_of(content: RecordDict, wanted: str, like: ArrayRecord | None) -> str:
@@ -250,7 +325,7 @@ def _buffers_in(records: Mapping[str, Mapping[str, np.ndarray]]) -> set[str]:
 
 
 def _new_tape(
-    path: Path,
+    place: str | Path,
     model: str | None,
     inputs: InputSpec | str | None,
     classes: int | None,
@@ -264,7 +339,7 @@ def _new_tape(
     elif classes is not None:
         raise ValueError("classes belongs to a shape, such as inputs='3x32x32'; an InputSpec has its own")
     header = TapeHeader(model=model or "unknown", inputs=inputs, protocol=protocol, settings=settings)
-    writer = _first_free(path, header)
+    writer = tape_writer(place, header) if url_of(place) else _first_free(path_of(place), header)
     try:
         if not write_notes(writer.path, writer.header):
             _logger.warning("%s is of an earlier tape and is left as it is", notes_path(writer.path))

@@ -16,16 +16,19 @@ class Senders:
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
+        self._by_id: dict[str, Message] = {}
 
     def remember(self, messages: Iterable[Message]) -> list[Message]:
         """The messages as a list; their ids are set later, when they are pushed."""
-        self._messages = list(messages)
+        self._messages, self._by_id = list(messages), {}
         return self._messages
 
     def answered_by(self, reply: Message) -> Message | None:
         """The message that a reply answers, when it is one of these."""
         wanted = reply.metadata.reply_to_message_id
-        return next((one for one in self._messages if wanted and one.metadata.message_id == wanted), None)
+        if len(self._by_id) < len(self._messages):  # with thousands of clients a search for each would take minutes
+            self._by_id = {one.metadata.message_id: one for one in self._messages if one.metadata.message_id}
+        return self._by_id.get(wanted)
 
     def node_of(self, reply: Message) -> str:
         """The node that was asked; the source that the reply names when the message is not known."""

@@ -17,6 +17,7 @@ import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
+from fl_precode.object_store import path_of, url_of
 from fl_precode.private_file import write_private
 from fl_precode.recorded_truth import SUFFIX, Answered, RecordedBatch, Scale, image_keys, to_bytes, truth_folder
 from fl_precode.true_images import Numbers, true_batch
@@ -112,7 +113,9 @@ def _folder(folder: str | Path | None, context: Context | None) -> Path | None:
     if named:
         return Path(named).expanduser().absolute()
     tape = str(settings.get("tape", "") or "")
-    return truth_folder(Path(tape).expanduser().absolute()) if tape else None
+    if not tape or url_of(tape):  # true images go to no object store
+        return None
+    return truth_folder(path_of(tape).expanduser().absolute())
 
 
 def _answered(message: Message | None, context: Context | None) -> Answered | None:

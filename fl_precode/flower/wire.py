@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fl_precode.flower.recorder import Asked, Recorder
+from fl_precode.flower.recorder import Answer, Asked, Recorder
 from fl_precode.loss import Loss
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.tape import TapeWriter
@@ -37,6 +37,7 @@ class ListeningGrid(Grid):
         classes: Number of classes.
         run_config: For a new tape: Flower's run configuration.
         loss: For a new tape: what the clients minimise.
+        sampling: Which updates are kept.
 
     Raises:
         ValueError: As `Interceptor`.
@@ -54,11 +55,12 @@ class ListeningGrid(Grid):
         classes: int | None = None,
         run_config: Mapping[str, object] | None = None,
         loss: Loss | str | None = None,
+        sampling: str | None = None,
     ) -> None:
         self._grid = grid
         self._recorder = Recorder(
             tape, batch_size=batch_size, buffers=buffers, model=model, inputs=inputs, classes=classes,
-            run_config=run_config, loss=loss,
+            run_config=run_config, loss=loss, sampling=sampling,
         )  # fmt: skip
         self._round = 0
         self._nodes: set[int] = set()
@@ -132,10 +134,14 @@ class ListeningGrid(Grid):
 
     def _heard(self, replies: Iterable[Message]) -> list[Message]:
         heard = list(replies)
+        answers: dict[int, list[Answer]] = {}
         for reply in heard:
             asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
             if asked is not None:
-                self._recorder.guarded(self._recorder.write_reply, asked, asked.round, asked.node, reply)
+                answers.setdefault(asked.round, []).append(Answer(asked=asked, node=asked.node, reply=reply))
+        for number, together in answers.items():
+            outstanding = [one.node for one in self._asked.values() if one.round == number]
+            self._recorder.write_replies(number, together, outstanding=outstanding)
         return heard
 
     def _round_of(self, message: Message) -> int:
@@ -159,7 +165,11 @@ class ListeningServerApp(ServerApp):
 
     def __call__(self, grid: Grid, context: Context) -> None:
         """Run the app; its tape is opened for every run anew."""
-        self._app(ListeningGrid(grid, self._tape, **self._options), context)
+        listening_grid = ListeningGrid(grid, self._tape, **self._options)
+        try:
+            self._app(listening_grid, context)
+        finally:
+            listening_grid.tape.flush()
 
 
 def listening(app: ServerApp, tape: str | Path | TapeWriter, **options: Any) -> ServerApp:

@@ -3,7 +3,7 @@
 Layout::
 
     tape.json                                  header: public knowledge about the federation
-    manifest.jsonl                             one JSON object a line: round, observation or failure
+    manifest.jsonl                             one JSON object a line: round, observation, failure or sampling
     parameters/round-0001.safetensors          what the server sent, once a round
     observations/round-0001-node-7.safetensors what a client replied
 

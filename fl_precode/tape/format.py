@@ -157,6 +157,23 @@ class TapeEvaluation:
     failed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class TapeSampling:
+    """How many of the updates that came in together were kept, where not all are.
+
+    Attributes:
+        round: Of the federation.
+        seen: Updates that came in.
+        kept: Those of them that were to be written.
+        by: The spec that `fl_precode.tape.sampling.Sampling` reads.
+    """
+
+    round: int
+    seen: int
+    kept: int
+    by: str
+
+
 def header_to_json(header: TapeHeader) -> bytes:
     """The content of ``tape.json``."""
     content = {"format": FORMAT, "version": VERSION, **asdict(header), "settings": dict(header.settings)}
@@ -237,7 +254,7 @@ class SentIndex:
         return self._by_round.get(content["round"]) if file is None else self._by_file.get(str(file))
 
 
-Line = TapeEntry | TapeFailure | TapeEvaluation
+Line = TapeEntry | TapeFailure | TapeEvaluation | TapeSampling
 
 
 def line_from_json(text: bytes, sent: SentIndex) -> tuple[str, Line]:
@@ -248,7 +265,8 @@ def line_from_json(text: bytes, sent: SentIndex) -> tuple[str, Line]:
         sent: What the server sent, from the lines before.
 
     Returns:
-        The type of the line (``round``, ``observation``, ``failure``, ``evaluation``) and its content.
+        The type of the line (``round``, ``observation``, ``failure``, ``evaluation``, ``sampling``)
+        and its content.
 
     Raises:
         ValueError: If a field is missing or has a value that the writer never writes.
@@ -266,9 +284,18 @@ def line_from_json(text: bytes, sent: SentIndex) -> tuple[str, Line]:
         if not _is_count(replies) or not _is_count(failed):
             raise ValueError(f"expected numbers of replies and failures, got {replies!r} and {failed!r}")
         return kind, TapeEvaluation(round=number, replies=replies, failed=failed)
+    if kind == "sampling":
+        return kind, _sampling(content)
     if kind not in ("round", "observation"):
         raise ValueError(f"unknown type {kind!r}")
     return kind, _entry(content, sent.answered_by(content) if kind == "observation" else None)
+
+
+def _sampling(content: Mapping[str, Any]) -> TapeSampling:
+    seen, kept = content.get("seen"), content.get("kept")
+    if not _is_count(seen) or not _is_count(kept) or kept > seen:
+        raise ValueError(f"expected a number of updates seen and how many of them were kept, got {seen!r} and {kept!r}")
+    return TapeSampling(round=content["round"], seen=seen, kept=kept, by=str(content.get("by")))
 
 
 def _entry(content: Mapping[str, Any], sent: TapeEntry | None) -> TapeEntry:

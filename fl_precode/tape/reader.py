@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fl_precode.assumption import Assumption
 from fl_precode.models.layout import ModelLayout
+from fl_precode.object_store import url_of
 from fl_precode.observation import Observation
 from fl_precode.tape.checked_files import CheckedFiles
 from fl_precode.tape.format import (
@@ -30,6 +31,7 @@ from fl_precode.tape.format import (
     TapeEvaluation,
     TapeFailure,
     TapeHeader,
+    TapeSampling,
     header_from_json,
     line_from_json,
 )
@@ -55,6 +57,7 @@ class Tape:
         entries: Every observation listed, in the order of arrival; nothing is loaded yet.
         failures: Clients without a usable reply.
         evaluations: Rounds in which clients evaluated.
+        samplings: How many updates came in and how many were kept; empty where all were.
         layout: The model's tensors, where the model is known: decides which arrays are which of them.
         assumptions: What was guessed about the whole tape; becomes part of every observation.
         problems: What is damaged, one sentence each, beginning with the file. Lengths are checked at once, contents
@@ -71,6 +74,7 @@ class Tape:
         self.entries: list[TapeEntry] = []
         self.failures: list[TapeFailure] = []
         self.evaluations: list[TapeEvaluation] = []
+        self.samplings: list[TapeSampling] = []
         self.layout: ModelLayout | None = None
         self.assumptions: tuple[Assumption, ...] = ()
         self._sizes: dict[str, int | None] = {}
@@ -85,6 +89,7 @@ class Tape:
         rounds: list[TapeEntry] = []
         failures: list[TapeFailure] = []
         evaluations: list[TapeEvaluation] = []
+        samplings: list[TapeSampling] = []
         sent = SentIndex()
         self.problems = []
         for number, line in self._lines():
@@ -97,6 +102,8 @@ class Tape:
                 failures.append(content)
             elif isinstance(content, TapeEvaluation):
                 evaluations.append(content)
+            elif isinstance(content, TapeSampling):
+                samplings.append(content)
             elif kind == "round":
                 sent.add(content)
                 rounds.append(content)
@@ -105,7 +112,8 @@ class Tape:
             if isinstance(content, TapeEntry):
                 for one in (content, *content.extras):
                     self._check_length(one)
-        self.entries, self._rounds, self.failures, self.evaluations = entries, rounds, failures, evaluations
+        self.entries, self._rounds, self.failures = entries, rounds, failures
+        self.evaluations, self.samplings = evaluations, samplings
 
     def observations(
         self, rounds: Collection[int] | None = None, nodes: Collection[str] | None = None
@@ -158,6 +166,17 @@ class Tape:
         """Rounds in which the server sent something to train on."""
         return {entry.round for entry in self._rounds}
 
+    @property
+    def updates_seen(self) -> int:
+        """Updates that the server received in the clear, those that were not kept included."""
+        # Notes can be lost to a full disk, and updates are never more than were seen.
+        return max(sum(one.seen for one in self.samplings), len(self.entries))
+
+    @property
+    def sampled_by(self) -> str:
+        """What chose the updates that were kept, as a spec; empty where all were."""
+        return ", ".join(sorted({one.by for one in self.samplings}))
+
     def verify(self) -> list[str]:
         """Load everything listed once, one update at a time, and return all `problems`.
 
@@ -201,6 +220,8 @@ class Tape:
 
     def _read_header(self) -> TapeHeader:
         file = str(self.path / HEADER)
+        if url := url_of(self.path):
+            raise TapeError(f"{url} is in an object store; read its copy, fl_precode.tape.fetched.local_tape({url!r})")
         if not self.path.is_dir():
             raise TapeError(f"{self.path} is not a folder; expected the folder of a tape, as the interceptor writes it")
         try:

@@ -42,6 +42,7 @@ class TapeWriter:
         path: Absolute folder of the tape.
         header: As given.
         lost: Entries that could not be written.
+        bytes: Of all that was written.
 
     Raises:
         ValueError: If the folder holds a tape or anything else already. Trouble with the disk does not raise: it is
@@ -52,11 +53,25 @@ class TapeWriter:
         self.path = Path(path).absolute()
         self.header = header
         self.lost = 0
+        self.bytes = 0
         self._names: set[str] = set()
         self._torn = False
         self._logged = False
         content = header_to_json(header)
         self._open = self._create(content)
+
+    @property
+    def place(self) -> str:
+        """Where the tape is to be found."""
+        return str(self.path)
+
+    def flush(self, patience: float | None = None) -> bool:
+        """Wait until everything that was written is where the tape is to be found; returns whether it is.
+
+        Args:
+            patience: Seconds at most; None for as long as the end of a run may take.
+        """
+        return True
 
     def write_round(self, round: int, arrays: Mapping[str, np.ndarray]) -> bool:
         """Store what the server sends to every client in a round; call it once a round, before the observations.
@@ -127,6 +142,21 @@ class TapeWriter:
             return self._lose(error)
         return True
 
+    def write_sampling(self, round: int, *, seen: int, kept: int, by: str) -> bool:
+        """Note how many updates came in and how many of them are kept; returns whether the note is on the tape.
+
+        Args:
+            round: Of the federation.
+            seen: Updates that came in together.
+            kept: Those that are to be written.
+            by: What chose them, as a spec of `fl_precode.tape.sampling.Sampling`.
+        """
+        try:
+            self._append({"type": "sampling", "round": round, "seen": seen, "kept": kept, "by": by})
+        except OSError as error:
+            return self._lose(error)
+        return True
+
     def write_failure(self, round: int, node: str, reason: str) -> bool:
         """Note a client without a usable reply; returns whether the note is safely on the tape."""
         try:
@@ -185,6 +215,7 @@ class TapeWriter:
                 file = f"{folder}/{self._unused(f'{folder}/{stem}')}.safetensors"
                 stored.append(content.line(file, name))
                 write_private(self._folder() / file, content.bytes)
+                self.bytes += len(content.bytes)
             first, *extras = stored
             line = {"type": kind, **about, "kind": self.header.kind, **first}
             self._append({**line, "extras": extras} if extras else line)
@@ -227,6 +258,7 @@ class TapeWriter:
             if self._torn:
                 raise OSError(errno.ENOSPC, "the line was cut off", MANIFEST)
             os.fsync(descriptor)
+            self.bytes += written
         finally:
             os.close(descriptor)
 

@@ -15,7 +15,7 @@ PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 def test_the_defaults_are_those_of_the_flower_app():
     config = tomllib.loads(PYPROJECT.read_text())["tool"]["flwr"]["app"]["config"]
-    assert {**Settings().to_run_config(), "loss": "cross-entropy", "canaries": ""} == config
+    assert {**Settings().to_run_config(), "loss": "cross-entropy", "canaries": "", "tape-sampling": ""} == config
     assert Settings.from_run_config(config) == Settings()
 
 
@@ -103,3 +103,32 @@ def test_what_is_announced():
     told = fedavg.announced
     assert (told.batch_size, told.momentum, told.weight_decay) == (3, 0.9, 1e-4)
     assert (fedavg.announced.local_steps, fedavg.announced.local_epochs, fedavg.kind) == (None, 2, "weights")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"tape": "runs/1/tape"},
+            "tape: expected an absolute path, the URL of an object store or nothing, got",
+        ),
+        ({"tape": "."}, "tape: expected an absolute path"),
+        ({"tape": "s3://key:secret@bucket/tape"}, "tape: the URL of a tape, s3://..., has a password"),
+        ({"tape": "s3://bucket/tape", "audit-every": 1}, "audit-every: the tape leaves this machine"),
+        ({"tape": "/runs/1/tape", "tape-sampling": "half"}, "tape-sampling: no sampling of updates is called 'half'"),
+        ({"tape-sampling": "every:k=2"}, "tape-sampling: nobody listens"),
+        ({"output-dir": "s3://bucket/run"}, "output-dir: expected an absolute path or nothing"),
+    ],
+)
+def test_places_and_samplings_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_run_config(settings)
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_tape_in_a_store_and_its_sampling_are_settings():
+    settings = Settings.from_run_config({"tape": "s3://bucket/tape", "tape-sampling": "reservoir:n=9"})
+    assert settings.to_run_config()["tape-sampling"] == "reservoir:n=9"
+    assert "tape-sampling" not in Settings().to_run_config()
+    assert Settings.from_run_config({"tape": "file:///runs/1/tape"}).tape == "file:///runs/1/tape"

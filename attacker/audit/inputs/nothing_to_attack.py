@@ -50,8 +50,9 @@ def no_update(tape: Tape) -> NothingToAttack:
 def holdings(tape: Tape) -> str:
     """What a tape without an update holds, in a sentence.
 
-    >>> from types import SimpleNamespace as Fake  # three attributes of a tape are enough here
-    >>> holdings(Fake(failures=[TapeFailure(round=1, node="7", reason="no disk")], rounds={1, 2}, evaluations=[]))
+    >>> from types import SimpleNamespace as Fake  # some attributes of a tape are enough here
+    >>> failed = TapeFailure(round=1, node="7", reason="no disk")
+    >>> holdings(Fake(failures=[failed], rounds={1, 2}, evaluations=[], samplings=[]))
     'it holds no client update, but what the server sent in 2 rounds and 1 failed reply (no disk)'
     """
     parts = []
@@ -59,6 +60,8 @@ def holdings(tape: Tape) -> str:
         parts.append(f"what the server sent in {counted(len(tape.rounds), 'round')}")
     if tape.failures:
         parts.append(f"{counted(len(tape.failures), 'failed reply', 'failed replies')} ({_commonest(tape.failures)})")
+    if tape.samplings:
+        parts.append(f"the note that none of {counted(tape.updates_seen, 'update')} was kept ({tape.sampled_by})")
     if rounds := {evaluation.round for evaluation in tape.evaluations}:
         parts.append(f"{counted(len(rounds), 'round')} in which clients only evaluated")
     return "it holds no client update" + (f", but {joined(parts)}" if parts else ", and nothing else")

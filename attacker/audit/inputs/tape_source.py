@@ -23,6 +23,7 @@ from attacker.audit.record.schema import (
     LossNamedBy,
     RoundResult,
     Setting,
+    TapeSampling,
     UpdateFacts,
     finite,
 )
@@ -265,9 +266,7 @@ def summarise_federation(
         loss=None if (criterion := subject.victim.criterion) is None else criterion.name,
         loss_named_by=subject.loss_named_by,
         batch_size=sizes.pop() if len(sizes) == 1 else None,
-        rounds=len({entry.round for entry in tape.entries}),
-        clients=len({entry.node for entry in tape.entries}),
-        updates=len(tape.entries),
+        **_counts(tape),
         accuracy=rounds,
         final_accuracy=rounds[-1].accuracy if rounds else None,
         final_loss=rounds[-1].loss if rounds else None,
@@ -292,6 +291,16 @@ def summarise_federation(
         claims=privacy_claims(subject.defence, conditions, tape.header.settings),
         statistics=sum(name.endswith(".running_mean") for name, _ in subject.victim.model.named_buffers()),
     )
+
+
+def _counts(tape: Tape) -> dict[str, Any]:
+    """How much is on a tape, and of how much."""
+    return {
+        "rounds": len({entry.round for entry in tape.entries}),
+        "clients": len({entry.node for entry in tape.entries}),
+        "updates": len(tape.entries),
+        "sampled": TapeSampling(seen=tape.updates_seen, by=tape.sampled_by) if tape.samplings else None,
+    }
 
 
 def _round_result(row: Mapping[str, Any]) -> RoundResult:

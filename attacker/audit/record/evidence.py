@@ -250,6 +250,13 @@ class HeadReading(Entry):
     identified: Count = Field(description="images of the update that are nearest to features that were found")
 
 
+class TapeSampling(Entry):
+    """How many updates the server received, of a tape that keeps some of them."""
+
+    seen: Count = Field(description="updates that the server received")
+    by: str = Field(description="what chose those that were kept, as a spec of the Interceptor's sampling")
+
+
 class UpdateFacts(Entry):
     """What the audit measured about the updates that it attacked, beside attacking them."""
 

@@ -7,7 +7,6 @@ are identical (an infinite PSNR).
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -45,6 +44,7 @@ from attacker.audit.record.evidence import (
     PrivacySpent,
     SpanLeakage,
     TapeIdentity,
+    TapeSampling,
     ThreatModel,
     UpdateFacts,
     UpdateReading,
@@ -54,6 +54,7 @@ from attacker.audit.record.evidence import (
 from attacker.audit.record.group_entries import DisclosedGroup, GroupDisclosure, GroupShare
 from attacker.audit.record.labels import LabelDisclosure, LabelReading
 from attacker.audit.record.privacy import AttackBound, CanaryAudit
+from fl_precode.spec import split_parts
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -101,6 +102,7 @@ __all__ = [
     "Share",
     "SpanLeakage",
     "TapeIdentity",
+    "TapeSampling",
     "ThreatModel",
     "UpdateFacts",
     "UpdateReading",
@@ -113,7 +115,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 2
-_PLUS: Final = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
 
 
 class Machine(Entry):
@@ -131,7 +132,7 @@ def parts_of(defence: str) -> set[str]:
     >>> sorted(parts_of("none+precode:latent=8 + noise:std=1e+2"))
     ['noise', 'precode']
     """
-    return {part.strip().partition(":")[0] for part in _PLUS.split(defence)} - {"none", ""}
+    return {part.partition(":")[0] for part in split_parts(defence)} - {"none", ""}
 
 
 class AttackDescription(Entry):
@@ -199,6 +200,9 @@ class FederationSummary(Entry):
     rounds: Count = Field(description="rounds with an update on the tape")
     clients: Count = Field(description="different nodes on the tape")
     updates: Count = Field(description="client updates on the tape")
+    sampled: TapeSampling | None = Field(
+        default=None, description="of a tape that keeps some of the updates; null where it keeps all"
+    )
     accuracy: list[RoundResult]
     final_accuracy: Share | None
     final_loss: Number | None

@@ -115,12 +115,18 @@ def not_run(one: Audited) -> str:
     return f"attacks that were not run: {joined(parts)}" if parts else ""
 
 
+def received(one: Audited) -> int:
+    """Updates that the server received, also those that a sampled tape does not have."""
+    federation = one.federation
+    return federation.updates if federation.sampled is None else federation.sampled.seen
+
+
 def _images(one: Audited) -> Answer:
     updates, clients = one.view.attacked
     attacks = len({row.attack for row in one.view.tried})
     images = len({row.victim_id for row in one.view.all_rows})
     behind = f" from {counted(updates, 'update')} of {counted(clients, 'client')}" if updates else ""
-    left = [f"{one.federation.updates - updates} other updates"] if 0 < updates < one.federation.updates else []
+    left = [f"{received(one) - updates} other updates"] if 0 < updates < received(one) else []
     return Answer(
         status=_OF_FINDING[one.verdict.finding],
         test=f"{counted(attacks, 'attack')} tried to reconstruct {counted(images, 'image')}{behind}.",

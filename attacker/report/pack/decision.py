@@ -9,7 +9,16 @@ from attacker.attacks.registry import attack_title
 from attacker.audit.record.schema import AuditRecord
 from attacker.audit.verdict.verdict import title_of
 from attacker.report.advice import ORDER, steps
-from attacker.report.pack.answers import NEVER, Audited, audited, guarantee_result, label_result, not_run, reconstructed
+from attacker.report.pack.answers import (
+    NEVER,
+    Audited,
+    audited,
+    guarantee_result,
+    label_result,
+    not_run,
+    received,
+    reconstructed,
+)
 from attacker.report.verdict import Finding, Verdict
 from attacker.wording import capitalised, count, counted, duration, joined, knowledge
 
@@ -181,7 +190,7 @@ def _not_tested(record: AuditRecord, ones: list[Audited]) -> list[str]:
     if skipped:
         planned = sum(row.status != "run" for row in record.plan)
         left.append(f"{counted(planned, 'planned attack')} that did not run; the annex says why (section Plan)")
-    others = sum(max(0, one.federation.updates - one.view.attacked[0]) for one in ones)
+    others = sum(max(0, received(one) - one.view.attacked[0]) for one in ones)
     if others:
         left.append(f"{counted(others, 'other update')} of these federations, and all later rounds")
     failed = sorted({attack_title(row.attack) for one in ones for row in one.view.summaries if row.failed})
