@@ -6,11 +6,6 @@ import os
 from pathlib import Path
 
 
-def cache_folder() -> Path:
-    """Where data sets and copies of tapes are kept, which can be fetched again."""
-    return Path.home() / ".cache" / "fl-precode"
-
-
 def make_private_folder(folder: Path) -> Path:
     """Create the folder, 0700, with its parents, and return its absolute path. An existing folder keeps its mode.
 

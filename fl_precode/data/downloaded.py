@@ -18,7 +18,6 @@ import torch
 from fl_precode.cache_folder import cache_folder
 from fl_precode.data.dataset import DataUnavailableError, ImageData, ImageDataset, image_data
 from fl_precode.models.input_spec import InputSpec
-from fl_precode.private_file import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from fl_precode.cache_folder import cache_folder
 from fl_precode.object_store import ObjectStore, path_of, url_of, without_secrets
-from fl_precode.private_file import cache_folder, make_private_folder, write_private
+from fl_precode.private_file import make_private_folder, write_private
 from fl_precode.tape.format import (
     HEADER,
     MANIFEST,
