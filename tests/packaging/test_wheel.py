@@ -25,7 +25,7 @@ from tests.test_layering import FILES, imports, within
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DECLARED["project"]
-EXTRAS = {"audit", "simulation", "experiments", "identification", "datasets", "dp", "pdf", "mlflow", "dev"}
+EXTRAS = {"audit", "simulation", "experiments", "identification", "datasets", "dp", "pdf", "mlflow", "dev", "release"}
 
 
 def test_the_extras_are_what_the_documentation_says():
