@@ -48,14 +48,14 @@ CONDITIONS: Final = re.compile(r"\b(A|L)?GPL|\bMPL|Proprietary")
 
 _HEAD: Final = """# Licences of the dependencies
 
-Made by `make licences` (`docs/generate_licences.py`) from the metadata of what is installed on Linux, x86-64, with every
-extra that an installation can use. fl-precode itself is under Apache-2.0 and contains no code of these packages: pip
-installs them beside it. `make sbom` lists an installation's exact versions as CycloneDX.
+Made by `make licences` (`docs/generate_licences.py`) from the metadata of what is installed on Linux, x86-64, with
+every extra that an installation can use. fl-precode itself is under Apache-2.0 and contains no code of these packages:
+pip installs them beside it. `make sbom` lists an installation's exact versions as CycloneDX.
 
-Where a package states an SPDX expression it stands here as stated. Older ones state a word or classifiers; several, with
-commas between them, are stated without saying whether they hold together or at choice. "base" is what `pip install
-fl-precode` brings, the other names are extras. Licences are those of the versions that were read; ranges are those asked
-for.
+Where a package states an SPDX expression it stands here as stated. Older ones state a word or classifiers; several,
+with commas between them, are stated without saying whether they hold together or at choice. "base" is what `pip install
+fl-precode` brings, the other names are extras. Licences are those of the versions that were read; ranges are those
+asked for.
 """
 
 
@@ -89,8 +89,8 @@ def page() -> str:
         [
             _HEAD,
             "## Licences with conditions\n",
-            "All others are permissive. The proprietary ones are NVIDIA's libraries, which PyTorch for CUDA brings; PyTorch for",
-            "CPUs, as in the container image, does without them.\n",
+            "All others are permissive. The proprietary ones are NVIDIA's libraries, which PyTorch for CUDA brings;",
+            "PyTorch for CPUs, as in the container image, does without them.\n",
             *(f"* {one.name}: {one.licence} ({_for(one.needed_by)})" for one in conditions),
             f"\n## Named by fl-precode ({len(direct)})\n",
             "| package | range | licence | for |",
