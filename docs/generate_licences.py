@@ -78,7 +78,7 @@ def page() -> str:
     """The page as Markdown.
 
     Raises:
-        PackageNotFoundError: If a package that pyproject.toml names is not installed.
+        PackageNotFoundError: If a package that an extra needs is not installed.
         ValueError: If a package states no licence.
     """
     found = needed()
@@ -181,7 +181,7 @@ def _of_classifiers(names: Sequence[str], word: str) -> str:
 
 def _range(requirement: Requirement) -> str:
     """As pip reads it, lowest bound first."""
-    return ", ".join(sorted(map(str, requirement.specifier), key=lambda bound: bound[0] in "<!")) or "any"
+    return ", ".join(sorted(map(str, requirement.specifier), key=lambda bound: (bound[0] in "<!", bound))) or "any"
 
 
 def _for(extras: set[str]) -> str:

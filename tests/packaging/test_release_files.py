@@ -167,9 +167,14 @@ def test_no_licence_is_unknown():
 def test_a_licence_is_read_from_the_installed_package():
     assert generate_licences.licence_of(distribution("pytest")) == "MIT"
     assert generate_licences.licence_of(distribution("safetensors")) == "Apache-2.0", "of a classifier"
-    installed = {canonicalize_name(one.name) for one in distributions()}
-    seen = [one.name for one in generate_licences.needed_by("base") if one.name in installed]
-    assert {"torch", "flwr", "sympy"} <= set(seen), "what is asked for, and what that asks for"
+
+
+def test_what_a_package_brings_is_needed_too_and_by_whom_is_known():
+    needed = {one.name: one for one in generate_licences.needed_by("base", "audit")}
+    assert needed["torch"].named_by == {"base"}
+    assert needed["sympy"].asked_by.keys() >= {"torch"}
+    assert (needed["sympy"].named_by, needed["sympy"].needed_by) == (set(), {"base"})
+    assert needed["scipy"].needed_by == {"audit"}
 
 
 def test_a_package_without_a_licence_is_an_error(tmp_path):
