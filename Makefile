@@ -8,8 +8,16 @@ DEMO_OUT ?= outputs/demo
 # Processes that run the tests; logical: one for each core. Tests of a file mostly stay together, which saves fixtures.
 TEST_WORKERS ?= logical
 PARALLEL := -n $(TEST_WORKERS) --dist worksteal
+SUITE := -m pytest $(PARALLEL) -m "not slow and not gpu"
+# Every extra that an installed package can use; the others are for work on the code.
+RUNTIME_EXTRAS := audit,simulation,experiments,identification,datasets,dp,object-storage,pdf,mlflow
+# Environments of a release, made anew each time.
+RUNTIME := outputs/runtime-environment
+EMPTY := outputs/empty-environment
+LOWEST := outputs/lowest-environment
 
-.PHONY: demo check quick test test-full compose-demo compose-down compose-test bench evidence lint format clean help
+.PHONY: demo check quick suite test test-full compose-demo compose-down compose-test bench evidence lint format clean help
+.PHONY: lowest dist try-dist sbom licences
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
@@ -23,6 +31,10 @@ help:
 	@echo "                INVERTINGGRADIENTS=PATH and BREACHING=PATH of checkouts compare with them"
 	@echo "make evidence   300 simulated audits with known truth, and how long readers wait: docs/evidence.md (an hour)"
 	@echo "make format     lay the code out as the linter wants it"
+	@echo "make lowest     the test suite with the oldest versions that pyproject.toml allows of what it names"
+	@echo "make dist       wheel and sdist in dist/, checked; make try-dist installs the wheel in an empty environment"
+	@echo "make sbom       every package of an installation with all extras: outputs/fl-precode.cdx.json (CycloneDX)"
+	@echo "make licences   their licences: docs/licences.md"
 	@echo "make clean      remove .venv and outputs"
 
 $(BIN)/python:
@@ -44,6 +56,16 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-release: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[release]'
+	@touch $@
+
+# No pip in it: what is listed is what the package needs.
+$(RUNTIME)/.installed: pyproject.toml | $(BIN)/python
+	$(PYTHON) -m venv --clear --without-pip $(RUNTIME)
+	$(PIP) --python $(RUNTIME)/bin/python install '.[$(RUNTIME_EXTRAS)]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/fl-precode demo --out $(DEMO_OUT)
 
@@ -60,8 +82,11 @@ check: $(VENV)/.installed-dev
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests --quick $(PARALLEL) -m "not slow and not gpu and not federation and not browser"
 
+suite: $(VENV)/.installed-dev
+	$(BIN)/python $(SUITE)
+
 test: lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
+	$(BIN)/python $(SUITE)
 
 test-full: lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
@@ -93,6 +118,30 @@ evidence: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.simulated_audits --processes 2 --out docs/simulated-audits.jsonl --page docs/evidence.md
 	$(BIN)/python -m benchmarks.time_to_verdict --tapes outputs/timed-tapes --out docs/time-to-verdict.json \
 	  --page docs/evidence.md
+
+lowest: $(VENV)/.installed-release
+	$(BIN)/uv venv --clear --python $(PYTHON) $(LOWEST)
+	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	$(LOWEST)/bin/python $(SUITE)
+
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# What `make dist` built, outside the checkout, whose packages would be found first.
+try-dist: $(BIN)/python
+	$(PYTHON) -m venv --clear --without-pip $(EMPTY)
+	$(PIP) --python $(EMPTY)/bin/python install "$$(ls dist/*.whl)[audit]"
+	cd $(EMPTY) && bin/fl-precode --version
+
+sbom: $(VENV)/.installed-release $(RUNTIME)/.installed
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  --output-file outputs/fl-precode.cdx.json $(RUNTIME)/bin/python
+
+licences: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/python docs/generate_licences.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
