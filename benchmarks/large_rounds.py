@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-CASES = tuple(
-    (model, clients, listening)
-    for model, clients in (("lenet", 1_000), ("lenet", 10_000), ("resnet20", 1_000))
-    for listening in ("off", "all", "reservoir:n=120")
+CASES = (
+    *(("lenet", 1_000, listening) for listening in ("off", "all", "reservoir:n=120")),
+    *(("resnet20", 300, listening) for listening in ("off", "all", "reservoir:n=120")),
+    *(("lenet", 10_000, listening) for listening in ("off", "reservoir:n=120")),
 )
 
 

@@ -79,11 +79,12 @@ def fitted(report: Row) -> CostModel:
 
 def _seconds_of_a_byte(alone: Sequence[Row]) -> float | None:
     """Of a further byte in an update, by the rounds of two models that a server alone handled."""
-    cost: dict[int, float] = {}
-    for row in alone:
-        sign = {"off": -1, "all": 1}.get(row["listening"], 0)
-        if row["clients"] == 1_000 and sign:
-            cost[row["payload_bytes"]] = cost.get(row["payload_bytes"], 0.0) + sign * row["seconds"] / row["clients"]
+    seconds = {(row["payload_bytes"], row["clients"], row["listening"]): row["seconds"] for row in alone}
+    cost = {
+        payload: (whole - seconds[payload, clients, "off"]) / clients
+        for (payload, clients, listening), whole in seconds.items()
+        if listening == "all" and (payload, clients, "off") in seconds
+    }
     if len(cost) < 2:
         return None
     (small, less), *_, (large, more) = sorted(cost.items())

@@ -52,8 +52,16 @@ def test_the_fit_finds_what_the_runs_were_made_with():
         for clients in (100, 200)
         for listening in ("off", "all")
     ]  # fmt: skip
-    model = fitted({"rows": rows, "choosing": {"seconds": 0.5}})
+    alone = [
+        {"payload_bytes": size, "clients": 50, "listening": listening, "seconds": 1.0 + 50 * more}
+        for size in (1_000, 9_000)
+        for listening, more in (("off", 0.0), ("all", 0.01 + 1e-6 * (size - 1_000)))
+    ]
+    model = fitted({"rows": rows, "choosing": {"seconds": 0.5}, "server_alone": alone})
     assert (model.overhead, model.seconds, model.copies) == pytest.approx((70, 0.01, copies))
+    assert model.writing(10, 1_000) == pytest.approx(0.1)
+    assert model.writing(10, 5_000) == pytest.approx(10 * (0.01 + 0.004))
+    assert fitted({"rows": rows, "choosing": {"seconds": 0.5}}).writing(10, 5_000) is None
 
 
 @pytest.mark.slow
