@@ -22,7 +22,6 @@ LAYERS = (
         "fl_precode.assumption",
         "fl_precode.cache_folder",
         "fl_precode.import_path",
-        "fl_precode.object_store",
         "fl_precode.plugins",
         "fl_precode.private_file",
     ),

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fl_precode.assumption import Assumption
 from fl_precode.models.layout import ModelLayout
-from fl_precode.object_store import url_of
 from fl_precode.observation import Observation
 from fl_precode.tape.checked_files import CheckedFiles
 from fl_precode.tape.format import (
@@ -36,6 +35,7 @@ from fl_precode.tape.format import (
     line_from_json,
 )
 from fl_precode.tape.interpretation import Interpretation
+from fl_precode.tape.object_store import url_of
 
 _HEADER_LIMIT = 1 << 20  # bytes; a header is a few hundred
 
