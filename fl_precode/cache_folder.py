@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "FL_PRECODE_CACHE"
+"""Environment variable that names the folder."""
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/fl-precode``, by default ``~/.cache/fl-precode``; it need not exist.
+    """The folder that ``FL_PRECODE_CACHE`` names, else ``$XDG_CACHE_HOME/fl-precode``, else ``~/.cache/fl-precode``.
 
-    The XDG base directory specification says that a relative path in the variable is not to be used.
+    It need not exist. A relative path in ``XDG_CACHE_HOME`` is not used, as the XDG base directory specification says.
     """
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "fl-precode"
+    if named := os.environ.get(VARIABLE):
+        return Path(named).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "fl-precode"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fl_precode import sample_noise
+from fl_precode.cache_folder import VARIABLE
 
 QUICK = frozenset((Path(__file__).parent / "quick.txt").read_text().split())
 """Files of `make check`, wherever they lie: each takes a few seconds on one core at most, and all of them less than a
@@ -50,8 +51,8 @@ def _seeded():
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """What a test keeps in the user's cache folder is its own: costs of one must not change the plans of another."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"))
+    """What a test keeps in the cache folder is its own: costs of one must not change the plans of another."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"))
 
 
 @pytest.fixture

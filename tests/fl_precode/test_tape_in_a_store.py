@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from fl_precode.cache_folder import VARIABLE
 from fl_precode.tape import Tape, TapeError, TapeHeader, TapeWriter, spool
 from fl_precode.tape.fetched import local_tape
 from fl_precode.tape.object_store import ObjectStore, check_url, path_of, url_of, without_secrets
@@ -22,8 +23,10 @@ SENT = {"w": np.arange(6, dtype=np.float32)}
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A home folder of this test's own, and short pauses."""
+    """A home folder of this test's own, with the cache folder in it, and short pauses."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(spool, "_FIRST_PAUSE", 0.02)
     monkeypatch.setattr(spool, "PATIENCE_SECONDS", 0.1)
     return tmp_path / "home"

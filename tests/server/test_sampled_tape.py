@@ -150,7 +150,6 @@ class TestInAStore:
 
     @pytest.fixture
     def url(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.setattr(spool, "_FIRST_PAUSE", 0.02)
         yield "memory://sampled/tape"
         fsspec.filesystem("memory").store.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from attacker.audit.planning.costs import cost
 from attacker.audit.planning.kept_costs import ITERATION, Prices, keep, key_of, kind_of, known_prices, learn
 from attacker.audit.planning.plan import plan_audit
 from attacker.audit.settings import AuditSettings
-from fl_precode.cache_folder import cache_folder
+from fl_precode.cache_folder import VARIABLE, cache_folder
 from tests.attacker.taped_federation import tape_federation
 
 SEARCH = "inverting-gradients:preset=precode-paper,iterations=4"
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_read_costs_no_more_than_measuring_anew(text):
 
 def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
     keep("digest", {ITERATION: 1.0})
     assert known_prices("digest") == Prices()
 
@@ -110,7 +111,11 @@ def test_old_kinds_of_updates_make_room_for_new_ones(monkeypatch):
     assert [known_prices(key).unit for key in ("a", "b", "c")] == [1.0, None, 1.0]
 
 
-def test_a_relative_cache_folder_is_not_used(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "here")
-    assert cache_folder().is_absolute()
-    assert cache_folder().parts[-2:] == (".cache", "fl-precode")
+def test_the_cache_folder_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv(VARIABLE)
+    assert cache_folder() == Path("/elsewhere/fl-precode")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == Path.home() / ".cache" / "fl-precode"

@@ -19,7 +19,6 @@ SAID = "4 of 40 updates were kept on the tape (reservoir:n=2)"
 @pytest.fixture
 def tape(tmp_path, monkeypatch):
     """Two updates in each of two rounds, of twenty that came in."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tape_federation(tmp_path / "run", evaluation=False).tape
     with (folder / "manifest.jsonl").open("a") as manifest:
         for number in (1, 2):
