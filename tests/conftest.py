@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fl_precode import sample_noise
-from fl_precode.cache_folder import VARIABLE
+from fl_precode.places.cache_folder import VARIABLE
 
 QUICK = frozenset((Path(__file__).parent / "quick.txt").read_text().split())
 """Files of `make check`, wherever they lie: each takes a few seconds on one core at most, and all of them less than a

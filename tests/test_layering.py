@@ -20,8 +20,8 @@ LAYERS = (
     ("fl_precode.randomness",),
     (
         "fl_precode.assumption",
-        "fl_precode.cache_folder",
         "fl_precode.import_path",
+        "fl_precode.places",
         "fl_precode.plugins",
         "fl_precode.private_file",
     ),

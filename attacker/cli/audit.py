@@ -23,7 +23,7 @@ from attacker.cli.reasons import (
 )
 from attacker.cli.tables import add_attack, attack_table, show_table
 from attacker.jobs.allocator import keep_freed_memory
-from fl_precode.tape.object_store import url_of
+from fl_precode.places.object_store import url_of
 
 if TYPE_CHECKING:
     from rich.table import Table

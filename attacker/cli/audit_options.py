@@ -48,7 +48,7 @@ from attacker.cli.options import (
 )
 from attacker.cli.progress import Ticker
 from attacker.cli.reasons import columns, end_of_nothing, wrapped
-from fl_precode.tape.object_store import url_of
+from fl_precode.places.object_store import url_of
 
 if TYPE_CHECKING:
     from attacker.audit.inputs.tape_source import TapeSource

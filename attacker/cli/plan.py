@@ -13,7 +13,7 @@ from attacker.cli.options import Tapes
 from attacker.cli.progress import Ticker, duration
 from attacker.cli.reasons import NOTHING_ATTACKED, columns, not_run, reason_lines, wrapped
 from attacker.cli.tables import add_attack, attack_table, show_table
-from fl_precode.tape.object_store import url_of
+from fl_precode.places.object_store import url_of
 
 if TYPE_CHECKING:
     from attacker.audit.federations.federation import AuditedFederation

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fl_precode.cache_folder import cache_folder
 from fl_precode.data.dataset import DataUnavailableError, ImageData, ImageDataset, image_data
 from fl_precode.models.input_spec import InputSpec
+from fl_precode.places.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from fl_precode.defences.registry import check_defence, defence_parts
 from fl_precode.loss import load_loss
 from fl_precode.models import check_model
 from fl_precode.observation import CROSS_ENTROPY, Protocol, UpdateKind
+from fl_precode.places.object_store import check_url, path_of, url_of
 from fl_precode.privacy.canaries import Canaries
-from fl_precode.tape.object_store import check_url, path_of, url_of
 from fl_precode.tape.sampling import Sampling
 
 Value = str | int | float | bool

@@ -16,12 +16,12 @@ from fl_precode.flower.fingerprint import REPLY_RECORD
 from fl_precode.loss import Loss, importable_name
 from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Protocol
+from fl_precode.places.object_store import path_of, url_of
 from fl_precode.privacy.canaries import KEY, Canaries
 from fl_precode.tape import TapeHeader, TapeWriter
 from fl_precode.tape.announced_settings import announced_settings
 from fl_precode.tape.format import HEADER, Scalar
 from fl_precode.tape.notes import input_spec, notes_path, write_notes
-from fl_precode.tape.object_store import path_of, url_of
 from fl_precode.tape.sampling import Candidate, Sampler, Sampling
 from fl_precode.tape.spool import tape_writer
 

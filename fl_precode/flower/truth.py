@@ -17,9 +17,9 @@ import torch
 from flwr.app import Context, Message
 from torch import Tensor
 
+from fl_precode.places.object_store import path_of, url_of
 from fl_precode.private_file import write_private
 from fl_precode.recorded_truth import SUFFIX, Answered, RecordedBatch, Scale, image_keys, to_bytes, truth_folder
-from fl_precode.tape.object_store import path_of, url_of
 from fl_precode.true_images import Numbers, true_batch
 
 _logger = logging.getLogger(__name__)

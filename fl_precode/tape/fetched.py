@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from fl_precode.cache_folder import cache_folder
+from fl_precode.places.cache_folder import cache_folder
+from fl_precode.places.object_store import ObjectStore, path_of, url_of, without_secrets
 from fl_precode.private_file import make_private_folder, write_private
 from fl_precode.tape.format import (
     HEADER,
@@ -22,7 +23,6 @@ from fl_precode.tape.format import (
     header_from_json,
     line_from_json,
 )
-from fl_precode.tape.object_store import ObjectStore, path_of, url_of, without_secrets
 
 _log = logging.getLogger(__name__)
 

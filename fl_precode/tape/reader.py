@@ -18,6 +18,7 @@ from torch import Tensor
 from fl_precode.assumption import Assumption
 from fl_precode.models.layout import ModelLayout
 from fl_precode.observation import Observation
+from fl_precode.places.object_store import url_of
 from fl_precode.tape.checked_files import CheckedFiles
 from fl_precode.tape.format import (
     HEADER,
@@ -35,7 +36,6 @@ from fl_precode.tape.format import (
     line_from_json,
 )
 from fl_precode.tape.interpretation import Interpretation
-from fl_precode.tape.object_store import url_of
 
 _HEADER_LIMIT = 1 << 20  # bytes; a header is a few hundred
 

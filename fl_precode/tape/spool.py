@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from fl_precode.cache_folder import cache_folder
+from fl_precode.places.cache_folder import cache_folder
+from fl_precode.places.object_store import ObjectStore, path_of, url_of, without_secrets
 from fl_precode.private_file import make_private_folder
 from fl_precode.tape.format import HEADER, MANIFEST, TapeHeader
-from fl_precode.tape.object_store import ObjectStore, path_of, url_of, without_secrets
 from fl_precode.tape.writer import TapeWriter
 
 _log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from fl_precode.cache_folder import VARIABLE
+from fl_precode.places.cache_folder import VARIABLE
+from fl_precode.places.object_store import ObjectStore, check_url, path_of, url_of, without_secrets
 from fl_precode.tape import Tape, TapeError, TapeHeader, TapeWriter, spool
 from fl_precode.tape.fetched import local_tape
-from fl_precode.tape.object_store import ObjectStore, check_url, path_of, url_of, without_secrets
 from fl_precode.tape.spool import SpooledTapeWriter, tape_writer
 
 SENT = {"w": np.arange(6, dtype=np.float32)}

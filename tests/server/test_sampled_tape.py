@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import FedAvg
 from attacker.audit.inputs.nothing_to_attack import no_update
 from fl_precode.flower.interceptor import Interceptor
 from fl_precode.flower.wire import ListeningGrid, listening
+from fl_precode.places.object_store import ObjectStore
 from fl_precode.tape import Tape, spool
 from fl_precode.tape.fetched import local_tape
-from fl_precode.tape.object_store import ObjectStore
 from fl_precode.tape.sampling import Sampler
 from tests.local_grid import LocalGrid
 from tests.server.test_interceptor import client

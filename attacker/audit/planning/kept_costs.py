@@ -30,7 +30,7 @@ from attacker.audit.planning.costs import cost
 from attacker.audit.record.schema import PlannedAttack
 from attacker.audit.settings import AuditSettings
 from attacker.gradients.observed import steps_behind
-from fl_precode.cache_folder import cache_folder
+from fl_precode.places.cache_folder import cache_folder
 from fl_precode.spec import parse_spec
 
 _logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from attacker.audit.planning.costs import cost
 from attacker.audit.planning.kept_costs import ITERATION, Prices, keep, key_of, kind_of, known_prices, learn
 from attacker.audit.planning.plan import plan_audit
 from attacker.audit.settings import AuditSettings
-from fl_precode.cache_folder import VARIABLE, cache_folder
+from fl_precode.places.cache_folder import VARIABLE, cache_folder
 from tests.attacker.taped_federation import tape_federation
 
 SEARCH = "inverting-gradients:preset=precode-paper,iterations=4"

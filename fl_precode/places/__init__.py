@@ -1,0 +1,1 @@
+"""Where files are kept that are on no path of the user: a cache folder, and object stores."""
