@@ -34,6 +34,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "weaker-beats-stronger": FlagKind("a weaker attack did better than a stronger one"),
         "no-control": FlagKind("there is no undefended control"),
         "control-not-reconstructed": FlagKind("the attacks fail without a defence too"),
+        "control-attack-not-tried": FlagKind("what reconstructs images without the defence gave no result with it"),
         "control-untrained": FlagKind("the undefended control is not as well trained"),
         "control-hardly-reconstructed": FlagKind("without the defence the attack works too rarely to tell"),
         "too-few-victims": FlagKind("too few images were attacked"),
@@ -87,6 +88,8 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "control-not-reconstructed.undefended": "Without a defence images are expected to be reconstructed, and none "
         "was: the "
         "attacks were too weak to conclude anything, about this model or about a defence on it.",
+        "control-attack-not-tried": "{attack} reconstructed {back} of {images} without the defence, and gave no result "
+        "with it: what the defence does to this attack is not known.",
         "control-hardly-reconstructed": "{attack} reconstructed {back} of {images} without the defence, so that none "
         "of {here} with it may be chance.",
         "control-hardly-reconstructed.rare": "{attack} reconstructed {back} of {images} without the defence, fewer "

@@ -382,6 +382,15 @@ class FederationView:
         ]
         return sorted(stopped_pairs, key=lambda pair: (-(pair[1].success_rate or 0.0), -pair[1].images, pair[1].attack))
 
+    @cached_property
+    def only_on_control(self) -> list[AttackSummary]:
+        """Where no attack is stopped: those that reconstruct images of the control and gave no result here."""
+        if self.control is None or self.stopped:
+            return []
+        here = {summary.attack for summary in self.scored}
+        unmatched = [one for one in self.control.scored if one.successes and one.attack not in here]
+        return sorted(unmatched, key=lambda one: (-(one.success_rate or 0.0), -one.images, one.attack))
+
     def works_without(self, spec: str) -> bool:
         """Whether an attack brings back at least half of its images from the control."""
         there = None if self.control is None else self.control.summary(spec)

@@ -81,6 +81,15 @@ def _no_control(view: FederationView) -> Iterator[Found]:
         return
     if view.control is None:
         yield raised_flag("no-control")
+    elif view.only_on_control:
+        there = view.only_on_control[0]
+        yield raised_flag(
+            "control-attack-not-tried",
+            there.attack,
+            attack=capitalised(attack_title(there.attack)),
+            back=there.successes,
+            images=counted(there.images, "image"),
+        )
     elif not view.stopped:
         yield raised_flag("control-not-reconstructed")
 

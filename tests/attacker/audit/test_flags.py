@@ -11,6 +11,7 @@ from attacker.audit.record.flag_sentences import FLAGS
 from attacker.audit.record.schema import AttackDescription, PlannedAttack, UpdateFacts
 from attacker.audit.record.trials import share_interval
 from attacker.audit.verdict.flags import CHECKS, LARGEST_SHARE, flags
+from attacker.audit.verdict.verdict import verdicts
 from tests.attacker.records import ADAPTIVE, FIRST, PLAIN, each, federation, rows, summary, told
 
 PAIR = [federation("f1"), federation("f2", "precode")]
@@ -224,10 +225,24 @@ def test_what_counts_as_a_control(federations, flagged):
 
 @pytest.mark.parametrize(
     ("control", "flagged"),
-    [(CONTROL, False), (summary("f1", PLAIN, 0, 64), True), (summary("f1", FIRST, 64, 64), True)],
+    [
+        (CONTROL, None),
+        (summary("f1", PLAIN, 0, 64), "control-not-reconstructed"),
+        (summary("f1", FIRST, 64, 64), "control-attack-not-tried"),
+    ],
 )
 def test_the_same_plain_attack_must_work_without_the_defence(control, flagged):
-    assert ("control-not-reconstructed" in names([control, *HELD[1:]])) is flagged
+    raised_names = set(names([control, *HELD[1:]])) & {"control-not-reconstructed", "control-attack-not-tried"}
+    assert raised_names == ({flagged} if flagged else set())
+
+
+def test_a_page_does_not_say_both_that_the_control_is_reconstructed_and_that_nothing_reconstructs_it():
+    whole = verdicts(told(PAIR, [summary("f1", FIRST, 64, 64), *HELD[1:]]))[1]
+    images = whole.lines[0]
+    assert "without the defence gave no result with it" in whole.sentence
+    assert "against 100 % without the defence" in images.sentence
+    assert "No attack that was tried reconstructs" not in images.reason
+    assert "gave no result with it" in images.reason
 
 
 def test_an_undefended_model_that_is_not_reconstructed():
