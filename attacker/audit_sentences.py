@@ -17,6 +17,7 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "over-budget.whole": "expected to take {expected:.0f} s, more than the whole budget",
         "budget-for-some": "{why}; the budget has time for {count} of {updates} updates",
         "budget-for-some.one": "{why}; the budget ends it early, on one of {updates} updates",
+        "settled": "{why}; formulas reconstructed every image already, so that it would change no verdict",
         "budget-ended": "{why}; the budget ended before it was begun",
         "budget-ended.after": "{why}; the budget ended after {done} of {updates} updates",
         "unanswerable": "No search here can answer this update in its time: it is of {images}, one iteration goes "

@@ -23,6 +23,7 @@ _STATUS = {
     "not_applicable": "Not applicable",
     "refused": "Refused, it needs more than is granted",
     "over_budget": "Left out, the budget was spent",
+    "settled": "Left out, formulas settled the answer",
 }
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _UNITS = ("B", "kB", "MB", "GB", "TB")

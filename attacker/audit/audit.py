@@ -25,12 +25,13 @@ from attacker.audit.planning.kept_costs import learn
 from attacker.audit.planning.mending import with_mends
 from attacker.audit.planning.plan import plan_audit
 from attacker.audit.record.schema import AuditRecord, PlannedAttack
-from attacker.audit.scheduler import Score, cut, run_chunks
+from attacker.audit.scheduler import Needless, Score, cut, run_chunks
 from attacker.audit.scoring.assemble import assemble, best_ssim, collect, count_others
 from attacker.audit.scoring.canaries import canary_audit
 from attacker.audit.scoring.channels import reply_channels
 from attacker.audit.scoring.label_disclosure import label_disclosure
 from attacker.audit.scoring.leakage_summary import leakage_of, needs_indices
+from attacker.audit.scoring.settled import Settled
 from attacker.audit.scoring.shuffled import MOST_SECONDS, attack_shuffled
 from attacker.audit.settings import AuditSettings, build_attacks
 from attacker.audit.so_far import VerdictSoFar
@@ -120,15 +121,16 @@ def audit(
             say(_ahead(federations, planned))
         gpu = settings.device.startswith("cuda")
         hire = hire_for(campaign.chunks, workers=workers, ray_address=ray_address, gpu=gpu)
+        needless = _needless(federations, planned, chunks, campaign.chunks, settings)
         so_far = say and VerdictSoFar(
             federations=federations, plan=planned, chunks=chunks, store=campaign.chunks, settings=settings, say=say,
-            clock=clock,
+            clock=clock, needless=needless,
         )  # fmt: skip
         run_chunks(
             chunks, campaign.chunks, hire, plan=planned, score=_score(federations), watch=watch, clock=clock,
-            after_each=so_far,
+            after_each=so_far, needless=needless, controls=_controls(federations),
         )  # fmt: skip
-        went = as_it_went(planned, chunks, campaign.chunks)
+        went = as_it_went(planned, chunks, campaign.chunks, needless)
         if say is not None and (left := left_over(planned, went)):
             say(_over(left))
         folder = out.expanduser().absolute()
@@ -145,8 +147,30 @@ def _at_once(
         planned = _and_those_that_refuse(plan_audit(federations, settings, estimate=settings.attacks is None))
         store: MemoryStore[Sequence[Reconstruction]] = MemoryStore()
         chunks = cut(federations, planned, settings)
-        run_chunks(chunks, store, lambda hear: OwnProcess(store, hear), watch=watch)
-        return _finish(federations, planned, chunks, store, settings, title, folder, watch)
+        needless = _needless(federations, planned, chunks, store, settings)
+        run_chunks(
+            chunks, store, lambda hear: OwnProcess(store, hear), watch=watch, needless=needless,
+            controls=_controls(federations),
+        )  # fmt: skip
+        went = as_it_went(planned, chunks, store, needless)
+        return _finish(federations, went, chunks, store, settings, title, folder, watch)
+
+
+def _controls(federations: Sequence[AuditedFederation]) -> set[str]:
+    return {federation.id for federation in federations if federation.control_of is not None}
+
+
+def _needless(
+    federations: Sequence[AuditedFederation],
+    planned: Sequence[PlannedAttack],
+    chunks: Sequence[Chunk],
+    store: ChunkStore,
+    settings: AuditSettings,
+) -> Needless:
+    """What is left out where formulas settle the answer; attacks that were named all run."""
+    if settings.attacks is not None:
+        return lambda _chunk: False
+    return Settled(federations=federations, plan=planned, chunks=chunks, store=store).needless
 
 
 @threads_restored()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,9 @@ from attacker.jobs.progress import Judgement, Watch
 from attacker.jobs.run import Hire, Terms, run_jobs
 from attacker.jobs.store import JobStore
 from attacker.reasons import because
+
+Needless = Callable[[Chunk], bool]
+"""Whether a chunk that was not begun would change no verdict."""
 
 Score = Callable[[Chunk, Sequence[Reconstruction]], float | None]
 """Best SSIM of a finished chunk. The evaluation's; no worker sees it."""
@@ -65,6 +68,8 @@ def run_chunks(
     watch: Watch | None = None,
     clock: Clock = UNLIMITED,
     after_each: Callable[[], None] | None = None,
+    needless: Needless = lambda _chunk: False,
+    controls: Collection[str] = (),
 ) -> None:
     """Have every chunk done that is not finished; formulas first, which cost little: there must be time for them.
 
@@ -79,6 +84,9 @@ def run_chunks(
         watch: Told now and then.
         clock: How long attacks may take.
         after_each: Called when a chunk is finished, and before the first one is begun.
+        needless: Asked of chunks that were not begun; those are left out. It may answer by what is finished: formulas
+            of federations come before those of their controls, and these before searches.
+        controls: Identifiers of the federations that are controls.
 
     Raises:
         RuntimeError: If a chunk cannot be worked on at all, as when its results cannot be written.
@@ -89,19 +97,32 @@ def run_chunks(
         for planned in plan
     }
     jobs = [
-        job_of(chunk, max(expected.get((chunk.federation, chunk.attack), 0.0), 1e-3) * len(chunk.targets))
-        for chunk in sorted(chunks, key=lambda pending: replays(pending.attack))
+        job_of(
+            chunk,
+            max(expected.get((chunk.federation, chunk.attack), 0.0), 1e-3) * len(chunk.targets),
+            _phase(chunk, controls),
+        )
+        for chunk in sorted(chunks, key=lambda pending: _phase(pending, controls))
     ]
     after_each = after_each or (lambda: None)
     after_each()
-    run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score, after_each), watch=watch)
+    run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score, after_each, needless), watch=watch)
+
+
+def _phase(chunk: Chunk, controls: Collection[str]) -> int:
+    """Formulas of federations, formulas of their controls, searches."""
+    return 2 if replays(chunk.attack) else int(chunk.federation in controls)
 
 
 class _AuditTerms(Terms):
     """An audit gives what it can: what is cut, ended or killed again and again is a result, too."""
 
-    def __init__(self, clock: Clock, score: Score | None, after_each: Callable[[], None]) -> None:
-        self._clock, self._score, self._after_each = clock, score, after_each
+    def __init__(self, clock: Clock, score: Score | None, after_each: Callable[[], None], needless: Needless) -> None:
+        self._clock, self._score, self._after_each, self._needless = clock, score, after_each, needless
+
+    def needed(self, job: Job) -> bool:
+        """Whether it may still change a verdict."""
+        return not self._needless(Chunk.from_content(job.content))
 
     def timed(self, job: Job, rest: Sequence[Job], workers: int) -> Job | None:
         """See `Clock.timed`."""

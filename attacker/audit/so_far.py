@@ -17,6 +17,7 @@ from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.planning.carried_out import as_it_went
 from attacker.audit.planning.costs import replays
 from attacker.audit.record.schema import AuditRecord, PlannedAttack, VerdictLine
+from attacker.audit.scheduler import Needless
 from attacker.audit.scoring.assemble import assemble, collect
 from attacker.audit.settings import AuditSettings
 from attacker.audit.verdict.finish import finish_record
@@ -26,6 +27,9 @@ from attacker.wording import capitalised, counted, duration
 
 FIRST_BY: Final = 40.0
 """Seconds from the beginning after which the first verdict does not wait for formulas that are not done."""
+
+_AHEAD: Final = "The attacks go on."
+_SETTLED: Final = "The other attacks are left out: they would change no verdict."
 
 _SHARE: Final = 0.05
 """Of the time since the last verdict that working out the next one may take."""
@@ -46,6 +50,7 @@ class VerdictSoFar:
         settings: Of the audit.
         say: Told the sentence.
         clock: Of the audit.
+        needless: Whether a chunk that was not begun will be left out.
     """
 
     federations: Sequence[AuditedFederation]
@@ -55,6 +60,7 @@ class VerdictSoFar:
     settings: AuditSettings
     say: Callable[[str], None]
     clock: Clock
+    needless: Needless = lambda _chunk: False
     _open: list[Chunk] = field(init=False)
     _said: list[str] = field(default_factory=list)
     _took: float = 0.0
@@ -68,6 +74,9 @@ class VerdictSoFar:
         self._open = [chunk for chunk in self._open if not self.store.has(chunk.id)]
         if not self._open or not self._is_due():
             return
+        left = [chunk for chunk in self._open if not self.needless(chunk)]
+        if not left and self._said:
+            return
         began = time.monotonic()
         with within(min(_MOST_SECONDS, self.clock.attacking() / 4)):
             sentences = self._sentences()
@@ -75,7 +84,7 @@ class VerdictSoFar:
         self._took = self._last - began
         if sentences != self._said:
             self._said = sentences
-            self.say(f"So far, {self._done()}: {' '.join(sentences)} The attacks go on.")
+            self.say(f"So far, {self._done()}: {' '.join(sentences)} {_AHEAD if left else _SETTLED}")
 
     def _is_due(self) -> bool:
         """The first time when formulas are done or have taken long; then when it costs little."""
@@ -101,7 +110,7 @@ class VerdictSoFar:
         with tempfile.TemporaryDirectory() as folder:
             whole = assemble(
                 self.federations,
-                as_it_went(self.plan, self.chunks, self.store),
+                as_it_went(self.plan, self.chunks, self.store, self.needless),
                 collect(self.chunks, self.store),
                 self.settings,
                 title="",

@@ -26,6 +26,7 @@ class Job:
         title: For people.
         content: What the work is given: numbers, texts, lists and mappings of them, so that it can be sent anywhere.
         cost: What it is expected to take, in any unit that all jobs share.
+        phase: Jobs of a later phase begin when those of earlier ones are finished.
         seconds: After which it should end with the best that it has; None for as long as it takes.
         patience: Seconds after which whoever runs it ends it by force; None waits for ever.
     """
@@ -35,6 +36,7 @@ class Job:
     title: str = ""
     content: Mapping[str, Any] = field(default_factory=dict)
     cost: float = 1.0
+    phase: int = 0
     seconds: float | None = None
     patience: float | None = None
 

@@ -80,6 +80,10 @@ class Progress:
         """One more job; one that is known already counts once."""
         self._titles[job.id], self._costs[job.id] = job.title, max(job.cost, _LEAST)
 
+    def leave_out(self, job: Job) -> None:
+        """A job is not needed after all."""
+        del self._titles[job.id], self._costs[job.id]
+
     def hear(self, event: Event) -> None:
         """An event of the crew."""
         if event.kind == "progress":

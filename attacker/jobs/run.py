@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -36,6 +37,10 @@ class Terms:
             workers: Who work at a time.
         """
         return job
+
+    def needed(self, job: Job) -> bool:
+        """Whether a job that was not begun is still needed; asked again and again while others finish."""
+        return True
 
     def judged(self, job: Job, result: Any) -> Judgement | None:
         """What is thought of a finished job, for those who watch."""
@@ -93,8 +98,12 @@ class Foreman:
         self._waiting.clear()
 
     def begin(self) -> None:
-        """Begin as many jobs as can be."""
+        """Begin as many jobs as can be, in the order of their phases."""
         while self._waiting and self._crew.free():
+            self._leave_out_needless()
+            earliest = min((job.phase for job in self._running.values()), default=math.inf)
+            if not self._waiting or self._waiting[0].phase > earliest:
+                return
             job, *rest = self._waiting
             timed = self._terms.timed(job, rest, self._crew.workers)
             if timed is None:
@@ -103,6 +112,11 @@ class Foreman:
             self._progress.begin(self._waiting.popleft())
             self._running[job.id] = job
             self._crew.begin(timed)
+
+    def _leave_out_needless(self) -> None:
+        for job in [job for job in self._waiting if not self._terms.needed(job)]:
+            self._waiting.remove(job)
+            self._progress.leave_out(job)
 
     def step(self) -> None:
         """Begin what can be begun, and wait for what happens next.

@@ -43,17 +43,17 @@ class AttackWork:
 ATTACK: Final = AttackWork()
 
 
-def job_of(chunk: Chunk, cost: float) -> Job:
+def job_of(chunk: Chunk, cost: float, phase: int = 0) -> Job:
     """The job of a chunk.
 
     Args:
         chunk: What is attacked, and by what.
         cost: Expected seconds of it.
+        phase: See `Job`.
     """
     title = f"{chunk.federation}: {chunk.attack}"
-    return Job(
-        id=chunk.id, work="attacker.audit.execution.work:ATTACK", title=title, content=chunk.to_content(), cost=cost
-    )
+    work = "attacker.audit.execution.work:ATTACK"
+    return Job(id=chunk.id, work=work, title=title, content=chunk.to_content(), cost=cost, phase=phase)
 
 
 def _row(reconstruction: Reconstruction, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

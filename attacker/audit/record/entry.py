@@ -17,7 +17,7 @@ OutcomeName = Literal["converged", "iteration_limit", "diverged", "not_applicabl
 LabelKnowledge = Literal["granted", "recovered"]
 LossNamedBy = Literal["tape", "auditor", "nobody"]
 Role = Literal["plain", "adaptive"]
-PlanStatus = Literal["run", "not_applicable", "refused", "over_budget"]
+PlanStatus = Literal["run", "not_applicable", "refused", "over_budget", "settled"]
 VerdictName = Literal[
     "leaks",
     "leaks to an adaptive attacker",

@@ -18,13 +18,14 @@ from attacker.audit.inputs.image_scale import ImageScale, estimate_scale
 from attacker.audit.inputs.tape_source import summarise_federation
 from attacker.audit.inputs.update_facts import assumptions_about, update_facts
 from attacker.audit.planning.readings import readings
-from attacker.audit.record.counting import beats
+from attacker.audit.record.counting import beats, counts
 from attacker.audit.record.identification import with_identified
 from attacker.audit.record.schema import (
     AttackDescription,
     AuditRecord,
     FederationSummary,
     ImageResult,
+    ImageScore,
     PlannedAttack,
     Setting,
     VictimImage,
@@ -137,17 +138,37 @@ def collect(chunks: Sequence[Chunk], store: ChunkStore) -> dict[tuple[str, str, 
 
 def best_ssim(federation: AuditedFederation, chunk: Chunk, reconstructions: Sequence[Reconstruction]) -> float | None:
     """Best SSIM of a finished chunk, of images beyond any guess without the update; None where there is none."""
+    rows = [row for some in _with_truth(federation, chunk, reconstructions) for row in some or ()]
+    return max(
+        (row.ssim for row in rows if row.ssim is not None and beats(row.ssim, row.guess_ssim, 0.0)), default=None
+    )
+
+
+def counted_images(
+    federation: AuditedFederation, chunk: Chunk, reconstructions: Sequence[Reconstruction]
+) -> list[bool | None]:
+    """Whether all images of each update of a finished chunk count as reconstructed; None without the truth."""
+    return [
+        None if rows is None else all(counts(row, SUCCESS_THRESHOLD) for row in rows)
+        for rows in _with_truth(federation, chunk, reconstructions)
+    ]
+
+
+def _with_truth(
+    federation: AuditedFederation, chunk: Chunk, reconstructions: Sequence[Reconstruction]
+) -> list[list[ImageScore] | None]:
+    """Scores of the images of each update of a finished chunk; None where the truth is not known."""
     entries = {entry.file: entry for entry in federation.entries}
-    best: list[float] = []
     inputs = estimate_scale(federation.subject.victim.inputs, reconstructions).inputs
+    scores: list[list[ImageScore] | None] = []
     for target, reconstruction in zip(chunk.targets, reconstructions, strict=True):
         source, truth = federation.subject.truth, federation.truth(entries[target.file])
         if source is None or truth is None:
+            scores.append(None)
             continue
         guesses = source.guesses.at(truth.images, truth.labels, source.client_images(entries[target.file]))
-        rows, _ = compared(reconstruction, truth.images, inputs, guesses)
-        best += [row.ssim for row in rows if row.ssim is not None and beats(row.ssim, row.guess_ssim, 0.0)]
-    return max(best, default=None)
+        scores.append(compared(reconstruction, truth.images, inputs, guesses)[0])
+    return scores
 
 
 def _alike(
@@ -250,6 +271,6 @@ def _runs(
 
 def _not_run(planned: PlannedAttack | None) -> Reconstruction | None:
     """What stands for an attack that does not fit; None for one that was not tried, which only the plan names."""
-    if planned is None or planned.status in ("run", "over_budget"):
+    if planned is None or planned.status in ("run", "over_budget", "settled"):
         return None
     return Reconstruction.not_applicable(planned.why)

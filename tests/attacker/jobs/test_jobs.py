@@ -84,6 +84,23 @@ def test_where_no_time_is_left_nothing_more_is_begun():
     assert [store.has(one.id) for one in jobs] == [True, False, False]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_later_phase_begins_when_the_earlier_is_done_and_jobs_that_it_made_needless_are_left_out(tmp_path, workers):
+    store, shares = FolderStore(tmp_path, WORK), []
+
+    class Enough(Terms):
+        def needed(self, job):
+            return not (job.phase and all(store.has(f"root-{number}") for number in (1, 4)) and job.id == "root-9")
+
+    jobs = [job(1), job(4), *(replace(job(number), phase=1) for number in (9, 16))]
+    run_jobs(jobs, store, hire_for(store, workers=workers), terms=Enough(), watch=shares.append)
+    assert [store.has(one.id) for one in jobs] == [True, True, False, True]
+    assert (shares[-1].done, shares[-1].of, shares[-1].share) == (3, 3, 1.0)
+    first_of_phase_two = next(number for number, state in enumerate(shares) if state.title == jobs[3].title)
+    assert all(state.done <= 2 for state in shares[:first_of_phase_two])
+    assert shares[first_of_phase_two].done == 2
+
+
 @pytest.mark.parametrize("damage", ["number", "cut", "version", "tensors", "no tensors"])
 def test_an_altered_result_is_named_before_anything_is_done(tmp_path, damage):
     store = FolderStore(tmp_path, WORK)
