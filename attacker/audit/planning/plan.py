@@ -29,6 +29,9 @@ with 300 or fewer every weight of the prior that is raced runs to the end."""
 PRIORS = "1e-6|1e-4|1e-2|1e-1"
 """Weights of total variation that planned searches race."""
 
+FORMULAS_SHARE = 0.6
+"""Share of a budget that formulas may be given, so that gradient matching is tried as well."""
+
 _LOOKED_AT = 4
 _DROPOUT = "dropout"
 _LEAST_OF_A_SEARCH = 20.0
@@ -177,28 +180,30 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
 def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
     """The same with what is over budget marked.
 
-    Gradient matching that ignores every defence comes first on each federation, because the others are compared with
-    it; then the strongest of each, and so on.
+    Formulas come first, in a part of the budget: what one reconstructs is exact, and may settle the answer. Then
+    gradient matching that ignores every defence on each federation, because the others are compared with it; then the
+    strongest of each, and so on.
     """
     places: Counter[str] = Counter()
-    turns: list[tuple[bool, int, int]] = []
+    turns: list[tuple[int, int, int]] = []
     for number, attack in enumerate(planned):
-        turns.append((not _is_compared_with(attack), places[attack.federation], number))
+        turns.append((_turn(attack), places[attack.federation], number))
         places[attack.federation] += 1
     compared = sum(entry.status == "run" and _is_compared_with(entry) for entry in planned)
     result, spent = list(planned), 0.0
-    for _, _, number in sorted(turns):
+    for turn, _, number in sorted(turns):
         attack = planned[number]
         if attack.status != "run":
             continue
         expected = attack.expected_seconds or 0.0
-        if spent + expected <= budget:
+        room = (FORMULAS_SHARE * budget if turn == 0 else budget) - spent
+        if expected <= room:
             spent += expected
-        elif some := _some_updates(attack, min(budget - spent, budget / max(1, compared))):
+        elif some := _some_updates(attack, room if turn == 0 else min(room, budget / max(1, compared))):
             result[number] = some
             spent += some.expected_seconds or 0.0
         else:
-            reason = because("over-budget", expected=expected, left=max(0.0, budget - spent))
+            reason = because("over-budget", expected=expected, left=max(0.0, room))
             result[number] = attack.replanned(reason, status="over_budget")
     return [
         _ended_early(before, budget) if _is_compared_with(after) and not _searched(after.federation, result) else after
@@ -220,13 +225,18 @@ def _ended_early(planned: PlannedAttack, budget: float) -> PlannedAttack:
     return planned.replanned(reason, updates=1, expected_seconds=each)
 
 
+def _turn(planned: PlannedAttack) -> int:
+    """When an attack is given its time: formulas, what others are compared with, the rest."""
+    return 0 if not replays(planned.attack) else 1 if _is_compared_with(planned) else 2
+
+
 def _is_compared_with(planned: PlannedAttack) -> bool:
     return is_compared_with(planned.attack)
 
 
 def _some_updates(planned: PlannedAttack, seconds: float) -> PlannedAttack | None:
-    """What the others are compared with, for as many updates as there is time for; None for none, and for others."""
-    if not _is_compared_with(planned) or not planned.updates or not planned.expected_seconds:
+    """What may do with some updates: formulas and what others are compared with; None for none, and for others."""
+    if _turn(planned) == 2 or not planned.updates or not planned.expected_seconds:
         return None
     each = planned.expected_seconds / planned.updates
     count = min(planned.updates, int(seconds / each))

@@ -11,7 +11,7 @@ from attacker.audit.federations.federation import open_federations
 from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.planning import plan as planner
 from attacker.audit.planning.costs import cost
-from attacker.audit.planning.plan import LADDER, PRIORS, plan_audit
+from attacker.audit.planning.plan import FORMULAS_SHARE, LADDER, PRIORS, plan_audit
 from attacker.audit.settings import AuditSettings
 from attacker.audit.threat_model import Knowledge
 from attacker.reasons import because
@@ -113,6 +113,20 @@ def test_gradient_matching_without_and_with_the_control_is_kept_longest(federati
     assert ("f1", "dlg") in left
     assert found["f1", "dlg"].reason_codes == ["over-budget"]
     assert sum(found[key].expected_seconds for key in ran) <= 3 * 300 * UNIT * 2
+
+
+def test_formulas_are_given_their_time_first_and_as_many_updates_as_fit(federations, monkeypatch):
+    whole = planned(federations, monkeypatch, budget=1e6)["f1", "through-bottleneck"]
+    each = whole.expected_seconds / whole.updates
+    found = planned(federations, monkeypatch, budget=1.01 * each / FORMULAS_SHARE)
+    assert (found["f1", "through-bottleneck"].status, found["f1", "through-bottleneck"].updates) == ("run", 1)
+    assert "budget-for-some" in found["f1", "through-bottleneck"].reason_codes
+    ran = [name for (_, name), one in found.items() if one.status == "run"]
+    assert "hybrid" not in ran
+    assert "dlg" not in ran
+    assert planned(federations, monkeypatch, budget=0.9 * each / FORMULAS_SHARE)["f1", "through-bottleneck"].status == (
+        "over_budget"
+    )
 
 
 def test_what_is_withheld_refuses_the_attacks_that_need_it(federations, monkeypatch):
