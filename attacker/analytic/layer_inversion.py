@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacker.analytic.activation_inverses import INVERTIBLE, invert
+from attacker.analytic.factored_equations import is_factored, memory_of_factor, solve_determined
 from attacker.analytic.known_quantities import LayerReport, Leaked
 from attacker.analytic.layer_chain import Step
 from attacker.analytic.linear_systems import LayerSystem, Patches
@@ -76,7 +77,8 @@ def memory_needed(steps: Sequence[Step]) -> int:
         if isinstance(step.module, nn.Conv2d | nn.Linear):
             patches = Patches.of(step.module, step.input_shape)
             columns = patches.groups * patches.per_patch * patches.positions
-            needed = max(needed, 8 * (3 * columns + _VECTORS * (patches.unknowns + patches.weight_rows)))
+            vectors = 8 * (3 * columns + _VECTORS * (patches.unknowns + patches.weight_rows))
+            needed = max(needed, vectors + memory_of_factor(patches.unknowns))
     return needed
 
 
@@ -244,12 +246,14 @@ def _solve(state: _State, step: Step, leaked: Leaked) -> tuple[_State, LayerRepo
         gradient, scale = torch.zeros_like(weight).expand(victims, *weight.shape[1:]), torch.zeros_like(scale)
     gradient = gradient.flatten(1)
     equations = WeightedEquations(system, weights, scale, state.values.shape)
-    solution = solve(
-        equations.apply, equations.transposed, torch.cat([target.flatten(1) * weights, gradient * scale], dim=1)
-    )
     told = (weights > 0).sum(dim=1)
     most = patches.independent_rows if moved else patches.independent_weight_rows
     rows = (told + patches.gradient_rows * moved).clamp(max=min(most, patches.unknowns - patches.untouched))
+    right = torch.cat([target.flatten(1) * weights, gradient * scale], dim=1)
+    if is_factored(equations) and bool((rows == patches.unknowns).all()):
+        solution = solve_determined(equations, right)
+    else:
+        solution = solve(equations.apply, equations.transposed, right)
     bounded = not moved and most >= patches.unknowns - patches.untouched  # the bound alone says determined
     if pools or bounded or bool((told < weights.shape[1]).any()):  # which rows are left decides, not only how many
         rows = torch.minimum(rows, measured_rank(equations, solution.x))

@@ -171,6 +171,8 @@ class LayerSystem:
         behind: A linear map that follows the layer, such as average pooling, for (v, outputs, height, width); the
             weight constraints are about what it returns. None for none.
         behind_transposed: Its transpose.
+        kernels: The weight in groups, (v or 1, groups, outputs of a group, per_patch).
+        deltas: Likewise, (v, groups, outputs of a group, positions).
     """
 
     patches: Patches
@@ -178,16 +180,16 @@ class LayerSystem:
     delta: Tensor
     behind: Map | None = None
     behind_transposed: Map | None = None
-    _kernels: Tensor = field(init=False, repr=False)
-    _deltas: Tensor = field(init=False, repr=False)
+    kernels: Tensor = field(init=False, repr=False)
+    deltas: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         geometry = self.patches
         per_group = geometry.outputs // geometry.groups
         kernels = self.weight.reshape(-1, geometry.groups, per_group, geometry.per_patch)
         deltas = self.delta.reshape(-1, geometry.groups, per_group, geometry.positions)
-        object.__setattr__(self, "_kernels", kernels)
-        object.__setattr__(self, "_deltas", deltas)
+        object.__setattr__(self, "kernels", kernels)
+        object.__setattr__(self, "deltas", deltas)
 
     def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both blocks at inputs (v, channels, height, width).
@@ -197,19 +199,19 @@ class LayerSystem:
             gradient that they would give, (v, gradient_rows).
         """
         columns = self.patches.take(x)
-        z = (self._kernels @ columns).reshape(len(x), self.patches.outputs, *self.patches.output_size)
-        gradient = self._deltas @ columns.transpose(2, 3)
+        z = (self.kernels @ columns).reshape(len(x), self.patches.outputs, *self.patches.output_size)
+        gradient = self.deltas @ columns.transpose(2, 3)
         return (z if self.behind is None else self.behind(z)), gradient.flatten(1)
 
     def transposed(self, z: Tensor, gradient: Tensor) -> Tensor:
         """``T(W)' z + K(d)' gradient``, (v, channels, height, width)."""
         columns = self._pulled_back(z)
-        rows = gradient.reshape(len(gradient), *self._kernels.shape[1:])
-        return self.patches.put(columns + rows.transpose(2, 3) @ self._deltas)
+        rows = gradient.reshape(len(gradient), *self.kernels.shape[1:])
+        return self.patches.put(columns + rows.transpose(2, 3) @ self.deltas)
 
     def input_gradient(self) -> Tensor:
         """``T(W)' d``: the gradient of the loss with respect to the layer's input, (v, channels, height, width)."""
-        return self.patches.put(self._kernels.transpose(2, 3) @ self._deltas)
+        return self.patches.put(self.kernels.transpose(2, 3) @ self.deltas)
 
     def dense(self) -> Tensor:
         """The matrix (v, weight rows + gradient rows, unknowns), for spectra of small layers."""
@@ -224,7 +226,7 @@ class LayerSystem:
         z = z if self.behind_transposed is None else self.behind_transposed(z)
         per_group = self.patches.outputs // self.patches.groups
         parts = z.reshape(len(z), self.patches.groups, per_group, self.patches.positions)
-        return self._kernels.transpose(2, 3) @ parts
+        return self.kernels.transpose(2, 3) @ parts
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
