@@ -36,6 +36,9 @@ _PLANNED: Final = 0.85
 _LENIENCE: Final = 2.0
 """How many times its share of the time that is left an attack may take."""
 
+_LENIENCE_FIRST: Final = 8.0
+"""The same for what comes before later phases: it may make them needless."""
+
 _LEAST_SHARE: Final = 0.03
 _PATIENCE: Final = 0.1
 """Shares of the time that is left that every chunk gets, and after which code that does not come back is ended."""
@@ -95,7 +98,7 @@ class Clock:
         """The job with the time that it gets; None where there is none left.
 
         It may take twice its share of what is left, so that an estimate that was too low costs little, and leaves
-        those that come after it theirs.
+        those that come after it theirs; eight times where a later phase follows, which it may make needless.
 
         Args:
             job: The next one.
@@ -107,7 +110,8 @@ class Clock:
         left = self.attacking()
         if left <= 0:
             return None
-        cost, others = _LENIENCE * job.cost, sum(later.cost for later in rest) / max(1, workers)
+        lenience = _LENIENCE_FIRST if any(later.phase > job.phase for later in rest) else _LENIENCE
+        cost, others = lenience * job.cost, sum(later.cost for later in rest) / max(1, workers)
         share = cost / (cost + others) if cost > 0 else 0.0
         least = min(_MOST_KEPT, _LEAST_SHARE * len(rest))
         seconds = left * min(1.0 - least, max(share, workers / (1 + len(rest)), _LEAST_SHARE))

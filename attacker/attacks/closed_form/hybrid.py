@@ -27,7 +27,7 @@ from fl_precode.observation import Observation
     source="after Chen, Campbell, arXiv 2111.10178",
     answers=PRECODE,
     rank=50,
-    cost=300.0,
+    cost=800.0,
     colour="#0f766e",
 )
 @dataclass(frozen=True, kw_only=True)

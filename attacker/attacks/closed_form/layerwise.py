@@ -22,7 +22,7 @@ from fl_precode.observation import Observation
     description="one linear system for each layer: exact for one image where their equations suffice",
     source="Zhu, Blaschko, ICLR 2021; Chen, Campbell, arXiv 2111.10178",
     rank=30,
-    cost=150.0,
+    cost=500.0,
     exact=True,
     portfolio=2,
     colour="#1d63b8",

@@ -34,7 +34,7 @@ _DECISIVE = 0.25
     source="this project; Zhu, Blaschko, ICLR 2021",
     answers=PRECODE,
     rank=60,
-    cost=700.0,
+    cost=1_200.0,
     colour="#b3261e",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from fl_precode.observation import Observation
     answers=PRECODE,
     needs=frozenset({"defence"}),
     rank=20,
-    cost=150.0,
+    cost=500.0,
     exact=True,
     portfolio=3,
 )
