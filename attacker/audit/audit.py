@@ -277,6 +277,7 @@ def _finish(
     # The audit is safe by now, even if this takes all memory and the process is killed.
     summaries = []
     wanted = [candidate for candidate in federations if needs_indices(candidate, federations)]
+    longest = clock.explaining() / max(1, len(wanted))
     for number, federation in enumerate(wanted):
         if watch is not None:
             watch(State.after(f"{federation.id}: leakage indices", len(chunks)))
@@ -286,7 +287,7 @@ def _finish(
                 record,
                 seed=settings.seed,
                 processes=processes,
-                seconds=clock.finishing() / (len(wanted) - number),
+                seconds=min(longest, clock.finishing() / (len(wanted) - number)),
             )
         )
     record = finish_record(record, summaries)

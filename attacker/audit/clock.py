@@ -28,7 +28,8 @@ _MOST_END: Final = 30.0
 """Share of the budget, and seconds, that are kept for joining results with the truth and for the page."""
 
 INDICES: Final = 0.1
-"""Share of the budget that is kept for leakage indices, where they are wanted."""
+_LEAST_INDICES: Final = 20.0
+"""Share of the budget that is kept for leakage indices, where they are wanted; seconds that they may take anyhow."""
 
 _PLANNED: Final = 0.85
 """Share of the attacks' time that is planned, because an estimate may be too low."""
@@ -84,8 +85,12 @@ class Clock:
         end = min(_MOST_END, max(_LEAST_END, _END * self.budget)) + (INDICES * self.budget if self.indices else 0.0)
         return max(0.0, self.left() - end)
 
+    def explaining(self) -> float:
+        """Seconds that leakage indices may take, however much of the budget is left: no verdict waits for them long."""
+        return math.inf if self.budget is None else min(self.finishing(), max(_LEAST_INDICES, INDICES * self.budget))
+
     def finishing(self) -> float:
-        """Seconds that leakage indices may take, when the attacks are done."""
+        """Seconds until the page must be written, when the attacks are done."""
         if self.budget is None:
             return math.inf
         return max(0.0, self.left() - min(_MOST_END, max(_LEAST_END, _END * self.budget)))

@@ -268,6 +268,8 @@ def reading_text(reading: UpdateReading) -> str:
 def _none_tried(view: FederationView) -> str:
     """Why no attack was begun."""
     planned = [one for one in view.record.plan if one.federation == view.federation.id]
+    if any(one.status == "settled" for one in planned):
+        return "none was needed: formulas reconstructed every image of the federation that it is the control of"
     if any(one.status == "over_budget" for one in planned):
         return "none that fits is expected to end within the budget: give a larger --budget"
     return "none was asked for"

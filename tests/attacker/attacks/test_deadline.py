@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,3 +162,18 @@ def test_a_job_gets_twice_its_share_of_what_is_left_and_leaves_the_others_theirs
 
 def test_without_time_left_no_job_is_begun():
     assert Clock(1.0, began=time.monotonic() - 5.0).timed(*jobs(1.0), [], 1) is None
+
+
+def test_what_comes_before_a_later_phase_may_take_eight_times_its_share():
+    clock = Clock(1000.0)
+    first, *rest = jobs(1.0, 99.0)
+    alike = clock.timed(first, rest, 1)
+    decisive = clock.timed(first, [replace(job, phase=1) for job in rest], 1)
+    assert alike.seconds < decisive.seconds < clock.attacking() / 5
+
+
+@pytest.mark.parametrize(("budget", "seconds"), [(60.0, 20.0), (1000.0, 100.0), (None, math.inf)])
+def test_indices_do_not_fill_what_is_left_of_a_budget(budget, seconds):
+    assert Clock(budget, indices=True).explaining() == pytest.approx(seconds)
+    if budget is not None:
+        assert Clock(budget, began=time.monotonic() - budget).explaining() == 0.0

@@ -23,11 +23,18 @@ def behind_precode(tmp_path_factory):
     return tape_federation(tmp_path_factory.mktemp("precode"), model="lenet", defence="precode:latent=8", rounds=1)
 
 
-@pytest.fixture
-def cheap(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def cheap():
     """Iterations are so cheap that everything fits into a plan, and searches are cut by nothing but their number."""
-    monkeypatch.setattr("attacker.audit.planning.plan.measure_unit", lambda *_: 1e-6)
-    monkeypatch.setattr("attacker.audit.planning.plan.LADDER", (2,))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("attacker.audit.planning.plan.measure_unit", lambda *_: 1e-6)
+        patched.setattr("attacker.audit.planning.plan.LADDER", (2,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def precode_record(behind_precode, tmp_path_factory, cheap):
+    return audited(behind_precode, tmp_path_factory.mktemp("record") / "audit")
 
 
 def audited(taped, out, *, said=None, workers=1, truth=True, **changes):
@@ -40,7 +47,6 @@ def statuses(record, federation="f1"):
     return {one.attack.partition(":")[0]: one.status for one in record.plan if one.federation == federation}
 
 
-@pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("truth", [True, False])
 def test_no_search_follows_a_formula_that_the_updates_confirm(mlp, tmp_path, truth):
     said: list[str] = []
@@ -61,42 +67,37 @@ def test_no_search_follows_a_formula_that_the_updates_confirm(mlp, tmp_path, tru
         assert not any(flag.name == "attack-left-out" for flag in record.flags)
 
 
-@pytest.mark.usefixtures("cheap")
 def test_attacks_that_are_named_all_run(mlp, tmp_path):
     record = audited(mlp, tmp_path / "audit", attacks=("first-layer", "dlg:iterations=2"))
     assert set(statuses(record).values()) == {"run"}
     assert len(record.results) == 4
 
 
-@pytest.mark.usefixtures("cheap")
-def test_behind_a_defence_that_only_adaptive_formulas_pass_plain_attacks_are_still_tried(behind_precode, tmp_path):
-    record = audited(behind_precode, tmp_path / "audit")
-    found = {one.attack.partition(":")[0]: one for one in record.plan if one.federation == "f1"}
+def test_behind_a_defence_that_only_adaptive_formulas_pass_plain_attacks_are_still_tried(precode_record):
+    found = {one.attack.partition(":")[0]: one for one in precode_record.plan if one.federation == "f1"}
     assert found["through-bottleneck"].status == "run"
     assert {one.role for one in found.values() if one.status == "settled"} == {"adaptive"}
     assert found["inverting-gradients"].status == "run"
-    control = statuses(record, "f1-control")
+    control = statuses(precode_record, "f1-control")
     assert set(control.values()) <= {"settled", "not_applicable"}
-    assert [one.verdict for one in record.verdicts if one.federation == "f1"] == ["leaks to an adaptive attacker"]
+    assert [one.verdict for one in precode_record.verdicts if one.federation == "f1"] == [
+        "leaks to an adaptive attacker"
+    ]
 
 
-@pytest.mark.usefixtures("cheap")
 def test_formulas_that_noise_spoils_settle_nothing(tmp_path):
     noisy = tape_federation(tmp_path, defence="noise:std=0.1", rounds=1, perturbed=True)
     record = audited(noisy, tmp_path / "audit", control=False)
     assert "settled" not in statuses(record).values()
 
 
-@pytest.mark.usefixtures("cheap")
 def test_a_truth_that_the_formula_misses_keeps_the_searches(mlp, tmp_path, monkeypatch):
     monkeypatch.setattr("attacker.audit.scoring.settled.counted_images", lambda *_: [False, False])
     assert "settled" not in statuses(audited(mlp, tmp_path / "audit")).values()
 
 
-@pytest.mark.usefixtures("cheap")
-def test_several_processes_leave_out_the_same(behind_precode, tmp_path):
-    one = audited(behind_precode, tmp_path / "one")
+def test_several_processes_leave_out_the_same(behind_precode, precode_record, tmp_path):
     two = audited(behind_precode, tmp_path / "two", workers=2)
-    assert [(entry.attack, entry.status, entry.updates) for entry in one.plan] == [
+    assert [(entry.attack, entry.status, entry.updates) for entry in precode_record.plan] == [
         (entry.attack, entry.status, entry.updates) for entry in two.plan
     ]
