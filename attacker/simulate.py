@@ -102,7 +102,7 @@ def observed(
 
     Args:
         model: Received by all.
-        updates: Of each client, by parameter name; clients are numbered from 0.
+        updates: Updates of each client, by parameter name; clients are numbered from 0.
         kind: What they are.
         batch_size: Distinct images behind each.
         protocol: What is announced.

@@ -115,7 +115,7 @@ class Case:
     Attributes:
         build: The model of an input domain.
         sizes: Images of a batch.
-        steps: Of training.
+        steps: Steps of training.
         photographs: Whether it sees photographs at 224x224.
     """
 

@@ -33,7 +33,7 @@ class Environment:
     """A virtual environment in which flwr, and then fl-precode, are installed.
 
     Attributes:
-        folder: Of the environment; one that exists is used again.
+        folder: Folder of the environment; one that exists is used again.
         python: Program that makes it.
         flwr: Version.
         site: Folder of installed packages that are not installed again (torch); None: pip fetches all.

@@ -55,7 +55,7 @@ class Case:
     """A filter, a model, and how many images are behind one update.
 
     Attributes:
-        spec: Of the filter; ``none`` for a control.
+        spec: Spec of the filter; ``none`` for a control.
         model: Its name.
         batch: 1 or more, a divisor of `IMAGES`.
     """
@@ -70,7 +70,7 @@ def stages(case: Case, iterations: int, *, formulas: bool) -> list[Stage]:
 
     Args:
         case: What is audited.
-        iterations: Of matching; the other search has half of them.
+        iterations: Iterations of matching; the other search has half of them.
         formulas: Whether those that invert a convolutional model layer by layer, half a minute for eight images and
             more, are among them.
     """
@@ -92,9 +92,9 @@ def measured(
 
     Args:
         case: What is audited.
-        seed: Of weights, partition, batches and attacks.
+        seed: Seed of weights, partition, batches and attacks.
         images: (n, height, width, 3) bytes, and (n,) labels: `POOL` of them, or fewer.
-        iterations: Of the search.
+        iterations: Iterations of the search.
         formulas: As of `stages`.
     """
     began = time.process_time()

@@ -120,7 +120,7 @@ def audit(
             they are planned.
         workers: Processes on this machine; one works in this process.
         out: Folder of the audit; it gets ``audit.json`` and ``images``. None keeps nothing.
-        seed: Of the choice of updates and of the attacks.
+        seed: Random seed of the choice of updates and of the attacks.
         know: Kinds of knowledge that the attacker is granted besides: ``labels``, ``auxiliary-data``.
         withhold: Kinds that it has not.
         control: Whether defended federations get an undefended control to be compared with.

@@ -130,7 +130,7 @@ class Criterion:
 
     Attributes:
         given: The loss as it was given.
-        columns: Of the scores.
+        columns: Columns of the scores.
         rows: Whether it takes labels as rows of zeros and ones, (batch, columns), as ``BCEWithLogitsLoss`` does, so
             that an image may have several classes or none; else it takes class indices, (batch,).
         of_images: Whether it is a mean over images. With class weights it is not: their sum in the batch divides it.
@@ -185,7 +185,7 @@ def checked_loss(loss: Loss, default: Loss, *, columns: int, probabilities: bool
     Args:
         loss: As it was given.
         default: What is replayed without one, for class indices.
-        columns: Of the scores: as many as classes, or 1.
+        columns: Columns of the scores: as many as classes, or 1.
         probabilities: Whether the model's scores went through a sigmoid.
 
     Raises:

@@ -28,7 +28,7 @@ class AuditRuns:
     Args:
         every: Rounds between two audits; 0 for none.
         tape: Folder of the tape; empty: nobody listens, and there is nothing to audit.
-        output_dir: Of the run, where its ``evaluation.json`` is and audits go to; empty: beside the tape.
+        output_dir: Output folder of the run, where its ``evaluation.json`` is and audits go to; empty: beside the tape.
         command: Program and first arguments.
     """
 

@@ -50,7 +50,7 @@ def first_linear(trace: Trace, *, any_bias: bool = False) -> FirstLinear | Reaso
     """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer.
 
     Args:
-        trace: Of the model.
+        trace: Trace of the model.
         any_bias: Whether the layer may be without a bias, or have one that does not move.
     """
     first = trace.first
@@ -129,7 +129,7 @@ def gradient_at(
         observation: Says the weights and buffers.
         inputs: (batch, channels, height, width), normalised.
         labels: (batch,).
-        seed: Of the noise that bottlenecks draw.
+        seed: Seed of the noise that bottlenecks draw.
 
     Returns:
         Both in the shape that the layer returns.

@@ -13,7 +13,7 @@ class LayerReport:
     """What became of one linear layer.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         unknowns: Numbers that enter it.
         rank_bound: The most that its equations can determine of them, (v,): rows that are known count.
         residuals: (v,), ``|A x - b| / |b|`` of the equations that are known.

@@ -28,8 +28,8 @@ class Patches:
         kernel: (height, width).
         stride: Likewise, as are padding and dilation.
         padding: (left, right, top, bottom), zeros.
-        dilation: Of the kernel.
-        groups: Of channels.
+        dilation: Dilation of the kernel.
+        groups: Groups of channels.
         outputs: Channels that come out, of all groups.
     """
 

@@ -22,7 +22,7 @@ class WeightedEquations:
         system: The equations.
         weights: (v, rows), of the weight constraints.
         scale: (v, 1), of the gradient constraints.
-        shape: Of the weight constraints' right side, (v, ...).
+        shape: Shape of the weight constraints' right side, (v, ...).
     """
 
     system: LayerSystem

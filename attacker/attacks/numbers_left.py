@@ -34,7 +34,7 @@ def numbers_left(observation: Observation, parts: Sequence[Spec]) -> Observation
 
     Args:
         observation: The update.
-        parts: Of the announced defence, those whose meaning is known.
+        parts: Parts of the announced defence whose meaning is known.
     """
     names = [part.name for part in parts]
     if "prune" in names and ADDS_NOISE & set(names[names.index("prune") :]):

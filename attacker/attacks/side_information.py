@@ -46,7 +46,7 @@ class NoiseSearch:
         rate: Adam's step for noise that is optimised with the images; 0 draws it instead.
         mask_penalty: Weight of the squared difference between the share that a dropout mask drops and the share
             that the layer drops on average, 0 or more.
-        feature_weight: Of the known features, 0 or more.
+        feature_weight: Weight of the known features, 0 or more.
 
     Raises:
         ValueError: If a setting is out of its range.

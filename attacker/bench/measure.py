@@ -33,9 +33,9 @@ class SpeedRow:
     first took beyond that is set-up (probing of the model, factoring of the observed gradients).
 
     Attributes:
-        name: Of the contender.
-        kind: Of the contender.
-        candidates: Of the contender.
+        name: Name of the contender.
+        kind: Kind of the contender.
+        candidates: Candidates of the contender.
         iterations: n.
         wall: Steady state, elapsed.
         cpu: Steady state, all threads.

@@ -81,7 +81,7 @@ def reason_lines(attacks: Sequence[NotRun], notes: Path | None, *, width: int) -
 
     Args:
         attacks: The attacks.
-        notes: Of the tape, or None where there are several tapes.
+        notes: Notes of the tape, or None where there are several tapes.
         width: Columns.
     """
     from fl_precode.spec import spec_name

@@ -151,7 +151,7 @@ def with_known_statistics(model: nn.Module, names: Collection[str]) -> nn.Module
 
     Args:
         model: Stays as it is.
-        names: Of layers that `batch_norms` names; the others go on by their running statistics.
+        names: Names of layers that `batch_norms` names; the others go on by their running statistics.
     """
     return _exchanged(model, KnownStatisticsNorm, frozenset(names))
 

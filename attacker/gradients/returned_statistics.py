@@ -43,7 +43,7 @@ def pass_weights(momentum: float | None, passes: int, *, counted: int = 0) -> tu
     """What is left of a running statistic after some forward passes, and what each of them added to it.
 
     Args:
-        momentum: Of the layer; None for a cumulative mean of all batches.
+        momentum: Momentum of the layer; None for a cumulative mean of all batches.
         passes: 1 or more.
         counted: Passes before these, which a cumulative mean counts.
 
@@ -101,7 +101,7 @@ def normalised_by_returned(model: nn.Module, observation: Observation) -> Observ
 
     Args:
         model: The victim's.
-        observation: Of one batch; `why_not_one_batch` has nothing against it.
+        observation: Observation of one batch; `why_not_one_batch` has nothing against it.
 
     Raises:
         ValueError: If it has.

@@ -73,8 +73,8 @@ class Work(Codec[R], Protocol[R]):
         """The result of a job.
 
         Args:
-            content: Of the job.
-            seconds: Of the job, less what passed until it was begun.
+            content: Content of the job.
+            seconds: Seconds of the job, less what passed until it was begun.
             tell: Told how far it is.
         """
 
@@ -88,7 +88,7 @@ class Event:
             because its time was over and it did not come back.
         job: Id.
         text: What was raised, or how the worker ended.
-        share: Of the job that is done.
+        share: Share of the job that is done.
     """
 
     kind: Literal["progress", "done", "raised", "died", "ended"]

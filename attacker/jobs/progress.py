@@ -14,10 +14,10 @@ class State:
     """How far the work is.
 
     Attributes:
-        title: Of what was just begun or finished.
+        title: Title of what was just begun or finished.
         done: Finished jobs.
         of: All.
-        share: Of the expected work, in [0, 1].
+        share: Share of the expected work, in [0, 1].
         seconds_left: A guess from the work of this session; None before there is one.
         failing: Finished jobs that were judged to have failed.
         best: Best score of everything finished; None while nothing has one.

@@ -33,7 +33,7 @@ class RayCluster:
 
     Args:
         address: ``auto`` or ``host:port``.
-        folder: Of finished jobs, on storage that all nodes share.
+        folder: Folder of finished jobs, on storage that all nodes share.
         gpu: Whether tasks ask for a GPU.
 
     Raises:

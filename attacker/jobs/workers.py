@@ -90,7 +90,7 @@ class Processes:
 
     Args:
         workers: How many.
-        folder: Of finished jobs; workers write there themselves.
+        folder: Folder of finished jobs; workers write there themselves.
     """
 
     def __init__(self, workers: int, folder: Path) -> None:

@@ -50,7 +50,7 @@ def analyse(
         std: Noise on the gradient for which errors are stated.
         defence: What is done to gradients before they leave; its change is what I2F is computed for.
         names: For people: spec of the defence, where weights and images come from.
-        seed: Of bottleneck noise, defences and estimates.
+        seed: Seed of bottleneck noise, defences and estimates.
         exact: All eigenvalues, or estimates by products; None decides by size.
         progress: Called after each image.
 
@@ -113,7 +113,7 @@ def image_leak(
         pixels: (1, channels, height, width) in [0, 1].
         index: For the record.
         defence: What is done to the gradient before it leaves.
-        generator: Of the defence and of estimates.
+        generator: Generator of the defence and of estimates.
         exact: All eigenvalues, or estimates by products.
 
     Raises:

@@ -46,7 +46,7 @@ def glance(jacobian: Jacobian, *, generator: Generator, steps: int = STEPS) -> G
 
     Args:
         jacobian: At one image.
-        generator: Of the signs.
+        generator: Generator of the signs.
         steps: Products with J J^T, 1 or more.
 
     Raises:

@@ -31,7 +31,7 @@ class Influence:
     """I2F of one change without forming J.
 
     Attributes:
-        norm: Of the predicted error of the image, in pixels over the whole image.
+        norm: Norm of the predicted error of the image, in pixels over the whole image.
         rmse: The same as a root mean squared error of pixels.
         error: (n,), the predicted error itself.
         bound: Share of ``norm`` by which the iterations may be off at most.
@@ -69,7 +69,7 @@ def largest(
 
     Args:
         jacobian: At one image.
-        generator: Of the start where none is given.
+        generator: Generator of the start where none is given.
         start: (n,), such as the eigenvector at another image or other weights.
         tolerance: Relative.
     """
@@ -145,7 +145,7 @@ def expected_error(
     Args:
         jacobian: At one image.
         top: The largest eigenvalue.
-        generator: Of the probes.
+        generator: Generator of the probes.
         damping: Share of ``top``. Too few steps show as an estimate that is too large, small dampings need more.
         probes: Random vectors.
         steps: Lanczos steps for each.

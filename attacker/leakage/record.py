@@ -12,7 +12,7 @@ class LayerRank:
     """Equations that a gradient gives for the input of one layer.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         kind: ``Conv2d`` or ``Linear``.
         unknowns: Numbers that enter it.
         weight_rows: Equations from its weights, one for each output.
@@ -20,7 +20,7 @@ class LayerRank:
         dependent_rows: Equations that follow from others whatever the numbers are: outputs² in most.
         untouched: Input numbers that no window touches.
         predicted: The most that the rank can be, by counting.
-        rank: Of the equations at this image, or None where they were too many.
+        rank: Rank of the equations at this image, or None where they were too many.
         gap: The smallest eigenvalue that counts and the largest that does not, as shares of the largest; None likewise.
     """
 
@@ -46,13 +46,13 @@ class ImageLeak:
     """How much the released gradient of one image says about it.
 
     Attributes:
-        index: Of the image in what was analysed.
+        index: Index of the image in what was analysed.
         label: Class.
         gradient_norm: Euclidean norm of the gradient.
         unknowns: Pixels times channels.
         exact: Whether all eigenvalues of J J^T were computed; if not, ``rank`` and ``smallest`` are None and
             ``unit_rmse`` is a bound from below, and may be over ten times too small (`glance`).
-        rank: Of J, how many of the unknowns the gradient determines.
+        rank: Rank of J, how many of the unknowns the gradient determines.
         largest: Eigenvalue of J J^T.
         smallest: Eigenvalue of J J^T that counts.
         unit_rmse: Root mean squared error of pixels for independent noise of standard deviation 1 on the gradient
@@ -108,9 +108,9 @@ class PositionRank:
     Attributes:
         positions: Name of the position embedding.
         layer: Name of the layer that sees patches.
-        patches: Of an image.
+        patches: Patches of an image.
         width: Numbers of a token: at most so many patches are determined.
-        rank: Of the gradients at the patches, at this image: how many patches the linear system determines.
+        rank: Rank of the gradients at the patches, at this image: how many patches the linear system determines.
     """
 
     positions: str

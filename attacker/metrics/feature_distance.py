@@ -46,7 +46,7 @@ class FeatureNetwork:
     """The network as far as its features are compared.
 
     Args:
-        weights: Of the whole network, by the names of its file.
+        weights: Weights of the whole network, by the names of its file.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ def pixel_distances(images: Tensor, candidates: Tensor) -> Tensor:
 
     Args:
         images: (n, channels, height, width), as `reduced` gives them, finite.
-        candidates: Of `crops`.
+        candidates: Result of `crops`.
     """
     shift = shift_of(min(images.shape[-2:]))
     moves = [(down, right) for down in range(-shift, shift + 1) for right in range(-shift, shift + 1)]

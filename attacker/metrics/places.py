@@ -28,7 +28,7 @@ class Compared(NamedTuple):
     Attributes:
         images: Different ones.
         pictures: That an attack made of them.
-        candidates: Of each, the image itself included; the fewest where they differ.
+        candidates: Candidates of each, the image itself included; the fewest where they differ.
     """
 
     images: int

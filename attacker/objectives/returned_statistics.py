@@ -30,9 +30,9 @@ class BatchTarget:
         replay: A victim whose layers normalise by what is known of the batch where that is one, and by the candidate's
             own batches otherwise; with weights and buffers.
         layers: What came back, by layer.
-        images: Of one batch.
-        shares: Of the batches of one pass over the images, by layer; they sum to 1.
-        eps: Of the layers, by name.
+        images: Images of one batch.
+        shares: Shares of the batches of one pass over the images, by layer; they sum to 1.
+        eps: Epsilon of the layers, by name.
     """
 
     replay: Replay
@@ -83,7 +83,7 @@ class ReturnedStatistics(Prior):
     over the batches are compared, at the weights that were sent: later steps had others. Bottlenecks run without noise.
 
     Args:
-        targets: Of each victim.
+        targets: Targets of each victim.
         latents: Shape of each bottleneck's noise for one image, in order of execution.
     """
 

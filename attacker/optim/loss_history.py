@@ -17,7 +17,7 @@ class Course:
 
     Args:
         distances: (victims, restarts) of all candidates; only their shape, dtype and device count.
-        iterations: Of the search.
+        iterations: Iterations of the search.
     """
 
     def __init__(self, distances: Tensor, iterations: int) -> None:

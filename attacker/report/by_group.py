@@ -38,11 +38,11 @@ class GroupRow:
     """A line of a table.
 
     Attributes:
-        name: Of the group, for people.
+        name: Name of the group, for people.
         images: Attacked ones.
         reconstructed: So many of so many.
         success_rate: Share of them that was reconstructed.
-        interval: Of that share.
+        interval: Interval of that share.
         identified: So many of so many; a dash where nobody could tell.
         against: What came of comparing it with the rest.
         uneven: Whether it was disclosed more often than the rest.
@@ -64,7 +64,7 @@ class GroupTable:
 
     Attributes:
         title: With the number of groups and images.
-        head: Of the first column.
+        head: Heading of the first column.
         rows: Most disclosed first; none where there is one group only.
         notes: What the table does not show, in sentences.
         identified: Whether images were told from candidates.
@@ -87,7 +87,7 @@ class DisclosedImage:
         groups: Its class, and its groups in columns of the data set.
         attack: The one that came closest.
         reconstructed: Whether it counts as reconstructed.
-        ssim: Of that attack.
+        ssim: SSIM of that attack.
         rank: Place among candidates, for people; a dash where nobody compared.
     """
 

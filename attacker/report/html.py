@@ -55,7 +55,7 @@ def data_uri(content: bytes, kind: str = "png") -> str:
     """A picture as a ``data:`` URI.
 
     Args:
-        content: Of the picture's file.
+        content: Content of the picture's file.
         kind: Subtype of its media type: ``png``, ``svg+xml``.
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -16,7 +16,7 @@ class Determined:
     """Leakage indices of one federation.
 
     Attributes:
-        title: Of the federation, for people.
+        title: Title of the federation, for people.
         found: The indices.
     """
 

@@ -26,7 +26,7 @@ class Encoding:
     Attributes:
         words: For the reader.
         side: The longest side in pixels; larger pictures are reduced. None leaves the file as it is.
-        quality: Of WebP, up to 100.
+        quality: Quality of WebP, up to 100.
     """
 
     words: str

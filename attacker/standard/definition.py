@@ -43,10 +43,10 @@ class Standard:
         attacks: Specs, in the order in which they run.
         updates: Attacked on each tape, at most; every audit chooses them so (`choose_updates`): by the seed, spread
             over rounds, nodes and classes.
-        seed: Of the choice of updates and of the attacks.
+        seed: Random seed of the choice of updates and of the attacks.
         knowledge: Kinds that the attacker has.
         candidates: Other images that each true one is told from, at most.
-        threads: Of the processor, for each attack.
+        threads: Threads of the processor, for each attack.
         device: As torch names it.
     """
 

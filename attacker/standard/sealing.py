@@ -70,7 +70,7 @@ def seal(truth: bytes, key: bytes, tape: Path) -> Path:
 
     Args:
         truth: Content of an ``evaluation.json``.
-        key: Of `new_key`.
+        key: Result of `new_key`.
         tape: Folder of the finished tape.
 
     Returns:

@@ -325,7 +325,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
             that act on gradients change nothing here: see `gradient_defence`.
         model: Takes (batch, channels, height, width) of ``inputs``.
         inputs: Input domain.
-        seed: Of the defence's own layers; torch's global generators are left as they were.
+        seed: Seed of the defence's own layers; torch's global generators are left as they were.
 
     Raises:
         ValueError: If the spec is unknown or the model cannot carry the defence (see `fl_precode.extend`).
@@ -368,7 +368,7 @@ def check_gradient_defence(spec: str, model: nn.Module) -> None:
     """Refuse a model that cannot have the spec's gradient defences, before anything is trained.
 
     Args:
-        spec: Of the whole defence.
+        spec: Spec of the whole defence.
         model: The defended model.
 
     Raises:

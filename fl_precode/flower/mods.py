@@ -82,8 +82,8 @@ def canary_mod(
 
     Args:
         canaries: ``count=1000,norm=1,seed=0,round=0``, as in `fl_precode.privacy.canaries.Canaries`.
-        secret: Of at least 16 characters, the same at all clients, for the evaluation alone: it says which canaries
-            are in. No server and no tape may have it.
+        secret: Secret of at least 16 characters, the same at all clients, for the evaluation alone: it says which
+            canaries are in. No server and no tape may have it.
         kind: As of `gradient_defence_mod`.
         buffers: As of `gradient_defence_mod`.
 

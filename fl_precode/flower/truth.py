@@ -67,7 +67,7 @@ def record_truth(
         std: See ``mean``.
         folder: Where to write; made if it is not there, 0700.
         message: What is being answered, for code that a ClientApp does not call itself, such as another thread.
-        context: Of the ClientApp, likewise.
+        context: Context of the ClientApp, likewise.
     """
     try:
         caller = sys._getframe(1)

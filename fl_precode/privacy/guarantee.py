@@ -26,7 +26,7 @@ class Conditions:
         rounds: In which the client took part, 1 or more.
         steps: Local steps of one round.
         batch_size: Images of one step.
-        images: Of the client.
+        images: Images of the client.
         sampling: Chance of a client to take part in a round.
         numbers: In one update.
         delta: At which epsilon is given where the defence states none.
@@ -54,7 +54,7 @@ class Guarantee:
     Attributes:
         level: Whose.
         a_round: Epsilon of one round by formula; None where there is none, or it cannot be computed here.
-        composed: Of all rounds.
+        composed: Epsilon of all rounds.
         delta: At which both hold.
         sensitivity: How far the protected unit moves what gets the noise, in L2 (Laplace: L1).
         noise_multiplier: Gaussian noise over that sensitivity; None for other noise.

@@ -99,7 +99,7 @@ def mechanism_of(spec: str) -> Mechanism | NoMechanism:
     between that could lengthen the update.
 
     Args:
-        spec: Of the whole defence; ``unknown`` for one that nobody announced.
+        spec: Spec of the whole defence; ``unknown`` for one that nobody announced.
 
     Raises:
         ValueError: If the spec is not one that exists.

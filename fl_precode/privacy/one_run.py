@@ -36,7 +36,7 @@ class Guessed:
 
     Attributes:
         guesses: Canaries that were guessed to be in or out.
-        right: Of them, guessed right.
+        right: Guesses among them that are right.
         epsilon: That is refuted with the confidence asked for.
     """
 
@@ -55,7 +55,7 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
         canaries: m, each in with probability 1/2.
         guesses: r, of the m.
         right: v, of the r.
-        epsilon: Of 0 or more.
+        epsilon: 0 or more.
         delta: In [0, 1).
 
     >>> round(p_value(100, 100, 75, math.log(3), 0.0), 3)
@@ -77,8 +77,8 @@ def refuted_epsilon(
 
     Args:
         canaries: m, each in with probability 1/2.
-        guesses: Of these, those that were guessed.
-        right: Of the guesses, those that are right.
+        guesses: Canaries that were guessed to be in or out.
+        right: Guesses that are right.
         delta: In [0, 1).
         confidence: In (0, 1).
 

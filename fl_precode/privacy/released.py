@@ -25,7 +25,7 @@ class Released:
         clip: That norm, before any averaging.
         per_step: Whether each local step is a release; otherwise each round is one.
         claimed: Epsilon that the defence's own settings announce for one release; None where they announce none.
-        delta: Of the epsilons that are stated.
+        delta: Delta of the stated epsilons.
         buffers: Whether running statistics are bounded and covered too.
     """
 

@@ -32,7 +32,7 @@ class App:
         audit: What is said to ``fl-precode audit`` beside the tape.
         notes: Lines that the audit asks for, for the notes beside the tape.
         training: Such lines below ``[protocol]``.
-        budget: Of the audit.
+        budget: Budget of the audit.
         needs: Packages besides ours, Flower's and torch's.
         says: The true sentence of an audit for which no attack exists; empty where attacks run.
     """

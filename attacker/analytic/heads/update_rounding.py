@@ -33,7 +33,7 @@ def rounding_of(observation: Observation, name: str, images: int) -> float:
 
     Args:
         observation: The update.
-        name: Of the parameter.
+        name: Name of the parameter.
         images: Terms of the gradient, 1 or more.
     """
     update, weight = observation.update[name], observation.parameters[name]

@@ -32,7 +32,7 @@ def above_noise(matrix: Tensor, limit: int, *, name: str, expected: int | None =
     Args:
         matrix: (rows, columns), a weight gradient, with the bias gradient as a further column perhaps.
         limit: Largest rank of interest, 1 or more.
-        name: Of the parameter that it is the gradient of.
+        name: Name of the parameter that it is the gradient of.
         expected: Number of outer products, where it is known; without it they are at most half of what the matrix can
             hold, as noise has to show beside them.
 

@@ -78,7 +78,7 @@ class SpanSearch:
         inside: (k, features + 1), orthonormal rows: where inputs are looked for.
         target: (l, units) or (l, units + 1), orthonormal rows: where activations have to lie.
         units: Units whose equations are used; None for all.
-        dtype: Of the search. Inputs are taken and returned in float64 all the same.
+        dtype: Data type of the search. Inputs are taken and returned in float64 all the same.
     """
 
     def __init__(

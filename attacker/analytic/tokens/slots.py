@@ -110,7 +110,7 @@ def places_of_patches(
 
     Args:
         embedding: Says the constants of each place.
-        space: Of the patches.
+        space: Space of the patches.
         tokens: (n, width), without means.
         images: Number of images.
 

@@ -74,7 +74,7 @@ class ActivationSpan(Attack):
     Attributes:
         most_images: Largest rank that is taken as a number of images, 1 or more.
         starts: Searches in a row that may fail before the rest is given up, 1 or more.
-        steps: Of each search, 1 or more.
+        steps: Steps of each search, 1 or more.
 
     Raises:
         ValueError: If a setting is below 1.

@@ -36,7 +36,7 @@ class Estimate:
         entrance: Where the model was entered.
         inputs: (v, channels, height, width), float64 where the device has it.
         labels: (1,) for each, None where the update does not say.
-        reports: Of each layer, from the last to the first.
+        reports: Reports of each layer, from the last to the first.
         replay: What compares images with the updates.
         distances: (v,), ``|g(x) - g*|^2 / |g*|^2`` over the layers of the chain.
         seconds: Wall time for each.

@@ -72,11 +72,11 @@ class FeatureInversion(Attack):
     Clients that normalise by the batch are replayed so: all images of the batch are sought together.
 
     Attributes:
-        steps: Of the search for images, 1 or more.
-        learning_rate: Of its first step, in the model's normalised scale, positive.
+        steps: Steps of the search for images, 1 or more.
+        learning_rate: Learning rate of its first step, in the model's normalised scale, positive.
         total_variation: Weight of the prior beside the features' squared distance, as a share of what grey images miss,
             0 or more.
-        starts: Of the search for the features of a batch, at most, 1 or more.
+        starts: Starts of the search for the features of a batch, at most, 1 or more.
         any_trunk: Whether trunks that were trained too are inverted, as they were sent.
         noise: Standard deviation of errors in the head's gradient beside those of rounding, relative to its size, 0 or
             more.
@@ -272,7 +272,7 @@ class _FeatureObjective(Objective):
     Attributes:
         target: The distance.
         unit: That of grey images, positive.
-        weight: Of the prior.
+        weight: Weight of the prior.
         prior: On images.
     """
 
@@ -312,8 +312,8 @@ def head_features(
         observation: The update.
         granted: (batch,) labels, or None.
         generator: For the recovery of labels, and the search for features.
-        starts: Of this search, at most.
-        noise: Of errors beside rounding, relative to the gradient's size.
+        starts: Starts of this search, at most.
+        noise: Noise beside rounding, relative to the gradient's size.
     """
     images = images_behind(head, observation)
     assert not isinstance(images, Reason)

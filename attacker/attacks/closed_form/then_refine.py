@@ -58,9 +58,9 @@ class ThenRefine(Attack):
     Fits what `LayerwiseInversion` and `ThroughBottleneck` fit.
 
     Attributes:
-        steps: Of Gauss-Newton at most, 1 or more.
+        steps: Steps of Gauss-Newton at most, 1 or more.
         inner: Iterations of each step's least squares, 1 or more: more reach weaker directions, of images and of noise.
-        iterations: Of plain gradient matching; 0 leaves it out.
+        iterations: Iterations of plain gradient matching; 0 leaves it out.
 
     Raises:
         ValueError: If a setting is out of its range.

@@ -59,7 +59,7 @@ class GradientMatching(Search, Attack):
         distance: `Cosine`, `L2`, `L1` or `Signs`, with the distances below which a search has converged, or ends.
         optimiser: `Adam` or `LBFGS`; the second has no signs, box or schedule, fits no prior with kinks, and can search
             for labels.
-        priors: Of `TotalVariation` or `RacedTotalVariation`, `ImageNorm`, `GroupConsistency` and `BNStatistics`.
+        priors: Any of `TotalVariation` or `RacedTotalVariation`, `ImageNorm`, `GroupConsistency` and `BNStatistics`.
         init: `Normal`, `Uniform`, `Grey` or `Patterned`.
         restarts: `Restarts`, which may be halved on the way.
         replay: A `ReplayMode`.
@@ -203,7 +203,7 @@ class _Group:
 
     Attributes:
         clients: The updates.
-        knowledge: Of each.
+        knowledge: Knowledge about each.
         noise: What the attack makes of noise.
     """
 

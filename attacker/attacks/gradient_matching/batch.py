@@ -109,7 +109,7 @@ def group_pieces(
         targets: Their gradients.
         labels: (batch,) for each observation, or None.
         draws: Generators of all candidates.
-        knowledge: Of each observation.
+        knowledge: Knowledge about each observation.
         noise: What the attack makes of noise.
         joint: Whether labels that are not known are optimised.
         may_differ: As for `group_observations`.

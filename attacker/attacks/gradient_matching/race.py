@@ -111,9 +111,9 @@ def raced(
     Where a heat would be as long as the whole search there is no final.
 
     Args:
-        settings: Of the search.
+        settings: Settings of the search.
         prior: Its prior, with the weights.
-        search: Of the updates.
+        search: Search of the updates.
         sizes: One for each update.
         labels: (batch,) for each update, None for those that cannot be searched.
         generators: One for each update.
@@ -178,8 +178,8 @@ def by_trial(
     """For updates that show no labels: a heat with each hypothesis, of which the one that matches best is kept.
 
     Args:
-        settings: Of the search; its middle weight of the prior is taken.
-        search: Of the updates.
+        settings: Settings of the search; its middle weight of the prior is taken.
+        search: Search of the updates.
         hypotheses: (batch,) labels that may be true, for each update; none where labels are known or too many may be.
         generators: One for each update.
         progress: Receives the share done.

@@ -129,7 +129,7 @@ def write_control(
     Args:
         subject: The defended federation; `why_no_control` has nothing against it.
         entries: Updates to repeat; those whose images are not known are left out.
-        folder: Of the new tape; absent or empty.
+        folder: Folder of the new tape; absent or empty.
         seconds: For that training.
 
     Returns:

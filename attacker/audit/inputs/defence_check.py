@@ -70,7 +70,7 @@ class Sighting:
         sentence: What was seen, with its figures, and which reasons there can be; its code is the same for updates that
             show the same.
         contradicts: Whether it contradicts what was announced; else an honest client can show it.
-        size: Of sightings of one code that with the largest size speaks for all.
+        size: Rank among sightings of one code: the one with the largest size stands for all.
     """
 
     sentence: Reason

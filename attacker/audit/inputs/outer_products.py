@@ -48,7 +48,7 @@ class Beyond:
 
     Attributes:
         layer: Name of the layer; empty for a model that is one.
-        shape: Of its weight.
+        shape: Shape of its weight.
         most: Outer products that its inputs allow: one for each row of input and step.
         size: Root mean square of what stands beyond them, as of noise that fills the matrix.
         share: The same beside the root mean square of the update.

@@ -152,8 +152,8 @@ def raised_flag(key: str, attack: str | None = None, /, **values: object) -> Fou
     """A flag with its sentence, filled with values.
 
     Args:
-        key: Of `FLAG_SENTENCES`.
+        key: Key of `FLAG_SENTENCES`.
         attack: Spec of the attack that it is about; None where it is about all.
-        values: Of its sentence.
+        values: Values of its sentence.
     """
     return key.partition(".")[0], FLAG_SENTENCES[key].format(**values), attack

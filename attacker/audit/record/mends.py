@@ -15,7 +15,7 @@ class Mend:
         lacking: What is not known, after "not known:".
         line: For the notes beside the tape; empty where no line helps. What stands below ``[protocol]`` begins so.
         remark: What to write there.
-        option: Of the command, which does the same; empty where there is none.
+        option: Option of the command, which does the same; empty where there is none.
     """
 
     lacking: str

@@ -23,7 +23,7 @@ class LinedUp:
     """What the pictures of one attack say of whose images they are, by one measure.
 
     Attributes:
-        summary: Of the attack.
+        summary: Summary of the attack.
         ranks: How often the true image is first.
         chance: Probability of as many first images by chance in any comparison on this federation, at most.
     """
@@ -50,9 +50,9 @@ class Identified:
     Attributes:
         victims: Images that at least one attack identified which names images.
         images: Images that had candidates.
-        nameable: Of them, those that could have been identified at all: the others have too few candidates.
+        nameable: Images that could have been identified at all: the others have too few candidates.
         independent: Independent trials among them.
-        candidates: Of each image, the true one included; the fewest where they differ.
+        candidates: Candidates of each image, the true one included; the fewest where they differ.
         differ: Whether they differ.
         lined_up: All comparisons, the surest first.
     """

@@ -99,7 +99,7 @@ class Union:
     Attributes:
         back: Images that at least one attack brought back.
         images: Images with a known truth that attacks were asked to bring back.
-        attacked: Of them, those that at least one attack fits.
+        attacked: Images that at least one attack fits.
         independent: Independent trials among them.
     """
 
@@ -124,7 +124,7 @@ class Lead:
     """How far the results of one attack are beyond every guess, although too few or none of them count.
 
     Attributes:
-        summary: Of the attack.
+        summary: Summary of the attack.
         ahead: Images whose result is nearer to the truth than every guess.
         images: Images compared.
         gain: Mean SSIM beyond the best guess.

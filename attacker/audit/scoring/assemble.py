@@ -56,8 +56,8 @@ def assemble(
         federations: Controls behind the federations that they belong to.
         plan: What was considered.
         results: Results, see `collect`.
-        settings: Of the audit.
-        title: Of the report.
+        settings: Settings of the audit.
+        title: Title of the report.
         pictures: Where pictures are kept.
         shuffled: What quick attacks made of shuffled updates.
     """

@@ -46,7 +46,7 @@ def canary_audit(federation: AuditedFederation, secret: str | None = None) -> Ca
 
     Args:
         federation: Audited, no control.
-        secret: Of the clients; None takes that of the reference federation, if it is one whose seed is known.
+        secret: Secret of the clients; None takes that of the reference federation, if it is one whose seed is known.
     """
     announced = federation.subject.tape.header.settings.get(KEY)
     if not announced:

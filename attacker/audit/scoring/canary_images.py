@@ -18,7 +18,7 @@ def scores_of_images(subject: Subject, observation: Observation, canaries: Canar
     """How much each canary image is in an update: (count,), of mean 0 and deviation 1.
 
     Args:
-        subject: Of the audit.
+        subject: Subject of the audit.
         observation: The update.
         canaries: Those of its client and round.
 

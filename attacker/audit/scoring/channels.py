@@ -39,7 +39,7 @@ class _Reply:
     """One reply with its truth.
 
     Attributes:
-        entry: Of the tape.
+        entry: Entry of the tape.
         observation: As the tape has it; None where it was not loaded.
         labels: (images,) true classes; None where they are not known.
     """

@@ -115,8 +115,8 @@ class _Among:
     """The candidates of one image of an update, besides itself.
 
     Attributes:
-        pool: That they are drawn from.
-        places: Of them in it, (n,).
+        pool: Pool that they are drawn from.
+        places: Places of them in it, (n,).
         of_class: Which of them are of its class, (n,) bool.
         copies: Other images that are equal to it.
     """
@@ -141,8 +141,8 @@ class LineUp:
     """The candidates of the images of one update.
 
     Args:
-        pools: Of the federation.
-        truth: Of the update.
+        pools: Pools of the federation.
+        truth: Truth of the update.
     """
 
     def __init__(self, pools: Pools, truth: Truth) -> None:
@@ -248,7 +248,7 @@ def what_lacks(line_ups: Sequence[LineUp], candidates: int, *, late: bool) -> Re
     """Why nothing, or not everything, is said of whose images were reconstructed; empty where nothing lacks.
 
     Args:
-        line_ups: Of the updates whose truth is known.
+        line_ups: Line-ups of the updates whose truth is known.
         candidates: That were asked for.
         late: Whether the time of the audit was up before all was compared.
     """

@@ -43,7 +43,7 @@ class _Read:
         counts: Images of each class as they were read; empty where none were.
         said: The method, or why there is none.
         truth: True numbers of images of each class; None where they are not known.
-        prints: Of the images, equal for equal images.
+        prints: Prints of the images, equal for equal images.
     """
 
     observation: Observation

@@ -36,7 +36,7 @@ class Origin:
 
     Attributes:
         site: The tape.
-        file: Of the update on it.
+        file: File of the update on it.
     """
 
     site: Site
@@ -54,7 +54,7 @@ class LeakingImage:
         buffers: That the server sent, by name.
         image: (1, channels, height, width) in [0, 1].
         label: (1,) class.
-        seed: Of noise.
+        seed: Seed of noise.
         origin: Where other processes find its update; None where they cannot.
     """
 
@@ -141,7 +141,7 @@ def leaking_image(
         observation: The update that it is in.
         image: (1, channels, height, width) in [0, 1].
         label: (1,) class.
-        seed: Of noise.
+        seed: Seed of noise.
         origin: Where other processes find the update; None where they cannot.
 
     Raises:

@@ -44,7 +44,7 @@ def attack_under_noise(
         images: Single images and the weights at which their gradients are taken, of a model that draws no noise.
         unit_rmse: E-I2F for noise of standard deviation 1.
         seconds: For all searches; where they would take longer, none is made.
-        seed: Of the noise and of the searches.
+        seed: Seed of the noise and of the searches.
 
     Returns:
         What came back, of each image by the weight of the prior that did best, by the truth.

@@ -27,7 +27,7 @@ class Scene:
 
     Args:
         federation: The federation.
-        entry: Of the record.
+        entry: Entry of the record.
         inputs: Input domain, with the scale on which images are compared.
         results: What was made of its updates.
         shuffled: What quick attacks made of shuffled updates.
@@ -136,7 +136,7 @@ def pools_of(
     Args:
         federation: The federation.
         known: Those that were drawn before, by federation; these are added.
-        settings: Of the audit.
+        settings: Settings of the audit.
         by_features: Whether features are compared as well as pixels.
     """
     source, origin = federation.subject.truth, federation.control_of or federation.id

@@ -60,8 +60,8 @@ class Placebos:
     """What the same attack made of updates that do not hold the images, each (n, channels, height, width) in [0, 1].
 
     Attributes:
-        others: Of other updates.
-        shuffled: Of the update itself with its numbers shuffled.
+        others: Guesses from other updates.
+        shuffled: Guess from the update itself with its numbers shuffled.
     """
 
     others: Sequence[Tensor] = ()
@@ -109,7 +109,7 @@ def scored(images: Tensor | None, truth: Tensor, outcome: Outcome) -> list[Score
     Args:
         images: In the order of the truth; None where there are none.
         truth: (images, channels, height, width) in [0, 1].
-        outcome: Of the attack.
+        outcome: Outcome of the attack.
     """
     if images is None and outcome is not Outcome.DIVERGED:
         return [Scores()] * len(truth)
@@ -149,7 +149,7 @@ def compared(
     """What an attack made of each image of one update, beside the truth and the best guess.
 
     Args:
-        result: Of the attack.
+        result: Result of the attack.
         truth: (images, channels, height, width) in [0, 1], or None where it is not known.
         inputs: Domain of the images, with the scale on which they are compared.
         guesses: At each image without any update, None where there is none; as many as there are images.
@@ -197,7 +197,7 @@ def compared_updates(
 
     Args:
         results: One for each update.
-        truths: Of each update.
+        truths: Truths of each update.
         inputs: Domain of the images.
         guesses: At images without any update.
 
@@ -219,7 +219,7 @@ class UpdateEvaluation:
 
     Args:
         federation: The federation that the update belongs to.
-        number: Of the update among those attacked, for identifiers.
+        number: Number of the update among those attacked, for identifiers.
         observation: The update.
         inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.

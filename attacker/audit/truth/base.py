@@ -221,8 +221,8 @@ class SameClients(TruthSource):
     """The truth of a tape for another one of the same clients and rounds, such as a control's.
 
     Args:
-        source: Of the first tape.
-        entries: Of the first tape.
+        source: Source of the first tape.
+        entries: Entries of the first tape.
     """
 
     def __init__(self, source: TruthSource, entries: Iterable[Located]) -> None:

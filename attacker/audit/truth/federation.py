@@ -82,7 +82,7 @@ class OwnImages:
 
     Attributes:
         images: The training images of all clients.
-        places: Of the client's other images among these.
+        places: Places of the client's other images among these.
     """
 
     images: ImageDataset
@@ -103,7 +103,7 @@ class FederationTruth(TruthSource):
     Args:
         federation: Data and partitions, from the settings of the run.
         nodes: Flower's node id to the partition that this node held.
-        path: Of the file that it was read from, for messages.
+        path: Path of the file that it was read from, for messages.
     """
 
     def __init__(self, federation: Federation, nodes: Mapping[str, int], path: Path) -> None:

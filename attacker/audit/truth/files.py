@@ -32,7 +32,7 @@ class FolderTruth(HeldTruth):
     """Pictures in ``CLIENT/CLASS`` or ``CLIENT/round-N/CLASS``; in ``CLASS`` where the tape has one client.
 
     Args:
-        folder: Of all clients.
+        folder: Folder of all clients.
         clients: Node id to name.
         nodes: On the tape.
         inputs: The images that the model takes.
@@ -182,7 +182,7 @@ class NpzTruth(HeldTruth):
     """Arrays ``images`` and ``labels`` with, for each image, ``node`` and ``round`` where they differ, ``group_NAME``.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         clients: Node id to name; ``node`` may hold either.
         nodes: On the tape.
 

@@ -157,7 +157,7 @@ def junit(gate_answers: Sequence[Answer], *, name: str) -> bytes:
 
     Args:
         gate_answers: One test case each.
-        name: Of the suite.
+        name: Name of the suite.
     """
     failures = sum(not outcome.met for outcome in gate_answers)
     attributes = {"name": _printable(name), "tests": str(len(gate_answers)), "failures": str(failures), "errors": "0"}

@@ -38,8 +38,8 @@ class Change:
         first: Images that were reconstructed or identified, and images attacked, in the first audit.
         second: Likewise in the second.
         interval: 95 % interval of the second share less the first.
-        probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test on
-            updates, whose images are reconstructed or not together).
+        probability: Probability of so uneven a change by chance, where both are of the same victims (McNemar's exact
+            test on updates, whose images are reconstructed or not together).
         judgement: Whether fewer or more images are reconstructed, by more than chance.
         ssim: Mean over the images of the best SSIM in both; None where it is not known.
     """

@@ -22,7 +22,7 @@ class FamilyChooser:
 
     Args:
         families: Each once; the first are tried first.
-        seed: Of the sampler.
+        seed: Seed of the sampler.
 
     Raises:
         ModuleNotFoundError: If Optuna is not installed.

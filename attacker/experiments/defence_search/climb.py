@@ -21,7 +21,7 @@ class Climb:
         family: What is climbed.
         norms: By protocol the norm that it clips at.
         attacks: On what its clients send.
-        utility: Of what they train.
+        utility: Utility of what they train.
         formulas: Rung to what formulas brought back of validation images.
         searches: Rung to what all other attacks brought back of them.
         judged: Kind of attack to what came back of unseen images at the rung that was judged.
@@ -30,7 +30,7 @@ class Climb:
         lowest: At which nothing comes back of validation images.
         affordable: The highest at which the accuracy stays; None for none, or unknown.
         verdict: In the end.
-        reason: Of it.
+        reason: Reason for it.
         judged_rung: On which it was judged.
         bare: What comes back without noise.
     """

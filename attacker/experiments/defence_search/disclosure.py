@@ -30,8 +30,9 @@ class Disclosed:
     """What the best of some attacks brought back, as far as they went.
 
     Attributes:
-        images: Of which at least so many came back to one attack under one protocol; None if no attack fits.
-        victims: Of that attack; of those that brought nothing back the fewest of any.
+        images: Images that one attack reconstructed under one protocol, or a lower bound of them; None if no attack
+            fits.
+        victims: Victims of that attack; the fewest of any where no attack reconstructed an image.
         updates: That these are of, and so independent trials: images of one update stand or fall together.
         attack: Spec of that attack, or of what came closest.
         reason: A sentence of what came back; empty when nothing did.
@@ -87,11 +88,11 @@ class Attacks:
         """What comes back; after the first attack that brings something back no other is tried, except formulas.
 
         Args:
-            family: Of what is attacked.
+            family: Family of what is attacked.
             defences: By protocol.
             part: Whether the search may go by these images.
             which: Attacks.
-            epochs: Of a central training, whose weights are attacked; 0 for none.
+            epochs: Epochs of the central training whose weights are attacked; 0 for none.
         """
         found = Disclosed()
         pieces = self._pieces(family, defences, part, which, epochs)

@@ -40,7 +40,7 @@ class DefenceSearch:
 
     Args:
         experiment: One image set and one model; its scale says how many victims, iterations and rounds.
-        folder: Of finished cells; a search that was stopped goes on where it was.
+        folder: Folder of finished cells; a search that was stopped goes on where it was.
         tell: Hears of the work at hand and the share of the families that are done.
         workers: Processes, one thread each. What is found does not depend on them.
     """

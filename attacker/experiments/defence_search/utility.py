@@ -30,7 +30,7 @@ class Lost:
 
     Attributes:
         defended: Accuracy after the last round; None where a federation did not finish.
-        undefended: Of the same seeds, model, batch and steps.
+        undefended: Accuracy without the defence, of the same seeds, model, batch and steps.
     """
 
     defended: tuple[float | None, ...]

@@ -113,7 +113,7 @@ class MovedLayers(ExchangedLayers):
     Args:
         sent: The layers at the weights that the clients received.
         modules: Layers that move, by name.
-        learning_rate: Of the local SGD.
+        learning_rate: Learning rate of the local SGD.
     """
 
     def __init__(self, sent: VictimLayers, modules: Mapping[str, nn.Module], learning_rate: float) -> None:
