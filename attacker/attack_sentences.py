@@ -22,21 +22,21 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-such-layers": "{error}",
         "statistics-missing": "the model has no BatchNorm layer with running statistics",
         "statistics-missing.not-sent": "the running statistics of {names} are not in the observation",
-        "statistics-not-returned": "the running statistics of {names} did not come back from the client",
-        "statistics-not-returned.still": "the running statistics came back as they were sent: the client normalised by "
-        "them, or sends none of its own",
-        "statistics-uncounted": "how many batches are in the running statistics that came back was neither "
+        "statistics-not-returned": "the running statistics of {names} were not returned by the client",
+        "statistics-not-returned.still": "the client returned the running statistics as they were sent: it normalised "
+        "by them, or sends none of its own",
+        "statistics-uncounted": "how many batches the returned running statistics cover was neither "
         "announced nor counted",
         "statistics-uncounted.before": "layer {name} keeps a mean of all batches (momentum=None), and how many "
         "there were before was not sent",
-        "statistics-unexplained": "what came back for layer {name} is not what {passes} batch(es) and its "
+        "statistics-unexplained": "what was returned for layer {name} is not what {passes} batch(es) and its "
         "momentum make of its running statistics: a variance would be below zero or not finite",
-        "statistics-mixed": "the statistics that came back are a weighted mean over {passes} batches, and a replay "
+        "statistics-mixed": "the returned statistics are a weighted mean over {passes} batches, and a replay "
         "normalises by those of one",
-        "statistics-mixed.uneven": "the statistics that came back are a weighted mean over {passes} batches, and which "
+        "statistics-mixed.uneven": "the returned statistics are a weighted mean over {passes} batches, and which "
         "images each of them has was not announced, or they are of unequal size",
-        "statistics-needed": "{option} takes the statistics of the batch that came back: {why}",
-        "statistics-fitted": "the statistics of the images differ from those that came back by {missed:.2g} standard "
+        "statistics-needed": "{option} takes the returned statistics of the batch: {why}",
+        "statistics-fitted": "the statistics of the images differ from the returned ones by {missed:.2g} standard "
         "deviations (root mean square); no gradient was used",
         "prior-has-no-reference": "batch_norm={weight:g} has nothing to compare with: {why}; batch_norm=0 does without",
         # What clients did.

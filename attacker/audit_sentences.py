@@ -43,7 +43,7 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "canaries-secret-unknown": "which canaries were in is not known: give the clients' secret (--canary-secret "
         "FILE), or the evaluation.json of a reference federation",
         "canaries-in-no-update": "the tape has no update of round {round}, in which the canaries enter",
-        "canaries-lost": "no number of any canary came back",
+        "canaries-lost": "no number of any canary was returned",
         "canaries-clipped": "each canary has a norm of {norm:g} and is clipped to {clip:g}, as an example is: it "
         "measures what one of that norm does",
         "canaries-clipped.together": "the canaries of an update together have a norm of {norm:,.6g} and the clip is "

@@ -1,4 +1,4 @@
-"""Audits of a small federation behind a deployed filter: what comes back, and what its canaries refute.
+"""Audits of a small federation behind a deployed filter: what is reconstructed, and what its canaries refute.
 
 The updates are those of the reference client's own code, one local step of SGD, on a real tape; audits are the
 project's. For `benchmarks.guarantees`.
@@ -47,7 +47,7 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 Stage = tuple[str, ...]
-"""Attacks that run together; a later stage runs only where the earlier ones did not bring back every image."""
+"""Attacks that run together; a later stage runs only where the earlier ones did not reconstruct every image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def stages(case: Case, iterations: int, *, formulas: bool) -> list[Stage]:
 def measured(
     case: Case, seed: int, images: tuple[Pixels, Labels], iterations: int, *, formulas: bool = True
 ) -> dict[str, Any]:
-    """One audit: what came back of `IMAGES` images, and what the canaries of another update refuted.
+    """One audit: what was reconstructed of `IMAGES` images, and what the canaries of another update refuted.
 
     Args:
         case: What is audited.

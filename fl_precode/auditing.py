@@ -107,7 +107,7 @@ def audit(
     candidates: int = 1_000,
     **options: Unpack[TapeOptions],
 ) -> AuditRecord:
-    """Attack a few updates of a tape, compare what comes back with the truth where it is known, and judge.
+    """Attack a few updates of a tape, compare what is reconstructed with the truth where it is known, and judge.
 
     With ``out`` the audit can be killed at any moment, and the same call goes on with it.
 

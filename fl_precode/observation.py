@@ -110,8 +110,8 @@ class Observation:
         frozen: Names among ``buffers`` of parameters of the model whose change is not known or is none: layers that the
             client does not train, and those that it does not send. They are constants, never equations.
         assumptions: What was guessed to make this of the client's reply.
-        returned: Buffers as they were after the client's work, by name: what came back of them, running statistics of
-            batch normalisation above all. Empty where none came back.
+        returned: Buffers as they were after the client's work, by name: the returned ones, running statistics of
+            batch normalisation above all. Empty where none were returned.
     """
 
     parameters: Mapping[str, Tensor]

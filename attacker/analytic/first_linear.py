@@ -154,7 +154,7 @@ def gradient_at(
 def why_no_relu(victim: Victim, observation: Observation, trace: Trace, first: FirstLinear) -> Reason | None:
     """Why the layer's output does not go through a ReLU, or None when it does.
 
-    Found out by doing: no gradient may come back where the output is negative, and some must where it is positive.
+    Found out by doing: no gradient may return where the output is negative, and some must where it is positive.
     """
     labels = torch.zeros(len(trace.probe), dtype=torch.int64, device=trace.probe.device)
     like = next(iter(observation.parameters.values()))

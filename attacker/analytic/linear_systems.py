@@ -43,7 +43,7 @@ class Patches:
 
     @classmethod
     def of(cls, layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...]) -> Patches:
-        """Of a layer whose input for one image has this shape.
+        """Patches of a layer whose input for one image has this shape.
 
         Raises:
             ValueError: If the convolution pads with something else than zeros, or the shape does not fit the layer.

@@ -100,7 +100,7 @@ def follows_announcement(spec: Spec) -> bool:
 
 
 def compared_parts(names: Collection[str]) -> frozenset[str]:
-    """Of a defence's parts those that a comparison takes into account.
+    """Parts of a defence that a comparison takes into account.
 
     Signs that noise was added to, or that were taken of noisy numbers, are compared as numbers: that knows the noise.
 

@@ -83,7 +83,7 @@ class Knowledge:
         return "granted" if LABELS in self.granted else "recovered"
 
     def missing(self, needs: Iterable[str]) -> list[str]:
-        """Of what an attack needs the kinds that are withheld, sorted."""
+        """Withheld kinds among those that an attack needs, sorted."""
         return sorted(set(needs) - self.granted)
 
     def of(self, observation: Observation, defence: str) -> Observation:

@@ -21,7 +21,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Spread of at least one value."""
         return cls(median=statistics.median(values), least=min(values), most=max(values))
 
 

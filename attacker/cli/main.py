@@ -127,7 +127,7 @@ _add_commands()
 
 
 def leave(end: SystemExit) -> None:
-    """End the process at once where a thread was left behind that does not come back; else do nothing.
+    """End the process at once where a thread was left behind that does not return; else do nothing.
 
     The interpreter cannot be taken down under a thread that is inside PyTorch: the process would crash, or wait.
     """

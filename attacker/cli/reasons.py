@@ -39,12 +39,12 @@ class NotRun:
 
 
 def not_run(planned: Iterable[PlannedAttack]) -> list[NotRun]:
-    """Of a plan the attacks that do not run; those of undefended controls are not counted again."""
+    """Attacks of a plan that do not run; those of undefended controls are not counted again."""
     return [_of_plan(entry) for entry in planned if entry.status != "run" and not entry.federation.endswith("-control")]
 
 
 def not_run_of_record(record: AuditRecord) -> list[NotRun]:
-    """Of a finished audit the attacks that gave nothing, those that turned out not to fit included."""
+    """Attacks of a finished audit that gave nothing, those that turned out not to fit included."""
     planned = {(entry.federation, entry.attack) for entry in record.plan if entry.status != "run"}
     federation_ids = {federation.id for federation in record.federations if federation.control_of is None}
     gave_nothing = [

@@ -59,13 +59,13 @@ def pass_weights(momentum: float | None, passes: int, *, counted: int = 0) -> tu
 
 
 def returned_statistics(model: nn.Module, observation: Observation) -> Mapping[str, LayerStatistics] | Reason:
-    """Statistics of the client's batches by layer, or why what came back does not say them.
+    """Statistics of the client's batches by layer, or why the returned buffers do not tell them.
 
     Layers whose running statistics did not move are left out: the client normalised by them, or never ran them.
 
     Args:
         model: The victim's, whose layers say their momentum.
-        observation: Buffers as they were sent, and as they came back.
+        observation: Buffers as they were sent, and as they were returned.
     """
     names = batch_norms(model)
     if not names:
@@ -85,7 +85,7 @@ def returned_statistics(model: nn.Module, observation: Observation) -> Mapping[s
 
 
 def why_not_one_batch(model: nn.Module, observation: Observation) -> Reason | None:
-    """Why a replay cannot normalise by what came back, or None when it says all that normalised the client's batch."""
+    """Why a replay cannot normalise by the returned buffers; None when they tell all that normalised the batch."""
     statistics = returned_statistics(model, observation)
     if isinstance(statistics, Reason):
         return statistics

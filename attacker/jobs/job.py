@@ -57,7 +57,7 @@ class Codec(Protocol[R]):
 
     @property
     def version(self) -> int:
-        """Of the format; files of another are refused."""
+        """Version of the format; files of another are refused."""
 
     def encode(self, result: R) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         """What is no tensor, and the tensors by name."""
@@ -85,7 +85,7 @@ class Event:
 
     Attributes:
         kind: "progress", "done"; "raised", the job cannot be done at all; "died", with its worker; "ended" by force,
-            because its time was over and it did not come back.
+            because its time was over and it did not return.
         job: Id.
         text: What was raised, or how the worker ended.
         share: Share of the job that is done.

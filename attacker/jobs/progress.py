@@ -33,7 +33,7 @@ class State:
 
     @classmethod
     def after(cls, title: str, jobs: int) -> State:
-        """Of work that comes after all jobs."""
+        """State of work that comes after all jobs."""
         return cls(title=title, done=jobs, of=jobs, share=1.0, seconds_left=None)
 
 

@@ -229,7 +229,7 @@ class Leakage:
 
 
 def _own(kind: type[LayerRank] | type[PositionRank] | type[SpanRank], plain: dict[str, Any]) -> dict[str, Any]:
-    """Of plain data the fields alone, without what follows from them."""
+    """Fields of plain data alone, without what follows from them."""
     return {field.name: plain[field.name] for field in fields(kind)}
 
 

@@ -101,7 +101,7 @@ def paired_interval(
     """Interval of ``p1 - p2`` where both were measured on the same victims: Newcombe (1998b, method 10).
 
     Args:
-        both: Victims that came back in both.
+        both: Victims that were reconstructed in both.
         first_only: In the first alone.
         second_only: In the second alone.
         neither: In none.

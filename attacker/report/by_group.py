@@ -40,10 +40,10 @@ class GroupRow:
     Attributes:
         name: Name of the group, for people.
         images: Attacked ones.
-        reconstructed: So many of so many.
+        reconstructed: Count, as in "3 of 8".
         success_rate: Share of them that was reconstructed.
         interval: Interval of that share.
-        identified: So many of so many; a dash where nobody could tell.
+        identified: Count, as in "3 of 8"; a dash where nobody could tell.
         against: What came of comparing it with the rest.
         uneven: Whether it was disclosed more often than the rest.
     """

@@ -38,7 +38,7 @@ class Tile:
         uri: The picture, or None.
         placeholder: In place of a picture.
         caption: Lines below it.
-        came_back: Whether the image counts as reconstructed; None for a truth or baseline, or when it is not known.
+        counted: Whether the image counts as reconstructed; None for a truth or baseline, or when it is not known.
         attack: Spec of the attack; empty for truth and baseline.
         ssim: SSIM of this attack, or None.
         confirmed: Whether the update itself confirms it.
@@ -52,7 +52,7 @@ class Tile:
     placeholder: str
     uri: str | None = None
     caption: tuple[str, ...] = ()
-    came_back: bool | None = None
+    counted: bool | None = None
     attack: str = ""
     ssim: float | None = None
     confirmed: bool = False
@@ -62,7 +62,7 @@ class Tile:
     @property
     def reconstructed(self) -> bool:
         """Whether it shows an image that the audit counts as reconstructed."""
-        return bool(self.came_back) or self.confirmed
+        return bool(self.counted) or self.confirmed
 
     @property
     def disclosed(self) -> bool:
@@ -344,9 +344,9 @@ def _doubt(row: ImageResult) -> tuple[bool, float]:
 
 def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Tile:
     name = wording.capitalised(attack_title(row.attack))
-    came_back = None
+    counted = None
     if row.baseline_ssim is not None:
-        came_back = counts(row, record.success_threshold)
+        counted = counts(row, record.success_threshold)
     by = (f"by {attack_title(row.method)}",) if row.method else ()
     return Tile(
         title=title or name,
@@ -360,7 +360,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
             *_named(row),
             *_beside(row, record.success_threshold),
         ),
-        came_back=came_back,
+        counted=counted,
         attack=row.attack,
         ssim=row.ssim,
         confirmed=row.baseline_ssim is None and confirms(row),

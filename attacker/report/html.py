@@ -47,7 +47,7 @@ def write_html(text: str, path: Path) -> Path:
 
 
 def digest(text: str) -> str:
-    """Of a style or script, as a page's content security policy names it."""
+    """Digest of a style or script, as a page's content security policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 

@@ -96,7 +96,7 @@ class Panel:
         return _LOSS_NAMED_BY.get(self.federation.loss_named_by or "", "")
 
     @property
-    def all_came_back(self) -> bool:
+    def all_reconstructed(self) -> bool:
         """Whether every image was reconstructed by some attack, so that no low score is there to be distrusted."""
         if self.union is not None:
             return self.union.success_rate == 1

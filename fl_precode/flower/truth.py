@@ -49,7 +49,7 @@ def record_truth(
     message: Message | None = None,
     context: Context | None = None,
 ) -> None:
-    """Keep the images that this client trains on, so that an audit can compare what comes back with them.
+    """Keep the images that this client trains on, so that an audit can compare what is reconstructed with them.
 
     Call it where the client trains, once with all images or with every batch; an image that comes again counts once.
     It finds by itself which message of the server is being answered and writes into files of this client alone:

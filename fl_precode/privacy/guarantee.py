@@ -170,7 +170,7 @@ def _gaussian(
     level: Level, *, noise: float, sensitivity: float, releases: int, rounds: int, delta: float, sampling: float = 1.0,
     note: str = "",
 ) -> Guarantee:  # fmt: skip
-    """Of Gaussian noise on each of ``releases``, in ``rounds`` rounds."""
+    """Guarantee of Gaussian noise on each of ``releases``, in ``rounds`` rounds."""
     multiplier = noise / sensitivity
     one = GaussianReleases(noise_multiplier=multiplier, releases=releases // rounds, sampling=sampling)
     every = GaussianReleases(noise_multiplier=multiplier, releases=releases, sampling=sampling)
@@ -187,7 +187,7 @@ _BALL: Final = "with another image the clipped update may lie anywhere in the ba
 
 
 def _of_update(mechanism: Mechanism, level: Level, conditions: Conditions) -> Guarantee:
-    """Of noise on a whole clipped update: it covers the client, and one of its images no better."""
+    """Guarantee of noise on a whole clipped update: it covers the client, and one of its images no better."""
     sensitivity = mechanism.clip * (2 if level == "image" else 1)
     note = _BALL if level == "image" else "with or without the client; one in place of another is twice as far"
     sampling = 1.0
@@ -200,7 +200,7 @@ def _of_update(mechanism: Mechanism, level: Level, conditions: Conditions) -> Gu
 
 
 def _of_dp_sgd(mechanism: Mechanism, level: Level, conditions: Conditions) -> Guarantee:
-    """Of noise on the sum of clipped gradients of images, at each local step."""
+    """Guarantee of noise on the sum of clipped gradients of images, at each local step."""
     releases = conditions.rounds * (conditions.steps or 1)
     if level == "client":
         if conditions.batch_size is None:
@@ -221,7 +221,7 @@ def _of_dp_sgd(mechanism: Mechanism, level: Level, conditions: Conditions) -> Gu
 
 
 def _of_laplace(mechanism: Mechanism, level: Level, conditions: Conditions) -> Guarantee:
-    """Of Laplace noise on a clipped update, whose L1 norm is at most the L2 norm times the root of its numbers."""
+    """Guarantee of Laplace noise on a clipped update: its L1 norm is at most its L2 norm times the root of its size."""
     if conditions.numbers is None:
         note = "how many numbers the update has is not known, and with it its largest L1 norm"
         return Guarantee(level=level, a_round=None, composed=None, delta=conditions.delta, note=note)

@@ -67,7 +67,7 @@ class _SystemNoise:
                 "expected a bottleneck to run outside of backward passes, where it draws noise of its own; this one "
                 "runs again in one, as torch.utils.checkpoint does, and would draw other noise than before. Open "
                 "fl_precode.sample_noise() around the forward and the backward pass (torch's own generator, which "
-                "checkpoints bring back), or leave the bottleneck out of what is checkpointed"
+                "checkpoints restore), or leave the bottleneck out of what is checkpointed"
             )
         # Out of place, and drawn inside, as vmap(randomness="different") asks for.
         source = system_generator(like.device)

@@ -205,7 +205,7 @@ class _Aligned:
 
     Attributes:
         sent: Everything of the model, by name.
-        received: What came back, by name.
+        received: What was returned, by name.
         parameters: Names in ``sent`` that are parameters.
         assumptions: What was guessed on the way.
     """

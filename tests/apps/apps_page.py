@@ -10,7 +10,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 HEAD = (
-    "| app | lines | moved | run, s | audit, s | images | attacks run | came back | best SSIM | verdict |\n"
+    "| app | lines | moved | run, s | audit, s | images | attacks run | reconstructed | best SSIM | verdict |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |\n"
 )
 

@@ -48,7 +48,7 @@ class Row:
         attacks: Attacks that gave a result.
         verdict: The verdict's words, empty without one.
         truth: Whether the images were compared with the true ones.
-        came_back: Images that came back by the best attack; None without truth.
+        came_back: Images that the best attack reconstructed; None without truth.
         ssim: Largest SSIM of any image with its true one; None without truth.
         assumptions: What was assumed, by its codes.
         said: The audit's last words, or why the run failed.

@@ -65,9 +65,9 @@ class FeatureInversion(Attack):
     shows what the trunk made of each image: of one image by a division, of a batch smaller than the number of classes
     by the softmax of the head (`attacker.analytic.heads`). Adapters are such heads, and so is the branch that LoRA adds
     to a frozen Linear layer: its gradient has the direction of one image's features. The trunk is known, so that images
-    are sought whose features are these: no gradient is matched, and none is differentiated twice. How much comes back
-    is how much the trunk keeps. Few numbers for an image, as pooled features are, do not determine it; they name it all
-    the same among images that one has (docs/heads.md).
+    are sought whose features are these: no gradient is matched, and none is differentiated twice. How much is
+    reconstructed is how much the trunk keeps. Few numbers for an image, as pooled features are, do not determine it;
+    they name it all the same among images that one has (docs/heads.md).
 
     Clients that normalise by the batch are replayed so: all images of the batch are sought together.
 

@@ -209,7 +209,7 @@ def by_trial(
 
 
 def _fitter(earlier: Found, other: Found, settings: Search) -> Found:
-    """Of two results that differ in their labels the one that fits better, with the work of both."""
+    """The better fit of two results that differ in their labels, with the work of both."""
     if earlier is None or other is None:
         return earlier or other
     better = other if _residual(other, settings) < _residual(earlier, settings) else earlier

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from attacker.attacks.base import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
-from attacker.audit.execution.device import brought_back, placed
+from attacker.audit.execution.device import on_processor, placed
 from attacker.audit.inputs.tape_source import UPDATES, Subject, TapeSource, open_subject
 from attacker.audit.threat_model import Knowledge
 from attacker.gradients.memory_budget import is_out_of_memory
@@ -284,7 +284,7 @@ class Attempt:
                 progress=lambda share, _best: self._tell(start, end, share),
             )
         return [
-            brought_back(reconstruction)
+            on_processor(reconstruction)
             for reconstruction in (_cut(reconstructions) if deadline.cut else reconstructions)
         ]
 

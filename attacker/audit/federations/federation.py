@@ -193,7 +193,7 @@ def _target(federation: AuditedFederation, entry: TapeEntry, *, labels: bool) ->
 
 
 def stamp(tape: Tape, entries: Sequence[TapeEntry]) -> str:
-    """Of a tape's header and the files of some updates: equal as long as the same would be attacked."""
+    """Digest of a tape's header and the files of some updates: equal as long as the same would be attacked."""
     files = [(entry.file, entry.sha256, entry.sent.sha256 if entry.sent else "") for entry in entries]
     return hashlib.sha256(json.dumps([repr(tape.header), files]).encode()).hexdigest()[:16]
 

@@ -230,7 +230,7 @@ def _few_values(observation: Observation, *, said: bool) -> Sighting:
 
 
 def _rounding_of_what_was_sent(observation: Observation) -> float:
-    """Steps of the last digit that the weights that came back have, where they were sent in 16 bits."""
+    """Steps of the last digit that the returned weights have, where they were sent in 16 bits."""
     grid = half_precision(observation)
     if grid is None:
         return rounding_of(observation)

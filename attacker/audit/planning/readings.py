@@ -83,6 +83,6 @@ def _statistics(observation: Observation) -> int:
 
 
 def _batch_statistics(victim: Victim, observation: Observation) -> int:
-    """Layers whose mean and variance over the client's batch follow exactly from the buffers that came back."""
+    """Layers whose mean and variance over the client's batch follow exactly from the returned buffers."""
     found = returned_statistics(victim.model, observation)
     return 0 if isinstance(found, Reason) else sum(layer.of_one_batch for layer in found.values())

@@ -49,7 +49,7 @@ class _Side(NamedTuple):
 
 
 def group_disclosures(record: AuditRecord) -> list[GroupDisclosure]:
-    """Of every federation that is no control, in the record's order: classes, clients, then columns by name.
+    """Disclosures by group of every federation that is no control: classes, clients, then columns by name.
 
     Nothing of a federation whose true images are not known.
     """

@@ -128,7 +128,7 @@ def identified_in(view: FederationView) -> Identified | None:
 
 
 def _chances(rows: Sequence[ImageResult], ranks: RankSummary, same: Mapping[str, str]) -> list[float]:
-    """Of as many first images by chance: of all, and of those with candidates enough where only some have."""
+    """Probability of as many first images by chance: of all, and of those with enough candidates, if only some have."""
     compared = [row for row in rows if (row.candidates or 1) > 1]
     if not compared:
         return []

@@ -48,7 +48,7 @@ def trials(rows: Iterable[ImageResult], same: Mapping[str, str]) -> int:
 
 
 def share_interval(back: int, images: int, independent: int) -> tuple[float, float]:
-    """95 % interval of the share of images that come back, exact and by independent trials (`exact_interval`).
+    """95 % interval of the share of images that are reconstructed, exact and by independent trials (`exact_interval`).
 
     It is the one rule for shares: of attacks, of all together, of guesses, in records, gates, grids and searches.
 

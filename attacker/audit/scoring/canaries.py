@@ -151,7 +151,7 @@ def _measured(
 def _by_guesses(
     federation: AuditedFederation, canaries: Canaries, delta: float, looked: Sequence[_Looked], guessed: Guessed
 ) -> CanaryAudit:
-    """Of images, whose scores are no sum of a signal and noise of one deviation: right guesses alone count."""
+    """Audit by images, whose scores are no sum of a signal and noise of one deviation: right guesses alone count."""
     notes = [because("canaries-images")]
     if guessed.epsilon == 0:
         notes.append(because("canaries-unseen.images"))

@@ -197,7 +197,7 @@ def _about_accuracy(exact: int, compared: int) -> tuple[str, str, str, str]:
 
 
 def _agreeing(numbers: Iterable[tuple[_Reply, float]], test: Callable[[_Reply, float], bool | None]) -> tuple[int, int]:
-    """Of how many values a test holds, and for how many it could be made."""
+    """Number of values that a test holds for, and number of those that it could be made for."""
     answers = [answer for reply, value in numbers if (answer := test(reply, value)) is not None]
     return sum(answers), len(answers)
 

@@ -95,11 +95,11 @@ class _Pool:
 
     @cached_property
     def crops(self) -> Tensor:
-        """Of the pixels of each."""
+        """Crops of the pixels of each image."""
         return crops(self._images)
 
     def features(self, network: FeatureNetwork) -> Tensor | None:
-        """Of each; None where the time for it is up."""
+        """Features of each image; None where the time for it is up."""
         if self._features is None and not time_is_up():
             self._features = network.features(self._images)
         return self._features
@@ -230,7 +230,7 @@ class _Placed:
         self.in_class: Place = place_of(own, others[among.of_class], among.copies)
 
     def chance_in(self, pictures: int) -> float:
-        """Of such a place or a better one where so many pictures of an update were put in the order of the truth."""
+        """Probability of such a place or a better one where this many pictures of an update follow the truth."""
         return min(1.0, pictures * self.in_class.chance)
 
 

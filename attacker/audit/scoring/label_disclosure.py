@@ -143,7 +143,7 @@ def _others_known(everywhere: Mapping[int, int], own: Sequence[int]) -> int:
 
 
 def _frequencies(everywhere: Mapping[int, int], own: Sequence[int]) -> list[float]:
-    """Of each class among the images that are known beside the update's own, and one more of each class."""
+    """Frequency of each class among the images known beside the update's own, and one more of each class."""
     counts = [max(0, everywhere.get(label, 0) - count) + 1 for label, count in enumerate(own)]
     return [count / sum(counts) for count in counts]
 

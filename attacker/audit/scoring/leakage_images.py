@@ -74,7 +74,7 @@ class LeakingImage:
         return of, self.image.to(next(iter(self.parameters.values())))
 
     def generator(self) -> Generator:
-        """Of its noise, at its beginning."""
+        """Random generator of its noise, at its beginning."""
         return Generator().manual_seed(self.seed)
 
 

@@ -47,7 +47,7 @@ def attack_under_noise(
         seed: Seed of the noise and of the searches.
 
     Returns:
-        What came back, of each image by the weight of the prior that did best, by the truth.
+        What was reconstructed, of each image by the weight of the prior that did best, by the truth.
     """
     std = EXPECTED / unit_rmse
     some = images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
@@ -62,7 +62,7 @@ def attack_under_noise(
 
 
 def _seconds_of_one(images: Sequence[LeakingImage], observations: Sequence[Observation], seed: int) -> float:
-    """Of an iteration, without what a search needs once."""
+    """Seconds of one iteration, without what a search needs once."""
     taken = []
     for iterations in _PROBES:
         began = time.perf_counter()

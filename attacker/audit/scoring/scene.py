@@ -75,7 +75,7 @@ class Scene:
         return images, rows
 
     def evaluation(self, place: int) -> UpdateEvaluation:
-        """Of an update; to be asked for in order."""
+        """Evaluation of an update; to be asked for in order."""
         source, truth = self._own.subject.truth, self._truths[place]
         ids = victim_ids(self._own.id, place + 1, len(self._same[place]))
         first = [name if of is None else self._first.setdefault(of, name)

@@ -41,7 +41,7 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
 SUCCESS_THRESHOLD = 0.6
-"""SSIM from which an image counts as come back, as in the PRECODE paper, if it is beyond the best guess as well."""
+"""SSIM from which an image counts as reconstructed, as in the PRECODE paper, if it is beyond the best guess as well."""
 
 OUTCOMES: dict[Outcome, OutcomeName] = {
     Outcome.CONVERGED: "converged",
@@ -368,7 +368,7 @@ def _to_show(images: Tensor | None, place: int) -> Tensor | None:
 
 
 def tally(rows: Sequence[Row]) -> tuple[list[Row], int, list[Row]]:
-    """The images that an attack was tried on, on how many it failed or diverged, and those that came back."""
+    """The images that an attack was tried on, on how many it failed or diverged, and those that were reconstructed."""
     tried = [row for row in rows if row.outcome != "not_applicable"]
     failed = sum(row.outcome in ("failed", "diverged") for row in tried)
     return tried, failed, [row for row in tried if counts(row, SUCCESS_THRESHOLD)]
@@ -379,9 +379,9 @@ def summarise(
 ) -> AttackSummary:
     """Success of one attack on one federation.
 
-    Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
-    The success is null when no image has a truth that SSIM could be measured against. Its interval goes by independent
-    trials, see `attacker.audit.record.trials`.
+    Images on which the attack failed or diverged count as not reconstructed; those that it does not fit are not
+    counted. The success is null when no image has a truth that SSIM could be measured against. Its interval goes by
+    independent trials, see `attacker.audit.record.trials`.
 
     Args:
         federation: Its identifier.

@@ -1,6 +1,7 @@
 """What an image can be guessed to be without its update, and how like it such a guess is. For evaluation only.
 
-An image that a guess resembles shows nothing when it comes back no better: scans of one organ, digits, plain images.
+An image that a guess resembles shows nothing when it is reconstructed no better: scans of one organ, digits, plain
+images.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ class NpzTruth(HeldTruth):
         return Truth(images=self._images[mine], labels=self._labels[mine], groups=groups)
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
-        """Of the labels."""
+        """Classes of the labels."""
         return tuple(sorted(set(self._labels[self._of(entry)].tolist()))) or None
 
     def held(self) -> Iterator[Truth]:

@@ -16,7 +16,7 @@ from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AuditRecord, FederationSummary, ImageResult, VerdictEntry
 from attacker.audit.record.trials import originals, trials, update_of
 from attacker.audit.record.view import FederationView
-from attacker.audit.verdict.ci_gate import came_back, judged
+from attacker.audit.verdict.ci_gate import images_reconstructed, judged
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import title_of, verdicts
 from attacker.metrics.intervals import difference_interval, mcnemar, paired_interval
@@ -184,7 +184,7 @@ def _changes(
     rows = [_scored(r, f) for r, f in ((first, federation), (second, other))]
     if first.success_threshold != second.success_threshold:
         return [], "The audits count success from different SSIM on, so that their shares cannot be compared."
-    if not came_back(first, federation.id)[1] or not came_back(second, other.id)[1]:
+    if not images_reconstructed(first, federation.id)[1] or not images_reconstructed(second, other.id)[1]:
         return [], "In one of the audits it is not known how many images were reconstructed."
     common = sorted(rows[0].keys() & rows[1].keys())
     sides = (

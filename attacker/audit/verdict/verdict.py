@@ -7,7 +7,7 @@ One rule decides for each federation, the first that fits:
    confirm by themselves.
 3. Where none was reconstructed: one attack names images, by more than chance (`attacker.audit.record.naming`): *leaks
    in part*. The place among candidates tells images apart where a guess is as similar as an attack.
-4. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
+4. A guess that needs no update alone reaches what counts on every victim, and no attack reconstructed one nearer to the
    truth than that by the margin, so that the measure cannot tell: *not known*.
 5. Images were reconstructed without a defence, or by an attack that ignores the defence: *leaks*.
 6. Images were reconstructed, but only by attacks that know the defence: *leaks to an adaptive attacker*.
@@ -118,14 +118,14 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         return "not known", f"{title}: {_without_truth(view)}"
     weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
     found = identified_in(view)
-    if view.nothing_came_back and found is not None and found.naming:
+    if view.nothing_reconstructed and found is not None and found.naming:
         return "leaks in part", _named(view, found, weak) + _aside(_but_named(own))
     if view.cannot_be_told:
         return "not known", (
             f"{title}: nothing can be concluded. These images are so easily guessed that a guess without any update, "
             f"such as their average, already reaches SSIM >= {view.record.success_threshold:g} on every one of them."
         )
-    if not view.nothing_came_back:
+    if not view.nothing_reconstructed:
         return _leak(view, own)
     if view.lead is not None:
         return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
@@ -329,7 +329,7 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
 
 
 def _why_exact(view: FederationView, best: AttackSummary) -> str:
-    """Why a formula brings images back as they are, as a sentence with a space before it; empty for other attacks."""
+    """Why a formula reconstructs images as they are, as a sentence with a space before it; empty for other attacks."""
     name, defence = best.attack.partition(":")[0], capitalised(defence_name(view.federation.defence))
     behind = f", and {defence} sits behind {{}}" if "precode" in view.federation.defence else ""
     if name == "first-layer":

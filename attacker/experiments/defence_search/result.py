@@ -45,12 +45,12 @@ class Rung(Entry):
     Attributes:
         noise: Relative to the clip; 0 for none.
         defences: By protocol the spec.
-        disclosed: Validation images that came back to the best attack; at least so many where a search was ended.
+        disclosed: Validation images that the best attack reconstructed; a lower bound where a search was ended.
         victims: Victims of that attack.
         interval: Interval of the share, 95 %, exact, by updates.
         attack: Spec of that attack, or of what came closest.
         closest_ssim: The largest on any image.
-        only_formulas: Whether no search was made, because formulas brought images back or the accuracy was lost.
+        only_formulas: Whether no search was made, because formulas reconstructed images or the accuracy was lost.
         lost: By protocol the accuracy that is lost, mean over the seeds.
         spread: Its standard deviation over the seeds.
         accuracy: By protocol that of each seed; None where a federation did not finish.
@@ -78,7 +78,7 @@ class Judged(Entry):
 
     Attributes:
         attacks: Which.
-        disclosed: Images that came back to the best of them; None if none fits.
+        disclosed: Images that the best of them reconstructed; None if none fits.
         victims: Images, of the attack with the fewest.
         updates: That these are of; 0 in records of before they were counted.
         closest_ssim: The largest that any reached.
@@ -109,12 +109,12 @@ class Trial(Entry):
         norms: By protocol the norm that is clipped at.
         defences: By protocol the spec.
         noise: Noise of the rung that it ended at.
-        lowest_holding: Noise from which on nothing came back of validation images.
+        lowest_holding: Lowest noise from which on no validation image was reconstructed.
         highest_affordable: Noise up to which the accuracy stays.
         gap_rungs: From the one to the other; 0 where they meet.
         gap_points: Accuracy lost at the lowest that holds, in points of 100.
         not_monotone: Noise that leaked although less noise held.
-        judged: What came back of unseen images, by kind of attack.
+        judged: What was reconstructed of unseen images, by kind of attack.
         rungs: All that was measured, by rising noise.
     """
 

@@ -91,7 +91,7 @@ class DefenceSearch:
         return self._kept([self._trial(climb) for climb in climbs])
 
     def _bare(self) -> Disclosed:
-        """What comes back of single images without a defence: one local step sends the same under either protocol."""
+        """Single images reconstructed without a defence: one local step sends the same under either protocol."""
         family = Family(mechanism="noise", quantile=0.5, beside="", batch_size=1, local_steps=1, model=self._model)
         found = Disclosed()
         asked: list[tuple[Which, Sequence[int]]] = [("quick", (0,)), ("searches", (0,))]

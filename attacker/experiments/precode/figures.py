@@ -48,7 +48,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def colour(defence: str) -> str:
-    """Of a defence and its kin, the same in all figures."""
+    """Colour of a defence and its kin, the same in all figures."""
     return next((value for name, value in _FAMILIES if defence.startswith(name)), _OTHER)
 
 

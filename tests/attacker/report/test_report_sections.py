@@ -295,7 +295,7 @@ def test_a_model_that_determines_everything_and_one_that_was_too_large(tmp_path)
 @pytest.mark.parametrize(
     ("successes", "heading"), [(11, "Reasons to distrust a low score"), (12, "Flags, which would")]
 )
-def test_flags_are_no_reason_to_doubt_that_everything_came_back(tmp_path, successes, heading):
+def test_flags_are_no_reason_to_doubt_that_everything_was_reconstructed(tmp_path, successes, heading):
     flag = Flag(federation="f1", name="attack-left-out", attack="dlg", sentence="iDLG was left out.")
     found = record([federation("f1")], [summary("f1", "idlg", successes, 12)], flags=[flag])
     words = Page(render_page(found, tmp_path)).words
