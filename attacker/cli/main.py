@@ -100,10 +100,10 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Does a federated training leak its images, and does a defence stop it?
+    """Measure whether a federated training leaks its images, and whether a defence stops it.
 
     To audit your own Flower app, wrap its strategy in the Interceptor
 
