@@ -21,7 +21,7 @@ _NICENESS = 10
 
 
 class AuditRuns:
-    """Starts ``fl-precode audit`` on the newest rounds of a tape, every so many rounds, one at a time.
+    """Starts ``fl-precode audit`` on the newest rounds of a tape, at intervals of rounds, one at a time.
 
     As a context it waits at its end, some minutes at most, and not at all when training failed.
 

@@ -92,7 +92,7 @@ class _Entry:
 
 
 def enough_iterations(contender: Contender, *, seconds: float = 0.5) -> int:
-    """So many that the contender needs about ``seconds``, at least 10: fewer would drown in what disturbs a machine."""
+    """Iterations for which the contender needs about ``seconds``, at least 10: fewer would drown in disturbances."""
     contender.run(1)
     short, long = contender.run(4), contender.run(8)
     # Other work on the machine stretches the elapsed time, several threads add up in the CPU's.

@@ -68,8 +68,9 @@ def check(
 ) -> None:
     """Check an audit against demands, for continuous integration.
 
-    Exit code 0: yes. 1: no, with the reason. 2: the record cannot be used: it
-    is missing, damaged, altered, of another tape or of a newer version.
+    Exit code 0: every demand is met. 1: a demand is not met; the reason is
+    printed. 2: the record cannot be used, because it is missing, damaged,
+    altered, of another tape or of a newer version.
 
     Example: fl-precode check audit --max-asr 0 --min-victims 64 --no-flags
     """

@@ -41,7 +41,7 @@ class TeachingGroup(TyperGroup):
         if args[0] in OF_A_CHECKOUT and args[0] not in self.commands:
             ctx.fail(
                 f"`fl-precode {args[0]}` needs the reference app, which is part of the repository and not of the "
-                "installed package: run it in a checkout that is installed with pip install -e '.[experiments]'"
+                "installed package; run it in a checkout that is installed with pip install -e '.[experiments]'"
             )
         return super().resolve_command(ctx, args)
 

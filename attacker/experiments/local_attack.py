@@ -41,7 +41,7 @@ def fit_from_truth(
         of: The gradient as a function of the image.
         truth: (1, channels, height, width) in [0, 1].
         target: (columns,), the changed gradient.
-        spectrum: Spectrum of J at the truth: the search then runs in coordinates in which J J^T is the unit matrix, so
+        spectrum: Spectrum of J at the truth: the search then runs in coordinates in which JJ^T is the unit matrix, so
             that it converges in every direction; None for plain pixels, where weak directions hardly move.
         iterations: Iterations of L-BFGS.
     """

@@ -48,7 +48,7 @@ class Scale:
         rounds: Rounds of each federation (FedAvg).
         clients: Clients of each federation.
         local_epochs: Local epochs of each client in a round.
-        federations: At most so many federations, the first ones of the grid; None for one for every defended model.
+        federations: Maximum number of federations, the first ones of the grid; None for one for every defended model.
         search_rounds: Rounds of each federation that the search for a defence compares by; see `search_rounds`.
         search_clients: Clients of each of these federations.
         search_seeds: How often each of them is run, from another seed.

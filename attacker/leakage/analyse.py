@@ -123,7 +123,7 @@ def image_leak(
     if exact and pixels.numel() > EXACT_NUMBERS:
         raise ValueError(
             f"exact analysis goes up to {EXACT_NUMBERS} numbers an image (3x32x32 has 3072), got {pixels.numel()}: "
-            f"J J^T would take {pixels.numel() ** 2 * 8 / 2**30:.0f} GiB; leave exact out, or take smaller images"
+            f"JJ^T would take {pixels.numel() ** 2 * 8 / 2**30:.0f} GiB; leave exact out, or take smaller images"
         )
     try:
         jacobian = Jacobian(of, pixels)

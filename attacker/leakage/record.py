@@ -50,11 +50,11 @@ class ImageLeak:
         label: Class.
         gradient_norm: Euclidean norm of the gradient.
         unknowns: Pixels times channels.
-        exact: Whether all eigenvalues of J J^T were computed; if not, ``rank`` and ``smallest`` are None and
+        exact: Whether all eigenvalues of JJ^T were computed; if not, ``rank`` and ``smallest`` are None and
             ``unit_rmse`` is a bound from below, and may be over ten times too small (`glance`).
         rank: Rank of J, how many of the unknowns the gradient determines.
-        largest: Eigenvalue of J J^T.
-        smallest: Eigenvalue of J J^T that counts.
+        largest: Eigenvalue of JJ^T.
+        smallest: Eigenvalue of JJ^T that counts.
         unit_rmse: Root mean squared error of pixels for independent noise of standard deviation 1 on the gradient
             (E-I2F): multiply by the noise's.
         influence: RMSE that the defence's own change of the gradient leads to (I2F), or None without one.
@@ -109,7 +109,7 @@ class PositionRank:
         positions: Name of the position embedding.
         layer: Name of the layer that sees patches.
         patches: Patches of an image.
-        width: Numbers of a token: at most so many patches are determined.
+        width: Numbers of a token, the largest number of patches that are determined.
         rank: Rank of the gradients at the patches, at this image: how many patches the linear system determines.
     """
 

@@ -42,7 +42,7 @@ def reduced(images: Tensor) -> Tensor:
 
 
 def shift_of(side: int) -> int:
-    """By how many pixels a reconstruction may be shifted, where the shorter side has so many.
+    """Largest shift of a reconstruction in pixels, by the length of its shorter side.
 
     >>> [shift_of(side) for side in (4, 8, 16, 64)]
     [0, 1, 2, 2]

@@ -35,7 +35,7 @@ def exact_interval(share: float, trials: float, *, confidence: float = 0.95) -> 
 
 
 def chance_of_so_many(successes: int, chances: Sequence[float]) -> float:
-    """Probability of so many successes or more in independent trials with chances of their own (Poisson binomial).
+    """Probability of this many successes or more in independent trials with chances of their own (Poisson binomial).
 
     Args:
         successes: Seen.

@@ -309,7 +309,7 @@ class _Search:
         return len(self._x)
 
     def cut(self, steps: int) -> None:
-        """End the search after so many steps, with the best iterates until then."""
+        """End the search after this number of steps, with the best iterates until then."""
         self._cut = True
         self._finish(torch.ones_like(self._finished), steps)
 

@@ -178,7 +178,7 @@ def _table(found: GroupDisclosure, redact: bool) -> GroupTable:
     if found.of > len(shown):
         notes.append(f"{wording.count(found.of - len(shown))} more, which were disclosed less, are not shown.")
     if found.ungrouped:
-        notes.append(f"Of {wording.counted(found.ungrouped, 'more image')} the group is not known.")
+        notes.append(f"The group of {wording.counted(found.ungrouped, 'more image')} is not known.")
     return GroupTable(
         title=f"{by}{many}, {images}",
         head=head,

@@ -44,7 +44,7 @@ ENCODINGS: Final = (
 """From the most exact to the smallest."""
 
 WITHOUT: Final = Encoding("This copy holds no picture.", None)
-"""Of an album that embeds nothing."""
+"""Encoding of an album that embeds nothing."""
 
 
 class Album:

@@ -152,7 +152,7 @@ def _generator(seed: int | None, message: Message, context: Context) -> Generato
     if number is None:
         raise ValueError(
             "a seeded defence needs 'server-round' in the message's config, or it would repeat its noise in every "
-            "round (and the difference of two rounds would be free of it); leave seed out"
+            "round, and the difference of two rounds would be free of it; leave seed out"
         )
     client = context.node_config.get("partition-id", context.node_id)
     return perturbation_generator(seed, str(client), str(number))

@@ -102,7 +102,7 @@ class Canaries:
         return replace(self, seed=int.from_bytes(digest[:7], "big"))
 
     def check(self, numbers: int) -> None:
-        """Refuse a model that is too small for so many canaries, before anything is trained.
+        """Refuse a model that is too small for its canaries, before anything is trained.
 
         Args:
             numbers: That the model trains.

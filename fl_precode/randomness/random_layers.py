@@ -65,9 +65,9 @@ class _SystemNoise:
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 "expected a bottleneck to run outside of backward passes, where it draws noise of its own; this one "
-                "runs again in one, as torch.utils.checkpoint does, and would draw other noise than before. Open "
-                "fl_precode.sample_noise() around the forward and the backward pass (torch's own generator, which "
-                "checkpoints restore), or leave the bottleneck out of what is checkpointed"
+                "runs again in one, as torch.utils.checkpoint does, and would draw other noise than before; open "
+                "fl_precode.sample_noise() around the forward and the backward pass, which takes torch's own "
+                "generator, or checkpoint all but the bottleneck"
             )
         # Out of place, and drawn inside, as vmap(randomness="different") asks for.
         source = system_generator(like.device)

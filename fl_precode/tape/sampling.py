@@ -161,7 +161,7 @@ class Sampler:
         return kept
 
     def has_room(self, total: int) -> bool:
-        """Whether a tape of so many bytes is within the limit; once it is not, nothing more is kept.
+        """Whether a tape of this size is within the limit; once it is not, nothing more is kept.
 
         Small updates that would still fit are not kept either: a tape of the small ones would be no fair sample.
         """

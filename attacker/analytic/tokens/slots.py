@@ -98,7 +98,7 @@ def class_tokens(embedding: TokenEmbedding, tokens: Tensor, images: int | None) 
 
 
 def _apart(distances: Tensor, most: int) -> int:
-    """How many of the smallest distances, at most so many, stand before the largest step."""
+    """Number of the smallest distances, at most ``most``, before the largest step."""
     logs = _log(distances[: most + 1])
     return int((logs[1:] - logs[:-1]).argmax()) + 1 if len(logs) > 1 else 1
 

@@ -124,7 +124,7 @@ def estimates(
         victim: Public knowledge about the model.
         observations: Updates.
         through_bottleneck: Where they are entered.
-        together: At most so many at once.
+        together: Maximum number at once.
     """
     solutions = []
     for clients in as_trained(victim, observations) if observations else ():

@@ -74,7 +74,7 @@ class Piece:
         )
 
     def within(self, candidates: int, *, whole_victims: bool = False) -> list[Piece]:
-        """Parts of at most so many candidates: victims apart first, then a victim's restarts.
+        """Parts of a limited number of candidates: victims apart first, then a victim's restarts.
 
         With ``whole_victims`` restarts stay together, which may be more candidates.
         """

@@ -45,7 +45,7 @@ class Restarts:
         if self.halving and self.count < 2**self.halving:
             raise ValueError(
                 f"halving={self.halving} leaves one of {2**self.halving} restarts; "
-                f"expected at least so many, got restarts={self.count}"
+                f"expected at least that number, got restarts={self.count}"
             )
 
 

@@ -67,7 +67,7 @@ def heat_iterations(iterations: int) -> int:
 
 
 def heat_of(settings: Search, weight: float, *, most: int = _MOST) -> Search:
-    """A short search with one weight of the prior, of so many iterations at most.
+    """A short search with one weight of the prior and a limit of iterations.
 
     Only a heat that is no shorter has all restarts.
     """

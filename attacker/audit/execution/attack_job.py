@@ -125,7 +125,8 @@ class Chunk:
         granted: Kinds of knowledge that the attacker has.
         device: As torch names it.
         threads: Threads of the processor.
-        pieces: The targets are attacked in so many parts one after another; more than one only after a process died.
+        pieces: Number of parts in which the targets are attacked one after another; above one only after a process
+            died.
     """
 
     id: str

@@ -26,7 +26,7 @@ def why_not_filtered(part: GradientDefence, observation: Observation) -> Reason 
 
     Args:
         part: The filter, the last of the announced defence.
-        observation: One update. Of the reply it holds the parameters, so that a limit on all arrays is one on these.
+        observation: One update. It holds the reply's parameters, so that a limit on all arrays is one on these.
     """
     numbers = torch.cat([value.detach().double().flatten().cpu() for value in observation.update.values()])
     # Weights were added and subtracted again; of a gradient the filter's own numbers are here.

@@ -200,7 +200,7 @@ def _apart(group: _Side, rest: _Side, total: int) -> tuple[_Side, _Side]:
 
 
 def _p_value(group: _Side, rest: _Side) -> float:
-    """Fisher's exact test of two shares, each as so many of its trials; rounded towards each other.
+    """Fisher's exact test of two shares, each as a number of its trials; rounded towards each other.
 
     >>> f"{_p_value(_Side(9, 10, 10), _Side(4, 30, 30)):.1g}"
     '2e-05'

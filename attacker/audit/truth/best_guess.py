@@ -76,7 +76,7 @@ class Guess:
 
 
 def most_of_class(values: int) -> int:
-    """Images of a class that are looked at, when each has so many values.
+    """Number of images of a class that are looked at, by the number of values of each.
 
     >>> most_of_class(28 * 28), most_of_class(3 * 224 * 224)
     (512, 111)

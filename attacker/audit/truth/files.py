@@ -252,8 +252,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError, OSError, TypeError, AttributeError, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it "
-            "(arrays of Python objects are refused: reading them would run code)"
+            f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it; arrays "
+            "of Python objects are refused, as reading them would run code"
         ) from error
 
 

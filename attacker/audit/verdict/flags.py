@@ -123,7 +123,7 @@ def _too_few_victims(view: FederationView) -> Iterator[Found]:
 
 
 def _worth(view: FederationView, independent: int, images: int) -> str:
-    """Why so many images are fewer trials, as a clause with a comma before it; empty where they are not."""
+    """Why this many images are fewer trials, as a clause with a comma before it; empty where they are not."""
     if independent == images:
         return ""
     updates, clients = view.attacked

@@ -164,7 +164,7 @@ def _without_truth(view: FederationView) -> str:
     it, its = ("it", "its") if len(sure) == 1 else ("them", "their")
     return (
         f"{unknown} The update itself confirms {len(sure)} of {images} image{'' if images == 1 else 's'}: "
-        f"{names} found {it} by an exact formula, and {its} gradient, computed again, is the one that was sent."
+        f"{names} found {it} by an exact formula. Computed again, {its} gradient is the one that was sent."
         f"{_labels(sure.values())} Look at the pictures."
     )
 
@@ -233,14 +233,14 @@ def head_text(reading: HeadReading) -> str:
     labels = f", with the classes of {reading.labels}" if reading.labels else ""
     named = (
         f" They are nearest to their own image for {reading.identified} of {reading.images}, among "
-        f"{counted(reading.candidates, 'true image')}: features name an image to whoever has it, and show none by "
+        f"{counted(reading.candidates, 'true image')}. Features name an image to whoever has it, and show none by "
         "themselves."
         if reading.candidates
         else ""
     )
     return (
-        f"Read from the update of round {reading.round}, client {reading.node}, without a search for images: what "
-        f"entered the layer {reading.layer!r} for {reading.known} of {counted(reading.images, 'image')}, to 1 %"
+        f"Read from the update of round {reading.round}, client {reading.node}, without a search for images. Known to "
+        f"1 %: the input of the layer {reading.layer!r} for {reading.known} of {counted(reading.images, 'image')}"
         f"{labels}.{named}"
     )
 
@@ -413,9 +413,9 @@ def _named(view: FederationView, found: Identified, weak: Sequence[str]) -> str:
 def _ahead(lead: Lead) -> str:
     """How far what one attack made is beyond every guess, in a sentence."""
     return (
-        f"What {attack_title(lead.summary.attack)} made of the updates is nearer to the truth than every guess without "
-        f"them on {_of(lead.ahead, lead.images)}: SSIM {figure(lead.ssim)} on average, {figure(lead.gain)} more than "
-        "the best guess."
+        f"The results of {attack_title(lead.summary.attack)} are nearer to the truth than every guess without the "
+        f"updates on {_of(lead.ahead, lead.images)}. Their SSIM is {figure(lead.ssim)} on average, {figure(lead.gain)} "
+        "more than that of the best guess."
     )
 
 

@@ -123,7 +123,7 @@ class MovedLayers(ExchangedLayers):
 
     @contextmanager
     def from_the_start(self, candidates: int) -> Iterator[None]:
-        """Inside the block so many candidates train; before and afterwards no weight has moved."""
+        """Inside the block a number of candidates train; before and afterwards no weight has moved."""
         self._has_moved = set()
         for name, module in self._modules.items():
             kind = plain_kind(module)
