@@ -68,7 +68,7 @@ CanarySecret = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="File with the secret of an own app's clients, which says what canaries were in; docs/bounds.md.",
+        help="File with the secret of an own app's clients: which canaries were in; docs/explanation/bounds.md.",
         show_default=False,
     ),
 ]
@@ -80,7 +80,7 @@ Truth = Annotated[
     typer.Option(
         metavar="KIND:PATH",
         help="True images of an own app: recorded:PATH (by record_truth), folder:PATH, npz:PATH, or module:function; "
-        "docs/truth.md says more. Default: TAPE.truth beside the tape.",
+        "docs/how-to/truth.md says more. Default: TAPE.truth beside the tape.",
         show_default=False,
     ),
 ]
