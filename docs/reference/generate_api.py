@@ -18,7 +18,8 @@ _HEAD: Final = """# Public API
 Made from the docstrings by `docs/reference/generate_api.py`. What stands here keeps its meaning within a minor version
 ([Semantic Versioning](https://semver.org)); everything else may change, the package `attacker` above all. Type hints
 are shipped, the examples run as tests. Besides this page `fl-precode` with its commands and options is promised, with
-its exit codes; the tape's format; and `audit.json` with its schema version: [architecture](../explanation/architecture.md).
+its exit codes; the tape's format; and `audit.json` with its schema version:
+[architecture](../explanation/architecture.md).
 """
 
 
