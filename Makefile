@@ -29,12 +29,12 @@ help:
 	@echo "make compose-test  the containers, really run and broken; installs Debian's Docker when there is none"
 	@echo "make bench      the reference figures, speeds and memory, and quality at smoke size;"
 	@echo "                INVERTINGGRADIENTS=PATH and BREACHING=PATH of checkouts compare with them"
-	@echo "make evidence   300 simulated audits with known truth, and how long readers wait: docs/evidence.md (an hour)"
+	@echo "make evidence   300 simulated audits with known truth, and how long readers wait: docs/results/evidence.md (an hour)"
 	@echo "make format     lay the code out as the linter wants it"
 	@echo "make lowest     the test suite with the oldest versions that pyproject.toml allows of what it names"
 	@echo "make dist       wheel and sdist in dist/, checked; make try-dist installs the wheel in an empty environment"
 	@echo "make sbom       every package of an installation with all extras: outputs/fl-precode.cdx.json (CycloneDX)"
-	@echo "make licences   their licences: docs/licences.md"
+	@echo "make licences   their licences: docs/reference/licences.md"
 	@echo "make clean      remove .venv and outputs"
 
 $(BIN)/python:
@@ -114,10 +114,10 @@ bench: $(VENV)/.installed-dev
 
 # Begun anew each time; the two commands without the removal go on where they were interrupted.
 evidence: $(VENV)/.installed-dev
-	rm -f docs/simulated-audits.jsonl docs/time-to-verdict.json
-	$(BIN)/python -m benchmarks.simulated_audits --processes 2 --out docs/simulated-audits.jsonl --page docs/evidence.md
-	$(BIN)/python -m benchmarks.time_to_verdict --tapes outputs/timed-tapes --out docs/time-to-verdict.json \
-	  --page docs/evidence.md
+	rm -f docs/results/simulated-audits.jsonl docs/results/time-to-verdict.json
+	$(BIN)/python -m benchmarks.simulated_audits --processes 2 --out docs/results/simulated-audits.jsonl --page docs/results/evidence.md
+	$(BIN)/python -m benchmarks.time_to_verdict --tapes outputs/timed-tapes --out docs/results/time-to-verdict.json \
+	  --page docs/results/evidence.md
 
 lowest: $(VENV)/.installed-release
 	$(BIN)/uv venv --clear --python $(PYTHON) $(LOWEST)
@@ -141,7 +141,7 @@ sbom: $(VENV)/.installed-release $(RUNTIME)/.installed
 	  --output-file outputs/fl-precode.cdx.json $(RUNTIME)/bin/python
 
 licences: $(RUNTIME)/.installed
-	$(RUNTIME)/bin/python docs/generate_licences.py
+	$(RUNTIME)/bin/python docs/reference/generate_licences.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -83,7 +83,7 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         # Why the truth of an update is not scored.
         "truth-left-out": "The audit was asked to leave the truth out.",
         "truth-not-there": "There is no {evaluation} beside the tape and no {folder}, so the true images are not "
-        "known. A client of yours can record them (record_truth, docs/truth.md); a real server never has them.",
+        "known. A client of yours can record them (record_truth, docs/how-to/truth.md); a real server never has them.",
         "truth-unreadable": "The true images are not known: {error}.",
         "truth-unreadable.update": "{error}",
         "truth-of-another-run": "{path} holds nothing that was recorded for an update of this tape; is it of another "

@@ -1,6 +1,6 @@
 """What running statistics that clients send back add to an attack: with them, without, and with nothing else.
 
-    OMP_NUM_THREADS=1 python benchmarks/batch_statistics.py --out docs/batch-statistics.json
+    OMP_NUM_THREADS=1 python benchmarks/batch_statistics.py --out docs/results/batch-statistics.json
 
 One FedAvg step in training mode (SGD, learning rate .01, momentum of the layers .1) on consecutive images; labels are
 granted to all searches alike. Reconstructed images are those with an SSIM of .6 or more.

@@ -1,6 +1,7 @@
 """Which flwr and which Python the plug-in runs with: an environment for each, a wheel, a federation and its audit.
 
-``python -m benchmarks.compatibility --wheel WHEEL --flwr 1.38.0 --environments FOLDER --out docs/compatibility.json``
+``python -m benchmarks.compatibility --wheel WHEEL --flwr 1.38.0 --environments FOLDER
+--out docs/results/compatibility.json``
 
 flwr is installed first, as in an app's own environment, then the wheel beside it; the flwr must stay. A row of the same
 flwr and Python replaces that of an earlier run; the page's table is printed.

@@ -1,6 +1,7 @@
 """Deployed filters: their claim, their formula's bound, what canaries refute, and the real images reconstructed.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.guarantees --out docs/guarantees.json --audits docs/guarantee-audits.jsonl
+    OMP_NUM_THREADS=1 python -m benchmarks.guarantees --out docs/results/guarantees.json \\
+        --audits docs/results/guarantee-audits.jsonl
 
 Claims and formulas follow from the settings and from how many numbers a model's update has; nothing is drawn. Audits
 are of federations whose clients make one local step of SGD on CIFAR-10 from ../shared/data, else on photographs: eight

@@ -9,12 +9,12 @@ from types import ModuleType
 import fl_precode as flp
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "api.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "api.md").read_text()
 
 
 def test_the_page_is_made_from_the_docstrings_of_today():
-    made = runpy.run_path(str(ROOT / "docs" / "generate_api.py"))
-    assert made["page"]() == PAGE, "docs/api.md is older than the docstrings: run python docs/generate_api.py"
+    made = runpy.run_path(str(ROOT / "docs" / "reference" / "generate_api.py"))
+    assert made["page"]() == PAGE, "older than the docstrings: run python docs/reference/generate_api.py"
 
 
 def test_everything_that_is_promised_stands_there():

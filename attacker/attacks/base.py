@@ -68,7 +68,7 @@ class Reconstruction:
 
     @property
     def reason_codes(self) -> tuple[str, ...]:
-        """Codes of `reason` (docs/codes.md), that of the whole first; ``attack-says`` for plain words."""
+        """Codes of `reason` (docs/reference/codes.md), that of the whole first; ``attack-says`` for plain words."""
         return coded(self.reason).codes
 
     @classmethod

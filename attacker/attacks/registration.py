@@ -186,7 +186,7 @@ def check_kind(kind: object) -> None:
         raise TypeError(f"expected a subclass of fl_precode.attacks.Attack with refuses() and run(), got {what}")
     if isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))
-        raise TypeError(f"the attack {kind.__name__} lacks {missing}: see docs/adding-an-attack.md")
+        raise TypeError(f"the attack {kind.__name__} lacks {missing}: see docs/how-to/adding-an-attack.md")
 
 
 def entry_of_class(name: str, kind: object, package: str) -> AttackEntry:

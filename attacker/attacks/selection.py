@@ -41,7 +41,7 @@ class Choice:
 
     @property
     def reason_codes(self) -> tuple[str, ...]:
-        """Codes of the reason (docs/codes.md), that of the whole first."""
+        """Codes of the reason (docs/reference/codes.md), that of the whole first."""
         return coded(self.reason).codes
 
 

@@ -198,7 +198,7 @@ def _print_assumed(federation: AuditedFederation, observations: Sequence[Observa
 
     assumptions = assumptions_about(federation.subject.victim, observations)
     if assumptions:
-        _print(["", "Assumed (docs/assumptions.md)"])
+        _print(["", "Assumed (docs/reference/assumptions.md)"])
     for assumption in assumptions:
         _print(assumption_lines(assumption, len(observations), path, width))
 

@@ -74,7 +74,7 @@ CanarySecret = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="File with the secret of an own app's clients, which tells what canaries were in; see docs/bounds.md.",
+        help="File with the secret that tells which canaries of an own app were in; see docs/explanation/bounds.md.",
         show_default=False,
     ),
 ]
@@ -86,7 +86,7 @@ Truth = Annotated[
     typer.Option(
         metavar="KIND:PATH",
         help="True images of an own app: recorded:PATH (by record_truth), folder:PATH, npz:PATH, or module:function; "
-        "see docs/truth.md. Default: TAPE.truth beside the tape.",
+        "see docs/how-to/truth.md. Default: TAPE.truth beside the tape.",
         show_default=False,
     ),
 ]

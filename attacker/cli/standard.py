@@ -76,7 +76,7 @@ def score(
     tape: _Tape,
     reconstructions: Annotated[
         Path,
-        typer.Argument(help="Images by update, .npz or .safetensors; docs/standard.md.", show_default=False),
+        typer.Argument(help="Images by update, .npz or .safetensors; docs/reference/standard.md.", show_default=False),
     ],
     key: _Key = None,
     name: Annotated[str, typer.Option(help="Name of the method that made the reconstructions.")] = "reconstructions",

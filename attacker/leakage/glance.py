@@ -40,9 +40,9 @@ def glance(jacobian: Jacobian, *, generator: Generator, steps: int = STEPS) -> G
     smallest Ritz value.
 
     It is a bound, and a loose one: for the exact value take `attacker.leakage.spectrum`, for tighter ones more steps
-    (docs/leakage.md has the distances, and how well it orders images). One vector's mean has an error of its own,
-    which is small beside that. Where JJ^T is singular the mean of the inverse is infinite, and this is a bound of it,
-    not of what `Spectrum.expected_rmse` says, which leaves undetermined directions out.
+    (docs/explanation/leakage.md has the distances, and how well it orders images). One vector's mean has an error of
+    its own, which is small beside that. Where JJ^T is singular the mean of the inverse is infinite, and this is a bound
+    of it, not of what `Spectrum.expected_rmse` says, which leaves undetermined directions out.
 
     Args:
         jacobian: At one image.

@@ -22,7 +22,7 @@ DAMPING = 1e-6
 """Share of the largest eigenvalue. Directions with smaller ones count less and less, so that results are too small.
 
 On DLG's LeNet the spectrum reaches down to 1e-8, and a damping of 1e-6 halves I2F and no longer tells which image is at
-risk; 1e-8 does, at 5800 products with JJ^T (docs/leakage.md).
+risk; 1e-8 does, at 5800 products with JJ^T (docs/explanation/leakage.md).
 """
 
 
@@ -81,7 +81,7 @@ def lower_bound(jacobian: Jacobian, change: Tensor, top: float) -> float:
     """``I_lb = ||J delta|| / largest eigenvalue``, never more than I2F.
 
     It costs a single product and follows the size of the change, but not which image is at risk: across images at the
-    same noise it is uncorrelated with real errors, and thousands of times too small (docs/leakage.md).
+    same noise it is uncorrelated with real errors, and thousands of times too small (docs/explanation/leakage.md).
 
     Args:
         jacobian: At one image.

@@ -92,7 +92,7 @@ GLOSSARY = (
     (
         "Flag",
         "A reason to distrust a low score: something about the audit that would also be so if the attacks were merely "
-        "weak. docs/flags.md explains each.",
+        "weak. docs/reference/flags.md explains each.",
     ),
     (
         "Threat model",

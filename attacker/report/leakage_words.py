@@ -157,7 +157,7 @@ def _error(leaks: Leakage, image: ImageLeak) -> str:
         f"scale from 0 to 1: {seen_at(rmse)}. That attacker's RMSE is {_PLAIN}, at which an image is still plain to "
         f"see, at {_PLAIN / image.unit_rmse:.2g}, and {_NOTHING} at {_NOTHING / image.unit_rmse:.2g}. This is no "
         "advice: a search with a prior reconstructed images with an SSIM of .8 and more at noise where it is "
-        f"{_NOTHING} (docs/leakage.md). The gradient itself has a norm of {image.gradient_norm:.3g} over "
+        f"{_NOTHING} (docs/explanation/leakage.md). The gradient itself has a norm of {image.gradient_norm:.3g} over "
         f"{count(leaks.parameters)} numbers."
     )
 

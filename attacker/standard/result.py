@@ -69,7 +69,7 @@ class AttackResult(Entry):
     figures: Figures
     not_applicable: Count = Field(description="images of updates that it does not fit")
     reasons: list[str] = Field(description="why it did not run, or failed")
-    reason_codes: list[Identifier] = Field(description="of these, as in docs/codes.md")
+    reason_codes: list[Identifier] = Field(description="of these, as in docs/reference/codes.md")
 
 
 class StandardResult(Entry):

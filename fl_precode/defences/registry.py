@@ -67,7 +67,8 @@ def _check_kind(kind: object) -> None:
     if not (isinstance(kind, type) and issubclass(kind, ModelDefence | GradientDefence)):
         raise TypeError(f"expected a subclass of GradientDefence or ModelDefence (fl_precode.defences), got {name}")
     if isabstract(kind) or not is_dataclass(kind):
-        raise TypeError(f"the defence {name} lacks __call__, or is no frozen dataclass: see docs/adding-a-defence.md")
+        page = "docs/how-to/adding-a-defence.md"
+        raise TypeError(f"the defence {name} lacks __call__, or is no frozen dataclass: see {page}")
 
 
 def _entry_of_class(name: str, kind: object, package: str) -> DefenceEntry:

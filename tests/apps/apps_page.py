@@ -1,4 +1,4 @@
-"""The table of ``docs/apps.md`` from ``docs/apps.json``, which ``tests.apps.shelf_run`` writes."""
+"""The table of ``docs/results/apps.md`` from ``docs/results/apps.json``, which ``tests.apps.shelf_run`` writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = (
 
 def rows() -> list[dict[str, Any]]:
     """What was measured, one entry for each app."""
-    return list(json.loads((DOCS / "apps.json").read_text()))
+    return list(json.loads((DOCS / "results" / "apps.json").read_text()))
 
 
 def table() -> str:

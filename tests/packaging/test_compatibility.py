@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_has_the_table_of_what_was_measured():
-    rows = json.loads((ROOT / "docs" / "compatibility.json").read_text())
-    assert table(rows) in (ROOT / "docs" / "compatibility.md").read_text()
+    rows = json.loads((ROOT / "docs" / "results" / "compatibility.json").read_text())
+    assert table(rows) in (ROOT / "docs" / "reference" / "compatibility.md").read_text()
 
 
 def test_the_tiny_federation_is_recorded_and_its_images_are_reconstructed(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".g
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 PRIVATE_PAGES = ("SECURITY.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", ".github/pull_request_template.md")
 
-sys.path.append(str(ROOT / "docs"))
+sys.path.append(str(ROOT / "docs" / "reference"))
 import generate_licences  # noqa: E402
 
 
@@ -137,7 +137,7 @@ def test_links_of_the_pages_for_contributors_lead_somewhere(page):
 
 
 def rows():
-    """Cells of each package of docs/licences.md by its name."""
+    """Cells of each package of docs/reference/licences.md by its name."""
     lines = [line for line in generate_licences.PAGE.read_text().splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in cells if row[0] not in ("package", "---")}

@@ -42,7 +42,7 @@ class NoiseRecovery(AdaptiveMatching):
     With its noise known a bottleneck is an ordinary layer. The features that entered it are known as well, and are
     added to the loss as ``feature_weight * |f(x') - h|^2 / |h|^2``. What is matched by default are the layers before
     the last bottleneck, without those of bottlenecks: their large matrices tell only what the features tell, and
-    drown the others (measured: docs/attacks.md). ``layers`` in the settings chooses otherwise.
+    drown the others (measured: docs/reference/attacks.md). ``layers`` in the settings chooses otherwise.
 
     Noise of bottlenecks that cannot be recovered, such as convolutional ones, is searched as `NoiseRestoring` does it,
     by all layers but the recovered bottlenecks'; features behind such noise have no target.

@@ -67,7 +67,7 @@ class FeatureInversion(Attack):
     to a frozen Linear layer: its gradient has the direction of one image's features. The trunk is known, so that images
     are sought whose features are these: no gradient is matched, and none is differentiated twice. How much is
     reconstructed is how much the trunk keeps. Few numbers for an image, as pooled features are, do not determine it;
-    they name it all the same among images that one has (docs/heads.md).
+    they name it all the same among images that one has (docs/explanation/heads.md).
 
     Clients that normalise by the batch are replayed so: all images of the batch are sought together.
 

@@ -1,4 +1,4 @@
-"""What the flags of an audit say: their names, which are stable codes, and every sentence (docs/flags.md)."""
+"""What the flags of an audit say: their names, which are stable codes, and every sentence (docs/reference/flags.md)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FLAGS: Mapping[str, FlagKind] = MappingProxyType(
         "tape-damaged": FlagKind("the tape is damaged"),
     }
 )
-"""Every flag by its name in records and in docs/flags.md."""
+"""Every flag by its name in records and in docs/reference/flags.md."""
 
 FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
     {

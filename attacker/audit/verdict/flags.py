@@ -1,4 +1,4 @@
-"""Reasons to distrust a low score: flags, each from a written rule on the record (docs/flags.md).
+"""Reasons to distrust a low score: flags, each from a written rule on the record (docs/reference/flags.md).
 
 The idea is AutoAttack's (Croce, Hein, ICML 2020, and its released checks): before a defence is believed, ask whether
 the attacks were able to work at all. As long as a flag stands that says weak, no verdict says that a defence held.
@@ -28,7 +28,7 @@ FAILED_SHARE = 0.05
 """Share of images on which an attack may fail before its result is doubted."""
 
 _LOSSES = {"loss", "loss-assumed-bce", "loss-on-logits-alone"}
-"""Codes of assumptions about the loss, as in docs/assumptions.md."""
+"""Codes of assumptions about the loss, as in docs/reference/assumptions.md."""
 
 _RANDOM_DEFENCES = {"precode", "precode-reference", "cvb", "cvb-reference", "dropout"}
 

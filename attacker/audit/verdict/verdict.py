@@ -1,4 +1,6 @@
-"""What an audit allows to be said about a federation, by written rules (docs/flags.md). Pure functions of the record.
+"""What an audit allows to be said about a federation, by written rules (docs/reference/flags.md).
+
+Pure functions of the record.
 
 One rule decides for each federation, the first that fits:
 

@@ -40,7 +40,7 @@ def test_an_audit_that_did_everything_has_no_flag():
 
 
 def test_the_docs_describe_every_flag_and_no_other():
-    text = (Path(__file__).resolve().parents[3] / "docs" / "flags.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "flags.md").read_text()
     described = re.findall(r"^\| `([a-z-]+)` \| (yes|no) ", text, re.MULTILINE)
     assert {name: weak == "yes" for name, weak in described} == {name: kind.weak for name, kind in FLAGS.items()}
     assert all(kind.phrase in text for kind in FLAGS.values())

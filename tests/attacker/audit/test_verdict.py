@@ -253,7 +253,7 @@ def test_no_rule_ever_promises_safety():
 
 
 def test_the_docs_have_every_rule():
-    text = (Path(__file__).resolve().parents[3] / "docs" / "flags.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "flags.md").read_text()
     assert re.findall(r"^\| (\d) \| .* \| \*([a-z ]+?)[ *(]*(?:\(weak evidence: ...\))?\*?", text, re.MULTILINE)
     for verdict in ("not known", "leaks", "leaks to an adaptive attacker", "held against everything tried"):
         assert f"*{verdict}*" in text

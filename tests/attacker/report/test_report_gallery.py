@@ -159,7 +159,7 @@ def test_a_redacted_page_has_the_numbers_and_no_picture(made):
         again = np.asarray(blurred(Image.fromarray(seen.astype(np.uint8))), dtype=float)
         # A sharp picture changes by far more when it is blurred.
         assert np.abs(seen - again).mean() < 12
-    assert "Redacted: every picture on this page was blurred" in redacted
+    assert "Redacted: every picture on this page is blurred" in redacted
     figures = [re.findall(r"SSIM \d\.\d\d|\d+ of \d+|\d+ to \d+.%|PSNR [^<]*", text) for text in (sharp, redacted)]
     assert len(figures[0]) > 100
     assert figures[0] == figures[1]
