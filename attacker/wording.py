@@ -1,4 +1,4 @@
-"""How names and numbers are written for a reader who has not seen the code."""
+"""Names and numbers as text, for a reader who has not seen the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which canaries a client of the reference federation puts into its update, or among its images."""
+"""Canaries that a client of the reference federation puts into its update, or among its images."""
 
 from __future__ import annotations
 

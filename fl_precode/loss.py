@@ -1,4 +1,4 @@
-"""What clients minimise: mean cross-entropy, or any loss of class scores and labels that can be imported by name.
+"""Loss of the clients: mean cross-entropy, or any loss of class scores and labels that can be imported by name.
 
 A loss is called with the scores of a batch, (batch, classes), or (batch, 1) where one logit decides, and with its
 labels, and gives a scalar. It stands as ``package.module:function`` beside a tape, or as a class with its settings,

@@ -1,4 +1,4 @@
-"""What clients minimise."""
+"""Training objective of clients."""
 
 from __future__ import annotations
 

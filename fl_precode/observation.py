@@ -1,4 +1,4 @@
-"""What one client update reveals to an honest-but-curious server, and nothing else."""
+"""Observation: one client update as an honest-but-curious server sees it, and nothing else."""
 
 from __future__ import annotations
 

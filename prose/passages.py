@@ -15,7 +15,7 @@ import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-PAGE, HELP, MESSAGE, DOCSTRING, TEMPLATE = "page", "help", "message", "docstring", "template"
+PAGE, HELP, MESSAGE, MODULE, DOCSTRING, TEMPLATE = "page", "help", "message", "module", "docstring", "template"
 CELL, FIELD = "cell", "field"
 """Kinds of passages. A cell of a table, a heading, and the text of a field or argument, need not be sentences."""
 CODE: Final = "⟨⟩"
@@ -81,7 +81,7 @@ def of_python(path: Path, sentences: bool = False) -> Iterator[Passage]:
             text = ast.get_docstring(node)
             if text and isinstance(node.body[0], ast.Expr):
                 docstrings.add(id(node.body[0].value))
-                yield from _of_docstring(path, node.body[0].lineno, text)
+                yield from _of_docstring(path, node.body[0].lineno, text, MODULE if node is tree else DOCSTRING)
     for node in ast.walk(tree):
         read = isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _name(node) in _SPOKEN)
         strings.update({id(one): one for one in _strings(node)} if read or (sentences and node is tree) else {})
@@ -90,8 +90,8 @@ def of_python(path: Path, sentences: bool = False) -> Iterator[Passage]:
             yield from _message(path, node)
 
 
-def _of_docstring(path: Path, line: int, text: str) -> Iterator[Passage]:
-    yield Passage(path, line, DOCSTRING, text.splitlines()[0])
+def _of_docstring(path: Path, line: int, text: str, kind: str) -> Iterator[Passage]:
+    yield Passage(path, line, kind, text.splitlines()[0])
     for number, one in enumerate(text.splitlines()):
         if number and (said := re.match(r"\s{4,}\w+: (.+)", one)):
             yield Passage(path, line + number, FIELD, said[1])

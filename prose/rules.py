@@ -13,13 +13,13 @@ from proselint.registry.checks import Check, Padding
 from proselint.registry.checks.engine import Fancy, RegexOptions
 from proselint.registry.checks.types import Existence, PreferredForms
 
-from prose.passages import CELL, DOCSTRING, FIELD, HELP, MESSAGE, PAGE, TEMPLATE, Passage
+from prose.passages import CELL, DOCSTRING, FIELD, HELP, MESSAGE, MODULE, PAGE, TEMPLATE, Passage
 
 WORDS: Final = 25
 """Words that a sentence has on average, at most: of a page, or of a text that stands alone."""
 LONGEST: Final = 60
 """Words of the longest sentence."""
-_ALL: Final = frozenset({PAGE, HELP, MESSAGE, DOCSTRING, TEMPLATE, CELL, FIELD})
+_ALL: Final = frozenset({PAGE, HELP, MESSAGE, MODULE, DOCSTRING, TEMPLATE, CELL, FIELD})
 _SENTENCES: Final = frozenset({PAGE, HELP, MESSAGE, TEMPLATE})
 _CASED: Final = Fancy(RegexOptions(case_insensitive=False))
 
@@ -77,7 +77,7 @@ HOUSE: Final[tuple[tuple[Check, frozenset[str]], ...]] = (
             r"\A\s*(?:What|Which|How|Whether|Where|Whose|Why|When|That)\b",
             cased=True,
         ),
-        frozenset({HELP}),
+        frozenset({HELP, MODULE}),
     ),
     (_refused("house.present", "'{}': the present tense will do.", r"\bwill\s+(?:be|have|not|\w+)\b"), _SENTENCES),
     (
@@ -106,7 +106,7 @@ HOUSE: Final[tuple[tuple[Check, frozenset[str]], ...]] = (
             path="house.british",
             message="British spelling: '{}' for '{}'.",
         ),
-        _SENTENCES | {DOCSTRING},
+        _SENTENCES | {MODULE, DOCSTRING},
     ),
 )
 SHIPPED: Final[tuple[Check, ...]] = tuple(

@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``result.json`` for people, ``evaluation.json`` for the evaluation only."""
+"""Results of a run: ``result.json`` for people, ``evaluation.json`` for the evaluation only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the chain is entered: what a fully connected layer's gradient of one image says by itself."""
+"""Input of a fully connected layer from its gradient (single image), where the chain is entered."""
 
 from __future__ import annotations
 

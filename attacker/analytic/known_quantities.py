@@ -1,4 +1,4 @@
-"""What the layers of a chain leaked, and what became of each when it was solved."""
+"""Leaked quantities of the layers of a chain, and the outcome of solving each layer."""
 
 from __future__ import annotations
 

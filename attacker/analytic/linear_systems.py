@@ -1,4 +1,4 @@
-"""What one image's gradient says about the input of one layer: two blocks of linear equations, never formed.
+"""Equations for the input of one layer from one image's gradient: two linear blocks, never formed.
 
 For a convolution ``z = W * x + b`` with weight gradient G and ``d = dloss/dz`` known, the input x obeys
 ``T(W) x = z - b`` (weight constraints) and ``K(d) x = G`` (gradient constraints): Zhu, Blaschko, ICLR 2021 (R-GAP);

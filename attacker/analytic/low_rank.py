@@ -1,4 +1,4 @@
-"""How many images an update of a Linear layer sums: its rank, the noise beside it, and a factorisation."""
+"""Number of images in an update of a Linear layer: its rank, the noise beside it, and a factorisation."""
 
 from __future__ import annotations
 

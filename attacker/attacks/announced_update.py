@@ -1,4 +1,4 @@
-"""What an announced defence did to the numbers of an update, and how a search compares its candidates with them.
+"""Effect of an announced defence on the numbers of an update, and the comparison of candidates with them.
 
 Searches that know a defence in the model (a bottleneck's noise, dropout's masks) take this comparison, so that one
 attack knows the whole of a defence such as ``dropout+prune`` or ``precode+noise``.

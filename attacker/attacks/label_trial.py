@@ -1,4 +1,4 @@
-"""Which labels are found by trial: those of updates that show none, or whose classifier's gradient was altered."""
+"""Labels by trial, for updates that show none, or whose classifier's gradient was altered."""
 
 from __future__ import annotations
 

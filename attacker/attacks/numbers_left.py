@@ -1,4 +1,4 @@
-"""Which numbers of an update its announced defence left as they were: those that a search can trust."""
+"""Numbers of an update that its announced defence left unchanged, which a search can trust."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an attack is registered: what must be known of it by name stands at its class; every table is read off here."""
+"""Registration of an attack: all that its name stands for is declared at its class, and every table is read from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which attacks to run against a defence: plain ones for comparison, and those that answer it, strongest first."""
+"""Selection of attacks against a defence: plain ones for comparison, and those that answer it, strongest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adaptive attack knows of one update besides its labels, and what it makes of the noise that it does not."""
+"""Side information of an adaptive attack, and its handling of unknown noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit is asked to do, apart from the tapes and the place where it runs."""
+"""Settings of an audit, apart from the tapes and the place where it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attacker is taken to know: granted or withheld, kind by kind, and really taken away where it is withheld.
+"""Knowledge of the attacker: granted or withheld, kind by kind, and removed from observations where it is withheld.
 
 Names of attackers follow the threat models of Carletti, Foggia, Mazzocca, Parrella, Vento: SoK: Gradient Inversion
 Attacks in Federated Learning, USENIX Security 2025. All attackers here only listen, and all have what that paper calls

@@ -1,4 +1,4 @@
-"""What is measured: the attack as users call it, and the plain loop that it is compared with."""
+"""Contenders of a measurement: the attack as users call it, and the plain loop that it is compared with."""
 
 from __future__ import annotations
 

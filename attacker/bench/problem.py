@@ -1,4 +1,4 @@
-"""What is attacked in a measurement: a model without training, and the gradients of some images."""
+"""Problem of a measurement: an untrained model, and the gradients of some images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long command shows while it works: something within two seconds, and every two seconds until its end."""
+"""Progress of a long command: output within two seconds, and every two seconds until its end."""
 
 from __future__ import annotations
 

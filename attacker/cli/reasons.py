@@ -1,4 +1,4 @@
-"""What an audit says at its end or before its start about the attacks that do not run: why, and what mends it."""
+"""Attacks that do not run, as printed before or after an audit: the reason, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which attacks a defended model has to stand: those that ignore the defence, and those made with it in mind."""
+"""Attacks on a defended model: those that ignore the defence, and those made with it in mind."""
 
 from __future__ import annotations
 

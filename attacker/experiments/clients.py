@@ -1,4 +1,4 @@
-"""What the clients of the reference app compute, by their own code: gradients, local training, central training.
+"""Clients of the reference app, by their own code: gradients, local training, central training.
 
 The only file of the attacker that reaches ``clients`` and ``server``.
 """

@@ -1,4 +1,4 @@
-"""Where the best fit to a changed gradient lies: matching by L-BFGS, from the true image on or from random pixels.
+"""Best fit to a changed gradient: matching by L-BFGS, from the true image or from random pixels.
 
 From the truth on it is no attack that anyone could run: it says where an attacker ends who always succeeds.
 """

@@ -1,4 +1,4 @@
-"""How large the experiment is: minutes on a laptop, tens of minutes, or as in the paper on a GPU."""
+"""Scales of the experiment: minutes on a laptop, tens of minutes, or as in the paper on a GPU."""
 
 from __future__ import annotations
 

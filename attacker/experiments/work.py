@@ -1,4 +1,4 @@
-"""How a cell is made: trained, attacked or judged. Federations are run by `attacker.experiments.federations`."""
+"""Work on a cell: training, attack or judgement. `attacker.experiments.federations` runs federations."""
 
 from __future__ import annotations
 

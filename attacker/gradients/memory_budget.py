@@ -1,4 +1,4 @@
-"""How much memory one evaluation takes, measured, so that a budget decides how many candidates run together."""
+"""Memory of one evaluation, measured, so that a budget decides how many candidates run together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What running statistics that a client sends back say of its batches: exactly those of the batch after one step.
+"""Statistics of a client's batches from its returned running statistics: exactly those of the batch after one step.
 
 Batch normalisation in training mode moves each running mean and variance r by ``r <- (1 - m) r + m s`` at every forward
 pass, where s is the statistic of the batch and m the layer's public momentum. A server that knows r before and after

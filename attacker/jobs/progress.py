@@ -1,4 +1,4 @@
-"""How far jobs are: the share of the expected work, and a guess of the time left."""
+"""Progress of jobs: the share of the expected work, and an estimate of the time left."""
 
 from __future__ import annotations
 

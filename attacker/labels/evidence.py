@@ -1,4 +1,4 @@
-"""What an update shows about labels: the gradient of the classifier, addressed by name."""
+"""Evidence about labels in an update: the gradient of the classifier, addressed by name."""
 
 from __future__ import annotations
 

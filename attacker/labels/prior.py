@@ -1,4 +1,4 @@
-"""What can be guessed of an update's labels without the update, from the frequencies of the classes alone."""
+"""Guess of an update's labels without the update, from the frequencies of the classes alone."""
 
 from __future__ import annotations
 

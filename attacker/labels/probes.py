@@ -1,4 +1,4 @@
-"""What the model says to random inputs, in place of the client's images that the server does not have."""
+"""Probes of the model by random inputs, in place of the client's images that the server does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What defences do to one released gradient, as the change that the influence function takes."""
+"""Effect of defences on one released gradient, as the change that the influence function takes."""
 
 from __future__ import annotations
 

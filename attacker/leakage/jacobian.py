@@ -1,4 +1,4 @@
-"""How the released gradient changes with the image: J = d(gradient)/d(pixels), whole or by products with vectors.
+"""Jacobian of the released gradient, J = d(gradient)/d(pixels), whole or by products with vectors.
 
 J has a row for each unknown number (pixels, and the bottleneck's noise where it counts as unknown) and a column for
 each number of the gradient, as in Zhang et al., I2F (NeurIPS 2023): what a change of the gradient does to an image

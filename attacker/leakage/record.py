@@ -1,4 +1,4 @@
-"""What a leakage analysis found, as plain data: for JSON, for pages and for other records."""
+"""Result of a leakage analysis as plain data: for JSON, for pages and for other records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the eigenvalues of JJ^T say: which pixels a gradient determines, and how noise on it comes out in the image."""
+"""Eigenvalues of JJ^T: the pixels that a gradient determines, and the effect of noise on the image."""
 
 from __future__ import annotations
 

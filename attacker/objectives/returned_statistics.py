@@ -1,4 +1,4 @@
-"""How far candidates are from the statistics that a client sent back, layer by layer: no gradient is needed."""
+"""Distance of candidates to the statistics that a client returned, layer by layer: no gradient is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the distances of a search fell: where they began, and whether they still fell at its end."""
+"""History of the distances of a search: their start, and whether they still fell at its end."""
 
 from __future__ import annotations
 

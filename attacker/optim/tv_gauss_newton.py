@@ -1,4 +1,4 @@
-"""What equations leave open, filled by total variation: among images that give the update, the smoothest."""
+"""Smoothest image that gives the update: total variation fills what the equations leave open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a federation's defence guarantees, for readers who do not know epsilon: claim, formula, canaries, bound."""
+"""Guarantees of a federation's defence, for readers who do not know epsilon: claim, formula, canaries, bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every page is made with: its templates, and what is embedded in it so that it needs no network."""
+"""Common parts of every page: its templates, and its embedded files, so that it needs no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a leakage analysis means, in plain words."""
+"""Meaning of a leakage analysis, in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page says about one federation: its verdict, the flags beside it, and the success of each attack."""
+"""Panels of the page, one a federation: its verdict, the flags beside it, and the success of each attack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a standard is: a frozen, numbered, parameter-free set of attacks, as AutoAttack is for robustness.
+"""Definition of a standard: a frozen, numbered, parameter-free set of attacks, as AutoAttack is for robustness.
 
 Croce, Hein: Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks (ICML
 2020).

@@ -1,4 +1,4 @@
-"""What a standard found on a tape: the content of ``standard.json``, which two runs write with equal bytes.
+"""Result of a standard on a tape: the content of ``standard.json``, which two runs write with equal bytes.
 
 No time, date, path, version or memory stands in it; those are in the ``audit.json`` beside it.
 """

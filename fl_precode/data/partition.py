@@ -1,4 +1,4 @@
-"""Which client holds which sample: every sample is given to exactly one client, and nobody is left empty."""
+"""Partition of the samples: each goes to exactly one client, and no client is left empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples a client uses when: a pure function of seed, client and round.
+"""Schedule of a client's samples: a pure function of seed, client and round.
 
 Clients draw from it, and evaluation recomputes the truth from it; nothing needs to be recorded on the way.
 """

@@ -1,4 +1,4 @@
-"""What Flower's differential privacy does to a client's reply, bit for bit: `LocalDpMod`, and the clipping mods.
+"""Flower's differential privacy on a client's reply, bit for bit: `LocalDpMod`, and the clipping mods.
 
 NumPy's arithmetic is part of what is deployed: arrays of no dimension (the counter of a batch normalisation, a single
 scale) become scalars on the way, so that they count in the norm, and are neither clipped nor noisy.

@@ -1,4 +1,4 @@
-"""Where in a model a bottleneck goes: found by running a copy of the model and watching it."""
+"""Insertion of a bottleneck into a model, whose place is found by running a copy of the model."""
 
 from __future__ import annotations
 

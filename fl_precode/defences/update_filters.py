@@ -1,4 +1,4 @@
-"""What filters of deployed frameworks have in common: they change a client's whole reply, in NumPy, with its draws."""
+"""Common part of filters of deployed frameworks: they change a client's whole reply, in NumPy, with its draws."""
 
 from __future__ import annotations
 

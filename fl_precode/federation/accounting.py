@@ -1,4 +1,4 @@
-"""What a federation's DP-SGD has spent."""
+"""Privacy that a federation's DP-SGD has spent."""
 
 from __future__ import annotations
 

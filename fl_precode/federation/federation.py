@@ -1,4 +1,4 @@
-"""What server, clients and evaluation must agree on: data, partitions and model, all from the same settings."""
+"""Common ground of server, clients and evaluation: data, partitions and model, all from the same settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a defence guarantees by formula, beside what it claims: for one image and for one client, a round and all."""
+"""Guarantee of a defence by formula, beside its claim: for one image and for one client, a round and all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which mechanism of differential privacy a defence is, what it claims, and why others are none."""
+"""Mechanism of differential privacy in a defence, its claim, and the reason why others are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server gets of a mechanism: whom it protects, and how well its noise covers them."""
+"""Releases of a mechanism to a server: the protected unit, and how well the noise covers it."""
 
 from __future__ import annotations
 

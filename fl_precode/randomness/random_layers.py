@@ -1,4 +1,4 @@
-"""What random layers share: where their noise comes from, and who hears of their KL term.
+"""Common part of random layers: the source of their noise, and the readers of their KL term.
 
 Nothing is stored on a module, so that a model can be copied, pickled and transformed by `torch.func` at any time; who
 wants the KL term opens `track_kl` around the forward pass.

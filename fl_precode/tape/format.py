@@ -1,4 +1,4 @@
-"""What stands in a tape's two JSON files, and the checks on it."""
+"""Format of a tape's two JSON files, and the checks on it."""
 
 from __future__ import annotations
 

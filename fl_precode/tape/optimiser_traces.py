@@ -1,4 +1,4 @@
-"""Which optimiser made an update, where nobody said it: Adam and its kind leave traces that SGD does not.
+"""Optimiser of an update, where nobody named it: Adam and its kind leave traces that SGD does not.
 
 Adam (Kingma, Ba, ICLR 2015), AdamW, RMSprop and Adagrad divide each entry of a gradient by its own size. In one step
 every entry that moves at all moves by the learning rate; in several it moves by their number times the learning rate at

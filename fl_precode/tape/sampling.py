@@ -1,4 +1,4 @@
-"""Which updates of a large federation are kept on the tape: every k-th, a reservoir of each round, up to a size."""
+"""Sampling of a large federation's updates for the tape: every k-th, a reservoir of each round, up to a size."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ SHELF = (
                  before="z = self.encoder(x)"),
         # The model itself takes flattened images; its training step flattens them.
         audit=("--model", "pytorchlightning_example.task:LitAutoEncoder", "--input", "1x1x784", "--classes", "10"),
-        says="not class scores: its loss is not known",
+        says="not class scores. Its loss is not known",
         needs=(*_TORCH, "pytorch_lightning"),
     ),
 )  # fmt: skip

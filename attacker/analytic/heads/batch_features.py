@@ -1,4 +1,4 @@
-"""What entered a classifier for each image of a batch, told apart by its own softmax.
+"""Inputs of a classifier for each image of a batch, separated by its own softmax.
 
 The gradient ``dW = D' F`` of B images has the features F (B, features) in its row space, and the gradients at the
 scores D (B, classes) in its column space: ``F = Q R`` with R an orthonormal basis of the rows, and one unknown matrix Q

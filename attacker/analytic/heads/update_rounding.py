@@ -1,4 +1,4 @@
-"""How exactly a gradient is known: what its client's arithmetic, and the numbers that were sent, rounded away."""
+"""Precision of a gradient, limited by the rounding of the client's arithmetic and of the numbers that are sent."""
 
 from __future__ import annotations
 

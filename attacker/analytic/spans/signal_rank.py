@@ -1,4 +1,4 @@
-"""How many outer products stand above the noise of a gradient, and the factors that they span."""
+"""Number of outer products above the noise of a gradient, and the factors that they span."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which place of the image each token comes from, and the patch that stands there."""
+"""Place of each token in the image, and the patch at that place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attacks share that match gradients with more knowledge than a plain attack has."""
+"""Base of attacks that match gradients with more knowledge than a plain attack has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the analytic attacks share: which updates they fit, and the images that the layers' equations give."""
+"""Common part of the analytic attacks: the updates that they fit, and the images that the layers' equations give."""
 
 from __future__ import annotations
 

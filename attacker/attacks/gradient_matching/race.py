@@ -1,4 +1,4 @@
-"""What an attacker cannot know beforehand is raced: short searches with each choice, then a long one with the best."""
+"""Race of settings that an attacker cannot know: short searches with each, then a long one with the best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which replay of the client's work the candidates are compared by."""
+"""Replay of the client's work by which candidates are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which updates of a tape are attacked: few, chosen by seed, spread over rounds, nodes and classes."""
+"""Victim selection: a few updates of a tape, chosen by seed, spread over rounds, nodes and classes."""
 
 from __future__ import annotations
 

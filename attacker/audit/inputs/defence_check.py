@@ -1,4 +1,4 @@
-"""Whether clients applied the defence that they announced, and applied nothing else, as far as their updates show it.
+"""Check that clients applied the announced defence and no other, as far as their updates show it.
 
 A client that announces a defence and does not apply it looks protected in the books and is not; one that applies a
 defence that nobody knows of makes attacks fail for a reason that the report does not name. Both are read from the

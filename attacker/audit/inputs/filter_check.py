@@ -1,4 +1,4 @@
-"""Whether an update can be what an announced filter of a deployed framework leaves behind."""
+"""Check that an update can be the output of an announced filter of a deployed framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On which scale the images of clients are, where nobody said it: estimated from what attacks reconstructed.
+"""Scale of the clients' images, where it was not announced: estimated from reconstructions.
 
 Clients normalise their images by a mean and a deviation that a server never sees. Attacks find what enters the model,
 in its own scale; to show and score it as a picture, mean and deviation must be known. The truth never takes part here.

@@ -1,4 +1,4 @@
-"""Whether the update of a Linear layer is a sum of the outer products that its inputs allow, and what else is in it.
+"""Test that the update of a Linear layer is a sum of as many outer products as it has inputs, and the rest of it.
 
 The gradient of N rows of input is a sum of N outer products. What stands beyond the N largest singular values came from
 elsewhere: noise, and much that honest clients do. Where the rest has the form of one of these, it is named.

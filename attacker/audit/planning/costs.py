@@ -1,4 +1,4 @@
-"""What attacks cost: measured for one iteration of gradient matching here, and reckoned from it for the others."""
+"""Costs of attacks: measured for one iteration of gradient matching here, and computed from it for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attacks cost on this machine, kept from audit to audit, so that a plan need not run any.
+"""Costs of attacks on this machine, kept from audit to audit, so that a plan need not run any.
 
 A plan reckons in iterations of gradient matching. How long one takes is measured by the first audit of a model; how
 long each attack then really took is learnt at the end of every audit. Both are kept in a file of digests and seconds

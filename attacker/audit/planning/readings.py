@@ -1,4 +1,4 @@
-"""What is read from updates that no search can answer: size, length, normalisation statistics, bounds of labels."""
+"""Readings of updates that no search can answer: size, length, normalisation statistics, bounds of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an image counts as reconstructed: beyond a similarity, and beyond the best guess without its update."""
+"""Rule by which an image counts as reconstructed: beyond a similarity, and beyond the best guess without its update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the flags of an audit say: their names, which are stable codes, and every sentence (docs/reference/flags.md)."""
+"""Flags of an audit: their names, which are stable codes, and all their sentences (docs/reference/flags.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was disclosed of each group of images: by class, by client, by a column of the data set. From records only.
+"""Disclosure by group of images: class, client, or a column of the data set. From records only.
 
 Whether a group is disclosed more often than the rest goes by independent trials, as everything does
 (`attacker.audit.record.trials`). Images of one update may stand or fall together, or take each other's place. So an

@@ -1,4 +1,4 @@
-"""Whose image a reconstruction shows, counted: how often the true image is first. From records only."""
+"""Counts of identified images: how often the true image is first. From records only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit may not know about a tape, and how to tell it: lines for the notes beside the tape, and options."""
+"""Gaps in an audit's knowledge of a tape, and their remedies: lines for the notes beside the tape, and options."""
 
 from __future__ import annotations
 

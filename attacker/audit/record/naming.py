@@ -1,4 +1,4 @@
-"""Which attacks name images: they put the true ones first among candidates, by more than chance. From records only.
+"""Attacks that name images: they put the true ones first among candidates, by more than chance. From records only.
 
 With a picture that says nothing of it, a true image is first among N candidates with a probability of 1/N, whatever
 the picture shows. So an attack *names* images where it identified some and chance would make as many first with a

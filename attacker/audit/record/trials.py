@@ -1,4 +1,4 @@
-"""How many independent trials the attacked images are: what intervals and "too few" go by.
+"""Number of independent trials of the attacked images, for intervals and the flag "too few".
 
 Images of one update stand or fall together, and an image that is attacked again in another round is no new image. So
 the trials of an attack are the most pairs of one update and one image of it, no update and no image in two pairs: 64

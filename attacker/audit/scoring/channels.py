@@ -1,4 +1,4 @@
-"""What replies hold in clear beside the update, and what that gave away, measured with the truth. Evaluation only."""
+"""Contents of replies in clear beside the update, and what they disclose, measured with the truth. Evaluation only."""
 
 from __future__ import annotations
 

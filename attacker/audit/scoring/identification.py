@@ -1,4 +1,4 @@
-"""Which image a reconstruction is taken for among candidates of the same data set. For evaluation only.
+"""Image that a reconstruction is taken for among candidates of the same data set. For evaluation only.
 
 The candidates of an image are the image itself and others of its class, drawn by lot, that are not in its update; of
 all classes where its own has too few. Reconstructions of a batch are in the order that fits the truth best, which

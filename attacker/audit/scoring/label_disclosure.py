@@ -1,4 +1,4 @@
-"""What updates disclose of their labels, beside a guess that knows the class frequencies alone. Evaluation only.
+"""Labels that updates disclose, beside a guess by the class frequencies alone. Evaluation only.
 
 Labels are read as a server reads them, from the update and the model (`attacker.labels.best_labels`), whether or not
 any image is attacked and whatever attacks were granted. The guess knows the frequencies of the classes and nothing of

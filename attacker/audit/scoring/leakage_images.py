@@ -1,4 +1,4 @@
-"""What the gradient of single images says about them, for several images at a time."""
+"""Leakage of single images by their gradients, for several images at a time."""
 
 from __future__ import annotations
 

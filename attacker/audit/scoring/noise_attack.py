@@ -1,4 +1,4 @@
-"""What a search that knows what images look like makes of an update under noise: the other half of E-I2F.
+"""Search with an image prior on an update under noise: the other half of E-I2F.
 
 E-I2F is the error of an attacker without a prior. Alone it reads as advice on how much noise hides an image, a
 wrong one: where it foresees nothing to be seen, a search with total variation has brought images of a LeNet back.

@@ -1,4 +1,4 @@
-"""What the same attack makes of updates that do not hold an image: no more than a guess at that image. Evaluation only.
+"""Results of the same attack for updates without an image: no more than a guess at that image. Evaluation only.
 
 Other updates of the same federation cost nothing: they were attacked anyway. Where there are few, an attack that is
 quick is given the update with the numbers of each tensor shuffled, see `attacker.audit.scoring.shuffled`.

@@ -1,4 +1,4 @@
-"""What an image can be guessed to be without its update, and how like it such a guess is. For evaluation only.
+"""Best guess of an image without its update, and its similarity to the image. For evaluation only.
 
 An image that a guess resembles shows nothing when it is reconstructed no better: scans of one organ, digits, plain
 images.

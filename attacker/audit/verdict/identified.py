@@ -1,4 +1,4 @@
-"""What a verdict says of whose images they are: flags, the clause of the line about images, the sentence of a leak."""
+"""Identified images in a verdict: flags, the clause of the line about images, the sentence of a leak."""
 
 from __future__ import annotations
 

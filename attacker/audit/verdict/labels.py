@@ -1,4 +1,4 @@
-"""What a verdict says of labels: whether updates disclose them, apart from any image (docs/reference/flags.md).
+"""Labels in a verdict: whether updates disclose them, apart from any image (docs/reference/flags.md).
 
 1. All labels of an update were read right on more updates than the best guess without them has by chance: *leaks*.
 2. More labels were read right than that guess has, on more updates than by chance: *leaks in part*.

@@ -1,4 +1,4 @@
-"""What an audit allows to be said about a federation, by written rules (docs/reference/flags.md).
+"""Verdict on a federation, by written rules (docs/reference/flags.md).
 
 Pure functions of the record.
 

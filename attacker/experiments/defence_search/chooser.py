@@ -1,4 +1,4 @@
-"""Which family is tried next: Optuna's, by what those that were tried lost and disclosed."""
+"""Choice of the next family by Optuna, from the losses and disclosures of the earlier ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attacks reconstruct behind a family's noise."""
+"""Disclosure behind a family's noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search for a defence leaves behind, and how people are told."""
+"""Result of a search for a defence, and its text for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family's noise costs in accuracy: federations from several seeds, beside undefended ones from the same."""
+"""Accuracy lost to a family's noise: federations from several seeds, beside undefended ones from the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large the comparison of influence with measured errors is."""
+"""Scales of the comparison of influence with measured errors."""
 
 from __future__ import annotations
 

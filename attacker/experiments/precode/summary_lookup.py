@@ -1,4 +1,4 @@
-"""What figures and tables look up in a summary."""
+"""Look-ups of figures and tables in a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client's local training is, as it announces it: its mini-batches, in order, and its optimiser."""
+"""Local training of a client as it announces it: its mini-batches, in order, and its optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit says to a requirement: test, criterion, result, and what was not tested. From the record alone."""
+"""Answers of an audit to a requirement: test, criterion, result, and gaps. From the record alone."""
 
 from __future__ import annotations
 
