@@ -135,7 +135,7 @@ def _identified(record: AuditRecord, federation: FederationSummary, most: float)
     found = identified_in(FederationView(record=record, federation=federation))
     unknown = "how many images can be identified is not known: "
     if found is None:
-        why = federation.identification_note or "no image was told from others (--candidates)"
+        why = federation.identification_note or "no image was compared with candidates (--candidates)"
         return False, unknown + why[0].lower() + why[1:].rstrip(".")
     among = f"among {count(found.candidates)} candidates"
     if not found.nameable:

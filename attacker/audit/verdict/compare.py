@@ -207,7 +207,7 @@ def _named(
     found = [identified_in(FederationView(record=side.record, federation=side.federation)) for side in sides]
     before, after = found
     if before is None or after is None:
-        lacks = "In one of the audits only, images were told from others."
+        lacks = "Only one of the audits compared images with candidates."
         return [], [] if before is after else [lacks]
     if before.candidates != after.candidates:
         among = f"{count(before.candidates)} and {count(after.candidates)}"

@@ -147,8 +147,9 @@ def _assumed(view: FederationView) -> list[str]:
         return []
     single = len(codes) == 1
     return [
-        f"{capitalised(number_word(len(codes)))} {'thing was' if single else 'things were'} assumed that nobody said "
-        f"({', '.join(codes)}); see what was assumed, and what would show it wrong."
+        f"{capitalised(number_word(len(codes)))} {'fact is' if single else 'facts are'} assumed, because nobody "
+        f"announced {'it' if single else 'them'} ({', '.join(codes)}); see what was assumed, and what would show it "
+        "wrong."
     ]
 
 
@@ -160,7 +161,7 @@ def _without_truth(view: FederationView) -> str:
     if not sure:
         return (
             f"whether images were reconstructed is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
-            "Look at the pictures: they are all there is to judge by."
+            "Look at the pictures: there is no other evidence."
         )
     names = joined([attack_title(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
     it, its = ("it", "its") if len(sure) == 1 else ("them", "their")
