@@ -11,9 +11,9 @@ _EXAMPLE: Final = re.compile(r"^( *)>>> .*(?:\n\1\S.*|\n\1 +\S.*)*", re.MULTILIN
 
 
 def fenced(text: str) -> str:
-    """Put each example, up to the next blank line, between fences.
+    r"""Put each example, up to the next blank line, between fences.
 
-    >>> print(fenced("Adds.\\n\\n>>> 1 + 1\\n2"))
+    >>> print(fenced("Adds.\n\n>>> 1 + 1\n2"))
     Adds.
     <BLANKLINE>
     ```pycon
