@@ -21,7 +21,7 @@ CROSS_ENTROPY: Final = "cross-entropy"
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What every party of the federation knows about a client's work in one round.
+    """Public knowledge about a client's work in one round.
 
     Attributes:
         name: ``fedsgd`` (gradient of one batch) or ``fedavg`` (local training), or a foreign app's own word.

@@ -112,7 +112,7 @@ class Portfolio(Attack):
         return "portfolio"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why no member can fit the observation, or None when one can."""
+        """Reason why no member can fit the observation, or None when one can."""
         reasons = []
         for member in self.members:
             try:

@@ -26,7 +26,7 @@ Kind = TypeVar("Kind", bound=type[Attack])
 
 @dataclass(frozen=True, kw_only=True)
 class AttackEntry:
-    """What is known of an attack that can be named.
+    """Properties of an attack that can be named.
 
     Attributes:
         description: One line.

@@ -146,7 +146,7 @@ def image_leak(
 
 
 def noise_ranks(of: Released, pixels: Tensor) -> NoiseRanks:
-    """What the bottlenecks' noise leaves determined of an image, in three settings; exact.
+    """Part of an image that the bottlenecks' noise leaves determined, in three settings; exact.
 
     Args:
         of: With the noise that the client drew.

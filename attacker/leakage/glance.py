@@ -17,7 +17,7 @@ STEPS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """What a few products with JJ^T say about one image; errors are for noise of standard deviation 1 on the gradient.
+    """Estimates for one image from a few products with JJ^T; errors are for noise of deviation 1 on the gradient.
 
     Attributes:
         largest: The largest eigenvalue.

@@ -43,7 +43,7 @@ class LayerRank:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLeak:
-    """How much the released gradient of one image says about it.
+    """Leakage of one image by its released gradient.
 
     Attributes:
         index: Index of the image in what was analysed.
@@ -78,7 +78,7 @@ class ImageLeak:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRanks:
-    """What a variational bottleneck leaves determined of one image.
+    """Part of one image that a variational bottleneck leaves determined.
 
     Attributes:
         unknowns: Pixels times channels.
@@ -127,7 +127,7 @@ class PositionRank:
 
 @dataclass(frozen=True, kw_only=True)
 class SpanRank:
-    """How many images two stacked layers take apart (`activation-span`).
+    """Number of images that two stacked layers separate (`activation-span`).
 
     Attributes:
         first: Name of the layer whose inputs are found.

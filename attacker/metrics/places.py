@@ -38,7 +38,7 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the true image stands among its candidates by their distance from a reconstruction.
+    """Place of the true image among its candidates by their distance from a reconstruction.
 
     Candidates that are equally near stand in an order by lot: what counts below is what that gives in the mean, so
     that a picture that says nothing is first as often as chance has it, whatever the data set repeats.

@@ -343,7 +343,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
 
 
 def gradient_defence(spec: str) -> DefenceChain | None:
-    """What the spec does to a client's gradients, or None when it leaves them alone.
+    """Defence of a client's gradients by the spec, or None when it leaves them alone.
 
     >>> gradient_defence("precode+clip:max_norm=1").parts
     (Clip(max_norm=1.0),)

@@ -68,7 +68,7 @@ class ListeningGrid(Grid):
 
     @property
     def tape(self) -> TapeWriter:
-        """Where the updates go."""
+        """Folder or URL that the updates go to."""
         return self._recorder.tape
 
     @property

@@ -20,7 +20,7 @@ _CLASSICAL_UP_TO: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """How often, and on how much, a mechanism worked; None is what is not known.
+    """Number of uses of a mechanism, and the data behind them; None where it is not known.
 
     Attributes:
         rounds: In which the client took part, 1 or more.
@@ -96,7 +96,7 @@ class PrivacyStatement:
 
 
 def privacy_statement(spec: str, conditions: Conditions, claim: Claim | None = None) -> PrivacyStatement:
-    """What a defence guarantees, whatever it claims.
+    """Guarantee of a defence, whatever it claims.
 
     Args:
         spec: The defence; ``unknown`` for one that nobody announced.

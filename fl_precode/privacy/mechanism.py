@@ -20,7 +20,7 @@ Kind = Literal["gaussian", "dp-sgd", "central", "laplace", "sparse-vectors"]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is said of a mechanism's privacy, by its settings or by whoever runs it.
+    """Claimed privacy of a mechanism, by its settings or by whoever runs it.
 
     Attributes:
         epsilon: For one release.

@@ -62,7 +62,7 @@ class TapeWriter:
 
     @property
     def place(self) -> str:
-        """Where the tape is to be found."""
+        """Place of the tape."""
         return str(self.path)
 
     def flush(self, patience: float | None = None) -> bool:

@@ -64,7 +64,7 @@ class AdaptiveMatching(Attack):
         return victim
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         changed = self.adapted(victim)
         known = self._known(changed, trace(changed), observation)
         if isinstance(known, Reason):

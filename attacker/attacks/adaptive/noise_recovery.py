@@ -66,7 +66,7 @@ class NoiseRecovery(AdaptiveMatching):
 
     @property
     def noise_search(self) -> NoiseSearch:
-        """What is not known is optimised."""
+        """Optimise what is not known."""
         return NoiseSearch(rate=self.noise_rate, feature_weight=self.feature_weight)
 
     def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:

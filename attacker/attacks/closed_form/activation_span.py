@@ -95,7 +95,7 @@ class ActivationSpan(Attack):
         return "activation-span"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         several, there = why_not_one_step(observation), midway(observation)
         if several is not None and there is None:
             return several

@@ -106,13 +106,13 @@ class FeatureInversion(Attack):
         return "feature-inversion"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         (clients,) = as_trained(victim, [observation])
         head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
         return head if isinstance(head, Reason) else why_not_read(clients.victim, head, observation)
 
     def features(self, victim: Victim, observation: Observation, generator: Generator) -> ReadFeatures | Reason:
-        """What entered the head for each image, without a search for the images; or why it is not known.
+        """Input of the head for each image, without a search for the images; or the reason why it is not known.
 
         Args:
             victim: Public knowledge about the model.

@@ -82,7 +82,7 @@ class PatchEmbedding(Attack):
         return "patch-embedding"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if observation.batch_size not in (None, 1):
             return because("several-images", size=observation.batch_size)
         if reason := _why_no_sum(observation):

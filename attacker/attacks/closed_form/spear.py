@@ -87,7 +87,7 @@ class Spear(Attack):
         return "spear"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:

@@ -65,7 +65,7 @@ class ThroughBranches(Attack):
         return "through-branches"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         several = why_not_one_step(observation)
         if several is not None:
             return several

@@ -97,7 +97,7 @@ class GradientMatching(Search, Attack):
         return evaluations(self)
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
         if self.optimiser.joint_labels and (
