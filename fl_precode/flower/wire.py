@@ -68,7 +68,7 @@ class ListeningGrid(Grid):
 
     @property
     def tape(self) -> TapeWriter:
-        """Folder or URL that the updates go to."""
+        """Writer of the tape that the updates go to."""
         return self._recorder.tape
 
     @property
