@@ -17,7 +17,7 @@ EMPTY := outputs/empty-environment
 LOWEST := outputs/lowest-environment
 
 .PHONY: demo check quick suite test test-full compose-demo compose-down compose-test bench evidence lint format clean help
-.PHONY: lowest dist try-dist sbom licences
+.PHONY: lowest dist try-dist sbom licences site docs
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
@@ -29,12 +29,13 @@ help:
 	@echo "make compose-test  the containers, really run and broken; installs Debian's Docker when there is none"
 	@echo "make bench      the reference figures, speeds and memory, and quality at smoke size;"
 	@echo "                INVERTINGGRADIENTS=PATH and BREACHING=PATH of checkouts compare with them"
-	@echo "make evidence   300 simulated audits with known truth, and how long readers wait: docs/evidence.md (an hour)"
+	@echo "make evidence   300 simulated audits with known truth, and how long readers wait: docs/results/evidence.md (an hour)"
 	@echo "make format     lay the code out as the linter wants it"
 	@echo "make lowest     the test suite with the oldest versions that pyproject.toml allows of what it names"
 	@echo "make dist       wheel and sdist in dist/, checked; make try-dist installs the wheel in an empty environment"
 	@echo "make sbom       every package of an installation with all extras: outputs/fl-precode.cdx.json (CycloneDX)"
-	@echo "make licences   their licences: docs/licences.md"
+	@echo "make licences   their licences: docs/reference/licences.md"
+	@echo "make site       the documentation site in site/: warnings are errors, every link is checked; make docs serves it"
 	@echo "make clean      remove .venv and outputs"
 
 $(BIN)/python:
@@ -60,6 +61,10 @@ $(VENV)/.installed-release: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[release]'
 	@touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[docs]'
+	@touch $@
+
 # No pip in it: what is listed is what the package needs.
 $(RUNTIME)/.installed: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m venv --clear --without-pip $(RUNTIME)
@@ -72,6 +77,7 @@ demo: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m prose
 	$(BIN)/mypy
 
 # Types on one core while the tests begin on the other; what each says is printed when it ends.
@@ -114,10 +120,10 @@ bench: $(VENV)/.installed-dev
 
 # Begun anew each time; the two commands without the removal go on where they were interrupted.
 evidence: $(VENV)/.installed-dev
-	rm -f docs/simulated-audits.jsonl docs/time-to-verdict.json
-	$(BIN)/python -m benchmarks.simulated_audits --processes 2 --out docs/simulated-audits.jsonl --page docs/evidence.md
-	$(BIN)/python -m benchmarks.time_to_verdict --tapes outputs/timed-tapes --out docs/time-to-verdict.json \
-	  --page docs/evidence.md
+	rm -f docs/results/simulated-audits.jsonl docs/results/time-to-verdict.json
+	$(BIN)/python -m benchmarks.simulated_audits --processes 2 --out docs/results/simulated-audits.jsonl --page docs/results/evidence.md
+	$(BIN)/python -m benchmarks.time_to_verdict --tapes outputs/timed-tapes --out docs/results/time-to-verdict.json \
+	  --page docs/results/evidence.md
 
 lowest: $(VENV)/.installed-release
 	$(BIN)/uv venv --clear --python $(PYTHON) $(LOWEST)
@@ -141,11 +147,19 @@ sbom: $(VENV)/.installed-release $(RUNTIME)/.installed
 	  --output-file outputs/fl-precode.cdx.json $(RUNTIME)/bin/python
 
 licences: $(RUNTIME)/.installed
-	$(RUNTIME)/bin/python docs/generate_licences.py
+	$(RUNTIME)/bin/python docs/reference/generate_licences.py
+
+# MkDocs' advertisement of its successors is no warning of ours.
+site: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m website.check site
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) outputs .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) outputs site .coverage .pytest_cache .mypy_cache .ruff_cache

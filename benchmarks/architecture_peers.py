@@ -1,6 +1,6 @@
 """Other people's code on victims of the map, beside ours: the same weights, image and settings, equal CPU time.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.architecture_peers --out docs/architectures.json --breaching CHECKOUT
+    OMP_NUM_THREADS=1 python -m benchmarks.architecture_peers --out docs/results/architectures.json --breaching CHECKOUT
 
 One photograph, one gradient; labels are granted to all, and each makes as many iterations as its CPU seconds allow by
 what a few of them took. Rows that stand in --out are not measured again.

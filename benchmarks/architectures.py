@@ -1,6 +1,7 @@
 """What one update gives away, by architecture, normalisation, mode, batch, local steps and image size: an honest map.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.architectures --out docs/architectures.json --page docs/architectures.md
+    OMP_NUM_THREADS=1 python -m benchmarks.architectures --out docs/results/architectures.json \\
+        --page docs/results/architectures.md
 
 One victim for each cell: two clients with images of their own are taped by the reference client's code, and one of the
 two is audited by the real audit: by all formulas, and in *searched* cells by the same search everywhere, until the

@@ -1,6 +1,6 @@
-"""Whether images come back from their exact features alone, through a trunk that is known: what it takes, or not.
+"""Reconstruction of images from their exact features alone, through a known trunk.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/feature_images.py --out docs/feature-images.json
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/feature_images.py --out docs/results/feature-images.json
 
 One image of CIFAR-100 at a time, behind trunks of `heads.py`. Searches:
 
@@ -130,7 +130,7 @@ def quality(found: Tensor, image: Tensor) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/heads.md."""
+    """That of docs/results/heads.md."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in record["rows"]:
         case = row["case"]

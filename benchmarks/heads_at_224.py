@@ -1,6 +1,6 @@
 """Flower's `flowertune-vit` shape: a frozen ViT-B/16 at 224x224, whose head of 102 classes alone is trained.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/heads_at_224.py --out docs/heads-224.json
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/heads_at_224.py --out docs/results/heads-224.json
 
 The trunk is untrained: weights of a trained one are not at hand here. One gradient of a batch of 1, 8 or 32 images, in
 float32: labels, features of each image, and which of all images at hand its features are nearest to. For one image a
@@ -104,7 +104,7 @@ def inverted(model: nn.Module, images: Tensor, steps: int, seed: int) -> dict[st
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/heads.md."""
+    """That of docs/results/heads.md."""
     lines = [
         "| batch | labels | residual | features to 1 % | known to be | median error | named | CPU s |",
         "| ---: | --- | ---: | ---: | ---: | ---: | --- | ---: |",

@@ -1,6 +1,7 @@
-"""The three lines of a verdict where no image comes back: ResNet18 on chest X-rays, labels disclosed or not.
+"""The three lines of a verdict where no image is reconstructed: ResNet18 on chest X-rays, labels disclosed or not.
 
-    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.label_disclosure --tapes FOLDER --out docs/label-disclosure.json
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.label_disclosure --tapes FOLDER \\
+        --out docs/results/label-disclosure.json
 
 Makes a tape of each case with the reference client's own code and audits it by the command line. The JSON file has what
 was measured of labels, the lines, the command and the machine; ``--page`` writes the table into a page.

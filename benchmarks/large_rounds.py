@@ -1,6 +1,6 @@
 """One round of up to 10,000 replies in a server alone: what the interceptor adds to its memory and its time.
 
-``python -m benchmarks.large_rounds --out docs/scale.json`` adds to the file of `benchmarks/thousand_clients.py`.
+``python -m benchmarks.large_rounds --out docs/results/scale.json`` adds to that of `benchmarks/thousand_clients.py`.
 
 Each row is a process of its own: real messages of Flower with random arrays of the model's shapes, FedAvg, and the
 interceptor around it or not. No client computes anything, so that the server's part can be told from the simulation's.

@@ -1,6 +1,6 @@
-"""What attacks bring back from clients that minimise other losses, replayed by the right loss and by cross-entropy.
+"""What attacks reconstruct from clients that minimise other losses, replayed by the right loss and by cross-entropy.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/losses.py --out docs/losses.json
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/losses.py --out docs/results/losses.json
 
 Each federation of `photos` is a real run, of Flower's SuperLink and Ray's workers, and its tape is audited twice: with
 the loss that it names, and with cross-entropy; one that stands in the file is not run again. The labels are granted, as
@@ -197,8 +197,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/losses.md."""
-    lines = ["| clients minimise | replayed | attack | images that came back | median SSIM | mean distance |"]
+    """The table of docs/results/losses.md."""
+    lines = ["| clients minimise | replayed | attack | reconstructed images | median SSIM | mean distance |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in record["rows"]:
         attack = row["attack"].partition(":")[0]

@@ -1,6 +1,6 @@
 """What LoRA hides: the frozen layers' gradients from those of their branches, and what these give.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/low_rank.py --out docs/low-rank.json
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/low_rank.py --out docs/results/low-rank.json
 
 perceptron  3072-512-512-100 (GELU), branches of rank r beside both hidden layers, images of CIFAR-100.
 tokens      A small vision transformer at 32x32: branches beside the two layers of a block's perceptron. Of the first
@@ -167,7 +167,7 @@ def entering(model: nn.Module, place: TransformerBlock, images: Tensor, block: i
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/heads.md."""
+    """That of docs/results/heads.md."""
     lines = [
         "| layers with branches | rank | images | vectors | found | what they give | CPU s |",
         "| --- | ---: | ---: | ---: | ---: | --- | ---: |",

@@ -1,7 +1,7 @@
 """Which defence holds for which model, and where none does by how much the curves fail to meet.
 
     OMP_NUM_THREADS=1 python benchmarks/recommendations.py --data npz:cifar10.npz --models mlp lenet:activation=relu \\
-        --work outputs/recommendations --out docs/recommendations.json --page docs/reproduce.md
+        --work outputs/recommendations --out docs/results/recommendations.json --page docs/results/reproduce.md
 
 Each model is a search as `fl-precode recommend` makes it, with sizes of its own; finished pieces are kept in --work, so
 that the same command goes on where it was stopped. With --again what an earlier run recommends is judged on more images

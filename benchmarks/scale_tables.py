@@ -1,4 +1,4 @@
-"""Tables of docs/scale.md, and the cost model that they show, from what `benchmarks/thousand_clients.py` measured."""
+"""Tables of docs/results/scale.md, and their cost model, from what `benchmarks/thousand_clients.py` measured."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Twelve sealed tapes for others to attack: models x defences x protocols; the truth encrypted, all files checksummed.
 
-    python benchmarks/sealed_tapes.py make sealed --key sealed.key --index docs/sealed-tapes.json
-    python benchmarks/sealed_tapes.py check sealed --index docs/sealed-tapes.json
+    python benchmarks/sealed_tapes.py make sealed --key sealed.key --index docs/results/sealed-tapes.json
+    python benchmarks/sealed_tapes.py check sealed --index docs/results/sealed-tapes.json
 
 Images come with scikit-image and scikit-learn. All seeds come from the key: the same key makes the same bytes on the
 same machine and versions, and nobody without it can draw the clients' images again. A key that is not there is made.
@@ -42,7 +42,7 @@ class SealedTape:
     """What is on one tape.
 
     Attributes:
-        name: Of its folder.
+        name: Name of its folder.
         model: Spec.
         defence: Spec.
         dataset: Name.

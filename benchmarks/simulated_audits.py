@@ -1,6 +1,7 @@
 """Simulated audits with known truth: how often "leaks" and "held" are false, and what is said of updates that leak.
 
-``python -m benchmarks.simulated_audits --processes 2 --out docs/simulated-audits.jsonl --page docs/evidence.md``
+``python -m benchmarks.simulated_audits --processes 2
+--out docs/results/simulated-audits.jsonl --page docs/results/evidence.md``
 
 Audit i of a seed is always the same; each is a line of JSON as soon as it is done, and lines that are there are not run
 again. ``--page`` also writes the tables into the page; with ``--table`` nothing is run.
@@ -123,7 +124,7 @@ def judged(row: Row) -> str:
 
 
 def leaks(row: Row) -> bool:
-    """Whether images are known to come back: by construction, or by more than what "held" leaves open."""
+    """Whether images are known to be reconstructed: by construction, or by more than what "held" leaves open."""
     return row["truth"] == "leaks" or (row["oracle"] or 0.0) > LARGEST_SHARE
 
 

@@ -1,6 +1,7 @@
-"""Who reconstructs what: results of standard-1 and scores of peers, as docs/standard.json and the table of its page.
+"""Who reconstructs what: results of standard-1 and scores of peers, as a file and the table of its page.
 
-    python benchmarks/standard_page.py collect OUT --peers PEERS --index docs/sealed-tapes.json --date 2026-11-30
+    python benchmarks/standard_page.py collect OUT --peers PEERS \\
+        --index docs/results/sealed-tapes.json --date 2026-11-30
     python benchmarks/standard_page.py table
 
 OUT holds a folder for each tape, in which `fl-precode standard --out OUT/TAPE` wrote its result. PEERS holds for each
@@ -25,7 +26,7 @@ from benchmarks.page_tables import write_between
 from fl_precode.spec import spec_name
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD, PAGE = ROOT / "docs/standard.json", ROOT / "docs/standard.md"
+RECORD, PAGE = ROOT / "docs/results/standard.json", ROOT / "docs/results/standard.md"
 KEPT = ("peer", "preset", "iterations", "preset_iterations", "cpu_seconds", "extrapolated_cpu_seconds", "problems")
 
 
@@ -138,12 +139,12 @@ def _two(value: float | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
-    collecting = what.add_parser("collect", help="read results, write docs/standard.json and the table")
+    collecting = what.add_parser("collect", help="read results, write docs/results/standard.json and the table")
     collecting.add_argument("out", type=Path)
     collecting.add_argument("--peers", type=Path, required=True)
     collecting.add_argument("--index", type=Path, required=True)
     collecting.add_argument("--date", required=True, help="of the measurement, ISO 8601")
-    what.add_parser("table", help="write the table of docs/standard.json anew")
+    what.add_parser("table", help="write the table of docs/results/standard.json anew")
     options = parser.parse_args()
     if options.what == "collect":
         index = json.loads(options.index.read_text(encoding="utf-8"))

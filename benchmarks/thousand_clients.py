@@ -1,6 +1,6 @@
 """A thousand simulated clients with the interceptor: time of a round, memory of the server, updates seen and kept.
 
-``python -m benchmarks.thousand_clients --out docs/scale.json --page docs/scale.md``
+``python -m benchmarks.thousand_clients --out docs/results/scale.json --page docs/results/scale.md``
 
 Each run is a real Flower federation (SuperLink, Ray, the reference app), in which every client answers in every round.
 Runs that are in the file are not run again; ``--most 1`` makes one and stops. ``--page`` writes the tables, which also
@@ -43,7 +43,7 @@ class Case:
     """One run.
 
     Attributes:
-        model: Of the reference app.
+        model: Model of the reference app.
         clients: All of them answer in every round.
         listening: ``off`` without the interceptor, ``all``, or a sampling of the updates.
         repeat: Number of the repetition.

@@ -1,12 +1,13 @@
 """Time to quality: what research code takes for its preset, and what we take until as good on the same updates.
 
-    OMP_NUM_THREADS=1 python benchmarks/time_to_quality.py --out docs/time-to-quality.json --page docs/speed.md \\
+    OMP_NUM_THREADS=1 python benchmarks/time_to_quality.py --out docs/results/time-to-quality.json \\
+        --page docs/results/speed.md \\
         --invertinggradients CHECKOUT --breaching CHECKOUT
 
 The goal of a row is the mean SSIM that the preset of Inverting Gradients reaches at its full iterations on all of its
 clients. Where that takes longer than --limit, goal and research code have as many iterations as there is time for, and
-the row says so. Our engine computes the goal: docs/speed.md shows that it equals the research code iteration for
-iteration. The research code's time is that of its own code on one client, at the goal's iterations where --limit
+the row says so. Our engine computes the goal: docs/results/speed.md shows that it equals the research code iteration
+for iteration. The research code's time is that of its own code on one client, at the goal's iterations where --limit
 allows, else from the seconds of an iteration; where ours is exact, at the full ones. Ours is tried in the order of what
 it costs: formulas, then searches of more and more iterations; the first that is as good ends the row, and what was
 tried before it counts too. Labels are granted to all.

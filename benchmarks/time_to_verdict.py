@@ -1,6 +1,7 @@
 """How long a reader waits: seconds to the first line, the plan and the verdict of the real commands, and the silences.
 
-``python -m benchmarks.time_to_verdict --tapes FOLDER --out docs/time-to-verdict.json --page docs/evidence.md``
+``python -m benchmarks.time_to_verdict --tapes FOLDER
+--out docs/results/time-to-verdict.json --page docs/results/evidence.md``
 
 The tapes are made once and kept in FOLDER; each command runs in a process of its own, and every line that it prints is
 timed as it arrives at a pipe. Runs that are in the file are not run again. ``--page`` also writes the table into the
@@ -123,7 +124,7 @@ def timed(arguments: Sequence[object], *, limit: float) -> Row:
     """Run the command line and time what it prints.
 
     Args:
-        arguments: Of the command.
+        arguments: Arguments of the command.
         limit: Seconds after which it is ended.
 
     Returns:

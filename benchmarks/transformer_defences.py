@@ -1,7 +1,7 @@
 """Where does each defence break patch-embedding on a ViT, and activation-span on an MLP?
 
-    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_defences --out docs/transformer-defences.json \
-        --page docs/transformers.md
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_defences --out docs/results/transformer-defences.json \
+        --page docs/results/transformers.md
 
 ``vit``: a ViT-S/16 in timm's shape at 224x224, one gradient of one photograph, the attack told of nothing but what a
 server is told. ``mlp``: 3072-1024-1024-10 with tanh, one gradient of 16 images of CIFAR-10; an image counts at 40 dB.
@@ -92,7 +92,7 @@ def sent(victim: Victim, x: Tensor, labels: Tensor, defence: str) -> Observation
 
 
 def attacked(victim: Victim, seen: Observation, images: Tensor, attack: str) -> dict[str, Any]:
-    """What came back of one update: PSNR and SSIM of each image with the nearest true one."""
+    """What was reconstructed of one update: PSNR and SSIM of each image with the nearest true one."""
     began = time.process_time()
     with within(SECONDS):
         (found,) = build_attack(attack)(victim, [seen], generator=torch.Generator().manual_seed(0))
@@ -178,7 +178,7 @@ def cell(row: dict[str, Any] | None) -> str:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/transformers.md."""
+    """The table of docs/results/transformers.md."""
     by_place = {(row["subject"], row["defence"]): row for row in record["rows"]}
     lines = [
         f"Measured on {record['measured']} with PyTorch {record['settings']['torch']}. PSNR in dB, median (min to "

@@ -1,6 +1,6 @@
 """The README's picture at 224x224: photographs, and what one update of a vision transformer behind PRECODE gives away.
 
-    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_picture --out docs/transformer.jpg
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_picture --out docs/results/transformer.jpg
 
 torchvision's ViT-B/16, untrained, with PRECODE before its head; one gradient of one photograph each, float32, the
 client's noise from a seed. The attack `patch-embedding` gets the update and the model, nothing else; PSNR stands under

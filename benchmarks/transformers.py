@@ -1,6 +1,6 @@
 """One image of a vision transformer from one update, at the size that is deployed: how close, how fast.
 
-    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformers --out FILE --page docs/transformers.md
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformers --out FILE --page docs/results/transformers.md
 
 Photographs of scikit-image and scikit-learn, cut square and scaled to 224x224, grey ones three times; a volume of
 96 slices is a window of 96x96 that moves across one of them. One gradient of one image each, float32, labels recovered.
@@ -55,10 +55,10 @@ class Plain(nn.Module):
     """A transformer in timm's shape: class token, positions, pre-norm blocks; or MONAI's, on volumes without a token.
 
     Args:
-        width: Of a token.
-        heads: Of attention.
+        width: Width of a token.
+        heads: Heads of attention.
         volumes: Whether channels are slices, and patches 16 x 16 x 16.
-        classes: Of the head.
+        classes: Classes of the head.
     """
 
     def __init__(self, *, width: int, heads: int, volumes: bool, classes: int) -> None:
@@ -225,7 +225,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/transformers.md."""
+    """The table of docs/results/transformers.md."""
     lines = [
         f"Measured on {record['measured']} with PyTorch {record['settings']['torch']}, {record['settings']['images']} "
         "images each.\n",

@@ -34,7 +34,7 @@ def up(compose: Compose, *, project: str, port: int) -> int:
     if run_compose(compose, project, ["build"]) != 0:
         raise NotPossible(
             "the image was not built; what stands above says why. Without a network set PYTHON_IMAGE, and see "
-            "docs/deployment.md"
+            "docs/how-to/deployment.md"
         )
     built = time.monotonic()
     print(f"built in {built - started:.0f} s; the federation starts, a few minutes", flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""What is taken to be so about an update because nobody said it: named, so that a reader can doubt and settle it."""
+"""Assumption about an update that nobody announced: named, so that a reader can doubt and settle it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Assumption:
     """One guess about what an update means.
 
     Attributes:
-        code: Stable name, such as ``one-pass``; docs/assumptions.md lists all of them.
+        code: Stable name, such as ``one-pass``; docs/reference/assumptions.md lists all of them.
         sentence: What is taken to be so, and what it was concluded from.
         doubt: What would show it wrong.
         line: The line for the notes beside the tape that settles it; empty where no line can.

@@ -25,8 +25,8 @@ True
 A search by gradient matching is composed of parts: a distance, an optimiser, priors, a start, restarts and a replay.
 
 To add one: a subclass of `Attack` with `register_attack`, and an entry point of the group ``fl_precode.attacks``
-(docs/adding-an-attack.md). A class that is no plug-in is named by its place, ``package.module:Class``. A `LayerKind`
-with `register_layer` makes searches of models with layers of your own fast (docs/adding-a-layer.md).
+(docs/how-to/adding-an-attack.md). A class that is no plug-in is named by its place, ``package.module:Class``. A
+`LayerKind` with `register_layer` makes searches of models with layers of your own fast (docs/how-to/adding-a-layer.md).
 """
 
 from attacker.attacks import (

@@ -32,7 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.from_run_config(context.run_config)
     fingerprint = running_fingerprint()
     if settings.code_fingerprint not in ("", fingerprint):
-        raise RuntimeError("the server runs other code than the launcher submitted; see docs/architecture.md, T2")
+        page = "docs/explanation/architecture.md"
+        raise RuntimeError(f"the server runs other code than the launcher submitted; see {page}, T2")
     federation = prepare(settings)
     wait_for_nodes(grid, settings.num_clients)
 

@@ -1,4 +1,4 @@
-"""Write docs/codes.md and the golden file of all sentences from their tables: ``python -m tests.generate_codes``."""
+"""Write docs/reference/codes.md and the golden file of all sentences: ``python -m tests.generate_codes``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from attacker.audit.record.flag_sentences import FLAG_SENTENCES
 from attacker.reasons import PLAIN, SENTENCES
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "codes.md"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "codes.md"
 GOLDEN: Final = Path(__file__).with_name("sentences.txt")
 _HEAD: Final = """# Codes
 

@@ -22,18 +22,18 @@ SMALL = InputSpec(channels=3, height=32, width=32, classes=3, mean=(0.5,) * 3, s
 
 
 def test_page_and_file_say_the_same(tmp_path):
-    content = json.loads((DOCS / "architectures.json").read_text())
+    content = json.loads((DOCS / "results" / "architectures.json").read_text())
     page = tmp_path / "architectures.md"
-    page.write_text((DOCS / "architectures.md").read_text())
+    page.write_text((DOCS / "results" / "architectures.md").read_text())
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, a development dependency")
     write_page(content, page)
-    assert page.read_text() == (DOCS / "architectures.md").read_text(), "write it again with --table --page"
+    assert page.read_text() == (DOCS / "results" / "architectures.md").read_text(), "write it again with --table --page"
     assert (tmp_path / "architectures.png").stat().st_size > 10_000
-    assert (DOCS / "architectures.png").exists()
+    assert (DOCS / "results" / "architectures.png").exists()
 
 
 def test_every_cell_of_the_file_is_one_of_the_map():
-    content = json.loads((DOCS / "architectures.json").read_text())
+    content = json.loads((DOCS / "results" / "architectures.json").read_text())
     for key, entry in content["cells"].items():
         parts = {name: entry[name] for name in ("row", "size", "batch", "steps", "alter", "searched")}
         assert Cell(**parts).key == key
@@ -42,7 +42,7 @@ def test_every_cell_of_the_file_is_one_of_the_map():
         assert entry["cpu_seconds"] > 0
         assert len(entry["date"]) == 10
         if entry["searched"] and not entry["came_back"] and not entry["alter"]:
-            assert entry["flags"], "a cell in which nothing came back is flagged"
+            assert entry["flags"], "a cell in which nothing was reconstructed is flagged"
     assert state(content["cells"]["lenet | 64 | batch 1 | 1 step"]) == "reconstructed", "the control"
     assert content["cells"]["lenet | 64 | batch 1 | 1 step | swapped"]["came_back"] == 0, "the control's control"
 

@@ -249,8 +249,8 @@ def test_guarantees_put_audits_of_a_filter_together():
 def test_the_tables_of_identification_are_those_of_its_figures(tmp_path):
     from benchmarks.identification import defences_table, noise_table
 
-    content = json.loads((ROOT / "docs/identification.json").read_text())
-    page = (ROOT / "docs/identification.md").read_text()
+    content = json.loads((ROOT / "docs/results/identification.json").read_text())
+    page = (ROOT / "docs/results/identification.md").read_text()
     assert noise_table(content["noise"]) in page
     assert defences_table(content["defences"]) in page
     for row in content["noise"].values():

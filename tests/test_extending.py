@@ -46,7 +46,7 @@ found["defence"] = [one.defence for one in record.federations]
 
 
 def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "how-to" / page).read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def installed(tmp_path_factory):
     (folder / "my_package").mkdir()
     (folder / "my_package" / "__init__.py").touch()
     for page in ("adding-an-attack.md", "adding-a-defence.md"):
-        (file,) = re.findall(r"^`([\w/]+\.py)`:$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+        (file,) = re.findall(r"^`([\w/]+\.py)`:$", (ROOT / "docs" / "how-to" / page).read_text(), re.MULTILINE)
         (program,) = blocks(page, "python")
         (folder / file).write_text(program)
     (attack,), (defence,) = blocks("adding-an-attack.md", "toml"), blocks("adding-a-defence.md", "toml")

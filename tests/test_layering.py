@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md): read from the syntax trees, so that a lazy import counts too."""
+"""Who may import whom (docs/explanation/architecture.md): read from the syntax trees, so a lazy import counts too."""
 
 from __future__ import annotations
 

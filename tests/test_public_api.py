@@ -104,7 +104,7 @@ def test_an_audit_without_a_folder_keeps_nothing_but_its_record(tmp_path):
 
 
 def test_nobody_outside_imports_the_private_package():
-    """Its names may change; what is promised stands in docs/api.md."""
+    """Its names may change; what is promised stands in docs/reference/api.md."""
     files = [ROOT / "README.md", *(ROOT / "docs").rglob("*"), *(ROOT / "examples").rglob("*")]
     files += [path for folder in ("server", "clients", "deploy") for path in (ROOT / folder).rglob("*.py")]
     found = [

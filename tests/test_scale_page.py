@@ -1,4 +1,4 @@
-"""docs/scale.md shows what docs/scale.json holds; the benchmark behind both runs real federations."""
+"""docs/results/scale.md shows what docs/results/scale.json holds; the benchmark behind both runs real federations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_tables_of_the_page_are_made_from_the_file():
-    report = json.loads((ROOT / "docs" / "scale.json").read_text())
-    page = (ROOT / "docs" / "scale.md").read_text()
+    report = json.loads((ROOT / "docs" / "results" / "scale.json").read_text())
+    page = (ROOT / "docs" / "results" / "scale.md").read_text()
     for name, table in tables(report).items():
-        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page, f"docs/scale.md, {name}: run --table --page"
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page, f"{name}: run --table --page"
 
 
 def test_listening_changed_no_model_and_every_update_is_counted():
-    rows = json.loads((ROOT / "docs" / "scale.json").read_text())["rows"]
+    rows = json.loads((ROOT / "docs" / "results" / "scale.json").read_text())["rows"]
     listened = [row for row in rows if row["listening"] != "off"]
     assert {row["clients"] for row in listened} >= {100, 1_000}
     for row in listened:

@@ -134,6 +134,6 @@ def test_a_page_gets_the_tables_between_its_marks(tmp_path):
 
 
 def test_the_page_shows_what_the_files_hold():
-    page = (ROOT / "docs/evidence.md").read_text()
-    assert tables(read(ROOT / "docs/simulated-audits.jsonl")) in page
-    assert waits(json.loads((ROOT / "docs/time-to-verdict.json").read_text())) in page
+    page = (ROOT / "docs/results/evidence.md").read_text()
+    assert tables(read(ROOT / "docs/results/simulated-audits.jsonl")) in page
+    assert waits(json.loads((ROOT / "docs/results/time-to-verdict.json").read_text())) in page

@@ -43,7 +43,7 @@ def solve_determined(equations: WeightedEquations, rows: Tensor) -> Solution:
     the plain solver is taken, which finds the solution of minimum norm.
 
     Args:
-        equations: Those that `is_factored` lets pass.
+        equations: Equations that `is_factored` lets pass.
         rows: b, (v, rows).
     """
     places = _places(equations.system)
@@ -63,7 +63,7 @@ def normal_matrix(equations: WeightedEquations, places: Tensor | None = None) ->
     Gradient constraints couple positions of one channel, and all channels alike.
 
     Args:
-        equations: Of one victim, without anything behind the layer.
+        equations: Equations of one victim, without anything behind the layer.
         places: Where the blocks belong, which is the same for all victims; None works it out.
     """
     system, patches = equations.system, equations.system.patches

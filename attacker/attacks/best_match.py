@@ -1,4 +1,4 @@
-"""How well a reconstruction fits its update, and which of several fits it best."""
+"""Fit of a reconstruction to its update, and the best fit among several."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Contest:
     (Over all parameters, at the same noise, the bottleneck's own large matrices drown the others: images of SSIM .05
     came closer than 1e-3.) Else the smallest of many draws would reward the attack that drew most often, and the
     distance is the mean over the same `NOISE_DRAWS` draws for every result; over all parameters attacks that average
-    over the noise were measured to beat the true image (docs/attacks.md). It orders results, but is not small even for
-    the true image and cannot confirm an analytic one; such an image is taken unconfirmed, because its formula holds
-    whatever the noise was, and so is one whose labels are unknown. Formulas do not hold for gradients that were changed
-    themselves: where a defence was announced that does so, their images compete with the others.
+    over the noise were measured to beat the true image (docs/reference/attacks.md). It orders results, but is not small
+    even for the true image and cannot confirm an analytic one; such an image is taken unconfirmed, because its formula
+    holds whatever the noise was, and so is one whose labels are unknown. Formulas do not hold for gradients that were
+    changed themselves: where a defence was announced that does so, their images compete with the others.
 
     Where the announced defence puts zeros in place of parts of one gradient, only what it kept is compared, and of
     what a filter kept only what it did not change (`attacker.attacks.numbers_left`).

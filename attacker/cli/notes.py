@@ -56,7 +56,7 @@ def notes(
     """Show what is known, assumed and missing about a tape, with the lines to add to the notes beside it.
 
     The notes of runs/1/tape are runs/1/tape.toml. Nothing is attacked and
-    nothing is written. Exit code 3: nothing could be attacked as it is.
+    nothing is written. Exit code 3: nothing could be attacked as it stands.
 
     Example: fl-precode notes runs/1/tape
     """
@@ -198,7 +198,7 @@ def _print_assumed(federation: AuditedFederation, observations: Sequence[Observa
 
     assumptions = assumptions_about(federation.subject.victim, observations)
     if assumptions:
-        _print(["", "Assumed (docs/assumptions.md)"])
+        _print(["", "Assumed (docs/reference/assumptions.md)"])
     for assumption in assumptions:
         _print(assumption_lines(assumption, len(observations), path, width))
 

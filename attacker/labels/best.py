@@ -22,7 +22,7 @@ _MOST_NEGATIVE = 0.25
 def best_labels(
     victim: Victim, observation: Observation, *, generator: torch.Generator, probes: int = 256
 ) -> tuple[Tensor | None, str]:
-    """Labels by the method that docs/labels.md found most accurate for such a model and update, or why there are none.
+    """Labels by the most accurate method for a model and update (docs/explanation/labels.md), or why there are none.
 
     The order of preference, where a method that cannot apply or finds nothing leaves the turn to the next:
 

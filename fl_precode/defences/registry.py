@@ -67,7 +67,8 @@ def _check_kind(kind: object) -> None:
     if not (isinstance(kind, type) and issubclass(kind, ModelDefence | GradientDefence)):
         raise TypeError(f"expected a subclass of GradientDefence or ModelDefence (fl_precode.defences), got {name}")
     if isabstract(kind) or not is_dataclass(kind):
-        raise TypeError(f"the defence {name} lacks __call__, or is no frozen dataclass: see docs/adding-a-defence.md")
+        page = "docs/how-to/adding-a-defence.md"
+        raise TypeError(f"the defence {name} lacks __call__, or is no frozen dataclass: see {page}")
 
 
 def _entry_of_class(name: str, kind: object, package: str) -> DefenceEntry:
@@ -325,7 +326,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
             that act on gradients change nothing here: see `gradient_defence`.
         model: Takes (batch, channels, height, width) of ``inputs``.
         inputs: Input domain.
-        seed: Of the defence's own layers; torch's global generators are left as they were.
+        seed: Seed of the defence's own layers; torch's global generators are left as they were.
 
     Raises:
         ValueError: If the spec is unknown or the model cannot carry the defence (see `fl_precode.extend`).
@@ -342,7 +343,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
 
 
 def gradient_defence(spec: str) -> DefenceChain | None:
-    """What the spec does to a client's gradients, or None when it leaves them alone.
+    """Defence of a client's gradients by the spec, or None when it leaves them alone.
 
     >>> gradient_defence("precode+clip:max_norm=1").parts
     (Clip(max_norm=1.0),)
@@ -368,7 +369,7 @@ def check_gradient_defence(spec: str, model: nn.Module) -> None:
     """Refuse a model that cannot have the spec's gradient defences, before anything is trained.
 
     Args:
-        spec: Of the whole defence.
+        spec: Spec of the whole defence.
         model: The defended model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The table of ``docs/apps.md`` from ``docs/apps.json``, which ``tests.apps.shelf_run`` writes."""
+"""The table of ``docs/results/apps.md`` from ``docs/results/apps.json``, which ``tests.apps.shelf_run`` writes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 HEAD = (
-    "| app | lines | moved | run, s | audit, s | images | attacks run | came back | best SSIM | verdict |\n"
+    "| app | lines | moved | run, s | audit, s | images | attacks run | reconstructed | best SSIM | verdict |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |\n"
 )
 
 
 def rows() -> list[dict[str, Any]]:
     """What was measured, one entry for each app."""
-    return list(json.loads((DOCS / "apps.json").read_text()))
+    return list(json.loads((DOCS / "results" / "apps.json").read_text()))
 
 
 def table() -> str:

@@ -85,5 +85,5 @@ def test_at_most_four_lines_for_any_app():
 
 
 def test_the_page_shows_what_was_measured():
-    assert table() in (DOCS / "apps.md").read_text()
+    assert table() in (DOCS / "results" / "apps.md").read_text()
     assert {one["app"] for one in rows()} == {app.name for app in SHELF}

@@ -11,7 +11,7 @@ import pytest
 from attacker.attacks.registry import build_attack
 from tests.examples.readme_commands import ROOT
 
-NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+NOTEBOOK = ROOT / "docs" / "tutorials" / "tutorial.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text())["cells"]
 
 

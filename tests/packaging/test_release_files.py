@@ -21,7 +21,7 @@ WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".g
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 PRIVATE_PAGES = ("SECURITY.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", ".github/pull_request_template.md")
 
-sys.path.append(str(ROOT / "docs"))
+sys.path.append(str(ROOT / "docs" / "reference"))
 import generate_licences  # noqa: E402
 
 
@@ -43,6 +43,7 @@ def recipe(target):
 def test_each_workflow_checks_by_the_makefile():
     assert commands("lint") == ["make lint"]
     assert commands("tests") == ["make suite", "make lowest"]
+    assert commands("docs") == ["make site"]
     assert commands("wheel") == ["make dist", "make try-dist"]
     assert {"make test", "make dist", "make try-dist", "make sbom"} < set(commands("release"))
     made = {line.split()[1] for name in WORKFLOWS for line in commands(name) if line.startswith("make ")}
@@ -61,12 +62,13 @@ def test_the_targets_of_the_workflows_run_what_they_promise():
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
 def test_a_workflow_may_do_little_and_ends(name):
-    """Reading the code at most; only the jobs of a release may do one thing more each."""
+    """Reading the code at most; only jobs that publish may do more, one thing each."""
     workflow = WORKFLOWS[name]
     assert workflow["permissions"] in ({}, {"contents": "read"})
     assert workflow["concurrency"]["cancel-in-progress"] is (name != "release")
     for key, job in workflow["jobs"].items():
         more = {"publish": {"id-token": "write"}, "announce": {"contents": "write"}}
+        more |= {"deploy": {"pages": "write", "id-token": "write"}}
         assert job.get("permissions", {"contents": "read"}) == more.get(key, {"contents": "read"})
         assert job["timeout-minutes"] <= 60
     for used in (step["uses"] for step in steps(name) if "uses" in step):
@@ -137,7 +139,7 @@ def test_links_of_the_pages_for_contributors_lead_somewhere(page):
 
 
 def rows():
-    """Cells of each package of docs/licences.md by its name."""
+    """Cells of each package of docs/reference/licences.md by its name."""
     lines = [line for line in generate_licences.PAGE.read_text().splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in cells if row[0] not in ("package", "---")}

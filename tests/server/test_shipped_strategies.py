@@ -1,4 +1,4 @@
-"""Wrapping any of flwr's strategies changes no bit of the training and no metric (docs/strategies.md)."""
+"""Wrapping any of flwr's strategies changes no bit of the training and no metric (docs/how-to/strategies.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW = ("FedAvgM", "FedAdagrad", "FedYogi", "FedProx", "FedTrimmedAvg", "MultiKr
 
 SLOW_OR_QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "strategies.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "running.md"
 
 
 def test_no_strategy_that_flwr_ships_is_missing_here_or_on_the_page():

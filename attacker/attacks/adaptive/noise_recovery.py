@@ -42,13 +42,13 @@ class NoiseRecovery(AdaptiveMatching):
     With its noise known a bottleneck is an ordinary layer. The features that entered it are known as well, and are
     added to the loss as ``feature_weight * |f(x') - h|^2 / |h|^2``. What is matched by default are the layers before
     the last bottleneck, without those of bottlenecks: their large matrices tell only what the features tell, and
-    drown the others (measured: docs/attacks.md). ``layers`` in the settings chooses otherwise.
+    drown the others (measured: docs/reference/attacks.md). ``layers`` in the settings chooses otherwise.
 
     Noise of bottlenecks that cannot be recovered, such as convolutional ones, is searched as `NoiseRestoring` does it,
     by all layers but the recovered bottlenecks'; features behind such noise have no target.
 
     Attributes:
-        feature_weight: Of the known features, 0 or more.
+        feature_weight: Weight of the known features, 0 or more.
         noise_rate: Adam's first step for noise that could not be recovered, positive.
     """
 
@@ -66,7 +66,7 @@ class NoiseRecovery(AdaptiveMatching):
 
     @property
     def noise_search(self) -> NoiseSearch:
-        """What is not known is optimised."""
+        """Optimise what is not known."""
         return NoiseSearch(rate=self.noise_rate, feature_weight=self.feature_weight)
 
     def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:

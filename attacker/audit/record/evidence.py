@@ -44,10 +44,12 @@ class PlannedAttack(Entry):
         description="whether no search here answers these updates within ten times the budget; absent in older records",
     )
     mends: list[Identifier] = Field(
-        default=[], description="what would let it run, by the codes of docs/assumptions.md; absent in older records"
+        default=[],
+        description="what would let it run, by the codes of docs/reference/assumptions.md; absent in older records",
     )
     reason_codes: list[Identifier] = Field(
-        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+        default=[],
+        description="of the reason, as in docs/reference/codes.md, that of the whole first; absent in older records",
     )
 
     @property
@@ -63,7 +65,7 @@ class PlannedAttack(Entry):
 class AssumptionEntry(Entry):
     """What was taken to be so about a federation's updates because nobody said it."""
 
-    code: Identifier = Field(description="as in docs/assumptions.md")
+    code: Identifier = Field(description="as in docs/reference/assumptions.md")
     sentence: str
     doubt: str = Field(description="what would show it wrong")
     line: str = Field(default="", description="the line for the notes beside the tape that settles it; may be empty")
@@ -74,7 +76,7 @@ class Flag(Entry):
     """A reason to distrust a low score."""
 
     federation: Identifier
-    name: Identifier = Field(description="as in docs/flags.md")
+    name: Identifier = Field(description="as in docs/reference/flags.md")
     attack: str | None = Field(description="spec, when it is about one attack")
     sentence: str
     weak: bool = Field(default=True, description="whether it alone forbids to say that the defence held")
@@ -202,7 +204,7 @@ class LeakageSummary(Entry):
         default=None, description="what an attacker with a prior makes of noise; absent in older records"
     )
     reason_codes: list[Identifier] = Field(
-        default=[], description="of the reason, as in docs/codes.md; absent in older records"
+        default=[], description="of the reason, as in docs/reference/codes.md; absent in older records"
     )
     positions: PositionLeakage | None = Field(
         default=None,
@@ -227,13 +229,15 @@ class UpdateReading(Entry):
     batch_statistics: Count = Field(
         default=0,
         description="of these layers, those whose exact mean and variance over the client's one batch follow from what "
-        "came back; absent in older records",
+        "was returned; absent in older records",
     )
     at_least: list[Count] = Field(
         description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"
     )
     why_no_labels: str = Field(description="why not; empty otherwise")
-    why_codes: list[Identifier] = Field(default=[], description="of it, as in docs/codes.md; absent in older records")
+    why_codes: list[Identifier] = Field(
+        default=[], description="of it, as in docs/reference/codes.md; absent in older records"
+    )
 
 
 class HeadReading(Entry):

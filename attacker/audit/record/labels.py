@@ -13,7 +13,7 @@ class LabelReading(Entry):
     round: Count
     node: str
     images: Count | None = Field(description="behind the update; null when not revealed")
-    method: str = Field(description="of label recovery, as in docs/labels.md; empty where none were read")
+    method: str = Field(description="of label recovery, as in docs/explanation/labels.md; empty where none were read")
     counts: list[Count] = Field(description="images of each class as they were read; empty where none were")
     right: Count | None = Field(description="images whose class was read right; null without truth or labels")
     guess_right: Count | None = Field(

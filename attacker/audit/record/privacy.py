@@ -18,7 +18,7 @@ class CanaryAudit(Entry):
     round: Count = Field(default=0, description="the only round in which they entered; 0 for every round")
     updates: Count = Field(description="updates that they entered")
     scored: Count = Field(description="canaries of all updates that could be looked for")
-    lost: Count = Field(description="canaries of all updates of which no number came back; they are not counted")
+    lost: Count = Field(description="canaries of all updates of which no number was returned; they are not counted")
     silent: list[str] = Field(
         description="updates in which the canaries do not show although they do in others: round and client"
     )
@@ -42,7 +42,7 @@ class CanaryAudit(Entry):
     )
     notes: list[str] = Field(default=[], description="what to know of it")
     reason: str = Field(default="", description="why nothing was measured; empty otherwise")
-    codes: list[Identifier] = Field(default=[], description="of reason and notes, as in docs/codes.md")
+    codes: list[Identifier] = Field(default=[], description="of reason and notes, as in docs/reference/codes.md")
 
 
 class AttackBound(Entry):
@@ -63,7 +63,7 @@ class AttackBound(Entry):
     measured: Share | None = Field(description="its rate")
     least: Share | None = Field(description="lower end of its interval, which allows for the number of attacks")
     reason: str = Field(default="", description="why there is no bound; empty otherwise")
-    codes: list[Identifier] = Field(default=[], description="of the reason, as in docs/codes.md")
+    codes: list[Identifier] = Field(default=[], description="of the reason, as in docs/reference/codes.md")
     sentence: str = Field(description="claim, formula, lower bound and upper bound in a line")
 
     @property

@@ -263,19 +263,19 @@ class FederationSummary(Entry):
         "protect; 0 in older records",
     )
     truth_codes: list[Identifier] = Field(
-        default=[], description="of truth_note, as in docs/codes.md; absent in older records"
+        default=[], description="of truth_note, as in docs/reference/codes.md; absent in older records"
     )
     doubt_codes: list[Identifier] = Field(
-        default=[], description="of all doubts, as in docs/codes.md; absent in older records"
+        default=[], description="of all doubts, as in docs/reference/codes.md; absent in older records"
     )
     not_announced_codes: list[Identifier] = Field(
-        default=[], description="of all that was not announced, as in docs/codes.md; absent in older records"
+        default=[], description="of all that was not announced, as in docs/reference/codes.md; absent in older records"
     )
     identification_note: str = Field(
         default="", description="what identification lacks, and why; empty where nothing, and in older records"
     )
     identification_codes: list[Identifier] = Field(
-        default=[], description="of it, as in docs/codes.md; absent in older records"
+        default=[], description="of it, as in docs/reference/codes.md; absent in older records"
     )
 
 
@@ -321,7 +321,8 @@ class ImageScore(Entry):
     )
     guess: str = Field(default="", description="which guess that is; empty without truth and in older records")
     reason_codes: list[Identifier] = Field(
-        default=[], description="of the reason, as in docs/codes.md, that of the whole first; absent in older records"
+        default=[],
+        description="of the reason, as in docs/reference/codes.md, that of the whole first; absent in older records",
     )
 
 
@@ -424,10 +425,10 @@ class AttackSummary(Entry):
     attack: str
     images: Count = Field(description="images attacked, without those the attack does not fit")
     not_applicable: Count
-    failed: Count = Field(description="images on which the attack raised or diverged; they count as not come back")
+    failed: Count = Field(description="images on which the attack raised or diverged; they count as not reconstructed")
     reasons: list[str] = Field(description="different reasons for not applicable and failed")
     successes: Count | None = Field(
-        description="images that came back: SSIM at or above the threshold, and beyond the best guess; null without "
+        description="reconstructed images: SSIM at or above the threshold, and beyond the best guess; null without "
         "truth"
     )
     success_rate: Share | None
@@ -447,7 +448,8 @@ class AttackSummary(Entry):
     label_accuracy: Share | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     reason_codes: list[Identifier] = Field(
-        default=[], description="of all reasons, as in docs/codes.md, in the alphabet; absent in older records"
+        default=[],
+        description="of all reasons, as in docs/reference/codes.md, in the alphabet; absent in older records",
     )
     identification: list[RankSummary] = Field(
         default=[], description="by pixels, and by features where these were compared; absent in older records"
@@ -461,7 +463,7 @@ class AuditRecord(Entry):
     schema_version: Literal[2] = SCHEMA_VERSION
     created: str = Field(description="ISO 8601, UTC")
     title: str
-    success_threshold: Share = Field(description="an image came back when its SSIM is at least this")
+    success_threshold: Share = Field(description="an image counts as reconstructed when its SSIM is at least this")
     settings: dict[str, Setting]
     seeds: dict[str, int]
     versions: dict[str, str]

@@ -1,4 +1,6 @@
-"""What no attack can exceed on a federation, by what its defence promises, beside what was measured (docs/bounds.md).
+"""Bound on every attack on a federation, by the promise of its defence, beside the measured success.
+
+Explained in docs/explanation/bounds.md.
 
 A pure function of the record. The bound is that of reconstruction robustness (`fl_precode.privacy.robustness`) for the
 images of one client, over all rounds. Its prior is the share of victims that the best guess without the update brings

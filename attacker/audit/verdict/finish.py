@@ -15,7 +15,7 @@ from attacker.audit.verdict.verdict import verdicts
 
 
 def finish_record(record: AuditRecord, leakage: Sequence[LeakageSummary] = ()) -> AuditRecord:
-    """The record with its flags and verdicts, by the rules of docs/flags.md.
+    """The record with its flags and verdicts, by the rules of docs/reference/flags.md.
 
     Args:
         record: With everything that was planned, measured and attacked.

@@ -1,4 +1,4 @@
-"""Reasons to distrust a low score: flags, each from a written rule on the record (docs/flags.md).
+"""Reasons to distrust a low score: flags, each from a written rule on the record (docs/reference/flags.md).
 
 The idea is AutoAttack's (Croce, Hein, ICML 2020, and its released checks): before a defence is believed, ask whether
 the attacks were able to work at all. As long as a flag stands that says weak, no verdict says that a defence held.
@@ -28,7 +28,7 @@ FAILED_SHARE = 0.05
 """Share of images on which an attack may fail before its result is doubted."""
 
 _LOSSES = {"loss", "loss-assumed-bce", "loss-on-logits-alone"}
-"""Codes of assumptions about the loss, as in docs/assumptions.md."""
+"""Codes of assumptions about the loss, as in docs/reference/assumptions.md."""
 
 _RANDOM_DEFENCES = {"precode", "precode-reference", "cvb", "cvb-reference", "dropout"}
 
@@ -46,7 +46,7 @@ def flags(record: AuditRecord) -> list[Flag]:
 
 
 def _no_adaptive_attack(view: FederationView) -> Iterator[Found]:
-    if not (view.defended and view.nothing_came_back) or view.whole:
+    if not (view.defended and view.nothing_reconstructed) or view.whole:
         return
     whole = defence_name(view.federation.defence)
     described = {attack.spec: attack for attack in view.record.attacks}
@@ -77,7 +77,7 @@ def _model_is_random(view: FederationView) -> Iterator[Found]:
 
 
 def _no_control(view: FederationView) -> Iterator[Found]:
-    if not (view.defended and view.nothing_came_back):
+    if not (view.defended and view.nothing_reconstructed):
         return
     if view.control is None:
         yield raised_flag("no-control")
@@ -95,12 +95,12 @@ def _no_control(view: FederationView) -> Iterator[Found]:
 
 
 def _undefended_not_reconstructed(view: FederationView) -> Iterator[Found]:
-    if not view.defended and view.nothing_came_back:
+    if not view.defended and view.nothing_reconstructed:
         yield raised_flag("control-not-reconstructed.undefended")
 
 
 def _control_hardly(view: FederationView) -> Iterator[Found]:
-    if not view.nothing_came_back or not view.stopped or view.convincing:
+    if not view.nothing_reconstructed or not view.stopped or view.convincing:
         return
     here, there = view.stopped[0]
     works = view.works_without(here.attack)
@@ -116,7 +116,7 @@ def _control_hardly(view: FederationView) -> Iterator[Found]:
 
 
 def _too_few_victims(view: FederationView) -> Iterator[Found]:
-    if not view.nothing_came_back:
+    if not view.nothing_reconstructed:
         return
     judged = view.whole or view.of_role(adaptive=True, among=view.scored) or view.scored
     independent, images = max((view.independent(summary.attack), summary.images - summary.failed) for summary in judged)
@@ -132,7 +132,7 @@ def _too_few_victims(view: FederationView) -> Iterator[Found]:
 
 
 def _worth(view: FederationView, independent: int, images: int) -> str:
-    """Why so many images are fewer trials, as a clause with a comma before it; empty where they are not."""
+    """Why this many images are fewer trials, as a clause with a comma before it; empty where they are not."""
     if independent == images:
         return ""
     updates, clients = view.attacked
@@ -143,7 +143,7 @@ def _worth(view: FederationView, independent: int, images: int) -> str:
 
 def _near_miss(view: FederationView) -> Iterator[Found]:
     near = view.near_misses
-    if not view.nothing_came_back or not near:
+    if not view.nothing_reconstructed or not near:
         return
     names = joined(sorted({attack_title(row.attack) for row in near}))
     yield raised_flag(

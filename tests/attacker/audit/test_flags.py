@@ -41,7 +41,7 @@ def test_an_audit_that_did_everything_has_no_flag():
 
 
 def test_the_docs_describe_every_flag_and_no_other():
-    text = (Path(__file__).resolve().parents[3] / "docs" / "flags.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "flags.md").read_text()
     described = re.findall(r"^\| `([a-z-]+)` \| (yes|no) ", text, re.MULTILINE)
     assert {name: weak == "yes" for name, weak in described} == {name: kind.weak for name, kind in FLAGS.items()}
     assert all(kind.phrase in text for kind in FLAGS.values())
@@ -97,7 +97,7 @@ def test_a_formula_that_randomness_cannot_touch_accounts_for_it():
 
 
 @pytest.mark.parametrize(("back", "flagged"), [(4, False), (3, True)])
-def test_searches_are_not_doubted_where_formulas_brought_back_every_image(back, flagged):
+def test_searches_are_not_doubted_where_formulas_reconstructed_every_image(back, flagged):
     summaries = [summary("f2", FIRST, back), summary("f2", PLAIN, 0)]
     similar = [0.99] * back + [0.2] * (4 - back)
     results = [*rows("f2", FIRST, ssim=similar), *rows("f2", PLAIN, ssim=0.1, matching_loss=1.0, starts=1)]

@@ -18,7 +18,7 @@ from fl_precode.models import build_model
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [
-    *ROOT.glob("docs/*.md"), *ROOT.glob("attacker/report/*.py"), *ROOT.glob("attacker/report/templates/*"),
+    *ROOT.glob("docs/*/*.md"), *ROOT.glob("attacker/report/*.py"), *ROOT.glob("attacker/report/templates/*"),
     *ROOT.glob("attacker/experiments/**/*.py"), *ROOT.glob("attacker/experiments/templates/*"), ROOT / "README.md",
 ]  # fmt: skip
 ADVICE = (

@@ -116,7 +116,7 @@ def test_a_layer_has_one_kind():
 
 
 def test_a_layer_is_added_as_the_page_says(problem):
-    page = Path(__file__).resolve().parents[3] / "docs" / "adding-a-layer.md"
+    page = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "adding-a-layer.md"
     (program,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     exec(program, {"LayerScale": Gain})
     assert isinstance(problem.choose(), FactoredProducts)

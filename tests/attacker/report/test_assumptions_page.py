@@ -1,4 +1,4 @@
-"""docs/assumptions.md names every assumption that the code makes, every code of what is missing, and no other."""
+"""docs/reference/assumptions.md names every assumption of the code, every code of what is missing, and no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def listed(heading: str) -> set[str]:
-    page = (ROOT / "docs" / "assumptions.md").read_text()
+    page = (ROOT / "docs" / "reference" / "assumptions.md").read_text()
     section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
     return set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
 
