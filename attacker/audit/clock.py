@@ -27,7 +27,7 @@ _LEAST_END: Final = 1.5
 _MOST_END: Final = 30.0
 """Share of the budget, and seconds, that are kept for joining results with the truth and for the page."""
 
-INDICES: Final = 0.1
+INDICES: Final = 0.05
 _LEAST_INDICES: Final = 20.0
 """Share of the budget that is kept for leakage indices, where they are wanted; seconds that they may take anyhow."""
 

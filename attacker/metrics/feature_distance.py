@@ -51,6 +51,7 @@ class FeatureNetwork:
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
+        self._kernels: dict[str, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -69,12 +70,13 @@ class FeatureNetwork:
         pixels = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128
         shrinks = max(images.shape[-2:]) > SIDE
         values = functional.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=shrinks)
-        values = functional.relu6(self._normalised(self._convolved(values, "_conv_stem", 2), "_bn0"))
+        values = values.contiguous(memory_format=torch.channels_last)
+        values = self._convolved(values, "_conv_stem", "_bn0", 2).clamp_(0, 6)
         rows = []
         for number, stride in enumerate(_STRIDES):
             values = self._block(values, f"_blocks.{number}.", stride)
             if number in _COMPARED:
-                units = functional.normalize(values, dim=1)
+                units = functional.normalize(values, dim=1).contiguous()
                 rows.append(units.flatten(1) / (values.shape[2] * values.shape[3]) ** 0.5)
         return torch.cat(rows, dim=1)
 
@@ -82,26 +84,30 @@ class FeatureNetwork:
         """An inverted bottleneck (Sandler et al. 2018): widened, filtered channel by channel, narrowed."""
         wide = before
         if f"{name}_expand_conv.weight" in self._weights:
-            wide = functional.relu6(self._normalised(self._convolved(before, f"{name}_expand_conv"), f"{name}_bn0"))
-        filtered = self._convolved(wide, f"{name}_depthwise_conv", stride, groups=wide.shape[1])
-        filtered = functional.relu6(self._normalised(filtered, f"{name}_bn1"))
-        after = self._normalised(self._convolved(filtered, f"{name}_project_conv"), f"{name}_bn2")
+            wide = self._convolved(before, f"{name}_expand_conv", f"{name}_bn0").clamp_(0, 6)
+        filtered = self._convolved(wide, f"{name}_depthwise_conv", f"{name}_bn1", stride, groups=wide.shape[1])
+        after = self._convolved(filtered.clamp_(0, 6), f"{name}_project_conv", f"{name}_bn2")
         return before + after if after.shape == before.shape else after
 
-    def _convolved(self, values: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
-        """With TensorFlow's padding, which puts the odd pixel behind."""
-        kernel = self._weights[f"{name}.weight"]
+    def _convolved(self, values: Tensor, name: str, norm: str, stride: int = 1, groups: int = 1) -> Tensor:
+        """A convolution and the normalisation behind it, with TensorFlow's padding, which puts the odd pixel behind."""
+        kernel, bias = self._folded(name, norm)
         padding: list[int] = []
         for side in (values.shape[3], values.shape[2]):
             whole = max((-(-side // stride) - 1) * stride + kernel.shape[-1] - side, 0)
             padding += [whole // 2, whole - whole // 2]
-        return functional.conv2d(functional.pad(values, padding), kernel, stride=stride, groups=groups)
+        return functional.conv2d(functional.pad(values, padding), kernel, bias, stride=stride, groups=groups)
 
-    def _normalised(self, values: Tensor, name: str) -> Tensor:
-        mean, variance, scale, shift = (
-            self._weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return functional.batch_norm(values, mean, variance, scale, shift, training=False, eps=_EPSILON)
+    def _folded(self, name: str, norm: str) -> tuple[Tensor, Tensor]:
+        """The kernel and the bias that give what normalisation by running statistics makes of the convolution."""
+        if name not in self._kernels:
+            mean, variance, scale, shift = (
+                self._weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+            )
+            factor = scale / (variance + _EPSILON).sqrt()
+            kernel = self._weights[f"{name}.weight"] * factor[:, None, None, None]
+            self._kernels[name] = (kernel.contiguous(memory_format=torch.channels_last), shift - mean * factor)
+        return self._kernels[name]
 
 
 def feature_distances(images: Tensor, candidates: Tensor) -> Tensor:

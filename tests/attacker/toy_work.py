@@ -34,7 +34,22 @@ class Roots:
         return tensors["root"]
 
 
+class Devices(Roots):
+    """Which GPU a job was given, which process it ran in, and from when to when."""
+
+    def do(self, content: Mapping[str, Any], *, seconds: float | None, tell: Tell) -> Tensor:
+        began = time.time()
+        time.sleep(1.0)
+        device = int(os.environ.get("CUDA_VISIBLE_DEVICES") or -1)
+        return torch.tensor([device, os.getpid(), began, time.time()], dtype=torch.float64)
+
+
 WORK = Roots()
+DEVICES = Devices()
+
+
+def device_job(number: int) -> Job:
+    return Job(id=f"device-{number}", work="tests.attacker.toy_work:DEVICES", title="", content={})
 
 
 def job(number: float, *, cost: float = 1.0, patience: float | None = None, **content: Any) -> Job:

@@ -172,7 +172,7 @@ def test_what_comes_before_a_later_phase_may_take_eight_times_its_share():
     assert 2 * alike.seconds < decisive.seconds < clock.attacking() / 10
 
 
-@pytest.mark.parametrize(("budget", "seconds"), [(60.0, 20.0), (1000.0, 100.0), (None, math.inf)])
+@pytest.mark.parametrize(("budget", "seconds"), [(60.0, 20.0), (1000.0, 50.0), (None, math.inf)])
 def test_indices_do_not_fill_what_is_left_of_a_budget(budget, seconds):
     assert Clock(budget, indices=True).explaining() == pytest.approx(seconds)
     if budget is not None:

@@ -17,15 +17,18 @@ from attacker.audit.audit import audit
 from attacker.audit.inputs.tape_source import TapeSource
 from attacker.experiments.precode.run import run_cells
 from attacker.experiments.store import Store
+from attacker.jobs.run import hire_for, run_jobs
+from attacker.jobs.store import FolderStore
 from tests.attacker.campaigns import ROOT, finished, log_of, pictures, settings, start, without_times
 from tests.attacker.reproductions import tiny
 from tests.attacker.taped_federation import tape_federation
+from tests.attacker.toy_work import DEVICES, device_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.federation, pytest.mark.timeout(3000)]
 
 
 class Cluster:
-    """Two nodes of one processor each, with folders and ports of their own."""
+    """Two nodes of one processor each, with folders and ports of their own; it poses as two GPUs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,8 +43,8 @@ class Cluster:
         with (self.folder.parent / f"{self.folder.name}-{len(self.nodes)}.log").open("wb") as log:
             self.nodes.append(
                 subprocess.Popen(
-                    [ray, "start", *arguments, "--node-ip-address=127.0.0.1", "--num-cpus=1", "--block",
-                     "--object-store-memory=80000000", "--disable-usage-stats"],
+                    [ray, "start", *arguments, "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=2",
+                     "--block", "--object-store-memory=80000000", "--disable-usage-stats"],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )
@@ -162,3 +165,16 @@ def test_a_lost_node_costs_nothing_and_a_lost_cluster_is_said(tape, undisturbed,
     assert start(tape, out, victims=32).wait() == 0, log_of(out).read_text()
     assert {name: finished(out)[name] for name in kept} == kept
     same(out, undisturbed)
+
+
+def test_jobs_on_gpus_run_in_processes_of_their_own_and_never_share_one(tmp_path, cluster):
+    store = FolderStore(tmp_path, DEVICES)
+    jobs = [device_job(number) for number in range(8)]
+    run_jobs(jobs, store, hire_for(store, ray_address=cluster.address, gpu=True))
+    ran = [store.load(one.id).tolist() for one in jobs]
+    assert {int(device) for device, *_ in ran} == {0, 1}
+    assert len({process for _, process, *_ in ran}) >= 4, "two nodes of two GPUs each"
+    for device, process, began, ended in ran:
+        beside = [other for other in ran if other[1] != process and other[2] < ended and began < other[3]]
+        assert sum(other[0] == device for other in beside) <= 1, "the other node has a GPU of this number"
+    assert any(other[2] < one[3] and one[2] < other[3] for one in ran for other in ran if one[1] != other[1])
