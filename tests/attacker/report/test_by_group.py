@@ -24,7 +24,7 @@ def test_what_is_uneven_is_a_sentence_and_the_rest_a_click_away(tmp_path):
     found = finish_record(audited(NINE_OF_TEN, labels=CLASSES, columns={"site": [HOSTILE] * 10 + ["b"] * 30}))
     text = render_page(found, tmp_path)
     words = Page(text).words.replace("\u00a0", " ")
-    part = words[words.index("By group Whether") :].split("Against the rest:")[0]
+    part = words[words.index("By group This section") :].split("Against the rest:")[0]
     assert (
         "Images of class 3 were reconstructed more often than the rest: 9 of 10 against 4 of 30 (p < 0.001, corrected "
         "for 10 classes)." in part

@@ -114,7 +114,7 @@ def test_what_was_assumed_stands_before_every_figure(audited):
     text = page.words
     order = [
         "Two facts are assumed, because nobody announced them (one-pass, scale)",
-        "What was assumed Nobody announced these faings",
+        "What was assumed Nobody announced these facts",
     ]
     order += [ASSUMED[0].sentence, "What would show it wrong: An update that one pass cannot make."]
     order += ["The line that settles it: [protocol] local-epochs = 1", "in 2 of 2 attacked updates"]
