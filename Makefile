@@ -18,7 +18,7 @@ LOWEST := outputs/lowest-environment
 HUB := outputs/hub
 
 .PHONY: demo check quick suite test test-full compose-demo compose-down compose-test bench evidence lint format clean help
-.PHONY: lowest dist try-dist hub-app sbom licences
+.PHONY: lowest dist try-dist hub-app sbom licences site docs
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
@@ -37,6 +37,7 @@ help:
 	@echo "make hub-app    the app's folder for Flower's hub: outputs/hub/fl-precode"
 	@echo "make sbom       every package of an installation with all extras: outputs/fl-precode.cdx.json (CycloneDX)"
 	@echo "make licences   their licences: docs/reference/licences.md"
+	@echo "make site       the documentation site in site/: warnings are errors, every link is checked; make docs serves it"
 	@echo "make clean      remove .venv and outputs"
 
 $(BIN)/python:
@@ -60,6 +61,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-release: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[release]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[docs]'
 	@touch $@
 
 # No pip in it: what is listed is what the package needs.
@@ -152,9 +157,17 @@ sbom: $(VENV)/.installed-release $(RUNTIME)/.installed
 licences: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python docs/reference/generate_licences.py
 
+# MkDocs' advertisement of its successors is no warning of ours.
+site: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m website.check site
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) outputs .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) outputs site .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """What activation-span brings back of batches, beside SPEAR and Inverting Gradients at equal time.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.activation_span --out docs/results/activation-span.json \
-        --table docs/explanation/activation-span.md
+        --table docs/results/activation-span.md
 
 Perceptrons and transformers at 32x32 see training images of CIFAR-10 that follow each other (`images.first_images`, or
 the embedded photographs), those at 224x224 photographs of scikit-image and scikit-learn (`transformers.photographs`);
@@ -220,7 +220,7 @@ def summary(each: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/explanation/activation-span.md."""
+    """The table of docs/results/activation-span.md."""
     lines = [
         f"Measured on {record['measured']}.",
         "",

@@ -2,7 +2,7 @@
 
 Three mechanisms of known epsilon, one release each: Gaussian noise, judged by the separation of scores and by counted
 guesses; randomised response, judged by counted guesses alone. Run: ``python -m benchmarks.canaries --out
-docs/results/canaries.json --page docs/explanation/bounds.md``; the table of the page is made from the file.
+docs/results/canaries.json --page docs/results/canaries.md``; the table of the page is made from the file.
 """
 
 from __future__ import annotations

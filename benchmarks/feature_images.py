@@ -130,7 +130,7 @@ def quality(found: Tensor, image: Tensor) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/explanation/heads.md."""
+    """That of docs/results/heads.md."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in record["rows"]:
         case = row["case"]

@@ -233,7 +233,7 @@ NAMES = {
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/explanation/heads.md."""
+    """That of docs/results/heads.md."""
     lines = [
         "| trunk, features | steps | batch | images | features | known to be | median error | identified | recovered | "
         "median SSIM | CPU s for features | and images |",

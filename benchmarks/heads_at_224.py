@@ -104,7 +104,7 @@ def inverted(model: nn.Module, images: Tensor, steps: int, seed: int) -> dict[st
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/explanation/heads.md."""
+    """That of docs/results/heads.md."""
     lines = [
         "| batch | labels | residual | features to 1 % | known to be | median error | named | CPU s |",
         "| ---: | --- | ---: | ---: | ---: | ---: | --- | ---: |",

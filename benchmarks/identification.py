@@ -1,7 +1,7 @@
 """Whose image a reconstruction shows: how often by chance, and under defences beside SSIM.
 
     OMP_NUM_THREADS=1 python -m benchmarks.identification --out docs/results/identification.json \\
-        --page docs/explanation/identification.md
+        --page docs/results/identification.md
 
 noise     10,000 pictures that say nothing, of three kinds, each with a true image drawn by lot from 1,001 of one class:
           how often it is first, among five, and its median place; by pixels, and for noise by features where the extra

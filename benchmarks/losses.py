@@ -197,7 +197,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/how-to/losses.md."""
+    """The table of docs/results/losses.md."""
     lines = ["| clients minimise | replayed | attack | images that came back | median SSIM | mean distance |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in record["rows"]:

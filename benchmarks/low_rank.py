@@ -167,7 +167,7 @@ def entering(model: nn.Module, place: TransformerBlock, images: Tensor, block: i
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of docs/explanation/heads.md."""
+    """That of docs/results/heads.md."""
     lines = [
         "| layers with branches | rank | images | vectors | found | what they give | CPU s |",
         "| --- | ---: | ---: | ---: | ---: | --- | ---: |",

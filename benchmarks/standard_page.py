@@ -26,7 +26,7 @@ from benchmarks.page_tables import write_between
 from fl_precode.spec import spec_name
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD, PAGE = ROOT / "docs/results/standard.json", ROOT / "docs/reference/standard.md"
+RECORD, PAGE = ROOT / "docs/results/standard.json", ROOT / "docs/results/standard.md"
 KEPT = ("peer", "preset", "iterations", "preset_iterations", "cpu_seconds", "extrapolated_cpu_seconds", "problems")
 
 

@@ -1,7 +1,7 @@
 """Where does each defence break patch-embedding on a ViT, and activation-span on an MLP?
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_defences --out docs/results/transformer-defences.json \
-        --page docs/explanation/transformers.md
+        --page docs/results/transformers.md
 
 ``vit``: a ViT-S/16 in timm's shape at 224x224, one gradient of one photograph, the attack told of nothing but what a
 server is told. ``mlp``: 3072-1024-1024-10 with tanh, one gradient of 16 images of CIFAR-10; an image counts at 40 dB.
@@ -178,7 +178,7 @@ def cell(row: dict[str, Any] | None) -> str:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/explanation/transformers.md."""
+    """The table of docs/results/transformers.md."""
     by_place = {(row["subject"], row["defence"]): row for row in record["rows"]}
     lines = [
         f"Measured on {record['measured']} with PyTorch {record['settings']['torch']}. PSNR in dB, median (min to "

@@ -1,7 +1,7 @@
 """A vision transformer of torchvision, trained at 224x224 by Flower's simulation and audited from the command line.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformer_federation --work /tmp/vit \
-        --out docs/results/transformer-federation.json --page docs/explanation/transformers.md
+        --out docs/results/transformer-federation.json --page docs/results/transformers.md
 
 ``fl-precode run``: two clients with 16 photographs each (those of `benchmarks.transformers`, and mirrored), three
 rounds. Then ``plan`` and ``audit --budget 2m`` on its tape, as a user types them, on a terminal: seconds on the wall
@@ -103,7 +103,7 @@ def measured(model: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/explanation/transformers.md."""
+    """The table of docs/results/transformers.md."""
     lines = [
         f"Measured on {record['measured']} with PyTorch {record['torch']}; other work ran on the two cores.\n",
         "| model | first in the plan | came back, of updates whose patch layer moved | PSNR, dB | verdict "

@@ -1,6 +1,6 @@
 """One image of a vision transformer from one update, at the size that is deployed: how close, how fast.
 
-    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformers --out FILE --page docs/explanation/transformers.md
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.transformers --out FILE --page docs/results/transformers.md
 
 Photographs of scikit-image and scikit-learn, cut square and scaled to 224x224, grey ones three times; a volume of
 96 slices is a window of 96x96 that moves across one of them. One gradient of one image each, float32, labels recovered.
@@ -225,7 +225,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/explanation/transformers.md."""
+    """The table of docs/results/transformers.md."""
     lines = [
         f"Measured on {record['measured']} with PyTorch {record['settings']['torch']}, {record['settings']['images']} "
         "images each.\n",

@@ -250,7 +250,7 @@ def test_the_tables_of_identification_are_those_of_its_figures(tmp_path):
     from benchmarks.identification import defences_table, noise_table
 
     content = json.loads((ROOT / "docs/results/identification.json").read_text())
-    page = (ROOT / "docs/explanation/identification.md").read_text()
+    page = (ROOT / "docs/results/identification.md").read_text()
     assert noise_table(content["noise"]) in page
     assert defences_table(content["defences"]) in page
     for row in content["noise"].values():

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 PAGE: Final = Path(__file__).with_name("licences.md")
 PROJECT: Final = tomllib.loads((PAGE.parents[2] / "pyproject.toml").read_text())["project"]
 OWN: Final = canonicalize_name(PROJECT["name"])
-FOR_WORK: Final = ("dev", "release")
+FOR_WORK: Final = ("dev", "docs", "release")
 """Extras for work on the code, which no installation has."""
 
 STATED_ELSEWHERE: Final = {

@@ -44,6 +44,7 @@ def recipe(target):
 def test_each_workflow_checks_by_the_makefile():
     assert commands("lint") == ["make lint"]
     assert commands("tests") == ["make suite", "make lowest"]
+    assert commands("docs") == ["make site"]
     assert commands("wheel") == ["make dist", "make try-dist"]
     assert {"make test", "make dist", "make try-dist", "make sbom"} < set(commands("release"))
     made = {line.split()[1] for name in WORKFLOWS for line in commands(name) if line.startswith("make ")}
@@ -62,12 +63,13 @@ def test_the_targets_of_the_workflows_run_what_they_promise():
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
 def test_a_workflow_may_do_little_and_ends(name):
-    """Reading the code at most; only the jobs of a release may do one thing more each."""
+    """Reading the code at most; only jobs that publish may do more, one thing each."""
     workflow = WORKFLOWS[name]
     assert workflow["permissions"] in ({}, {"contents": "read"})
     assert workflow["concurrency"]["cancel-in-progress"] is (name != "release")
     for key, job in workflow["jobs"].items():
         more = {"publish": {"id-token": "write"}, "announce": {"contents": "write"}}
+        more |= {"deploy": {"pages": "write", "id-token": "write"}}
         assert job.get("permissions", {"contents": "read"}) == more.get(key, {"contents": "read"})
         assert job["timeout-minutes"] <= 60
     for used in (step["uses"] for step in steps(name) if "uses" in step):

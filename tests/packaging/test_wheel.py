@@ -36,6 +36,7 @@ EXTRAS = {
     "pdf",
     "mlflow",
     "dev",
+    "docs",
     "release",
 }
 

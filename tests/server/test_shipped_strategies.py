@@ -16,7 +16,7 @@ SLOW = ("FedAvgM", "FedAdagrad", "FedYogi", "FedProx", "FedTrimmedAvg", "MultiKr
 
 SLOW_OR_QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "strategies.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "running.md"
 
 
 def test_no_strategy_that_flwr_ships_is_missing_here_or_on_the_page():
