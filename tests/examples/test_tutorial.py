@@ -13,7 +13,7 @@ from tests.examples.readme_commands import ROOT
 
 FOLDER = ROOT / "docs" / "tutorials"
 NOTEBOOKS = pytest.mark.parametrize(
-    ("name", "headings", "pictures"), [("tutorial", 8, 5), ("transformer", 5, 3)], ids=["tutorial", "transformer"]
+    ("name", "headings", "pictures"), [("tutorial", 8, 5), ("transformer", 6, 3)], ids=["tutorial", "transformer"]
 )
 
 
@@ -94,3 +94,18 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert min(adaptive) > 0.6, "the photographs are back"
     assert printed.count("is not known. The attacks ran") == 2
     assert "LEAKS" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_audit_of_a_vision_transformer_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    printed = run("transformer", tmp_path, monkeypatch)
+    alone, together = (
+        [int(value) for value in line.split(", ")] for line in re.findall(r"PSNR in dB: \[(.*)\]", printed)
+    )
+    assert min(alone) > 50, "four updates, four photographs"
+    assert len(alone) == 4
+    assert min(together) > 50, "one update, two photographs"
+    assert len(together) == 2
+    assert "PRECODE does not stop the leak" in printed
+    assert "2 of 2 images were reconstructed by activation span" in printed
