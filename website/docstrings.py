@@ -14,13 +14,8 @@ _PAGE: Final = re.compile(r"\bdocs/((?:[\w-]+/)+)([\w-]+)\.md")
 def fenced(text: str) -> str:
     r"""Put each example, up to the next blank line, between fences.
 
-    >>> print(fenced("Adds.\n\n>>> 1 + 1\n2"))
-    Adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> fenced(">" ">> 1 + 1\n2").splitlines()
+    ['```pycon', '>>> 1 + 1', '2', '```']
     """
     return _EXAMPLE.sub(lambda match: f"{match[1]}```pycon\n{match[0]}\n{match[1]}```", text)
 
