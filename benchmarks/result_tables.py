@@ -143,7 +143,17 @@ def recorded(name: str, content: Any) -> str:
         raise ValueError(f"expected {len(columns)} cells in each row")
     below = ["---:" if side == "right" else "---" for side in entry["align"]]
     lines = ["| " + " | ".join(line) + " |" for line in (columns, below, *rows)]
-    return "\n".join([*([entry["caption"], ""] if entry.get("caption") else []), *lines])
+    return "\n".join([entry.get("caption") or said(entry), "", *lines])
+
+
+def said(entry: dict[str, Any]) -> str:
+    """When a recorded table was measured, and by which command.
+
+    >>> said({"measured": "2026-11-22", "dated_by": "the page", "command": None})
+    '*Measured on 2026-11-22.*'
+    """
+    when = f"Measured {'on' if entry['dated_by'] == 'the page' else 'by'} {entry['measured']}"
+    return f"*{when}*: `{entry['command']}`" if entry["command"] else f"*{when}.*"
 
 
 def marked(page: str) -> dict[str, str]:
