@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEAD = (
-    "| app | lines | moved | run, s | audit, s | images | attacks run | came back | best SSIM | verdict |\n"
+    "| app | lines | moved | run, s | audit, s | images | attacks run | reconstructed | best SSIM | verdict |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: | --- |\n"
 )
 
