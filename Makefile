@@ -79,6 +79,7 @@ demo: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m prose
 	$(BIN)/mypy
 
 # Types on one core while the tests begin on the other; what each says is printed when it ends.

@@ -8,7 +8,7 @@ from types import MappingProxyType
 ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
     {
         # What the model returns, and what clients minimise.
-        "no-class-scores": "the model returns {what}, not class scores: its loss is not known, and no gradient of a "
+        "no-class-scores": "the model returns {what}, not class scores. Its loss is not known, and no gradient of a "
         "candidate can be compared. first-layer and layerwise-inversion need no loss",
         "needs-cross-entropy": "{what} needs cross-entropy, and the clients minimise {loss!r}",
         # What was sent.
@@ -22,21 +22,21 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-such-layers": "{error}",
         "statistics-missing": "the model has no BatchNorm layer with running statistics",
         "statistics-missing.not-sent": "the running statistics of {names} are not in the observation",
-        "statistics-not-returned": "the running statistics of {names} did not come back from the client",
-        "statistics-not-returned.still": "the running statistics came back as they were sent: the client normalised by "
-        "them, or sends none of its own",
-        "statistics-uncounted": "how many batches are in the running statistics that came back was neither "
+        "statistics-not-returned": "the running statistics of {names} were not returned by the client",
+        "statistics-not-returned.still": "the client returned the running statistics as they were sent: it normalised "
+        "by them, or sends none of its own",
+        "statistics-uncounted": "how many batches the returned running statistics cover was neither "
         "announced nor counted",
         "statistics-uncounted.before": "layer {name} keeps a mean of all batches (momentum=None), and how many "
         "there were before was not sent",
-        "statistics-unexplained": "what came back for layer {name} is not what {passes} batch(es) and its "
-        "momentum make of its running statistics: a variance would be below zero or not finite",
-        "statistics-mixed": "the statistics that came back are a weighted mean over {passes} batches, and a replay "
+        "statistics-unexplained": "the returned statistics of layer {name} do not follow from {passes} batch(es) and "
+        "its momentum: a variance would be below zero or not finite",
+        "statistics-mixed": "the returned statistics are a weighted mean over {passes} batches, and a replay "
         "normalises by those of one",
-        "statistics-mixed.uneven": "the statistics that came back are a weighted mean over {passes} batches, and which "
-        "images each of them has was not announced, or they are of unequal size",
-        "statistics-needed": "{option} takes the statistics of the batch that came back: {why}",
-        "statistics-fitted": "the statistics of the images differ from those that came back by {missed:.2g} standard "
+        "statistics-mixed.uneven": "the returned statistics are a weighted mean over {passes} batches, whose images "
+        "were not announced, or whose sizes differ",
+        "statistics-needed": "{option} takes the returned statistics of the batch: {why}",
+        "statistics-fitted": "the statistics of the images differ from the returned ones by {missed:.2g} standard "
         "deviations (root mean square); no gradient was used",
         "prior-has-no-reference": "batch_norm={weight:g} has nothing to compare with: {why}; batch_norm=0 does without",
         # What clients did.
@@ -68,16 +68,16 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "several-images.bottleneck": "made for one image: the bottleneck's gradients of {size} images have rank up to "
         "{size}",
         "several-images.rank": "made for one image: the gradient of {name} has rank {rank}, one image gives rank 1",
-        "several-images.bottleneck-rank": "made for one image: the gradient of {name} has rank {rank}, one image and "
-        "one step give rank 1 (more images or steps, or noise and other changes on the update, raise it)",
+        "several-images.bottleneck-rank": "made for one image: the gradient of {name} has rank {rank}; one image and "
+        "one step give rank 1, which more images, more steps or noise on the update raise",
         "too-many-images": "made for at most {most} images (most_images), the update is of {size}",
         "too-many-images.classes": "needs fewer images than classes: {images} images, {classes} classes",
         "rank-too-high": "the gradient of {name} has rank {rank}, more than the {size} images announced",
         "rank-too-high.not-that": "the gradient of {name} has rank {rank}, not {size}",
         "rank-too-high.tokens": "the gradient of {name} has rank {rank}, more than the {tokens} tokens of the {size} "
         "images announced",
-        "rank-fills-width": "the gradient of {name} has rank {rank}, all that {width} outputs allow, and the update "
-        "is of {images} images: what leaves the activation is not told apart",
+        "rank-fills-width": "the gradient of {name} has rank {rank}, all that {width} outputs allow; the outputs of "
+        "the activation for {images} images cannot be told apart",
         "rank-fills-width.units": "the gradients of {rank} images fill what {units} units can tell: no direction is "
         "left that an image's activations have to avoid",
         "rank-unclear.noise": "the gradient of {name} has no singular value above its noise (the largest is "
@@ -87,7 +87,7 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         # The first layer.
         "first-layer-not-linear": "the first layer {name!r} is a {kind}, the attack needs a Linear layer",
         "first-layer-did-not-move": "the {what} of the first layer {name!r} did not move, its gradient is zero "
-        "everywhere: it is frozen, was not sent, no unit of the first layer was active, or a later layer is zero, as "
+        "everywhere; it is frozen, was not sent, no unit of the first layer was active, or a later layer is zero, as "
         "some heads are before their first step",
         "first-layer-weight-computed": "the first layer {name!r} computes its weight anew from other parameters",
         "first-layer-without-bias": "the first layer {name!r} has no bias: its gradient shows each image up to a "
@@ -105,10 +105,10 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "known",
         "no-token-perceptron": "block {block} of a transformer was asked for, and {blocks} pairs of Linear layers see "
         "tokens with an elementwise activation alone between them",
-        "token-block-unlike": "what enters {name!r} is no LayerNorm of tokens that another LayerNorm saw before: the "
-        "block is none that normalises before its attention and before its perceptron",
-        "token-block-unlike.attention": "what is added to the tokens behind {name!r} is no softmax attention over all "
-        "tokens of an image: windows, relative positions or another mixing of tokens",
+        "token-block-unlike": "the input of {name!r} is no LayerNorm of tokens that another LayerNorm saw before; the "
+        "block does not normalise before its attention and before its perceptron",
+        "token-block-unlike.attention": "no softmax attention over all tokens of an image is added to the tokens "
+        "behind {name!r}, but windows, relative positions or another mixing",
         "token-block-unlike.sum": "what {name!r} returns is not added to the tokens times constants",
         "token-block-unlike.embedding": "the tokens of the first block that moves are no sums of constants and of what "
         "the patch layer {name!r} returns, one patch each",
@@ -130,8 +130,8 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-patch-layer.unlike": "the layer {name!r} does not see pixels of the image times constants: a normalisation "
         "or another function stands before it",
         "no-patch-layer.groups": "the convolution {name!r} has groups, each of which sees a part of the channels alone",
-        "no-positions": "no learned position embedding is added to what the patch layer {name!r} returns, number by "
-        "number: positions are absent, computed, shared by several patches, or relative",
+        "no-positions": "no learned position embedding is added to the output of the patch layer {name!r}, number by "
+        "number; positions are absent, computed, shared by several patches, or relative",
         "no-positions.changed": "what the patch layer {name!r} returns goes through another function before positions "
         "are added to it, or has none",
         "positions-did-not-move": "the position embedding {name!r} did not move: it is fixed, frozen or was not sent, "
@@ -143,8 +143,7 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "rank-below-patches.solved": "{rank} of {patches} directions of the patches stand above the noise, which is "
         "{noise:.1g} of the gradient; what they leave open is as {how} as possible",
         "several-images.patches": "made for one image: the gradient of {positions} explains all but {share:.2g} of "
-        "that of {name}, and of one image would explain all of it (more images, or noise and other changes on the "
-        "update)",
+        "that of {name}; that of one image, without noise or other changes, would explain all of it",
         "batch-size-unknown.patches": "the number of images is unknown, and {width} numbers for each of {patches} "
         "patches are too few to tell it",
         "patches-solved": "{patches} patches by the gradient of {positions}, relative residual {residual:.1e} of that "
@@ -156,8 +155,8 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-trunk": "no layer runs before {name!r}: there is no trunk whose features could be inverted",
         "features-behind-noise": "{before!r} drops or draws values before {name!r}, whose gradient shows features that "
         "no replay gives",
-        "features-share-rank": "the gradient of {name} has rank {rank}, less than its {size} images: those without a "
-        "gradient, and those of one class that get the same scores, are not told apart",
+        "features-share-rank": "the gradient of {name} has rank {rank}, less than its {size} images; images without a "
+        "gradient, or of one class with equal scores, are not told apart",
         "head-not-classifier": "{name!r} is not the classifier, whose softmax tells the features of several images "
         "apart, and the layer behind it does not: {why}",
         "several-batches": "the update sums {steps} local steps, and the features of {images} images are told apart "
@@ -172,8 +171,8 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-branch": "no frozen Linear layer has a trained low-rank branch beside it",
         "branch-drops": "{dropout!r} drops values before {name!r}, so that its gradient and that of {other!r} are of "
         "different vectors",
-        "branch-is-zero": "{name!r} is zero, as it is before the first round, and the gradient of the layer before it "
-        "too: what entered is known by its {rank} products with that layer alone",
+        "branch-is-zero": "{name!r} is zero, as before the first round, and so is the gradient of the layer before it; "
+        "the input is known by its {rank} products with that layer alone",
         "branch-rank-cut": "{vectors} vectors entered {name!r}, and a branch of rank {rank} determines the gradient of "
         "no more than that",
         "branches-solved": "the gradients of {names} follow from those of low-rank branches to {error:.1e}",

@@ -19,9 +19,9 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "budget-for-some.one": "{why}; the budget ends it early, on one of {updates} updates",
         "budget-ended": "{why}; the budget ended before it was begun",
         "budget-ended.after": "{why}; the budget ended after {done} of {updates} updates",
-        "unanswerable": "No search here can answer this update in its time: it is of {images}, one iteration goes "
-        "through all of them and takes about {iteration}, and the shortest search takes about {search}, {times:.0f} "
-        "times the budget; what would change that is a --budget of {budget} or more for one victim, or an update of "
+        "unanswerable": "No search can finish on this update within the budget. The update is of {images}; one "
+        "iteration goes through all of them and takes about {iteration}. The shortest search takes about {search}, "
+        "{times:.0f} times the budget. A --budget of {budget} or more for one victim would suffice, or an update of "
         "fewer images and steps, such as one batch.",
         "no-defence": "there is no defence",
         "no-defence.to-answer": "there is no defence to answer",
@@ -43,22 +43,22 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "canaries-secret-unknown": "which canaries were in is not known: give the clients' secret (--canary-secret "
         "FILE), or the evaluation.json of a reference federation",
         "canaries-in-no-update": "the tape has no update of round {round}, in which the canaries enter",
-        "canaries-lost": "no number of any canary came back",
+        "canaries-lost": "no number of any canary was returned",
         "canaries-clipped": "each canary has a norm of {norm:g} and is clipped to {clip:g}, as an example is: it "
         "measures what one of that norm does",
         "canaries-clipped.together": "the canaries of an update together have a norm of {norm:,.6g} and the clip is "
-        "{clip:g}: they take the place of most of the update, and each is left with a share of the clip",
+        "{clip:g}; they take the place of most of the update, and each is left with a share of the clip",
         "canaries-small": "each canary has a norm of {norm:g}, below the clip of {clip:g}: larger ones would measure "
         "more",
         "canaries-all-right": "all {guesses} guesses are right: the test can refute no larger epsilon with so few "
         "canaries, and the true one may be anything above",
         "canaries-unseen": "canaries that are in score no higher than those that are out (separation at most "
-        "{most:.2g}): the app drops them, or they drown in the update",
-        "canaries-unseen.images": "images that are in score no higher than chance allows: the noise hides them, the "
-        "model tells them apart by nothing but their labels, or the app drops them",
-        "canaries-images": "the canaries are random images with random labels, whose gradients are much alike: counted "
-        "guesses alone say what they refute, and canaries as gradients refute more",
-        "canaries-outside": "canaries that should be out show as well: the secret is that of other clients, or the app "
+        "{most:.2g}); the app drops them, or they drown in the update",
+        "canaries-unseen.images": "images that are in score no higher than chance allows; the noise hides them, the "
+        "model tells them apart by their labels alone, or the app drops them",
+        "canaries-images": "the canaries are random images with random labels, whose gradients are much alike; only "
+        "counted guesses bound epsilon, and canaries as gradients refute more",
+        "canaries-outside": "canaries that should be out show as well; the secret is that of other clients, or the app "
         "puts in all of them; those that should be in are compared with them",
         "canaries-silent": "the canaries do not show in {count} of {of} updates ({updates}): there the app drops them",
         "control-not-wanted": "it was left out",
@@ -101,17 +101,16 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "truth-of-other-number.batches": "it has {images}, and the update is of {behind} (where clients report batches "
         'as examples, write examples = "batches" into the notes)',
         "truth-of-other-shape": "its images have the shape {shape}, and the model takes {expected}",
-        "truth-of-other-classes": "it has a label {label}, and the model has {classes} classes, from 0 on (an image "
-        "with several classes has a number behind theirs: name the loss that takes rows of zeros and ones, such as "
-        "torch.nn:BCEWithLogitsLoss)",
+        "truth-of-other-classes": "it has a label {label}, and the model has {classes} classes, from 0 on; for images "
+        "with several classes, name the loss that takes rows of zeros and ones, such as torch.nn:BCEWithLogitsLoss",
         "truth-too-large": "it has {images} images, and no more than {most} are compared one by one",
         # What is not said of whose images were reconstructed.
         "identification-left-out": "The audit was asked not to tell images from others (--candidates 0).",
         "identification-needs-truth": "Whose images they are cannot be said: the true images are not known.",
         "identification-needs-others": "Whose image it is cannot be said of every image: the evaluation knows no other "
         "one that it could be taken for.",
-        "identification-few": "The true image is told from {others} others of its class, or more: to be first among "
-        "fewer than {needed:,} may be chance, so that an attack has to put several images first to identify any.",
+        "identification-few": "The true image is told from {others} others of its class, or more. To be first among "
+        "fewer than {needed:,} may be chance. An attack has to put several images first to identify any.",
         "identification-no-features": "Images were compared by pixels only; the extra identification (pip install "
         "'fl-precode[identification]') compares features as well.",
         "identification-needs-time": "The budget had no time to compare features.",
@@ -134,18 +133,18 @@ AUDIT_SENTENCES: Mapping[str, str] = MappingProxyType(
         "noise-not-applied": "noise (std {std:g}) was announced, and the update shows {least:.1g} in a Linear layer",
         "noise-not-applied.some-layers": "noise on some layers (std {std:g}) was announced, and no Linear layer shows "
         "any",
-        "was-pruned": "the smallest numbers of the update are missing, in scattered places: it was pruned (as a "
+        "was-pruned": "the smallest numbers of the update are missing, in scattered places; it was pruned (as a "
         "defence, or to send less), and no such defence was announced",
         "was-rounded": "the update consists of few different values: it was rounded (as a defence, or to send less), "
         "and no such defence was announced",
-        "was-rounded.adaptive": "the update consists of few different values: it was rounded (as a defence, or to send "
+        "was-rounded.adaptive": "the update consists of few different values; it was rounded (as a defence, or to send "
         "less), or this is the first step of an adaptive optimiser: {evidence}",
         "innocent-rest": "{rest}. An innocent reason shows: {reasons}",
         "open-rest": "{rest}. It may be noise, or {reasons}",
         "unexplained-rest": "{rest}. No innocent reason explains it. Excluded: {reasons}",
         "unexplained-rest.denied": "{rest}. It looks as after what was said not to be: {reasons}",
         "more-than-its-inputs": "the update {layer} is not a sum of at most {most} outer products, as many as it has "
-        "inputs: what stands beyond them has a root mean square of {size:.1g}, {share:.2g} times that of the update",
+        "inputs; the rest has a root mean square of {size:.1g}, {share:.2g} times that of the update",
         # What leakage indices lack.
         "leakage-too-large": "too large for an audit, with {unknowns:,} numbers in an image and {numbers:,} in an "
         "update; fl-precode analyse takes more time for it",

@@ -1,4 +1,4 @@
-"""Why an attack was not made, or how it ended: stable codes for programs, and the sentences that people read.
+"""Reasons why an attack was not made, or how it ended: stable codes for programs, and sentences for people.
 
 Whoever says something gives the code and its values; how it is worded stands in the two files of
 sentences and nowhere else. Codes stay as they are, sentences may be worded better at any time.

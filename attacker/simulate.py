@@ -1,4 +1,4 @@
-"""What a server sees of simulated clients: for experiments, measurements and tests. Attacks are given it, and no more.
+"""Observations of simulated clients as a server has them, for experiments, measurements and tests.
 
 One step is a gradient of the victim's own loss, several are `fl_precode.local_training`. What the clients of the
 reference app do besides, defences included, is in `attacker.experiments.clients`.
@@ -102,7 +102,7 @@ def observed(
 
     Args:
         model: Received by all.
-        updates: Of each client, by parameter name; clients are numbered from 0.
+        updates: Updates of each client, by parameter name; clients are numbered from 0.
         kind: What they are.
         batch_size: Distinct images behind each.
         protocol: What is announced.

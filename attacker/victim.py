@@ -126,7 +126,7 @@ class Victim:
         return checked_loss(self.loss, self._cross_entropy, columns=columns, probabilities=self.form.is_probability)
 
     def why_not_cross_entropy(self, what: str) -> Reason | None:
-        """Why something that holds under cross-entropy alone does not hold here, or None where it does.
+        """Reason why a property of cross-entropy does not hold here, or None where it does.
 
         Args:
             what: What needs it, as a sentence begins: ``label recovery``.
@@ -142,7 +142,7 @@ class Victim:
 
     @property
     def label_numbers(self) -> int:
-        """How many labels there are, counted from 0: as many as classes, more where an image may have several."""
+        """Number of labels, counted from 0: as many as classes, more where an image may have several."""
         classes = self.inputs.classes
         several = self.criterion is not None and self.criterion.rows and self.criterion.columns > 1
         return classes + 2**classes if several else classes
@@ -164,7 +164,7 @@ class Victim:
 
     @property
     def why_no_loss(self) -> Reason | None:
-        """Why the clients' loss cannot be replayed, as attacks that search must, or None when it can."""
+        """Reason why the clients' loss cannot be replayed, as attacks that search must, or None when it can."""
         return self.form.why_no_loss
 
     def _looked_at(self, given: nn.Module) -> OutputForm:
@@ -192,12 +192,12 @@ class Victim:
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
-        """What is taken to be so about the clients' training, because the model's form suggests it."""
+        """Assumptions about the clients' training that the model's form suggests."""
         return assumptions_of(self)
 
 
 def assumptions_of(victim: Victim) -> tuple[Assumption, ...]:
-    """What is taken to be so about the clients' training, because the model's form suggests it.
+    """Assumptions about the clients' training that the model's form suggests.
 
     Args:
         victim: Its model is run once, on random images.

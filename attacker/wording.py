@@ -1,4 +1,4 @@
-"""How names and numbers are written for a reader who has not seen the code."""
+"""Names and numbers as text, for a reader who has not seen the code."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def interval(low: float, high: float) -> str:
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number with so many decimals, or a dash where it is not known.
+    """A number with some decimals, or a dash where it is not known.
 
     >>> figure(-0.001), figure(None), figure(0.00012, 3)
     ('0.00', '–', '0.000')

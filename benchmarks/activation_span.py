@@ -1,4 +1,4 @@
-"""What activation-span brings back of batches, beside SPEAR and Inverting Gradients at equal time.
+"""What activation-span reconstructs of batches, beside SPEAR and Inverting Gradients at equal time.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.activation_span --out docs/results/activation-span.json \
         --table docs/results/activation-span.md
@@ -115,7 +115,7 @@ class Case:
     Attributes:
         build: The model of an input domain.
         sizes: Images of a batch.
-        steps: Of training.
+        steps: Steps of training.
         photographs: Whether it sees photographs at 224x224.
     """
 
@@ -139,7 +139,7 @@ CASES = {
 
 
 def attacked(spec: str, victim: Victim, x: Tensor, y: Tensor, images: Tensor, seconds: float) -> dict[str, Any]:
-    """One batch: how many of its images came back, how well, and what it took."""
+    """One batch: how many of its images were reconstructed, how well, and what it took."""
     (observation,) = observe(victim, x, y, batch_size=len(x), protocol=Protocol(name="fedsgd"))
     began, clock = time.process_time(), time.monotonic()
     with within(seconds):

@@ -36,7 +36,7 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.randomness.seeding import seeded
 from label_recovery import load
 
-# Its weight has to suit the model (at 1e-6 a search does not bring back even the undefended ReLU LeNet).
+# Its weight has to suit the model (at 1e-6 a search does not reconstruct even the undefended ReLU LeNet).
 TOTAL_VARIATION = {"lenet:init=uniform": 1e-6, "lenet": 1e-6, "lenet:activation=relu": 0.1, "mlp": 1e-6}
 SEARCHES = ("inverting-gradients", "ignore", "noise-restoring", "noise-recovery")
 logger = logging.getLogger("adaptive")
@@ -128,8 +128,8 @@ def cases(iterations: int) -> list[tuple[str, str, str]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of markdown; an image counts as come back as in an audit (`attacker.audit.record.counting`)."""
-    yield "| model | defence | attack | mean SSIM | come back | mean PSNR | largest error of the noise | CPU s |"
+    """Lines of markdown; an image counts as reconstructed as in an audit (`attacker.audit.record.counting`)."""
+    yield "| model | defence | attack | mean SSIM | reconstructed | mean PSNR | largest error of the noise | CPU s |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     for row in rows:
         found = [value for value in row["ssim"] if value is not None]
@@ -149,7 +149,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def back(row: dict[str, Any]) -> int:
-    """Images that came back."""
+    """Images that were reconstructed."""
     return sum(
         value is not None and beats(value, guess, SUCCESS_THRESHOLD)
         for value, guess in zip(row["ssim"], row["guess_ssim"], strict=True)

@@ -40,7 +40,7 @@ def state(entry: Entry | None) -> str:
 
 
 def square(entry: Entry | None) -> str:
-    """What stands in a square of the picture: images that came back, labels, similarity beside the best guess."""
+    """Text in a square of the picture: reconstructed images, labels, similarity beside the best guess."""
     if entry is None:
         return ""
     found = f"{entry['came_back']}/{entry['images']} images"
@@ -192,7 +192,7 @@ def _search(entry: Entry) -> str:
 
 
 def _decibels(entry: Entry) -> str:
-    """The least PSNR of the images that came back."""
+    """The least PSNR of the images that were reconstructed."""
     found = [one["psnr"] for one in entry["best"] if one["came_back"] and one["psnr"] is not None]
     return f", {min(found):.0f} dB" if found else ""
 

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/batch_statistics.py --out docs/results/batch-statistics.json
 
 One FedAvg step in training mode (SGD, learning rate .01, momentum of the layers .1) on consecutive images; labels are
-granted to all searches alike. Images that came back are those with an SSIM of .6 or more.
+granted to all searches alike. Reconstructed images are those with an SSIM of .6 or more.
 
 search     The searches of `VARIANTS` on each model and batch, each with --iterations, or for --seconds; the one that
            needs no gradient makes six times as many.
@@ -50,7 +50,7 @@ VARIANTS = {
     "running": _MATCHING + ",batch_norm={weight}",
     "only": "statistics-only:iterations={alone},total_variation=0.0001",
 }
-CAME_BACK = 0.6
+RECONSTRUCTED = 0.6
 SEEN_ABOVE = 1e-5
 """Singular values, of standard deviations by a pixel of the normalised scale, that rounding of about 1e-6 leaves."""
 
@@ -149,7 +149,7 @@ def search(model: str, batch: int, first: int, spec: str, seconds: float) -> Row
     return {
         "psnr": [round(float(value), 2) for value in psnr(pixels, images)],
         "ssim": [round(value, 3) for value in similar],
-        "came_back": sum(value >= CAME_BACK for value in similar),
+        "came_back": sum(value >= RECONSTRUCTED for value in similar),
         "distance": found.matching_loss,
         "statistics_missed": missed,
         "iterations": found.iterations,

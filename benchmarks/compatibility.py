@@ -34,7 +34,7 @@ class Environment:
     """A virtual environment in which flwr, and then fl-precode, are installed.
 
     Attributes:
-        folder: Of the environment; one that exists is used again.
+        folder: Folder of the environment; one that exists is used again.
         python: Program that makes it.
         flwr: Version.
         site: Folder of installed packages that are not installed again (torch); None: pip fetches all.
@@ -70,7 +70,7 @@ class Environment:
 
 
 def tried(environment: Environment, at: Path, *, reference: bool) -> dict[str, Any]:
-    """One row: what the federation recorded and what the audit brought back.
+    """One row: what the federation recorded and what the audit reconstructed.
 
     Args:
         environment: With fl-precode in it.
@@ -115,7 +115,7 @@ def results_of(at: Path) -> list[dict[str, Any]]:
 
 
 def worst_image(at: Path) -> float:
-    """PSNR in dB between each client's image and the nearest that came back; the least of them."""
+    """PSNR in dB between each client's image and the nearest that was reconstructed; the least of them."""
     true = np.load(at / "out" / "truth.npy")[:, 0]
     files = [at / "audit" / one["reconstruction"] for one in results_of(at) if one["reconstruction"]]
     found = [np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 255 for file in files]

@@ -1,4 +1,4 @@
-"""Whether images come back from their exact features alone, through a trunk that is known: what it takes, or not.
+"""Reconstruction of images from their exact features alone, through a known trunk.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/feature_images.py --out docs/results/feature-images.json
 

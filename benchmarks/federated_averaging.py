@@ -1,4 +1,4 @@
-"""Attacks on locally trained weights: cost against the number of local steps, and what comes back.
+"""Attacks on locally trained weights: cost against the number of local steps, and what is reconstructed.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/federated_averaging.py --out fedavg.json
 

@@ -1,4 +1,4 @@
-"""Audits of a small federation behind a deployed filter: what comes back, and what its canaries refute.
+"""Audits of a small federation behind a deployed filter: what is reconstructed, and what its canaries refute.
 
 The updates are those of the reference client's own code, one local step of SGD, on a real tape; audits are the
 project's. For `benchmarks.guarantees`.
@@ -47,7 +47,7 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 Stage = tuple[str, ...]
-"""Attacks that run together; a later stage runs only where the earlier ones did not bring back every image."""
+"""Attacks that run together; a later stage runs only where the earlier ones did not reconstruct every image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Case:
     """A filter, a model, and how many images are behind one update.
 
     Attributes:
-        spec: Of the filter; ``none`` for a control.
+        spec: Spec of the filter; ``none`` for a control.
         model: Its name.
         batch: 1 or more, a divisor of `IMAGES`.
     """
@@ -70,7 +70,7 @@ def stages(case: Case, iterations: int, *, formulas: bool) -> list[Stage]:
 
     Args:
         case: What is audited.
-        iterations: Of matching; the other search has half of them.
+        iterations: Iterations of matching; the other search has half of them.
         formulas: Whether those that invert a convolutional model layer by layer, half a minute for eight images and
             more, are among them.
     """
@@ -88,13 +88,13 @@ def stages(case: Case, iterations: int, *, formulas: bool) -> list[Stage]:
 def measured(
     case: Case, seed: int, images: tuple[Pixels, Labels], iterations: int, *, formulas: bool = True
 ) -> dict[str, Any]:
-    """One audit: what came back of `IMAGES` images, and what the canaries of another update refuted.
+    """One audit: what was reconstructed of `IMAGES` images, and what the canaries of another update refuted.
 
     Args:
         case: What is audited.
-        seed: Of weights, partition, batches and attacks.
+        seed: Seed of weights, partition, batches and attacks.
         images: (n, height, width, 3) bytes, and (n,) labels: `POOL` of them, or fewer.
-        iterations: Of the search.
+        iterations: Iterations of the search.
         formulas: As of `stages`.
     """
     began = time.process_time()

@@ -1,4 +1,4 @@
-"""What deployed filters claim, what their formula gives, what canaries refute, and what comes back of real images.
+"""Deployed filters: their claim, their formula's bound, what canaries refute, and the real images reconstructed.
 
     OMP_NUM_THREADS=1 python -m benchmarks.guarantees --out docs/results/guarantees.json \\
         --audits docs/results/guarantee-audits.jsonl
@@ -164,7 +164,7 @@ def _row(case: Case, audits: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _best_attack(audits: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The attack that brought back most alone."""
+    """The attack that reconstructed most alone."""
     total: dict[str, list[int]] = {}
     for audit in audits:
         for spec, one in audit["attacks"].items():
@@ -204,7 +204,7 @@ def claims_table(rows: list[dict[str, Any]]) -> str:
 
 
 def audits_table(rows: list[dict[str, Any]]) -> str:
-    """Lower bound, upper bound and what came back."""
+    """Lower bound, upper bound and what was reconstructed."""
     lines = [
         "| spec | model | images an update | sent as it was | canaries: epsilon at least | a guess reaches | "
         "any attack at most | reconstructed | 95 % | median SSIM | best attack alone |",

@@ -1,4 +1,4 @@
-"""The three lines of a verdict where no image comes back: ResNet18 on chest X-rays, labels disclosed or not.
+"""The three lines of a verdict where no image is reconstructed: ResNet18 on chest X-rays, labels disclosed or not.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.label_disclosure --tapes FOLDER \\
         --out docs/results/label-disclosure.json

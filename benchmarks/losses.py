@@ -1,4 +1,4 @@
-"""What attacks bring back from clients that minimise other losses, replayed by the right loss and by cross-entropy.
+"""What attacks reconstruct from clients that minimise other losses, replayed by the right loss and by cross-entropy.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/losses.py --out docs/results/losses.json
 
@@ -198,7 +198,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(record: dict[str, Any]) -> str:
     """The table of docs/results/losses.md."""
-    lines = ["| clients minimise | replayed | attack | images that came back | median SSIM | mean distance |"]
+    lines = ["| clients minimise | replayed | attack | reconstructed images | median SSIM | mean distance |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in record["rows"]:
         attack = row["attack"].partition(":")[0]

@@ -74,7 +74,7 @@ class FromCheckout:
 
     Attributes:
         peer: Which.
-        checkout: Of its repository.
+        checkout: Checkout of its repository.
     """
 
     peer: type[Peer]

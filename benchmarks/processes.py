@@ -91,9 +91,9 @@ def apart(
 
     Args:
         model: A model spec.
-        images: Of the problem, as many as for the other contenders.
+        images: Images of the problem, as many as for the other contenders.
         build: Makes the contender there; it is pickled.
-        threads: Of torch.
+        threads: Threads of torch.
         device: Where it computes.
     """
     context = multiprocessing.get_context("spawn")

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/quality.py --out quality.json --table quality.md \
         --images 8 --iterations 4800 --invertinggradients CHECKOUT --peer-images 2
 
-Labels are granted to both. Images come back in any order within a batch and are matched by the smallest squared error.
-What the JSON file already holds is not run again, so that a run can be stopped and taken up.
+Labels are granted to both. Images are reconstructed in any order within a batch and are matched by the smallest squared
+error. What the JSON file already holds is not run again, so that a run can be stopped and taken up.
 """
 
 from __future__ import annotations

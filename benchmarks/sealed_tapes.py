@@ -42,7 +42,7 @@ class SealedTape:
     """What is on one tape.
 
     Attributes:
-        name: Of its folder.
+        name: Name of its folder.
         model: Spec.
         defence: Spec.
         dataset: Name.

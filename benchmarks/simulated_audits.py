@@ -124,7 +124,7 @@ def judged(row: Row) -> str:
 
 
 def leaks(row: Row) -> bool:
-    """Whether images are known to come back: by construction, or by more than what "held" leaves open."""
+    """Whether images are known to be reconstructed: by construction, or by more than what "held" leaves open."""
     return row["truth"] == "leaks" or (row["oracle"] or 0.0) > LARGEST_SHARE
 
 

@@ -32,7 +32,7 @@ class Case:
         number: Among all audits; with the seed it draws everything.
         images: The set that the clients share out.
         source: Name of the image set.
-        settings: Of the federation, by field.
+        settings: Settings of the federation, by field.
         alter: What is done to the updates, as `simulated_tapes.ALTERED`.
         truth: What is true by construction.
         attacks: Specs; None plans them.

@@ -92,7 +92,7 @@ def draw(name: str, generator: np.random.Generator, *, classes: int | tuple[int,
     """Some images of a set, in a drawn order.
 
     Args:
-        name: Of the set.
+        name: Name of the set.
         generator: Draws which.
         classes: How many classes, drawn; or which ones; 0 for all.
         most: Images at most; at least one of each class is among them.

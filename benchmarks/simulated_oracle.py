@@ -51,7 +51,7 @@ def best_guesses(images: Tensor, known: Tensor, labels: Tensor) -> list[float]:
 
 
 def recovered(simulated: Simulated, chosen: Sequence[Seen], *, search: bool) -> float | None:
-    """Share of single images that come back by a formula or, where ``search`` says so, by the search.
+    """Share of single images that are reconstructed by a formula or, where ``search`` says so, by the search.
 
     None where no oracle fits: the update is of several images, or of a random model without a Linear layer first.
     """

@@ -36,7 +36,7 @@ class Seen:
 
     Attributes:
         node: The client.
-        round: Of the federation.
+        round: Round of the federation.
         parameters: What the server had sent.
         update: The gradient, or received less trained weights, which points the same way.
         images: (batch, channels, height, width) in [0, 1].
@@ -71,7 +71,7 @@ def simulate(folder: Path, settings: Settings, *, alter: str = "", clients: int 
 
     Args:
         folder: New folder.
-        settings: Of the federation; one round or more.
+        settings: Settings of the federation; one round or more.
         alter: One of `ALTERED`, or empty for updates as the clients send them.
         clients: How many of them work; None for all.
 

@@ -68,7 +68,7 @@ def attacked(attack: Attack, victim: Victim, x: Tensor, y: Tensor, images: Tenso
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Batches that came back whole and exactly, and the rest of a table's line."""
+    """Batches that were reconstructed whole and exactly, and the rest of a table's line."""
     exact = [row for row in rows if row.get("psnr") and min(row["psnr"]) > EXACT]
     values = sorted(value for row in rows for value in row.get("psnr", []))
     seconds = sorted(row["cpu_seconds"] for row in rows)

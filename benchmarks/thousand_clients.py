@@ -43,7 +43,7 @@ class Case:
     """One run.
 
     Attributes:
-        model: Of the reference app.
+        model: Model of the reference app.
         clients: All of them answer in every round.
         listening: ``off`` without the interceptor, ``all``, or a sampling of the updates.
         repeat: Number of the repetition.

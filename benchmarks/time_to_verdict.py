@@ -124,7 +124,7 @@ def timed(arguments: Sequence[object], *, limit: float) -> Row:
     """Run the command line and time what it prints.
 
     Args:
-        arguments: Of the command.
+        arguments: Arguments of the command.
         limit: Seconds after which it is ended.
 
     Returns:

@@ -112,11 +112,11 @@ def trained(
     Args:
         model_spec: As `build_model` takes it.
         data: Its training images are passed through in a new order each epoch, without augmentation.
-        steps: Of the optimiser; 0 gives the untrained model.
-        seed: Of initialisation, order and the defence's noise.
+        steps: Steps of the optimiser; 0 gives the untrained model.
+        seed: Seed of initialisation, order and the defence's noise.
         defence: As `apply_defence` takes it.
         batch: Images for each step, at most as many as there are.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         cache: Folder of weights made before; they are used again when every argument, the images and torch's version
             are the same, and written when they are not there.
     """

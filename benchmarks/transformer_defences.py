@@ -92,7 +92,7 @@ def sent(victim: Victim, x: Tensor, labels: Tensor, defence: str) -> Observation
 
 
 def attacked(victim: Victim, seen: Observation, images: Tensor, attack: str) -> dict[str, Any]:
-    """What came back of one update: PSNR and SSIM of each image with the nearest true one."""
+    """What was reconstructed of one update: PSNR and SSIM of each image with the nearest true one."""
     began = time.process_time()
     with within(SECONDS):
         (found,) = build_attack(attack)(victim, [seen], generator=torch.Generator().manual_seed(0))

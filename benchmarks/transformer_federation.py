@@ -106,7 +106,7 @@ def table(record: dict[str, Any]) -> str:
     """The table of docs/results/transformers.md."""
     lines = [
         f"Measured on {record['measured']} with PyTorch {record['torch']}; other work ran on the two cores.\n",
-        "| model | first in the plan | came back, of updates whose patch layer moved | PSNR, dB | verdict "
+        "| model | first in the plan | reconstructed, of updates whose patch layer moved | PSNR, dB | verdict "
         "| plan: CPU s, wall s | audit: CPU s, wall s | longest silence, s | memory, GB |",
         "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]

@@ -55,10 +55,10 @@ class Plain(nn.Module):
     """A transformer in timm's shape: class token, positions, pre-norm blocks; or MONAI's, on volumes without a token.
 
     Args:
-        width: Of a token.
-        heads: Of attention.
+        width: Width of a token.
+        heads: Heads of attention.
         volumes: Whether channels are slices, and patches 16 x 16 x 16.
-        classes: Of the head.
+        classes: Classes of the head.
     """
 
     def __init__(self, *, width: int, heads: int, volumes: bool, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Which canaries a client of the reference federation puts into its update, or among its images."""
+"""Canaries that a client of the reference federation puts into its update, or among its images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def canaries_of(settings: Settings, node: str, server_round: int) -> Inserted | 
     """The canaries for the update of a client in a round; None where the run has none of this kind, or not now.
 
     Args:
-        settings: Of the federation, whose seed is the secret.
+        settings: Settings of the federation, whose seed is the secret.
         node: Flower's id of the client.
-        server_round: Of the federation.
+        server_round: Round of the federation.
     """
     found = _now(settings, node, server_round)
     return None if found is None or found.canaries.kind != "gradients" else found
@@ -33,7 +33,7 @@ def batches_with_canaries(
         settings: As of `canaries_of`.
         node: As of `canaries_of`.
         server_round: As of `canaries_of`.
-        inputs: Of the federation's images.
+        inputs: Inputs of the federation's images.
     """
     found = _now(settings, node, server_round)
     if found is None or found.canaries.kind != "images":

@@ -1,1 +1,1 @@
-"""What the containers of docker-compose.yml run, and what starts them. Not installed; part of the repository."""
+"""Programs of the containers in docker-compose.yml, and their start. Not installed; part of the repository."""

@@ -27,7 +27,7 @@ class Compose:
 
     Attributes:
         command: ``docker compose`` or ``docker-compose``.
-        version: Of Compose.
+        version: Version of Compose.
         engine: Version of the daemon.
     """
 

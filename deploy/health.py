@@ -1,4 +1,4 @@
-"""Whether a Flower process answers: ``python -m deploy.health URL``. TLS trusts CA_CERTIFICATE only."""
+"""Health check of a Flower process: ``python -m deploy.health URL``. TLS trusts CA_CERTIFICATE only."""
 
 from __future__ import annotations
 

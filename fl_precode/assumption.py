@@ -1,4 +1,4 @@
-"""What is taken to be so about an update because nobody said it: named, so that a reader can doubt and settle it."""
+"""Assumption about an update that nobody announced: named, so that a reader can doubt and settle it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def audit(
     candidates: int = 1_000,
     **options: Unpack[TapeOptions],
 ) -> AuditRecord:
-    """Attack a few updates of a tape, compare what comes back with the truth where it is known, and judge.
+    """Attack a few updates of a tape, compare what is reconstructed with the truth where it is known, and judge.
 
     With ``out`` the audit can be killed at any moment, and the same call goes on with it.
 
@@ -120,7 +120,7 @@ def audit(
             they are planned.
         workers: Processes on this machine; one works in this process.
         out: Folder of the audit; it gets ``audit.json`` and ``images``. None keeps nothing.
-        seed: Of the choice of updates and of the attacks.
+        seed: Random seed of the choice of updates and of the attacks.
         know: Kinds of knowledge that the attacker is granted besides: ``labels``, ``auxiliary-data``.
         withhold: Kinds that it has not.
         control: Whether defended federations get an undefended control to be compared with.

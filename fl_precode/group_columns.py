@@ -31,7 +31,7 @@ def columns_of_arrays(
     """The columns among the arrays of an ``.npz`` file.
 
     Args:
-        path: Of the file, for messages.
+        path: Path of the file, for messages.
         arrays: By name.
         images: How many there are.
         part: What the names of this part's arrays begin with, such as ``train_``; columns may leave it out.

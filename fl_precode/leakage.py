@@ -1,4 +1,4 @@
-"""What an update determines of its images: ranks, spectra and influence (docs/explanation/leakage.md)."""
+"""Leakage of images by an update: ranks, spectra and influence (docs/explanation/leakage.md)."""
 
 from attacker.leakage import (
     ExpectedError,

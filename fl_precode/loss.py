@@ -1,4 +1,4 @@
-"""What clients minimise: mean cross-entropy, or any loss of class scores and labels that can be imported by name.
+"""Loss of the clients: mean cross-entropy, or any loss of class scores and labels that can be imported by name.
 
 A loss is called with the scores of a batch, (batch, classes), or (batch, 1) where one logit decides, and with its
 labels, and gives a scalar. It stands as ``package.module:function`` beside a tape, or as a class with its settings,
@@ -130,7 +130,7 @@ class Criterion:
 
     Attributes:
         given: The loss as it was given.
-        columns: Of the scores.
+        columns: Columns of the scores.
         rows: Whether it takes labels as rows of zeros and ones, (batch, columns), as ``BCEWithLogitsLoss`` does, so
             that an image may have several classes or none; else it takes class indices, (batch,).
         of_images: Whether it is a mean over images. With class weights it is not: their sum in the batch divides it.
@@ -185,7 +185,7 @@ def checked_loss(loss: Loss, default: Loss, *, columns: int, probabilities: bool
     Args:
         loss: As it was given.
         default: What is replayed without one, for class indices.
-        columns: Of the scores: as many as classes, or 1.
+        columns: Columns of the scores: as many as classes, or 1.
         probabilities: Whether the model's scores went through a sigmoid.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How like two images are, and whose image one is; batches matched before; shares with their intervals."""
+"""Similarity of two images, and identification of one; batches matched before; shares with their intervals."""
 
 from attacker.metrics.identification import places_among
 from attacker.metrics.intervals import exact_interval

@@ -1,4 +1,4 @@
-"""What clients minimise."""
+"""Training objective of clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def training_loss(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss |
         model: In training mode, on the inputs' device.
         inputs: (batch, channels, height, width), normalised.
         labels: (batch,) class indices, or what the other loss takes.
-        loss: Of (scores, labels), a scalar; None for cross-entropy.
+        loss: Loss of (scores, labels), a scalar; None for cross-entropy.
     """
     with track_kl() as kl:
         logits = model(inputs)

@@ -1,4 +1,4 @@
-"""What one client update reveals to an honest-but-curious server, and nothing else."""
+"""Observation: one client update as an honest-but-curious server sees it, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ CROSS_ENTROPY: Final = "cross-entropy"
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What every party of the federation knows about a client's work in one round.
+    """Public knowledge about a client's work in one round.
 
     Attributes:
         name: ``fedsgd`` (gradient of one batch) or ``fedavg`` (local training), or a foreign app's own word.
         local_steps: Optimiser steps between the received and the sent weights; None when not announced.
         local_epochs: Passes over the local data; None when not announced or when steps are fixed.
-        learning_rate: Of the local optimiser (fedavg) or of the server (fedsgd); None when not announced.
+        learning_rate: Learning rate of the local optimiser (fedavg) or of the server (fedsgd); None when not announced.
         defence: The announced defence spec, ``none`` without one; None when not announced.
         batch_size: Images of one step, fewer where a client has fewer; None when not announced.
-        momentum: Of the local optimiser, as in ``torch.optim.SGD`` without dampening; None when not announced.
-        weight_decay: Of the local optimiser, as in ``torch.optim.SGD``; None when not announced.
+        momentum: Momentum of the local optimiser, as in ``torch.optim.SGD`` without dampening; None when not announced.
+        weight_decay: Weight decay of the local optimiser, as in ``torch.optim.SGD``; None when not announced.
         batch_norm: How clients normalise while they compute gradients: ``batch``, by the images of the batch, as
             ``model.train()`` does; or ``buffers``, by the running statistics that were sent; None when not announced.
-        optimiser: Of the local steps, ``sgd`` or ``adam``; None when not announced, which attacks take as SGD.
+        optimiser: Optimiser of the local steps, ``sgd`` or ``adam``; None when not announced, which attacks take as
+            SGD.
         loss: What the local steps minimise, ``cross-entropy`` or another word; None when not announced, which attacks
             take as cross-entropy.
     """
@@ -104,13 +105,13 @@ class Observation:
         batch_size: Distinct images behind the whole update, whatever the number of steps and epochs that used them;
             None when the protocol does not reveal it. Images of one local step: ``protocol.batch_size``.
         protocol: What the server knows of the client's work.
-        round: Of the federation, from 1.
+        round: Round of the federation, from 1.
         node: Flower's node id as text. It is random and says nothing about the data.
         frozen: Names among ``buffers`` of parameters of the model whose change is not known or is none: layers that the
             client does not train, and those that it does not send. They are constants, never equations.
         assumptions: What was guessed to make this of the client's reply.
-        returned: Buffers as they were after the client's work, by name: what came back of them, running statistics of
-            batch normalisation above all. Empty where none came back.
+        returned: Buffers as they were after the client's work, by name: the returned ones, running statistics of
+            batch normalisation above all. Empty where none were returned.
     """
 
     parameters: Mapping[str, Tensor]

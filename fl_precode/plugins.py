@@ -30,9 +30,9 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     Args:
         noun: What an entry is, for messages: ``attack``.
-        group: Of the entry points.
+        group: Group of the entry points.
         entry_of: Makes the entry of a class that brings none; gets its name, the class, and the plug-in's package.
-        rank: Of an entry; smaller ones come first, equal ones in the order in which they were added.
+        rank: Rank of an entry; smaller ones come first, equal ones in the order in which they were added.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         Args:
             name: By which specs call it.
             entry: What is known of it.
-            place: Of its class, ``package.module:Class``.
+            place: Place of its class, ``package.module:Class``.
 
         Raises:
             ValueError: If the name is no name for a spec, or another class has it.

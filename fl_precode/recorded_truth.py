@@ -40,7 +40,7 @@ class Answered:
     Attributes:
         message: The message's id.
         node: Flower's id of the node that answers.
-        round: Of the federation.
+        round: Round of the federation.
     """
 
     message: str = ""
@@ -61,7 +61,7 @@ class RecordedBatch:
     Attributes:
         images: (new, channels, height, width) in [0, 1], those that no earlier file of the message has.
         labels: (new,) class numbers.
-        keys: Of the new images, in their order.
+        keys: Keys of the new images, in their order.
         used: Keys of the batch, in its order; images that earlier files have included.
     """
 
@@ -76,9 +76,9 @@ class RecordedHead:
     """What a file is about, without its images.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
         answered: The message.
-        number: Of the call, in the order of calls.
+        number: Number of the call, in the order of calls.
         complete: False when what came later was not kept, because it was too much.
         scale: Mean and standard deviation, by channel, of the normalisation that was undone; those of no normalisation
             when the client gave images as they are.
@@ -149,7 +149,7 @@ def read_batch(path: Path, *, images: bool = True) -> RecordedBatch:
     """Read a file's content.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         images: False leaves the images unread, for who needs the labels only; they are then of no entries.
 
     Raises:

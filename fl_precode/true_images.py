@@ -26,7 +26,7 @@ def true_batch(images: Any, labels: Any, *, mean: Numbers = None, std: Numbers =
             (channels, height, width) with one label. Whole bytes are taken as 0 to 255, floats must be in [0, 1].
         labels: Class numbers, (batch,) or (batch, 1); or rows of zeros and ones, (batch, classes), where an image may
             have several classes or none: `fl_precode.loss.set_numbers`.
-        mean: Of the normalisation to be undone, on the scale of [0, 1]; 0 by default.
+        mean: Mean of the normalisation to be undone, on the scale of [0, 1]; 0 by default.
         std: Likewise; 1 by default.
 
     Returns:

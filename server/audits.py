@@ -21,14 +21,14 @@ _NICENESS = 10
 
 
 class AuditRuns:
-    """Starts ``fl-precode audit`` on the newest rounds of a tape, every so many rounds, one at a time.
+    """Starts ``fl-precode audit`` on the newest rounds of a tape, at intervals of rounds, one at a time.
 
     As a context it waits at its end, some minutes at most, and not at all when training failed.
 
     Args:
         every: Rounds between two audits; 0 for none.
         tape: Folder of the tape; empty: nobody listens, and there is nothing to audit.
-        output_dir: Of the run, where its ``evaluation.json`` is and audits go to; empty: beside the tape.
+        output_dir: Output folder of the run, where its ``evaluation.json`` is and audits go to; empty: beside the tape.
         command: Program and first arguments.
     """
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``result.json`` for people, ``evaluation.json`` for the evaluation only."""
+"""Results of a run: ``result.json`` for people, ``evaluation.json`` for the evaluation only."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class RunResults:
 
 
 def _sha256(arrays: ArrayRecord) -> str:
-    """Of names and values: two runs with equal hashes trained the same model, bit for bit."""
+    """SHA-256 of names and values: two runs with equal hashes trained the same model, bit for bit."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(name.encode() + b"\0" + array.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Real models that take their time: each pass sleeps, or one never comes back."""
+"""Real models that take their time: each pass sleeps, or one never returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from torch import Tensor, nn
 
 CALLS_BEFORE_IT_HANGS = [int(os.environ.get("SLOW_MODEL_HANGS_AFTER", 10**9))]
-"""Passes that `Hanging` makes before one does not come back; a test sets it, or the environment in other processes."""
+"""Passes that `Hanging` makes before one does not return; a test sets it, or the environment in other processes."""
 
 
 class Slow(nn.Module):

@@ -42,7 +42,7 @@ def test_every_cell_of_the_file_is_one_of_the_map():
         assert entry["cpu_seconds"] > 0
         assert len(entry["date"]) == 10
         if entry["searched"] and not entry["came_back"] and not entry["alter"]:
-            assert entry["flags"], "a cell in which nothing came back is flagged"
+            assert entry["flags"], "a cell in which nothing was reconstructed is flagged"
     assert state(content["cells"]["lenet | 64 | batch 1 | 1 step"]) == "reconstructed", "the control"
     assert content["cells"]["lenet | 64 | batch 1 | 1 step | swapped"]["came_back"] == 0, "the control's control"
 

@@ -99,11 +99,15 @@ def attacks() -> str:
     from fl_precode.attacks import ATTACKS
 
     rows = [
-        [f"`{name}`", entry.description, ", ".join(f"`{one}`" for one in sorted(entry.options)),
-         ", ".join(sorted(entry.needs)) or "–", ", ".join(sorted(entry.answers)) or "–", entry.source]
+        [f"`{name}`", entry.description, ", ".join(sorted(entry.needs)) or "–",
+         ", ".join(sorted(entry.answers)) or "–", entry.source]
         for name, entry in sorted(ATTACKS.items(), key=lambda item: item[1].rank)
     ]  # fmt: skip
-    return _table(["attack", "description", "options", "needs", "answers", "source"], rows)
+    options = "\n## Options\n\nA spec is `NAME:option=value,option=value`.\n\n" + "".join(
+        f"* `{name}`: {', '.join(f'`{one}`' for one in sorted(entry.options)) or 'none'}\n"
+        for name, entry in sorted(ATTACKS.items())
+    )
+    return _table(["attack", "description", "needs", "answers", "source"], rows) + options
 
 
 def defences() -> str:

@@ -52,7 +52,7 @@ class BottleneckGradient:
         classifier: (classes, features) weight of the layer behind the decoder.
         beta: Weight of the KL term per nat.
         batch: Images of the batch.
-        factors: Of the encoder's weight gradient.
+        factors: Factors of the encoder's weight gradient.
         encoder_bias_gradient: (2 latent,).
         decoder_gradient: (features, latent).
     """
@@ -162,7 +162,7 @@ def features_of_batch(
         bottleneck: The bottleneck.
         generator: Source of the first rotations.
         starts: Rotations from which Levenberg-Marquardt starts, at most; one is enough for one or two images.
-        steps: Of each search.
+        steps: Steps of each search.
     """
     gram, ones = mixing_gram(bottleneck)
     values, vectors = torch.linalg.eigh(gram)

@@ -27,7 +27,7 @@ class RecoveredBottleneck:
     """What one bottleneck did to the client's image, all in float64.
 
     Attributes:
-        name: Of the bottleneck.
+        name: Name of the bottleneck.
         features: (1, features), h, what entered.
         latent: (1, latent), z, the sample.
         noise: (1, latent), eps.

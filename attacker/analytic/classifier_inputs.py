@@ -1,4 +1,4 @@
-"""Where the chain is entered: what a fully connected layer's gradient of one image says by itself."""
+"""Input of a fully connected layer from its gradient (single image), where the chain is entered."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def enter(weight: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Cla
 
     Args:
         weight: (out_features, in_features), as is its gradient.
-        weight_gradient: Of one image.
+        weight_gradient: Weight gradient of one image.
         bias_gradient: (out_features,), not zero everywhere.
     """
     features = weight_gradient.T @ bias_gradient / bias_gradient.square().sum()
@@ -53,7 +53,7 @@ def enter_without_bias(
 
     Args:
         weight: (classes, in_features), of the classifier.
-        weight_gradient: Of one image, not zero everywhere.
+        weight_gradient: Weight gradient of one image, not zero everywhere.
         constant: (classes,), a bias b whose gradient is not known; None for no bias.
 
     Returns:
@@ -117,7 +117,7 @@ def one_logit_margins(inner: float) -> list[float]:
     its minimum of -0.2785; none when the value is below that.
 
     Args:
-        inner: Of the leaked gradient of V with V.
+        inner: Inner product of the leaked gradient of V with V.
 
     >>> [round(u, 6) for u in one_logit_margins(-0.5 / (1 + 2.718281828459045 ** 0.5))]
     [0.5, 2.508807]
@@ -143,7 +143,7 @@ def enter_one_logit(weight: Tensor, weight_gradient: Tensor, label: int) -> list
 
     Args:
         weight: (1, in_features), as is its gradient.
-        weight_gradient: Of one image under the logistic loss.
+        weight_gradient: Weight gradient of one image under the logistic loss.
         label: y, -1 or 1. The gradient tells ``y dl/df < 0`` only: with the wrong label, features change their sign.
     """
     entries = []

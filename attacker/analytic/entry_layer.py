@@ -1,4 +1,4 @@
-"""Where a model can be entered from behind: a fully connected layer that tells its input, fed by a chain of layers."""
+"""Entry layer of a model from behind: a fully connected layer that determines its input, fed by a chain of layers."""
 
 from __future__ import annotations
 

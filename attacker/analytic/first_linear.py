@@ -50,7 +50,7 @@ def first_linear(trace: Trace, *, any_bias: bool = False) -> FirstLinear | Reaso
     """The first layer, if it is Linear with a bias and sees the image itself; else why not, naming the layer.
 
     Args:
-        trace: Of the model.
+        trace: Trace of the model.
         any_bias: Whether the layer may be without a bias, or have one that does not move.
     """
     first = trace.first
@@ -129,7 +129,7 @@ def gradient_at(
         observation: Says the weights and buffers.
         inputs: (batch, channels, height, width), normalised.
         labels: (batch,).
-        seed: Of the noise that bottlenecks draw.
+        seed: Seed of the noise that bottlenecks draw.
 
     Returns:
         Both in the shape that the layer returns.
@@ -154,7 +154,7 @@ def gradient_at(
 def why_no_relu(victim: Victim, observation: Observation, trace: Trace, first: FirstLinear) -> Reason | None:
     """Why the layer's output does not go through a ReLU, or None when it does.
 
-    Found out by doing: no gradient may come back where the output is negative, and some must where it is positive.
+    Found out by doing: no gradient may return where the output is negative, and some must where it is positive.
     """
     labels = torch.zeros(len(trace.probe), dtype=torch.int64, device=trace.probe.device)
     like = next(iter(observation.parameters.values()))

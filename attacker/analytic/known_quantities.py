@@ -1,4 +1,4 @@
-"""What the layers of a chain leaked, and what became of each when it was solved."""
+"""Leaked quantities of the layers of a chain, and the outcome of solving each layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LayerReport:
     """What became of one linear layer.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         unknowns: Numbers that enter it.
         rank_bound: The most that its equations can determine of them, (v,): rows that are known count.
         residuals: (v,), ``|A x - b| / |b|`` of the equations that are known.

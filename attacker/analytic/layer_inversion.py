@@ -31,7 +31,7 @@ class _State:
 
     Attributes:
         values: (v, ...), what left the layer that comes next.
-        gradient: Of the loss with respect to it; to what entered ``pools``, where there are any.
+        gradient: Gradient of the loss with respect to it; to what entered ``pools``, where there are any.
         known: Which values are told by what came after.
         trust: Derivative of what was recovered with respect to the values: an error of the first is divided by it.
         clipped: (v,), values lost to saturation since the last linear layer.
@@ -86,7 +86,7 @@ class Inverted:
 
     Attributes:
         inputs: (v, channels, height, width), of the first layer.
-        reports: Of each linear layer and pooling, from the last to the first.
+        reports: Reports of each linear layer and pooling, from the last to the first.
         factors: What dropout multiplied its input by, (v, ...) by the layer's name.
     """
 
@@ -105,7 +105,7 @@ def invert_chain(steps: Sequence[Step], leaked: Leaked) -> Inverted:
 
     Args:
         steps: The chain, every step of which `why_not_inverted` lets pass.
-        leaked: Of one image for each victim; it is entered behind the last step.
+        leaked: Leaked quantities of one image for each victim; they are entered behind the last step.
     """
     state = _fresh(leaked.features, leaked.gradient)
     reports: list[LayerReport] = []

@@ -1,4 +1,4 @@
-"""What one image's gradient says about the input of one layer: two blocks of linear equations, never formed.
+"""Equations for the input of one layer from one image's gradient: two linear blocks, never formed.
 
 For a convolution ``z = W * x + b`` with weight gradient G and ``d = dloss/dz`` known, the input x obeys
 ``T(W) x = z - b`` (weight constraints) and ``K(d) x = G`` (gradient constraints): Zhu, Blaschko, ICLR 2021 (R-GAP);
@@ -28,8 +28,8 @@ class Patches:
         kernel: (height, width).
         stride: Likewise, as are padding and dilation.
         padding: (left, right, top, bottom), zeros.
-        dilation: Of the kernel.
-        groups: Of channels.
+        dilation: Dilation of the kernel.
+        groups: Groups of channels.
         outputs: Channels that come out, of all groups.
     """
 
@@ -43,7 +43,7 @@ class Patches:
 
     @classmethod
     def of(cls, layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...]) -> Patches:
-        """Of a layer whose input for one image has this shape.
+        """Patches of a layer whose input for one image has this shape.
 
         Raises:
             ValueError: If the convolution pads with something else than zeros, or the shape does not fit the layer.

@@ -1,4 +1,4 @@
-"""How many images an update of a Linear layer sums: its rank, the noise beside it, and a factorisation."""
+"""Number of images in an update of a Linear layer: its rank, the noise beside it, and a factorisation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def factorise(matrix: Tensor, limit: int, *, name: str, expected: int | None = N
     Args:
         matrix: (rows, columns), such as a weight gradient.
         limit: Largest rank of interest, 1 or more.
-        name: Of the parameter that it is the gradient of.
+        name: Name of the parameter that it is the gradient of.
         expected: A rank that is taken, where the spectrum has a step there, before later ones.
 
     Returns:

@@ -40,7 +40,7 @@ class Mixture:
     columns give those of Q up to a factor each, and the bias gradient ``deltas.T @ 1`` the factors.
 
     Attributes:
-        factors: Of the weight gradient.
+        factors: Factors of the weight gradient.
         bias_gradient: (rows,).
         response: (rank, rows), what the layer's weight makes of the right factor, without the bias.
         bias: (rows,), of the layer.

@@ -1,4 +1,4 @@
-"""How many images, or steps, a layer's gradient sums: its numerical rank."""
+"""Number of images, or steps, in a layer's gradient: its numerical rank."""
 
 from __future__ import annotations
 

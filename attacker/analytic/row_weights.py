@@ -22,7 +22,7 @@ class WeightedEquations:
         system: The equations.
         weights: (v, rows), of the weight constraints.
         scale: (v, 1), of the gradient constraints.
-        shape: Of the weight constraints' right side, (v, ...).
+        shape: Shape of the weight constraints' right side, (v, ...).
     """
 
     system: LayerSystem
@@ -43,7 +43,7 @@ class WeightedEquations:
 
 
 def measured_rank(equations: WeightedEquations, like: Tensor) -> Tensor:
-    """(v,), by how much of a random vector its own equations give back; a guess unless all of it comes back."""
+    """(v,), by how much of a random vector its own equations give back; a guess unless that is all of it."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
     solution = solve(equations.apply, equations.transposed, equations.apply(vector))

@@ -1,4 +1,4 @@
-"""Whether anything reaches around a chain of layers: a shortcut that starts inside it shows in gradients only."""
+"""Skip connections around a chain of layers: a shortcut that starts inside it shows in gradients only."""
 
 from __future__ import annotations
 

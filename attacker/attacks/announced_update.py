@@ -1,4 +1,4 @@
-"""What an announced defence did to the numbers of an update, and how a search compares its candidates with them.
+"""Effect of an announced defence on the numbers of an update, and the comparison of candidates with them.
 
 Searches that know a defence in the model (a bottleneck's noise, dropout's masks) take this comparison, so that one
 attack knows the whole of a defence such as ``dropout+prune`` or ``precode+noise``.
@@ -100,7 +100,7 @@ def follows_announcement(spec: Spec) -> bool:
 
 
 def compared_parts(names: Collection[str]) -> frozenset[str]:
-    """Of a defence's parts those that a comparison takes into account.
+    """Parts of a defence that a comparison takes into account.
 
     Signs that noise was added to, or that were taken of noisy numbers, are compared as numbers: that knows the noise.
 

@@ -21,7 +21,7 @@ from fl_precode.observation import Observation
 
 
 class Outcome(StrEnum):
-    """How an attack on one observation ended; the value is the sentence that a reader sees."""
+    """Outcome of an attack on one observation; the value is the sentence that a reader sees."""
 
     CONVERGED = "converged"
     ITERATION_LIMIT = "iteration limit reached"
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """What an attack makes of one observation. It holds no truth.
+    """Result of an attack on one observation. It holds no truth.
 
     Attributes:
         inputs: (batch, channels, height, width) in the model's normalised scale, or None when there is none.
@@ -101,7 +101,7 @@ class Attack(ABC):
 
     @abstractmethod
     def refuses(self, victim: Victim, observation: Observation) -> str | None:
-        """Why this attack cannot fit the observation, or None when it can."""
+        """Reason why this attack cannot fit the observation, or None when it can."""
 
     @abstractmethod
     def run(
@@ -165,7 +165,7 @@ class Attack(ABC):
 
     @final
     def why_not(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot be made on an observation as it was recorded, or None when it can."""
+        """Reason why the attack cannot be made on an observation as it was recorded, or None when it can."""
         reason = check_observation(victim, observation)
         if reason is not None:
             return reason

@@ -1,4 +1,4 @@
-"""How well a reconstruction fits its update, and which of several fits it best."""
+"""Fit of a reconstruction to its update, and the best fit among several."""
 
 from __future__ import annotations
 

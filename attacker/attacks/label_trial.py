@@ -1,4 +1,4 @@
-"""Which labels are found by trial: those of updates that show none, or whose classifier's gradient was altered."""
+"""Labels by trial, for updates that show none, or whose classifier's gradient was altered."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def with_trial(result: Reconstruction, trial: Reconstruction | None, reason: str
 
 
 def without_labels(reason: str) -> Reconstruction:
-    """The result for an update that a search fits, and whose labels it does not find: its images did not come back."""
+    """The result for an update whose labels a fitting search does not find: its images were not reconstructed."""
     words = because("labels-unknown", why=reason)
     return Reconstruction(inputs=None, labels=None, outcome=Outcome.ITERATION_LIMIT, reason=words)

@@ -1,4 +1,4 @@
-"""Which distance fits an announced defence: the one that its noise makes likeliest."""
+"""Distance that fits an announced defence: the one that its noise makes likeliest."""
 
 from __future__ import annotations
 

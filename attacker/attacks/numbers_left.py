@@ -1,4 +1,4 @@
-"""Which numbers of an update its announced defence left as they were: those that a search can trust."""
+"""Numbers of an update that its announced defence left unchanged, which a search can trust."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def numbers_left(observation: Observation, parts: Sequence[Spec]) -> Observation
 
     Args:
         observation: The update.
-        parts: Of the announced defence, those whose meaning is known.
+        parts: Parts of the announced defence whose meaning is known.
     """
     names = [part.name for part in parts]
     if "prune" in names and ADDS_NOISE & set(names[names.index("prune") :]):

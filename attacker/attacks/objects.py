@@ -71,7 +71,7 @@ def _by_name(attack: Attack) -> str | None:
 
 
 def _setting(attack: Attack, option: str) -> object:
-    """Of the attack, or of the search that it is made of; None where the announced defence says it."""
+    """Setting of the attack, or of the search that it is made of; None where the announced defence says it."""
     search = attack if isinstance(attack, Search) else getattr(attack, "matching", None)
     if not isinstance(search, Search) or option not in OPTIONS:
         return getattr(attack, option, None)

@@ -112,7 +112,7 @@ class Portfolio(Attack):
         return "portfolio"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why no member can fit the observation, or None when one can."""
+        """Reason why no member can fit the observation, or None when one can."""
         reasons = []
         for member in self.members:
             try:
@@ -177,8 +177,8 @@ def standard_members(
     (`attacker.attacks.registration.AttackEntry.portfolio`).
 
     Args:
-        iterations: Of each search.
-        restarts: Of each search.
+        iterations: Iterations of each search.
+        restarts: Restarts of each search.
         plateau: Iterations without gain after which a search goes on with a smaller step or is done; 0 for never.
         total_variations: Weights of the prior, one search by Inverting Gradients for each.
 

@@ -1,4 +1,4 @@
-"""How an attack is registered: what must be known of it by name stands at its class; every table is read off here."""
+"""Registration of an attack: all that its name stands for is declared at its class, and every table is read from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Kind = TypeVar("Kind", bound=type[Attack])
 
 @dataclass(frozen=True, kw_only=True)
 class AttackEntry:
-    """What is known of an attack that can be named.
+    """Properties of an attack that can be named.
 
     Attributes:
         description: One line.
@@ -37,22 +37,22 @@ class AttackEntry:
         answers: Names of the defences that it takes into account, or that cannot touch what it works with, where it is
             applicable, in any combination; the verdict says so when no attack that answers the whole announced defence
             was run. Of one spec: `answers_as`.
-        inside: Of these the defences in the model of which it needs one: it searches for what they drew, and compares
-            updates as other defences ask besides. Empty for attacks that need none.
+        inside: Those of these defences in the model, of which it needs one: it searches for what they drew, and
+            compares updates as other defences ask besides. Empty for attacks that need none.
         oblivious: Whether it answers them only because they cannot touch what it works with: it does the same without.
         needs: Kinds of knowledge without which it is no attack: ``labels``, ``batch-size``, ``buffers``, ``defence``,
             ``learning-rate``, ``auxiliary-data``. What it can recover, or do without, is not here.
         rank: Its place among all attacks, smaller for those that reach more where they fit: formulas, then systems of
             equations, then searches with more and with less knowledge. Those without one come last.
-        cost: Of one update in iterations of gradient matching, for attacks that do not search for a number of
+        cost: Cost of one update in iterations of gradient matching, for attacks that do not search for a number of
             iterations; measured on some models, on others a guess. None for searches, and where nobody knows.
-        cost_of_iteration: Of a search, in those of plain gradient matching.
+        cost_of_iteration: Cost of one iteration of a search, in those of plain gradient matching.
         exact: Whether it is a formula: it replays nothing, so that it costs the same however many steps are behind an
             update, and calls a result converged only where its equations have one solution.
         portfolio: Its place among the members of a portfolio, where what is exact attacks first whatever its place;
             None for attacks that are no members. New members take the last place: the others then draw as before.
         made_of_others: Whether it runs other attacks that can be named.
-        colour: Of its lines and bars in figures.
+        colour: Colour of its lines and bars in figures.
     """
 
     description: str

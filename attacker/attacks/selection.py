@@ -1,4 +1,4 @@
-"""Which attacks to run against a defence: plain ones for comparison, and those that answer it, strongest first."""
+"""Selection of attacks against a defence: plain ones for comparison, and those that answer it, strongest first."""
 
 from __future__ import annotations
 
@@ -196,9 +196,9 @@ def with_iterations(attack: str, iterations: int, *, priors: str = "", starts: i
 
     Args:
         attack: Its name.
-        iterations: Of a search.
+        iterations: Iterations of a search.
         priors: Weights of total variation that are raced; empty for the paper's.
-        starts: Of a search.
+        starts: Starts of a search.
 
     >>> with_iterations("inverting-gradients", 1000), with_iterations("first-layer", 1000)
     ('inverting-gradients:preset=precode-paper,iterations=1000,learning_rate=0.07', 'first-layer')

@@ -1,4 +1,4 @@
-"""What an adaptive attack knows of one update besides its labels, and what it makes of the noise that it does not."""
+"""Side information of an adaptive attack, and its handling of unknown noise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NoiseSearch:
         rate: Adam's step for noise that is optimised with the images; 0 draws it instead.
         mask_penalty: Weight of the squared difference between the share that a dropout mask drops and the share
             that the layer drops on average, 0 or more.
-        feature_weight: Of the known features, 0 or more.
+        feature_weight: Weight of the known features, 0 or more.
 
     Raises:
         ValueError: If a setting is out of its range.

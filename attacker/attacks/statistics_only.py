@@ -83,7 +83,7 @@ class StatisticsOnly(Attack):
         return self.iterations * self.restarts
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Updates from which no statistics came back, or of a number of images that is not known."""
+        """Updates from which no statistics were returned, or of a number of images that is not known."""
         return why_no_returned_statistics(victim, observation)
 
     def run(
@@ -144,7 +144,7 @@ class _Statistics(Objective):
         self._statistics, self._weight = statistics, weight
 
     def distances(self, x: Tensor) -> Tensor:
-        """Of candidates' statistics to those that came back."""
+        """Distances of candidates' statistics to the returned ones."""
         return self._statistics(x)
 
     def priors(self, x: Tensor) -> Tensor:

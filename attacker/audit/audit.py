@@ -80,15 +80,15 @@ def audit(
         settings: What is to be done.
         out: Folder of the audit; created, 0700. It gets ``audit.json`` and ``images`` when everything is done.
         workers: Processes on this machine, at least 1; one works in this process.
-        ray_address: Of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
+        ray_address: Address of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
         resumable: Whether finished work is kept on the disk while it goes on. Otherwise it is done at once, in this
             process, and nobody measures beforehand what named attacks will take.
-        title: Of the report.
+        title: Title of the report.
         truth: Where the true images of all tapes are known from, as ``--truth`` takes it, or a function of node id and
             round; True leaves it to each source.
         watch: Told about the work now and then.
         say: Told, in a sentence each, what a reader should know.
-        clock: Of the budget, where it began earlier, with the command; None begins now.
+        clock: Clock of the budget, where it began earlier, with the command; None begins now.
 
     Raises:
         NothingToAttack: If a tape's model or images are not known, or it holds no update.
@@ -165,7 +165,7 @@ def plan(
         settings: What is to be done.
         estimate: Whether that time is measured.
         say: Told in a sentence about updates that no search can answer.
-        clock: Of the budget; None begins now.
+        clock: Clock of the budget; None begins now.
 
     Raises:
         NothingToAttack: As `audit`.

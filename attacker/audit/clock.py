@@ -38,7 +38,7 @@ _LENIENCE: Final = 2.0
 
 _LEAST_SHARE: Final = 0.03
 _PATIENCE: Final = 0.1
-"""Shares of the time that is left that every chunk gets, and after which code that does not come back is ended."""
+"""Shares of the time that is left that every chunk gets, and after which code that does not return is ended."""
 
 _MOST_KEPT: Final = 0.3
 """Share of the time that is left that a chunk leaves to those after it, whatever they are expected to take."""

@@ -1,4 +1,4 @@
-"""What an audit is asked to do, apart from the tapes and the place where it runs."""
+"""Settings of an audit, apart from the tapes and the place where it runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class AuditSettings:
     Attributes:
         attacks: Specs or objects, run as they are; None plans all that apply.
         victims: Updates to attack on each tape, at least 1; fewer when the tape has fewer.
-        seed: Of the choice of victims and of the attacks, not negative.
+        seed: Random seed of the choice of victims and of the attacks, not negative.
         knowledge: What the attacker knows.
         budget: Seconds that one processor may take for all attacks, as estimated; None for as long as it takes.
         control: Whether defended federations get an undefended control.
         rounds: First and last round to choose victims from; None for all.
         device: As torch names it.
-        threads: Of the processor, for each attack.
+        threads: Threads of the processor, for each attack.
         canary_secret: What says which canaries were in the updates; None for the reference federation's, whose seed
             is known. For the evaluation alone: attacks never get it, and an audit may be gone on with by another.
         leakage: Whether leakage indices are computed at the end, where the model is small enough. No attack depends on

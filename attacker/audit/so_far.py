@@ -43,9 +43,9 @@ class VerdictSoFar:
         plan: What is carried out.
         chunks: All of it.
         store: Those that are finished.
-        settings: Of the audit.
+        settings: Settings of the audit.
         say: Told the sentence.
-        clock: Of the audit.
+        clock: Clock of the audit.
     """
 
     federations: Sequence[AuditedFederation]

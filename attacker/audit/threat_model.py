@@ -1,4 +1,4 @@
-"""What the attacker is taken to know: granted or withheld, kind by kind, and really taken away where it is withheld.
+"""Knowledge of the attacker: granted or withheld, kind by kind, and removed from observations where it is withheld.
 
 Names of attackers follow the threat models of Carletti, Foggia, Mazzocca, Parrella, Vento: SoK: Gradient Inversion
 Attacks in Federated Learning, USENIX Security 2025. All attackers here only listen, and all have what that paper calls
@@ -83,7 +83,7 @@ class Knowledge:
         return "granted" if LABELS in self.granted else "recovered"
 
     def missing(self, needs: Iterable[str]) -> list[str]:
-        """Of what an attack needs the kinds that are withheld, sorted."""
+        """Withheld kinds among those that an attack needs, sorted."""
         return sorted(set(needs) - self.granted)
 
     def of(self, observation: Observation, defence: str) -> Observation:

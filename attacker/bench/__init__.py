@@ -1,1 +1,1 @@
-"""How fast the attack engine is on this machine, beside a plain double-backward loop, and that both reach the same."""
+"""Speed of the attack engine on this machine, beside a plain double-backward loop of equal results."""

@@ -1,4 +1,4 @@
-"""What is measured: the attack as users call it, and the plain loop that it is compared with."""
+"""Contenders of a measurement: the attack as users call it, and the plain loop that it is compared with."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class TimedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One way to attack so many candidates.
+    """One way to attack a number of candidates.
 
     Attributes:
         name: For people.
         kind: "plain loop", "restarts" or "victims", or the name of other software.
         candidates: How many are attacked in one run.
-        run: Attacks with so many iterations.
+        run: Attacks with the given number of iterations.
         peak: Bytes that a short attack holds at its worst, beyond model and observations; None where not measured.
     """
 

@@ -21,7 +21,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Spread of at least one value."""
         return cls(median=statistics.median(values), least=min(values), most=max(values))
 
 
@@ -33,9 +33,9 @@ class SpeedRow:
     first took beyond that is set-up (probing of the model, factoring of the observed gradients).
 
     Attributes:
-        name: Of the contender.
-        kind: Of the contender.
-        candidates: Of the contender.
+        name: Name of the contender.
+        kind: Kind of the contender.
+        candidates: Candidates of the contender.
         iterations: n.
         wall: Steady state, elapsed.
         cpu: Steady state, all threads.
@@ -92,7 +92,7 @@ class _Entry:
 
 
 def enough_iterations(contender: Contender, *, seconds: float = 0.5) -> int:
-    """So many that the contender needs about ``seconds``, at least 10: fewer would drown in what disturbs a machine."""
+    """Iterations for which the contender needs about ``seconds``, at least 10: fewer would drown in disturbances."""
     contender.run(1)
     short, long = contender.run(4), contender.run(8)
     # Other work on the machine stretches the elapsed time, several threads add up in the CPU's.

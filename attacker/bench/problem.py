@@ -1,4 +1,4 @@
-"""What is attacked in a measurement: a model without training, and the gradients of some images."""
+"""Problem of a measurement: an untrained model, and the gradients of some images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_problem(
         labels: (n,) class indices.
         inputs: The model's input domain.
         device: Where the attack is to run.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Raises:
         ValueError: If there is no such model.

@@ -34,21 +34,25 @@ _Images = Annotated[
     str | None, typer.Option("--input", metavar="CxHxW", help="Image shape, such as 3x32x32.", show_default=False)
 ]
 _Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes, with --input.", show_default=False)]
-_Mean = Annotated[str | None, typer.Option(help="Mean by channel, with --input. Default: 0.", show_default=False)]
-_Std = Annotated[str | None, typer.Option(help="Deviation by channel, with --input. Default: 1.", show_default=False)]
+_Mean = Annotated[str | None, typer.Option(help="Mean of each channel, with --input. Default: 0.", show_default=False)]
+_Std = Annotated[
+    str | None, typer.Option(help="Standard deviation of each channel, with --input. Default: 1.", show_default=False)
+]
 _Data = Annotated[
     str | None,
     typer.Option(help="Image set, in place of --input; `fl-precode datasets` lists them.", show_default=False),
 ]
 _Root = Annotated[str, typer.Option(help="Folder of downloaded image sets.", show_default=False)]
-_Count = Annotated[int, typer.Option("--images", min=1, help="Images to analyse.")]
+_Count = Annotated[int, typer.Option("--images", min=1, help="Number of images to analyse.")]
 _Weights = Annotated[
     Path | None, typer.Option(help="safetensors file of the weights. Default: untrained.", show_default=False)
 ]
 _Noise = Annotated[float, typer.Option(min=0, help="Standard deviation of noise for which errors are stated.")]
 _Exact = Annotated[
     bool | None,
-    typer.Option("--exact/--estimate", help="All eigenvalues, or estimates. Default: by size.", show_default=False),
+    typer.Option(
+        "--exact/--estimate", help="Compute all eigenvalues, or estimates. Default: by size.", show_default=False
+    ),
 ]
 _Out = Annotated[Path | None, typer.Option(help="File to write, .html or .json.", show_default=False)]
 
@@ -66,13 +70,13 @@ def analyse(
     defence: Annotated[str, typer.Option(help="Defence spec; `fl-precode defences` lists them.")] = "none",
     noise: _Noise = 1e-3,
     exact: _Exact = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, images and noise.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for weights, images and noise.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Number of processor threads.")] = 1,
     out: _Out = None,
 ) -> None:
-    """How much of an image a gradient of MODEL determines: rank, lost pixels, errors under noise.
+    """Compute how much of an image a gradient of MODEL determines: rank, lost pixels, errors under noise.
 
-    Nothing is attacked: this is what the best attack could know. Without
+    Nothing is attacked: the figures show what the best attack could know. Without
     --data, images are random and smooth.
 
     Example: fl-precode analyse lenet --input 3x32x32 --classes 10 --out analysis.html

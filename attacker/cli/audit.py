@@ -40,25 +40,27 @@ def register(app: typer.Typer) -> None:
 
 
 _Out = Annotated[Path, typer.Option(help="Folder for audit.json, images and the report.")]
-_Workers = Annotated[int, typer.Option(min=1, help="Processes that attack; what they find is the same for any number.")]
+_Workers = Annotated[int, typer.Option(min=1, help="Number of worker processes; results do not depend on it.")]
 RayAddress = Annotated[
     str,
-    typer.Option(metavar="HOST:PORT", help="Work on a Ray cluster that is there; auto finds one.", show_default=False),
+    typer.Option(
+        metavar="HOST:PORT", help="Address of an existing Ray cluster to work on; auto finds one.", show_default=False
+    ),
 ]
 _Leakage = Annotated[
     bool,
     typer.Option(
         "--leakage/--no-leakage",
-        help="Compute what one update determines of an image, where the model is small enough, for as many images as "
-        "the budget has time for.",
+        help="Compute how much of an image one update determines, for small models and for as many images as the "
+        "budget allows.",
     ),
 ]
 _Candidates = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Other images of the data set that each true image is told from, to say whose image was reconstructed; 0 "
-        "leaves it out.",
+        help="Number of other images that each true image is told from, to say whose image was reconstructed; 0 leaves "
+        "this out.",
     ),
 ]
 
@@ -74,15 +76,16 @@ def audit(
     leakage: _Leakage = True,
     candidates: _Candidates = 1_000,
 ) -> None:
-    """Attack the updates on a tape and write what they reconstruct: audit.json and a report.
+    """Attack the updates on a tape and write the results: audit.json and a report.
 
     TAPE is the folder that the Interceptor wrote, or its URL in an object
-    store, which is copied here first. Where its run left an evaluation.json
-    beside it, or the clients a TAPE.truth (record_truth), the images are
-    compared with the true ones.
-    Interrupted, killed or out of time, the same command goes on where it was;
-    other settings set the earlier audit aside, in a folder of its own.
-    Exit code 3: nothing could be attacked; why, and what mends it, is said.
+    store, which is copied here first. Images are compared with the true ones
+    if the run left an evaluation.json beside the tape, or its clients a
+    TAPE.truth (record_truth). The same command resumes an audit that was
+    interrupted, killed or out of time. With other settings, the earlier audit
+    is moved to a folder of its own.
+
+    Exit code 3: nothing could be attacked; the reason and the remedy are printed.
 
     Example: fl-precode audit runs/1/tape --out runs/1/audit --victims 64 --workers 2
     """

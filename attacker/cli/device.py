@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="auto (a GPU where there is one), cpu, cuda, cuda:1 or another of torch.")
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Device: auto (a GPU where there is one), cpu, cuda, cuda:1 or another device of PyTorch.",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a person reads instead of a traceback."""
+"""Error messages in place of a traceback."""
 
 from __future__ import annotations
 

@@ -35,21 +35,24 @@ _MaxIdentified = Annotated[
     float | None,
     typer.Option(
         "--max-identified",
-        help="Largest share of images that may be told from others of their class.",
+        help="Largest share of images that may be identified among others of their class.",
         show_default=False,
     ),
 ]
 _MinVictims = Annotated[
-    int | None, typer.Option("--min-victims", help="Least number of images attacked.", show_default=False)
+    int | None, typer.Option("--min-victims", help="Smallest number of attacked images.", show_default=False)
 ]
-_NoFlags = Annotated[bool, typer.Option("--no-flags", help="No reason to distrust a low score.")]
+_NoFlags = Annotated[
+    bool, typer.Option("--no-flags", help="Demand that no flag gives a reason to distrust a low score.")
+]
 _Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow-flag", help="A flag that --no-flags lets pass. Repeatable.", show_default=False),
+    typer.Option("--allow-flag", help="Name of a flag that --no-flags accepts. Repeatable.", show_default=False),
 ]
 _Junit = Annotated[Path | None, typer.Option("--junit", help="File for JUnit XML.", show_default=False)]
 _Tape = Annotated[
-    Path | None, typer.Option("--tape", help="Where the tape is now. Default: where it was.", show_default=False)
+    Path | None,
+    typer.Option("--tape", help="Current place of the tape. Default: its place in the record.", show_default=False),
 ]
 
 
@@ -63,10 +66,11 @@ def check(
     junit: _Junit = None,
     tape: _Tape = None,
 ) -> None:
-    """Does an audit meet what is demanded? For continuous integration.
+    """Check an audit against demands, for continuous integration.
 
-    Exit code 0: yes. 1: no, with the reason. 2: the record cannot be used: it
-    is missing, damaged, altered, of another tape or of a newer version.
+    Exit code 0: every demand is met. 1: a demand is not met; the reason is
+    printed. 2: the record cannot be used, because it is missing, damaged,
+    altered, of another tape or of a newer version.
 
     Example: fl-precode check audit --max-asr 0 --min-victims 64 --no-flags
     """
@@ -95,12 +99,13 @@ def check(
 def compare(
     first: _Record,
     second: _Record,
-    html: Annotated[Path | None, typer.Option("--html", help="File for a page.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="HTML file for the comparison.", show_default=False)
+    ] = None,
 ) -> None:
-    """What became better or worse from one audit to another, with 95 % intervals.
+    """Compare two audits: what became better or worse, with 95 % intervals.
 
-    Where both are of the same images, these are compared one by one (McNemar's
-    exact test).
+    If both are of the same images, these are compared one by one (McNemar's exact test).
 
     Exit code 0: nothing became worse. 1: something did. 2: the records cannot
     be used, or have no federation in common.

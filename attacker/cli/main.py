@@ -41,7 +41,7 @@ class TeachingGroup(TyperGroup):
         if args[0] in OF_A_CHECKOUT and args[0] not in self.commands:
             ctx.fail(
                 f"`fl-precode {args[0]}` needs the reference app, which is part of the repository and not of the "
-                "installed package: run it in a checkout that is installed with pip install -e '.[experiments]'"
+                "installed package; run it in a checkout that is installed with pip install -e '.[experiments]'"
             )
         return super().resolve_command(ctx, args)
 
@@ -100,10 +100,10 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Does a federated training leak its images, and does a defence stop it?
+    """Measure whether a federated training leaks its images, and whether a defence stops it.
 
     To audit your own Flower app, wrap its strategy in the Interceptor
 
@@ -127,7 +127,7 @@ _add_commands()
 
 
 def leave(end: SystemExit) -> None:
-    """End the process at once where a thread was left behind that does not come back; else do nothing.
+    """End the process at once where a thread was left behind that does not return; else do nothing.
 
     The interpreter cannot be taken down under a thread that is inside PyTorch: the process would crash, or wait.
     """

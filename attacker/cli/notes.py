@@ -56,7 +56,7 @@ def notes(
     """Show what is known, assumed and missing about a tape, with the lines to add to the notes beside it.
 
     The notes of runs/1/tape are runs/1/tape.toml. Nothing is attacked and
-    nothing is written. Exit code 3: nothing could be attacked as it is.
+    nothing is written. Exit code 3: nothing could be attacked as it stands.
 
     Example: fl-precode notes runs/1/tape
     """

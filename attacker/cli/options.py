@@ -36,30 +36,36 @@ Attacks = Annotated[
         show_default=False,
     ),
 ]
-Victims = Annotated[int, typer.Option(min=1, help="Updates to attack on each tape.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the choice of updates and of the attacks.")]
+Victims = Annotated[int, typer.Option(min=1, help="Number of updates to attack on each tape.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed for the choice of updates and for the attacks.")]
 Budget = Annotated[
     str | None,
     typer.Option(
-        help=f"Time that the whole audit may take, such as 90s, 10m, 2h. Default: {DEFAULT_BUDGET}; none for named "
-        "attacks.",
+        help=f"Time limit of the whole audit, such as 90s, 10m or 2h. Default: {DEFAULT_BUDGET}; none if attacks are "
+        "named.",
         show_default=False,
     ),
 ]
 Know = Annotated[
     list[str] | None,
-    typer.Option(help="What the attacker knows beyond a server's usual knowledge: labels.", show_default=False),
+    typer.Option(
+        help="Knowledge granted to the attacker beyond a server's usual knowledge: labels.", show_default=False
+    ),
 ]
 Withhold = Annotated[
     list[str] | None,
     typer.Option(
-        help="What it does not know: batch-size, buffers, defence, learning-rate. Several set apart by commas.",
+        help="Knowledge withheld from the attacker: batch-size, buffers, defence, learning-rate; several are separated "
+        "by commas.",
         show_default=False,
     ),
 ]
 LabelsOption = Annotated[
     Labels | None,
-    typer.Option(help="granted is --know labels; recovered, the default, lets attacks find them.", show_default=False),
+    typer.Option(
+        help="Source of the labels: recovered (default) lets attacks find them; granted is --know labels.",
+        show_default=False,
+    ),
 ]
 Rounds = Annotated[
     str | None, typer.Option(metavar="FIRST:LAST", help="Rounds to choose updates from.", show_default=False)
@@ -68,7 +74,7 @@ CanarySecret = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="File with the secret of an own app's clients: which canaries were in; docs/explanation/bounds.md.",
+        help="File with the secret that tells which canaries of an own app were in; see docs/explanation/bounds.md.",
         show_default=False,
     ),
 ]
@@ -80,24 +86,25 @@ Truth = Annotated[
     typer.Option(
         metavar="KIND:PATH",
         help="True images of an own app: recorded:PATH (by record_truth), folder:PATH, npz:PATH, or module:function; "
-        "docs/how-to/truth.md says more. Default: TAPE.truth beside the tape.",
+        "see docs/how-to/truth.md. Default: TAPE.truth beside the tape.",
         show_default=False,
     ),
 ]
 NoTruth = Annotated[bool, typer.Option("--no-truth", help="Do not compare with the true images.")]
-NoControl = Annotated[bool, typer.Option("--no-control", help="Leave out the control without the defence.")]
+NoControl = Annotated[bool, typer.Option("--no-control", help="Leave out the undefended control.")]
 Model = Annotated[
-    str | None, typer.Option(help="Model, where the tape does not say: package.module:factory.", show_default=False)
+    str | None, typer.Option(help="Model, if the tape does not name it: package.module:factory.", show_default=False)
 ]
 Loss = Annotated[
     str | None,
     typer.Option(
-        help="What the clients minimise, where the tape does not say: package.module:function of (scores, labels).",
+        help="Loss that the clients minimise, if the tape does not name it: package.module:function of (scores, "
+        "labels).",
         show_default=False,
     ),
 ]
 Defence = Annotated[
-    str | None, typer.Option(help="Defence in the model, where the tape does not say.", show_default=False)
+    str | None, typer.Option(help="Defence in the model, if the tape does not name it.", show_default=False)
 ]
 Images = Annotated[
     str | None,
@@ -107,15 +114,16 @@ Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes, wit
 Mean = Annotated[
     str | None,
     typer.Option(
-        help="Mean by channel, such as 0.5,0.5,0.5, with --input. Default: 0 with --std; without both the scale is "
-        "estimated.",
+        help="Mean of each channel, such as 0.5,0.5,0.5, with --input. Default: 0 with --std; without both the scale "
+        "is estimated.",
         show_default=False,
     ),
 ]
 Std = Annotated[
-    str | None, typer.Option(help="Deviation by channel, with --input. Default: 1 with --mean.", show_default=False)
+    str | None,
+    typer.Option(help="Standard deviation of each channel, with --input. Default: 1 with --mean.", show_default=False),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads for the attacks of one process.")]
+Threads = Annotated[int, typer.Option(min=1, help="Number of processor threads of each process.")]
 
 
 def parse_knowledge(

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def plan(tapes: Tapes, options: AuditOptions) -> None:
     """Show which attacks `audit` would run on a tape, which not and why, and how long it would take.
 
-    Exit code 3: nothing could be attacked; why, and what mends it, is said.
+    Exit code 3: nothing could be attacked; the reason and the remedy are printed.
 
     Example: fl-precode plan runs/1/tape --victims 64 --budget 30m
     """

@@ -1,4 +1,4 @@
-"""What a long command shows while it works: something within two seconds, and every two seconds until its end."""
+"""Progress of a long command: output within two seconds, and every two seconds until its end."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Tell(Protocol):
         """Show how far the work is.
 
         Args:
-            done: Of the bar's total.
+            done: Part of the bar's total that is done.
             text: What is being done; empty leaves what stands there.
             note: Beside the bar.
             line: Whether it is worth a line of its own where stderr is no terminal, as in a log.

@@ -1,4 +1,4 @@
-"""What an audit says at its end or before its start about the attacks that do not run: why, and what mends it."""
+"""Attacks that do not run, as printed before or after an audit: the reason, and the remedy."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class NotRun:
 
 
 def not_run(planned: Iterable[PlannedAttack]) -> list[NotRun]:
-    """Of a plan the attacks that do not run; those of undefended controls are not counted again."""
+    """Attacks of a plan that do not run; those of undefended controls are not counted again."""
     return [_of_plan(entry) for entry in planned if entry.status != "run" and not entry.federation.endswith("-control")]
 
 
 def not_run_of_record(record: AuditRecord) -> list[NotRun]:
-    """Of a finished audit the attacks that gave nothing, those that turned out not to fit included."""
+    """Attacks of a finished audit that gave nothing, those that turned out not to fit included."""
     planned = {(entry.federation, entry.attack) for entry in record.plan if entry.status != "run"}
     federation_ids = {federation.id for federation in record.federations if federation.control_of is None}
     gave_nothing = [
@@ -81,7 +81,7 @@ def reason_lines(attacks: Sequence[NotRun], notes: Path | None, *, width: int) -
 
     Args:
         attacks: The attacks.
-        notes: Of the tape, or None where there are several tapes.
+        notes: Notes of the tape, or None where there are several tapes.
         width: Columns.
     """
     from fl_precode.spec import spec_name

@@ -40,19 +40,20 @@ def report(
     ] = None,
     mlflow: Annotated[
         str | None,
-        typer.Option("--mlflow", metavar="URI", help="MLflow server that gets figures and page.", show_default=False),
+        typer.Option("--mlflow", metavar="URI", help="MLflow server to send figures and page to.", show_default=False),
     ] = None,
 ) -> None:
     """Write the report of an audit again, from its audit.json and pictures.
 
     RECORD is the audit.json, or the folder that it is in.
 
-    With --pack it writes an evidence pack instead: a decision sheet and its
-    annex as PDF, the record, the files that SACRO-ML reads, an RO-Crate, and a
-    table of what supervisors and standards ask.
+    With --pack, the command writes an evidence pack instead. The pack holds a
+    decision sheet and its annex as PDF, the record, the files that SACRO-ML
+    reads, an RO-Crate, and a table of requirements of supervisors and
+    standards.
 
-    Exit code 1: the pack was written without its PDF, or the MLflow server did
-    not take the run; the reason is printed. 2: a pack cannot be made of the
+    Exit code 1: the pack was written without its PDF, or the MLflow server
+    refused the run; the reason is printed. 2: a pack cannot be made of the
     record: it is missing, damaged, altered or of a newer version.
 
     Example: fl-precode report audit --pack evidence.zip

@@ -36,7 +36,7 @@ def standard(
     tape: _Tape,
     out: Annotated[Path, typer.Option(help="Folder for standard.json, audit.json and the report.")] = Path("standard"),
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that attack; the result is the same for any number.")
+        int, typer.Option(min=1, help="Number of worker processes; the result does not depend on it.")
     ] = 1,
     key: _Key = None,
 ) -> None:
@@ -45,8 +45,7 @@ def standard(
     The budget is in iterations, so that no result depends on the machine's
     speed: MLPs and LeNets take 10 to 20 minutes, deep networks hours. Two runs
     on one machine write a standard.json of equal bytes, on any number of
-    processes. Interrupted or killed, the same command goes on where it was.
-    Exit code 3: nothing could be attacked.
+    processes. The same command resumes a run that was interrupted or killed. Exit code 3: nothing could be attacked.
 
     Example: fl-precode standard runs/1/tape --out runs/1/standard --workers 2
     """
@@ -80,12 +79,12 @@ def score(
         typer.Argument(help="Images by update, .npz or .safetensors; docs/reference/standard.md.", show_default=False),
     ],
     key: _Key = None,
-    name: Annotated[str, typer.Option(help="Name of what made the reconstructions.")] = "reconstructions",
+    name: Annotated[str, typer.Option(help="Name of the method that made the reconstructions.")] = "reconstructions",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file for the score.", show_default=False)
     ] = None,
 ) -> None:
-    """Score reconstructions of a tape's updates that any code made, as `standard` scores its own attacks.
+    """Score reconstructions of a tape's updates, made by any code, as `standard` scores its own attacks.
 
     RECONSTRUCTIONS holds one array for each update, named as its file on the
     tape: (images, channels, height, width) in [0, 1].

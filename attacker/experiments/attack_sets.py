@@ -1,4 +1,4 @@
-"""Which attacks a defended model has to stand: those that ignore the defence, and those made with it in mind."""
+"""Attacks on a defended model: those that ignore the defence, and those made with it in mind."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def every_attack_on(defence: str, scale: Scale) -> tuple[str, ...]:
 def patient_attacks_on(defence: str, scale: Scale) -> tuple[str, ...]:
     """Specs of the searches of `attacks_on` once more, with more time, more starts and a stronger prior.
 
-    Behind pruning of 90 % a search of 1,000 iterations ends far from every image, one of 4,000 brings some back.
+    Behind pruning of 90 % a search of 1,000 iterations ends far from every image, one of 4,000 reconstructs some.
     """
     names = [spec_name(spec) for spec in attacks_on(defence, scale)]
     patience = {

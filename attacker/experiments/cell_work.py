@@ -57,7 +57,7 @@ def job_of(experiment: Experimental[C_contra], cell: C_contra, store: Store, *, 
         experiment: What it belongs to.
         cell: What is made.
         store: Where its result goes, and where those are that it depends on.
-        threads: Of the process that works on it; None leaves them as they are.
+        threads: Threads of the process that works on it; None leaves them as they are.
     """
     return Job(
         id=store.name(cell, experiment.recipe(cell)),

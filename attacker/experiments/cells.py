@@ -32,12 +32,12 @@ class Cell:
         setup: On what.
         protocol: What the clients send: ``fedsgd`` or ``fedavg``; empty for a training.
         batch_size: Images of one client's step, in federations and attacks.
-        local_steps: Of the attacked client under FedAvg.
-        epoch: Of the central training whose weights are attacked; 0 is the untrained model.
+        local_steps: Local steps of the attacked client under FedAvg.
+        epoch: Epoch of the central training whose weights are attacked; 0 is the untrained model.
         attacks: The attack's spec; of a choice those that it is between.
         part: Which images are attacked: the first of a random order (empty), or, for the search of a defence,
             ``validation`` or ``judged``, which have none in common; no guess resembles them, if there are such.
-        runtime: Of a federation: ``flower``, or ``process`` for the same clients' work in this process.
+        runtime: Runtime of a federation: ``flower``, or ``process`` for the same clients' work in this process.
     """
 
     kind: Kind

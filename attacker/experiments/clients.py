@@ -1,4 +1,4 @@
-"""What the clients of the reference app compute, by their own code: gradients, local training, central training.
+"""Clients of the reference app, by their own code: gradients, local training, central training.
 
 The only file of the attacker that reaches ``clients`` and ``server``.
 """
@@ -95,8 +95,8 @@ def observe_clients(
     Args:
         model: The defended model, in any mode; it is left as it is.
         data: Image set.
-        settings: Of the federation. A client under ``fedavg`` makes ``local_steps`` steps, each on ``batch_size``
-            images of its own.
+        settings: Settings of the federation. A client under ``fedavg`` makes ``local_steps`` steps, each on
+            ``batch_size`` images of its own.
         clients: For each client the indices of its training images, as many as its steps use, equally many for all.
         device: Where the clients compute.
     """
@@ -121,7 +121,7 @@ def client_reply(
     Args:
         model: The model that the client received; it is left as it is.
         data: Image set.
-        settings: Of the federation.
+        settings: Settings of the federation.
         batches: Indices of training images, one batch for each local step; of ``fedsgd`` the first counts.
         who: The client and the round, for its noise.
         device: Where the client computes.

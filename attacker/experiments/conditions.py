@@ -18,7 +18,7 @@ class Conditions:
     Attributes:
         scale: Sizes.
         data_root: Folder of downloaded sets.
-        seed: Of everything random.
+        seed: Random seed.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 

@@ -12,7 +12,7 @@ from attacker.audit.truth.federation import TrainingImages
 from fl_precode.data import ImageData, load_data
 
 GUESSES = "the best guess"
-"""What an attacked image has to come back beyond; results that were compared with less are made again."""
+"""Baseline that a reconstructed image has to exceed; results that were compared with less are made again."""
 
 
 @lru_cache(maxsize=4)
@@ -29,7 +29,7 @@ def guesses_of(data: ImageData) -> Guesses:
 
 @lru_cache(maxsize=16)
 def image_digest(data: str, data_root: str) -> str:
-    """Of all images and labels, so that other images under an old name are another experiment."""
+    """Digest of all images and labels, so that other images under an old name are another experiment."""
     loaded = images(data, data_root)
     digest = hashlib.sha256(repr(loaded.inputs).encode())
     for part in (loaded.train, loaded.test):

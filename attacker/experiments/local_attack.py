@@ -1,4 +1,4 @@
-"""Where the best fit to a changed gradient lies: matching by L-BFGS, from the true image on or from random pixels.
+"""Best fit to a changed gradient: matching by L-BFGS, from the true image or from random pixels.
 
 From the truth on it is no attack that anyone could run: it says where an attacker ends who always succeeds.
 """
@@ -41,9 +41,9 @@ def fit_from_truth(
         of: The gradient as a function of the image.
         truth: (1, channels, height, width) in [0, 1].
         target: (columns,), the changed gradient.
-        spectrum: Of J at the truth: the search then runs in coordinates in which J J^T is the unit matrix, so that it
-            converges in every direction; None for plain pixels, where weak directions hardly move.
-        iterations: Of L-BFGS.
+        spectrum: Spectrum of J at the truth: the search then runs in coordinates in which JJ^T is the unit matrix, so
+            that it converges in every direction; None for plain pixels, where weak directions hardly move.
+        iterations: Iterations of L-BFGS.
     """
     if spectrum is None:
         return _search(of, truth, target, lambda z: z.reshape(truth.shape) + truth, None, iterations, truth * 0)

@@ -20,8 +20,8 @@ class Pooled:
     """Clients without the noise that they would add last.
 
     Attributes:
-        settings: Of the clients, which leave it out.
-        std: Of the noise on each client's update; 0 where nothing was taken out.
+        settings: Settings of the clients, which leave it out.
+        std: Standard deviation of the noise on each client's update; 0 where nothing was taken out.
     """
 
     settings: Settings

@@ -34,10 +34,10 @@ class Net:
     """Convolutions with an activation behind each, then one fully connected layer.
 
     Attributes:
-        shapes: Of the convolutions.
+        shapes: Shapes of the convolutions.
         activation: Behind each.
         bias: Whether the convolutions have one; the classifier has one unless there is a single logit.
-        seed: Of torch's generator before the weights are drawn.
+        seed: Seed of torch's generator before the weights are drawn.
         mean: Subtracted from pixels in [0, 1].
     """
 

@@ -1,4 +1,4 @@
-"""How large the experiment is: minutes on a laptop, tens of minutes, or as in the paper on a GPU."""
+"""Scales of the experiment: minutes on a laptop, tens of minutes, or as in the paper on a GPU."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Scale:
         models: Model specs unless others are named.
         defences: Defence specs unless others are named.
         victims: Training images to attack in every cell, one at a time.
-        iterations: Of every optimising attack.
-        epochs: Of the central training (Adam 0.001, batch 64, as in the paper).
+        iterations: Iterations of every optimising attack.
+        epochs: Epochs of the central training (Adam 0.001, batch 64, as in the paper).
         attacked: Epochs after which the model is attacked; 0 is the untrained model.
-        rounds: Of each federation (FedAvg).
-        clients: Of each federation.
-        local_epochs: Of each client in a round.
-        federations: At most so many federations, the first ones of the grid; None for one for every defended model.
-        search_rounds: Of each federation that the search for a defence compares by; see `search_rounds`.
-        search_clients: Of each of these federations.
+        rounds: Rounds of each federation (FedAvg).
+        clients: Clients of each federation.
+        local_epochs: Local epochs of each client in a round.
+        federations: Maximum number of federations, the first ones of the grid; None for one for every defended model.
+        search_rounds: Rounds of each federation that the search for a defence compares by; see `search_rounds`.
+        search_clients: Clients of each of these federations.
         search_seeds: How often each of them is run, from another seed.
         search_victims: Images that the search attacks while it looks for a rung.
         judged: Other images, on which what it found is judged.

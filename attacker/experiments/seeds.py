@@ -20,5 +20,5 @@ def generator(*identity: int | str) -> torch.Generator:
 
 
 def seeds(*identity: int | str, count: int) -> list[int]:
-    """Seeds of so many updates, as an attack would draw them from the identity's generator."""
+    """Seeds of a number of updates, as an attack would draw them from the identity's generator."""
     return [source.initial_seed() for source in derived(generator(*identity), count)]

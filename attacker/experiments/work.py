@@ -1,4 +1,4 @@
-"""How a cell is made: trained, attacked or judged. Federations are run by `attacker.experiments.federations`."""
+"""Work on a cell: training, attack or judgement. `attacker.experiments.federations` runs federations."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Scene:
 
 
 def attacked_settings(experiment: Conditions, cell: Cell) -> Settings:
-    """Of the federation whose clients are attacked."""
+    """Settings of the federation whose clients are attacked."""
     rate = {"learning_rate": sgd_rate(cell.batch_size)} if cell.protocol == "fedavg" else {}
     return experiment.settings(
         cell.setup, protocol=cell.protocol, batch_size=cell.batch_size, local_steps=cell.local_steps, **rate

@@ -1,1 +1,1 @@
-"""What clients compute and send, for many candidates at once: gradients, and their products with the observed ones."""
+"""Gradients and updates of clients, for many candidates at once, and their products with the observed ones."""

@@ -151,7 +151,7 @@ def with_known_statistics(model: nn.Module, names: Collection[str]) -> nn.Module
 
     Args:
         model: Stays as it is.
-        names: Of layers that `batch_norms` names; the others go on by their running statistics.
+        names: Names of layers that `batch_norms` names; the others go on by their running statistics.
     """
     return _exchanged(model, KnownStatisticsNorm, frozenset(names))
 
@@ -173,7 +173,7 @@ def _exchanged(model: nn.Module, kind: type[BatchStatisticsNorm], names: Collect
 
 @contextmanager
 def batches_of(model: nn.Module, images: int) -> Iterator[None]:
-    """Let every so many neighbouring images be one batch inside the block."""
+    """Let groups of neighbouring images be one batch each inside the block."""
     layers = [module for module in model.modules() if isinstance(module, BatchStatisticsNorm)]
     before = [layer.images for layer in layers]
     try:

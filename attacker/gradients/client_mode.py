@@ -66,7 +66,7 @@ def as_trained(victim: Victim, observations: Sequence[Observation], *, by_return
     Args:
         victim: Public knowledge about the model.
         observations: Updates.
-        by_returned: Whether candidates are normalised by the statistics that came back, and not by their own;
+        by_returned: Whether candidates are normalised by the returned statistics, and not by their own;
             `why_not_one_batch` has nothing against any of the observations then.
     """
     if by_returned:

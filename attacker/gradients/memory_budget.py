@@ -1,4 +1,4 @@
-"""How much memory one evaluation takes, measured, so that a budget decides how many candidates run together."""
+"""Memory of one evaluation, measured, so that a budget decides how many candidates run together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EvaluationMemory:
 
         Args:
             budget: Bytes.
-            images: Of one candidate.
+            images: Images of one candidate.
             restarts: Candidates of one victim.
             device: Where they are.
         """
@@ -70,7 +70,7 @@ def evaluation_memory(
     """Measure one evaluation with one candidate and with two of the same victim.
 
     Args:
-        products: Of one victim.
+        products: Products of one victim.
         candidate: (batch, channels, height, width), any values.
         latents: Shape of the noise that each bottleneck draws for one image.
         history: Steps that an L-BFGS search will remember for every candidate.

@@ -1,4 +1,4 @@
-"""Which parameters a bottleneck's noise hardly reaches, found from what runs."""
+"""Parameters that a bottleneck's noise hardly reaches, found from the layers that run."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class ElementwiseProducts(FormedProducts):
         elements: Which elements count, and how.
         at_once: Whether all candidates run together by ``vmap``, or one after another.
         matched: Names of the parameters that count in the products; None for all.
-        units: Of each victim, by parameter name, what gradients are divided by; None for 1.
+        units: Units of each victim, by parameter name, what gradients are divided by; None for 1.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ def elementwise_products(
         batch_size: Images of one candidate.
         elements: Which elements count, and how.
         matched: Names of the parameters that count; None for all.
-        units: Of each victim, by parameter name, what gradients are divided by; None for 1.
+        units: Units of each victim, by parameter name, what gradients are divided by; None for 1.
 
     Returns:
         `FactoredProducts`, only for kept elements, or `ElementwiseProducts`.

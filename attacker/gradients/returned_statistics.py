@@ -1,4 +1,4 @@
-"""What running statistics that a client sends back say of its batches: exactly those of the batch after one step.
+"""Statistics of a client's batches from its returned running statistics: exactly those of the batch after one step.
 
 Batch normalisation in training mode moves each running mean and variance r by ``r <- (1 - m) r + m s`` at every forward
 pass, where s is the statistic of the batch and m the layer's public momentum. A server that knows r before and after
@@ -43,7 +43,7 @@ def pass_weights(momentum: float | None, passes: int, *, counted: int = 0) -> tu
     """What is left of a running statistic after some forward passes, and what each of them added to it.
 
     Args:
-        momentum: Of the layer; None for a cumulative mean of all batches.
+        momentum: Momentum of the layer; None for a cumulative mean of all batches.
         passes: 1 or more.
         counted: Passes before these, which a cumulative mean counts.
 
@@ -59,13 +59,13 @@ def pass_weights(momentum: float | None, passes: int, *, counted: int = 0) -> tu
 
 
 def returned_statistics(model: nn.Module, observation: Observation) -> Mapping[str, LayerStatistics] | Reason:
-    """Statistics of the client's batches by layer, or why what came back does not say them.
+    """Statistics of the client's batches by layer, or why the returned buffers do not tell them.
 
     Layers whose running statistics did not move are left out: the client normalised by them, or never ran them.
 
     Args:
         model: The victim's, whose layers say their momentum.
-        observation: Buffers as they were sent, and as they came back.
+        observation: Buffers as they were sent, and as they were returned.
     """
     names = batch_norms(model)
     if not names:
@@ -85,7 +85,7 @@ def returned_statistics(model: nn.Module, observation: Observation) -> Mapping[s
 
 
 def why_not_one_batch(model: nn.Module, observation: Observation) -> Reason | None:
-    """Why a replay cannot normalise by what came back, or None when it says all that normalised the client's batch."""
+    """Why a replay cannot normalise by the returned buffers; None when they tell all that normalised the batch."""
     statistics = returned_statistics(model, observation)
     if isinstance(statistics, Reason):
         return statistics
@@ -101,7 +101,7 @@ def normalised_by_returned(model: nn.Module, observation: Observation) -> Observ
 
     Args:
         model: The victim's.
-        observation: Of one batch; `why_not_one_batch` has nothing against it.
+        observation: Observation of one batch; `why_not_one_batch` has nothing against it.
 
     Raises:
         ValueError: If it has.

@@ -1,4 +1,4 @@
-"""What a model does in one forward pass: its parameterised layers and bottlenecks in order of execution."""
+"""Trace of one forward pass: parameterised layers and bottlenecks in order of execution."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class LookedAt:
     """What was found in the entries of a tensor.
 
     Attributes:
-        version: Of the tensor, which counts changes in place; None where nobody counts.
+        version: Version of the tensor, which counts changes in place; None where nobody counts.
         moves: Whether one is not zero.
         finite: Whether all are finite.
     """
@@ -114,7 +114,7 @@ def with_constants(victim: Victim, names: Collection[str]) -> Victim:
 
     Args:
         victim: Stays as it is.
-        names: Of the constants; those that are no parameters of the model are none of its concern.
+        names: Names of the constants; those that are no parameters of the model are none of its concern.
     """
     model = victim.model
     chosen = frozenset(name for name, _ in model.named_parameters() if name in names)

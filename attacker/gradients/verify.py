@@ -1,4 +1,4 @@
-"""Whether fast products are right for a model: plain double backward on two random candidates tells."""
+"""Verification of fast products for a model, against plain double backward on two random candidates."""
 
 from __future__ import annotations
 

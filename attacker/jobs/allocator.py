@@ -1,4 +1,4 @@
-"""How a process of ours hands memory back: the command line's and the workers', never a library's host."""
+"""Return of freed memory to the system by our own processes: the command line's and the workers'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that end in time, whatever they do: in a thread of their own, which is left behind where it does not come back.
+"""Calls that end in time, whatever they do: in a thread of their own, which is left behind where it does not return.
 
 Code in Python is interrupted at its next step. A single operation in C or C++, such as the factorisation of a huge
 matrix, cannot be: it goes on in a thread that nobody waits for, and ends with the process. Under a tracer (a debugger,

@@ -57,7 +57,7 @@ class Codec(Protocol[R]):
 
     @property
     def version(self) -> int:
-        """Of the format; files of another are refused."""
+        """Version of the format; files of another are refused."""
 
     def encode(self, result: R) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         """What is no tensor, and the tensors by name."""
@@ -73,8 +73,8 @@ class Work(Codec[R], Protocol[R]):
         """The result of a job.
 
         Args:
-            content: Of the job.
-            seconds: Of the job, less what passed until it was begun.
+            content: Content of the job.
+            seconds: Seconds of the job, less what passed until it was begun.
             tell: Told how far it is.
         """
 
@@ -85,10 +85,10 @@ class Event:
 
     Attributes:
         kind: "progress", "done"; "raised", the job cannot be done at all; "died", with its worker; "ended" by force,
-            because its time was over and it did not come back.
+            because its time was over and it did not return.
         job: Id.
         text: What was raised, or how the worker ended.
-        share: Of the job that is done.
+        share: Share of the job that is done.
     """
 
     kind: Literal["progress", "done", "raised", "died", "ended"]

@@ -1,4 +1,4 @@
-"""How far jobs are: the share of the expected work, and a guess of the time left."""
+"""Progress of jobs: the share of the expected work, and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class State:
     """How far the work is.
 
     Attributes:
-        title: Of what was just begun or finished.
+        title: Title of what was just begun or finished.
         done: Finished jobs.
         of: All.
-        share: Of the expected work, in [0, 1].
+        share: Share of the expected work, in [0, 1].
         seconds_left: A guess from the work of this session; None before there is one.
         failing: Finished jobs that were judged to have failed.
         best: Best score of everything finished; None while nothing has one.
@@ -33,7 +33,7 @@ class State:
 
     @classmethod
     def after(cls, title: str, jobs: int) -> State:
-        """Of work that comes after all jobs."""
+        """State of work that comes after all jobs."""
         return cls(title=title, done=jobs, of=jobs, share=1.0, seconds_left=None)
 
 

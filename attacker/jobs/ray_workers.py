@@ -33,7 +33,7 @@ class RayCluster:
 
     Args:
         address: ``auto`` or ``host:port``.
-        folder: Of finished jobs, on storage that all nodes share.
+        folder: Folder of finished jobs, on storage that all nodes share.
         gpu: Whether tasks ask for a GPU.
 
     Raises:
@@ -120,7 +120,7 @@ class RayCluster:
         return max(0.0, min(_WAIT, min(ends, default=math.inf) - time.monotonic()))
 
     def _end(self, reference: Any) -> Event:
-        """Kill a task that does not come back."""
+        """Kill a task that does not return."""
         self._ray.cancel(reference, force=True)
         return Event("ended", self._running.pop(reference))
 

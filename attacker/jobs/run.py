@@ -187,7 +187,7 @@ def hire_for(store: FolderStore[Any], *, workers: int = 1, ray_address: str = ""
     Args:
         store: Where results go.
         workers: Processes on this machine, at least 1; one works in this process.
-        ray_address: Of an existing Ray cluster, which works instead; its nodes must see the store's folder.
+        ray_address: Address of an existing Ray cluster, which works instead; its nodes must see the store's folder.
         gpu: Whether tasks on the cluster ask for a GPU.
     """
     if ray_address:

@@ -67,7 +67,7 @@ class FolderStore(Generic[R]):
 
     Args:
         folder: Created, 0700.
-        codec: Of the results.
+        codec: Codec of the results.
     """
 
     def __init__(self, folder: Path, codec: Codec[R]) -> None:

@@ -90,7 +90,7 @@ class Processes:
 
     Args:
         workers: How many.
-        folder: Of finished jobs; workers write there themselves.
+        folder: Folder of finished jobs; workers write there themselves.
     """
 
     def __init__(self, workers: int, folder: Path) -> None:
@@ -114,7 +114,7 @@ class Processes:
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers that live."""
+        """Process numbers of the workers that live."""
         workers = [*self._idle, *(busy for busy, _ in self._busy.values())]
         return [worker.process.pid for worker in workers if worker.process.pid is not None]
 
@@ -140,7 +140,7 @@ class Processes:
         return [*map(self._hear, heard), *map(self._end, late)]
 
     def _end(self, line: Any) -> Event:
-        """Kill a worker that does not come back."""
+        """Kill a worker that does not return."""
         worker, job = self._busy[line]
         worker.process.kill()
         self._replace(line)
@@ -210,7 +210,7 @@ def _received(message: dict[str, Any]) -> Job:
 
 
 def _in_time(job: Job, store: JobStore[Any], watch: Callable[[Event], None]) -> Event:
-    """Do a job in this process; one that does not come back in time is left behind, and keeps nothing."""
+    """Do a job in this process; one that does not return in time is left behind, and keeps nothing."""
 
     def tell(share: float) -> None:
         watch(Event("progress", job.id, share=share))

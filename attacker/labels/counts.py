@@ -47,7 +47,7 @@ def count_labels(
 
     Of T local steps the update's bias part over ``-(learning rate * T)`` is the mean of the steps' gradients, and the
     same equation holds for all images behind the update, each counted once, where p_c belongs to each step's own
-    weights: it is interpolated between the weights that were sent and those that came back (`probe_classifier`). It is
+    weights: it is interpolated between the weights that were sent and the returned ones (`probe_classifier`). It is
     exact when all images were used equally often, in equal batches and without momentum; else in the mean over orders.
 
     Assumes: softmax cross-entropy on the classifier's outputs; a classifier with a bias; probabilities on random inputs

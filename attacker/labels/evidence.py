@@ -1,4 +1,4 @@
-"""What an update shows about labels: the gradient of the classifier, addressed by name."""
+"""Evidence about labels in an update: the gradient of the classifier, addressed by name."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def by_class(gradient: Tensor) -> Tensor:
     second, and all that holds for softmax holds for one logit under binary cross-entropy.
 
     Args:
-        gradient: Of a weight, (classes, features), or of a bias, (classes,); of one logit with a single row.
+        gradient: Gradient of a weight, (classes, features), or of a bias, (classes,); of one logit with a single row.
 
     >>> by_class(torch.tensor([0.25])).tolist()
     [-0.25, 0.25]

@@ -1,4 +1,4 @@
-"""What can be guessed of an update's labels without the update, from the frequencies of the classes alone."""
+"""Guess of an update's labels without the update, from the frequencies of the classes alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def likeliest_counts(frequencies: Sequence[float], images: int) -> list[int]:
     the one before: so dealing out the images one by one, each where it adds most, finds the most probable batch.
 
     Args:
-        frequencies: Of each class; not negative, not all zero.
+        frequencies: Frequencies of each class; not negative, not all zero.
         images: In the batch, 0 or more.
 
     >>> likeliest_counts([0.7, 0.3], 4), likeliest_counts([0.25] * 4, 2)
@@ -35,7 +35,7 @@ def chance_of_counts(counts: Sequence[int], frequencies: Sequence[float]) -> flo
 
     Args:
         counts: Images of each class.
-        frequencies: Of each class; they sum to 1.
+        frequencies: Frequencies of each class; they sum to 1.
 
     >>> round(chance_of_counts([1, 1], [0.5, 0.5]), 3), chance_of_counts([0, 1], [1.0, 0.0])
     (0.5, 0.0)

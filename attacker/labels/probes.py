@@ -1,4 +1,4 @@
-"""What the model says to random inputs, in place of the client's images that the server does not have."""
+"""Probes of the model by random inputs, in place of the client's images that the server does not have."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def probe_classifier(
     buffers of an untrained model, features of other means would give other probabilities. All else is in evaluation
     mode.
 
-    For an update of T > 1 steps also at the weights that came back, on the same inputs. The steps' gradients were taken
+    For an update of T > 1 steps also at the returned weights, on the same inputs. The steps' gradients were taken
     at the weights of times 0 to T - 1; with answers that move evenly from the first weights to the last, their mean has
     the shares ``(T + 1) / 2T`` and ``(T - 1) / 2T`` of the two ends.
 

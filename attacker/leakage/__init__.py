@@ -1,4 +1,4 @@
-"""How much a released gradient says about its images, before any attack is run: ranks, spectra and influence."""
+"""Leakage of images by a released gradient, before any attack is run: ranks, spectra and influence."""
 
 from attacker.leakage.analyse import analyse, by_layer, image_leak, noise_ranks
 from attacker.leakage.defended import defence_change, sampling_change, without_noise

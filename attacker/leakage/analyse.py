@@ -50,7 +50,7 @@ def analyse(
         std: Noise on the gradient for which errors are stated.
         defence: What is done to gradients before they leave; its change is what I2F is computed for.
         names: For people: spec of the defence, where weights and images come from.
-        seed: Of bottleneck noise, defences and estimates.
+        seed: Seed of bottleneck noise, defences and estimates.
         exact: All eigenvalues, or estimates by products; None decides by size.
         progress: Called after each image.
 
@@ -113,7 +113,7 @@ def image_leak(
         pixels: (1, channels, height, width) in [0, 1].
         index: For the record.
         defence: What is done to the gradient before it leaves.
-        generator: Of the defence and of estimates.
+        generator: Generator of the defence and of estimates.
         exact: All eigenvalues, or estimates by products.
 
     Raises:
@@ -123,7 +123,7 @@ def image_leak(
     if exact and pixels.numel() > EXACT_NUMBERS:
         raise ValueError(
             f"exact analysis goes up to {EXACT_NUMBERS} numbers an image (3x32x32 has 3072), got {pixels.numel()}: "
-            f"J J^T would take {pixels.numel() ** 2 * 8 / 2**30:.0f} GiB; leave exact out, or take smaller images"
+            f"JJ^T would take {pixels.numel() ** 2 * 8 / 2**30:.0f} GiB; leave exact out, or take smaller images"
         )
     try:
         jacobian = Jacobian(of, pixels)
@@ -146,7 +146,7 @@ def image_leak(
 
 
 def noise_ranks(of: Released, pixels: Tensor) -> NoiseRanks:
-    """What the bottlenecks' noise leaves determined of an image, in three settings; exact.
+    """Part of an image that the bottlenecks' noise leaves determined, in three settings; exact.
 
     Args:
         of: With the noise that the client drew.

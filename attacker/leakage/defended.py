@@ -1,4 +1,4 @@
-"""What defences do to one released gradient, as the change that the influence function takes."""
+"""Effect of defences on one released gradient, as the change that the influence function takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def defence_change(of: Released, pixels: Tensor, defence: GradientDefence, *, ge
         of: The gradient as a function of the image.
         pixels: (batch, channels, height, width) in [0, 1].
         defence: Such as `fl_precode.defences.gradient_defence` makes from a spec.
-        generator: Of everything random in it.
+        generator: Random generator of the defence.
     """
     before = of.gradient(pixels)
     batch = (of.replay.victim.inputs.normalise(pixels), of.labels)

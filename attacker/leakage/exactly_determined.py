@@ -1,4 +1,4 @@
-"""What formulas take exactly from a gradient: patches by their positions, and images by two stacked layers; counted.
+"""Counts of exactly determined parts of a gradient: patches by their positions, and images by two stacked layers.
 
 Ranks of J (`attacker.leakage.spectrum`) say what the whole gradient determines of an image, whoever finds it. These
 counts say where one linear system, or one search that always ends, finds it: for images of any size, and for batches.

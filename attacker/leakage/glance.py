@@ -17,7 +17,7 @@ STEPS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """What a few products with J J^T say about one image; errors are for noise of standard deviation 1 on the gradient.
+    """Estimates for one image from a few products with JJ^T; errors are for noise of deviation 1 on the gradient.
 
     Attributes:
         largest: The largest eigenvalue.
@@ -40,14 +40,14 @@ def glance(jacobian: Jacobian, *, generator: Generator, steps: int = STEPS) -> G
     smallest Ritz value.
 
     It is a bound, and a loose one: for the exact value take `attacker.leakage.spectrum`, for tighter ones more steps
-    (docs/explanation/leakage.md has the distances, and how well it orders images). One vector's mean has its own error,
-    which is small beside that. Where J J^T is singular the mean of the inverse is infinite, and this is a bound of it,
-    not of what `Spectrum.expected_rmse` says, which leaves undetermined directions out.
+    (docs/explanation/leakage.md has the distances, and how well it orders images). One vector's mean has an error of
+    its own, which is small beside that. Where JJ^T is singular the mean of the inverse is infinite, and this is a bound
+    of it, not of what `Spectrum.expected_rmse` says, which leaves undetermined directions out.
 
     Args:
         jacobian: At one image.
-        generator: Of the signs.
-        steps: Products with J J^T, 1 or more.
+        generator: Generator of the signs.
+        steps: Products with JJ^T, 1 or more.
 
     Raises:
         ValueError: If there is no step, or the gradient does not depend on the image.

@@ -1,8 +1,8 @@
 """The inversion influence function I2F: how far a change of the released gradient moves the image that it determines.
 
 Zhang, Hong, Zhou: Understanding Deep Gradient Leakage via Inversion Influence Functions. NeurIPS 2023. With
-G(g) = argmin ||gradient(x) - g||² for an attacker who always succeeds, dG/dg = (J J^T)^-1 J, so that a gradient that is
-off by delta leads to an image that is off by (J J^T)^-1 J delta. Exact values come from `attacker.leakage.spectrum`;
+G(g) = argmin ||gradient(x) - g||² for an attacker who always succeeds, dG/dg = (JJ^T)^-1 J, so that a gradient that is
+off by delta leads to an image that is off by (JJ^T)^-1 J delta. Exact values come from `attacker.leakage.spectrum`;
 this module has what needs products with J only, for models and images of any size.
 """
 
@@ -22,7 +22,7 @@ DAMPING = 1e-6
 """Share of the largest eigenvalue. Directions with smaller ones count less and less, so that results are too small.
 
 On DLG's LeNet the spectrum reaches down to 1e-8, and a damping of 1e-6 halves I2F and no longer tells which image is at
-risk; 1e-8 does, at 5800 products with J J^T (docs/explanation/leakage.md).
+risk; 1e-8 does, at 5800 products with JJ^T (docs/explanation/leakage.md).
 """
 
 
@@ -31,11 +31,11 @@ class Influence:
     """I2F of one change without forming J.
 
     Attributes:
-        norm: Of the predicted error of the image, in pixels over the whole image.
+        norm: Norm of the predicted error of the image, in pixels over the whole image.
         rmse: The same as a root mean squared error of pixels.
         error: (n,), the predicted error itself.
         bound: Share of ``norm`` by which the iterations may be off at most.
-        steps: Products with J J^T.
+        steps: Products with JJ^T.
     """
 
     norm: float
@@ -53,7 +53,7 @@ class ExpectedError:
         rmse: Expected for noise of standard deviation 1; multiply by the noise's.
         low: The same, two standard errors less.
         high: Two standard errors more.
-        steps: Products with J J^T.
+        steps: Products with JJ^T.
     """
 
     rmse: float
@@ -65,11 +65,11 @@ class ExpectedError:
 def largest(
     jacobian: Jacobian, *, generator: Generator, start: Tensor | None = None, tolerance: float = 1e-3
 ) -> Largest:
-    """The largest eigenvalue of J J^T by Lanczos in image space.
+    """The largest eigenvalue of JJ^T by Lanczos in image space.
 
     Args:
         jacobian: At one image.
-        generator: Of the start where none is given.
+        generator: Generator of the start where none is given.
         start: (n,), such as the eigenvector at another image or other weights.
         tolerance: Relative.
     """
@@ -103,7 +103,7 @@ def influence(
     tolerance: float = 1e-2,
     steps: int = 2000,
 ) -> Influence:
-    """I2F by conjugate gradients: ``||(J J^T + damping * top * 1)^-1 J delta||``.
+    """I2F by conjugate gradients: ``||(JJ^T + damping * top * 1)^-1 J delta||``.
 
     Args:
         jacobian: At one image. In float64 the iterations converge sooner.
@@ -114,12 +114,12 @@ def influence(
         steps: At most.
 
     Raises:
-        ValueError: If the damping is not positive: J J^T may be singular, and then has no inverse.
+        ValueError: If the damping is not positive: JJ^T may be singular, and then has no inverse.
     """
     check_damping(damping)
     if damping == 0:
         raise ValueError(
-            "without damping J J^T must have full rank, which products cannot tell; give a positive share of the "
+            "without damping JJ^T must have full rank, which products cannot tell; give a positive share of the "
             f"largest eigenvalue such as {DAMPING:g}, or take attacker.leakage.spectrum for small images"
         )
     right = jacobian.to_image(change)
@@ -140,12 +140,12 @@ def expected_error(
 ) -> ExpectedError:
     """E-I2F, the error that noise leads to on average over its draws: a risk of the image alone.
 
-    ``sqrt(mean of v / (v + damping * top)²)`` over the eigenvalues v of J J^T, by stochastic Lanczos quadrature.
+    ``sqrt(mean of v / (v + damping * top)²)`` over the eigenvalues v of JJ^T, by stochastic Lanczos quadrature.
 
     Args:
         jacobian: At one image.
         top: The largest eigenvalue.
-        generator: Of the probes.
+        generator: Generator of the probes.
         damping: Share of ``top``. Too few steps show as an estimate that is too large, small dampings need more.
         probes: Random vectors.
         steps: Lanczos steps for each.

@@ -1,8 +1,8 @@
-"""How the released gradient changes with the image: J = d(gradient)/d(pixels), whole or by products with vectors.
+"""Jacobian of the released gradient, J = d(gradient)/d(pixels), whole or by products with vectors.
 
 J has a row for each unknown number (pixels, and the bottleneck's noise where it counts as unknown) and a column for
 each number of the gradient, as in Zhang et al., I2F (NeurIPS 2023): what a change of the gradient does to an image
-is governed by J J^T.
+is governed by JJ^T.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.func import grad, jvp, vmap
 from attacker.leakage.released import Released
 
 EXACT_NUMBERS = 4096
-"""Unknown numbers up to which J J^T is formed: 3x32x32 images have 3072."""
+"""Unknown numbers up to which JJ^T is formed: 3x32x32 images have 3072."""
 _MEMORY = 2**30
 _CHUNK = 128
 _WORKING_COPIES = 6
@@ -72,7 +72,7 @@ class Jacobian:
         return torch.cat([value.flatten() for value in self._moved(change)])
 
     def gram_product(self, change: Tensor) -> Tensor:
-        """J J^T u, (rows,) to (rows,)."""
+        """JJ^T u, (rows,) to (rows,)."""
         return self._backward(self._by_weights, self._x, self._moved(change))  # one vector would cost two copies
 
     def matrix(self) -> Tensor:
@@ -87,7 +87,7 @@ class Jacobian:
         return torch.cat(list(self._row_blocks()))
 
     def gram(self, *, memory: int = _MEMORY) -> Tensor:
-        """J J^T in float64, (rows, rows).
+        """JJ^T in float64, (rows, rows).
 
         Where J fits into ``memory`` it is formed in the dtype of the weights and multiplied in float64: an error of e
         in J moves singular values by e, so that eigenvalues are known down to e². Otherwise products with unit
@@ -127,8 +127,8 @@ class Jacobian:
             raise ValueError("the gradient of this image holds infinite numbers or NaN; check the weights")
         if size == 0:
             raise ValueError(
-                "the gradient of this image is exactly zero (the model is certain of its label to the last digit, or "
-                "no weight can change): it reveals nothing, and its Jacobian cannot rank pixels; take float64 or "
+                "the gradient of this image is exactly zero: the model is certain of its label to the last digit, or "
+                "no weight can change; it reveals nothing, and its Jacobian cannot rank pixels; take float64 or "
                 "earlier weights"
             )
 
@@ -136,7 +136,7 @@ class Jacobian:
         if self.rows > EXACT_NUMBERS:
             need = self.rows**2 * 8 / 2**30
             raise ValueError(
-                f"J J^T of {self.rows} unknown numbers would be a matrix of {need:.1f} GiB and take {self.rows} passes "
+                f"JJ^T of {self.rows} unknown numbers would be a matrix of {need:.1f} GiB and take {self.rows} passes "
                 f"to form; exact analysis goes up to {EXACT_NUMBERS} (3x32x32 has 3072). Take products with vectors "
                 "(CG, Lanczos) or smaller images"
             )

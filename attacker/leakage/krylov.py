@@ -206,7 +206,7 @@ def trace_of(
         like: (n,), gives size, dtype and device.
         probes: Random vectors of signs, at least 1.
         steps: Lanczos steps for each; the smallest eigenvalues need the most.
-        generator: Of the probes.
+        generator: Generator of the probes.
     """
     estimates: list[float] = []
     used = 0

@@ -1,4 +1,4 @@
-"""What a leakage analysis found, as plain data: for JSON, for pages and for other records."""
+"""Result of a leakage analysis as plain data: for JSON, for pages and for other records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class LayerRank:
     """Equations that a gradient gives for the input of one layer.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         kind: ``Conv2d`` or ``Linear``.
         unknowns: Numbers that enter it.
         weight_rows: Equations from its weights, one for each output.
@@ -20,7 +20,7 @@ class LayerRank:
         dependent_rows: Equations that follow from others whatever the numbers are: outputs² in most.
         untouched: Input numbers that no window touches.
         predicted: The most that the rank can be, by counting.
-        rank: Of the equations at this image, or None where they were too many.
+        rank: Rank of the equations at this image, or None where they were too many.
         gap: The smallest eigenvalue that counts and the largest that does not, as shares of the largest; None likewise.
     """
 
@@ -43,18 +43,18 @@ class LayerRank:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLeak:
-    """How much the released gradient of one image says about it.
+    """Leakage of one image by its released gradient.
 
     Attributes:
-        index: Of the image in what was analysed.
+        index: Index of the image in what was analysed.
         label: Class.
         gradient_norm: Euclidean norm of the gradient.
         unknowns: Pixels times channels.
-        exact: Whether all eigenvalues of J J^T were computed; if not, ``rank`` and ``smallest`` are None and
+        exact: Whether all eigenvalues of JJ^T were computed; if not, ``rank`` and ``smallest`` are None and
             ``unit_rmse`` is a bound from below, and may be over ten times too small (`glance`).
-        rank: Of J, how many of the unknowns the gradient determines.
-        largest: Eigenvalue of J J^T.
-        smallest: Eigenvalue of J J^T that counts.
+        rank: Rank of J, how many of the unknowns the gradient determines.
+        largest: Eigenvalue of JJ^T.
+        smallest: Eigenvalue of JJ^T that counts.
         unit_rmse: Root mean squared error of pixels for independent noise of standard deviation 1 on the gradient
             (E-I2F): multiply by the noise's.
         influence: RMSE that the defence's own change of the gradient leads to (I2F), or None without one.
@@ -78,7 +78,7 @@ class ImageLeak:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRanks:
-    """What a variational bottleneck leaves determined of one image.
+    """Part of one image that a variational bottleneck leaves determined.
 
     Attributes:
         unknowns: Pixels times channels.
@@ -108,9 +108,9 @@ class PositionRank:
     Attributes:
         positions: Name of the position embedding.
         layer: Name of the layer that sees patches.
-        patches: Of an image.
-        width: Numbers of a token: at most so many patches are determined.
-        rank: Of the gradients at the patches, at this image: how many patches the linear system determines.
+        patches: Patches of an image.
+        width: Numbers of a token, the largest number of patches that are determined.
+        rank: Rank of the gradients at the patches, at this image: how many patches the linear system determines.
     """
 
     positions: str
@@ -127,7 +127,7 @@ class PositionRank:
 
 @dataclass(frozen=True, kw_only=True)
 class SpanRank:
-    """How many images two stacked layers take apart (`activation-span`).
+    """Number of images that two stacked layers separate (`activation-span`).
 
     Attributes:
         first: Name of the layer whose inputs are found.
@@ -229,7 +229,7 @@ class Leakage:
 
 
 def _own(kind: type[LayerRank] | type[PositionRank] | type[SpanRank], plain: dict[str, Any]) -> dict[str, Any]:
-    """Of plain data the fields alone, without what follows from them."""
+    """Fields of plain data alone, without what follows from them."""
     return {field.name: plain[field.name] for field in fields(kind)}
 
 

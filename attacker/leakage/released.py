@@ -1,4 +1,4 @@
-"""What one client sends, as a function of its images: the map that an inversion attack inverts."""
+"""Release of one client as a function of its images: the map that an inversion attack inverts."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def smooth_images(count: int, inputs: InputSpec, *, seed: int) -> tuple[Tensor, 
     Args:
         count: Images.
         inputs: Their shape and the number of classes.
-        seed: Of both.
+        seed: Seed of both.
 
     Returns:
         (count, channels, height, width) in [0, 1], and (count,) class indices.

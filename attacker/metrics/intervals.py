@@ -16,7 +16,7 @@ def exact_interval(share: float, trials: float, *, confidence: float = 0.95) -> 
     trials. With trials that are no whole number it is that of Korn and Graubard (1998), for cases in clusters.
 
     Args:
-        share: Of all cases, in [0, 1].
+        share: Share of all cases, in [0, 1].
         trials: Independent ones among them, more than 0.
         confidence: In (0, 1).
 
@@ -35,11 +35,11 @@ def exact_interval(share: float, trials: float, *, confidence: float = 0.95) -> 
 
 
 def chance_of_so_many(successes: int, chances: Sequence[float]) -> float:
-    """Probability of so many successes or more in independent trials with chances of their own (Poisson binomial).
+    """Probability of this many successes or more in independent trials with chances of their own (Poisson binomial).
 
     Args:
         successes: Seen.
-        chances: Of each trial, in [0, 1].
+        chances: Chances of each trial, in [0, 1].
 
     >>> chance_of_so_many(2, [0.5, 0.5]), chance_of_so_many(0, [0.1])
     (0.25, 1.0)
@@ -57,7 +57,7 @@ def wilson_of_share(share: float, trials: float, *, confidence: float = 0.95) ->
     Where both are whole numbers it is `attacker.metrics.similarity.wilson_interval`.
 
     Args:
-        share: Of all cases, in [0, 1].
+        share: Share of all cases, in [0, 1].
         trials: Independent ones among them, more than 0.
         confidence: In (0, 1).
 
@@ -81,8 +81,8 @@ def difference_interval(
     """Interval of ``p1 - p2`` for independent victims: Newcombe's hybrid score interval (1998a, method 10).
 
     Args:
-        successes: Of the first and the second.
-        victims: Of the first and the second; where victims depend on each other, both are those that do not.
+        successes: Successes of the first and the second.
+        victims: Victims of the first and the second; where victims depend on each other, both are those that do not.
         confidence: In (0, 1).
 
     Raises:
@@ -101,7 +101,7 @@ def paired_interval(
     """Interval of ``p1 - p2`` where both were measured on the same victims: Newcombe (1998b, method 10).
 
     Args:
-        both: Victims that came back in both.
+        both: Victims that were reconstructed in both.
         first_only: In the first alone.
         second_only: In the second alone.
         neither: In none.

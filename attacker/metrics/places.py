@@ -28,7 +28,7 @@ class Compared(NamedTuple):
     Attributes:
         images: Different ones.
         pictures: That an attack made of them.
-        candidates: Of each, the image itself included; the fewest where they differ.
+        candidates: Candidates of each, the image itself included; the fewest where they differ.
     """
 
     images: int
@@ -38,7 +38,7 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the true image stands among its candidates by their distance from a reconstruction.
+    """Place of the true image among its candidates by their distance from a reconstruction.
 
     Candidates that are equally near stand in an order by lot: what counts below is what that gives in the mean, so
     that a picture that says nothing is first as often as chance has it, whatever the data set repeats.
@@ -63,7 +63,7 @@ class Place:
         return 1 + self.closer + self.tied / 2
 
     def within(self, places: int) -> float:
-        """How likely the true image is among the first so many.
+        """Probability that the true image is among the first ones.
 
         >>> [Place(closer=3, tied=3, others=9).within(places) for places in (1, 5, 10)]
         [0.0, 0.5, 1.0]
@@ -86,7 +86,7 @@ class Place:
 
 
 def chance_of_first(first: int, updates: Sequence[Compared]) -> float:
-    """Probability, at most, that so many true images or more are first although no picture says anything about them.
+    """Largest probability of this many first true images, or more, if no picture says anything about them.
 
     The images of an update are put in the order that fits the truth best, so that each picture had several images to be
     like; and several images may be compared with the same candidates by equal pictures. The bound allows for the worst
@@ -115,7 +115,7 @@ def chance_of_first(first: int, updates: Sequence[Compared]) -> float:
 
 
 def _pairings(count: int, images: int, pictures: int, candidates: int) -> float:
-    """Ways of pairing so many of an update's images with its pictures, times the chance that all of these are first."""
+    """Ways of pairing this many of an update's images with its pictures, times the chance that all are first."""
     if count > pictures:
         return 0.0
     ways = math.comb(images, count) * math.perm(pictures, count)

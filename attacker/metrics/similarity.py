@@ -175,7 +175,7 @@ def label_accuracy(recovered: Tensor, truth: Tensor) -> float:
 
 
 def match_batch(images: Tensor, truth: Tensor) -> Tensor:
-    """Which reconstruction belongs to which true image, since a gradient does not tell the order of its batch.
+    """Assignment of reconstructions to true images, since a gradient does not tell the order of its batch.
 
     The assignment with the smallest total squared error (Hungarian method, Kuhn 1955).
 

@@ -1,1 +1,1 @@
-"""What a search minimises: distances between gradients, and priors on images, labels and features."""
+"""Objectives of searches: distances between gradients, and priors on images, labels and features."""

@@ -23,7 +23,7 @@ def why_no_batch_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> 
     """Why the prior has nothing to compare with, or None when it has.
 
     Args:
-        model: Of the victim.
+        model: Model of the victim.
         buffers: Those that were observed.
     """
     layers = _normalised_layers(model)

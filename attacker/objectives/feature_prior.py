@@ -93,7 +93,7 @@ def received_by(
     Args:
         replay: The model, weights and buffers.
         flat: (n, channels, height, width), normalised.
-        noise: Of random layers before the last of the layers.
+        noise: Noise of random layers before the last of the layers.
         batch: Images that are normalised together, where the model normalises by the batch.
         layers: Their names.
     """

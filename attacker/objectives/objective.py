@@ -1,4 +1,4 @@
-"""What gradient matching minimises: distances between gradients, and priors on images."""
+"""Objective of gradient matching: distances between gradients, and priors on images."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class GradientObjective(Objective):
         products: Inner products of the gradients.
         measure: Makes distances of them.
         labels: (victims, 1 or restarts, batch), or what else the victim's loss takes.
-        noise: Of the bottlenecks. Of several draws the mean of the distances counts, which is what fresh noise at
-            each step has as its expectation. (The distance of the mean gradient would be another loss: the client's
-            gradient is one draw and not the mean, so that the true image does not match it either.)
+        noise: Noise of the bottlenecks. The mean of the distances of several draws counts, which is the expectation of
+            fresh noise at each step. (The distance of the mean gradient would be another loss: the client's gradient is
+            one draw and not the mean, so that the true image does not match it either.)
         weighted_priors: Priors with their weights.
     """
 

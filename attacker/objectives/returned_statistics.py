@@ -1,4 +1,4 @@
-"""How far candidates are from the statistics that a client sent back, layer by layer: no gradient is needed."""
+"""Distance of candidates to the statistics that a client returned, layer by layer: no gradient is needed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class BatchTarget:
     Attributes:
         replay: A victim whose layers normalise by what is known of the batch where that is one, and by the candidate's
             own batches otherwise; with weights and buffers.
-        layers: What came back, by layer.
-        images: Of one batch.
-        shares: Of the batches of one pass over the images, by layer; they sum to 1.
-        eps: Of the layers, by name.
+        layers: What was returned, by layer.
+        images: Images of one batch.
+        shares: Shares of the batches of one pass over the images, by layer; they sum to 1.
+        eps: Epsilon of the layers, by name.
     """
 
     replay: Replay
@@ -43,11 +43,11 @@ class BatchTarget:
 
     @classmethod
     def of(cls, victim: Victim, observation: Observation) -> BatchTarget | Reason:
-        """What came back, or why nothing can be compared with it.
+        """What was returned, or why nothing can be compared with it.
 
         Args:
             victim: The model as it is known.
-            observation: With the buffers as they were sent, and as they came back.
+            observation: With the buffers as they were sent, and as they were returned.
         """
         found = returned_statistics(victim.model, observation)
         if isinstance(found, Reason):
@@ -76,14 +76,14 @@ class BatchTarget:
 
 
 class ReturnedStatistics(Prior):
-    """Distance of a candidate's statistics to those that came back, in standard deviations of the client's batch.
+    """Distance of a candidate's statistics to the returned ones, in standard deviations of the client's batch.
 
     The mean over layers and channels of ``((m - m*) / s*)^2 + ((s - s*) / s*)^2``, where m and s are mean and standard
     deviation (unbiased) of what enters the layer and the starred ones the client's. Of several local steps the means
     over the batches are compared, at the weights that were sent: later steps had others. Bottlenecks run without noise.
 
     Args:
-        targets: Of each victim.
+        targets: Targets of each victim.
         latents: Shape of each bottleneck's noise for one image, in order of execution.
     """
 
@@ -150,7 +150,7 @@ def why_no_returned_statistics(victim: Victim, observation: Observation) -> Reas
 def returned_prior(
     victim: Victim, observations: Sequence[Observation], *, latents: Sequence[Sequence[int]] = ()
 ) -> ReturnedStatistics:
-    """The prior of what came back from each client.
+    """The prior of what was returned from each client.
 
     Args:
         victim: The model as it is known.

@@ -1,4 +1,4 @@
-"""Which candidates a search still works on: a rectangle that shrinks, and the way back to the original order."""
+"""Active set of a search: a rectangle of candidates that shrinks, and the way back to the original order."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def share_of_time(number: float, parts: float) -> AbstractContextManager[object]
     """Inside the block one of several parts of equal length has its share of the time that is left.
 
     Args:
-        number: Of the part, from 0 on; those before it are done.
+        number: Number of the part, from 0 on; those before it are done.
         parts: In all; a last one that is longer counts for as many as it is as long.
     """
     current = _CURRENT.get()

@@ -1,4 +1,4 @@
-"""When a candidate is finished before its iterations are used up: on a plateau, or among the worse half."""
+"""Early stopping of a candidate: on a plateau, or among the worse half."""
 
 from __future__ import annotations
 

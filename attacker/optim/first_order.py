@@ -214,7 +214,7 @@ class _Search:
 
     def finish(self, gradient: Tensor, iteration: int) -> None:
         """See who is finished: lost, on the last plateau, solved, or among the worse half."""
-        lost = ~gradient.isfinite().flatten(2).all(dim=2)  # the moments of Adam never come back from that
+        lost = ~gradient.isfinite().flatten(2).all(dim=2)  # the moments of Adam never recover from that
         self._diverged = self._diverged | (lost & ~self._finished)
         self._finish(lost, iteration + 1)
         self._stop(iteration)
@@ -309,12 +309,12 @@ class _Search:
         return len(self._x)
 
     def cut(self, steps: int) -> None:
-        """End the search after so many steps, with the best iterates until then."""
+        """End the search after this number of steps, with the best iterates until then."""
         self._cut = True
         self._finish(torch.ones_like(self._finished), steps)
 
     def smallest_distance(self) -> float:
-        """Of all candidates, those that left included."""
+        """Smallest distance of all candidates, those that left included."""
         return min(float(self._found.distances.min()), float(self._best.distances.min()))
 
     def found(self) -> Matched:

@@ -1,4 +1,4 @@
-"""Where a search starts: noise, a flat image, or a pattern."""
+"""Initialisation of a search: noise, a flat image, or a pattern."""
 
 from __future__ import annotations
 

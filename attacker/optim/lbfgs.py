@@ -149,7 +149,7 @@ class _Search:
         return True
 
     def smallest_distance(self) -> float:
-        """Of all candidates, those that left included."""
+        """Smallest distance of all candidates, those that left included."""
         return min(float(self._found.distances.min()), float(self._lines.best_distances.min()))
 
     def found(self) -> Matched:

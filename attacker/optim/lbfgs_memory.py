@@ -1,4 +1,4 @@
-"""What L-BFGS remembers of the curvature, for many candidates at once."""
+"""Memory of L-BFGS of the curvature, for many candidates at once."""
 
 from __future__ import annotations
 

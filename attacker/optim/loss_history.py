@@ -1,4 +1,4 @@
-"""How the distances of a search fell: where they began, and whether they still fell at its end."""
+"""History of the distances of a search: their start, and whether they still fell at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Course:
 
     Args:
         distances: (victims, restarts) of all candidates; only their shape, dtype and device count.
-        iterations: Of the search.
+        iterations: Iterations of the search.
     """
 
     def __init__(self, distances: Tensor, iterations: int) -> None:

@@ -1,4 +1,4 @@
-"""What optimisers minimise, for many candidates at once; they know nothing else of it."""
+"""Interface between optimisers and what they minimise, for many candidates at once."""
 
 from __future__ import annotations
 

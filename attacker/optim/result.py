@@ -1,4 +1,4 @@
-"""What a search found, and the best iterate of every candidate while it goes on."""
+"""Result of a search, and the best iterate of every candidate while it goes on."""
 
 from __future__ import annotations
 

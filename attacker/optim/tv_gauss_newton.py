@@ -1,4 +1,4 @@
-"""What equations leave open, filled by total variation: among images that give the update, the smoothest."""
+"""Smoothest image that gives the update: total variation fills what the equations leave open."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refine_smoothly(
     Args:
         residual: (v, channels, height, width) to (v, rows), of relative size.
         start: (v, channels, height, width).
-        steps: Of which each solves one least-squares problem.
+        steps: Steps of which each solves one least-squares problem.
         inner: Iterations of each.
         project: Onto valid images.
         pixels: To the [0, 1] scale, affine.

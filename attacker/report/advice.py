@@ -1,4 +1,4 @@
-"""What to do after an audit, in sentences for people who decide; made from the verdicts and what mends them."""
+"""Advice after an audit, in sentences for people who decide, from the verdicts and their remedies."""
 
 from __future__ import annotations
 

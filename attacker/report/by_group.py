@@ -38,12 +38,12 @@ class GroupRow:
     """A line of a table.
 
     Attributes:
-        name: Of the group, for people.
+        name: Name of the group, for people.
         images: Attacked ones.
-        reconstructed: So many of so many.
+        reconstructed: Count, as in "3 of 8".
         success_rate: Share of them that was reconstructed.
-        interval: Of that share.
-        identified: So many of so many; a dash where nobody could tell.
+        interval: Interval of that share.
+        identified: Count, as in "3 of 8"; a dash where nobody could tell.
         against: What came of comparing it with the rest.
         uneven: Whether it was disclosed more often than the rest.
     """
@@ -64,7 +64,7 @@ class GroupTable:
 
     Attributes:
         title: With the number of groups and images.
-        head: Of the first column.
+        head: Heading of the first column.
         rows: Most disclosed first; none where there is one group only.
         notes: What the table does not show, in sentences.
         identified: Whether images were told from candidates.
@@ -87,7 +87,7 @@ class DisclosedImage:
         groups: Its class, and its groups in columns of the data set.
         attack: The one that came closest.
         reconstructed: Whether it counts as reconstructed.
-        ssim: Of that attack.
+        ssim: SSIM of that attack.
         rank: Place among candidates, for people; a dash where nobody compared.
     """
 
@@ -178,7 +178,7 @@ def _table(found: GroupDisclosure, redact: bool) -> GroupTable:
     if found.of > len(shown):
         notes.append(f"{wording.count(found.of - len(shown))} more, which were disclosed less, are not shown.")
     if found.ungrouped:
-        notes.append(f"Of {wording.counted(found.ungrouped, 'more image')} the group is not known.")
+        notes.append(f"The group of {wording.counted(found.ungrouped, 'more image')} is not known.")
     return GroupTable(
         title=f"{by}{many}, {images}",
         head=head,

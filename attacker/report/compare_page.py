@@ -32,7 +32,7 @@ def render_comparison(comparisons: Sequence[Comparison], names: tuple[str, str])
 
     Args:
         comparisons: What changed.
-        names: Of the two records.
+        names: Names of the two records.
     """
     template = environment(place=place).get_template("compare.html.j2")
     return template.render(found=comparisons, names=names, headline=headline(comparisons))

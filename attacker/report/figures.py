@@ -42,8 +42,8 @@ class Chart:
 
     Attributes:
         label: What it shows, for those who do not see it.
-        x_name: Of the horizontal axis.
-        y_name: Of the vertical axis.
+        x_name: Name of the horizontal axis.
+        y_name: Name of the vertical axis.
         x_ticks: Place and text.
         y_ticks: Place and text.
         lines: Curves.
@@ -228,7 +228,7 @@ class Histogram:
     Attributes:
         label: For those who do not see it.
         bars: Left edge and height of each bar that is not empty, as shares.
-        median: Of the images.
+        median: Median of the images.
         step: Width of a bar, as a share.
     """
 

@@ -34,13 +34,13 @@ class Tile:
     Attributes:
         title: Above it.
         alt: Text for those who do not see it.
-        path: Of the picture, or None.
+        path: Path of the picture, or None.
         uri: The picture, or None.
         placeholder: In place of a picture.
         caption: Lines below it.
-        came_back: Whether the image counts as reconstructed; None for a truth or baseline, or when it is not known.
+        counted: Whether the image counts as reconstructed; None for a truth or baseline, or when it is not known.
         attack: Spec of the attack; empty for truth and baseline.
-        ssim: Of this attack, or None.
+        ssim: SSIM of this attack, or None.
         confirmed: Whether the update itself confirms it.
         whose: Whose image it is taken for; empty where nobody compared.
         identified: Whether that is the true image, beyond chance.
@@ -52,7 +52,7 @@ class Tile:
     placeholder: str
     uri: str | None = None
     caption: tuple[str, ...] = ()
-    came_back: bool | None = None
+    counted: bool | None = None
     attack: str = ""
     ssim: float | None = None
     confirmed: bool = False
@@ -62,7 +62,7 @@ class Tile:
     @property
     def reconstructed(self) -> bool:
         """Whether it shows an image that the audit counts as reconstructed."""
-        return bool(self.came_back) or self.confirmed
+        return bool(self.counted) or self.confirmed
 
     @property
     def disclosed(self) -> bool:
@@ -97,7 +97,7 @@ class GalleryRow:
         round: When it was used.
         node: By whom.
         place: Where it came from, for people.
-        ssim: Of the attack that came closest, or None.
+        ssim: SSIM of the attack that came closest, or None.
         tiles: The truth, the plain and the adaptive attack that came closest, what was reconstructed without the
             defence, and the best guess without any update, as far as there are any.
         others: What the other attacks made of it.
@@ -126,8 +126,8 @@ class Gallery:
     Attributes:
         rows: In the record's order.
         titles: Federation to its title.
-        nodes: Of the rows.
-        rounds: Of the rows, ascending.
+        nodes: Nodes of the rows.
+        rounds: Rounds of the rows, ascending.
         attacks: Spec and name of those with a tile.
         hidden: Attacked images that the page has no room for.
         small_print: How the pictures are embedded, and which are not.
@@ -167,7 +167,7 @@ def make_gallery(record: AuditRecord, titles: Mapping[str, str], album: Album, r
     Args:
         record: The audit.
         titles: Names of the federations to show, by identifier; controls appear beside what they are the control of.
-        album: Of the page; pictures are admitted to it.
+        album: Album of the page; pictures are admitted to it.
         room: Characters of HTML, about, pictures included.
     """
     shown = [summary for summary in record.federations if summary.id in titles]
@@ -344,9 +344,9 @@ def _doubt(row: ImageResult) -> tuple[bool, float]:
 
 def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Tile:
     name = wording.capitalised(attack_title(row.attack))
-    came_back = None
+    counted = None
     if row.baseline_ssim is not None:
-        came_back = counts(row, record.success_threshold)
+        counted = counts(row, record.success_threshold)
     by = (f"by {attack_title(row.method)}",) if row.method else ()
     return Tile(
         title=title or name,
@@ -360,7 +360,7 @@ def _attack(record: AuditRecord, title: str, row: ImageResult, where: str) -> Ti
             *_named(row),
             *_beside(row, record.success_threshold),
         ),
-        came_back=came_back,
+        counted=counted,
         attack=row.attack,
         ssim=row.ssim,
         confirmed=row.baseline_ssim is None and confirms(row),

@@ -29,9 +29,9 @@ GLOSSARY = (
     ),
     (
         "Best guess",
-        "The most similar of the pictures that need no update: the average image, the average of the class, a plain "
-        "one, other images of the class, and what the same attack makes of other updates. A reconstruction has to "
-        "close a quarter of what it leaves open: beside a guess of SSIM 0.8, 0.85 is needed.",
+        "The most similar of the pictures that need no update. They are the average image, the average of the class, a "
+        "plain one, other images of the class, and results of the same attack for other updates. A reconstruction has "
+        "to close a quarter of what the guess leaves open: beside a guess of SSIM 0.8, 0.85 is needed.",
     ),
     (
         "Candidates",
@@ -40,9 +40,9 @@ GLOSSARY = (
     ),
     (
         "Identified",
-        "An image is identified when it is the first of its candidates, as are so many others that the attack was "
-        "tried on that chance makes it in less than one of 1,000 cases. Whoever has the images can tell then which one "
-        "was trained on, even from a picture that resembles it little. In a verdict it counts only where all "
+        "An image is identified when it is the first of its candidates and chance does not explain it. Random pictures "
+        "would put as many attacked images first in less than one of 1,000 cases. Whoever has the images can tell then "
+        "which one was trained on, even from a picture that resembles it little. In a verdict it counts only where all "
         "comparisons of the audit together do not explain it by chance.",
     ),
     (

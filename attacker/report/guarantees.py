@@ -1,4 +1,4 @@
-"""What a federation's defence guarantees, for readers who do not know epsilon: claim, formula, canaries, bound."""
+"""Guarantees of a federation's defence, for readers who do not know epsilon: claim, formula, canaries, bound."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _notes(claims: PrivacyClaims) -> list[str]:
 def _on_the_prior(record: AuditRecord, bound: AttackBound) -> str:
     similar, prior = wording.figure(record.success_threshold), wording.percent(bound.prior or 0.0)
     return (
-        f"The bound is for images that are reconstructed with SSIM {similar} or more, and goes by the most that a "
+        f"The bound is for images that are reconstructed with SSIM {similar} or more. It rests on the most that a "
         f"guess without the update may reach, {prior} (95 % confidence)."
     )
 

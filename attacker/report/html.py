@@ -1,4 +1,4 @@
-"""What every page is made with: its templates, and what is embedded in it so that it needs no network."""
+"""Common parts of every page: its templates, and its embedded files, so that it needs no network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_html(text: str, path: Path) -> Path:
 
 
 def digest(text: str) -> str:
-    """Of a style or script, as a page's content security policy names it."""
+    """Digest of a style or script, as a page's content security policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -55,7 +55,7 @@ def data_uri(content: bytes, kind: str = "png") -> str:
     """A picture as a ``data:`` URI.
 
     Args:
-        content: Of the picture's file.
+        content: Content of the picture's file.
         kind: Subtype of its media type: ``png``, ``svg+xml``.
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""What the page says about leakage indices: what one update determines of an image, in plain words."""
+"""Leakage indices on the page: how much of an image one update determines, in plain words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Determined:
     """Leakage indices of one federation.
 
     Attributes:
-        title: Of the federation, for people.
+        title: Title of the federation, for people.
         found: The indices.
     """
 

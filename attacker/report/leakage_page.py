@@ -37,7 +37,7 @@ def spectrum_chart(eigenvalues: Sequence[float], *, unknowns: int, rank: int) ->
     spectrum = [(x(unknowns * i / last), height(1 - value / low)) for i, value in enumerate(decades)]
     limit = [(x(rank), height(1)), (x(rank), height(0))]
     return Chart(
-        label=f"Eigenvalues of J J^T, the largest first: {rank} of {unknowns} count",
+        label=f"Eigenvalues of JJ^T, the largest first: {rank} of {unknowns} count",
         x_name="directions in the image",
         y_name="eigenvalue",
         x_ticks=tuple((x(unknowns * part / 4), wording.count(round(unknowns * part / 4))) for part in range(5)),

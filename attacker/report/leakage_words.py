@@ -1,4 +1,4 @@
-"""What a leakage analysis means, in plain words."""
+"""Meaning of a leakage analysis, in plain words."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def advice(leakage: Leakage) -> list[str]:
         )
     told += _samples(leakage)
     told.append(
-        "Full rank says that no other image nearby has the same gradient, not that an attack finds it. What is lost is "
-        "lost to every attack that has only this gradient, as far as small changes of the image go. Errors are of "
-        "the linear theory: above about 0.25 they say that nothing is determined, not by how much. Other weights, "
-        "later in training, give other numbers."
+        "Full rank says that no other image nearby has the same gradient, not that an attack finds it. The lost part "
+        "is out of reach for every attack that has only this gradient, as far as small changes of the image go. Errors "
+        "are of the linear theory: above about 0.25 they say that nothing is determined, not by how much. Other "
+        "weights, later in training, give other numbers."
     )
     return [paragraph for paragraph in told if paragraph]
 
@@ -170,16 +170,15 @@ def noise_without_prior(unit_rmse: float, measured: NoiseAttack | None = None) -
         measured: What a search with a prior made of such noise; None where none was tried.
 
     >>> noise_without_prior(50.0)
-    'An attacker without any idea of what images look like (without a prior) is off by an RMSE of 0.1 on average, on \
-the scale from 0 to 1, where Gaussian noise of standard deviation 0.002 is added to each number of the update, and by \
-0.25 at 0.005. This is no advice: an attacker with a prior sees more at the same noise. None was tried here.'
+    'Gaussian noise of standard deviation 0.002 on each number of the update puts an attacker without a prior off by \
+an RMSE of 0.1 on average, on the scale from 0 to 1. Noise of 0.005 puts this attacker off by 0.25. This is no advice: \
+an attacker with a prior sees more at the same noise. None was tried here.'
     """
     return (
-        "An attacker without any idea of what images look like (without a prior) is off by an RMSE of "
-        f"{_PLAIN} on average, on the scale from 0 to 1, where Gaussian noise of standard deviation "
-        f"{_plainly(_PLAIN / unit_rmse)} is added to each number of the update, and by {_NOTHING} at "
-        f"{_plainly(_NOTHING / unit_rmse)}. This is no advice: an attacker with a prior sees more at the same noise. "
-        f"{_with_prior(measured)}"
+        f"Gaussian noise of standard deviation {_plainly(_PLAIN / unit_rmse)} on each number of the update puts an "
+        f"attacker without a prior off by an RMSE of {_PLAIN} on average, on the scale from 0 to 1. Noise of "
+        f"{_plainly(_NOTHING / unit_rmse)} puts this attacker off by {_NOTHING}. This is no advice: an attacker with a "
+        f"prior sees more at the same noise. {_with_prior(measured)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the page says about one federation: its verdict, the flags beside it, and the success of each attack."""
+"""Panels of the page, one a federation: its verdict, the flags beside it, and the success of each attack."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class AttackRow:
     """One attack on one federation: its success, plain or adaptive, and how similar its images are.
 
     Attributes:
-        summary: Of the record.
+        summary: Summary of the record.
         kind: Plain or adaptive.
-        histogram: Of SSIM; None without truth.
+        histogram: Histogram of SSIM; None without truth.
         alone: What can be said of it where the true images are not known.
         first: How many true images were first among their candidates by pixels; empty where none were known.
         named: The same as a sentence, by each measure, with its interval and what chance makes of it.
@@ -64,7 +64,7 @@ class Panel:
         title: Model, images and defence, for people.
         control: Whether this is the undefended control of another federation.
         verdict: What was found; None for a control, which is no finding of its own.
-        cautions: Of the verdict, without those that are flags.
+        cautions: Cautions of the verdict, without those that are flags.
         flags: Reasons to distrust a low score: name, and its sentences.
         attacks: All that were asked for.
         union: What all of them together reconstructed; None where there are not several.
@@ -96,7 +96,7 @@ class Panel:
         return _LOSS_NAMED_BY.get(self.federation.loss_named_by or "", "")
 
     @property
-    def all_came_back(self) -> bool:
+    def all_reconstructed(self) -> bool:
         """Whether every image was reconstructed by some attack, so that no low score is there to be distrusted."""
         if self.union is not None:
             return self.union.success_rate == 1

@@ -26,7 +26,7 @@ class Encoding:
     Attributes:
         words: For the reader.
         side: The longest side in pixels; larger pictures are reduced. None leaves the file as it is.
-        quality: Of WebP, up to 100.
+        quality: Quality of WebP, up to 100.
     """
 
     words: str
@@ -44,7 +44,7 @@ ENCODINGS: Final = (
 """From the most exact to the smallest."""
 
 WITHOUT: Final = Encoding("This copy holds no picture.", None)
-"""Of an album that embeds nothing."""
+"""Encoding of an album that embeds nothing."""
 
 
 class Album:

@@ -186,7 +186,7 @@ def overall(all_verdicts: Sequence[Verdict]) -> str:
 
 
 def _of_all(some: int, total: int) -> str:
-    """So many of two or more, as it is spoken.
+    """A number of two or more, as it is spoken.
 
     >>> _of_all(2, 2), _of_all(0, 2), _of_all(0, 3), _of_all(3, 3), _of_all(1, 3)
     ('both', 'neither of the two', 'none of the three', 'all three', 'one of the three')

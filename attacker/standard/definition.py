@@ -1,4 +1,4 @@
-"""What a standard is: a frozen, numbered, parameter-free set of attacks, as AutoAttack is for robustness.
+"""Definition of a standard: a frozen, numbered, parameter-free set of attacks, as AutoAttack is for robustness.
 
 Croce, Hein: Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks (ICML
 2020).
@@ -43,10 +43,10 @@ class Standard:
         attacks: Specs, in the order in which they run.
         updates: Attacked on each tape, at most; every audit chooses them so (`choose_updates`): by the seed, spread
             over rounds, nodes and classes.
-        seed: Of the choice of updates and of the attacks.
+        seed: Random seed of the choice of updates and of the attacks.
         knowledge: Kinds that the attacker has.
         candidates: Other images that each true one is told from, at most.
-        threads: Of the processor, for each attack.
+        threads: Threads of the processor, for each attack.
         device: As torch names it.
     """
 

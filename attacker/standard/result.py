@@ -1,4 +1,4 @@
-"""What a standard found on a tape: the content of ``standard.json``, which two runs write with equal bytes.
+"""Result of a standard on a tape: the content of ``standard.json``, which two runs write with equal bytes.
 
 No time, date, path, version or memory stands in it; those are in the ``audit.json`` beside it.
 """
@@ -107,7 +107,7 @@ def standard_result(record: AuditRecord, standard: Standard) -> StandardResult:
     """The result of a standard run, from the record of its audit.
 
     Args:
-        record: Of the audit of one tape by `Standard.settings`.
+        record: Record of the audit of one tape by `Standard.settings`.
         standard: That was run.
     """
     (federation,) = record.federations
@@ -142,8 +142,8 @@ def figures(summary: AttackSummary | None, results: Iterable[ImageResult]) -> Fi
     """The figures of one attack.
 
     Args:
-        summary: Of the attack; None where it was not tried.
-        results: Of all attacks.
+        summary: Summary of the attack; None where it was not tried.
+        results: Results of all attacks.
     """
     if summary is None:
         return Figures(

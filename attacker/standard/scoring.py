@@ -35,7 +35,7 @@ def score(
         tape: Folder of the tape.
         reconstructions: File of images, see `attacker.standard.reconstructions`.
         key: File with the key of a sealed tape; None takes the truth that lies beside the tape.
-        name: Of what made them.
+        name: Name of what made them.
         standard: Whose updates and candidates are used.
 
     Raises:

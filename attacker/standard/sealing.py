@@ -70,7 +70,7 @@ def seal(truth: bytes, key: bytes, tape: Path) -> Path:
 
     Args:
         truth: Content of an ``evaluation.json``.
-        key: Of `new_key`.
+        key: Result of `new_key`.
         tape: Folder of the finished tape.
 
     Returns:
@@ -107,7 +107,7 @@ def unseal(tape: Path, key: bytes) -> bytes:
         return AESSIV(key).decrypt(content[len(_MAGIC) :], [_MAGIC, _fingerprint(tape)])
     except InvalidTag:
         raise ValueError(
-            f"{path} does not open: the key is another one, or the tape or this file was altered; compare their "
+            f"{path} does not open; the key is another one, or the tape or this file was altered; compare their "
             "checksums with the index that was published"
         ) from None
 

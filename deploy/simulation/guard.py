@@ -29,7 +29,7 @@ class Guard:
 
     Args:
         token: Marks the processes of the launch.
-        folder: Of the launch; removed at the end.
+        folder: Folder of the launch; removed at the end.
     """
 
     def __init__(self, token: str, folder: Path) -> None:

@@ -31,7 +31,7 @@ class SimulationRuntime:
 
     Args:
         app: Folder of the reference app; by default the one that this package belongs to, installed or a checkout.
-        port: Of the SuperLink on 127.0.0.1; 0 picks a free one.
+        port: Port of the SuperLink on 127.0.0.1; 0 picks a free one.
         environment: Extra variables for the started processes.
 
     Raises:

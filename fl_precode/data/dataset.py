@@ -132,7 +132,7 @@ def split_data(
     """A set without a split of its own: one image in five, of each class, is for testing.
 
     Args:
-        name: Of the set.
+        name: Name of the set.
         images: (n, channels, height, width), uint8.
         labels: (n,).
         class_names: One for each class.

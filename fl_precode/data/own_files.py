@@ -33,8 +33,8 @@ def load_npz(path: Path) -> ImageData:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError, OSError, TypeError, AttributeError, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it "
-            "(arrays of Python objects are refused: reading them would run code)"
+            f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it; arrays "
+            "of Python objects are refused, as reading them would run code"
         ) from error
     own = "train_" if "images" not in arrays and "train_images" in arrays else ""
     images, labels = _checked(path, arrays, f"{own}images", f"{own}labels")

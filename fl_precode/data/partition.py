@@ -1,4 +1,4 @@
-"""Which client holds which sample: every sample is given to exactly one client, and nobody is left empty."""
+"""Partition of the samples: each goes to exactly one client, and no client is left empty."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def partition(
         num_clients: At least 1, at most n.
         scheme: ``iid``; ``dirichlet``: each class is dealt out in shares drawn from Dirichlet(alpha) (Hsu et al. 2019);
             ``pathological``: each client holds ``classes_per_client`` classes (McMahan et al. 2017, section 3).
-        seed: Of the draw; equal seeds give equal partitions.
+        seed: Seed of the draw; equal seeds give equal partitions.
         dirichlet_alpha: Concentration; small is skewed.
         classes_per_client: At least 1, at most the number of classes.
 

@@ -31,9 +31,9 @@ def write_partition(path: Path, data: ImageData, indices: np.ndarray) -> None:
     """Write the training images of one client as an ``.npz`` file, readable by its owner only.
 
     Args:
-        path: Of the file, in an existing folder.
+        path: Path of the file, in an existing folder.
         data: The whole image set.
-        indices: Of this client's images, in the order of the partition: batches are drawn by position.
+        indices: Indices of this client's images, in the order of the partition: batches are drawn by position.
 
     Raises:
         OSError: If the file cannot be written.

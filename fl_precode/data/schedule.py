@@ -1,4 +1,4 @@
-"""Which samples a client uses when: a pure function of seed, client and round.
+"""Schedule of a client's samples: a pure function of seed, client and round.
 
 Clients draw from it, and evaluation recomputes the truth from it; nothing needs to be recorded on the way.
 """
@@ -22,9 +22,9 @@ def local_batches(
 
     Args:
         samples: Indices of the client's samples, not empty.
-        seed: Of the federation.
-        partition_id: Of the client.
-        round: Of the federation.
+        seed: Seed of the federation.
+        partition_id: Partition index of the client.
+        round: Round of the federation.
         batch_size: Samples in a batch; a client with fewer uses all it has.
         local_steps: That many batches, going through fresh permutations one after another.
         local_epochs: That many passes; the last batch of a pass may be smaller. With both zero: one batch (FedSGD).

@@ -20,7 +20,7 @@ _STAT_BOUND = 5.0
 
 
 def default_latent(channels: int) -> int:
-    """Latent channels for so many channels: half of them, 8 for fewer than 8.
+    """Number of latent channels by that of channels: half of them, 8 for fewer than 8.
 
     >>> default_latent(64), default_latent(9), default_latent(3)
     (32, 4, 8)

@@ -1,4 +1,4 @@
-"""What Flower's differential privacy does to a client's reply, bit for bit: `LocalDpMod`, and the clipping mods.
+"""Flower's differential privacy on a client's reply, bit for bit: `LocalDpMod`, and the clipping mods.
 
 NumPy's arithmetic is part of what is deployed: arrays of no dimension (the counter of a batch normalisation, a single
 scale) become scalars on the way, so that they count in the norm, and are neither clipped nor noisy.
@@ -93,9 +93,10 @@ class CentralDp(UpdateFilter):
     Attributes:
         clip: Largest L2 norm of the update, positive; with ``quantile`` that of the first round.
         side: ``client`` or ``server``: who clips.
-        noise_multiplier: Of the noise that the server adds to the mean of ``clients`` updates; 0 when not known.
+        noise_multiplier: Multiplier of the noise that the server adds to the mean of ``clients`` updates; 0 when not
+            known.
         clients: Sampled in each round; 0 when not known.
-        quantile: Of the clients' norms, that the clip adapts to; 0 for a fixed clip.
+        quantile: Quantile of the clients' norms that the clip adapts to; 0 for a fixed clip.
     """
 
     clip: float

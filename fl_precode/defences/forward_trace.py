@@ -23,7 +23,7 @@ class ForwardTrace:
     Attributes:
         order: Names of the watched modules, as they ran.
         inputs: What entered each of them, once for each time it ran; a tensor, or arguments where it was no lone one.
-        output: Of the model.
+        output: Output of the model.
     """
 
     order: list[str] = field(default_factory=list)

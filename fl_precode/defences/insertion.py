@@ -1,4 +1,4 @@
-"""Where in a model a bottleneck goes: found by running a copy of the model and watching it."""
+"""Insertion of a bottleneck into a model, whose place is found by running a copy of the model."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Place:
     Attributes:
         name: Dotted name of the module that gets the bottleneck in front; "" for the model itself.
         shape: What enters it for one example; the first time, when it runs more than once.
-        dtype: Of its parameters.
-        device: Of its parameters.
+        dtype: Data type of its parameters.
+        device: Device of its parameters.
         calls: How often it runs in one forward pass.
-        output_shape: Of the model's output for the example input.
+        output_shape: Output shape of the model's output for the example input.
     """
 
     name: str

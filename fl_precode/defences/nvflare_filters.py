@@ -65,9 +65,9 @@ class SvtFilter(UpdateFilter):
     as they are, without noise and unclipped. What the stated epsilon is worth says `fl_precode.privacy`.
 
     Attributes:
-        fraction: Of the update's numbers, that is to be sent with noise; above 0 and at most 1.
-        epsilon: Of the noise on the threshold, positive.
-        noise_var: Of the noise on what is sent, whose scale is ``2 gamma / noise_var``; positive.
+        fraction: Fraction of the update's numbers that is to be sent with noise; above 0 and at most 1.
+        epsilon: Epsilon of the noise on the threshold, positive.
+        noise_var: Variance of the noise on what is sent, whose scale is ``2 gamma / noise_var``; positive.
         gamma: Largest magnitude that is compared, and sent with noise, of the update over ``steps``; positive.
         tau: Threshold, of 0 or more.
         steps: Local steps that the update is divided by, and multiplied again; 1 where the app tells NVFlare none.

@@ -160,7 +160,7 @@ class Prune(GradientDefence):
     """Sets the smallest numbers of each tensor to zero (gradient compression: Lin et al. 2018; DLG, section 5.2).
 
     Attributes:
-        share: Of the numbers in each tensor, at least 0 and less than 1; ``round(share * n)`` of n become zero.
+        share: Share of the numbers in each tensor, at least 0 and less than 1; ``round(share * n)`` of n become zero.
     """
 
     share: float

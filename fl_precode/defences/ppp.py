@@ -58,7 +58,7 @@ def gradient_stochasticity(
 
     Args:
         model: With random layers (bottleneck, dropout). Used in a copy, in training mode; left as it is.
-        loss: Of (model, inputs, labels), a scalar, such as `fl_precode.objective.training_loss`.
+        loss: Loss of (model, inputs, labels), a scalar, such as `fl_precode.objective.training_loss`.
         batch: Inputs and labels.
         draws: Gradients to compare, at least 2.
         generator: Source of the noise; None for the operating system.

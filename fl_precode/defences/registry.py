@@ -326,7 +326,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
             that act on gradients change nothing here: see `gradient_defence`.
         model: Takes (batch, channels, height, width) of ``inputs``.
         inputs: Input domain.
-        seed: Of the defence's own layers; torch's global generators are left as they were.
+        seed: Seed of the defence's own layers; torch's global generators are left as they were.
 
     Raises:
         ValueError: If the spec is unknown or the model cannot carry the defence (see `fl_precode.extend`).
@@ -343,7 +343,7 @@ def apply_defence(spec: str, model: nn.Module, inputs: InputSpec, *, seed: int =
 
 
 def gradient_defence(spec: str) -> DefenceChain | None:
-    """What the spec does to a client's gradients, or None when it leaves them alone.
+    """Defence of a client's gradients by the spec, or None when it leaves them alone.
 
     >>> gradient_defence("precode+clip:max_norm=1").parts
     (Clip(max_norm=1.0),)
@@ -369,7 +369,7 @@ def check_gradient_defence(spec: str, model: nn.Module) -> None:
     """Refuse a model that cannot have the spec's gradient defences, before anything is trained.
 
     Args:
-        spec: Of the whole defence.
+        spec: Spec of the whole defence.
         model: The defended model.
 
     Raises:

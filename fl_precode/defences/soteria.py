@@ -29,7 +29,7 @@ class Soteria(GradientDefence):
     It is defined for the gradient of a batch, so that in local training it acts on every step.
 
     Attributes:
-        share: Of the columns, at least 0 and less than 1; the paper's comparisons use 0.6 and more.
+        share: Share of the columns, at least 0 and less than 1; the paper's comparisons use 0.6 and more.
         layer: Dotted name of the Linear layer; the last one that runs by default.
     """
 

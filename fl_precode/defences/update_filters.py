@@ -1,4 +1,4 @@
-"""What filters of deployed frameworks have in common: they change a client's whole reply, in NumPy, with its draws."""
+"""Common part of filters of deployed frameworks: they change a client's whole reply, in NumPy, with its draws."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class UpdateFilter(GradientDefence):
     def on_reply(
         self, received: Mapping[str, Tensor], sent: Mapping[str, Tensor], generator: Generator | None
     ) -> dict[str, Tensor]:
-        """As `filtered`, of tensors; each comes back in its own dtype and on its own device."""
+        """As `filtered`, of tensors; each is returned in its own dtype and on its own device."""
         if received.keys() != sent.keys():
             odd = sorted(received.keys() ^ sent.keys())
             raise ValueError(f"expected a reply under the names that were received; on one side only: {odd[:4]}")

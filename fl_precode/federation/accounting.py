@@ -1,4 +1,4 @@
-"""What a federation's DP-SGD has spent."""
+"""Privacy that a federation's DP-SGD has spent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PrivacySpent(TypedDict):
     Attributes:
         epsilon: For (epsilon, delta)-differential privacy; None when infinite (no noise), not known (no Opacus) or
             void (noise from a seed that others have).
-        delta: Of the same.
+        delta: Delta of the same guarantee.
         sample_rate: Batch size over that client's examples.
         steps: Noisy gradients of that client.
         note: What the figure assumes.

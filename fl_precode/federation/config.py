@@ -55,7 +55,7 @@ class Settings:
             ``buffers`` that were sent.
         loss: What clients minimise: ``cross-entropy``, or ``package.module:function`` of (scores, labels), importable
             where clients and server run; see `fl_precode.loss`.
-        seed: Of initialisation, partition and batches; not negative. The server has it.
+        seed: Seed of initialisation, partition and batches; not negative. The server has it.
         seeded_noise: Draws the clients' noise from the seed too, so that a test can be repeated. Whoever has the seed
             takes that noise away: epsilon is not stated, and no report says that such noise protects.
         canaries: Known gradients that enter each update with probability 1/2, by which an audit measures what privacy

@@ -1,4 +1,4 @@
-"""What server, clients and evaluation must agree on: data, partitions and model, all from the same settings."""
+"""Common ground of server, clients and evaluation: data, partitions and model, all from the same settings."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class ClientPart:
         settings: The run configuration.
         train: Images from which the batches are drawn.
         inputs: The input domain of the whole federation.
-        indices: Of this client's images in ``train``.
-        partition_id: Of this client.
+        indices: Indices of this client's images in ``train``.
+        partition_id: Partition index of this client.
     """
 
     settings: Settings
@@ -93,7 +93,7 @@ def client_part(settings: Settings, partition_id: int, data_path: str = "") -> C
 
     Args:
         settings: The run configuration.
-        partition_id: Of this client.
+        partition_id: Partition index of this client.
         data_path: File that `write_partition` wrote; empty loads the data set of the settings and partitions it.
 
     Raises:

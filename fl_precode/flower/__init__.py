@@ -1,4 +1,4 @@
-"""What touches Flower: strategy wrappers, the FedSGD strategy and the launcher. The only part that imports flwr.
+"""Flower's side: strategy wrappers, the FedSGD strategy and the launcher. The only part that imports flwr.
 
 What an app imports is here: ``from fl_precode.flower import Interceptor``.
 """

@@ -1,4 +1,4 @@
-"""What a mean of replies must look like before it becomes the next model."""
+"""Checks on a mean of replies before it becomes the next model."""
 
 from __future__ import annotations
 

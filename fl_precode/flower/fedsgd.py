@@ -22,7 +22,7 @@ class FedSgd(FedAvg):
     ``num-examples``; buffers are averaged, whole numbers rounded.
 
     Args:
-        learning_rate: Of the server's step, positive.
+        learning_rate: Learning rate of the server's step, positive.
         buffers: Names of the arrays that are buffers.
         min_nodes: Nodes to wait for before a round starts.
     """

@@ -99,7 +99,7 @@ class Interceptor(Strategy):
 
     @property
     def tape(self) -> TapeWriter:
-        """Where the updates go."""
+        """Folder or URL that the updates go to."""
         return self._recorder.tape
 
     def __getattr__(self, name: str) -> Any:

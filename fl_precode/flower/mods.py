@@ -82,8 +82,8 @@ def canary_mod(
 
     Args:
         canaries: ``count=1000,norm=1,seed=0,round=0``, as in `fl_precode.privacy.canaries.Canaries`.
-        secret: Of at least 16 characters, the same at all clients, for the evaluation alone: it says which canaries
-            are in. No server and no tape may have it.
+        secret: Secret of at least 16 characters, the same at all clients, for the evaluation alone: it says which
+            canaries are in. No server and no tape may have it.
         kind: As of `gradient_defence_mod`.
         buffers: As of `gradient_defence_mod`.
 
@@ -152,7 +152,7 @@ def _generator(seed: int | None, message: Message, context: Context) -> Generato
     if number is None:
         raise ValueError(
             "a seeded defence needs 'server-round' in the message's config, or it would repeat its noise in every "
-            "round (and the difference of two rounds would be free of it); leave seed out"
+            "round, and the difference of two rounds would be free of it; leave seed out"
         )
     client = context.node_config.get("partition-id", context.node_id)
     return perturbation_generator(seed, str(client), str(number))

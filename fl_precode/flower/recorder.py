@@ -139,7 +139,7 @@ class Recorder:
         """Record what one client gets in a round; what several get is written once.
 
         Args:
-            number: Of the round.
+            number: Number of the round.
             message: What is sent.
             weights: What the strategy calls the ArrayRecord with the weights; "" when it has no word for it.
             like: The global weights, where they are known.
@@ -169,7 +169,7 @@ class Recorder:
         """Record the replies that came in together, as far as they are kept; never raises.
 
         Args:
-            number: Of the round.
+            number: Number of the round.
             answers: The replies.
             outstanding: Nodes that were asked in this round and have not answered yet, where that is known.
         """

@@ -1,4 +1,4 @@
-"""Whose reply it is: Flower's SuperLink answers for a node that it has lost, in its own name."""
+"""Sender of a reply: Flower's SuperLink answers for a node that it has lost, in its own name."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def record_truth(
     message: Message | None = None,
     context: Context | None = None,
 ) -> None:
-    """Keep the images that this client trains on, so that an audit can compare what comes back with them.
+    """Keep the images that this client trains on, so that an audit can compare what is reconstructed with them.
 
     Call it where the client trains, once with all images or with every batch; an image that comes again counts once.
     It finds by itself which message of the server is being answered and writes into files of this client alone:
@@ -67,7 +67,7 @@ def record_truth(
         std: See ``mean``.
         folder: Where to write; made if it is not there, 0700.
         message: What is being answered, for code that a ClientApp does not call itself, such as another thread.
-        context: Of the ClientApp, likewise.
+        context: Context of the ClientApp, likewise.
     """
     try:
         caller = sys._getframe(1)

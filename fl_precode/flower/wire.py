@@ -21,7 +21,7 @@ from fl_precode.tape import TapeWriter
 
 
 class ListeningGrid(Grid):
-    """Wraps a Grid and records what goes to clients to be trained and what comes back; changes nothing.
+    """Wraps a Grid and records what goes to clients to be trained and what is returned; changes nothing.
 
     Messages count as training when they are of the type ``train`` and carry arrays. The number of a round is the
     message's ``server-round`` (or its group, in legacy workflows); without one, a round ends where a client is asked
@@ -68,7 +68,7 @@ class ListeningGrid(Grid):
 
     @property
     def tape(self) -> TapeWriter:
-        """Where the updates go."""
+        """Folder or URL that the updates go to."""
         return self._recorder.tape
 
     @property

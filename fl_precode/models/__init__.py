@@ -127,7 +127,7 @@ def build_model(spec: str, inputs: InputSpec, *, seed: int, strict: bool = True)
         spec: ``mlp``, ``lenet:activation=relu,init=uniform``, ``resnet20:width=4``, ``package.module:factory`` or
             ``package.module:factory(depth=3)``; see `fl_precode.models.factory` for how a factory is called.
         inputs: Input domain and number of classes.
-        seed: Of the initialisation. Torch's global generators are left as they were.
+        seed: Seed of the initialisation. Torch's global generators are left as they were.
         strict: Whether the model must return (batch, classes) and nothing else, as the reference app trains it.
             Otherwise class scores may stand in a tuple, a dict or an object, one logit is enough for two classes, and
             a model may return something else than class scores, such as images.

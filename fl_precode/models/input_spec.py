@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What is publicly known about the images that a model is trained on.
+    """Public knowledge about the images that a model is trained on.
 
     Attributes:
         channels: Image channels, 1 or more.

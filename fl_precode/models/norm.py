@@ -22,7 +22,7 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
 
     Args:
         norm: ``none`` gives an Identity, without parameters.
-        channels: Of the images that enter, 1 or more.
+        channels: Channels of the images that enter, 1 or more.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)

@@ -1,4 +1,4 @@
-"""What a model returns for a batch of images, and where the class scores are in it.
+"""Outputs of a model for a batch of images, and the class scores in them.
 
 Models of other people return a tensor, a tuple of logits and features, a dict or an object with ``logits`` (as those of
 Hugging Face do), one logit for a binary task, or no class scores at all, as autoencoders do.

@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
     Args:
         before: Channels that enter.
         after: Channels that leave.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution.
         norm: Normalisation after each convolution.
     """
 

@@ -18,7 +18,7 @@ class Attention(nn.Module):
     """Self-attention over tokens, in operations that can be differentiated any number of times.
 
     Args:
-        width: Of a token.
+        width: Width of a token.
         heads: A divisor of the width.
     """
 
@@ -41,8 +41,8 @@ class Block(nn.Module):
     """Attention and a perceptron of four times the width, each behind a LayerNorm and beside a shortcut.
 
     Args:
-        width: Of a token.
-        heads: Of the attention.
+        width: Width of a token.
+        heads: Heads of the attention.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
     Args:
         inputs: Images that the patches fill without a rest.
         patch: Side of a patch.
-        width: Of a token.
+        width: Width of a token.
         depth: Number of blocks.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Where files are kept that are on no path of the user: a cache folder, and object stores."""
+"""Places of files that are on no path of the user: a cache folder, and object stores."""

@@ -1,4 +1,4 @@
-"""Where this package keeps what can be had again: downloaded image sets, copies of tapes, costs of attacks."""
+"""Cache folder for data that can be had again: downloaded image sets, copies of tapes, costs of attacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differential privacy is worth here: what a release guarantees, and what an audit measures of it."""
+"""Differential privacy: the guarantee of a release, and an audit's measurement of it."""
 
 from fl_precode.privacy.accountant import GaussianReleases, composed_pure
 from fl_precode.privacy.guarantee import (

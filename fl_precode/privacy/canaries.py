@@ -36,7 +36,7 @@ class Canaries:
     Attributes:
         count: How many, at least 1.
         norm: L2 norm of each, positive.
-        seed: Of the directions; public.
+        seed: Seed of the directions; public.
         round: The only round in which they enter; 0 for every round.
         kind: ``gradients``, directions that are added; or ``images``, known random ones with random labels, which are
             further examples of every local step (`fl_precode.privacy.canary_images`), and whose gradients have the
@@ -96,13 +96,13 @@ class Canaries:
 
         Args:
             node: Flower's id of the client.
-            number: Of the round.
+            number: Number of the round.
         """
         digest = hashlib.sha256("\0".join((str(self.seed), node, str(number))).encode()).digest()
         return replace(self, seed=int.from_bytes(digest[:7], "big"))
 
     def check(self, numbers: int) -> None:
-        """Refuse a model that is too small for so many canaries, before anything is trained.
+        """Refuse a model that is too small for its canaries, before anything is trained.
 
         Args:
             numbers: That the model trains.
@@ -184,8 +184,8 @@ def included(secret: str, node: str, number: int, count: int) -> NDArray[np.bool
     Args:
         secret: That clients and evaluation have.
         node: Flower's id of the client.
-        number: Of the round.
-        count: Of canaries.
+        number: Number of the round.
+        count: Number of canaries.
 
     Raises:
         ValueError: If the secret is shorter than `SECRET_LENGTH`.

@@ -1,4 +1,4 @@
-"""Where canaries enter a client's work: as further examples of DP-SGD, else in the update before its defences."""
+"""Entrance of canaries into a client's work: as further examples of DP-SGD, else in the update before its defences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a defence guarantees by formula, beside what it claims: for one image and for one client, a round and all."""
+"""Guarantee of a defence by formula, beside its claim: for one image and for one client, a round and all."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CLASSICAL_UP_TO: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """How often, and on how much, a mechanism worked; None is what is not known.
+    """Number of uses of a mechanism, and the data behind them; None where it is not known.
 
     Attributes:
         rounds: In which the client took part, 1 or more.
         steps: Local steps of one round.
         batch_size: Images of one step.
-        images: Of the client.
+        images: Images of the client.
         sampling: Chance of a client to take part in a round.
         numbers: In one update.
         delta: At which epsilon is given where the defence states none.
@@ -54,7 +54,7 @@ class Guarantee:
     Attributes:
         level: Whose.
         a_round: Epsilon of one round by formula; None where there is none, or it cannot be computed here.
-        composed: Of all rounds.
+        composed: Epsilon of all rounds.
         delta: At which both hold.
         sensitivity: How far the protected unit moves what gets the noise, in L2 (Laplace: L1).
         noise_multiplier: Gaussian noise over that sensitivity; None for other noise.
@@ -96,7 +96,7 @@ class PrivacyStatement:
 
 
 def privacy_statement(spec: str, conditions: Conditions, claim: Claim | None = None) -> PrivacyStatement:
-    """What a defence guarantees, whatever it claims.
+    """Guarantee of a defence, whatever it claims.
 
     Args:
         spec: The defence; ``unknown`` for one that nobody announced.
@@ -170,7 +170,7 @@ def _gaussian(
     level: Level, *, noise: float, sensitivity: float, releases: int, rounds: int, delta: float, sampling: float = 1.0,
     note: str = "",
 ) -> Guarantee:  # fmt: skip
-    """Of Gaussian noise on each of ``releases``, in ``rounds`` rounds."""
+    """Guarantee of Gaussian noise on each of ``releases``, in ``rounds`` rounds."""
     multiplier = noise / sensitivity
     one = GaussianReleases(noise_multiplier=multiplier, releases=releases // rounds, sampling=sampling)
     every = GaussianReleases(noise_multiplier=multiplier, releases=releases, sampling=sampling)
@@ -187,7 +187,7 @@ _BALL: Final = "with another image the clipped update may lie anywhere in the ba
 
 
 def _of_update(mechanism: Mechanism, level: Level, conditions: Conditions) -> Guarantee:
-    """Of noise on a whole clipped update: it covers the client, and one of its images no better."""
+    """Guarantee of noise on a whole clipped update: it covers the client, and one of its images no better."""
     sensitivity = mechanism.clip * (2 if level == "image" else 1)
     note = _BALL if level == "image" else "with or without the client; one in place of another is twice as far"
     sampling = 1.0
@@ -200,7 +200,7 @@ def _of_update(mechanism: Mechanism, level: Level, conditions: Conditions) -> Gu
 
 
 def _of_dp_sgd(mechanism: Mechanism, level: Level, conditions: Conditions) -> Guarantee:
-    """Of noise on the sum of clipped gradients of images, at each local step."""
+    """Guarantee of noise on the sum of clipped gradients of images, at each local step."""
     releases = conditions.rounds * (conditions.steps or 1)
     if level == "client":
         if conditions.batch_size is None:
@@ -221,7 +221,7 @@ def _of_dp_sgd(mechanism: Mechanism, level: Level, conditions: Conditions) -> Gu
 
 
 def _of_laplace(mechanism: Mechanism, level: Level, conditions: Conditions) -> Guarantee:
-    """Of Laplace noise on a clipped update, whose L1 norm is at most the L2 norm times the root of its numbers."""
+    """Guarantee of Laplace noise on a clipped update: its L1 norm is at most its L2 norm times the root of its size."""
     if conditions.numbers is None:
         note = "how many numbers the update has is not known, and with it its largest L1 norm"
         return Guarantee(level=level, a_round=None, composed=None, delta=conditions.delta, note=note)

@@ -1,4 +1,4 @@
-"""Which mechanism of differential privacy a defence is, what it claims, and why others are none."""
+"""Mechanism of differential privacy in a defence, its claim, and the reason why others are none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["gaussian", "dp-sgd", "central", "laplace", "sparse-vectors"]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is said of a mechanism's privacy, by its settings or by whoever runs it.
+    """Claimed privacy of a mechanism, by its settings or by whoever runs it.
 
     Attributes:
         epsilon: For one release.
@@ -99,7 +99,7 @@ def mechanism_of(spec: str) -> Mechanism | NoMechanism:
     between that could lengthen the update.
 
     Args:
-        spec: Of the whole defence; ``unknown`` for one that nobody announced.
+        spec: Spec of the whole defence; ``unknown`` for one that nobody announced.
 
     Raises:
         ValueError: If the spec is not one that exists.

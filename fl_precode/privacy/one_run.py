@@ -36,7 +36,7 @@ class Guessed:
 
     Attributes:
         guesses: Canaries that were guessed to be in or out.
-        right: Of them, guessed right.
+        right: Guesses among them that are right.
         epsilon: That is refuted with the confidence asked for.
     """
 
@@ -46,7 +46,7 @@ class Guessed:
 
 
 def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """How probable so many right guesses are at most, under (epsilon, delta)-differential privacy.
+    """Largest probability of this many right guesses under (epsilon, delta)-differential privacy.
 
     For delta 0 the number of right guesses is dominated by a binomial one of chance ``e^eps / (1 + e^eps)``; a delta
     adds ``2 m delta max over i of P[v > B >= v - i] / i``.
@@ -55,7 +55,7 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
         canaries: m, each in with probability 1/2.
         guesses: r, of the m.
         right: v, of the r.
-        epsilon: Of 0 or more.
+        epsilon: 0 or more.
         delta: In [0, 1).
 
     >>> round(p_value(100, 100, 75, math.log(3), 0.0), 3)
@@ -73,12 +73,12 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
 def refuted_epsilon(
     canaries: int, guesses: int, right: int, *, delta: float = 0.0, confidence: float = CONFIDENCE
 ) -> float:
-    """The largest epsilon that so many right guesses refute: the release is not (epsilon, delta)-private below it.
+    """The largest epsilon that this many right guesses refute: the release is not (epsilon, delta)-private below it.
 
     Args:
         canaries: m, each in with probability 1/2.
-        guesses: Of these, those that were guessed.
-        right: Of the guesses, those that are right.
+        guesses: Canaries that were guessed to be in or out.
+        right: Guesses that are right.
         delta: In [0, 1).
         confidence: In (0, 1).
 
@@ -90,8 +90,8 @@ def refuted_epsilon(
     """
     if not 0 <= right <= guesses <= canaries or canaries < 1:
         raise ValueError(
-            f"expected at least one canary, and right guesses among the guesses among the canaries, got {right} of "
-            f"{guesses} of {canaries}"
+            f"expected right <= guesses <= canaries, and 1 canary or more, got {right} right of {guesses} guesses of "
+            f"{canaries} canaries"
         )
     level = 1.0 - confidence
     low, high = 0.0, 1.0

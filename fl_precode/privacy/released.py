@@ -1,4 +1,4 @@
-"""What a server gets of a mechanism: whom it protects, and how well its noise covers them."""
+"""Releases of a mechanism to a server: the protected unit, and how well the noise covers it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Released:
         clip: That norm, before any averaging.
         per_step: Whether each local step is a release; otherwise each round is one.
         claimed: Epsilon that the defence's own settings announce for one release; None where they announce none.
-        delta: Of the epsilons that are stated.
+        delta: Delta of the stated epsilons.
         buffers: Whether running statistics are bounded and covered too.
     """
 

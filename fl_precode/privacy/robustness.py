@@ -32,8 +32,8 @@ def most_successes(
 
     Args:
         prior: Probability that the best guess without the release succeeds, in [0, 1].
-        curve: Of the whole release, of all rounds and steps that are seen: how far it exceeds, with the secret, what
-            it is without.
+        curve: Curve of the whole release, of all rounds and steps that are seen: how far it exceeds, with the secret,
+            what it is without.
         reverse: The same the other way round; None takes ``curve``, which must hold for both then, as an accountant's
             does.
         at: Further epsilons of 0 or more to try, such as one at which the curve has a step.
@@ -94,7 +94,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     ``Phi(-eps/mu + mu/2) - e^eps Phi(-eps/mu - mu/2)``, reckoned so that no large epsilon overflows.
 
     Args:
-        epsilon: Of 0 or more.
+        epsilon: 0 or more.
         mu: As in `most_successes_gaussian`.
 
     >>> round(gaussian_delta(1.0, 1.0), 6), gaussian_delta(0.0, 0.0)
@@ -144,7 +144,7 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     """The largest mu of a Gaussian mechanism that is (epsilon, delta)-differentially private.
 
     Args:
-        epsilon: Of 0 or more, finite.
+        epsilon: 0 or more, finite.
         delta: In (0, 1).
 
     >>> round(gaussian_mu(4.377, 1e-5), 3)

@@ -1,4 +1,4 @@
-"""What random layers share: where their noise comes from, and who hears of their KL term.
+"""Common part of random layers: the source of their noise, and the readers of their KL term.
 
 Nothing is stored on a module, so that a model can be copied, pickled and transformed by `torch.func` at any time; who
 wants the KL term opens `track_kl` around the forward pass.
@@ -65,9 +65,9 @@ class _SystemNoise:
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 "expected a bottleneck to run outside of backward passes, where it draws noise of its own; this one "
-                "runs again in one, as torch.utils.checkpoint does, and would draw other noise than before. Open "
-                "fl_precode.sample_noise() around the forward and the backward pass (torch's own generator, which "
-                "checkpoints bring back), or leave the bottleneck out of what is checkpointed"
+                "runs again in one, as torch.utils.checkpoint does, and would draw other noise than before; open "
+                "fl_precode.sample_noise() around the forward and the backward pass, which takes torch's own "
+                "generator, or checkpoint all but the bottleneck"
             )
         # Out of place, and drawn inside, as vmap(randomness="different") asks for.
         source = system_generator(like.device)

@@ -1,4 +1,4 @@
-"""What a Flower app's settings say about local training, in whatever words it has for them."""
+"""Local training as announced in a Flower app's settings, under whatever names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a tape's two JSON files, and the checks on it."""
+"""Format of a tape's two JSON files, and the checks on it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class StoredRecord:
 
     Attributes:
         file: Path inside the tape.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         bytes: Length of the file.
         record: Its name in the message; "" where the tape does not say.
         complex: Names of complex arrays, which are stored as pairs of real numbers.
@@ -99,7 +99,7 @@ class TapeEntry(StoredRecord):
     """One line of the manifest about what was sent or replied; its own file holds the record that counts as weights.
 
     Attributes:
-        round: Of the federation.
+        round: Round of the federation.
         node: Who replied; "" for what the server sent.
         kind: What the reply is.
         batch_size: Distinct images behind the update where that was announced; None leaves it to the reader.
@@ -147,7 +147,7 @@ class TapeEvaluation:
     """A round in which clients only evaluated; there is nothing in it to attack.
 
     Attributes:
-        round: Of the federation.
+        round: Round of the federation.
         replies: Clients that answered.
         failed: Those of them that could not.
     """
@@ -162,7 +162,7 @@ class TapeSampling:
     """How many of the updates that came in together were kept, where not all are.
 
     Attributes:
-        round: Of the federation.
+        round: Round of the federation.
         seen: Updates that came in.
         kept: Those of them that were to be written.
         by: The spec that `fl_precode.tape.sampling.Sampling` reads.

@@ -59,8 +59,9 @@ class Interpretation:
     """How a tape is read.
 
     Attributes:
-        header: Of the tape, with what stands in the notes put in.
-        layout: Of the model, where it is known; without it names, shapes and kinds are taken as they were recorded.
+        header: Header of the tape, with what stands in the notes put in.
+        layout: Layout of the model, where it is known; without it names, shapes and kinds are taken as they were
+            recorded.
         assumptions: What was guessed about the whole tape.
     """
 
@@ -204,7 +205,7 @@ class _Aligned:
 
     Attributes:
         sent: Everything of the model, by name.
-        received: What came back, by name.
+        received: What was returned, by name.
         parameters: Names in ``sent`` that are parameters.
         assumptions: What was guessed on the way.
     """

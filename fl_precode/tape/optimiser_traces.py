@@ -1,9 +1,9 @@
-"""Which optimiser made an update, where nobody said it: Adam and its kind leave traces that SGD does not.
+"""Optimiser of an update, where nobody named it: Adam and its kind leave traces that SGD does not.
 
 Adam (Kingma, Ba, ICLR 2015), AdamW, RMSprop and Adagrad divide each entry of a gradient by its own size. In one step
 every entry that moves at all moves by the learning rate; in several it moves by their number times the learning rate at
 most, and many entries come near that, in every layer. An entry that SGD moves moves by its gradient: within a layer
-those are spread at least as widely as normal numbers (they are products of what entered and what came back), and
+those are spread at least as widely as normal numbers (they are products of what entered and what was returned), and
 between layers their sizes differ. The trace is therefore that entries at least half as large as the largest of all are
 many more than among as many normal numbers, and that the layers' largest entries agree.
 

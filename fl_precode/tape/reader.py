@@ -174,7 +174,7 @@ class Tape:
 
     @property
     def sampled_by(self) -> str:
-        """What chose the updates that were kept, as a spec; empty where all were."""
+        """Sampling by which the kept updates were chosen, as a spec; empty where all were kept."""
         return ", ".join(sorted({one.by for one in self.samplings}))
 
     def verify(self) -> list[str]:
@@ -196,7 +196,7 @@ class Tape:
         return list(self.problems)
 
     def fingerprint(self, manifest_bytes: int | None = None) -> tuple[str, int]:
-        """What tells this tape from any other: SHA-256 of its header and manifest, which lists the hash of every file.
+        """Fingerprint of this tape: SHA-256 of its header and manifest, which lists the hash of every file.
 
         Args:
             manifest_bytes: How much of the manifest counts, because a tape may have grown since; None for all of it.

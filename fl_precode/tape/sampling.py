@@ -1,4 +1,4 @@
-"""Which updates of a large federation are kept on the tape: every k-th, a reservoir of each round, up to a size."""
+"""Sampling of a large federation's updates for the tape: every k-th, a reservoir of each round, up to a size."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Sampling:
 
     Attributes:
         spec: As it was given.
-        every: Of all updates of a run, the first and each k-th after it; 1 for all.
+        every: Interval k: the first update of a run and each k-th after it are kept; 1 for all.
         reservoir: Updates that are kept of each round, each as likely as any other; None for all.
-        seed: Of the reservoir's choice, which a hash makes: no random generator is asked.
-        most_bytes: Of the tape; None for no limit.
+        seed: Seed of the reservoir's choice, which a hash makes: no random generator is asked.
+        most_bytes: Maximum size of the tape in bytes; None for no limit.
     """
 
     spec: str
@@ -113,7 +113,7 @@ class Candidate:
 
     Attributes:
         node: Who sent it.
-        bytes: Of its arrays.
+        bytes: Size of its arrays in bytes.
     """
 
     node: str
@@ -142,7 +142,7 @@ class Sampler:
         the updates come, is known before any of them is written, and nothing on the tape is ever replaced.
 
         Args:
-            number: Of the round.
+            number: Number of the round.
             candidates: The updates.
             written: Bytes that are on the tape.
             outstanding: Nodes whose updates of this round are still to come, where that is known.
@@ -161,7 +161,7 @@ class Sampler:
         return kept
 
     def has_room(self, total: int) -> bool:
-        """Whether a tape of so many bytes is within the limit; once it is not, nothing more is kept.
+        """Whether a tape of this size is within the limit; once it is not, nothing more is kept.
 
         Small updates that would still fit are not kept either: a tape of the small ones would be no fair sample.
         """

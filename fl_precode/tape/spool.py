@@ -48,7 +48,7 @@ class SpooledTapeWriter(TapeWriter):
     in the folder, with the whole manifest.
 
     Args:
-        url: Of the tape. Where a tape is there already, a numbered place beside it is taken.
+        url: URL of the tape. Where a tape is there already, a numbered place beside it is taken.
         header: Public knowledge about the federation.
 
     Attributes:

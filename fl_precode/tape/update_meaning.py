@@ -1,4 +1,4 @@
-"""What a client's arrays mean where nobody says it: weights, differences or gradients, and the steps behind them."""
+"""Meaning of a client's arrays where nobody names it: weights, differences or gradients, and the steps behind them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class TapeWriter:
         path: Absolute folder of the tape.
         header: As given.
         lost: Entries that could not be written.
-        bytes: Of all that was written.
+        bytes: Size of all that was written, in bytes.
 
     Raises:
         ValueError: If the folder holds a tape or anything else already. Trouble with the disk does not raise: it is
@@ -62,7 +62,7 @@ class TapeWriter:
 
     @property
     def place(self) -> str:
-        """Where the tape is to be found."""
+        """Place of the tape."""
         return str(self.path)
 
     def flush(self, patience: float | None = None) -> bool:
@@ -85,7 +85,7 @@ class TapeWriter:
         """Store what the server sends to some or all clients in a round, before their observations.
 
         Args:
-            round: Of the federation.
+            round: Round of the federation.
             records: Name of each ArrayRecord to its arrays; the weights first.
 
         Returns:
@@ -106,7 +106,7 @@ class TapeWriter:
         """Store what a client replied: its gradient or its weights, as the header says.
 
         Args:
-            round: Of the federation.
+            round: Round of the federation.
             node: Flower's node id; any text is safe.
             arrays: By name.
             batch_size: Distinct images behind the update, where that was announced; None leaves it to the reader.
@@ -122,7 +122,7 @@ class TapeWriter:
         """Store what a client replied, as it was said.
 
         Args:
-            round: Of the federation.
+            round: Round of the federation.
             node: Flower's node id; any text is safe.
             records: Name of each ArrayRecord to its arrays; the weights first.
             about: Other fields of `fl_precode.tape.format.TapeEntry`; ``sent`` is what `write_sent` returned.
@@ -146,7 +146,7 @@ class TapeWriter:
         """Note how many updates came in and how many of them are kept; returns whether the note is on the tape.
 
         Args:
-            round: Of the federation.
+            round: Round of the federation.
             seen: Updates that came in together.
             kept: Those that are to be written.
             by: What chose them, as a spec of `fl_precode.tape.sampling.Sampling`.

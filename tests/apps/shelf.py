@@ -32,7 +32,7 @@ class App:
         audit: What is said to ``fl-precode audit`` beside the tape.
         notes: Lines that the audit asks for, for the notes beside the tape.
         training: Such lines below ``[protocol]``.
-        budget: Of the audit.
+        budget: Budget of the audit.
         needs: Packages besides ours, Flower's and torch's.
         says: The true sentence of an audit for which no attack exists; empty where attacks run.
     """
@@ -163,7 +163,7 @@ SHELF = (
                  before="z = self.encoder(x)"),
         # The model itself takes flattened images; its training step flattens them.
         audit=("--model", "pytorchlightning_example.task:LitAutoEncoder", "--input", "1x1x784", "--classes", "10"),
-        says="not class scores: its loss is not known",
+        says="not class scores. Its loss is not known",
         needs=(*_TORCH, "pytorch_lightning"),
     ),
 )  # fmt: skip

@@ -41,14 +41,14 @@ class Row:
         app: Its name.
         lines: Lines added.
         moved: Imports changed because flwr itself moved a name.
-        run_seconds: Of ``flwr run``.
-        audit_seconds: Of ``fl-precode audit``.
-        exit_code: Of the audit; -1 if the run failed.
+        run_seconds: Duration in seconds of ``flwr run``.
+        audit_seconds: Duration in seconds of ``fl-precode audit``.
+        exit_code: Exit code of the audit; -1 if the run failed.
         images: Images attacked.
         attacks: Attacks that gave a result.
         verdict: The verdict's words, empty without one.
         truth: Whether the images were compared with the true ones.
-        came_back: Images that came back by the best attack; None without truth.
+        came_back: Images that the best attack reconstructed; None without truth.
         ssim: Largest SSIM of any image with its true one; None without truth.
         assumptions: What was assumed, by its codes.
         said: The audit's last words, or why the run failed.

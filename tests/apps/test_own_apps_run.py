@@ -39,4 +39,4 @@ def test_flwr_run_and_audit(app, package, attack, tmp_path, monkeypatch):
     options = ("--attacks", attack, "--model", f"{package}.task:Net", "--input", "1x8x8", "--classes", "10")
     found = audited(tape, tmp_path / "audit", "--victims", "1", *options)
     assert found.code == 0, found.said
-    assert max(found.best.values()) > 30, "the true image came back"
+    assert max(found.best.values()) > 30, "the true image was reconstructed"

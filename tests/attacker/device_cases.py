@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attacker.attacks import ATTACKS, Attack, GradientMatching, Reconstruction, build_attack
 from attacker.attacks.adaptive.base import AdaptiveMatching
 from attacker.attacks.gradient_matching.options import options_of
-from attacker.audit.execution.device import brought_back, placed
+from attacker.audit.execution.device import on_processor, placed
 from attacker.gradients.base import GradientProducts
 from attacker.gradients.double_backward import LoopProducts
 from attacker.gradients.ghost.ghost import FactoredProducts, why_not_factored
@@ -110,7 +110,7 @@ def attack_agrees(device: str, name: str, model: str, batch: int = 1) -> None:
 
 
 def audit_agrees(device: str) -> None:
-    """An audit's attack on the device: its tensors are placed there, and what it finds comes back."""
+    """An audit's attack on the device: its tensors are placed there, and what it finds is moved to the processor."""
     victim, seen = federation("normalised convnet", 1)
     attack = quick("inverting-gradients")
     there, sent = placed(victim, seen, torch.device(device))
@@ -119,8 +119,8 @@ def audit_agrees(device: str) -> None:
     assert next(victim.model.parameters()).device.type == "cpu"
     here = attack(victim, seen, generator=torch.Generator().manual_seed(3))
     found = attack(there, sent, generator=torch.Generator().manual_seed(3))
-    compare(here, [brought_back(one) for one in found], "cpu")
-    assert all(one.labels is not None and one.labels.device.type == "cpu" for one in map(brought_back, found))
+    compare(here, [on_processor(one) for one in found], "cpu")
+    assert all(one.labels is not None and one.labels.device.type == "cpu" for one in map(on_processor, found))
 
 
 def budget_agrees(device: str) -> None:

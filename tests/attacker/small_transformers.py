@@ -47,7 +47,7 @@ class Transformer(nn.Module):
     Args:
         layout: How the position embedding is stored.
         special: Class and register tokens; without any, patches are averaged.
-        width: Of a token.
+        width: Width of a token.
     """
 
     def __init__(self, layout="timm", *, special=1, width=WIDTH, patches=PATCHES, inside=0.0, outside=0.0, **block):

@@ -25,7 +25,7 @@ def follow(readme: Path, home: Path, *, but: Collection[str] = ()) -> str:
     """Run every block in the README's folder, in one shell; returns what was printed.
 
     Args:
-        readme: Of the example.
+        readme: README of the example.
         home: A folder for what Flower keeps.
         but: Beginnings of blocks that are left out.
     """

@@ -32,7 +32,7 @@ def test_every_command_is_taken(line):
 
 @pytest.mark.parametrize(("model", "attack"), [("mlp", "first-layer"), ("lenet", "inverting-gradients:iterations=2")])
 def test_the_gate_stops_what_leaks_and_what_was_not_shown(tmp_path, monkeypatch, model, attack):
-    """Of the second federation nothing comes back, from four victims and by one short search: no evidence."""
+    """Of the second federation nothing is reconstructed, from four victims and by one short search: no evidence."""
     monkeypatch.chdir(tmp_path)
     tape = tape_federation(tmp_path / "run", model=model, defence="precode").tape
     record = audit_tapes([TapeSource(tape=tape)], out=tmp_path / "audit", attacks=[attack])

@@ -89,4 +89,4 @@ def test_the_readme_word_for_word(copy, tmp_path):
     assert len(pictures) == 2
     clients = true_images(copy)
     for found in pictures.values():
-        assert best_psnr(np.stack(found) / 255, clients) > 13, "the digits of one client came back"
+        assert best_psnr(np.stack(found) / 255, clients) > 13, "the digits of one client were reconstructed"

@@ -101,7 +101,7 @@ def test_a_checkpoint_that_would_draw_other_noise_is_refused_and_told_what_to_do
     def backward():
         checkpoint(model, image, use_reentrant=False).sum().backward()
 
-    with pytest.raises(RuntimeError, match="Open fl_precode.sample_noise"):
+    with pytest.raises(RuntimeError, match="open fl_precode.sample_noise"):
         unasked(backward)
     with fl_precode.sample_noise():
         backward()

@@ -145,7 +145,7 @@ def test_one_logit_has_the_binary_loss_by_its_names():
     torch.testing.assert_close(other(scores, labels), F.mse_loss(scores[:, 0], labels.float()))
 
 
-def test_sets_of_classes_are_numbers_and_come_back():
+def test_sets_of_classes_are_numbers_and_are_decoded():
     every = torch.cartesian_prod(*[torch.arange(2)] * 5)
     numbers = set_numbers(every)
     assert len(set(numbers.tolist())) == 32

@@ -45,7 +45,7 @@ def written(path, kind="weights"):
     return writer
 
 
-def test_header_and_observations_come_back(tmp_path):
+def test_header_and_observations_are_read_as_they_were_written(tmp_path):
     writer = written(tmp_path / "tape")
     assert writer.write_failure(1, "9", "ran out of memory")
     tape = Tape(tmp_path / "tape")
@@ -255,7 +255,7 @@ def test_an_array_that_cannot_be_stored_costs_itself_only(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0, 2), (2, 3)])
-def test_complex_arrays_come_back_as_they_were(tmp_path, shape):
+def test_complex_arrays_are_read_as_they_were(tmp_path, shape):
     generator = np.random.default_rng(0)
     sent = (generator.normal(size=shape) + 1j * generator.normal(size=shape)).astype(np.complex64)
     writer = TapeWriter(tmp_path / "tape", HEADER)

@@ -51,7 +51,7 @@ def write(writer, rounds):
             writer.write_observation(number, node, {"w": SENT["w"] + int(node)}, batch_size=1, buffers=(), sent=sent)
 
 
-def test_a_tape_goes_to_s3_and_comes_back_and_no_credential_is_written_down(server, tmp_path, caplog):
+def test_a_tape_goes_to_s3_and_is_read_from_there_and_no_credential_is_written_down(server, tmp_path, caplog):
     with caplog.at_level(logging.DEBUG, logger="fl_precode"):
         for number in (1, 2):
             writer = tape_writer("s3://bucket/runs/tape", TapeHeader(model="lenet"))

@@ -19,7 +19,7 @@ def test_the_page_has_the_table_of_what_was_measured():
     assert table(rows) in (ROOT / "docs" / "reference" / "compatibility.md").read_text()
 
 
-def test_the_tiny_federation_is_recorded_and_its_images_come_back(tmp_path, monkeypatch):
+def test_the_tiny_federation_is_recorded_and_its_images_are_reconstructed(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{FEDERATION.parent}")
     command = [sys.executable, FEDERATION, tmp_path / "out"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -37,7 +37,7 @@ def test_deep_models_train_for_more_than_one_round(run_locally, spec, protocol):
 
 
 @pytest.mark.parametrize(("protocol", "steps"), [({"protocol": "fedsgd"}, 1), (FEDAVG, 2)], ids=["fedsgd", "fedavg"])
-def test_buffers_go_out_come_back_averaged_and_stand_on_the_tape(run_locally, tmp_path, protocol, steps):
+def test_buffers_go_out_are_returned_averaged_and_stand_on_the_tape(run_locally, tmp_path, protocol, steps):
     run_locally(model="resnet20", batch_size=4, learning_rate=0.01, tape=str(tmp_path / "tape"), **protocol)
     tape = Tape(tmp_path / "tape")
     assert tape.problems == []

@@ -80,7 +80,7 @@ def test_a_batch_at_a_time_keeps_the_batches_and_each_image_once(tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "tape.truth").iterdir()) < 2.5 * bytes_of_images + 36 * 600
 
 
-def test_normalised_images_are_brought_back(tmp_path):
+def test_normalisation_is_undone(tmp_path):
     def line(images, labels):
         record_truth(images, labels, mean=(0.5,), std=0.5)
 

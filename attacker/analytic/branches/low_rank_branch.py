@@ -26,7 +26,7 @@ class LowRankBranch:
     """A module that returns ``W x + b + scale * up(down(x))`` with W and b frozen (Hu et al., ICLR 2022).
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         base: Name of the frozen layer in it.
         down: Name of the layer from its features to the rank, without a bias.
         up: Name of the layer from the rank to its outputs, without a bias.

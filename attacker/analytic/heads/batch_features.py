@@ -1,4 +1,4 @@
-"""What entered a classifier for each image of a batch, told apart by its own softmax.
+"""Inputs of a classifier for each image of a batch, separated by its own softmax.
 
 The gradient ``dW = D' F`` of B images has the features F (B, features) in its row space, and the gradients at the
 scores D (B, classes) in its column space: ``F = Q R`` with R an orthonormal basis of the rows, and one unknown matrix Q
@@ -59,9 +59,9 @@ class HeadTraining:
         bias: (classes,), before; zeros where there is none.
         weight_gradient: (classes, features): the gradient, or the mean of several steps' gradients.
         bias_gradient: (classes,); None where the bias does not move.
-        steps: Of SGD on the whole batch.
-        learning_rate: Of them; of no matter for one step.
-        momentum: Of them.
+        steps: Steps of SGD on the whole batch.
+        learning_rate: Learning rate of these steps; it does not matter for one step.
+        momentum: Momentum of these steps.
         rounding: Norm of the error that rounding leaves in the weight's gradient (`update_rounding`).
         bias_rounding: The same of the bias's.
     """
@@ -88,7 +88,7 @@ class BatchFeatures:
         solved: Largest residual that rounding explains; above, features are wrong.
         errors: (batch,), standard error of each image's features relative to their size, by what rounding leaves and
             by what other solutions say; infinite where nothing limits it.
-        starts: Of the search for them, 0 where there was none.
+        starts: Starts of the search for them, 0 where there was none.
         direction_only: Whether they are known up to a factor, which may be negative.
     """
 
@@ -152,7 +152,7 @@ def features_of_batch(
         labels: (batch,), fewer images than classes.
         generator: Source of the starts.
         starts: At most; the search ends with the first that is solved.
-        steps: Of Levenberg-Marquardt from each start, at most.
+        steps: Steps of Levenberg-Marquardt from each start, at most.
     """
     rows = _row_basis(head.weight_gradient, len(labels))
     equations = _Equations(head, rows, labels)

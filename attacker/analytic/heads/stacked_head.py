@@ -1,4 +1,4 @@
-"""What entered a head of several layers for each image: its first two layers tell images apart by their spans."""
+"""Inputs of a head of several layers for each image: the spans of its first two layers separate the images."""
 
 from __future__ import annotations
 

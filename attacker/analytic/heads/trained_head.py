@@ -30,7 +30,7 @@ class TrainedHead:
     """A Linear layer that gets one vector of features for each image.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         module: The layer.
         weight: Name of its weight, which moved.
         bias: Name of its bias; None where it has none or it did not move.
@@ -51,7 +51,7 @@ def trained_head(victim: Victim, model_trace: Trace, *, any_trunk: bool) -> Trai
 
     Args:
         victim: Public knowledge about the model; what did not move is a constant of it.
-        model_trace: Of its model.
+        model_trace: Trace of its model.
         any_trunk: Whether the classifier is taken as the head where layers before it were trained too.
     """
     first, last = model_trace.layers[0] if model_trace.layers else None, model_trace.last_linear()

@@ -1,4 +1,4 @@
-"""How exactly a gradient is known: what its client's arithmetic, and the numbers that were sent, rounded away."""
+"""Precision of a gradient, limited by the rounding of the client's arithmetic and of the numbers that are sent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rounding_of(observation: Observation, name: str, images: int) -> float:
 
     Args:
         observation: The update.
-        name: Of the parameter.
+        name: Name of the parameter.
         images: Terms of the gradient, 1 or more.
     """
     update, weight = observation.update[name], observation.parameters[name]

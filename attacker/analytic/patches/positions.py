@@ -30,7 +30,7 @@ class PositionEmbedding:
     """Which entry of a parameter has the gradient of which number that the patch layer returns.
 
     Attributes:
-        name: Of the parameter.
+        name: Name of the parameter.
         entries: (patches, width), places in the flat parameter.
         factor: (patches, width), the gradient at the patch layer's output over that of the entry.
     """

@@ -71,7 +71,7 @@ def find_inputs(
         generator: Source of starts, on the CPU.
         at_once: Starts that are searched together.
         patience: Starts in a row that may fail before the rest is given up.
-        steps: Of each search.
+        steps: Steps of each search.
     """
     deflation, state = Deflation(layers), _State()
     whole = SpanSearch(layers, layers.first.right, layers.second.right)

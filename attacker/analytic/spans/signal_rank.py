@@ -1,4 +1,4 @@
-"""How many outer products stand above the noise of a gradient, and the factors that they span."""
+"""Number of outer products above the noise of a gradient, and the factors that they span."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def above_noise(matrix: Tensor, limit: int, *, name: str, expected: int | None =
     Args:
         matrix: (rows, columns), a weight gradient, with the bias gradient as a further column perhaps.
         limit: Largest rank of interest, 1 or more.
-        name: Of the parameter that it is the gradient of.
+        name: Name of the parameter that it is the gradient of.
         expected: Number of outer products, where it is known; without it they are at most half of what the matrix can
             hold, as noise has to show beside them.
 

@@ -119,7 +119,7 @@ class LinearRun:
     """One execution of a Linear layer, or of active dropout.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         module: The layer.
         received: What it was given, a copy.
         returned: What it gave, a copy.

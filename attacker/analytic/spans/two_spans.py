@@ -1,4 +1,4 @@
-"""What the gradients of two stacked Linear layers say of every input: where it lies, and where its activations lie.
+"""Spans of the inputs and of the activations, from the gradients of two stacked Linear layers.
 
 ``dW1 = M.T @ X`` and ``dW2 = E.T @ phi(X W1.T + b1)``: each input lies in the row space of the first, what leaves the
 activation in that of the second. Bias gradients are a further column of ones on the right, so that both spaces are
@@ -78,7 +78,7 @@ class SpanSearch:
         inside: (k, features + 1), orthonormal rows: where inputs are looked for.
         target: (l, units) or (l, units + 1), orthonormal rows: where activations have to lie.
         units: Units whose equations are used; None for all.
-        dtype: Of the search. Inputs are taken and returned in float64 all the same.
+        dtype: Data type of the search. Inputs are taken and returned in float64 all the same.
     """
 
     def __init__(

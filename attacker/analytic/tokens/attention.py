@@ -35,7 +35,7 @@ class Attention:
     """Scaled dot-product attention with a projection behind it.
 
     Attributes:
-        query: Of the tokens behind the norm.
+        query: Query of the tokens behind the norm.
         key: Likewise.
         value: Likewise.
         out: Behind the heads, side by side.

@@ -30,7 +30,7 @@ class BatchImages:
         placed: (images,), how many of each image's tokens were found.
         mismatch: (images,), median relative distance of the image's tokens in a forward pass from those found.
         inner: (images, tokens, units), gradient at the perceptron's first layer, zero where no token was found.
-        residuals: Of each step, relative, by name.
+        residuals: Residuals of each step, relative, by name.
     """
 
     images: Tensor
@@ -61,7 +61,7 @@ def images_of_batch(
         layers: Its perceptron.
         hidden: (n, width), tokens that entered it.
         out_gradient: Gradient of the attention's projection.
-        patch_gradient: Of the patch layer's weight; None where it did not move.
+        patch_gradient: Gradient of the patch layer's weight; None where it did not move.
         size: Number of images; None where it is not known.
     """
     embedding = block.embedding

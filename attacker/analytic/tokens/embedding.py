@@ -1,4 +1,4 @@
-"""How the tokens that enter the first block come from pixels: constants, and the patch layer's weight times a patch."""
+"""Embedding of the pixels in the first block's tokens: constants, and the patch layer's weight times a patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens belong to one image: those whose values its class token's attention mixes to what it added."""
+"""Membership of tokens in images, by the mixture of values that each class token's attention added."""
 
 from __future__ import annotations
 

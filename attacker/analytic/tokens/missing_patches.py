@@ -57,7 +57,7 @@ def fill_missing(block: FirstBlock, space: PatchSpace, linked: LinkedTokens, pla
 
     Args:
         block: The block.
-        space: Of the patches.
+        space: Space of the patches.
         linked: Tokens that were found.
         placed: Where they stand.
     """

@@ -64,10 +64,10 @@ def refine(
 
     Args:
         block: The block.
-        space: Of the patches.
+        space: Space of the patches.
         linked: Tokens that were found.
         start: Patches, without NaN, and first places.
-        rounds: Of assignment and solving, at most.
+        rounds: Rounds of assignment and solving, at most.
     """
     best = _together(block, space, linked, start)
     step = start.patches.new_ones(len(start.patches))

@@ -1,4 +1,4 @@
-"""Which place of the image each token comes from, and the patch that stands there."""
+"""Place of each token in the image, and the patch at that place."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def class_tokens(embedding: TokenEmbedding, tokens: Tensor, images: int | None) 
 
 
 def _apart(distances: Tensor, most: int) -> int:
-    """How many of the smallest distances, at most so many, stand before the largest step."""
+    """Number of the smallest distances, at most ``most``, before the largest step."""
     logs = _log(distances[: most + 1])
     return int((logs[1:] - logs[:-1]).argmax()) + 1 if len(logs) > 1 else 1
 
@@ -110,7 +110,7 @@ def places_of_patches(
 
     Args:
         embedding: Says the constants of each place.
-        space: Of the patches.
+        space: Space of the patches.
         tokens: (n, width), without means.
         images: Number of images.
 

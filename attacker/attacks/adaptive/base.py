@@ -1,4 +1,4 @@
-"""What attacks share that match gradients with more knowledge than a plain attack has."""
+"""Base of attacks that match gradients with more knowledge than a plain attack has."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AdaptiveMatching(Attack):
         return victim
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         changed = self.adapted(victim)
         known = self._known(changed, trace(changed), observation)
         if isinstance(known, Reason):

@@ -57,7 +57,7 @@ class DefenceMatched(AdaptiveMatching):
         return NoiseSearch(draws=self.draws)
 
     def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
-        """Which layers count, or why there is nothing to adapt to."""
+        """Layers that count, or the reason why there is nothing to adapt to."""
         defence = observation.protocol.defence
         if defence is None:
             return because("no-defence-announced")

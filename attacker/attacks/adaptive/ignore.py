@@ -57,7 +57,7 @@ class Ignore(AdaptiveMatching):
         return NoiseSearch(draws=self.draws)
 
     def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:
-        """Which layers count."""
+        """Layers that count."""
         del victim, observation
         if not model_trace.bottlenecks:
             return because("no-bottleneck.plain")

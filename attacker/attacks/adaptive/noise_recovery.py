@@ -48,7 +48,7 @@ class NoiseRecovery(AdaptiveMatching):
     by all layers but the recovered bottlenecks'; features behind such noise have no target.
 
     Attributes:
-        feature_weight: Of the known features, 0 or more.
+        feature_weight: Weight of the known features, 0 or more.
         noise_rate: Adam's first step for noise that could not be recovered, positive.
     """
 
@@ -66,7 +66,7 @@ class NoiseRecovery(AdaptiveMatching):
 
     @property
     def noise_search(self) -> NoiseSearch:
-        """What is not known is optimised."""
+        """Optimise what is not known."""
         return NoiseSearch(rate=self.noise_rate, feature_weight=self.feature_weight)
 
     def knowledge(self, victim: Victim, model_trace: Trace, observation: Observation) -> SideInformation | Reason:

@@ -74,7 +74,7 @@ class ActivationSpan(Attack):
     Attributes:
         most_images: Largest rank that is taken as a number of images, 1 or more.
         starts: Searches in a row that may fail before the rest is given up, 1 or more.
-        steps: Of each search, 1 or more.
+        steps: Steps of each search, 1 or more.
 
     Raises:
         ValueError: If a setting is below 1.
@@ -95,7 +95,7 @@ class ActivationSpan(Attack):
         return "activation-span"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         several, there = why_not_one_step(observation), midway(observation)
         if several is not None and there is None:
             return several

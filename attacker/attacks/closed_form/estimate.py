@@ -1,4 +1,4 @@
-"""What the analytic attacks share: which updates they fit, and the images that the layers' equations give."""
+"""Common part of the analytic attacks: the updates that they fit, and the images that the layers' equations give."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Estimate:
         entrance: Where the model was entered.
         inputs: (v, channels, height, width), float64 where the device has it.
         labels: (1,) for each, None where the update does not say.
-        reports: Of each layer, from the last to the first.
+        reports: Reports of each layer, from the last to the first.
         replay: What compares images with the updates.
         distances: (v,), ``|g(x) - g*|^2 / |g*|^2`` over the layers of the chain.
         seconds: Wall time for each.
@@ -124,7 +124,7 @@ def estimates(
         victim: Public knowledge about the model.
         observations: Updates.
         through_bottleneck: Where they are entered.
-        together: At most so many at once.
+        together: Maximum number at once.
     """
     solutions = []
     for clients in as_trained(victim, observations) if observations else ():

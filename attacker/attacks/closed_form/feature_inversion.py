@@ -65,18 +65,18 @@ class FeatureInversion(Attack):
     shows what the trunk made of each image: of one image by a division, of a batch smaller than the number of classes
     by the softmax of the head (`attacker.analytic.heads`). Adapters are such heads, and so is the branch that LoRA adds
     to a frozen Linear layer: its gradient has the direction of one image's features. The trunk is known, so that images
-    are sought whose features are these: no gradient is matched, and none is differentiated twice. How much comes back
-    is how much the trunk keeps. Few numbers for an image, as pooled features are, do not determine it; they name it all
-    the same among images that one has (docs/explanation/heads.md).
+    are sought whose features are these: no gradient is matched, and none is differentiated twice. How much is
+    reconstructed is how much the trunk keeps. Few numbers for an image, as pooled features are, do not determine it;
+    they name it all the same among images that one has (docs/explanation/heads.md).
 
     Clients that normalise by the batch are replayed so: all images of the batch are sought together.
 
     Attributes:
-        steps: Of the search for images, 1 or more.
-        learning_rate: Of its first step, in the model's normalised scale, positive.
+        steps: Steps of the search for images, 1 or more.
+        learning_rate: Learning rate of its first step, in the model's normalised scale, positive.
         total_variation: Weight of the prior beside the features' squared distance, as a share of what grey images miss,
             0 or more.
-        starts: Of the search for the features of a batch, at most, 1 or more.
+        starts: Starts of the search for the features of a batch, at most, 1 or more.
         any_trunk: Whether trunks that were trained too are inverted, as they were sent.
         noise: Standard deviation of errors in the head's gradient beside those of rounding, relative to its size, 0 or
             more.
@@ -106,13 +106,13 @@ class FeatureInversion(Attack):
         return "feature-inversion"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         (clients,) = as_trained(victim, [observation])
         head = trained_head(clients.victim, trace(clients.victim), any_trunk=self.any_trunk)
         return head if isinstance(head, Reason) else why_not_read(clients.victim, head, observation)
 
     def features(self, victim: Victim, observation: Observation, generator: Generator) -> ReadFeatures | Reason:
-        """What entered the head for each image, without a search for the images; or why it is not known.
+        """Input of the head for each image, without a search for the images; or the reason why it is not known.
 
         Args:
             victim: Public knowledge about the model.
@@ -272,7 +272,7 @@ class _FeatureObjective(Objective):
     Attributes:
         target: The distance.
         unit: That of grey images, positive.
-        weight: Of the prior.
+        weight: Weight of the prior.
         prior: On images.
     """
 
@@ -312,8 +312,8 @@ def head_features(
         observation: The update.
         granted: (batch,) labels, or None.
         generator: For the recovery of labels, and the search for features.
-        starts: Of this search, at most.
-        noise: Of errors beside rounding, relative to the gradient's size.
+        starts: Starts of this search, at most.
+        noise: Noise beside rounding, relative to the gradient's size.
     """
     images = images_behind(head, observation)
     assert not isinstance(images, Reason)

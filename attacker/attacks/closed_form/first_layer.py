@@ -60,7 +60,7 @@ class FirstLayerInversion(Attack):
         return "first-layer"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if observation.batch_size is not None and observation.batch_size != 1:
             return because("several-images.first-layer", size=observation.batch_size)
         if observation.kind == "weights" and observation.protocol.optimiser == "adam":

@@ -64,7 +64,7 @@ class Hybrid(Attack):
         return "hybrid"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         return any_entrance(victim, observation)[1]
 
     def run(

@@ -1,4 +1,4 @@
-"""Which label belongs to which image, when both the images and their gradients in a layer are known."""
+"""Assignment of labels to images, when both the images and their gradients in a layer are known."""
 
 from __future__ import annotations
 

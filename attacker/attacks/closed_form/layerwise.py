@@ -53,7 +53,7 @@ class LayerwiseInversion(Attack):
         return "layerwise-inversion"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         return why_not_invertible(victim, observation)
 
     def run(

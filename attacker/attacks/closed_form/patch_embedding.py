@@ -82,7 +82,7 @@ class PatchEmbedding(Attack):
         return "patch-embedding"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if observation.batch_size not in (None, 1):
             return because("several-images", size=observation.batch_size)
         if reason := _why_no_sum(observation):
@@ -176,7 +176,7 @@ class PatchEmbedding(Attack):
 
 
 def summed_gradient(observation: Observation, names: Sequence[str]) -> Mapping[str, Tensor]:
-    """Of some parameters the sum of all steps' gradients, each step weighted alike for all parameters, up to a factor.
+    """Sum of all steps' gradients of some parameters, each step weighted alike for all parameters, up to a factor.
 
     Local steps of SGD from w end at ``k w - sum over steps of c g``, with one k and one c a step for all parameters:
     k is 1 without weight decay, and follows from learning rate, momentum, weight decay and the number of steps.

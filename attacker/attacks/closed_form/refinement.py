@@ -1,4 +1,4 @@
-"""What attacks share that go on from an analytic estimate: candidates, and the one that fits the update best."""
+"""Common part of attacks that refine an analytic estimate: candidates, and the one that fits the update best."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class Spear(Attack):
     """Exact recovery of a batch (Dimitrov et al., SPEAR, NeurIPS 2024).
 
     The rank of the layer's weight gradient is the number of images, announced or not. See `Mixture` for how the images
-    follow from sparse columns, and `SparseColumns` for how these are found. Everything is in float64; images come back
-    in the observation's dtype, neither clamped nor refined, in an order that the gradient does not tell.
+    follow from sparse columns, and `SparseColumns` for how these are found. Everything is in float64; images are
+    reconstructed in the observation's dtype, neither clamped nor refined, in an order that the gradient does not tell.
 
     Whatever stands behind the ReLU is irrelevant, a bottleneck included: it changes the gradients at the layer's
     output, and these are unknowns here. So are several local steps: the update is then a sum over images of what each
@@ -87,7 +87,7 @@ class Spear(Attack):
         return "spear"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
         if observation.protocol.weight_decay and why_not_one_step(observation) is not None:

@@ -58,9 +58,9 @@ class ThenRefine(Attack):
     Fits what `LayerwiseInversion` and `ThroughBottleneck` fit.
 
     Attributes:
-        steps: Of Gauss-Newton at most, 1 or more.
+        steps: Steps of Gauss-Newton at most, 1 or more.
         inner: Iterations of each step's least squares, 1 or more: more reach weaker directions, of images and of noise.
-        iterations: Of plain gradient matching; 0 leaves it out.
+        iterations: Iterations of plain gradient matching; 0 leaves it out.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -81,7 +81,7 @@ class ThenRefine(Attack):
         return "then-refine"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         return any_entrance(victim, observation)[1]
 
     def run(

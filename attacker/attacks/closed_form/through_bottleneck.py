@@ -47,7 +47,7 @@ class ThroughBottleneck(Attack):
         return "through-bottleneck"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         return why_not_invertible(victim, observation, through_bottleneck=True)
 
     def run(

@@ -44,9 +44,9 @@ class ThroughBranches(Attack):
     tokens of a transformer do, G is cut: the reason says so. One local step alone: A and B move with the next one.
 
     Attributes:
-        steps: Of the search for images from features, 1 or more.
-        learning_rate: Of it, positive.
-        total_variation: Of it, 0 or more.
+        steps: Steps of the search for images from features, 1 or more.
+        learning_rate: Learning rate of this search, positive.
+        total_variation: Weight of total variation in this search, 0 or more.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -65,7 +65,7 @@ class ThroughBranches(Attack):
         return "through-branches"
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         several = why_not_one_step(observation)
         if several is not None:
             return several

@@ -96,9 +96,9 @@ def images_of_tokens(
         observation: The update.
         problem: As `token_problem` gives it.
         granted: (batch,) labels, or None.
-        source: Of starts.
+        source: Source of starts.
         patience: Searches in a row that may fail.
-        steps: Of each search.
+        steps: Steps of each search.
     """
     found = find_inputs(problem.layers, source, patience=patience, steps=steps)
     missing = because("inputs-not-found.tokens", found=len(found.inputs), rank=found.rank, starts=found.starts)

@@ -59,7 +59,7 @@ class GradientMatching(Search, Attack):
         distance: `Cosine`, `L2`, `L1` or `Signs`, with the distances below which a search has converged, or ends.
         optimiser: `Adam` or `LBFGS`; the second has no signs, box or schedule, fits no prior with kinks, and can search
             for labels.
-        priors: Of `TotalVariation` or `RacedTotalVariation`, `ImageNorm`, `GroupConsistency` and `BNStatistics`.
+        priors: Any of `TotalVariation` or `RacedTotalVariation`, `ImageNorm`, `GroupConsistency` and `BNStatistics`.
         init: `Normal`, `Uniform`, `Grey` or `Patterned`.
         restarts: `Restarts`, which may be halved on the way.
         replay: A `ReplayMode`.
@@ -97,7 +97,7 @@ class GradientMatching(Search, Attack):
         return evaluations(self)
 
     def refuses(self, victim: Victim, observation: Observation) -> Reason | None:
-        """Why the attack cannot fit the observation, or None when it can."""
+        """Reason why the attack cannot fit the observation, or None when it can."""
         if victim.why_no_loss is not None:
             return victim.why_no_loss
         if self.optimiser.joint_labels and (
@@ -203,7 +203,7 @@ class _Group:
 
     Attributes:
         clients: The updates.
-        knowledge: Of each.
+        knowledge: Knowledge about each.
         noise: What the attack makes of noise.
     """
 

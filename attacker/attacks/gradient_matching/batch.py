@@ -74,7 +74,7 @@ class Piece:
         )
 
     def within(self, candidates: int, *, whole_victims: bool = False) -> list[Piece]:
-        """Parts of at most so many candidates: victims apart first, then a victim's restarts.
+        """Parts of a limited number of candidates: victims apart first, then a victim's restarts.
 
         With ``whole_victims`` restarts stay together, which may be more candidates.
         """
@@ -109,7 +109,7 @@ def group_pieces(
         targets: Their gradients.
         labels: (batch,) for each observation, or None.
         draws: Generators of all candidates.
-        knowledge: Of each observation.
+        knowledge: Knowledge about each observation.
         noise: What the attack makes of noise.
         joint: Whether labels that are not known are optimised.
         may_differ: As for `group_observations`.

@@ -24,7 +24,7 @@ class JoinedNoise:
         image: (channels, height, width).
         batch: Images of one candidate.
         places: Random layers whose noise is searched, as places in the order of execution.
-        shapes: Of their noise for one image.
+        shapes: Shapes of their noise for one image.
         dropped: For each of these the share that dropout drops on average, None for a bottleneck.
     """
 

@@ -89,7 +89,7 @@ def share(progress: PieceProgress | None, number: int, pieces: int) -> PieceProg
 
 
 def better(earlier: Reconstruction | None, other: Reconstruction) -> Reconstruction:
-    """Of two results for the same observation the one that matches better; a diverged one loses to one that is not."""
+    """The better match of two results for the same observation; a diverged one loses to one that is not."""
     if earlier is None:
         return other
 

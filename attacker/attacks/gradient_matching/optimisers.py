@@ -45,7 +45,7 @@ class Restarts:
         if self.halving and self.count < 2**self.halving:
             raise ValueError(
                 f"halving={self.halving} leaves one of {2**self.halving} restarts; "
-                f"expected at least so many, got restarts={self.count}"
+                f"expected at least that number, got restarts={self.count}"
             )
 
 
@@ -129,7 +129,8 @@ class Adam(Descent, Optimiser):
         iterations: Steps, 1 or more.
         learning_rate: Initial step in the normalised scale, positive.
         signed: Whether Adam receives only the sign of the gradient, or a `SoftSign` of it.
-        schedule: Of the rate: "step" (tenfold down at 3/8, 5/8 and 7/8), "constant", "linear" or "cosine" to 0.
+        schedule: Schedule of the learning rate: "step" (tenfold down at 3/8, 5/8 and 7/8), "constant", "linear" or
+            "cosine" to 0.
         warmup: Iterations over which the rate rises to the schedule, fewer than all.
         langevin: Standard deviation of noise added to every step, as a multiple of the learning rate, 0 or more.
         plateau: Iterations without a gain of 1 % after which a candidate goes on with the next fall of the learning

@@ -1,4 +1,4 @@
-"""Which parameters count in the distance: patterns of their names."""
+"""Parameters that count in the distance: patterns of their names."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
             restarts=Restarts(8),
             method="see-through-gradients",
         ),
-        # Inverting Gradients with what running statistics that came back say of the batch (Huang et al., NeurIPS 2021).
+        # Inverting Gradients with what the returned running statistics tell of the batch (Huang et al., NeurIPS 2021).
         "statistics-matching": GradientMatching(
             priors=[TotalVariation(1e-4), BNStatistics(1.0, of="returned")], method="statistics-matching"
         ),

@@ -158,7 +158,7 @@ class BNStatistics(_Weighted):
     Attributes:
         weight: 0 or more.
         of: "running" for the running ones that were sent, a rough guess; "returned" for those of the client's own
-            batch, which follow from the buffers that came back (`ReturnedStatistics`, another scale).
+            batch, which follow from the returned buffers (`ReturnedStatistics`, another scale).
 
     Raises:
         ValueError: If there are no such statistics.

@@ -1,4 +1,4 @@
-"""What an attacker cannot know beforehand is raced: short searches with each choice, then a long one with the best."""
+"""Race of settings that an attacker cannot know: short searches with each, then a long one with the best."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def heat_iterations(iterations: int) -> int:
 
 
 def heat_of(settings: Search, weight: float, *, most: int = _MOST) -> Search:
-    """A short search with one weight of the prior, of so many iterations at most.
+    """A short search with one weight of the prior and a limit of iterations.
 
     Only a heat that is no shorter has all restarts.
     """
@@ -111,9 +111,9 @@ def raced(
     Where a heat would be as long as the whole search there is no final.
 
     Args:
-        settings: Of the search.
+        settings: Settings of the search.
         prior: Its prior, with the weights.
-        search: Of the updates.
+        search: Search of the updates.
         sizes: One for each update.
         labels: (batch,) for each update, None for those that cannot be searched.
         generators: One for each update.
@@ -178,8 +178,8 @@ def by_trial(
     """For updates that show no labels: a heat with each hypothesis, of which the one that matches best is kept.
 
     Args:
-        settings: Of the search; its middle weight of the prior is taken.
-        search: Of the updates.
+        settings: Settings of the search; its middle weight of the prior is taken.
+        search: Search of the updates.
         hypotheses: (batch,) labels that may be true, for each update; none where labels are known or too many may be.
         generators: One for each update.
         progress: Receives the share done.
@@ -209,7 +209,7 @@ def by_trial(
 
 
 def _fitter(earlier: Found, other: Found, settings: Search) -> Found:
-    """Of two results that differ in their labels the one that fits better, with the work of both."""
+    """The better fit of two results that differ in their labels, with the work of both."""
     if earlier is None or other is None:
         return earlier or other
     better = other if _residual(other, settings) < _residual(earlier, settings) else earlier

@@ -1,4 +1,4 @@
-"""Which replay of the client's work the candidates are compared by."""
+"""Replay of the client's work by which candidates are compared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNROLLED_STEPS = 16
 
 
 class ReplayMode(StrEnum):
-    """How weights after several local steps are replayed.
+    """Replay of weights after several local steps.
 
     ``UNROLLED`` replays SGD steps (the protocol must announce steps or epochs, images of a step and learning rate),
     ``SURROGATE`` takes one gradient at weights between those sent and received, ``ONE_GRADIENT`` one gradient of all

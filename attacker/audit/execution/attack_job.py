@@ -23,7 +23,7 @@ from torch import Tensor
 
 from attacker.attacks.base import Attack, Outcome, Reconstruction
 from attacker.attacks.registry import build_attack
-from attacker.audit.execution.device import brought_back, placed
+from attacker.audit.execution.device import on_processor, placed
 from attacker.audit.inputs.tape_source import UPDATES, Subject, TapeSource, open_subject
 from attacker.audit.threat_model import Knowledge
 from attacker.gradients.memory_budget import is_out_of_memory
@@ -49,7 +49,7 @@ class Target:
 
     Attributes:
         file: On the tape.
-        round: Of the federation.
+        round: Round of the federation.
         node: Node id.
         identity: Names the client's work in this round; equal in federations that are to be compared, so that attacks
             draw the same there.
@@ -71,7 +71,7 @@ class Site:
 
     Attributes:
         tape: Folder, absolute.
-        stamp: Of what the tape listed when the audit began; an opened tape with another stamp is opened anew.
+        stamp: Stamp of what the tape listed when the audit began; an opened tape with another stamp is opened anew.
         model: Model spec in place of the header's.
         defence: Defence spec in place of the header's.
         inputs: Input domain in place of the header's.
@@ -121,11 +121,12 @@ class Chunk:
         attack: Spec.
         site: The tape.
         targets: What is attacked, in order.
-        seed: Of this attack in this audit.
+        seed: Seed of this attack in this audit.
         granted: Kinds of knowledge that the attacker has.
         device: As torch names it.
-        threads: Of the processor.
-        pieces: The targets are attacked in so many parts one after another; more than one only after a process died.
+        threads: Threads of the processor.
+        pieces: Number of parts in which the targets are attacked one after another; above one only after a process
+            died.
     """
 
     id: str
@@ -284,7 +285,7 @@ class Attempt:
                 progress=lambda share, _best: self._tell(start, end, share),
             )
         return [
-            brought_back(reconstruction)
+            on_processor(reconstruction)
             for reconstruction in (_cut(reconstructions) if deadline.cut else reconstructions)
         ]
 

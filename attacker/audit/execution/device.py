@@ -1,4 +1,4 @@
-"""Attacks on another device than the one that tapes are read to; what they return comes back."""
+"""Attacks on another device than the one that tapes are read to; what they return is moved to that one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def placed(
     return moved, [_placed(observation, device) for observation in observations]
 
 
-def brought_back(reconstruction: Reconstruction) -> Reconstruction:
+def on_processor(reconstruction: Reconstruction) -> Reconstruction:
     """The reconstruction with tensors of its own on the CPU, where it is compared with the truth."""
     inputs, labels = (
         None if value is None else _own(value) for value in (reconstruction.inputs, reconstruction.labels)

@@ -1,4 +1,4 @@
-"""How long one pass through the model takes, and how many images pass through it when an update is replayed."""
+"""Duration of one pass through the model, and number of images that pass through it in the replay of an update."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class AuditedFederation:
         no_control: Why there is no control, where there should be one and none could be made; else None.
         training: How well trained a control is, where the defence has layers of its own.
         refused: File of an update to the reason why its truth is not scored.
-        attacks: Of those that the audit names, the ones that are tried here; None for all.
+        attacks: Attacks of the audit that are tried here; None for all.
     """
 
     id: str
@@ -96,11 +96,11 @@ def open_federations(
 
     Args:
         sources: The tapes.
-        settings: Of the audit.
+        settings: Settings of the audit.
         controls: Folder for the tapes of controls.
         fresh: Whether controls are written; otherwise those that an earlier run wrote are opened.
-        clock: Of the audit. When its share for this is over truths are not checked any more, and what that says is
-            noted; a control is of as many updates as there is time for, or left out with the reason.
+        clock: Clock of the audit. When its share for this is over truths are not checked any more, and what that says
+            is noted; a control is of as many updates as there is time for, or left out with the reason.
 
     Raises:
         ValueError: If there is no tape, one cannot be audited, or labels are to be granted and are not known.
@@ -193,7 +193,7 @@ def _target(federation: AuditedFederation, entry: TapeEntry, *, labels: bool) ->
 
 
 def stamp(tape: Tape, entries: Sequence[TapeEntry]) -> str:
-    """Of a tape's header and the files of some updates: equal as long as the same would be attacked."""
+    """Digest of a tape's header and the files of some updates: equal as long as the same would be attacked."""
     files = [(entry.file, entry.sha256, entry.sent.sha256 if entry.sent else "") for entry in entries]
     return hashlib.sha256(json.dumps([repr(tape.header), files]).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """The undefended control: what the same clients would have sent without their defence, at the same weights.
 
-Evaluation only: it needs the true images. If attacks do not bring images back from the control either, their failure on
-the defended federation says nothing about the defence.
+Evaluation only: it needs the true images. If attacks do not reconstruct images from the control either, their failure
+on the defended federation says nothing about the defence.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def write_control(
     Args:
         subject: The defended federation; `why_no_control` has nothing against it.
         entries: Updates to repeat; those whose images are not known are left out.
-        folder: Of the new tape; absent or empty.
+        folder: Folder of the new tape; absent or empty.
         seconds: For that training.
 
     Returns:
@@ -177,7 +177,7 @@ def write_control(
             writer.write_round(entry.round, _arrays(model, buffers))
         reply, worked = _reply(model, subject.truth, entry, inputs, training, subject.victim.criterion)
         arrays = {name: value.detach().numpy() for name, value in reply.items()}
-        # Running statistics come back as the client's work left them, where its own did.
+        # Running statistics are returned as the client's work left them, where its own did.
         after = _arrays(worked if observation.returned else model, buffers)
         arrays |= {name: value for name, value in after.items() if name in buffers}
         writer.write_observation(entry.round, entry.node, arrays, batch_size=observation.batch_size, buffers=buffers)

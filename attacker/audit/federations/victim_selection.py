@@ -1,4 +1,4 @@
-"""Which updates of a tape are attacked: few, chosen by seed, spread over rounds, nodes and classes."""
+"""Victim selection: a few updates of a tape, chosen by seed, spread over rounds, nodes and classes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ordered_victims(
 
     Args:
         entries: The candidates.
-        seed: Of the draws; equal seeds give equal orders.
+        seed: Seed of the draws; equal seeds give equal orders.
         rank: A key for a node. Equal keys in two federations get equal draws, so that the same client's images are
             attacked in both; node ids themselves are random.
         classes: The class of an entry's images, where it is known.
@@ -94,7 +94,7 @@ def choose_updates(
     Args:
         subject: The federation.
         victims: Updates wanted; fewer when there are fewer.
-        seed: Of the draws.
+        seed: Seed of the draws.
         rounds: First and last round to choose from; None for all.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What is audited: a tape with its model, what its updates show by themselves, and which truth belongs to it."""
+"""Inputs of an audit: a tape with its model, findings about its updates, and the truth that belongs to it."""

@@ -1,4 +1,4 @@
-"""Whether clients applied the defence that they announced, and applied nothing else, as far as their updates show it.
+"""Check that clients applied the announced defence and no other, as far as their updates show it.
 
 A client that announces a defence and does not apply it looks protected in the books and is not; one that applies a
 defence that nobody knows of makes attacks fail for a reason that the report does not name. Both are read from the
@@ -70,7 +70,7 @@ class Sighting:
         sentence: What was seen, with its figures, and which reasons there can be; its code is the same for updates that
             show the same.
         contradicts: Whether it contradicts what was announced; else an honest client can show it.
-        size: Of sightings of one code that with the largest size speaks for all.
+        size: Rank among sightings of one code: the one with the largest size stands for all.
     """
 
     sentence: Reason
@@ -230,7 +230,7 @@ def _few_values(observation: Observation, *, said: bool) -> Sighting:
 
 
 def _rounding_of_what_was_sent(observation: Observation) -> float:
-    """Steps of the last digit that the weights that came back have, where they were sent in 16 bits."""
+    """Steps of the last digit that the returned weights have, where they were sent in 16 bits."""
     grid = half_precision(observation)
     if grid is None:
         return rounding_of(observation)

@@ -1,4 +1,4 @@
-"""Whether an update can be what an announced filter of a deployed framework leaves behind."""
+"""Check that an update can be the output of an announced filter of a deployed framework."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def why_not_filtered(part: GradientDefence, observation: Observation) -> Reason 
 
     Args:
         part: The filter, the last of the announced defence.
-        observation: One update. Of the reply it holds the parameters, so that a limit on all arrays is one on these.
+        observation: One update. It holds the reply's parameters, so that a limit on all arrays is one on these.
     """
     numbers = torch.cat([value.detach().double().flatten().cpu() for value in observation.update.values()])
     # Weights were added and subtracted again; of a gradient the filter's own numbers are here.

@@ -1,4 +1,4 @@
-"""What privacy a federation's defence claims, and what its formula gives under what the tape shows."""
+"""Privacy that a federation's defence claims, and the guarantee of its formula for the tape."""
 
 from __future__ import annotations
 

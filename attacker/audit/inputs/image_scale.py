@@ -1,4 +1,4 @@
-"""On which scale the images of clients are, where nobody said it: estimated from what attacks brought back.
+"""Scale of the clients' images, where it was not announced: estimated from reconstructions.
 
 Clients normalise their images by a mean and a deviation that a server never sees. Attacks find what enters the model,
 in its own scale; to show and score it as a picture, mean and deviation must be known. The truth never takes part here.
@@ -68,7 +68,7 @@ class ImageScale:
 
 
 def estimate_scale(inputs: InputSpec, reconstructions: Iterable[Reconstruction]) -> ImageScale:
-    """The scale of the images, from the values that attacks brought back.
+    """The scale of the images, from the values that attacks reconstructed.
 
     Of the usual scales it is the narrowest that holds the values of the reconstructions that are trusted most, within
     their error: the width counts by its logarithm, what lies outside by its square. Where none holds them, the scale
@@ -76,7 +76,7 @@ def estimate_scale(inputs: InputSpec, reconstructions: Iterable[Reconstruction])
 
     Args:
         inputs: Input domain; returned as it is where its scale is known.
-        reconstructions: Everything that attacks brought back of images of this domain, in the model's scale.
+        reconstructions: All reconstructions of images of this domain, in the model's scale.
 
     >>> plain = InputSpec(channels=1, height=1, width=2, classes=2, mean=(0,), std=(1,), scale_known=False)
     >>> one = Reconstruction(inputs=torch.tensor([[[[-1.0, 0.9]]]]), labels=None, outcome=Outcome.CONVERGED)
@@ -87,7 +87,7 @@ def estimate_scale(inputs: InputSpec, reconstructions: Iterable[Reconstruction])
         return ImageScale(inputs=inputs)
     trust, images = _most_trusted(reconstructions)
     if images is None:
-        return ImageScale(inputs=inputs, assumption=_unknown(inputs, "no attack brought back an image"))
+        return ImageScale(inputs=inputs, assumption=_unknown(inputs, "no attack reconstructed an image"))
     name, scaled = _narrowest(inputs, images, trust)
     if trust is Trust.NONE:
         why = f"no attack came near enough; pictures are shown as if it were {name}, which fits the best of them"
@@ -193,8 +193,8 @@ def _range(images: Tensor, trust: Trust) -> tuple[float, float]:
 def _guessed(name: str, scaled: InputSpec, images: Tensor) -> Assumption:
     return Assumption(
         code="scale-guessed",
-        sentence=f"The clients' images are normalised by {name}: it is the narrowest usual scale that holds the values "
-        f"that came back, {float(images.min()):.3g} to {float(images.max()):.3g}. Pictures and scores are made by it.",
+        sentence=f"The clients' images are normalised by {name}: it is the narrowest usual scale that holds the "
+        f"reconstructed values, {float(images.min()):.3g} to {float(images.max()):.3g}. Pictures and scores use it.",
         doubt="Pictures that are too pale, too dark or of wrong colours: then the clients normalise by other numbers.",
         line=_line(scaled),
     )

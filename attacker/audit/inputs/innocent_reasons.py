@@ -1,4 +1,4 @@
-"""What honest clients do that makes an update more than the outer products of its inputs, and what shows of it.
+"""Innocent reasons for an update that is more than the outer products of its inputs, and their traces.
 
 Each reason is seen, excluded, or neither: then it stays possible. Only what no reason explains contradicts a client
 that announced no noise.

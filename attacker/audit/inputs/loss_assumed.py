@@ -1,4 +1,4 @@
-"""That nobody said which loss the clients minimise, and what an update shows of it.
+"""Check on an assumed loss: cross-entropy, where nobody named another, against the classifier's update.
 
 Attacks that search replay cross-entropy. Under any loss that sees the class scores through a softmax, the gradient with
 respect to the scores sums to zero over the classes, and so does that of the classifier. Binary cross-entropy of each

@@ -1,4 +1,4 @@
-"""How far announced noise keeps the true images from their update: a search that stands there has done all it can."""
+"""Distance at which announced noise keeps the true images from their update: the end of every search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a federation's noise came from, and what its epsilon is worth: noise from a seed that the server has is none.
+"""Source of a federation's noise, and the worth of its epsilon: noise from the server's seed protects nothing.
 
 Nothing about single images: only what the run's settings and its ``result.json`` say.
 """

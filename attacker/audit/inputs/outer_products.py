@@ -1,4 +1,4 @@
-"""Whether the update of a Linear layer is a sum of the outer products that its inputs allow, and what else is in it.
+"""Test that the update of a Linear layer is a sum of as many outer products as it has inputs, and the rest of it.
 
 The gradient of N rows of input is a sum of N outer products. What stands beyond the N largest singular values came from
 elsewhere: noise, and much that honest clients do. Where the rest has the form of one of these, it is named.
@@ -51,7 +51,7 @@ class Beyond:
 
     Attributes:
         layer: Name of the layer; empty for a model that is one.
-        shape: Of its weight.
+        shape: Shape of its weight.
         most: Outer products that its inputs allow: one for each row of input and step.
         size: Root mean square of what stands beyond them, as of noise that fills the matrix.
         share: The same beside the root mean square of the update.

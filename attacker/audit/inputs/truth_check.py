@@ -1,4 +1,4 @@
-"""Which truth is scored: what does not belong to an update is said, and nothing is compared with it."""
+"""Choice of the truth that is scored: a truth that does not belong to an update is named and not compared."""
 
 from __future__ import annotations
 

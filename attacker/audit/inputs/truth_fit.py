@@ -1,4 +1,4 @@
-"""Whether true images can be what is behind an update: a truth of another round or client must not be scored.
+"""Fit of true images to an update: a truth of another round or client must not be scored.
 
 The update is compared with replays of the client's work: on the images that are said to be behind it, and on others
 that stand for any images. If the truth is right its replay is nearer than the others', and what remains between it and

@@ -1,4 +1,4 @@
-"""What is measured about updates beside attacking them: is the model random, what is withheld, which tape is it."""
+"""Facts about updates besides attacks: randomness of the model, withheld knowledge, identity of the tape."""
 
 from __future__ import annotations
 

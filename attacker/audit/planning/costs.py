@@ -1,4 +1,4 @@
-"""What attacks cost: measured for one iteration of gradient matching here, and reckoned from it for the others."""
+"""Costs of attacks: measured for one iteration of gradient matching here, and computed from it for the others."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def measure_unit(federation: AuditedFederation, settings: AuditSettings, seconds
 
     Args:
         federation: Whose updates are attacked.
-        settings: Of the audit.
+        settings: Settings of the audit.
         seconds: That measuring may take.
 
     Updates of a number of images that is not known count as those of one: no search fits them, but formulas do, and

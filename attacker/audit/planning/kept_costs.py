@@ -1,4 +1,4 @@
-"""What attacks cost on this machine, kept from audit to audit, so that a plan need not run any.
+"""Costs of attacks on this machine, kept from audit to audit, so that a plan need not run any.
 
 A plan reckons in iterations of gradient matching. How long one takes is measured by the first audit of a model; how
 long each attack then really took is learnt at the end of every audit. Both are kept in a file of digests and seconds
@@ -53,7 +53,7 @@ class Prices:
     """Seconds that attacks on one kind of update take here.
 
     Attributes:
-        unit: Of one iteration of gradient matching for one update; None where it is not known.
+        unit: Unit of one iteration of gradient matching for one update; None where it is not known.
         learnt: By attack, seconds for each iteration that it is reckoned to cost.
     """
 
@@ -93,7 +93,7 @@ def keep(key: str, measured: Mapping[str, float]) -> None:
     """Keep what was measured of one kind of update, beside what was known of it.
 
     Args:
-        key: Of `key_of`.
+        key: Result of `key_of`.
         measured: Seconds by attack, see `Prices`, and of one `ITERATION`.
     """
     known = _read()
@@ -129,7 +129,7 @@ def learn(
         federations: That were attacked.
         plan: As it was carried out.
         found: What the attacks gave.
-        settings: Of the audit.
+        settings: Settings of the audit.
     """
     for federation in federations:
         learnt: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What would let an attack run that does not: codes of `attacker.audit.record.mends.MENDS`.
+"""Changes that would let an attack run: codes of `attacker.audit.record.mends.MENDS`.
 
 Nothing is concluded from the words of a refusal. What an update lacks is put in for a trial, the update is read again,
 and the attack is asked again: a line is only named where the attack would then fit.

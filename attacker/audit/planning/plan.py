@@ -65,9 +65,9 @@ def plan_audit(
 
     Args:
         federations: Controls behind the federations that they belong to.
-        settings: Of the audit.
+        settings: Settings of the audit.
         estimate: Whether expected seconds are measured; without them there is no budget.
-        clock: Of the whole audit, which says how much of the budget is left for attacks; None leaves all of it.
+        clock: Clock of the whole audit, which says how much of the budget is left for attacks; None leaves all of it.
         say: Told in a sentence about updates that no search can answer.
     """
     considered = [attack for federation in federations for attack in _consider(federation, settings)]

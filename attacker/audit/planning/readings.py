@@ -1,4 +1,4 @@
-"""What is read from updates that no search can answer: size, length, normalisation statistics, bounds of labels."""
+"""Readings of updates that no search can answer: size, length, normalisation statistics, bounds of labels."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def _statistics(observation: Observation) -> int:
 
 
 def _batch_statistics(victim: Victim, observation: Observation) -> int:
-    """Layers whose mean and variance over the client's batch follow exactly from the buffers that came back."""
+    """Layers whose mean and variance over the client's batch follow exactly from the returned buffers."""
     found = returned_statistics(victim.model, observation)
     return 0 if isinstance(found, Reason) else sum(layer.of_one_batch for layer in found.values())

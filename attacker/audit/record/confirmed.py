@@ -38,7 +38,7 @@ def confirms(row: ImageResult) -> bool:
 
 
 def confirmed(rows: Iterable[ImageResult]) -> dict[str, ImageResult]:
-    """Of some results those that the update confirms, the first for each image, by the image's identifier."""
+    """Results that the update confirms, the first for each image, by the image's identifier."""
     by_victim: dict[str, ImageResult] = {}
     for row in rows:
         if confirms(row):

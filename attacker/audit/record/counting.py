@@ -1,4 +1,4 @@
-"""When an image counts as come back: beyond a similarity, and beyond the best guess without its update."""
+"""Rule by which an image counts as reconstructed: beyond a similarity, and beyond the best guess without its update."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Compared(Protocol):
 
     @property
     def baseline_ssim(self) -> float | None:
-        """Of the mean image; None where the truth is not known."""
+        """SSIM of the mean image; None where the truth is not known."""
 
     @property
     def guess_ssim(self) -> float | None:
-        """Of the best guess; None in older records."""
+        """SSIM of the best guess; None in older records."""
 
 
 def needed(guess: float | None, threshold: float) -> float:
-    """SSIM from which an image counts as come back.
+    """SSIM from which an image counts as reconstructed.
 
     Args:
         guess: SSIM of the best guess without the update; None where there is none.
@@ -58,7 +58,7 @@ def best_guess(row: Compared) -> float | None:
 
 
 def counts(row: Compared, threshold: float) -> bool:
-    """Whether this image came back; never where it could not be compared with the truth."""
+    """Whether this image was reconstructed; never where it could not be compared with the truth."""
     if not comparable(row) or row.ssim is None:
         return False
     return beats(row.ssim, best_guess(row), threshold)
@@ -73,7 +73,7 @@ def strength(successes: int | None, images: int, ssim: float | None) -> tuple[in
     """What attacks are ordered by, the larger the stronger: 58 of 64 images go before 2 of 2.
 
     Args:
-        successes: Images that came back; None where that is not known.
+        successes: Images that were reconstructed; None where that is not known.
         images: Tried.
         ssim: Mean over these; None where there is none.
 

@@ -22,7 +22,7 @@ _WHICH: Final = ("victim_id", "federation", "attack", "model", "defence", "datas
 COLUMNS: Final = (
     *_WHICH,
     *(name for name in ImageResult.model_fields if name not in _WHICH),
-    *("label", "label_name", "came_back", "control_of", "groups"),
+    *("label", "label_name", "reconstructed", "control_of", "groups"),
 )
 """The fields of `ImageResult`, then the true class, whether SSIM reached the threshold, what it is a control of, and
 the image's groups in columns of the data set, as JSON."""
@@ -50,7 +50,7 @@ def results_text(record: AuditRecord) -> str:
             "label": None if victim is None else victim.label,
             "label_name": None if victim is None else victim.label_name,
             "groups": json.dumps(victim.groups, ensure_ascii=False) if victim is not None and victim.groups else None,
-            "came_back": int(counts(row, record.success_threshold)) if comparable(row) else None,
+            "reconstructed": int(counts(row, record.success_threshold)) if comparable(row) else None,
             "control_of": controls.get(row.federation),
         }
         writer.writerow(_cells({**row.model_dump(), **more}))

@@ -1,4 +1,4 @@
-"""What every part of the audit record is made of."""
+"""Base of every part of the audit record."""
 
 from __future__ import annotations
 

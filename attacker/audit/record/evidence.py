@@ -229,7 +229,7 @@ class UpdateReading(Entry):
     batch_statistics: Count = Field(
         default=0,
         description="of these layers, those whose exact mean and variance over the client's one batch follow from what "
-        "came back; absent in older records",
+        "was returned; absent in older records",
     )
     at_least: list[Count] = Field(
         description="images of each class that there are at least, by plain SGD on cross-entropy; empty where not known"

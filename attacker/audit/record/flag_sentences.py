@@ -1,4 +1,4 @@
-"""What the flags of an audit say: their names, which are stable codes, and every sentence (docs/reference/flags.md)."""
+"""Flags of an audit: their names, which are stable codes, and all their sentences (docs/reference/flags.md)."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-adaptive-attack.halves": "No attack that gave a result knows the whole defence, which is {defence}. A part "
         "of it is taken into account each time: {halves}. Attacks that know a part each do not make up for one that "
         "knows all of it.",
-        "model-is-random": "The same images give another gradient each time that the model is asked, and no attack "
-        "that ran takes this randomness into account: they may have failed at it alone.",
+        "model-is-random": "The model gives another gradient each time for the same images, and no attack that ran "
+        "takes this randomness into account. The attacks may have failed at it alone.",
         "loss-did-not-fall": "The search of {attack} came no closer to the update than it began, by less than {share} "
-        "on most images: it found no way to follow, and its failure says nothing.",
+        "on most images. It found no direction to follow, and its failure shows nothing.",
         "budget-edge": "The distance of {attack} still fell by {share} over the last tenth of its search: with more "
         "iterations it may have reconstructed images.",
         "search-cut": "The budget ended {attack} before its time on {cut} of {images}; what it had found until then is "
@@ -83,10 +83,9 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "no-control": "There is no undefended run of the same model: this may be the defence's doing or the attacks' "
         "weakness.",
         "control-not-reconstructed": "None of the plain attacks that were tried here reconstructed an image from the "
-        "undefended model: they were too weak to conclude anything about the defence.",
+        "undefended model. They were too weak to conclude anything about the defence.",
         "control-not-reconstructed.undefended": "Without a defence images are expected to be reconstructed, and none "
-        "was: the "
-        "attacks were too weak to conclude anything, about this model or about a defence on it.",
+        "was. The attacks were too weak to conclude anything, about this model or about a defence on it.",
         "control-hardly-reconstructed": "{attack} reconstructed {back} of {images} without the defence, so that none "
         "of {here} with it may be chance.",
         "control-hardly-reconstructed.rare": "{attack} reconstructed {back} of {images} without the defence, fewer "
@@ -114,8 +113,8 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "loss-assumed": "{assumed} A search that replays another loss than theirs looks for images that do not exist.",
         "labels-unknown": "{attack} recovered the labels itself, and whether they are right is not known.",
         "labels-unknown.granted": "{attack} used other labels than it was granted ({share} of them right where it "
-        "did): a search with wrong labels looks for images that do not exist.",
-        "labels-unknown.in-part": "{attack} recovered the labels only in part ({share} of them right where it did): a "
+        "did). A search with wrong labels looks for images that do not exist.",
+        "labels-unknown.in-part": "{attack} recovered the labels only in part ({share} of them right where it did). A "
         "search with wrong labels looks for images that do not exist.",
         "buffers-withheld": "The running statistics that clients normalise by are not on the tape, so that no replay "
         "is exact. A server that holds them does better.",
@@ -131,12 +130,12 @@ FLAG_SENTENCES: Mapping[str, str] = MappingProxyType(
         "repeated. Whoever has that seed, as the server has, takes the noise away; the attacks here did not. Run the "
         "federation without seeded-noise to learn what the defence is worth.",
         "above-the-bound": "{attack} reconstructed {measured} of the images, at least {least} by its interval, and the "
-        "differential privacy of this defence allows any attack {most}: its noise or its clip is not what was "
-        "announced, or there is an error here.",
+        "differential privacy of this defence allows any attack {most}. Its noise or its clip is not what was "
+        "announced, or the audit has an error.",
         "claim-refuted": "Canaries show that epsilon is at least {least} a round (95 % confidence), and {epsilon} is "
         "claimed.",
         "claim-refuted.formula": "Canaries show that epsilon is at least {least} a round (95 % confidence), and "
-        "{epsilon} would follow from clip and noise: they are not what was announced.",
+        "{epsilon} would follow from clip and noise. They are not what was announced.",
         "canaries-missing": "The lower bound of epsilon says little: {why}.",
         "canaries-present": "Canaries are in {updates} of {of} updates, as noise that attacks do not expect. Attack a "
         "run without canaries to learn what is reconstructed.",
@@ -152,8 +151,8 @@ def raised_flag(key: str, attack: str | None = None, /, **values: object) -> Fou
     """A flag with its sentence, filled with values.
 
     Args:
-        key: Of `FLAG_SENTENCES`.
+        key: Key of `FLAG_SENTENCES`.
         attack: Spec of the attack that it is about; None where it is about all.
-        values: Of its sentence.
+        values: Values of its sentence.
     """
     return key.partition(".")[0], FLAG_SENTENCES[key].format(**values), attack

@@ -1,4 +1,4 @@
-"""What was disclosed of each group of images: by class, by client, by a column of the data set. From records only.
+"""Disclosure by group of images: class, client, or a column of the data set. From records only.
 
 Whether a group is disclosed more often than the rest goes by independent trials, as everything does
 (`attacker.audit.record.trials`). Images of one update may stand or fall together, or take each other's place. So an
@@ -49,7 +49,7 @@ class _Side(NamedTuple):
 
 
 def group_disclosures(record: AuditRecord) -> list[GroupDisclosure]:
-    """Of every federation that is no control, in the record's order: classes, clients, then columns by name.
+    """Disclosures by group of every federation that is no control: classes, clients, then columns by name.
 
     Nothing of a federation whose true images are not known.
     """
@@ -200,7 +200,7 @@ def _apart(group: _Side, rest: _Side, total: int) -> tuple[_Side, _Side]:
 
 
 def _p_value(group: _Side, rest: _Side) -> float:
-    """Fisher's exact test of two shares, each as so many of its trials; rounded towards each other.
+    """Fisher's exact test of two shares, each as a number of its trials; rounded towards each other.
 
     >>> f"{_p_value(_Side(9, 10, 10), _Side(4, 30, 30)):.1g}"
     '2e-05'

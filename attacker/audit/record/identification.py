@@ -1,4 +1,4 @@
-"""Whose image a reconstruction shows, counted: how often the true image is first. From records only."""
+"""Counts of identified images: how often the true image is first. From records only."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _summary(measure: Measure, ranked: Sequence[_Ranked], same: Mapping[str, str
 
 
 def _chance(ranked: Sequence[_Ranked], same: Mapping[str, str]) -> float:
-    """Of so many first places by pictures that say nothing."""
+    """Probability of this many first places by pictures that say nothing."""
     return chance_of_first(*_first_of(ranked, same))
 
 
@@ -127,7 +127,7 @@ def with_identified(rows: Sequence[ImageResult], victims: Iterable[VictimImage])
 def _identified(
     rows: Sequence[ImageResult], measure: Measure, same: Mapping[str, str]
 ) -> list[tuple[ImageResult, bool]]:
-    """Of the images with a place, by one measure."""
+    """Results of the images with a place, by one measure."""
     ranked = [_ranked(row, measure) for row in rows]
     enough = [image for image in ranked if image.of_class >= FEWEST]
     sure = identifies(*_first_of(enough, same))

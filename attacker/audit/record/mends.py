@@ -1,4 +1,4 @@
-"""What an audit may not know about a tape, and how to tell it: lines for the notes beside the tape, and options."""
+"""Gaps in an audit's knowledge of a tape, and their remedies: lines for the notes beside the tape, and options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Mend:
         lacking: What is not known, after "not known:".
         line: For the notes beside the tape; empty where no line helps. What stands below ``[protocol]`` begins so.
         remark: What to write there.
-        option: Of the command, which does the same; empty where there is none.
+        option: Option of the command, which does the same; empty where there is none.
     """
 
     lacking: str

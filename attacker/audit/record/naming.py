@@ -1,4 +1,4 @@
-"""Which attacks name images: they put the true ones first among candidates, by more than chance. From records only.
+"""Attacks that name images: they put the true ones first among candidates, by more than chance. From records only.
 
 With a picture that says nothing of it, a true image is first among N candidates with a probability of 1/N, whatever
 the picture shows. So an attack *names* images where it identified some and chance would make as many first with a
@@ -23,7 +23,7 @@ class LinedUp:
     """What the pictures of one attack say of whose images they are, by one measure.
 
     Attributes:
-        summary: Of the attack.
+        summary: Summary of the attack.
         ranks: How often the true image is first.
         chance: Probability of as many first images by chance in any comparison on this federation, at most.
     """
@@ -50,9 +50,9 @@ class Identified:
     Attributes:
         victims: Images that at least one attack identified which names images.
         images: Images that had candidates.
-        nameable: Of them, those that could have been identified at all: the others have too few candidates.
+        nameable: Images that could have been identified at all: the others have too few candidates.
         independent: Independent trials among them.
-        candidates: Of each image, the true one included; the fewest where they differ.
+        candidates: Candidates of each image, the true one included; the fewest where they differ.
         differ: Whether they differ.
         lined_up: All comparisons, the surest first.
     """
@@ -128,7 +128,7 @@ def identified_in(view: FederationView) -> Identified | None:
 
 
 def _chances(rows: Sequence[ImageResult], ranks: RankSummary, same: Mapping[str, str]) -> list[float]:
-    """Of as many first images by chance: of all, and of those with candidates enough where only some have."""
+    """Probability of as many first images by chance: of all, and of those with enough candidates, if only some have."""
     compared = [row for row in rows if (row.candidates or 1) > 1]
     if not compared:
         return []

@@ -18,7 +18,7 @@ class CanaryAudit(Entry):
     round: Count = Field(default=0, description="the only round in which they entered; 0 for every round")
     updates: Count = Field(description="updates that they entered")
     scored: Count = Field(description="canaries of all updates that could be looked for")
-    lost: Count = Field(description="canaries of all updates of which no number came back; they are not counted")
+    lost: Count = Field(description="canaries of all updates of which no number was returned; they are not counted")
     silent: list[str] = Field(
         description="updates in which the canaries do not show although they do in others: round and client"
     )

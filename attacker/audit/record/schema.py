@@ -425,10 +425,10 @@ class AttackSummary(Entry):
     attack: str
     images: Count = Field(description="images attacked, without those the attack does not fit")
     not_applicable: Count
-    failed: Count = Field(description="images on which the attack raised or diverged; they count as not come back")
+    failed: Count = Field(description="images on which the attack raised or diverged; they count as not reconstructed")
     reasons: list[str] = Field(description="different reasons for not applicable and failed")
     successes: Count | None = Field(
-        description="images that came back: SSIM at or above the threshold, and beyond the best guess; null without "
+        description="reconstructed images: SSIM at or above the threshold, and beyond the best guess; null without "
         "truth"
     )
     success_rate: Share | None
@@ -463,7 +463,7 @@ class AuditRecord(Entry):
     schema_version: Literal[2] = SCHEMA_VERSION
     created: str = Field(description="ISO 8601, UTC")
     title: str
-    success_threshold: Share = Field(description="an image came back when its SSIM is at least this")
+    success_threshold: Share = Field(description="an image counts as reconstructed when its SSIM is at least this")
     settings: dict[str, Setting]
     seeds: dict[str, int]
     versions: dict[str, str]

@@ -1,4 +1,4 @@
-"""How many independent trials the attacked images are: what intervals and "too few" go by.
+"""Number of independent trials of the attacked images, for intervals and the flag "too few".
 
 Images of one update stand or fall together, and an image that is attacked again in another round is no new image. So
 the trials of an attack are the most pairs of one update and one image of it, no update and no image in two pairs: 64
@@ -48,7 +48,7 @@ def trials(rows: Iterable[ImageResult], same: Mapping[str, str]) -> int:
 
 
 def share_interval(back: int, images: int, independent: int) -> tuple[float, float]:
-    """95 % interval of the share of images that come back, exact and by independent trials (`exact_interval`).
+    """95 % interval of the share of images that are reconstructed, exact and by independent trials (`exact_interval`).
 
     It is the one rule for shares: of attacks, of all together, of guesses, in records, gates, grids and searches.
 

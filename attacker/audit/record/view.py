@@ -32,10 +32,10 @@ __all__ = [
 
 
 WORKS: Final = 0.5
-"""Share of images that an attack must bring back without the defence, so that failing with it says something."""
+"""Share of images that an attack must reconstruct without the defence, so that failing with it says something."""
 
 LEAD: Final = 0.1
-"""Mean SSIM beyond the best guess from which results that do not count as come back are a leak in part."""
+"""Mean SSIM beyond the best guess from which results that do not count as reconstructed are a leak in part."""
 
 
 def lines_that_mend(planned: PlannedAttack) -> list[Mend]:
@@ -94,12 +94,12 @@ def views(record: AuditRecord) -> list[FederationView]:
 
 @dataclass(frozen=True, kw_only=True)
 class Union:
-    """What all attacks together brought back: the worst case, which verdict, gate, comparison and table give.
+    """What all attacks together reconstructed: the worst case, which verdict, gate, comparison and table give.
 
     Attributes:
-        back: Images that at least one attack brought back.
-        images: Images with a known truth that attacks were asked to bring back.
-        attacked: Of them, those that at least one attack fits.
+        back: Images that at least one attack reconstructed.
+        images: Images with a known truth that attacks were asked to reconstruct.
+        attacked: Images that at least one attack fits.
         independent: Independent trials among them.
     """
 
@@ -115,7 +115,7 @@ class Union:
 
     @property
     def success_rate(self) -> float:
-        """Share of the images that came back."""
+        """Share of the images that were reconstructed."""
         return self.back / self.images if self.images else 0.0
 
 
@@ -124,7 +124,7 @@ class Lead:
     """How far the results of one attack are beyond every guess, although too few or none of them count.
 
     Attributes:
-        summary: Of the attack.
+        summary: Summary of the attack.
         ahead: Images whose result is nearer to the truth than every guess.
         images: Images compared.
         gain: Mean SSIM beyond the best guess.
@@ -194,17 +194,17 @@ class FederationView:
 
     @cached_property
     def tried(self) -> list[AttackSummary]:
-        """Of the attacks that gave a result."""
+        """Summaries of the attacks that gave a result."""
         return [summary for summary in self.summaries if summary.images > summary.failed]
 
     @cached_property
     def scored(self) -> list[AttackSummary]:
-        """Of those whose results could be compared with the truth."""
+        """Summaries of the attacks whose results could be compared with the truth."""
         return [summary for summary in self.tried if summary.successes is not None]
 
     @property
-    def nothing_came_back(self) -> bool:
-        """Whether similarity was measured, and no attack brought an image back."""
+    def nothing_reconstructed(self) -> bool:
+        """Whether similarity was measured, and no attack reconstructed an image."""
         return bool(self.scored) and not any(summary.successes for summary in self.scored)
 
     @cached_property
@@ -236,7 +236,7 @@ class FederationView:
 
     @cached_property
     def whole(self) -> list[AttackSummary]:
-        """Of the attacks whose results could be compared, those that know every part of the defence, each by itself."""
+        """Compared attacks that know every part of the defence, each by itself."""
         described = {attack.spec for attack in self.record.attacks if attack.answers_whole(self.federation.defence)}
         return [summary for summary in self.of_role(adaptive=True, among=self.scored) if summary.attack in described]
 
@@ -259,7 +259,7 @@ class FederationView:
 
     @cached_property
     def compared(self) -> list[ImageResult]:
-        """Of these rows, those that could be compared with the truth."""
+        """Rows that could be compared with the truth."""
         return [row for row in self.all_rows if comparable(row)]
 
     def rows(self, spec: str) -> Sequence[ImageResult]:
@@ -267,7 +267,7 @@ class FederationView:
         return self._rows.get(spec, ())
 
     def searches(self, spec: str) -> list[ImageResult]:
-        """Of these rows, those of an attack that searches, or should have; a formula has no start."""
+        """Rows of an attack that searches, or should have; a formula has no start."""
         return [row for row in self.rows(spec) if row.starts or row.iterations or row.starting_loss is not None]
 
     def independent(self, spec: str) -> int:
@@ -284,14 +284,14 @@ class FederationView:
         return len({update_of(row) for row in self.compared}), len({row.node for row in self.compared})
 
     def back(self, *, adaptive: bool | None = None) -> set[str]:
-        """Victims that at least one attack brought back; only by adaptive ones, or only by plain ones, if so asked."""
+        """Victims that at least one attack reconstructed; only by adaptive ones, or only by plain ones, if so asked."""
         threshold = self.record.success_threshold
         rows = (row for row in self.compared if adaptive is None or self.adaptive(row.attack) == adaptive)
         return {row.victim_id for row in rows if counts(row, threshold)}
 
     @cached_property
     def settled(self) -> bool:
-        """Whether formulas alone brought back every image: how well searches did says nothing then."""
+        """Whether formulas alone reconstructed every image: how well searches did says nothing then."""
         threshold = self.record.success_threshold
         rows = (row for row in self.compared if is_formula(row.method or row.attack))
         return bool(self.union.images) and len({row.victim_id for row in rows if counts(row, threshold)}) == (
@@ -300,7 +300,7 @@ class FederationView:
 
     @cached_property
     def union(self) -> Union:
-        """What all attacks together brought back."""
+        """What all attacks together reconstructed."""
         asked = [
             row for row in self.record.results if row.federation == self.federation.id and row.baseline_ssim is not None
         ]
@@ -332,12 +332,12 @@ class FederationView:
 
     @property
     def together(self) -> Union | None:
-        """What all attacks together brought back, where there are several to put together."""
+        """What all attacks together reconstructed, where there are several to put together."""
         return self.union if len(self.scored) > 1 else None
 
     @cached_property
     def near_misses(self) -> list[ImageResult]:
-        """The best result of each image that no attack brought back and at least one nearly did, the nearest first."""
+        """The best result of each image that no attack reconstructed and at least one nearly did, the nearest first."""
         threshold, back = self.record.success_threshold, self.back()
         best: dict[str, ImageResult] = {}
         for row in self.compared:
@@ -370,7 +370,7 @@ class FederationView:
 
     @cached_property
     def stopped(self) -> list[tuple[AttackSummary, AttackSummary]]:
-        """Plain attacks that bring images back from the control and none here: here, and there; the surest first."""
+        """Plain attacks that reconstruct images from the control and none here: here, and there; the surest first."""
         if self.control is None:
             return []
         pairs = (
@@ -383,13 +383,13 @@ class FederationView:
         return sorted(stopped_pairs, key=lambda pair: (-(pair[1].success_rate or 0.0), -pair[1].images, pair[1].attack))
 
     def works_without(self, spec: str) -> bool:
-        """Whether an attack brings back at least half of its images from the control."""
+        """Whether an attack reconstructs at least half of its images from the control."""
         there = None if self.control is None else self.control.summary(spec)
         return there is not None and (there.success_rate or 0.0) >= WORKS
 
     @cached_property
     def convincing(self) -> list[tuple[AttackSummary, AttackSummary]]:
-        """Of the stopped attacks those that work on the control, and by more than chance better than here."""
+        """Stopped attacks that work on the control, by more than chance better than here."""
         return [
             (here, there)
             for here, there in self.stopped

@@ -56,8 +56,8 @@ def assemble(
         federations: Controls behind the federations that they belong to.
         plan: What was considered.
         results: Results, see `collect`.
-        settings: Of the audit.
-        title: Of the report.
+        settings: Settings of the audit.
+        title: Title of the report.
         pictures: Where pictures are kept.
         shuffled: What quick attacks made of shuffled updates.
     """
@@ -153,7 +153,7 @@ def best_ssim(federation: AuditedFederation, chunk: Chunk, reconstructions: Sequ
 def _alike(
     audited: AuditedFederation, federations: Sequence[AuditedFederation], results: Found
 ) -> list[Reconstruction]:
-    """What came back of the same clients' images: from a federation and its control."""
+    """What was reconstructed of the same clients' images: from a federation and its control."""
     origin = audited.control_of or audited.id
     same = {candidate.id for candidate in federations if origin in (candidate.id, candidate.control_of)}
     return [result for (federation, _, _), result in results.items() if federation in same]

@@ -46,7 +46,7 @@ def canary_audit(federation: AuditedFederation, secret: str | None = None) -> Ca
 
     Args:
         federation: Audited, no control.
-        secret: Of the clients; None takes that of the reference federation, if it is one whose seed is known.
+        secret: Secret of the clients; None takes that of the reference federation, if it is one whose seed is known.
     """
     announced = federation.subject.tape.header.settings.get(KEY)
     if not announced:
@@ -151,7 +151,7 @@ def _measured(
 def _by_guesses(
     federation: AuditedFederation, canaries: Canaries, delta: float, looked: Sequence[_Looked], guessed: Guessed
 ) -> CanaryAudit:
-    """Of images, whose scores are no sum of a signal and noise of one deviation: right guesses alone count."""
+    """Audit by images, whose scores are no sum of a signal and noise of one deviation: right guesses alone count."""
     notes = [because("canaries-images")]
     if guessed.epsilon == 0:
         notes.append(because("canaries-unseen.images"))

@@ -18,12 +18,12 @@ def scores_of_images(subject: Subject, observation: Observation, canaries: Canar
     """How much each canary image is in an update: (count,), of mean 0 and deviation 1.
 
     Args:
-        subject: Of the audit.
+        subject: Subject of the audit.
         observation: The update.
         canaries: Those of its client and round.
 
     Raises:
-        ValueError: If they are too many for a model of this size, or no trained tensor came back.
+        ValueError: If they are too many for a model of this size, or no trained tensor was returned.
     """
     victim = subject.victim
     model = copy.deepcopy(victim.model).cpu()
@@ -33,7 +33,7 @@ def scores_of_images(subject: Subject, observation: Observation, canaries: Canar
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
     came = {name: sign * value for name in trained if (value := observation.update.get(name)) is not None}
     if not came:
-        raise ValueError("no trained tensor came back")
+        raise ValueError("no trained tensor was returned")
     released = released_by(subject.defence)
     images = canary_images(canaries, victim.inputs)
     if released is None or not released.per_step:

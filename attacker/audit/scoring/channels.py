@@ -1,4 +1,4 @@
-"""What replies hold in clear beside the update, and what that gave away, measured with the truth. Evaluation only."""
+"""Contents of replies in clear beside the update, and what they disclose, measured with the truth. Evaluation only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Reply:
     """One reply with its truth.
 
     Attributes:
-        entry: Of the tape.
+        entry: Entry of the tape.
         observation: As the tape has it; None where it was not loaded.
         labels: (images,) true classes; None where they are not known.
     """
@@ -197,7 +197,7 @@ def _about_accuracy(exact: int, compared: int) -> tuple[str, str, str, str]:
 
 
 def _agreeing(numbers: Iterable[tuple[_Reply, float]], test: Callable[[_Reply, float], bool | None]) -> tuple[int, int]:
-    """Of how many values a test holds, and for how many it could be made."""
+    """Number of values that a test holds for, and number of those that it could be made for."""
     answers = [answer for reply, value in numbers if (answer := test(reply, value)) is not None]
     return sum(answers), len(answers)
 

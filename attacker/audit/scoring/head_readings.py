@@ -1,4 +1,4 @@
-"""Which images the features name that a head's gradient tells: the nearest ones among all true images at hand."""
+"""Images that the features of a head's gradient name: the nearest ones among all known true images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image a reconstruction is taken for among candidates of the same data set. For evaluation only.
+"""Image that a reconstruction is taken for among candidates of the same data set. For evaluation only.
 
 The candidates of an image are the image itself and others of its class, drawn by lot, that are not in its update; of
 all classes where its own has too few. Reconstructions of a batch are in the order that fits the truth best, which
@@ -95,11 +95,11 @@ class _Pool:
 
     @cached_property
     def crops(self) -> Tensor:
-        """Of the pixels of each."""
+        """Crops of the pixels of each image."""
         return crops(self._images)
 
     def features(self, network: FeatureNetwork) -> Tensor | None:
-        """Of each; None where the time for it is up."""
+        """Features of each image; None where the time for it is up."""
         if self._features is None and not time_is_up():
             self._features = network.features(self._images)
         return self._features
@@ -115,8 +115,8 @@ class _Among:
     """The candidates of one image of an update, besides itself.
 
     Attributes:
-        pool: That they are drawn from.
-        places: Of them in it, (n,).
+        pool: Pool that they are drawn from.
+        places: Places of them in it, (n,).
         of_class: Which of them are of its class, (n,) bool.
         copies: Other images that are equal to it.
     """
@@ -141,8 +141,8 @@ class LineUp:
     """The candidates of the images of one update.
 
     Args:
-        pools: Of the federation.
-        truth: Of the update.
+        pools: Pools of the federation.
+        truth: Truth of the update.
     """
 
     def __init__(self, pools: Pools, truth: Truth) -> None:
@@ -230,7 +230,7 @@ class _Placed:
         self.in_class: Place = place_of(own, others[among.of_class], among.copies)
 
     def chance_in(self, pictures: int) -> float:
-        """Of such a place or a better one where so many pictures of an update were put in the order of the truth."""
+        """Probability of such a place or a better one where this many pictures of an update follow the truth."""
         return min(1.0, pictures * self.in_class.chance)
 
 
@@ -248,7 +248,7 @@ def what_lacks(line_ups: Sequence[LineUp], candidates: int, *, late: bool) -> Re
     """Why nothing, or not everything, is said of whose images were reconstructed; empty where nothing lacks.
 
     Args:
-        line_ups: Of the updates whose truth is known.
+        line_ups: Line-ups of the updates whose truth is known.
         candidates: That were asked for.
         late: Whether the time of the audit was up before all was compared.
     """

@@ -1,4 +1,4 @@
-"""What updates disclose of their labels, beside a guess that knows the class frequencies alone. Evaluation only.
+"""Labels that updates disclose, beside a guess by the class frequencies alone. Evaluation only.
 
 Labels are read as a server reads them, from the update and the model (`attacker.labels.best_labels`), whether or not
 any image is attacked and whatever attacks were granted. The guess knows the frequencies of the classes and nothing of
@@ -43,7 +43,7 @@ class _Read:
         counts: Images of each class as they were read; empty where none were.
         said: The method, or why there is none.
         truth: True numbers of images of each class; None where they are not known.
-        prints: Of the images, equal for equal images.
+        prints: Prints of the images, equal for equal images.
     """
 
     observation: Observation
@@ -143,7 +143,7 @@ def _others_known(everywhere: Mapping[int, int], own: Sequence[int]) -> int:
 
 
 def _frequencies(everywhere: Mapping[int, int], own: Sequence[int]) -> list[float]:
-    """Of each class among the images that are known beside the update's own, and one more of each class."""
+    """Frequency of each class among the images known beside the update's own, and one more of each class."""
     counts = [max(0, everywhere.get(label, 0) - count) + 1 for label, count in enumerate(own)]
     return [count / sum(counts) for count in counts]
 

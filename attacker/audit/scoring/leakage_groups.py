@@ -43,7 +43,7 @@ def groups(leaks: Sequence[Leak], class_names: Sequence[str]) -> list[InfluenceG
     """I2F by node, then by class, in the order of the images and of the classes.
 
     Args:
-        leaks: Of images.
+        leaks: Leaks of images.
         class_names: For people; a class without a name is a number.
     """
     by_node: dict[str, list[float]] = {}
@@ -67,7 +67,7 @@ def correlation(leaks: Sequence[Leak], rows: Sequence[ImageResult]) -> tuple[flo
     """Spearman's coefficient of I2F and the smallest measured RMSE, with its 95 % interval; None with too few images.
 
     Args:
-        leaks: Of images.
+        leaks: Leaks of images.
         rows: Results of all attacks on them.
     """
     errors: dict[tuple[int, str, int], float] = {}

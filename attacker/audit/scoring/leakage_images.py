@@ -1,4 +1,4 @@
-"""What the gradient of single images says about them, for several images at a time."""
+"""Leakage of single images by their gradients, for several images at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Origin:
 
     Attributes:
         site: The tape.
-        file: Of the update on it.
+        file: File of the update on it.
     """
 
     site: Site
@@ -54,7 +54,7 @@ class LeakingImage:
         buffers: That the server sent, by name.
         image: (1, channels, height, width) in [0, 1].
         label: (1,) class.
-        seed: Of noise.
+        seed: Seed of noise.
         origin: Where other processes find its update; None where they cannot.
     """
 
@@ -74,7 +74,7 @@ class LeakingImage:
         return of, self.image.to(next(iter(self.parameters.values())))
 
     def generator(self) -> Generator:
-        """Of its noise, at its beginning."""
+        """Random generator of its noise, at its beginning."""
         return Generator().manual_seed(self.seed)
 
 
@@ -141,7 +141,7 @@ def leaking_image(
         observation: The update that it is in.
         image: (1, channels, height, width) in [0, 1].
         label: (1,) class.
-        seed: Of noise.
+        seed: Seed of noise.
         origin: Where other processes find the update; None where they cannot.
 
     Raises:

@@ -71,7 +71,7 @@ def leakage_of(
     Args:
         federation: The federation.
         record: Says how well the attacks did.
-        seed: Of noise.
+        seed: Seed of noise.
         processes: That work at a time.
         seconds: That there are; fewer images are analysed in less time, and where there is none for one, or it takes
             far longer, the summary says so.
@@ -130,7 +130,7 @@ def leakage_summary(
         truths: What is behind each; None where it is not known.
         rows: Results of the attacks on this federation, for the correlation of I2F with measured errors.
         class_names: For people; without them classes are numbers.
-        seed: Of noise.
+        seed: Seed of noise.
         most: Images at most; they are taken evenly from all.
         processes: That work at a time, where it is worth starting them.
         origins: Where they find each update; without them this process does everything.

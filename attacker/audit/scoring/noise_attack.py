@@ -1,4 +1,4 @@
-"""What a search that knows what images look like makes of an update under noise: the other half of E-I2F.
+"""Search with an image prior on an update under noise: the other half of E-I2F.
 
 E-I2F is the error of an attacker without a prior. Alone it reads as advice on how much noise hides an image, a
 wrong one: where it foresees nothing to be seen, a search with total variation has brought images of a LeNet back.
@@ -44,10 +44,10 @@ def attack_under_noise(
         images: Single images and the weights at which their gradients are taken, of a model that draws no noise.
         unit_rmse: E-I2F for noise of standard deviation 1.
         seconds: For all searches; where they would take longer, none is made.
-        seed: Of the noise and of the searches.
+        seed: Seed of the noise and of the searches.
 
     Returns:
-        What came back, of each image by the weight of the prior that did best, by the truth.
+        What was reconstructed, of each image by the weight of the prior that did best, by the truth.
     """
     std = EXPECTED / unit_rmse
     some = images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
@@ -62,7 +62,7 @@ def attack_under_noise(
 
 
 def _seconds_of_one(images: Sequence[LeakingImage], observations: Sequence[Observation], seed: int) -> float:
-    """Of an iteration, without what a search needs once."""
+    """Seconds of one iteration, without what a search needs once."""
     taken = []
     for iterations in _PROBES:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the same attack makes of updates that do not hold an image: no more than a guess at that image. Evaluation only.
+"""Results of the same attack for updates without an image: no more than a guess at that image. Evaluation only.
 
 Other updates of the same federation cost nothing: they were attacked anyway. Where there are few, an attack that is
 quick is given the update with the numbers of each tensor shuffled, see `attacker.audit.scoring.shuffled`.
@@ -32,7 +32,7 @@ class BestGuess(NamedTuple):
 
     Attributes:
         mean_ssim: SSIM of the mean image.
-        ssim: Of the best guess.
+        ssim: SSIM of the best guess.
         name: Which it is.
     """
 
@@ -64,7 +64,7 @@ def same_images(truths: Sequence[Tensor | None]) -> list[list[int | None]]:
     """For each image of each update a number that it shares with its copies; None where images are not known.
 
     Args:
-        truths: Of each update (images, channels, height, width) in [0, 1], or None.
+        truths: Truths of each update (images, channels, height, width) in [0, 1], or None.
     """
     flat = [image for batch in truths if batch is not None for image in batch]
     numbers = iter(first_of_each(flat))
@@ -77,7 +77,7 @@ def updates_of_others(same: Sequence[Sequence[int | None]]) -> list[list[int]]:
     At most `MOST_COMPARED`, from the next one on, so that each update serves as often as others.
 
     Args:
-        same: Of `same_images`.
+        same: Result of `same_images`.
     """
     numbers = [frozenset(update) for update in same]
     places = []

@@ -27,7 +27,7 @@ class Scene:
 
     Args:
         federation: The federation.
-        entry: Of the record.
+        entry: Entry of the record.
         inputs: Input domain, with the scale on which images are compared.
         results: What was made of its updates.
         shuffled: What quick attacks made of shuffled updates.
@@ -75,7 +75,7 @@ class Scene:
         return images, rows
 
     def evaluation(self, place: int) -> UpdateEvaluation:
-        """Of an update; to be asked for in order."""
+        """Evaluation of an update; to be asked for in order."""
         source, truth = self._own.subject.truth, self._truths[place]
         ids = victim_ids(self._own.id, place + 1, len(self._same[place]))
         first = [name if of is None else self._first.setdefault(of, name)
@@ -136,7 +136,7 @@ def pools_of(
     Args:
         federation: The federation.
         known: Those that were drawn before, by federation; these are added.
-        settings: Of the audit.
+        settings: Settings of the audit.
         by_features: Whether features are compared as well as pixels.
     """
     source, origin = federation.subject.truth, federation.control_of or federation.id

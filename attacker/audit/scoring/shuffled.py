@@ -33,7 +33,7 @@ def attack_shuffled(
     """What formulas make of shuffled updates, by federation, attack and file of the update.
 
     Args:
-        chunks: Of the audit.
+        chunks: Chunks of the audit.
         results: What the attacks found, by the same key.
         others: How many other updates each one is compared with, by federation and file; it has no truth where it is
             missing, and is passed over.

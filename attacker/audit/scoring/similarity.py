@@ -41,7 +41,7 @@ from fl_precode.models.input_spec import InputSpec
 from fl_precode.observation import Observation
 
 SUCCESS_THRESHOLD = 0.6
-"""SSIM from which an image counts as come back, as in the PRECODE paper, if it is beyond the best guess as well."""
+"""SSIM from which an image counts as reconstructed, as in the PRECODE paper, if it is beyond the best guess as well."""
 
 OUTCOMES: dict[Outcome, OutcomeName] = {
     Outcome.CONVERGED: "converged",
@@ -60,8 +60,8 @@ class Placebos:
     """What the same attack made of updates that do not hold the images, each (n, channels, height, width) in [0, 1].
 
     Attributes:
-        others: Of other updates.
-        shuffled: Of the update itself with its numbers shuffled.
+        others: Guesses from other updates.
+        shuffled: Guess from the update itself with its numbers shuffled.
     """
 
     others: Sequence[Tensor] = ()
@@ -109,7 +109,7 @@ def scored(images: Tensor | None, truth: Tensor, outcome: Outcome) -> list[Score
     Args:
         images: In the order of the truth; None where there are none.
         truth: (images, channels, height, width) in [0, 1].
-        outcome: Of the attack.
+        outcome: Outcome of the attack.
     """
     if images is None and outcome is not Outcome.DIVERGED:
         return [Scores()] * len(truth)
@@ -149,7 +149,7 @@ def compared(
     """What an attack made of each image of one update, beside the truth and the best guess.
 
     Args:
-        result: Of the attack.
+        result: Result of the attack.
         truth: (images, channels, height, width) in [0, 1], or None where it is not known.
         inputs: Domain of the images, with the scale on which they are compared.
         guesses: At each image without any update, None where there is none; as many as there are images.
@@ -197,7 +197,7 @@ def compared_updates(
 
     Args:
         results: One for each update.
-        truths: Of each update.
+        truths: Truths of each update.
         inputs: Domain of the images.
         guesses: At images without any update.
 
@@ -219,7 +219,7 @@ class UpdateEvaluation:
 
     Args:
         federation: The federation that the update belongs to.
-        number: Of the update among those attacked, for identifiers.
+        number: Number of the update among those attacked, for identifiers.
         observation: The update.
         inputs: Input domain, with the scale on which pictures are shown and scored.
         truth: True images, or None.
@@ -368,7 +368,7 @@ def _to_show(images: Tensor | None, place: int) -> Tensor | None:
 
 
 def tally(rows: Sequence[Row]) -> tuple[list[Row], int, list[Row]]:
-    """The images that an attack was tried on, on how many it failed or diverged, and those that came back."""
+    """The images that an attack was tried on, on how many it failed or diverged, and those that were reconstructed."""
     tried = [row for row in rows if row.outcome != "not_applicable"]
     failed = sum(row.outcome in ("failed", "diverged") for row in tried)
     return tried, failed, [row for row in tried if counts(row, SUCCESS_THRESHOLD)]
@@ -379,9 +379,9 @@ def summarise(
 ) -> AttackSummary:
     """Success of one attack on one federation.
 
-    Images on which the attack failed or diverged count as not come back; those that it does not fit are not counted.
-    The success is null when no image has a truth that SSIM could be measured against. Its interval goes by independent
-    trials, see `attacker.audit.record.trials`.
+    Images on which the attack failed or diverged count as not reconstructed; those that it does not fit are not
+    counted. The success is null when no image has a truth that SSIM could be measured against. Its interval goes by
+    independent trials, see `attacker.audit.record.trials`.
 
     Args:
         federation: Its identifier.

@@ -51,7 +51,7 @@ class Located(Protocol):
 
     @property
     def round(self) -> int:
-        """Of the federation, from 1."""
+        """Round of the federation, from 1."""
 
     @property
     def node(self) -> str:
@@ -133,7 +133,7 @@ class TruthSource(ABC):
         return Guesses(self)
 
     def prints(self, entry: Located) -> frozenset[bytes]:
-        """Of the images behind an update, equal for equal images; empty where they are not known."""
+        """Fingerprints of the images behind an update, equal for equal images; empty where they are not known."""
         try:
             known = self.truth(entry)
         except ValueError:
@@ -195,16 +195,16 @@ class HeldTruth(TruthSource):
         return mean_of(known.images for known in self.held())
 
     def of_class(self, label: int) -> Tensor:
-        """Of the images held; the choice goes by their content, so that it depends on no order."""
+        """Held images of a class; the choice goes by their content, so that it depends on no order."""
         return self._by_class.get(label, torch.zeros(0, 1, 1, 1))
 
     def candidates(self, labels: Collection[int | None], most: int, seed: int) -> Mapping[int | None, Candidates]:
-        """Of the images held, each once."""
+        """Candidates among the images held, each once."""
         return drawn(((some.images, some.labels) for some in self.held()), labels, most, seed)
 
     @cached_property
     def label_counts(self) -> Mapping[int, int]:
-        """Of the images held, each counted once."""
+        """Number of held images of each label, each counted once."""
         labels = {
             digest(image): label
             for known in self.held()
@@ -221,8 +221,8 @@ class SameClients(TruthSource):
     """The truth of a tape for another one of the same clients and rounds, such as a control's.
 
     Args:
-        source: Of the first tape.
-        entries: Of the first tape.
+        source: Source of the first tape.
+        entries: Entries of the first tape.
     """
 
     def __init__(self, source: TruthSource, entries: Iterable[Located]) -> None:

@@ -1,6 +1,7 @@
-"""What an image can be guessed to be without its update, and how like it such a guess is. For evaluation only.
+"""Best guess of an image without its update, and its similarity to the image. For evaluation only.
 
-An image that a guess resembles shows nothing when it comes back no better: scans of one organ, digits, plain images.
+An image that a guess resembles shows nothing when it is reconstructed no better: scans of one organ, digits, plain
+images.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Guess:
 
 
 def most_of_class(values: int) -> int:
-    """Images of a class that are looked at, when each has so many values.
+    """Number of images of a class that are looked at, by the number of values of each.
 
     >>> most_of_class(28 * 28), most_of_class(3 * 224 * 224)
     (512, 111)

@@ -50,7 +50,7 @@ NO_CANDIDATES: Final = Candidates(images=torch.zeros(0, 1, 1, 1), labels=torch.z
 
 
 def drawn_places(labels: Tensor, label: int | None, most: int, seed: int) -> Tensor:
-    """Places of images of a class, of all classes where it is None, drawn by lot: at most so many, (n,).
+    """Places of images of a class, of all classes where it is None, drawn by lot up to a limit, (n,).
 
     Args:
         labels: (n,) of all images.
@@ -65,7 +65,7 @@ def drawn_places(labels: Tensor, label: int | None, most: int, seed: int) -> Ten
 
 
 def drawn(some: CandidateImages, labels: Collection[int | None], most: int, seed: int) -> dict[int | None, Candidates]:
-    """Different images of each class, at most so many; which ones goes by lot, in whatever order they come.
+    """Different images of each class up to a limit, drawn by lot, in whatever order they come.
 
     An image that comes again, as one does that a client uses in several rounds, is the same image.
 

@@ -82,7 +82,7 @@ class OwnImages:
 
     Attributes:
         images: The training images of all clients.
-        places: Of the client's other images among these.
+        places: Places of the client's other images among these.
     """
 
     images: ImageDataset
@@ -103,7 +103,7 @@ class FederationTruth(TruthSource):
     Args:
         federation: Data and partitions, from the settings of the run.
         nodes: Flower's node id to the partition that this node held.
-        path: Of the file that it was read from, for messages.
+        path: Path of the file that it was read from, for messages.
     """
 
     def __init__(self, federation: Federation, nodes: Mapping[str, int], path: Path) -> None:
@@ -236,7 +236,7 @@ class FederationTruth(TruthSource):
 
     @cached_property
     def label_counts(self) -> Mapping[int, int]:
-        """Of all training images of the data set."""
+        """Number of training images of each label in the data set."""
         return Counter(self._federation.data.train.labels.tolist())
 
     def labels(self, entry: Located) -> Tensor:
@@ -272,13 +272,13 @@ class FederationTruth(TruthSource):
         return self._images.of_class(label)
 
     def candidates(self, labels: Collection[int | None], most: int, seed: int) -> dict[int | None, Candidates]:
-        """Of all training images, as often as the data set has them."""
+        """Candidates among all training images, as often as the data set has them."""
         train = self._federation.data.train
         places = {label: drawn_places(train.labels, label, most, seed).tolist() for label in labels}
         return {label: Candidates.of(*train.batch(some)) for label, some in places.items()}
 
     def prints(self, entry: Located) -> frozenset[bytes]:
-        """Of the images that a node used in a round."""
+        """Fingerprints of the images that a node used in a round."""
         return frozenset(self._images.print_of(int(place)) for place in np.unique(np.concatenate(self._used(entry))))
 
 

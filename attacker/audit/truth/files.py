@@ -32,7 +32,7 @@ class FolderTruth(HeldTruth):
     """Pictures in ``CLIENT/CLASS`` or ``CLIENT/round-N/CLASS``; in ``CLASS`` where the tape has one client.
 
     Args:
-        folder: Of all clients.
+        folder: Folder of all clients.
         clients: Node id to name.
         nodes: On the tape.
         inputs: The images that the model takes.
@@ -182,7 +182,7 @@ class NpzTruth(HeldTruth):
     """Arrays ``images`` and ``labels`` with, for each image, ``node`` and ``round`` where they differ, ``group_NAME``.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         clients: Node id to name; ``node`` may hold either.
         nodes: On the tape.
 
@@ -223,7 +223,7 @@ class NpzTruth(HeldTruth):
         return Truth(images=self._images[mine], labels=self._labels[mine], groups=groups)
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
-        """Of the labels."""
+        """Classes of the labels."""
         return tuple(sorted(set(self._labels[self._of(entry)].tolist()))) or None
 
     def held(self) -> Iterator[Truth]:
@@ -252,8 +252,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError, OSError, TypeError, AttributeError, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it "
-            "(arrays of Python objects are refused: reading them would run code)"
+            f"{path} cannot be read ({error}); expected an .npz file of plain arrays, as numpy.savez writes it; arrays "
+            "of Python objects are refused, as reading them would run code"
         ) from error
 
 

@@ -45,7 +45,7 @@ class FunctionTruth(HeldTruth):
         return self._asked(entry.node, entry.round)
 
     def classes(self, entry: Located) -> tuple[int, ...] | None:
-        """Of the labels that the function gives."""
+        """Classes of the labels that the function gives."""
         return self._classes_of(entry) or None
 
     def _classes_of(self, entry: Located) -> tuple[int, ...] | None:
@@ -60,7 +60,7 @@ class FunctionTruth(HeldTruth):
         return self._classes[place]
 
     def held(self) -> Iterator[Truth]:
-        """Of the first updates of the tape."""
+        """Images of the first updates of the tape."""
         for entry in self._entries[:_MOST_ASKED]:
             try:
                 known = self.truth(entry)

@@ -1,1 +1,1 @@
-"""What a record allows to be said: flags, verdicts, the gate and the comparison. Pure functions of the record."""
+"""Conclusions from a record: flags, verdicts, the gate and the comparison. Pure functions of the record."""

@@ -1,4 +1,4 @@
-"""What no attack can exceed on a federation, by what its defence promises, beside what was measured.
+"""Bound on every attack on a federation, by the promise of its defence, beside the measured success.
 
 Explained in docs/explanation/bounds.md.
 

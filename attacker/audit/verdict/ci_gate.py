@@ -21,7 +21,7 @@ class Demands:
     """What an audit must show; None and False demand nothing.
 
     Attributes:
-        max_asr: Share of attacked images, in [0, 1], of which no more may have come back by any attack.
+        max_asr: Share of attacked images, in [0, 1], of which no more may have been reconstructed by any attack.
         max_identified: Share of the images that could be identified, in [0, 1], of which no more may have been, by more
             than chance.
         min_victims: Images that must have been attacked and compared with the truth.
@@ -81,7 +81,7 @@ def judged(record: AuditRecord) -> list[FederationSummary]:
     return rest or list(record.federations)
 
 
-def came_back(record: AuditRecord, federation: str) -> tuple[int, int]:
+def images_reconstructed(record: AuditRecord, federation: str) -> tuple[int, int]:
     """Images that were reconstructed by any attack, and images that were attacked and compared with the truth."""
     rows = [row for row in record.results if row.federation == federation and comparable(row)]
     back = {row.victim_id for row in rows if counts(row, record.success_threshold)}
@@ -98,7 +98,7 @@ def answers(record: AuditRecord, demands: Demands) -> list[Answer]:
 
 
 def _of_one(record: AuditRecord, federation: FederationSummary, demands: Demands) -> Iterator[tuple[str, bool, str]]:
-    back, victims = came_back(record, federation.id)
+    back, victims = images_reconstructed(record, federation.id)
     if demands.max_asr is not None:
         met = victims > 0 and back <= demands.max_asr * victims
         yield f"--max-asr {demands.max_asr:g}", met, _shares(record, federation, back, victims)
@@ -135,7 +135,7 @@ def _identified(record: AuditRecord, federation: FederationSummary, most: float)
     found = identified_in(FederationView(record=record, federation=federation))
     unknown = "how many images can be identified is not known: "
     if found is None:
-        why = federation.identification_note or "no image was told from others (--candidates)"
+        why = federation.identification_note or "no image was compared with candidates (--candidates)"
         return False, unknown + why[0].lower() + why[1:].rstrip(".")
     among = f"among {count(found.candidates)} candidates"
     if not found.nameable:
@@ -157,7 +157,7 @@ def junit(gate_answers: Sequence[Answer], *, name: str) -> bytes:
 
     Args:
         gate_answers: One test case each.
-        name: Of the suite.
+        name: Name of the suite.
     """
     failures = sum(not outcome.met for outcome in gate_answers)
     attributes = {"name": _printable(name), "tests": str(len(gate_answers)), "failures": str(failures), "errors": "0"}

@@ -16,7 +16,7 @@ from attacker.audit.record.naming import identified_in
 from attacker.audit.record.schema import AuditRecord, FederationSummary, ImageResult, VerdictEntry
 from attacker.audit.record.trials import originals, trials, update_of
 from attacker.audit.record.view import FederationView
-from attacker.audit.verdict.ci_gate import came_back, judged
+from attacker.audit.verdict.ci_gate import images_reconstructed, judged
 from attacker.audit.verdict.flags import flags
 from attacker.audit.verdict.verdict import title_of, verdicts
 from attacker.metrics.intervals import difference_interval, mcnemar, paired_interval
@@ -38,8 +38,8 @@ class Change:
         first: Images that were reconstructed or identified, and images attacked, in the first audit.
         second: Likewise in the second.
         interval: 95 % interval of the second share less the first.
-        probability: Of so uneven a change by chance, where both are of the same victims (McNemar's exact test on
-            updates, whose images are reconstructed or not together).
+        probability: Probability of so uneven a change by chance, where both are of the same victims (McNemar's exact
+            test on updates, whose images are reconstructed or not together).
         judgement: Whether fewer or more images are reconstructed, by more than chance.
         ssim: Mean over the images of the best SSIM in both; None where it is not known.
     """
@@ -184,7 +184,7 @@ def _changes(
     rows = [_scored(r, f) for r, f in ((first, federation), (second, other))]
     if first.success_threshold != second.success_threshold:
         return [], "The audits count success from different SSIM on, so that their shares cannot be compared."
-    if not came_back(first, federation.id)[1] or not came_back(second, other.id)[1]:
+    if not images_reconstructed(first, federation.id)[1] or not images_reconstructed(second, other.id)[1]:
         return [], "In one of the audits it is not known how many images were reconstructed."
     common = sorted(rows[0].keys() & rows[1].keys())
     sides = (
@@ -207,7 +207,7 @@ def _named(
     found = [identified_in(FederationView(record=side.record, federation=side.federation)) for side in sides]
     before, after = found
     if before is None or after is None:
-        lacks = "In one of the audits only, images were told from others."
+        lacks = "Only one of the audits compared images with candidates."
         return [], [] if before is after else [lacks]
     if before.candidates != after.candidates:
         among = f"{count(before.candidates)} and {count(after.candidates)}"

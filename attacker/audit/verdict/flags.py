@@ -46,7 +46,7 @@ def flags(record: AuditRecord) -> list[Flag]:
 
 
 def _no_adaptive_attack(view: FederationView) -> Iterator[Found]:
-    if not (view.defended and view.nothing_came_back) or view.whole:
+    if not (view.defended and view.nothing_reconstructed) or view.whole:
         return
     whole = defence_name(view.federation.defence)
     described = {attack.spec: attack for attack in view.record.attacks}
@@ -77,7 +77,7 @@ def _model_is_random(view: FederationView) -> Iterator[Found]:
 
 
 def _no_control(view: FederationView) -> Iterator[Found]:
-    if not (view.defended and view.nothing_came_back):
+    if not (view.defended and view.nothing_reconstructed):
         return
     if view.control is None:
         yield raised_flag("no-control")
@@ -86,12 +86,12 @@ def _no_control(view: FederationView) -> Iterator[Found]:
 
 
 def _undefended_not_reconstructed(view: FederationView) -> Iterator[Found]:
-    if not view.defended and view.nothing_came_back:
+    if not view.defended and view.nothing_reconstructed:
         yield raised_flag("control-not-reconstructed.undefended")
 
 
 def _control_hardly(view: FederationView) -> Iterator[Found]:
-    if not view.nothing_came_back or not view.stopped or view.convincing:
+    if not view.nothing_reconstructed or not view.stopped or view.convincing:
         return
     here, there = view.stopped[0]
     works = view.works_without(here.attack)
@@ -107,7 +107,7 @@ def _control_hardly(view: FederationView) -> Iterator[Found]:
 
 
 def _too_few_victims(view: FederationView) -> Iterator[Found]:
-    if not view.nothing_came_back:
+    if not view.nothing_reconstructed:
         return
     judged = view.whole or view.of_role(adaptive=True, among=view.scored) or view.scored
     independent, images = max((view.independent(summary.attack), summary.images - summary.failed) for summary in judged)
@@ -123,7 +123,7 @@ def _too_few_victims(view: FederationView) -> Iterator[Found]:
 
 
 def _worth(view: FederationView, independent: int, images: int) -> str:
-    """Why so many images are fewer trials, as a clause with a comma before it; empty where they are not."""
+    """Why this many images are fewer trials, as a clause with a comma before it; empty where they are not."""
     if independent == images:
         return ""
     updates, clients = view.attacked
@@ -134,7 +134,7 @@ def _worth(view: FederationView, independent: int, images: int) -> str:
 
 def _near_miss(view: FederationView) -> Iterator[Found]:
     near = view.near_misses
-    if not view.nothing_came_back or not near:
+    if not view.nothing_reconstructed or not near:
         return
     names = joined(sorted({attack_title(row.attack) for row in near}))
     yield raised_flag(

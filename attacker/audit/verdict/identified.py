@@ -1,4 +1,4 @@
-"""What a verdict says of whose images they are: flags, the clause of the line about images, the sentence of a leak."""
+"""Identified images in a verdict: flags, the clause of the line about images, the sentence of a leak."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def images_identified(view: FederationView) -> Iterator[Found]:
         return
     best = found.naming[0]
     yield raised_flag(
-        "images-identified" if view.nothing_came_back else "images-identified.beyond",
+        "images-identified" if view.nothing_reconstructed else "images-identified.beyond",
         best.summary.attack,
         attack=capitalised(_who(found, best)),
         named=found.count,
@@ -41,7 +41,7 @@ def images_identified(view: FederationView) -> Iterator[Found]:
 def true_images_first(view: FederationView) -> Iterator[Found]:
     """The flag that true images are first by more than chance, and none of them for itself."""
     found = identified_in(view)
-    if found is None or found.naming or not found.surest.beyond_chance or not view.nothing_came_back:
+    if found is None or found.naming or not found.surest.beyond_chance or not view.nothing_reconstructed:
         return
     best = found.surest
     yield raised_flag(

@@ -1,4 +1,4 @@
-"""Whether a record still says what its own results say, and whether it is of the tape that it names."""
+"""Integrity of a record: its agreement with its own results, and with the tape that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verdict says of labels: whether updates disclose them, apart from any image (docs/reference/flags.md).
+"""Labels in a verdict: whether updates disclose them, apart from any image (docs/reference/flags.md).
 
 1. All labels of an update were read right on more updates than the best guess without them has by chance: *leaks*.
 2. More labels were read right than that guess has, on more updates than by chance: *leaks in part*.
@@ -96,8 +96,8 @@ def _seen(found: LabelDisclosure) -> str:
     if found.guess is None or found.p_value is None:
         return text
     return (
-        f"{text} The best guess without an update, by the frequencies of the classes, has {count(found.guess_right)} "
-        f"of them right, and all of an update's in {percent(found.guess)} of updates ({chance(found.p_value)})."
+        f"{text} The best guess without an update, by class frequencies, has {count(found.guess_right)} of them right. "
+        f"It has all labels of an update right in {percent(found.guess)} of updates ({chance(found.p_value)})."
     )
 
 

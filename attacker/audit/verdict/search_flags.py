@@ -31,7 +31,7 @@ MARGIN = 0.05
 """Mean SSIM by which a weaker attack must lead before a stronger one is doubted; it must be two standard errors too."""
 
 FOUND_A_WAY = 0.5
-"""Share of images from which a search that brought them back has found a way, however little its distance fell."""
+"""Share of images from which a search that reconstructed them has found a way, however little its distance fell."""
 
 FLOOR_WIDTH = 0.02
 """Share of the distance that noise alone causes, up to which a search that begins there has nothing left to find."""

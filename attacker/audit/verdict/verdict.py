@@ -1,4 +1,4 @@
-"""What an audit allows to be said about a federation, by written rules (docs/reference/flags.md).
+"""Verdict on a federation, by written rules (docs/reference/flags.md).
 
 Pure functions of the record.
 
@@ -9,7 +9,7 @@ One rule decides for each federation, the first that fits:
    confirm by themselves.
 3. Where none was reconstructed: one attack names images, by more than chance (`attacker.audit.record.naming`): *leaks
    in part*. The place among candidates tells images apart where a guess is as similar as an attack.
-4. A guess that needs no update alone reaches what counts on every victim, and no attack brought one back nearer to the
+4. A guess that needs no update alone reaches what counts on every victim, and no attack reconstructed one nearer to the
    truth than that by the margin, so that the measure cannot tell: *not known*.
 5. Images were reconstructed without a defence, or by an attack that ignores the defence: *leaks*.
 6. Images were reconstructed, but only by attacks that know the defence: *leaks to an adaptive attacker*.
@@ -120,14 +120,14 @@ def _decide(view: FederationView, own: Sequence[Flag]) -> tuple[VerdictName, str
         return "not known", f"{title}: {_without_truth(view)}"
     weak = [*_phrases(flag for flag in own if flag.weak), *_features_known(view)]
     found = identified_in(view)
-    if view.nothing_came_back and found is not None and found.naming:
+    if view.nothing_reconstructed and found is not None and found.naming:
         return "leaks in part", _named(view, found, weak) + _aside(_but_named(own))
     if view.cannot_be_told:
         return "not known", (
             f"{title}: nothing can be concluded. These images are so easily guessed that a guess without any update, "
             f"such as their average, already reaches SSIM >= {view.record.success_threshold:g} on every one of them."
         )
-    if not view.nothing_came_back:
+    if not view.nothing_reconstructed:
         return _leak(view, own)
     if view.lead is not None:
         return "leaks in part", _in_part(view, view.lead, weak) + _aside(own)
@@ -147,8 +147,9 @@ def _assumed(view: FederationView) -> list[str]:
         return []
     single = len(codes) == 1
     return [
-        f"{capitalised(number_word(len(codes)))} {'thing was' if single else 'things were'} assumed that nobody said "
-        f"({', '.join(codes)}); see what was assumed, and what would show it wrong."
+        f"{capitalised(number_word(len(codes)))} {'fact is' if single else 'facts are'} assumed, because nobody "
+        f"announced {'it' if single else 'them'} ({', '.join(codes)}); see what was assumed, and what would show it "
+        "wrong."
     ]
 
 
@@ -160,13 +161,13 @@ def _without_truth(view: FederationView) -> str:
     if not sure:
         return (
             f"whether images were reconstructed is not known; {unknown}{_nearest(view)}{_labels(view.all_rows)} "
-            "Look at the pictures: they are all there is to judge by."
+            "Look at the pictures: there is no other evidence."
         )
     names = joined([attack_title(spec) for spec in dict.fromkeys(row.attack for row in sure.values())])
     it, its = ("it", "its") if len(sure) == 1 else ("them", "their")
     return (
         f"{unknown} The update itself confirms {len(sure)} of {images} image{'' if images == 1 else 's'}: "
-        f"{names} found {it} by an exact formula, and {its} gradient, computed again, is the one that was sent."
+        f"{names} found {it} by an exact formula. Computed again, {its} gradient is the one that was sent."
         f"{_labels(sure.values())} Look at the pictures."
     )
 
@@ -235,14 +236,14 @@ def head_text(reading: HeadReading) -> str:
     labels = f", with the classes of {reading.labels}" if reading.labels else ""
     named = (
         f" They are nearest to their own image for {reading.identified} of {reading.images}, among "
-        f"{counted(reading.candidates, 'true image')}: features name an image to whoever has it, and show none by "
+        f"{counted(reading.candidates, 'true image')}. Features name an image to whoever has it, and show none by "
         "themselves."
         if reading.candidates
         else ""
     )
     return (
-        f"Read from the update of round {reading.round}, client {reading.node}, without a search for images: what "
-        f"entered the layer {reading.layer!r} for {reading.known} of {counted(reading.images, 'image')}, to 1 %"
+        f"Read from the update of round {reading.round}, client {reading.node}, without a search for images. Known to "
+        f"1 %: the input of the layer {reading.layer!r} for {reading.known} of {counted(reading.images, 'image')}"
         f"{labels}.{named}"
     )
 
@@ -331,7 +332,7 @@ def _leak(view: FederationView, raised: Sequence[Flag]) -> tuple[VerdictName, st
 
 
 def _why_exact(view: FederationView, best: AttackSummary) -> str:
-    """Why a formula brings images back as they are, as a sentence with a space before it; empty for other attacks."""
+    """Why a formula reconstructs images as they are, as a sentence with a space before it; empty for other attacks."""
     name, defence = best.attack.partition(":")[0], capitalised(defence_name(view.federation.defence))
     behind = f", and {defence} sits behind {{}}" if "precode" in view.federation.defence else ""
     if name == "first-layer":
@@ -415,9 +416,9 @@ def _named(view: FederationView, found: Identified, weak: Sequence[str]) -> str:
 def _ahead(lead: Lead) -> str:
     """How far what one attack made is beyond every guess, in a sentence."""
     return (
-        f"What {attack_title(lead.summary.attack)} made of the updates is nearer to the truth than every guess without "
-        f"them on {_of(lead.ahead, lead.images)}: SSIM {figure(lead.ssim)} on average, {figure(lead.gain)} more than "
-        "the best guess."
+        f"The results of {attack_title(lead.summary.attack)} are nearer to the truth than every guess without the "
+        f"updates on {_of(lead.ahead, lead.images)}. Their SSIM is {figure(lead.ssim)} on average, {figure(lead.gain)} "
+        "more than that of the best guess."
     )
 
 

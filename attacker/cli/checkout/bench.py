@@ -26,15 +26,25 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     device: Device = AUTO,
-    models: Annotated[str, typer.Option(help="Model specs, set apart by commas.")] = MODELS,
-    candidates: Annotated[str, typer.Option(help="Images attacked together, numbers set apart by commas.")] = "1,8,32",
+    models: Annotated[str, typer.Option(help="Model specs, separated by commas.")] = MODELS,
+    candidates: Annotated[
+        str, typer.Option(help="Numbers of images attacked together, separated by commas.")
+    ] = "1,8,32",
     iterations: Annotated[
         int,
-        typer.Option(min=0, help="Of the shorter of two attacks; the longer has twice. 0: half a second of the loop."),
+        typer.Option(
+            min=0,
+            help="Iterations of the short attack; the long one makes twice as many. 0: half a second of the loop.",
+        ),
     ] = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="Pairs of attacks; medians are shown.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
-    limit: Annotated[float, typer.Option(min=0, help="Leave out a pair that is expected to take more seconds.")] = 60.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of pairs of attacks; medians are shown.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Number of processor threads.")] = 1,
+    limit: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Time limit of a pair in seconds; a pair that is expected to take longer is left out."
+        ),
+    ] = 60.0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
 ) -> None:
     """Measure the attack engine on this machine, beside a plain double-backward loop.

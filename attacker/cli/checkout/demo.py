@@ -33,11 +33,11 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
     Args:
         out: Absolute folder; what an earlier demo left there is replaced, anything else is left alone.
         dataset: An image set, of the first four.
-        rounds: Of each of them; FedSGD with one image a client and round.
-        clients: Of each of them.
+        rounds: Rounds of each of them; FedSGD with one image a client and round.
+        clients: Clients of each of them.
         victims: Updates to attack in each federation.
         iterations: Steps of Inverting Gradients; its other settings are those of the PRECODE paper.
-        seed: Of everything random.
+        seed: Random seed.
 
     Raises:
         ValueError: If the folder holds something else, or a setting is wrong.

@@ -1,4 +1,4 @@
-"""What the commands that start federations show of them, and how they say that one failed."""
+"""Progress and failures of the commands that start federations."""
 
 from __future__ import annotations
 

@@ -32,16 +32,21 @@ def register(app: typer.Typer) -> None:
 
 
 def recommend(
-    out: Annotated[Path, typer.Option(help="Folder of the search; one that was begun is taken up.")],
+    out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one is resumed.")],
     model: Annotated[str, typer.Option(help="Model spec.")] = "lenet",
     data: Annotated[
         str, typer.Option(help="Image set: a name, npz:PATH, folder:PATH, or a file or folder.")
     ] = "photos",
     scale: ScaleOption = "smoke",
-    families: Annotated[int, typer.Option(min=1, help="Try at most so many ways of adding noise.")] = 12,
-    victims: Annotated[int, typer.Option(min=0, help="Unseen images to judge on; 0 takes the scale's.")] = 0,
+    families: Annotated[int, typer.Option(min=1, help="Maximum number of ways of adding noise to try.")] = 12,
+    victims: Annotated[
+        int, typer.Option(min=0, help="Number of unseen images to judge on; 0 takes the scale's number.")
+    ] = 0,
     patient: Annotated[
-        int, typer.Option(min=0, help="The first of these, for patient searches; 0 takes the scale's.")
+        int,
+        typer.Option(
+            min=0, help="Number of these images for patient searches, from the first on; 0 takes the scale's number."
+        ),
     ] = 0,
     beside: Annotated[
         list[Path] | None,
@@ -53,13 +58,12 @@ def recommend(
     workers: WorkersOption = 0,
     device: Device = AUTO,
 ) -> None:
-    """Search a defence that no attack breaks and that costs at most one point of accuracy.
+    """Search for a defence that no attack breaks and that costs at most one point of accuracy.
 
-    Noise is raised on a ladder, behind a clip, with batches, local steps and
-
-    bottlenecks that Optuna chooses. Attacks are stopped by validation images;
-
-    what is recommended is judged on others. Exit code 1: there is none.
+    The noise behind a clip is raised step by step; Optuna chooses batches,
+    local steps and bottlenecks. Validation images show which noise stops the
+    attacks, and other images judge the recommended defence. Exit code 1: no
+    defence was found.
 
     Example: fl-precode recommend --model mlp --data photos --out outputs/recommend
     """

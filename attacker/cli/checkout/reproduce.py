@@ -39,22 +39,24 @@ _Data = Annotated[
         show_default=False,
     ),
 ]
-_Models = Annotated[str, typer.Option(help="Model specs, set apart by commas.")]
+_Models = Annotated[str, typer.Option(help="Model specs, separated by commas.")]
 _Defences = Annotated[
     list[str] | None,
-    typer.Option(help="Defence specs, set apart by commas. Repeatable. Default: the scale's.", show_default=False),
+    typer.Option(help="Defence specs, separated by commas. Repeatable. Default: the scale's.", show_default=False),
 ]
 AttacksOption = Annotated[
     list[str] | None,
     typer.Option(help="Attack specs in place of those that fit each defence. Repeatable.", show_default=False),
 ]
 RootOption = Annotated[str, typer.Option(help="Folder of downloaded image sets. Default: ~/.cache/fl-precode.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor, on a GPU one.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
+WorkersOption = Annotated[
+    int, typer.Option(min=0, help="Number of worker processes; 0 takes one for each processor, or one on a GPU.")
+]
 
 
 def precode(
-    out: Annotated[Path, typer.Option(help="Folder of the experiment; one that was begun is taken up.")],
+    out: Annotated[Path, typer.Option(help="Folder of the experiment; an interrupted one is resumed.")],
     scale: ScaleOption = "smoke",
     data: _Data = None,
     models: _Models = "",
@@ -66,11 +68,10 @@ def precode(
     ray_address: RayAddress = "",
     device: Device = AUTO,
 ) -> None:
-    """The PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
+    """Re-run the PRECODE paper's experiment: accuracy and attack success of each defence, plain and adaptive attacks.
 
-    Every finished piece is kept at once: after a crash or Ctrl-C the same
-
-    command goes on where it was, and a finished experiment only draws its page.
+    Every finished part is stored at once: after a crash or Ctrl-C the same
+    command resumes, and a finished experiment only draws its page.
 
     Example: fl-precode reproduce precode --scale smoke --out outputs/precode
     """

@@ -33,7 +33,7 @@ _Data = Annotated[
 _Sets = Annotated[
     list[str] | None, typer.Option(help="Image set. Repeatable: the first is used for everything.", show_default=False)
 ]
-_Out = Annotated[Path, typer.Option(help="Folder of the experiment; one that was begun is taken up.")]
+_Out = Annotated[Path, typer.Option(help="Folder of the experiment; an interrupted one is resumed.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,11 +53,10 @@ def hybrid(
     ray_address: RayAddress = "",
     device: Device = AUTO,
 ) -> None:
-    """R-GAP, Hybrid and refinement beside DLG and Inverting Gradients, on the nets of Chen and Campbell and of R-GAP.
+    """Compare R-GAP, Hybrid and refinement with DLG and Inverting Gradients, on the nets of their papers.
 
-    Every finished piece is kept at once: after a crash or Ctrl-C the same
-
-    command goes on where it was, and a finished experiment only draws its page.
+    Every finished part is stored at once: after a crash or Ctrl-C the same
+    command resumes, and a finished experiment only draws its page.
 
     Example: fl-precode reproduce hybrid --scale smoke --out outputs/hybrid
     """
@@ -93,11 +92,10 @@ def i2f(
     ray_address: RayAddress = "",
     device: Device = AUTO,
 ) -> None:
-    """Influence (I2F, E-I2F, its lower bound) beside the error of attacks, by noise, pruning, start and model.
+    """Compare influence (I2F, E-I2F, its lower bound) with the error of attacks, by noise, pruning, start and model.
 
-    Every finished piece is kept at once: after a crash or Ctrl-C the same
-
-    command goes on where it was, and a finished experiment only draws its page.
+    Every finished part is stored at once: after a crash or Ctrl-C the same
+    command resumes, and a finished experiment only draws its page.
 
     Example: fl-precode reproduce i2f --scale smoke --out outputs/i2f
     """

@@ -21,12 +21,12 @@ def run(
     out: Annotated[Path, typer.Option(help="New folder for tape, result.json and evaluation.json.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A run-config key, as in pyproject.toml. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Run-config key and value, as in pyproject.toml. Repeatable."),
     ] = None,
     tape: Annotated[bool, typer.Option(help="Record every update that the server receives.")] = True,
     client_cpus: Annotated[int, typer.Option(min=1, help="CPUs that Ray reserves for each client.")] = 1,
     client_gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, for each client.")] = 0.0,
-    port: Annotated[int, typer.Option(help="Of the SuperLink on this machine; 0 picks a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the SuperLink on this machine; 0 picks a free port.")] = 0,
 ) -> None:
     """Run a federation on Flower's simulation runtime and write its tape.
 
@@ -61,14 +61,16 @@ def run(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for tapes, audit.json and the report.")] = Path("outputs/demo"),
-    dataset: Annotated[str, typer.Option(help="Image set of the first four; `fl-precode datasets` lists.")] = "faces",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each of the first four.")] = 4,
-    clients: Annotated[int, typer.Option(min=1, help="Clients of each of the first four.")] = 4,
-    victims: Annotated[int, typer.Option(min=1, help="Updates to attack in each federation.")] = 8,
-    iterations: Annotated[int, typer.Option(min=1, help="Steps of the optimising attack.")] = 1200,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    dataset: Annotated[
+        str, typer.Option(help="Image set of the first four federations; `fl-precode datasets` lists the names.")
+    ] = "faces",
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds of each of the first four federations.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients of each of the first four federations.")] = 4,
+    victims: Annotated[int, typer.Option(min=1, help="Number of updates to attack in each federation.")] = 8,
+    iterations: Annotated[int, typer.Option(min=1, help="Number of steps of the optimising attack.")] = 1200,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
-    """Five small federations on real images, each audited: with and without PRECODE, and photographs at 224x224."""
+    """Run and audit five small federations on real images: with and without PRECODE, and photographs at 224x224."""
     from attacker.cli.checkout.demo import run_demo
 
     run_demo(

@@ -1,4 +1,4 @@
-"""Which family is tried next: Optuna's, by what those that were tried lost and disclosed."""
+"""Choice of the next family by Optuna, from the losses and disclosures of the earlier ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FamilyChooser:
 
     Args:
         families: Each once; the first are tried first.
-        seed: Of the sampler.
+        seed: Seed of the sampler.
 
     Raises:
         ModuleNotFoundError: If Optuna is not installed.

@@ -1,4 +1,4 @@
-"""One family on its ladder: where nothing comes back, where the accuracy stays, and whether the two meet."""
+"""One family on its ladder: where nothing is reconstructed, where the accuracy stays, and whether the two meet."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Climb:
         family: What is climbed.
         norms: By protocol the norm that it clips at.
         attacks: On what its clients send.
-        utility: Of what they train.
-        formulas: Rung to what formulas brought back of validation images.
-        searches: Rung to what all other attacks brought back of them.
-        judged: Kind of attack to what came back of unseen images at the rung that was judged.
+        utility: Utility of what they train.
+        formulas: Rung to what formulas reconstructed of validation images.
+        searches: Rung to what all other attacks reconstructed of them.
+        judged: Kind of attack to what was reconstructed of unseen images at the rung that was judged.
         lost: Protocol and rung to accuracy.
         leaked: Rungs that leaked above one that held.
-        lowest: At which nothing comes back of validation images.
+        lowest: At which nothing is reconstructed of validation images.
         affordable: The highest at which the accuracy stays; None for none, or unknown.
         verdict: In the end.
-        reason: Of it.
+        reason: Reason for it.
         judged_rung: On which it was judged.
-        bare: What comes back without noise.
+        bare: What is reconstructed without noise.
     """
 
     family: Family
@@ -116,7 +116,7 @@ class Climb:
         return {protocol: self.family.defence(rung, norm) for protocol, norm in self.norms.items()}
 
     def at(self, rung: int) -> Disclosed:
-        """What came back of validation images; searches are made only where formulas bring nothing back."""
+        """What was reconstructed of validation images; searches are made only where formulas reconstruct nothing."""
         found = self._of_formulas(rung)
         if found.images:
             return found
@@ -125,7 +125,7 @@ class Climb:
         return found.joined(self.searches[rung])
 
     def without_noise(self) -> Disclosed:
-        """What comes back of validation images with the same batches and steps, and no noise."""
+        """What is reconstructed of validation images with the same batches and steps, and no noise."""
         if self.bare is None:
             defences: dict[str, str] = dict.fromkeys(PROTOCOLS, self.family.within)
             found = self._on_validation(defences, "quick")
@@ -144,7 +144,7 @@ class Climb:
         return max(self.cost(rung, protocol).mean for protocol in PROTOCOLS)
 
     def values(self) -> tuple[float, float]:
-        """For the choice of the next family: lost where nothing comes back, and disclosed where the accuracy stays."""
+        """Figures to choose the next family by: lost where nothing is reconstructed, disclosed where accuracy stays."""
         if self.verdict == "recommended":
             return max(0.0, self.points(self.lowest or 0)), 0.0
         if self.verdict == "falls when judged":

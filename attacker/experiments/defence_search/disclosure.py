@@ -1,4 +1,4 @@
-"""What the attacks bring back behind a family's noise."""
+"""Disclosure behind a family's noise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ Part = Literal["validation", "judged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Disclosed:
-    """What the best of some attacks brought back, as far as they went.
+    """What the best of some attacks reconstructed, as far as they went.
 
     Attributes:
-        images: Of which at least so many came back to one attack under one protocol; None if no attack fits.
-        victims: Of that attack; of those that brought nothing back the fewest of any.
+        images: Images that one attack reconstructed under one protocol, or a lower bound of them; None if no attack
+            fits.
+        victims: Victims of that attack; the fewest of any where no attack reconstructed an image.
         updates: That these are of, and so independent trials: images of one update stand or fall together.
         attack: Spec of that attack, or of what came closest.
-        reason: A sentence of what came back; empty when nothing did.
+        reason: A sentence about what was reconstructed; empty when nothing was.
         ssim: The largest on any image.
     """
 
@@ -47,11 +48,11 @@ class Disclosed:
 
     @property
     def holds(self) -> bool:
-        """Whether attacks fit, and nothing came back to them."""
+        """Whether attacks fit, and none reconstructed anything."""
         return self.images == 0
 
     def joined(self, other: Disclosed) -> Disclosed:
-        """What both brought back: the larger number, and what came closest."""
+        """What both reconstructed: the larger number, and what came closest."""
         closest = max((self, other), key=lambda found: -2.0 if found.ssim is None else found.ssim)
         if self.images is None or other.images is None:
             known = other if self.images is None else self
@@ -84,14 +85,14 @@ class Attacks:
         which: Which,
         epochs: Sequence[int] = (0,),
     ) -> Disclosed:
-        """What comes back; after the first attack that brings something back no other is tried, except formulas.
+        """Images reconstructed; after the first attack that reconstructs one, no other is tried, except formulas.
 
         Args:
-            family: Of what is attacked.
+            family: Family of what is attacked.
             defences: By protocol.
             part: Whether the search may go by these images.
             which: Attacks.
-            epochs: Of a central training, whose weights are attacked; 0 for none.
+            epochs: Epochs of the central training whose weights are attacked; 0 for none.
         """
         found = Disclosed()
         pieces = self._pieces(family, defences, part, which, epochs)

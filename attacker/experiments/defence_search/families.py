@@ -38,11 +38,11 @@ class Family:
 
     Attributes:
         mechanism: Where the noise comes in.
-        quantile: Of the undefended norms, at which is clipped; of noise alone, which has no clip, the median is what
+        quantile: Quantile of the undefended norms that is the clip; noise alone has no clip, and the median is what
             its deviation is relative to.
         beside: What else protects; empty for nothing.
         batch_size: Images of one step.
-        local_steps: Of a client under FedAvg.
+        local_steps: Local steps of a client under FedAvg.
         model: Spec of the model; not the one asked for where that has batch normalisation, which DP-SGD forbids.
     """
 
@@ -73,7 +73,7 @@ class Family:
         """Spec of the defence with this rung's noise.
 
         Args:
-            rung: Of the ladder.
+            rung: Rung of the ladder.
             norm: The undefended norm at the family's quantile.
 
         >>> work = {"batch_size": 1, "local_steps": 1, "model": "mlp"}
@@ -98,7 +98,7 @@ def families(experiment: Experiment, data: str, model: str, *, most_images: int)
         experiment: Says where the images are.
         data: Image set.
         model: Spec.
-        most_images: Of one client in one round: no more than there are victims.
+        most_images: Maximum number of images of one client in one round: no more than there are victims.
 
     Raises:
         ValueError: If the model does not fit the images.

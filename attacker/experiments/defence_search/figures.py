@@ -105,7 +105,7 @@ def family_name(trial: Trial) -> str:
 
 
 def share(rung: Rung) -> float | None:
-    """Of the victims that came back; None if that is not known."""
+    """Share of the victims that were reconstructed; None if that is not known."""
     return None if rung.disclosed is None or not rung.victims else rung.disclosed / rung.victims
 
 
@@ -132,7 +132,7 @@ def bound(rung: Rung) -> float | None:
 
 
 def privacy_utility(recommendations: Sequence[Recommendation]) -> str:
-    """Accuracy lost against the share that comes back, and against epsilon: a line for each model.
+    """Accuracy lost against the share that is reconstructed, and against epsilon: a line for each model.
 
     Both panels have the same height. On the left the best attack with its interval, and the bound; on the right the
     same points by the epsilon that is spent in all rounds.

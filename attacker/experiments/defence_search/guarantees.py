@@ -1,4 +1,4 @@
-"""What a rung's noise guarantees by formula, and which share of images no attack exceeds."""
+"""Guarantee of a rung's noise by formula, and the share of images that no attack exceeds."""
 
 from __future__ import annotations
 

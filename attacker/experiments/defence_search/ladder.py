@@ -1,4 +1,4 @@
-"""A ladder of noise: by bisection the lowest rung at which nothing comes back, and the highest that is affordable."""
+"""A ladder of noise: bisection for the lowest rung that stops reconstruction, and for the highest affordable one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def settled(holds: Callable[[int], bool], rung: int | None, top: int = TOP) -> t
     search goes on above it.
 
     Args:
-        holds: Whether nothing comes back at a rung.
+        holds: Whether nothing is reconstructed at a rung.
         rung: That was found to hold, or None.
         top: The highest rung.
 

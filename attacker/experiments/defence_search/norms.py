@@ -1,4 +1,4 @@
-"""How long undefended gradients and updates are: what is clipped is clipped at a quantile of that."""
+"""Norms of undefended gradients and updates, whose quantiles are the clips."""
 
 from __future__ import annotations
 

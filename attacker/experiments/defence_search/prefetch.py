@@ -29,7 +29,7 @@ class Ahead:
     finished and kept, unless none of their time was spent.
 
     Args:
-        folder: Of finished cells.
+        folder: Folder of finished cells.
         workers: Processes, one thread each; 1 works in this process, and on nothing ahead.
     """
 

@@ -1,4 +1,4 @@
-"""What a search for a defence leaves behind, and how people are told."""
+"""Result of a search for a defence, and its text for people."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PrivacyOfRung(Entry):
 
     Attributes:
         protocol: Under which.
-        level: Of one image, or of one client with all of its images.
+        level: Level of one image, or of one client with all of its images.
         a_round: Epsilon of one round; None where there is no guarantee.
-        composed: Of all rounds of the federation that accuracy was measured on.
+        composed: Epsilon of all rounds of the federation that accuracy was measured on.
         delta: At which.
         upper_bound: Share of images that no attack on one round exceeds, by reconstruction robustness.
         note: What it assumes, or why there is none.
@@ -45,16 +45,16 @@ class Rung(Entry):
     Attributes:
         noise: Relative to the clip; 0 for none.
         defences: By protocol the spec.
-        disclosed: Validation images that came back to the best attack; at least so many where a search was ended.
-        victims: Of that attack.
-        interval: Of the share, 95 %, exact, by updates.
+        disclosed: Validation images that the best attack reconstructed; a lower bound where a search was ended.
+        victims: Victims of that attack.
+        interval: Interval of the share, 95 %, exact, by updates.
         attack: Spec of that attack, or of what came closest.
         closest_ssim: The largest on any image.
-        only_formulas: Whether no search was made, because formulas brought images back or the accuracy was lost.
+        only_formulas: Whether no search was made, because formulas reconstructed images or the accuracy was lost.
         lost: By protocol the accuracy that is lost, mean over the seeds.
         spread: Its standard deviation over the seeds.
         accuracy: By protocol that of each seed; None where a federation did not finish.
-        undefended: Of the same seeds.
+        undefended: Accuracy without the defence, of the same seeds.
         privacy: What is guaranteed.
     """
 
@@ -78,7 +78,7 @@ class Judged(Entry):
 
     Attributes:
         attacks: Which.
-        disclosed: Images that came back to the best of them; None if none fits.
+        disclosed: Images that the best of them reconstructed; None if none fits.
         victims: Images, of the attack with the fewest.
         updates: That these are of; 0 in records of before they were counted.
         closest_ssim: The largest that any reached.
@@ -100,21 +100,21 @@ class Trial(Entry):
             recommended, behind that noise.
         closest_attack: Spec of that attack; empty when none gave an image.
         accuracy: By protocol at that noise, mean over the seeds.
-        undefended: Of the same seeds.
+        undefended: Accuracy without the defence, of the same seeds.
         mechanism: What the noise belongs to: ``client``, ``example`` (DP-SGD) or ``noise``; empty in records of
             before there were ladders, as all that follows.
         model: Spec; with group normalisation where the mechanism needs it.
-        quantile: Of the undefended norms, at which is clipped.
+        quantile: Quantile of the undefended norms that is the clip.
         beside: What else protects.
         norms: By protocol the norm that is clipped at.
         defences: By protocol the spec.
-        noise: Of the rung that it ended at.
-        lowest_holding: Noise from which on nothing came back of validation images.
+        noise: Noise of the rung that it ended at.
+        lowest_holding: Lowest noise from which on no validation image was reconstructed.
         highest_affordable: Noise up to which the accuracy stays.
         gap_rungs: From the one to the other; 0 where they meet.
         gap_points: Accuracy lost at the lowest that holds, in points of 100.
         not_monotone: Noise that leaked although less noise held.
-        judged: What came back of unseen images, by kind of attack.
+        judged: What was reconstructed of unseen images, by kind of attack.
         rungs: All that was measured, by rising noise.
     """
 
@@ -153,7 +153,7 @@ class Recommendation(Entry):
         patient_victims: The first of these, which patient searches attack; None in records of before ladders.
         upper_bound: Largest share of images that may be reconstructed all the same, by the fewest updates judged.
         rounds: Batches of each client in the federations that accuracy was measured on; None as above.
-        clients: Of these federations.
+        clients: Clients of these federations.
         seeds: How often each was run.
         best_guess: Share of images that a guess without the update reaches, the upper end of its interval.
         closest: Place in ``trials`` of the family that is recommended, or whose curves come nearest to meeting.
@@ -188,7 +188,7 @@ def sentence(model: str, trials: Sequence[Trial], recommended: Trial | None, sca
         model: Spec of the model.
         trials: All that were made.
         recommended: The one that is recommended, or None.
-        scale: Of the search.
+        scale: Scale of the search.
         bound: Largest share of images that may be reconstructed all the same; None where nothing is recommended.
     """
     name = wording.model_name(model)

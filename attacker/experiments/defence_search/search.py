@@ -40,7 +40,7 @@ class DefenceSearch:
 
     Args:
         experiment: One image set and one model; its scale says how many victims, iterations and rounds.
-        folder: Of finished cells; a search that was stopped goes on where it was.
+        folder: Folder of finished cells; a search that was stopped goes on where it was.
         tell: Hears of the work at hand and the share of the families that are done.
         workers: Processes, one thread each. What is found does not depend on them.
     """
@@ -91,7 +91,7 @@ class DefenceSearch:
         return self._kept([self._trial(climb) for climb in climbs])
 
     def _bare(self) -> Disclosed:
-        """What comes back of single images without a defence: one local step sends the same under either protocol."""
+        """Single images reconstructed without a defence: one local step sends the same under either protocol."""
         family = Family(mechanism="noise", quantile=0.5, beside="", batch_size=1, local_steps=1, model=self._model)
         found = Disclosed()
         asked: list[tuple[Which, Sequence[int]]] = [("quick", (0,)), ("searches", (0,))]

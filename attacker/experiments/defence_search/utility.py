@@ -1,4 +1,4 @@
-"""What a family's noise costs in accuracy: federations from several seeds, beside undefended ones from the same."""
+"""Accuracy lost to a family's noise: federations from several seeds, beside undefended ones from the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lost:
 
     Attributes:
         defended: Accuracy after the last round; None where a federation did not finish.
-        undefended: Of the same seeds, model, batch and steps.
+        undefended: Accuracy without the defence, of the same seeds, model, batch and steps.
     """
 
     defended: tuple[float | None, ...]

@@ -41,10 +41,10 @@ class InversionScale:
     Attributes:
         name: As on the command line.
         data: Image set unless another is named.
-        nets: Of `NETS`.
+        nets: Names in `NETS`.
         images: The first training images, one in each update.
         attacks: Specs on every net. R-GAP's net takes those that search only, and R-GAP's own entrance.
-        stds: Of Gaussian noise on updates of `NOISY`.
+        stds: Standard deviations of Gaussian noise on updates of `NOISY`.
         noise_attacks: Specs for those.
         noise_images: The first training images.
     """
@@ -97,11 +97,11 @@ class Inversion:
     """One attack on the first images of one net, or what the net's equations determine (no attack).
 
     Attributes:
-        net: Of `NETS`.
+        net: Name in `NETS`.
         attack: Spec; empty for the ranks.
-        std: Of Gaussian noise on every number of the update.
+        std: Standard deviation of Gaussian noise on every number of the update.
         images: How many, one in each update.
-        part: Of the page.
+        part: Part of the page.
     """
 
     net: str
@@ -162,7 +162,7 @@ class Inversions:
         scale: Sizes.
         data: Image set.
         data_root: Folder of downloaded sets.
-        seed: Of searches and noise; the nets' weights have the papers' seeds.
+        seed: Seed of searches and noise; the nets' weights have the papers' seeds.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:

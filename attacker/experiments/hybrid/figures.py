@@ -61,7 +61,7 @@ def predicted(points: Mapping[str, Sequence[tuple[float, float]]], title: str) -
 
     Args:
         points: (predicted, measured) of each image, by what was done to the gradient.
-        title: Of the predicted quantity.
+        title: Title of the predicted quantity.
     """
     figure, axes = canvas(5.0, 4.6)
     shown = [pair for pairs in points.values() for pair in pairs if min(pair) > 0]

@@ -46,15 +46,15 @@ class Influenced:
     """One image whose gradient is changed in some ways.
 
     Attributes:
-        part: Of the page.
+        part: Part of the page.
         data: Image set.
         model: Spec, or ``resnet18``.
-        start: Of `INITIALISATIONS`.
+        start: Name in `INITIALISATIONS`.
         image: Number of the training image.
         changes: Specs of what is done to the gradient.
         way: How the error is measured: L-BFGS from the truth on with the spectrum's help, from random pixels, or from
             the truth without a spectrum, where only products are affordable.
-        iterations: Of L-BFGS.
+        iterations: Iterations of L-BFGS.
     """
 
     part: Literal["noise", "random", "pruning", "starts", "models"]
@@ -116,7 +116,7 @@ class Influences:
         scale: Sizes.
         data: Image sets.
         data_root: Folder of downloaded sets.
-        seed: Of noise and random starts; the models' weights have a seed of their own.
+        seed: Seed of noise and random starts; the models' weights have a seed of their own.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 

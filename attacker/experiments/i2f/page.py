@@ -53,7 +53,7 @@ class ChangeGroup(Entry):
     images: Count
     rank: Count | None
     unknowns: Count
-    largest: Number = Field(description="eigenvalue of J J^T, median")
+    largest: Number = Field(description="eigenvalue of JJ^T, median")
     unit_rmse: Number = Field(description="E-I2F for noise of standard deviation 1, median")
     i2f: Number | None = Field(description="median, RMSE of pixels")
     bound: Number = Field(description="I_lb, median")

@@ -1,4 +1,4 @@
-"""How large the comparison of influence with measured errors is."""
+"""Scales of the comparison of influence with measured errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class InfluenceScale:
     Attributes:
         name: As on the command line.
         data: Image sets unless others are named. The first is used for everything, the others for the noise only.
-        stds: Of Gaussian noise on the gradient of LeNet with weights from U(-0.5, 0.5).
+        stds: Standard deviations of Gaussian noise on the gradient of LeNet with weights from U(-0.5, 0.5).
         images: The first training images of the first set.
         others: The first training images of the other sets.
-        shares: Of pruning.
-        random_iterations: Of L-BFGS from random pixels, at noise of 0.001.
+        shares: Shares of pruning.
+        random_iterations: Iterations of L-BFGS from random pixels, at noise of 0.001.
         random_images: The first training images.
         few: Images for pruning, initialisations and models.
         models: Other models, exact.
         large: Other models, by products: bounds and damped estimates.
-        iterations: Of L-BFGS from the truth.
+        iterations: Iterations of L-BFGS from the truth.
     """
 
     name: str

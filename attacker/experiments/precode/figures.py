@@ -48,7 +48,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def colour(defence: str) -> str:
-    """Of a defence and its kin, the same in all figures."""
+    """Colour of a defence and its kin, the same in all figures."""
     return next((value for name, value in _FAMILIES if defence.startswith(name)), _OTHER)
 
 
@@ -166,7 +166,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
-    """The same with so many panels beside one another, of one height and one vertical axis."""
+    """The same with several panels beside one another, of one height and one vertical axis."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         rows = figure.subplots(1, count, sharey=True, squeeze=False)

@@ -37,9 +37,10 @@ def run_cells(
     Args:
         experiment: What the cells belong to.
         cells: Any of it.
-        folder: Of the experiment.
+        folder: Folder of the experiment.
         workers: Processes for trainings and attacks, one thread each; 1 works in this process.
-        ray_address: Of an existing Ray cluster, which does those instead; its nodes must see the folder and the images.
+        ray_address: Address of an existing Ray cluster, which does those instead; its nodes must see the folder and the
+            images.
         watch: Told before and after every cell.
 
     Returns:

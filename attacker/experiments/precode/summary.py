@@ -15,8 +15,8 @@ class Score(Entry):
 
     victims: Count = Field(description="images attacked, without those that the attack does not fit")
     not_applicable: Count
-    failed: Count = Field(description="raised or diverged; they count as not come back")
-    successes: Count = Field(description="images that came back, beyond the threshold and the best guess")
+    failed: Count = Field(description="raised or diverged; they count as not reconstructed")
+    successes: Count = Field(description="images that were reconstructed, beyond the threshold and the best guess")
     rate: Share | None = Field(description="null when the attack fits no victim")
     interval: tuple[Share, Share] | None = Field(description="95 % interval of the rate (Clopper-Pearson)")
     ssim: Number | None = Field(description="mean")

@@ -1,4 +1,4 @@
-"""What figures and tables look up in a summary."""
+"""Look-ups of figures and tables in a summary."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def worst(setup: SetupSummary, pick: Callable[[SetupState], Score | None]) -> Sc
 
 
 def plain_matching(state: SetupState) -> Score | None:
-    """Of Inverting Gradients, the attack of the PRECODE paper; None where it was not run."""
+    """Score of Inverting Gradients, the attack of the PRECODE paper; None where it was not run."""
     scores = [result.score for result in state.attacks if result.attack.partition(":")[0] == "inverting-gradients"]
     return strongest(scores) if scores else None
 
 
 def adaptive(state: SetupState) -> AttackScore | None:
-    """The adaptive attack that brought back most; None where none fits."""
+    """The adaptive attack that reconstructed most; None where none fits."""
     fitting = [result for result in state.attacks if result.adaptive and result.score.victims]
     return max(fitting, key=lambda result: score_strength(result.score), default=None)
 

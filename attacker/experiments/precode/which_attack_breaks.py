@@ -15,15 +15,16 @@ Tried = tuple[SetupState, AttackScore]
 def falls(setups: Sequence[SetupSummary]) -> list[Fall]:
     """One entry for each defended model, undefended ones included.
 
-    A defence falls to an attack when an image comes back, beyond the best guess without the update. A plain attack does
-    not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where nothing comes back
-    although the undefended model is reconstructed, the attacks tried were stopped, which proves nothing more.
+    A defence falls to an attack when an image is reconstructed, beyond the best guess without the update. A plain
+    attack does not know the defence, the weaker assumption; an adaptive one uses that it was announced. Where nothing
+    is reconstructed although the undefended model is reconstructed, the attacks tried were stopped, which proves
+    nothing more.
     """
     return [_fall(setup, setups) for setup in setups]
 
 
 def broken(result: AttackScore) -> bool:
-    """Whether an image came back."""
+    """Whether an image was reconstructed."""
     return result.score.successes > 0
 
 
@@ -71,7 +72,7 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: SetupState | N
     if state is None or result is None:
         return f"{defence}: no attack fits these updates, so nothing is known."
     score = result.score
-    back = _came_back(score)
+    back = _reconstructed_text(score)
     when = state_name(state.epoch)
     name = attack_title(result.attack)
     if assumption == "plain":
@@ -88,7 +89,7 @@ def _sentence(setup: SetupSummary, assumption: Assumption, state: SetupState | N
     return f"Cannot tell: the attacks reconstruct nothing from the undefended model either; {back}, {when}."
 
 
-def _came_back(score: Score) -> str:
+def _reconstructed_text(score: Score) -> str:
     low, high = score.interval or (0.0, 1.0)
     sure = f"95 % interval {wording.interval(low, high)}"
     text = f"{score.successes} of {score.victims} images were reconstructed ({sure})"

@@ -63,7 +63,7 @@ class ObservedUpdates:
         targets: One for each victim, by parameter name.
         matched: Names of the parameters that count; None for all.
         elements: Which elements count, and how; None compares all, by inner products.
-        units: Of each victim, by parameter name, what updates are divided by; None for 1.
+        units: Units of each victim, by parameter name, what updates are divided by; None for 1.
 
     Raises:
         ValueError: If ``matched`` holds other names or none.

@@ -113,7 +113,7 @@ class MovedLayers(ExchangedLayers):
     Args:
         sent: The layers at the weights that the clients received.
         modules: Layers that move, by name.
-        learning_rate: Of the local SGD.
+        learning_rate: Learning rate of the local SGD.
     """
 
     def __init__(self, sent: VictimLayers, modules: Mapping[str, nn.Module], learning_rate: float) -> None:
@@ -123,7 +123,7 @@ class MovedLayers(ExchangedLayers):
 
     @contextmanager
     def from_the_start(self, candidates: int) -> Iterator[None]:
-        """Inside the block so many candidates train; before and afterwards no weight has moved."""
+        """Inside the block a number of candidates train; before and afterwards no weight has moved."""
         self._has_moved = set()
         for name, module in self._modules.items():
             kind = plain_kind(module)

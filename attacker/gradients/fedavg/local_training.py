@@ -1,4 +1,4 @@
-"""What a client's local training is, as it announces it: its mini-batches, in order, and its optimiser."""
+"""Local training of a client as it announces it: its mini-batches, in order, and its optimiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LocalTraining:
 
     Attributes:
         batches: First and past-the-last image of every step.
-        learning_rate: Of the local SGD.
+        learning_rate: Learning rate of the local SGD.
         momentum: As in ``torch.optim.SGD``, without dampening.
         weight_decay: As in ``torch.optim.SGD``.
     """

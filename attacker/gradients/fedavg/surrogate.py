@@ -103,10 +103,10 @@ class SurrogateProducts(GradientProducts):
         way: "factored", for models of plain layers only: their outputs are linear in the weights, so that each is mixed
             from the outputs at both ends and no weight of a candidate is formed; "vmap" or "loop" for any model.
             `surrogate_products` chooses.
-        learning_rate: Of ``a``; 0 keeps it at 1/2, for searches that measure a point twice.
+        learning_rate: Learning rate of the position ``a``; 0 keeps it at 1/2, for searches that measure a point twice.
         matched: Names of the parameters that count; None for all.
         elements: Which elements of the update count, and how; None compares all, by inner products. Not "factored".
-        units: Of each victim, by parameter name, what updates are divided by; None for 1. Not "factored".
+        units: Units of each victim, by parameter name, what updates are divided by; None for 1. Not "factored".
 
     Attributes:
         way: As given.
@@ -172,10 +172,10 @@ def surrogate_products(
         replay: The victim's loss at the weights that the clients received.
         observations: One for each victim, of the same problem.
         trace: A trace of the victim's model.
-        learning_rate: Of the surrogate's position, 0 or more.
+        learning_rate: Learning rate of the surrogate's position, 0 or more.
         matched: Names of the parameters that count; None for all.
         elements: Which elements of the update count, and how; None compares all, by inner products.
-        units: Of each victim, by parameter name, what updates are divided by; None for 1.
+        units: Units of each victim, by parameter name, what updates are divided by; None for 1.
 
     Raises:
         ValueError: If the model is not twice differentiable.

@@ -37,7 +37,7 @@ class Unrolled(ClientUpdate):
 
     Args:
         replay: The victim's loss at the weights that the clients received.
-        observation: Of one of them; it announces the training.
+        observation: Observation of one of them; it announces the training.
 
     Raises:
         ValueError: If the protocol does not announce enough (`why_not_unrolled`).
@@ -86,7 +86,7 @@ class LocalTrainingProducts(FormedProducts):
             first), or one after another.
         matched: Names of the parameters that count; None for all.
         elements: Which elements of the update count, and how; None compares all, by inner products.
-        units: Of each victim, by parameter name, what updates are divided by; None for 1.
+        units: Units of each victim, by parameter name, what updates are divided by; None for 1.
 
     Raises:
         ValueError: If the protocol does not announce enough (`why_not_unrolled`).
@@ -127,7 +127,7 @@ def local_training_products(
         trace: A trace of the victim's model.
         matched: Names of the parameters that count; None for all.
         elements: Which elements of the update count, and how; None compares all, by inner products.
-        units: Of each victim, by parameter name, what updates are divided by; None for 1.
+        units: Units of each victim, by parameter name, what updates are divided by; None for 1.
 
     Raises:
         ValueError: If the protocol does not announce enough, or the model is not twice differentiable.

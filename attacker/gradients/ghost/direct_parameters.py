@@ -90,7 +90,7 @@ class DirectProducts(LayerProducts):
         self.vectors = (torch.stack([target.flatten() for target in targets]),)
 
     def __call__(self, received: Tensor, delta: Tensor, victims: int, restarts: int) -> LayerShare:
-        """Of ``delta``, the gradients of all copies; see `LayerProducts.__call__`."""
+        """Sums for ``delta``, the gradients of all copies; see `LayerProducts.__call__`."""
         del received
         return LayerShare([delta.reshape(victims, restarts, -1, self.vectors[0].shape[1]).sum(2)], None)
 

@@ -120,7 +120,7 @@ class ObservedLayer:
 
 
 class LayerKind(Generic[Layer]):
-    """How layers of one kind run with each victim's weights, and what their gradients are.
+    """Layers of one kind with each victim's weights, and their gradients.
 
     `gradients` is enough. Those kinds that are cheaper without the gradient of every image override `products`, and
     `forward` where the victims' weights can be used in one call.
@@ -147,7 +147,7 @@ class LayerKind(Generic[Layer]):
         return ()
 
     def why_not(self, layer: Layer, output_shape: tuple[int, ...] | None) -> str | None:
-        """Why the gradients of a layer that gave an output of this shape do not follow, or None when they do."""
+        """Reason why the gradients of a layer with an output of this shape do not follow, or None when they do."""
         del layer, output_shape
         return None
 
@@ -269,10 +269,10 @@ class LinearPart(nn.Module):
 
 
 class CompositeKind(ABC, Generic[Layer]):
-    """How layers of one kind are computed from Linear parts, which own all parameters of the layer."""
+    """Computation of layers of one kind from Linear parts, which own all parameters of the layer."""
 
     def why_not(self, layer: Layer) -> str | None:
-        """Why this one cannot be, or None when it can."""
+        """Reason why this layer cannot be computed so, or None when it can."""
         del layer
         return None
 
@@ -282,7 +282,7 @@ class CompositeKind(ABC, Generic[Layer]):
 
     @abstractmethod
     def inputs(self, layer: Layer, received: Tensor) -> Tensor:
-        """What the parts receive, as far as the shape (images, rows, ...) goes, from what the layer receives."""
+        """Shapes (images, rows, ...) of the parts' inputs from the layer's input."""
 
     @abstractmethod
     def forward(self, layer: Layer, parts: Mapping[str, LinearPart]) -> Forward:

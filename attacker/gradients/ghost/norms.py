@@ -91,7 +91,7 @@ class NormKind(LayerKind[Norm]):
         return norm
 
     def products(self, layer: Norm, observed: ObservedLayer) -> LayerProducts:
-        """Of scale and shift, which are vectors."""
+        """Products for scale and shift, which are vectors."""
         return NormProducts(
             lambda images: self.normalised(layer, images),
             lambda values, victims, restarts: self.sums(layer, values, victims, restarts),
@@ -185,7 +185,7 @@ class RunningNormKind(NormKind[RunningNorm]):
         return lambda images: affine(images, scale, shift)
 
     def products(self, layer: RunningNorm, observed: ObservedLayer) -> LayerProducts:
-        """Of scale and shift, which are vectors."""
+        """Products for scale and shift, which are vectors."""
         statistics = _statistics(observed.buffers)
         if statistics is None:
             return super().products(layer, observed)

@@ -1,4 +1,4 @@
-"""What an audit says to a requirement: test, criterion, result, and what was not tested. From the record alone."""
+"""Answers of an audit to a requirement: test, criterion, result, and gaps. From the record alone."""
 
 from __future__ import annotations
 
@@ -227,11 +227,11 @@ def _state_of_the_art(one: Audited) -> Answer:
         status="met" if fit else "not met",
         test="Attacks that know the defence, and the same updates without it, were tried.",
         criterion=(
-            "One attack at least knows the whole defence, attacks succeed where the defence is taken away, and nothing "
-            "gives a reason to distrust a low score."
+            "At least one attack knows the whole defence, attacks succeed without the defence, and no flag gives a "
+            "reason to distrust a low score."
         ),
         result=" ".join(parts),
-        not_tested=_sentence([*filter(None, [not_run(one)]), "attacks that will be published later"]),
+        not_tested=_sentence([*filter(None, [not_run(one)]), "attacks that are published later"]),
     )
 
 

@@ -138,13 +138,13 @@ def _rests_on(record: AuditRecord, ones: list[Audited]) -> list[str]:
         + (f" from {counted(updates, 'client update')}" if updates else "")
         + f" and used {duration(seconds)} of computing time.",
         _attacker(record),
-        "The audit counts an image as reconstructed only where the attack comes nearer to it than the best guess that "
-        "needs no update, such as the average image.",
+        "An image counts as reconstructed only where the attack comes nearer to it than the best guess without the "
+        "update, such as the average image.",
     ]
     if any(line.identified_of for one in ones for line in one.verdict.lines):
         said.append(
-            "It counts an image as identified where the reconstruction is nearer to the true image than to all other "
-            "candidates, and chance does not explain it."
+            "An image counts as identified where the true image is the nearest of all candidates to the "
+            "reconstruction, and chance does not explain it."
         )
     if any(not one.federation.truth_known for one in ones):
         said.append(

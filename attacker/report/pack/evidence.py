@@ -80,7 +80,7 @@ def make_pack(record: AuditRecord, *, source: bytes, page: str) -> Pack:
     Args:
         record: The audit.
         source: Content of its ``audit.json``, which goes into the pack as it is.
-        page: Of `evidence_page`.
+        page: Result of `evidence_page`.
 
     Returns:
         The files. Where there is no PDF tool, the PDF is not among them and `Pack.missing` says so.
@@ -111,7 +111,7 @@ def save_pack(audit: Path, place: Path, *, redact: bool = False) -> Pack:
 
     Args:
         audit: Its ``audit.json``, or the folder that it is in, where the pictures are.
-        place: Of the pack.
+        place: Place of the pack.
         redact: Put in no picture at all; every number stays.
 
     Returns:

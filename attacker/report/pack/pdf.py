@@ -18,7 +18,7 @@ MISSING: Final = (
 )
 
 _EPOCH: Final = "SOURCE_DATE_EPOCH"
-"""Of reproducible builds: the time that programs write instead of the present one."""
+"""Variable of reproducible builds: the time that programs write instead of the present one."""
 
 _SVG: Final = re.compile(r"<svg class=\"(?:bar|chart)[^>]*>")
 _RULE: Final = re.compile(r"([^{}]*)\{([^{}]*)\}")

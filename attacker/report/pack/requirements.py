@@ -1,4 +1,4 @@
-"""What supervisors and standards ask, and what an audit says to it: the cross-table of the evidence pack.
+"""Requirements of supervisors and standards, and an audit's answers: the cross-table of the evidence pack.
 
 A clause is named where its number is known for sure; else the document and the topic stand alone.
 """

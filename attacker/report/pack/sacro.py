@@ -95,7 +95,7 @@ def _section(one: Audited) -> dict[str, Any]:
         section["attack_experiment_logger"] = {"attack_instance_logger": logged}
     else:
         section["not_judged"] = (
-            f"{one.verdict.sentence} This is no evidence for release: the evidence is weak, or fewer than 4 updates "
+            f"{one.verdict.sentence} This is no evidence for release. The evidence is weak, or fewer than 4 updates "
             f"could be compared, or no AUC is above chance by a test at {_LEVEL:g}."
         )
     return section
@@ -182,7 +182,7 @@ def _pairs(rows: Sequence[ImageResult]) -> NDArray[np.float64]:
 
 
 def _can_tell(updates: int) -> bool:
-    """Whether the exact test could come below the level at all, with so many updates and as many guesses."""
+    """Whether the exact test could come below the level at all, with equal numbers of updates and guesses."""
     return updates > 0 and 1 / comb(2 * updates, updates, exact=True) < _LEVEL
 
 

@@ -34,7 +34,7 @@ def log_run(record: AuditRecord, page: str, page_name: str, uri: str) -> str:
         record: The audit.
         page: HTML text.
         page_name: Its file name.
-        uri: Of the server, as MLflow takes it.
+        uri: URI of the server, as MLflow takes it.
 
     Raises:
         NotLogged: If MLflow is not installed, or the server is away or refuses.

@@ -1,4 +1,4 @@
-"""The features of a batch come back from a head's gradient alone, as far as its softmax tells them apart."""
+"""The features of a batch are recovered from a head's gradient alone, as far as its softmax tells them apart."""
 
 from __future__ import annotations
 

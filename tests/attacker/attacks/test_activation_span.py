@@ -1,4 +1,4 @@
-"""Activation span: batches behind smooth layers come back exactly, in part where noise hides some, and it is said."""
+"""Activation span: batches behind smooth layers are reconstructed exactly, or in part where noise hides some."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behind PRECODE real images come back once the noise is computed."""
+"""Behind PRECODE real images are reconstructed once the noise is computed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def similarity(spec, defence, photos):
     return ssim(pictures, inputs.denormalise(images))
 
 
-def test_noise_recovery_brings_back_what_precode_hides_from_the_plain_attack(photos):
+def test_noise_recovery_reconstructs_what_precode_hides_from_the_plain_attack(photos):
     undefended = similarity(f"inverting-gradients:{SEARCH}", "none", photos)
     plain = similarity(f"inverting-gradients:{SEARCH}", "precode", photos)
     recovered = similarity(f"noise-recovery:{SEARCH}", "precode", photos)

@@ -63,7 +63,7 @@ def test_an_attack_is_known_by_a_spec_that_builds_it_again(attack, spec):
     check_travel([spec])
 
 
-def test_every_registered_attack_comes_back_from_its_object():
+def test_every_registered_attack_is_made_again_from_its_object():
     for name in ATTACKS:
         attack = build_attack(name)
         assert build_attack(spec_of(attack)) == attack

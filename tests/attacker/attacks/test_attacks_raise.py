@@ -183,7 +183,7 @@ def four(victim: Victim) -> Observation:
 
 
 def check_without_labels(found: Reconstruction) -> None:
-    assert found.outcome is Outcome.ITERATION_LIMIT  # it fits, and its images did not come back
+    assert found.outcome is Outcome.ITERATION_LIMIT  # it fits, and its images were not reconstructed
     assert found.reason_codes[0] == "labels-unknown"
     assert found.inputs is None
 

@@ -1,4 +1,4 @@
-"""Deadlines: searches end with the best that they have, and calls that do not come back are ended."""
+"""Deadlines: searches end with the best that they have, and calls that do not return are ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images behind a frozen trunk come back from the head's gradient, as far as the trunk's features determine them."""
+"""Images behind a frozen trunk are reconstructed from the head's gradient, as far as its features determine them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quality(found, x):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_images_come_back_from_wide_features(batch, dtype):
+def test_images_are_reconstructed_from_wide_features(batch, dtype):
     x, y = digits(batch, dtype)
     found = run(*seen_of(frozen_trunk(), x, y))
     assert found.inputs.dtype == dtype

@@ -137,7 +137,7 @@ def test_a_weakened_adaptive_attack_is_caught(audited, defect, flag):
 
 @pytest.mark.parametrize(("defect", "flag"), CAUGHT.items())
 def test_a_weakened_plain_attack_is_caught(audited, defect, flag):
-    """Beside a weakened adaptive one, so that nothing comes back that would settle the matter."""
+    """Beside a weakened adaptive one, so that nothing is reconstructed that would settle the matter."""
     spec = f"plain-{defect}"
     raised, verdict = judged(audited, spec, "adaptive-wrong-sign")
     assert (flag, spec) in raised

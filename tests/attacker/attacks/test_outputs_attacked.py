@@ -149,7 +149,7 @@ class Convolutional(nn.Module):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_an_autoencoder_s_image_comes_back_by_the_first_layer_and_searches_say_why_not(several):
+def test_an_autoencoder_s_image_is_reconstructed_by_the_first_layer_and_searches_say_why_not(several):
     model = Autoencoder(several)
     victim = Victim(model=model, inputs=spec(10))
     seen = observed(model, lambda out: F.mse_loss(out[0] if several else out, IMAGES[:1]))

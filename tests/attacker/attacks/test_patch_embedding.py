@@ -83,7 +83,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_image_comes_back_exactly(shape):
+def test_the_image_is_reconstructed_exactly(shape):
     spec = VOLUME if shape == "volumes" else SPEC
     victim, x = victim_of(SHAPES[shape], spec=spec), tiny.images(spec, 1)
     found = run(ATTACK, victim, tiny.observe(victim, x, [2]))
@@ -233,7 +233,7 @@ def test_functional_dropout_before_the_positions_is_seen_in_the_update():
     check_refused(run(ATTACK, victim, replace(seen, batch_size=None)), "several-images")
 
 
-def test_an_image_of_equal_patches_comes_back_and_zeros_leave_no_gradient():
+def test_an_image_of_equal_patches_is_reconstructed_and_zeros_leave_no_gradient():
     victim = victim_of(torchvision_vit, dtype=torch.float32)
     x = torch.full((1, 3, SIDE, SIDE), -2.0)
     assert farthest(run(ATTACK, victim, tiny.observe(victim, x, [1])), x) < 1e-2
@@ -323,7 +323,7 @@ def test_updates_in_half_precision(dtype, least):
     assert found.inputs.dtype == torch.float32
 
 
-def test_black_borders_and_equal_patches_come_back():
+def test_black_borders_and_equal_patches_are_reconstructed():
     victim, x = victim_of(torchvision_vit, dtype=torch.float32), tiny.images(SPEC, 1, dtype=torch.float32)
     x[..., :6, :], x[..., -4:, :], x[..., :4] = -2, -2, -2
     found = run(ATTACK, victim, tiny.observe(victim, x, [1]))

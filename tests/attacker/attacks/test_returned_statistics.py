@@ -1,4 +1,4 @@
-"""Attacks that use the running statistics that came back: as a prior, as normalisation, and alone."""
+"""Attacks that use the returned running statistics: as a prior, as normalisation, and alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_batches_of_unequal_or_unknown_size_are_refused(change):
 
 
 @pytest.mark.parametrize("spec", NOTHING)
-def test_attacks_refuse_updates_from_which_nothing_came_back(spec):
+def test_attacks_refuse_updates_from_which_nothing_was_returned(spec):
     victim = norm_net()
     _, y, seen, _ = client(victim)
     assert build_attack(spec).why_not(victim, seen) is None
@@ -112,7 +112,7 @@ def test_settings_that_make_no_sense_are_refused(setting):
         build_attack(f"inverting-gradients:{setting}")
 
 
-def test_they_are_chosen_where_statistics_came_back_and_the_reading_counts_the_layers():
+def test_they_are_chosen_where_statistics_were_returned_and_the_reading_counts_the_layers():
     victim = norm_net()
     _, _, seen, _ = client(victim)
     _, _, several, _ = client(victim, images=4, batch=2)

@@ -115,7 +115,7 @@ def test_no_search_setting_is_left_out():
         (PLAIN, {"warmup": 40}, "warmup to end before the 40"),
         (PLAIN, {"plateau": 1.5}, "plateau"),
         (PLAIN, {"halving": -1}, "halving"),
-        (PLAIN, {"halving": 3}, "at least so many, got restarts=4"),
+        (PLAIN, {"halving": 3}, "at least that number, got restarts=4"),
         (PLAIN, {"halving": 2, "iterations": 6}, "needs 7 iterations"),
         (PLAIN, {"langevin": -0.1}, "langevin"),
         (PLAIN, {"langevin": float("nan")}, "langevin"),

@@ -1,4 +1,4 @@
-"""SPEAR: batches come back exactly, the same twice, and what does not fit is named."""
+"""SPEAR: batches are reconstructed exactly, the same twice, and what does not fit is named."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_first_layer_inversion_still_tells_a_batch_by_its_rank():
     check_refused(run(victim, pair, attack=FirstLayerInversion()), "several-images")
 
 
-def test_images_whose_columns_are_found_come_back_where_the_others_are_not():
+def test_images_whose_columns_are_found_are_reconstructed_where_the_others_are_not():
     victim, x = victim_of(middle=(nn.Linear(UNITS, UNITS), nn.ReLU()), seed=1), tiny.images(SPEC, 7)
     observation = tiny.observe(victim, x, [0, 1, 2, 3, 4, 5, 0])
     for samples in range(20, 2000, 20):

@@ -67,7 +67,7 @@ def test_a_search_that_takes_far_too_long_is_ended_and_what_it_found_is_kept(slo
 
 @pytest.mark.usefixtures("little_time")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_code_that_never_comes_back_is_stopped_and_has_failed(tmp_path, monkeypatch, workers):
+def test_code_that_never_returns_is_stopped_and_has_failed(tmp_path, monkeypatch, workers):
     tape = taped(tmp_path, "hanging")
     monkeypatch.setattr(slow_models, "CALLS_BEFORE_IT_HANGS", [3])
     monkeypatch.setenv("SLOW_MODEL_HANGS_AFTER", "3")

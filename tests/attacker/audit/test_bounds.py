@@ -21,7 +21,7 @@ LOCAL = "local-dp:clip=1,sensitivity=1e-4,epsilon=10,delta=1e-5"
 
 
 def audited(defence=DP, back=0, **changes):
-    """64 victims of one federation, of which so many came back."""
+    """64 victims of one federation, of which this many were reconstructed."""
     return told([federation("f1", defence, **changes)], [summary("f1", PLAIN, back, 64)])
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from attacker.audit.verdict.ci_gate import Answer, Demands, answers, came_back, judged, junit
+from attacker.audit.verdict.ci_gate import Answer, Demands, answers, images_reconstructed, judged, junit
 from attacker.audit.verdict.finish import finish_record, write_audit
 from attacker.audit.verdict.integrity import contradictions
 from attacker.cli.main import app
@@ -169,10 +169,10 @@ def test_controls_are_not_judged():
     assert [one.id for one in judged(alone)] == ["f1"]
 
 
-def test_images_that_came_back_by_any_attack_count_once():
+def test_images_that_any_attack_reconstructed_count_once():
     whole = made(3, ssim=[0.9] * 5 + [0.1] * 59)
-    assert came_back(whole, "f2") == (5, 64)
-    assert came_back(whole, "f1") == (64, 64)
+    assert images_reconstructed(whole, "f2") == (5, 64)
+    assert images_reconstructed(whole, "f1") == (64, 64)
 
 
 def test_the_gates_interval_goes_by_updates():

@@ -1,4 +1,4 @@
-"""When an image counts as come back."""
+"""When an image counts as reconstructed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _row(**changes):
 
 
 @pytest.mark.parametrize(
-    ("ssim", "guess", "came_back", "near"),
+    ("ssim", "guess", "reconstructed", "near"),
     [
         (0.6, 0.1, True, False),
         (0.599, 0.1, False, True),
@@ -29,9 +29,9 @@ def _row(**changes):
         (None, 0.1, False, False),
     ],
 )
-def test_an_image_counts_beyond_the_threshold_and_the_best_guess(ssim, guess, came_back, near):
+def test_an_image_counts_beyond_the_threshold_and_the_best_guess(ssim, guess, reconstructed, near):
     row = _row(ssim=ssim, baseline_ssim=0.05, guess_ssim=guess)
-    assert counts(row, THRESHOLD) is came_back
+    assert counts(row, THRESHOLD) is reconstructed
     assert near_miss(row, THRESHOLD) is near
 
 

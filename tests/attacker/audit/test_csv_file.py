@@ -38,7 +38,7 @@ def test_every_field_of_every_result_is_there():
     assert float(first["ssim"]) == 0.6
     assert second["ssim"] == "-0.25"  # a number is no formula
     assert first["matching_loss"] == ""
-    assert (first["came_back"], second["came_back"]) == ("1", "0")
+    assert (first["reconstructed"], second["reconstructed"]) == ("1", "0")
     assert (first["label"], second["label"]) == ("3", "")
     assert first["control_of"] == "f1"
 
@@ -57,9 +57,9 @@ def test_quotes_lines_and_nulls_break_no_table():
     assert row["reason"] == other["reason"] == 'a "b",\ncd'
 
 
-def test_without_truth_nobody_came_back_or_not():
+def test_without_truth_no_image_is_reconstructed_or_not():
     row, _ = read(results_text(whole(ssim=None, baseline_ssim=None)))
-    assert row["came_back"] == ""
+    assert row["reconstructed"] == ""
 
 
 def test_an_audit_writes_it_for_its_owner_only(tmp_path):

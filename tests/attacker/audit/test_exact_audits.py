@@ -76,9 +76,7 @@ def test_what_a_formula_costs_is_known_without_the_number_of_images(batches, tmp
     assert 0 < measure_unit(federations[0], settings) < 0.1
 
 
-def test_statistics_that_came_back_are_planned_behind_the_search_that_all_are_compared_with(
-    folder, tmp_path, monkeypatch
-):
+def test_returned_statistics_are_planned_behind_the_search_that_all_are_compared_with(folder, tmp_path, monkeypatch):
     tape = tape_federation(folder / "norm", model=NORMED, batch_size=4, rounds=1, local=TRAINED).tape
     *_, found = planned(tape, tmp_path, monkeypatch, budget=1e6)
     names = [one.attack.partition(":")[0] for one in found]
@@ -134,7 +132,7 @@ def test_without_formulas_the_same_federation_is_doubted(guarded, tmp_path):
     assert {"model-is-random", "single-start"} <= {flag.name for flag in record.flags}
 
 
-def test_batches_come_back_whole_where_nobody_knows_how_many_images_there_are(folder, tmp_path):
+def test_batches_are_reconstructed_whole_where_nobody_knows_how_many_images_there_are(folder, tmp_path):
     """Neither the tape nor the truth: the update's rank tells it, and the sentence counts what it confirms."""
     tape = tape_federation(
         folder / "untold", model=SMOOTH, batch_size=8, rounds=1, clients=1, evaluation=False, told=False

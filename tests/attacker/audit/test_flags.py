@@ -96,7 +96,7 @@ def test_a_formula_that_randomness_cannot_touch_accounts_for_it():
 
 
 @pytest.mark.parametrize(("back", "flagged"), [(4, False), (3, True)])
-def test_searches_are_not_doubted_where_formulas_brought_back_every_image(back, flagged):
+def test_searches_are_not_doubted_where_formulas_reconstructed_every_image(back, flagged):
     summaries = [summary("f2", FIRST, back), summary("f2", PLAIN, 0)]
     similar = [0.99] * back + [0.2] * (4 - back)
     results = [*rows("f2", FIRST, ssim=similar), *rows("f2", PLAIN, ssim=0.1, matching_loss=1.0, starts=1)]

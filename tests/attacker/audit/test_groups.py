@@ -72,7 +72,7 @@ def test_a_class_that_is_reconstructed_more_often_is_named_with_its_figures():
     first, second = found.groups[:2]
     share = first.reconstructed
     assert (first.name, share.images, share.disclosed, share.trials, share.uneven) == ("3", 10, 9, 10, True)
-    # Of 40 images 13 came back. Ten by lot have nine of them, or ten; no other number is as rare.
+    # Of 40 images 13 were reconstructed. Ten by lot have nine of them, or ten; no other number is as rare.
     assert share.p_value == pytest.approx(sum(comb(13, k) * comb(27, 10 - k) for k in (9, 10)) / comb(40, 10))
     assert share.corrected == pytest.approx(10 * share.p_value)
     assert share.interval[0] == pytest.approx(0.555, abs=1e-3)
@@ -140,7 +140,7 @@ def test_without_the_true_images_nothing_is_said():
 
 
 def test_images_of_one_update_are_one_trial_on_one_side():
-    marks = [place % 8 < 4 for place in range(32)]  # four updates of eight: one class came back, the other did not
+    marks = [place % 8 < 4 for place in range(32)]  # four updates of eight: one class is reconstructed alone
     found = by(group_disclosures(audited(marks, labels=[int(mark) for mark in marks], each=8)), "class")
     share = found.groups[0].reconstructed
     assert (share.images, share.disclosed, share.trials) == (16, 16, 4)

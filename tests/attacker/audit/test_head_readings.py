@@ -1,4 +1,4 @@
-"""An audit of clients that train a head alone says: labels and features came back, images did not."""
+"""An audit of clients that train a head alone says: labels and features were recovered, images were not."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_the_plus_of_a_number_joins_no_parts():
 
 
 @pytest.mark.parametrize(("control", "convincing"), [(0, False), (5, False), (31, False), (32, True), (64, True)])
-def test_a_control_that_hardly_comes_back_is_none(control, convincing):
+def test_a_control_that_is_hardly_reconstructed_is_none(control, convincing):
     whole = audit(control=control)
     assert held(whole) is convincing
     if not convincing:
@@ -323,7 +323,7 @@ def test_rules_hold_for_any_record_and_know_no_order(whole, seed):
             assert not view.near_misses
             assert view.control.union.back >= 32
             assert named is None or not named.surest.beyond_chance
-        if named is not None and named.naming and view.nothing_came_back:
+        if named is not None and named.naming and view.nothing_reconstructed:
             assert one.verdict == "leaks in part"
             assert f"{named.count} of " in one.sentence
         if view.back():

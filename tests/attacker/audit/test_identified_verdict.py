@@ -255,7 +255,7 @@ def test_the_gate_has_a_limit_of_its_own():
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "how many images can be identified is not known: no image was told from others (--candidates)"),
+        ({}, "how many images can be identified is not known: no image was compared with candidates (--candidates)"),
         (lined_up(0, 64, 19), "to be told for sure from others, among 19 candidates are too few"),
         (
             lined_up(0, 64, node=[str(place // 2) for place in range(64)]) | {"rank": [1.0, 300.0] * 32},

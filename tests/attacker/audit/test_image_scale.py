@@ -1,4 +1,4 @@
-"""Images whose normalisation nobody announced: their scale is estimated from what came back, never from the truth."""
+"""Images of unannounced normalisation: their scale is estimated from reconstructions, never from the truth."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def normalised(images, mean, std):
     return known.normalise(images)
 
 
-def came_back(inputs, *, outcome=Outcome.CONVERGED, iterations=0, loss=0.0, start=None):
+def reconstructed(inputs, *, outcome=Outcome.CONVERGED, iterations=0, loss=0.0, start=None):
     return Reconstruction(
         inputs=inputs,
         labels=None,
@@ -62,7 +62,7 @@ def test_the_usual_scales_are_told_apart(name, noise):
     """Exact results, and those of a search that is 5 % of the contrast off."""
     images, mean, std = SCALES[name]
     found = normalised(images, mean, std) + noise / std[0] * torch.randn(images.shape)
-    one = came_back(found) if noise == 0 else came_back(found, iterations=9, loss=1e-3)
+    one = reconstructed(found) if noise == 0 else reconstructed(found, iterations=9, loss=1e-3)
     scale = estimate_scale(blind(images), [one])
     assert (scale.inputs.mean, scale.inputs.std) == (mean, std)
     assert scale.assumption.code == "scale-guessed"
@@ -71,32 +71,34 @@ def test_the_usual_scales_are_told_apart(name, noise):
 
 def test_a_scale_of_their_own_is_the_range_of_the_values():
     found = normalised(DIGITS, (0.9,), (0.1,))  # -9 to 1, as none of the usual scales has it
-    scale = estimate_scale(blind(DIGITS), [came_back(found)])
+    scale = estimate_scale(blind(DIGITS), [reconstructed(found)])
     assert torch.allclose(scale.inputs.denormalise(found), DIGITS, atol=1e-5)
     assert "values in [-9, 1]" in scale.assumption.sentence
 
 
 def test_statistics_of_each_channel_are_found_where_the_colours_reach_their_ends():
     images = torch.cat([PHOTO, torch.zeros_like(PHOTO), torch.ones_like(PHOTO)])
-    scale = estimate_scale(blind(images), [came_back(normalised(images, *IMAGENET))])
+    scale = estimate_scale(blind(images), [reconstructed(normalised(images, *IMAGENET))])
     assert (scale.inputs.mean, scale.inputs.std) == IMAGENET
 
 
 def test_a_known_scale_is_left_alone():
     known = InputSpec(channels=1, height=8, width=8, classes=10, mean=(0.0,), std=(1.0,))
-    scale = estimate_scale(known, [came_back(normalised(DIGITS, (0.5,), (0.5,)))])
+    scale = estimate_scale(known, [reconstructed(normalised(DIGITS, (0.5,), (0.5,)))])
     assert scale.inputs is known
     assert scale.assumption is None
 
 
 def test_results_that_are_far_off_do_not_outvote_a_good_one():
-    wild = came_back(30 * torch.randn(4, 1, 8, 8), outcome=Outcome.ITERATION_LIMIT, iterations=9, loss=0.5, start=1.0)
-    scale = estimate_scale(blind(DIGITS), [wild, came_back(DIGITS.clone()), wild])
+    wild = reconstructed(
+        30 * torch.randn(4, 1, 8, 8), outcome=Outcome.ITERATION_LIMIT, iterations=9, loss=0.5, start=1.0
+    )
+    scale = estimate_scale(blind(DIGITS), [wild, reconstructed(DIGITS.clone()), wild])
     assert scale.inputs.mean == (0.0,)
 
 
 def test_where_nothing_can_be_trusted_the_scale_is_said_to_be_unknown():
-    off = came_back(
+    off = reconstructed(
         normalised(DIGITS, (0.5,), (0.5,)), outcome=Outcome.ITERATION_LIMIT, iterations=9, loss=0.3, start=1.0
     )
     shown = estimate_scale(blind(DIGITS), [off])
@@ -104,12 +106,12 @@ def test_where_nothing_can_be_trusted_the_scale_is_said_to_be_unknown():
     assert shown.inputs.mean == (0.5,), "pictures are shown as fits best"
     nothing = estimate_scale(blind(DIGITS), [Reconstruction.not_applicable("no")])
     assert nothing.assumption.code == "scale-unknown"
-    assert "no attack brought back an image" in nothing.assumption.sentence
+    assert "no attack reconstructed an image" in nothing.assumption.sentence
 
 
 @pytest.mark.parametrize("values", [float("nan"), 0.25], ids=["NaN", "one colour"])
 def test_odd_values_are_no_scale(values):
-    scale = estimate_scale(blind(DIGITS), [came_back(torch.full((1, 1, 8, 8), values))])
+    scale = estimate_scale(blind(DIGITS), [reconstructed(torch.full((1, 1, 8, 8), values))])
     assert scale.inputs.mean == (0.0,)
 
 
@@ -117,7 +119,7 @@ def test_odd_values_are_no_scale(values):
 @pytest.mark.parametrize(
     "attack", ["dlg:iterations=300", "inverting-gradients:preset=precode-paper,iterations=500,learning_rate=0.1"]
 )
-def test_searches_bring_back_images_of_any_scale_when_only_their_shape_is_known(attack, mean, std):
+def test_searches_reconstruct_images_of_any_scale_when_only_their_shape_is_known(attack, mean, std):
     """A small smooth convolution, one image, one step of SGD."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 12, 5, 2, 2), nn.Sigmoid(), nn.Flatten(), nn.Linear(192, 10))

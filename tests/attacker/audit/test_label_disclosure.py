@@ -149,7 +149,7 @@ def judged(found, *, successes=0):
     return entry, next(line for line in entry.lines if line.subject == "labels")
 
 
-def test_labels_that_leak_stand_in_the_first_sentence_where_no_image_came_back():
+def test_labels_that_leak_stand_in_the_first_sentence_where_no_image_was_reconstructed():
     entry, line = judged(disclosure())
     assert line.state == "leaks"
     assert "the labels of all 32 images are disclosed, none of the images. As to images: not shown" in entry.sentence

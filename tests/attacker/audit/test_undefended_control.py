@@ -115,7 +115,7 @@ def test_why_there_is_none(tmp_path):
     assert why_no_control(subject, subject.tape.entries) == because("control-needs-defence.unknown")
 
 
-def test_a_control_is_a_federation_of_the_record_and_its_images_come_back(tmp_path):
+def test_a_control_is_a_federation_of_the_record_and_its_images_are_reconstructed(tmp_path):
     taped = tape_federation(tmp_path, model="mlp", defence="noise:std=0.5", rounds=1, clients=3)
     attacks = ["first-layer", "ignore:iterations=2"]
     record = audit_tapes([TapeSource(tape=taped.tape)], out=tmp_path / "a", attacks=attacks, victims=3, control=True)

@@ -48,7 +48,7 @@ def test_rule_4_images_that_are_all_alike():
     assert "a guess without any update, such as their average" in found.sentence
 
 
-def test_rule_4_images_that_are_all_alike_and_yet_came_back():
+def test_rule_4_images_that_are_all_alike_and_yet_were_reconstructed():
     own = each("f2", PLAIN, 4, ssim=[0.99, 0.75, 0.7, 0.2], baseline_ssim=0.7)
     found = last(PAIR, [summary("f2", PLAIN, 3, baseline_successes=4)], results=own)  # as an older version counted
     assert found.verdict == "leaks"

@@ -218,7 +218,7 @@ def test_more_noise_that_leaks_is_climbed_over() -> None:
     assert (climb.verdict, climb.lowest, climb.leaked) == ("recommended", 4, [3])
 
 
-def test_unseen_images_that_come_back_are_the_end_of_a_family() -> None:
+def test_unseen_images_that_are_reconstructed_are_the_end_of_a_family() -> None:
     climb, stub = climbed(lambda rung: 0, lambda rung: 0.0, judged=2)
     assert (climb.verdict, climb.reason, climb.values()) == ("falls when judged", "back", (0.0, 0.25))
     assert stub.asked[-1] == ("judged", "quick")

@@ -32,8 +32,9 @@ def victim(ssim, *, outcome="iteration_limit", baseline=0.1):
 
 
 def setup(defence, *, successes, adaptive=None, baseline=0, ssim=0.9, unfit=0):
-    """Victims: so many came back by the plain attack, and by an adaptive one where it was run; the first of four
-    resemble the mean image, SSIM 0.7. Some more do not fit.
+    """Victims that the plain attack reconstructed, and an adaptive one where it was run.
+
+    The first of four resemble the mean image, SSIM 0.7. Some more do not fit.
     """
     flat_rows = [victim(0.7 if place < baseline else 0.1) for place in range(4)]
 

@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[Callable[[Observation], Observation], float | None, Rea
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_did_not_come_back_is_named(what):
+def test_what_was_not_returned_is_named(what):
     change, momentum, expected = REFUSED[what]
     victim = norm_net(momentum=momentum)
     _, _, seen, _ = client(victim)
@@ -102,7 +102,7 @@ def test_what_did_not_come_back_is_named(what):
     assert (reason, reason.codes) == (expected, expected.codes)
 
 
-def test_a_layer_that_did_not_come_back_stops_replays_alone():
+def test_a_layer_that_was_not_returned_stops_replays_alone():
     victim = norm_net()
     _, _, seen, _ = client(victim)
     part = without(seen, "4.")

@@ -67,7 +67,7 @@ def test_work_that_must_be_whole_says_what_ended_it_and_keeps_the_rest(tmp_path)
         run_jobs([job(2, patience=0.2, hangs=True)], store, hire_for(store))
 
 
-def test_what_does_not_come_back_is_ended_and_its_result_does_not_come_later():
+def test_what_does_not_return_is_ended_and_its_result_does_not_come_later():
     store: MemoryStore[torch.Tensor] = MemoryStore()
     run_jobs([job(2, patience=0.2, hangs=True), job(4)], store, lambda hear: OwnProcess(store, hear), terms=Lenient())
     assert (float(store.load("root-2")), float(store.load("root-4"))) == (0.0, 2.0)

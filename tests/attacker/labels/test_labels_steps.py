@@ -131,7 +131,7 @@ def test_momentum_and_weight_decay_are_taken_back(decay):
                 recover(method, victim, replace(trained, protocol=replace(protocol, learning_rate=None)))
 
 
-def test_the_weights_that_came_back_have_their_share_in_the_probabilities():
+def test_the_returned_weights_have_their_share_in_the_probabilities():
     victim = constant()
     observation, _ = train(victim, tiny.images(SPEC, 9), dealt([1] * 9, 3), rate=1.0)
     found = classifier_gradient(victim, observation)

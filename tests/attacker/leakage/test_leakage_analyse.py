@@ -221,7 +221,5 @@ def test_refusals():
     spec = InputSpec(channels=3, height=224, width=224, classes=2, mean=(0.5,) * 3, std=(0.5,) * 3)
     model = nn.Sequential(nn.Conv2d(3, 1, 32, 32), nn.Tanh(), nn.Flatten(), nn.Linear(49, 2))
     large = Victim(model=model, inputs=spec)
-    with pytest.raises(
-        ValueError, match=r"exact analysis goes up to 4096 numbers .* got 150528: J J\^T would take 169"
-    ):
+    with pytest.raises(ValueError, match=r"exact analysis goes up to 4096 numbers .* got 150528: JJ\^T would take 169"):
         analyse(large, torch.rand(1, *spec.shape), torch.tensor([0]), exact=True)

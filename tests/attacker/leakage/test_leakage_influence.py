@@ -118,7 +118,7 @@ def test_singular_without_damping_is_refused():
     found = spectrum(jacobian)
     assert found.rank == 3  # the four numbers of softmax minus one-hot add up to zero
     product = jacobian.to_image(noise(jacobian))
-    with pytest.raises(ValueError, match=r"J J\^T is singular \(rank 3 of 36\)"):
+    with pytest.raises(ValueError, match=r"JJ\^T is singular \(rank 3 of 36\)"):
         found.influence(product, damping=0)
     with pytest.raises(ValueError, match="expected a damping of 0 or more"):
         found.influence(product, damping=-1)

@@ -112,7 +112,10 @@ def test_what_was_assumed_stands_before_every_figure(audited):
     folder, found = audited
     page = Page(render_page(found, folder))
     text = page.words
-    order = ["Two things were assumed that nobody said (one-pass, scale)", "What was assumed Nobody said these things"]
+    order = [
+        "Two facts are assumed, because nobody announced them (one-pass, scale)",
+        "What was assumed Nobody announced these faings",
+    ]
     order += [ASSUMED[0].sentence, "What would show it wrong: An update that one pass cannot make."]
     order += ["The line that settles it: [protocol] local-epochs = 1", "in 2 of 2 attacked updates"]
     order += [ASSUMED[1].sentence, "in 1 of 2 attacked updates", "Threat model: what the attacker knows"]

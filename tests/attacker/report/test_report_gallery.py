@@ -72,7 +72,7 @@ def test_what_a_guess_reaches_as_well_is_shown_beside_it_and_named(made):
     )
     row = make_gallery(grown, TITLES, Album(folder), LIMIT).rows[0]
     _, attack, guess = row.tiles
-    assert attack.came_back is False
+    assert attack.counted is False
     assert attack.caption[-1] == "no better than a guess: the same attack on another update, SSIM 0.71"
     assert (guess.path, guess.caption) == (first.truth, ("another image of its class", "SSIM 0.70"))
 
@@ -159,7 +159,7 @@ def test_a_redacted_page_has_the_numbers_and_no_picture(made):
         again = np.asarray(blurred(Image.fromarray(seen.astype(np.uint8))), dtype=float)
         # A sharp picture changes by far more when it is blurred.
         assert np.abs(seen - again).mean() < 12
-    assert "Redacted: every picture on this page was blurred" in redacted
+    assert "Redacted: every picture on this page is blurred" in redacted
     figures = [re.findall(r"SSIM \d\.\d\d|\d+ of \d+|\d+ to \d+.%|PSNR [^<]*", text) for text in (sharp, redacted)]
     assert len(figures[0]) > 100
     assert figures[0] == figures[1]
@@ -186,4 +186,4 @@ def test_without_truth_rows_have_no_similarity_and_still_a_picture(made):
     assert row.tiles[0].placeholder == "not known"
     assert row.tiles[1].attack == PLAIN[0]
     assert row.tiles[1].caption[-1] == "matching loss 0.100"
-    assert row.tiles[1].came_back is None
+    assert row.tiles[1].counted is None

@@ -77,11 +77,11 @@ def test_the_plan_says_what_ran_and_why_the_rest_did_not(page):
 
 
 def test_what_one_update_determines_is_said_in_words_and_layer_by_layer(page):
-    section = between(page, "What one update determines Computed", "The plan: what ran")
+    section = between(page, "What one update determines These figures", "The plan: what ran")
     for wanted in (
         "One update of one image determines 2,900 of 3,072 numbers of the image (94 %); the other 172 leave no trace",
-        "Gaussian noise of standard deviation 0.024 is added to each number of the update",
-        "and by 0.25 at 0.06. This is no advice",
+        "Gaussian noise of standard deviation 0.024 on each number of the update",
+        "Noise of 0.06 puts this attacker off by 0.25. This is no advice",
         "conv1 Conv2d 3,072 900",
         "Client 7 3 about 0.2 about 0.4 hard to recognise",
         "Class <i>face</i> 6 about 0.1",
@@ -283,8 +283,8 @@ def test_a_model_that_determines_everything_and_one_that_was_too_large(tmp_path)
     )
     two = [federation("f1"), federation("f2", "precode")]
     page = Page(render_page(record(two, [], leakage=[large, blank]), tmp_path))
-    section = between(page, "What one update determines Computed", "Failures and gaps")
-    assert "determines all 3,072 numbers of the image. An attacker without any idea" in section
+    section = between(page, "What one update determines These figures", "Failures and gaps")
+    assert "determines all 3,072 numbers of the image. Gaussian noise of standard deviation" in section
     assert "Not computed: too large for an audit." in section
     assert section.count("too large for an audit") == 1
     assert "Computed for 5 of 64 attacked images." in section
@@ -295,7 +295,7 @@ def test_a_model_that_determines_everything_and_one_that_was_too_large(tmp_path)
 @pytest.mark.parametrize(
     ("successes", "heading"), [(11, "Reasons to distrust a low score"), (12, "Flags, which would")]
 )
-def test_flags_are_no_reason_to_doubt_that_everything_came_back(tmp_path, successes, heading):
+def test_flags_are_no_reason_to_doubt_that_everything_was_reconstructed(tmp_path, successes, heading):
     flag = Flag(federation="f1", name="attack-left-out", attack="dlg", sentence="iDLG was left out.")
     found = record([federation("f1")], [summary("f1", "idlg", successes, 12)], flags=[flag])
     words = Page(render_page(found, tmp_path)).words

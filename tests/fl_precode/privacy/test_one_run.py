@@ -96,5 +96,5 @@ def test_too_few_canaries_say_nothing_and_none_is_refused():
             function(np.zeros(0), np.zeros(0, dtype=bool))
     with pytest.raises(ValueError, match="at least one canary"):
         refuted_epsilon(0, 0, 0)
-    with pytest.raises(ValueError, match="right guesses among"):
+    with pytest.raises(ValueError, match="right <= guesses"):
         refuted_epsilon(10, 5, 6)

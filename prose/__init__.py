@@ -1,0 +1,1 @@
+"""The linter of prose: `make lint` runs it on help texts, errors, docstrings, report templates and pages."""
