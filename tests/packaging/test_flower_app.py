@@ -17,6 +17,8 @@ from flwr.cli.config_utils import load_and_validate
 
 publishing = importlib.import_module("flwr.cli.app_cmd.publish")  # the package has a function of this name
 ROOT = Path(__file__).resolve().parents[2]
+# flwr asks its library of patterns by a name that this announces to be dropped.
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 APP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
 
