@@ -15,9 +15,10 @@ RUNTIME_EXTRAS := audit,simulation,experiments,identification,datasets,dp,object
 RUNTIME := outputs/runtime-environment
 EMPTY := outputs/empty-environment
 LOWEST := outputs/lowest-environment
+HUB := outputs/hub
 
 .PHONY: demo check quick suite test test-full compose-demo compose-down compose-test bench evidence lint format clean help
-.PHONY: lowest dist try-dist sbom licences site docs
+.PHONY: lowest dist try-dist hub-app sbom licences site docs
 
 help:
 	@echo "make demo       a watched federation on real faces, its attacks and the report (minutes)"
@@ -33,6 +34,7 @@ help:
 	@echo "make format     lay the code out as the linter wants it"
 	@echo "make lowest     the test suite with the oldest versions that pyproject.toml allows of what it names"
 	@echo "make dist       wheel and sdist in dist/, checked; make try-dist installs the wheel in an empty environment"
+	@echo "make hub-app    the app's folder for Flower's hub: outputs/hub/fl-precode"
 	@echo "make sbom       every package of an installation with all extras: outputs/fl-precode.cdx.json (CycloneDX)"
 	@echo "make licences   their licences: docs/reference/licences.md"
 	@echo "make site       the documentation site in site/: warnings are errors, every link is checked; make docs serves it"
@@ -141,6 +143,13 @@ try-dist: $(BIN)/python
 	$(PYTHON) -m venv --clear --without-pip $(EMPTY)
 	$(PIP) --python $(EMPTY)/bin/python install "$$(ls dist/*.whl)[audit]"
 	cd $(EMPTY) && bin/fl-precode --version
+
+# What `flwr build` takes of a checkout, which has more files than the hub does: publish it by `flwr app publish outputs/hub/fl-precode`.
+hub-app: $(VENV)/.installed
+	rm -rf $(HUB)
+	mkdir -p $(HUB)
+	cd $(HUB) && $(abspath $(BIN))/flwr build --app $(CURDIR)
+	$(BIN)/python -m zipfile -e $(HUB)/*.fab $(HUB)/fl-precode
 
 sbom: $(VENV)/.installed-release $(RUNTIME)/.installed
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \

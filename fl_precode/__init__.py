@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from fl_precode.observation import Gradients, Observation, Protocol
     from fl_precode.tape import Tape
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ConvBottleneck",

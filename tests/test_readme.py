@@ -34,7 +34,7 @@ def test_the_python_in_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (audit,) = [block for block in blocks if "flp.audit" in block]
     blocks.remove(audit)
-    assert len(blocks) == 3
+    assert len(blocks) == 2
     for block in blocks:
         exec(block.replace("/absolute/path/of/a/new/tape", str(tmp_path / "tape")), names)
     assert names["loss"].requires_grad

@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[1]
-NOTEBOOK: Final = "tutorials/tutorial"
+NOTEBOOKS: Final = ("tutorials/tutorial", "tutorials/transformer")
 ELSEWHERE: Final = {
     "examples/quickstart-audit/README.md": "tutorials/quickstart-audit.md",
     "examples/quickstart-audit/audit.diff": "tutorials/audit.diff",
@@ -41,14 +41,15 @@ _LINK: Final = re.compile(r"(\]\()((?!\w+:|#|/)[^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what lies elsewhere; the notebook becomes a page."""
+    """Add what lies elsewhere; notebooks become pages."""
     for source, place in ELSEWHERE.items():
         content = (ROOT / source).read_bytes()
         files.append(File.generated(config, place, content=content if place.endswith(".png") else content.decode()))
-    if notebook := files.get_file_from_path(f"{NOTEBOOK}.ipynb"):
-        files.remove(notebook)
-    for place, content in notebook_pages():
-        files.append(File.generated(config, place, content=content))
+    for name in NOTEBOOKS:
+        if notebook := files.get_file_from_path(f"{name}.ipynb"):
+            files.remove(notebook)
+        for place, content in notebook_pages(name):
+            files.append(File.generated(config, place, content=content))
     return files
 
 
@@ -64,21 +65,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         on_site = ELSEWHERE.get(goal, goal.removeprefix("docs/") if goal.startswith("docs/") else None)
         if on_site is None:
             return match[0]
-        on_site = f"{NOTEBOOK}.md" if on_site == f"{NOTEBOOK}.ipynb" else on_site
+        on_site = on_site.replace(".ipynb", ".md") if on_site.removesuffix(".ipynb") in NOTEBOOKS else on_site
         return match[1] + os.path.relpath(on_site, os.path.dirname(place) or ".")
 
     return _LINK.sub(turned, _MADE.sub(lambda match: MADE[match[1]](), markdown))
 
 
-def notebook_pages() -> Iterable[tuple[str, str | bytes]]:
-    """The tutorial and its pictures."""
+def notebook_pages(notebook: str) -> Iterable[tuple[str, str | bytes]]:
+    """The page of a notebook and its pictures, which are named by it: each notebook's begin at the same number."""
     from nbconvert import MarkdownExporter
 
-    text, resources = MarkdownExporter().from_filename(str(ROOT / f"docs/{NOTEBOOK}.ipynb"))
+    exporter = MarkdownExporter()
+    named = {"output_files_dir": "", "unique_key": os.path.basename(notebook)}
+    text, resources = exporter.from_filename(str(ROOT / f"docs/{notebook}.ipynb"), resources=named)
     # Results of cells are indented by four spaces, which Markdown takes for code; a fence says so.
-    yield f"{NOTEBOOK}.md", f"{text}\n"
+    yield f"{notebook}.md", f"{text}\n"
     for name, content in resources["outputs"].items():
-        yield f"{os.path.dirname(NOTEBOOK)}/{name}", content
+        yield f"{os.path.dirname(notebook)}/{name}", content
 
 
 def command_line() -> str:
@@ -96,11 +99,15 @@ def attacks() -> str:
     from fl_precode.attacks import ATTACKS
 
     rows = [
-        [f"`{name}`", entry.description, ", ".join(f"`{one}`" for one in sorted(entry.options)),
-         ", ".join(sorted(entry.needs)) or "–", ", ".join(sorted(entry.answers)) or "–", entry.source]
+        [f"`{name}`", entry.description, ", ".join(sorted(entry.needs)) or "–",
+         ", ".join(sorted(entry.answers)) or "–", entry.source]
         for name, entry in sorted(ATTACKS.items(), key=lambda item: item[1].rank)
     ]  # fmt: skip
-    return _table(["attack", "description", "options", "needs", "answers", "source"], rows)
+    options = "\n## Options\n\nA spec is `NAME:option=value,option=value`.\n\n" + "".join(
+        f"* `{name}`: {', '.join(f'`{one}`' for one in sorted(entry.options)) or 'none'}\n"
+        for name, entry in sorted(ATTACKS.items())
+    )
+    return _table(["attack", "description", "needs", "answers", "source"], rows) + options
 
 
 def defences() -> str:

@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from fl_precode import __version__
 from tests.compose.engine import BASE_IMAGE, sh, timed
 from tests.compose.federation import PORT, PROJECT
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ONE_SHOTS = ("keys", "partitions", "register", "submit", "attacker")
 STAYING = ("superlink", "serverapp", "supernode-0", "supernode-1", "supernode-2", "report")
-IMAGE = "fl-precode:0.1.0"
+IMAGE = f"fl-precode:{__version__}"
 RUNS_MINUTES = 15 * 60
 
 

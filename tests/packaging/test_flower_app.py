@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -11,12 +12,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click import ClickException
+from flwr.cli.config_utils import load_and_validate
 
+publishing = importlib.import_module("flwr.cli.app_cmd.publish")  # the package has a function of this name
 ROOT = Path(__file__).resolve().parents[2]
+# flwr asks its library of patterns by a name that this announces to be dropped.
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 APP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
 
 
-def build(folder: Path, home: Path) -> set[str]:
+def build(folder: Path, home: Path) -> Path:
+    """The file that Flower makes of an app."""
     environment = {
         **os.environ,
         "FLWR_HOME": str(home),
@@ -28,8 +36,21 @@ def build(folder: Path, home: Path) -> set[str]:
     assert done.returncode == 0, done.stdout + done.stderr
     (made,) = folder.glob("*.fab")
     assert made.stat().st_size < 2e6, "Flower's limit is 10 MB"
-    with zipfile.ZipFile(made) as archive:
-        return set(archive.namelist())
+    return made
+
+
+def checked_as_by_publishing(folder: Path) -> list[Path]:
+    """What `flwr app publish` does before it uploads, by its own functions; returns the files that it would send.
+
+    Its log-in comes first and the hub's own checks last, and neither can be had without an account.
+    """
+    config, warnings = load_and_validate(folder / "pyproject.toml", check_module=False)
+    assert not warnings
+    publishing._validate_app_name(folder.name, "folder")
+    publishing._validate_description(config["project"].get("description", ""))
+    files = publishing._collect_file_paths(folder)
+    publishing._validate_files(files)
+    return files
 
 
 @pytest.fixture
@@ -46,7 +67,8 @@ def app(tmp_path):
 
 def test_the_app_file_has_the_app_its_licence_and_its_readme_and_nothing_else(app, tmp_path):
     assert (APP["fab-format-version"], APP["publisher"]) == (1, "fl-precode")
-    names = build(app, tmp_path / "home")
+    with zipfile.ZipFile(build(app, tmp_path / "home")) as archive:
+        names = set(archive.namelist())
     assert {name.split("/")[0] for name in names} - {".info"} == {
         "pyproject.toml", "README.md", "LICENSE", "fl_precode", "server", "clients",
     }  # fmt: skip
@@ -54,6 +76,41 @@ def test_the_app_file_has_the_app_its_licence_and_its_readme_and_nothing_else(ap
         assert component.partition(":")[0].replace(".", "/") + ".py" in names
     written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fl_precode").rglob("*.py")}
     assert written <= names, "Flower drops files named as tests"
+
+
+def test_the_hub_takes_the_folder_of_what_flower_builds(app, tmp_path):
+    folder = tmp_path / "hub" / "fl-precode"
+    with zipfile.ZipFile(build(app, tmp_path / "home")) as archive:
+        archive.extractall(folder)
+        built = {name for name in archive.namelist() if not name.startswith(".info/")}
+    assert {path.relative_to(folder).as_posix() for path in checked_as_by_publishing(folder)} == built
+    assert len(load_and_validate(folder / "pyproject.toml", check_module=False)[0]["project"]["description"]) <= 200, (
+        "the command asks whether a longer one is meant"
+    )
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda folder: folder.name)
+def test_the_hub_takes_an_example(example, tmp_path):
+    folder = tmp_path / example.name
+    shutil.copytree(example, folder, ignore=shutil.ignore_patterns("__pycache__", "outputs"))
+    sent = {path.relative_to(folder).as_posix() for path in checked_as_by_publishing(folder)}
+    assert {"pyproject.toml", "README.md"} < sent
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "LICENSE").unlink(), "does not exist"),
+        (lambda folder: (folder / "server" / "broken.py").write_bytes(b"# \xff"), "not UTF-8"),
+        (lambda folder: (folder / "large.md").write_text("a" * 2**20 + "b"), "exceeding the per-file limit"),
+        (lambda folder: folder.rename(folder.with_name("fl_precode")), "is invalid"),
+    ],
+    ids=["licence", "encoding", "size", "name"],
+)
+def test_what_the_hub_refuses_is_found_here(app, spoil, said):
+    renamed = spoil(app)
+    with pytest.raises(ClickException, match=said):
+        checked_as_by_publishing(renamed if isinstance(renamed, Path) else app)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -126,6 +127,19 @@ def test_the_citation_is_of_the_version():
     assert cited["version"] == PROJECT["version"]
     assert cited["license"] == "Apache-2.0"
     assert f"## [{cited['version']}] - {cited['date-released']}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_changes_of_the_version_are_read_in_five_minutes():
+    _, unreleased, latest, *_ = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert unreleased.startswith("[Unreleased]")
+    assert latest.startswith(f"[{PROJECT['version']}]")
+    assert len(latest.split()) <= 900
+
+
+def test_the_image_of_the_containers_is_named_by_the_version():
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    images = set(re.findall(r"fl-precode:[\w.]+", json.dumps(services)))
+    assert images == {f"fl-precode:{PROJECT['version']}"}
 
 
 @pytest.mark.parametrize("page", PRIVATE_PAGES)

@@ -25,6 +25,9 @@ _OUTSTANDING = 30.0
 _TALLEST = 600
 """Rows of a matrix up to which penalties are fitted: each of some steps decomposes it again."""
 
+_LARGE = 400
+"""Shorter side from which a matrix's singular values come from its Gram matrix: 0.2 s instead of 1.6 at 852 x 1812."""
+
 _STEPS = 20
 _SETTLED = 1e-7
 
@@ -138,7 +141,7 @@ def _of_matrix(name: str, change: Tensor, weights: tuple[Tensor, Tensor], most: 
     part = change[rows][:, columns].double()
     if min(part.shape) <= most:
         return None
-    singular = torch.linalg.svdvals(part)
+    singular = _singular_values(part, change.dtype)
     size = _size(singular, part.shape, most)
     evenly = _evenly(singular[most:], (part.shape[0] - most, part.shape[1] - most))
     few = range(most, 0 if evenly else int(_FEW * len(singular)))
@@ -160,6 +163,18 @@ def _of_matrix(name: str, change: Tensor, weights: tuple[Tensor, Tensor], most: 
         penalty=penalty,
         evenly=evenly,
     )
+
+
+def _singular_values(part: Tensor, given: torch.dtype) -> Tensor:
+    """Singular values of a part in double, the largest first.
+
+    Of a large part whose numbers came in single precision or less, by the eigenvalues of its Gram matrix, in a seventh
+    of the time: their error, 1e-8 of the largest singular value, is below what rounding left in the numbers.
+    """
+    if given == torch.float64 or min(part.shape) < _LARGE:
+        return torch.linalg.svdvals(part)
+    short = part if part.shape[0] <= part.shape[1] else part.T
+    return torch.linalg.eigvalsh(short @ short.T).flip(0).clamp_min(0).sqrt()
 
 
 def _size(singular: Tensor, shape: torch.Size, rank: int) -> float:
