@@ -36,7 +36,7 @@ class Passage:
 
 def of_markdown(path: Path) -> Iterator[Passage]:
     """Paragraphs, list items, headings and cells of a page; code is left out."""
-    kinds = []
+    kinds: list[str] = []
     for token in MarkdownIt("commonmark").enable("table").parse(path.read_text()):
         if token.nesting:
             kinds = [*kinds, token.type] if token.nesting == 1 else kinds[:-1]

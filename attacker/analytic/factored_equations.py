@@ -102,10 +102,12 @@ def _solved(equations: WeightedEquations, rows: Tensor, places: Tensor) -> Solut
         return solve(equations.apply, equations.transposed, rows)
 
     def back(y: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(factor.mT, y.float().T, upper=True).T.to(rows.dtype)
+        x: Tensor = torch.linalg.solve_triangular(factor.mT, y.float().T, upper=True)
+        return x.T.to(rows.dtype)
 
     def forth(x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(factor, x.float().T, upper=False).T.to(rows.dtype)
+        y: Tensor = torch.linalg.solve_triangular(factor, x.float().T, upper=False)
+        return y.T.to(rows.dtype)
 
     x, used = torch.zeros_like(equations.transposed(rows)), 0
     for _ in range(_PASSES):

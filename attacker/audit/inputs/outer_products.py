@@ -172,9 +172,11 @@ def _singular_values(part: Tensor, given: torch.dtype) -> Tensor:
     of the time: their error, 1e-8 of the largest singular value, is below what rounding left in the numbers.
     """
     if given == torch.float64 or min(part.shape) < _LARGE:
-        return torch.linalg.svdvals(part)
+        values: Tensor = torch.linalg.svdvals(part)
+        return values
     short = part if part.shape[0] <= part.shape[1] else part.T
-    return torch.linalg.eigvalsh(short @ short.T).flip(0).clamp_min(0).sqrt()
+    squares: Tensor = torch.linalg.eigvalsh(short @ short.T)
+    return squares.flip(0).clamp_min(0).sqrt()
 
 
 def _size(singular: Tensor, shape: torch.Size, rank: int) -> float:
