@@ -36,7 +36,8 @@ def test_the_verdict_calls_it_neither_a_leak_of_images_nor_held(record):
     assert "images' features are known exactly" in verdict.sentence
     said = [caution for caution in verdict.cautions if "nearest to their own image for 8 of 8" in caution]
     assert len(said) == 2
-    assert "for 8 of 8 images, to 1 %, with the classes of 8." in said[0]
+    assert "Known to 1 %: the input of" in said[0]
+    assert "for 8 of 8 images, with the classes of 8." in said[0]
     assert "show none by themselves" in said[0]
 
 

@@ -63,7 +63,7 @@ def test_without_time_it_is_said_that_nothing_was_tried(images):
 def test_the_sentence_says_of_whom_it_speaks_and_what_the_others_reached():
     measured = NoiseAttack(std=0.005, expected_rmse=0.25, iterations=250, ssim=[0.85, None], reason="")
     text = noise_without_prior(50.0, measured)
-    assert "(without a prior)" in text
+    assert "puts an attacker without a prior off" in text
     assert "This is no advice" in text
     assert "At 0.005 short searches with such a prior" in text
     assert "SSIM of 0.85 and nothing" in text
