@@ -114,6 +114,7 @@ _MADE: Final = (
         for mark in ("measured", "fitted", "server alone", "cost model")
     ),
     Table("speed", "speed", "speed.json", by("speed_summary:table")),
+    Table("speed", "time to quality", "time-to-quality.json", by("time_to_quality:table")),
     Table("standard", "who reconstructs what", "standard.json", by("standard_page:table")),
     Table("transformers", "transformers", "transformers.json", by("transformers:table")),
     Table("transformers", "transformer-defences", "transformer-defences.json", by("transformer_defences:table")),

@@ -206,7 +206,8 @@ def _peer(name: str, peer: str, pieces: Row, spent: float, iterations: int) -> l
         return ["–", "–"]
     ran = whole is not None and whole["iterations"] == iterations
     seconds = whole["cpu"] if whole and ran else few["cpu"] / few["iterations"] * iterations
-    return [f"{seconds:.0f}{'' if ran else ' (from an iteration)'}", f"{seconds / max(spent, 1e-9):.1f}"]
+    times = seconds / max(spent, 1e-9)
+    return [f"{'' if ran else '≈ '}{seconds:,.0f}", f"{times:,.0f}" if times >= 100 else f"{times:.1f}"]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -127,7 +127,7 @@ def test_a_truth_opens_by_its_key_and_for_its_tape_only(sealed, tmp_path):
     content = unseal(tape, read_key(key))
     assert json.loads(content)["format"] == "fl-precode-evaluation"
     write_key(new_key(), tmp_path / "other.key")
-    with pytest.raises(ValueError, match="does not open: the key is another one"):
+    with pytest.raises(ValueError, match="does not open; the key is another one"):
         score(tape, stored(tmp_path, truth), key=tmp_path / "other.key", standard=SMALL)
     (tmp_path / "bad.key").write_text("secret")
     with pytest.raises(ValueError, match="no key of sealed tapes"):
