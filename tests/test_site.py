@@ -39,9 +39,9 @@ def test_every_page_is_in_the_menu_and_once():
     here = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert here <= set(pages)
     pytest.importorskip("mkdocs", reason="pages from elsewhere are named by a hook of MkDocs, of the extra docs")
-    from website.pages import ELSEWHERE, NOTEBOOK
+    from website.pages import ELSEWHERE, NOTEBOOKS
 
-    elsewhere = {page for page in ELSEWHERE.values() if page.endswith(".md")} | {f"{NOTEBOOK}.md"}
+    elsewhere = {page for page in ELSEWHERE.values() if page.endswith(".md")} | {f"{name}.md" for name in NOTEBOOKS}
     assert set(pages) == here | elsewhere
     assert all((ROOT / source).exists() for source in ELSEWHERE)
 
