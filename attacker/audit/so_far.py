@@ -28,8 +28,7 @@ from attacker.wording import capitalised, counted, duration
 FIRST_BY: Final = 40.0
 """Seconds from the beginning after which the first verdict does not wait for formulas that are not done."""
 
-_AHEAD: Final = "The attacks go on."
-_SETTLED: Final = "The other attacks are left out: they would change no verdict."
+_SETTLED: Final = "Formulas reconstructed every image. The other attacks are left out: they would change no verdict."
 
 _SHARE: Final = 0.05
 """Of the time since the last verdict that working out the next one may take."""
@@ -74,8 +73,10 @@ class VerdictSoFar:
         self._open = [chunk for chunk in self._open if not self.store.has(chunk.id)]
         if not self._open or not self._is_due():
             return
-        left = [chunk for chunk in self._open if not self.needless(chunk)]
-        if not left and self._said:
+        if all(self.needless(chunk) for chunk in self._open):
+            # The verdict itself comes next; working it out twice would only keep the reader waiting.
+            self.say(_SETTLED)
+            self._open = []
             return
         began = time.monotonic()
         with within(min(_MOST_SECONDS, self.clock.attacking() / 4)):
@@ -84,7 +85,7 @@ class VerdictSoFar:
         self._took = self._last - began
         if sentences != self._said:
             self._said = sentences
-            self.say(f"So far, {self._done()}: {' '.join(sentences)} {_AHEAD if left else _SETTLED}")
+            self.say(f"So far, {self._done()}: {' '.join(sentences)} The attacks go on.")
 
     def _is_due(self) -> bool:
         """The first time when formulas are done or have taken long; then when it costs little."""
