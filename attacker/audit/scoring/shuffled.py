@@ -47,14 +47,28 @@ def attack_shuffled(
             draws = DRAWS - others.get((chunk.federation, target.file), DRAWS)
             if draws <= 0 or result is None or not _is_formula(result) or result.seconds * draws > left:
                 continue
-            alone, began = replace(chunk, targets=(target,), pieces=1), time.monotonic()
-            # Equations without a solution take longer to solve than those of the update.
-            with within(left) as deadline:
-                tried = [run_chunk(alone, change=partial(shuffled, draw=draw))[0] for draw in range(draws)]
+            began = time.monotonic()
+            tried = _tried(replace(chunk, targets=(target,), pieces=1), draws, left)
             left -= time.monotonic() - began
-            if not deadline.cut:
+            if tried is not None:
                 made[chunk.federation, chunk.attack, target.file] = tried
     return made
+
+
+def _tried(alone: Chunk, draws: int, seconds: float) -> list[Reconstruction] | None:
+    """What a formula makes of each shuffled update; None where there is no time for all.
+
+    Equations without a solution take longer to solve than those of the update, and shuffling 86 million numbers takes
+    seconds as well: whether there is time shows after the first.
+    """
+    tried: list[Reconstruction] = []
+    began = time.monotonic()
+    with within(seconds) as deadline:
+        for draw in range(draws):
+            if tried and (time.monotonic() - began) / len(tried) * draws > seconds:
+                return None
+            tried += run_chunk(alone, change=partial(shuffled, draw=draw))
+    return None if deadline.cut else tried
 
 
 def _is_formula(reconstruction: Reconstruction) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from attacker.audit.record.counting import beats
 from attacker.audit.scheduler import cut
 from attacker.audit.scoring.assemble import count_others
 from attacker.audit.scoring.placebos import FEWEST_COMPARED, MOST_COMPARED, placebo_ssim, same_images, updates_of_others
-from attacker.audit.scoring.shuffled import DRAWS, attack_shuffled, shuffled
+from attacker.audit.scoring.shuffled import DRAWS, _tried, attack_shuffled, shuffled
 from attacker.audit.scoring.similarity import SUCCESS_THRESHOLD
 from attacker.audit.settings import AuditSettings
 from attacker.audit.truth.base import Truth, chosen_by_class
@@ -328,3 +329,20 @@ def test_the_same_client_s_repeated_image_is_attacked_last_and_named(tmp_path):
     used = {victim.id: taped.used[victim.node, victim.round][0] for victim in every.victims}
     assert all(torch.equal(used[one.id], used[one.same_as]) for one in every.victims if one.same_as)
     assert every.summaries[0].successes == 16
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(10.0, 4), (0.1, 1)])
+def test_where_the_first_shuffled_update_shows_that_there_is_no_time_for_all_the_others_are_not_tried(
+    monkeypatch, seconds, calls
+):
+    asked = []
+
+    def slow(chunk, change):
+        asked.append(change)
+        time.sleep(0.05)
+        return [chunk]
+
+    monkeypatch.setattr("attacker.audit.scoring.shuffled.run_chunk", slow)
+    found = _tried("chunk", 4, seconds)
+    assert len(asked) == calls
+    assert found == (["chunk"] * 4 if calls == 4 else None)
