@@ -13,7 +13,7 @@ from prose.rules import findings
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PACKAGES: Final = ("fl_precode", "attacker", "server", "clients", "deploy")
-GENERATED: Final = ("api.md", "codes.md", "licences.md")
+GENERATED: Final = ("codes.md", "licences.md")
 """Pages that are made from texts which are read where they are written."""
 SPOKEN: Final = (
     "attacker/attack_sentences.py",

@@ -124,10 +124,6 @@ class Finding:
     rule: str
     message: str
 
-    def __str__(self) -> str:
-        """The finding as linters print it."""
-        return f"{self.path}:{self.line}: {self.rule} {self.message}"
-
 
 def findings(passages: Iterable[Passage]) -> list[Finding]:
     """What does not keep the rules, in the order of files and lines."""

@@ -11,6 +11,7 @@ from attacker.attacks.gradient_matching.search import Search
 from attacker.attacks.registration import ATTACKS, own_fields, place_of
 from attacker.attacks.registry import HELD, build_attack
 from fl_precode.import_path import is_import_path
+from fl_precode.spec import spec_name
 
 
 def spec_of(attack: object) -> str:
@@ -44,7 +45,7 @@ def check_travel(specs: Sequence[str]) -> None:
     Raises:
         ValueError: Naming them.
     """
-    stay = [spec for spec in specs if spec in HELD]
+    stay = [spec for spec in specs if spec in HELD or _is_here_alone(spec_name(spec))]
     if stay:
         raise ValueError(
             f"the attack {stay[0]} lives in this process alone: other processes can build it only if its class stands "
@@ -53,10 +54,15 @@ def check_travel(specs: Sequence[str]) -> None:
         )
 
 
+def _is_here_alone(name: str) -> bool:
+    """Whether only this process registered the name: neither we nor a plug-in."""
+    return name in ATTACKS and not ATTACKS.is_everywhere(name)
+
+
 def _by_name(attack: Attack) -> str | None:
     """The registered name with the settings that differ from those of the name alone, or None."""
     name = attack.name
-    if name not in ATTACKS or not ATTACKS.is_everywhere(name):
+    if name not in ATTACKS or _is_here_alone(name):
         return None
     try:
         usual = build_attack(name)

@@ -115,6 +115,8 @@ def audit(
             planned = plan_audit(federations, settings, clock=clock, say=say)
             planned = _if_any_fits(_and_those_that_refuse(planned), settings, clock)
             planned = with_mends(federations, planned, settings)
+            if workers > 1 or ray_address:
+                check_travel([attack.attack for attack in planned if attack.status == "run"])
             campaign.begin(_identity(federations, settings), planned)
         chunks = cut(federations, planned, settings)
         if say is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attacker.attacks.registry import build_attack, entry_of
@@ -31,6 +31,9 @@ PRIORS = "1e-6|1e-4|1e-2|1e-1"
 
 FORMULAS_SHARE = 0.6
 """Share of a budget that formulas may be given, so that gradient matching is tried as well."""
+
+_REST = 3
+"""The turn of attacks that are given all updates or none."""
 
 _LOOKED_AT = 4
 _DROPOUT = "dropout"
@@ -84,7 +87,8 @@ def plan_audit(
         planned = [_planned(attack, attack.name, prices) for attack in considered]
     else:
         planned = _fitting(considered, prices, budget)
-    return planned if budget is None else _within(planned, budget)
+    controls = {federation.id for federation in federations if federation.control_of is not None}
+    return planned if budget is None else _within(planned, budget, controls)
 
 
 def _prices(federation: AuditedFederation, settings: AuditSettings, seconds: float) -> Prices:
@@ -177,17 +181,17 @@ def spec_with(name: str, iterations: int, *, starts: int = 1) -> str:
     return with_iterations(name, iterations, priors=PRIORS, starts=starts) if searches else name
 
 
-def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAttack]:
+def _within(planned: Sequence[PlannedAttack], budget: float, controls: Collection[str]) -> list[PlannedAttack]:
     """The same with what is over budget marked.
 
     Formulas come first, in a part of the budget: what one reconstructs is exact, and may settle the answer. Then
-    gradient matching that ignores every defence on each federation, because the others are compared with it; then the
-    strongest of each, and so on.
+    gradient matching that ignores every defence on each federation, because the others are compared with it; then
+    formulas on controls, which an answer makes needless; then the strongest of each, and so on.
     """
     places: Counter[str] = Counter()
     turns: list[tuple[int, int, int]] = []
     for number, attack in enumerate(planned):
-        turns.append((_turn(attack), places[attack.federation], number))
+        turns.append((_turn(attack, controls), places[attack.federation], number))
         places[attack.federation] += 1
     compared = sum(entry.status == "run" and _is_compared_with(entry) for entry in planned)
     result, spent = list(planned), 0.0
@@ -199,7 +203,7 @@ def _within(planned: Sequence[PlannedAttack], budget: float) -> list[PlannedAtta
         room = (FORMULAS_SHARE * budget if turn == 0 else budget) - spent
         if expected <= room:
             spent += expected
-        elif some := _some_updates(attack, room if turn == 0 else min(room, budget / max(1, compared))):
+        elif turn < _REST and (some := _some_updates(attack, min(room, budget / compared) if turn == 1 else room)):
             result[number] = some
             spent += some.expected_seconds or 0.0
         else:
@@ -225,9 +229,11 @@ def _ended_early(planned: PlannedAttack, budget: float) -> PlannedAttack:
     return planned.replanned(reason, updates=1, expected_seconds=each)
 
 
-def _turn(planned: PlannedAttack) -> int:
-    """When an attack is given its time: formulas, what others are compared with, the rest."""
-    return 0 if not replays(planned.attack) else 1 if _is_compared_with(planned) else 2
+def _turn(planned: PlannedAttack, controls: Collection[str]) -> int:
+    """When an attack is given its time: formulas, what others are compared with, formulas on controls, the rest."""
+    if not replays(planned.attack):
+        return 2 if planned.federation in controls else 0
+    return 1 if _is_compared_with(planned) else _REST
 
 
 def _is_compared_with(planned: PlannedAttack) -> bool:
@@ -235,8 +241,8 @@ def _is_compared_with(planned: PlannedAttack) -> bool:
 
 
 def _some_updates(planned: PlannedAttack, seconds: float) -> PlannedAttack | None:
-    """What may do with some updates: formulas and what others are compared with; None for none, and for others."""
-    if _turn(planned) == 2 or not planned.updates or not planned.expected_seconds:
+    """The attack on as many updates as there is time for; None for none."""
+    if not planned.updates or not planned.expected_seconds:
         return None
     each = planned.expected_seconds / planned.updates
     count = min(planned.updates, int(seconds / each))

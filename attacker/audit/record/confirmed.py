@@ -33,8 +33,16 @@ def confirms(row: ImageResult) -> bool:
 
     Formulas call a result converged only where their equations have one solution.
     """
-    exact = is_formula(row.attack) and row.outcome == "converged"
-    return exact and row.matching_loss is not None and row.matching_loss <= AGREES
+    return is_formula(row.attack) and row.outcome == "converged" and agrees(row.matching_loss)
+
+
+def agrees(matching_loss: float | None) -> bool:
+    """Whether what a formula found gives the update again, by the distance of the two.
+
+    >>> agrees(1e-9), agrees(0.1), agrees(None)
+    (True, False, False)
+    """
+    return matching_loss is not None and matching_loss <= AGREES
 
 
 def confirmed(rows: Iterable[ImageResult]) -> dict[str, ImageResult]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from attacker.attacks.base import Outcome, Reconstruction
+from attacker.attacks.base import Outcome
 from attacker.audit.execution.attack_job import Chunk
 from attacker.audit.execution.work import ChunkStore
 from attacker.audit.federations.federation import AuditedFederation
 from attacker.audit.planning.costs import replays
-from attacker.audit.record.confirmed import AGREES
+from attacker.audit.record.confirmed import agrees
 from attacker.audit.record.entry import Role
 from attacker.audit.record.schema import PlannedAttack
 from attacker.audit.scoring.assemble import counted_images
@@ -67,7 +67,7 @@ class Settled:
         found: dict[Role, set[str]] = {"plain": set(), "adaptive": set()}
         for chunk in formulas:
             results = self.store.load(chunk.id)
-            confirmed = [_confirmed(result) for result in results]
+            confirmed = [result.outcome is Outcome.CONVERGED and agrees(result.matching_loss) for result in results]
             if any(confirmed):
                 counted = counted_images(federation, chunk, results)
                 found[self._roles[origin, chunk.attack]] |= {
@@ -78,9 +78,3 @@ class Settled:
         if found["plain"] == whole:
             return "plain"
         return "adaptive" if found["plain"] | found["adaptive"] == whole else None
-
-
-def _confirmed(result: Reconstruction) -> bool:
-    """Whether the update confirms what a formula found."""
-    loss = result.matching_loss
-    return result.outcome is Outcome.CONVERGED and loss is not None and loss <= AGREES

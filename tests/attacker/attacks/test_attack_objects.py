@@ -81,6 +81,19 @@ def test_what_no_text_describes_stays_in_this_process():
         check_travel(["dlg", specs[0]])
 
 
+def test_a_name_that_only_this_process_registered_does_not_travel():
+    assert build_attack("test-black") == Black()
+    with pytest.raises(ValueError, match="test-black.* lives in this process alone"):
+        check_travel(["dlg", "test-black:shade=0.5"])
+
+
+def test_a_plan_with_such_a_name_is_refused_before_anything_is_attacked(tape, tmp_path):
+    settings = AuditSettings(victims=1, control=False, budget=30.0)
+    with pytest.raises(ValueError, match="test-black.* lives in this process alone"):
+        audit([TapeSource(tape=tape)], settings, out=tmp_path, workers=2)
+    assert not (tmp_path / "audit.json").exists()
+
+
 @pytest.mark.parametrize("wrong", [Grey, 7, SimpleNamespace(name="dlg")])
 def test_what_is_no_attack_is_refused(wrong):
     with pytest.raises(TypeError, match="expected a spec or an object of an attack"):
