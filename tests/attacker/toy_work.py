@@ -43,6 +43,9 @@ class Devices(Roots):
         device = int(os.environ.get("CUDA_VISIBLE_DEVICES") or -1)
         return torch.tensor([device, os.getpid(), began, time.time()], dtype=torch.float64)
 
+    def encode(self, result: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {}, {"root": result}
+
 
 WORK = Roots()
 DEVICES = Devices()

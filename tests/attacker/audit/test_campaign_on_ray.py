@@ -167,6 +167,7 @@ def test_a_lost_node_costs_nothing_and_a_lost_cluster_is_said(tape, undisturbed,
     same(out, undisturbed)
 
 
+@pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning")
 def test_jobs_on_gpus_run_in_processes_of_their_own_and_never_share_one(tmp_path, cluster):
     store = FolderStore(tmp_path, DEVICES)
     jobs = [device_job(number) for number in range(8)]
