@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -80,7 +81,8 @@ def audit(
         sources: The tapes.
         settings: What is to be done.
         out: Folder of the audit; created, 0700. It gets ``audit.json`` and ``images`` when everything is done.
-        workers: Processes on this machine, at least 1; one works in this process.
+        workers: Processes on this machine, at least 1; one works in this process, also where opening the tapes again
+            would take several longer than they save.
         ray_address: Address of an existing Ray cluster, which works instead; its nodes must see ``out`` and the tapes.
         resumable: Whether finished work is kept on the disk while it goes on. Otherwise it is done at once, in this
             process, and nobody measures beforehand what named attacks will take.
@@ -110,7 +112,9 @@ def audit(
     clock = clock or Clock(settings.budget, settings.leakage)
     with CampaignFolder(out) as campaign:
         planned = _begun(campaign, sources, settings, say, clock)
+        began = time.monotonic()
         federations = open_federations(sources, settings, campaign.controls, fresh=planned is None, clock=clock)
+        opened = time.monotonic() - began
         if planned is None:
             planned = plan_audit(federations, settings, clock=clock, say=say)
             planned = _if_any_fits(_and_those_that_refuse(planned), settings, clock)
@@ -122,6 +126,7 @@ def audit(
         if say is not None:
             say(_ahead(federations, planned))
         gpu = settings.device.startswith("cuda")
+        workers = _worth_their_start(workers, planned, opened)
         hire = hire_for(campaign.chunks, workers=workers, ray_address=ray_address, gpu=gpu)
         needless = _needless(federations, planned, chunks, campaign.chunks, settings)
         so_far = say and VerdictSoFar(
@@ -243,6 +248,22 @@ def _ahead(federations: Sequence[AuditedFederation], planned: Sequence[PlannedAt
         f"Audit of {counted(updates, 'update')}: {counted(attacks, 'attack')}{controls}; "
         f"expected: {duration(expected)} of one processor."
     )
+
+
+_LARGE: Final = 5.0
+"""Seconds for opening the tapes, from which on it counts that every worker opens them again."""
+
+
+def _worth_their_start(workers: int, planned: Sequence[PlannedAttack], opened: float) -> int:
+    """The number of workers, or 1 where opening large tapes again takes them longer than they save.
+
+    Args:
+        workers: As asked for.
+        planned: Says what is to be done.
+        opened: Seconds that this process took to open the tapes.
+    """
+    expected = sum(attack.expected_seconds or 0.0 for attack in planned if attack.status == "run")
+    return 1 if opened > _LARGE and expected * (1 - 1 / workers) < opened else workers
 
 
 def _finish(

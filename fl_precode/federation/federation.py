@@ -127,6 +127,22 @@ def prepare(settings: Settings) -> Federation:
             is too small for so many canaries.
         RuntimeError: If the data is not there and cannot be had.
     """
+    federation = partitioned(settings)
+    model = federation.model()
+    check_gradient_defence(settings.defence, model)
+    if settings.canaries:
+        Canaries.parse(settings.canaries).check(sum(p.numel() for p in model.parameters() if p.requires_grad))
+    return federation
+
+
+@lru_cache(maxsize=2)
+def partitioned(settings: Settings) -> Federation:
+    """Load and partition the data; the model is not made, which takes seconds where it is large.
+
+    Raises:
+        ValueError: If the data cannot be partitioned as asked.
+        RuntimeError: If the data is not there and cannot be had.
+    """
     data = load_data(settings.dataset, settings.data_root)
     parts = partition(
         data.train.labels,
@@ -136,12 +152,7 @@ def prepare(settings: Settings) -> Federation:
         dirichlet_alpha=settings.dirichlet_alpha,
         classes_per_client=settings.classes_per_client,
     )
-    federation = Federation(settings=settings, data=data, partitions=tuple(parts))
-    model = federation.model()
-    check_gradient_defence(settings.defence, model)
-    if settings.canaries:
-        Canaries.parse(settings.canaries).check(sum(p.numel() for p in model.parameters() if p.requires_grad))
-    return federation
+    return Federation(settings=settings, data=data, partitions=tuple(parts))
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -49,6 +49,8 @@ def low_rank_branches(victim: Victim, observation: Observation) -> list[LowRankB
         victim: Public knowledge about the model; what did not move is a constant of it.
         observation: Says the weights, at which branches do something.
     """
+    if not any(_is_frozen(module) for module in victim.model.modules() if isinstance(module, nn.Linear)):
+        return []  # without a pass, which takes seconds where the model is large
     victim = replace(victim, model=copied(victim.model))
     victim.model.load_state_dict({**observation.buffers, **observation.parameters}, strict=False)
     model_trace = trace(victim)
@@ -69,6 +71,10 @@ def low_rank_branches(victim: Victim, observation: Observation) -> list[LowRankB
     return found
 
 
+def _is_frozen(layer: nn.Module) -> bool:
+    return not moves(layer, "weight") and not moves(layer, "bias")
+
+
 def _is_factor(run: LinearRun) -> bool:
     return not owns(run.module, "bias")
 
@@ -80,8 +86,7 @@ def _follows(run: LinearRun, down: LinearRun) -> bool:
 def _stands_beside(base: LinearRun, down: LinearRun, up: LinearRun) -> bool:
     return (
         base.module is not down.module
-        and not moves(base.module, "weight")
-        and not moves(base.module, "bias")
+        and _is_frozen(base.module)
         and base.returned.shape == up.returned.shape
         and base.received.shape == down.received.shape
         and torch.equal(base.received, down.received)

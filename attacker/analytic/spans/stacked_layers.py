@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacker.gradients.dropout_masks import dropout_layers
-from attacker.gradients.trace import Trace
+from attacker.gradients.trace import KeptForModels, Trace
 from attacker.gradients.uncompared_parameters import moves
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
@@ -131,8 +131,17 @@ class LinearRun:
     returned: Tensor
 
 
-def linear_runs(victim: Victim, trace: Trace) -> list[LinearRun]:
-    """Linear layers and active dropout, in order of execution."""
+_RUNS: Final[KeptForModels[tuple[LinearRun, ...]]] = KeptForModels(2)
+"""At two sizes of batch."""
+
+
+def linear_runs(victim: Victim, trace: Trace) -> tuple[LinearRun, ...]:
+    """Linear layers and active dropout, in order of execution; kept for models that have not changed."""
+    about = (tuple(trace.probe.shape), trace.probe.dtype)
+    return _RUNS.get(victim.model, about, lambda: _linear_runs(victim, trace))
+
+
+def _linear_runs(victim: Victim, trace: Trace) -> tuple[LinearRun, ...]:
     runs: list[LinearRun] = []
     dropping = set(dropout_layers(victim.model))
 
@@ -153,7 +162,7 @@ def linear_runs(victim: Victim, trace: Trace) -> list[LinearRun]:
     finally:
         for handle in handles:
             handle.remove()
-    return runs
+    return tuple(runs)
 
 
 def _activation_between(victim: Victim, returned: Tensor, received: Tensor) -> tuple[str, Activation] | None:

@@ -23,7 +23,7 @@ from attacker.audit.truth.best_guess import FEWEST_AVERAGED, digest, most_of_cla
 from attacker.audit.truth.candidates import Candidates, drawn_places
 from fl_precode.data import ImageDataset
 from fl_precode.federation.config import Settings
-from fl_precode.federation.federation import Federation, prepare
+from fl_precode.federation.federation import Federation, partitioned
 
 EVALUATION_NAME = "evaluation.json"
 _MOST_TRAINED = 4_096
@@ -140,7 +140,7 @@ class FederationTruth(TruthSource):
         if not isinstance(settings, dict) or not isinstance(nodes, dict):
             raise ValueError(f"{path} was altered: expected 'settings' and 'nodes', both tables")
         try:
-            federation = prepare(Settings.from_run_config(settings))
+            federation = partitioned(Settings.from_run_config(settings))
         except ValueError as error:
             raise ValueError(f"{path}: the truth cannot be recomputed from its settings: {error}") from error
         return cls(federation, _partitions(nodes, federation, path), path)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from attacker.audit.audit import audit
+from attacker.audit.execution.checkpoint import NAME as CAMPAIGN
 from attacker.audit.inputs.tape_source import TapeSource
 from attacker.audit.settings import AuditSettings
 from attacker.cli.audit import finish, use_threads
-from attacker.cli.checkout.federation import federation_progress, keep_and_check
+from attacker.cli.checkout.federation import follow_rounds, keep_and_check
+from attacker.cli.checkout.reproduce import how_many
 from attacker.cli.progress import progress_bar
 from deploy.simulation.launch import SimulationRuntime
 from fl_precode.federation.config import Settings
@@ -25,6 +29,9 @@ LARGE = Settings(model="vit", defence="precode", dataset="photos224", num_server
 
 EXACT = "patch-embedding"
 MARKER = ".fl-precode-demo"
+
+AT_A_TIME = 2
+"""Federations that run side by side: half of the time of one is waiting for processes to start."""
 
 
 def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int, iterations: int, seed: int) -> None:
@@ -52,38 +59,54 @@ def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int
         for name in (f"{one.model}-{one.defence}",)
     }
     prepare_folder(out, list(settings))
-    with SimulationRuntime() as runtime:
-        for configuration in settings.values():
-            title = f"{configuration.model}, {configuration.defence}"
-            with federation_progress(title, configuration.num_server_rounds) as on_line:
-                outcome = runtime.run(configuration, on_line=on_line)
-            keep_and_check(outcome, Path(configuration.output_dir))
+    run_federations(settings.values())
     # The PRECODE paper's attack, with fewer steps, between two that need no search; the last one knows of PRECODE.
-    attacks = (
-        "first-layer",
-        f"inverting-gradients:preset=precode-paper,iterations={iterations}",
-        "through-bottleneck",
-    )
+    searched = ("first-layer", f"inverting-gradients:preset=precode-paper,iterations={iterations}")
+    attacks = {"lenet": (*searched, "through-bottleneck"), "mlp": searched, LARGE.model: (EXACT,)}
     use_threads(1)
     with progress_bar("audit") as tell:
         record = audit(
-            [
-                TapeSource(tape=Path(run.tape), attacks=(EXACT,) if run.model == LARGE.model else attacks)
-                for run in settings.values()
-            ],
+            [TapeSource(tape=Path(run.tape), attacks=attacks[run.model]) for run in settings.values()],
             AuditSettings(
-                attacks=(*attacks, EXACT),
+                attacks=(*attacks["lenet"], EXACT),
                 victims=victims,
                 seed=seed,
                 control=False,
             ),
             out=out,
-            resumable=False,
+            workers=how_many(0, "cpu"),
             title=f"Demo: federated training on {dataset}, with and without PRECODE",
             watch=lambda state: tell(state.share, state.title),
         )
     finish(record, out)
     Console().print(f"done in {time.monotonic() - started:.0f} s")
+
+
+def run_federations(configurations: Collection[Settings]) -> None:
+    """Run the federations, some at a time, on one SuperLink.
+
+    Raises:
+        JobFailed: If a federation failed; those that run are ended.
+    """
+    rounds = sum(one.num_server_rounds for one in configurations)
+    # The pool is left last: the SuperLink's end ends what its threads wait for.
+    with (
+        ThreadPoolExecutor(AT_A_TIME) as pool,
+        progress_bar("federations", total=rounds, keep=True) as tell,
+        follow_rounds(tell) as follow,
+        SimulationRuntime() as runtime,
+    ):
+
+        def run(one: Settings) -> None:
+            outcome = runtime.run(one, on_line=follow(f"{one.model}, {one.defence}", one.num_server_rounds))
+            keep_and_check(outcome, Path(one.output_dir))
+
+        try:
+            for running in [pool.submit(run, one) for one in configurations]:
+                running.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def prepare_folder(out: Path, runs: list[str]) -> None:
@@ -94,7 +117,7 @@ def prepare_folder(out: Path, runs: list[str]) -> None:
     """
     if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
         raise ValueError(f"{out} is not empty and not of an earlier demo; name another folder with --out")
-    for name in (*runs, "images", "report"):
+    for name in (*runs, CAMPAIGN, "images", "report"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "audit.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from attacker.analytic.branches.frozen_gradient import frozen_gradient, without_branches
 from attacker.analytic.branches.low_rank_branch import low_rank_branches
+from attacker.analytic.spans.stacked_layers import linear_runs
 from attacker.attacks import Outcome, ThroughBranches, build_attack
+from attacker.gradients.trace import trace
 from attacker.gradients.uncompared_parameters import settled
 from attacker.metrics.similarity import match_batch, psnr
 from attacker.reasons import because
@@ -84,6 +86,26 @@ def test_the_frozen_layers_gradient_follows_from_its_branches_up_to_the_rank(kin
     x, y = digits(9)
     victim, seen = settled(*seen_of(model, x, y))
     assert frozen_gradient(low_rank_branches(victim, seen)[0], seen).code == "branch-rank-cut"
+
+
+def test_a_model_without_frozen_layers_has_no_branches_and_is_not_run_to_find_that():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, UNITS, bias=False), nn.Linear(UNITS, 10, bias=False))
+    victim, seen = settled(*seen_of(model, *digits(1)))
+    runs = []
+    victim.model.register_forward_hook(lambda *_: runs.append(1))
+    assert low_rank_branches(victim, seen) == []
+    assert not runs
+
+
+def test_runs_of_layers_are_kept_until_the_model_changes():
+    victim, _ = settled(*seen_of(branched(), *digits(1)))
+    first = linear_runs(victim, trace(victim))
+    assert linear_runs(victim, trace(victim)) is first
+    with torch.no_grad():
+        victim.model[-1].bias.add_(1.0)
+    other = linear_runs(victim, trace(victim))
+    assert torch.allclose(other[-1].returned, first[-1].returned + 1)
+    assert linear_runs(victim, trace(victim, batch_size=5))[0].received.shape[0] == 5
 
 
 def test_errors_are_those_of_the_numbers_that_were_sent_and_plain_layers_do_what_branches_did():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from attacker.audit.audit import _if_any_fits
+from attacker.audit.audit import _if_any_fits, _worth_their_start
 from attacker.audit.record.evidence import PlannedAttack
 from attacker.audit.settings import AuditSettings
 from attacker.audit.verdict.verdict import verdicts
@@ -31,3 +31,13 @@ def test_with_time_for_labels_an_audit_goes_on_and_says_why_no_attack_was_begun(
     assert "none that fits is expected to end within the budget: give a larger --budget" in found.sentence
     (asked,) = verdicts(record([federation("f1")], []))
     assert "(none was asked for)" in asked.sentence
+
+
+@pytest.mark.parametrize(
+    ("opened", "expected", "workers"),
+    [(20.0, 30.0, 1), (20.0, 50.0, 2), (0.5, 0.1, 2), (6.0, None, 1)],
+    ids=["opened longer than is saved", "more is saved", "a small tape", "nothing is expected"],
+)
+def test_workers_that_would_save_less_than_opening_a_large_tape_again_takes_are_not_begun(opened, expected, workers):
+    planned = [LONG, LONG.model_copy(update={"status": "run", "expected_seconds": expected})]
+    assert _worth_their_start(2, planned, opened) == workers

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attacker.audit.truth.federation import FederationTruth
+from fl_precode.federation.federation import partitioned
 from tests.attacker.taped_federation import Taped, tape_federation
 
 
@@ -35,6 +36,13 @@ def test_recomputes_exactly_the_batches_that_the_clients_used(taped, source):
         assert torch.equal(truth.images, images)
         assert torch.equal(truth.labels, labels)
     assert len({images.sum().item() for images, _ in taped.used.values()}) == 4
+
+
+def test_the_model_is_not_made_to_know_the_images(taped, monkeypatch):
+    partitioned.cache_clear()
+    monkeypatch.setattr("fl_precode.federation.federation.federation_model", lambda *_: pytest.fail("made a model"))
+    truth = FederationTruth.read(taped.folder / "evaluation.json")
+    assert truth.knows(Place(*next(iter(taped.used))))
 
 
 def test_the_mean_image_is_that_of_the_training_images(source):

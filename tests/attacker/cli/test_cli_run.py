@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attacker.cli.checkout.demo import MARKER, prepare_folder
-from attacker.cli.checkout.federation import JobFailed, federation_progress, keep_and_check
+from attacker.cli.checkout.federation import JobFailed, federation_progress, follow_rounds, keep_and_check
 from attacker.cli.checkout.run import parse_settings
 from attacker.cli.main import app
 from deploy.simulation.submission import RunOutcome
@@ -112,6 +112,21 @@ def test_progress_follows_the_log(capsys, monkeypatch):
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
     assert re.search(r"federation lenet, none .* 50% round 2 of 3", drawn)
     assert re.search(r"federation lenet, none .* 100% done", drawn)
+
+
+def test_one_bar_follows_federations_side_by_side():
+    told = []
+    with follow_rounds(lambda done, text="", note="", *, line=False: told.append((done, note))) as follow:
+        one, other = follow("lenet, none", 4), follow("vit, precode", 2)
+        one("INFO : [ROUND 3/4]")
+        other("INFO : [ROUND 1/2]")
+        other("INFO : something else")
+    assert told == [
+        (0, "starting"),
+        (3, "lenet, none: round 3 of 4"),
+        (4, "vit, precode: round 1 of 2"),
+        (4, "done"),
+    ]
 
 
 def test_a_log_gets_a_line_for_what_is_worth_one(capsys):
