@@ -47,7 +47,7 @@ def looked_at(value: Tensor) -> LookedAt:
     version = None if value.is_inference() else value._version
     known = _LOOKED_AT.get(value)
     if known is None or known.version is None or known.version != version:
-        known = LookedAt(version, bool((value != 0).any()), bool(value.isfinite().all()))
+        known = LookedAt(version, bool(value.any()), bool(value.isfinite().all()))
         _LOOKED_AT[value] = known
     return known
 

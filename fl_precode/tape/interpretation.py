@@ -332,7 +332,7 @@ def _moved(update: Tensors, layout: ModelLayout | None) -> frozenset[str]:
     """Parameters with a change: those that are zero throughout, while others are not, were not trained."""
     if layout is None:
         return frozenset(update)
-    moved = frozenset(name for name, value in update.items() if bool((value != 0).any()))
+    moved = frozenset(name for name, value in update.items() if bool(value.any()))
     return moved or frozenset(update)
 
 

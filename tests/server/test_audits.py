@@ -36,7 +36,8 @@ def command(monkeypatch):
 
 
 def test_rounds_are_audited_while_training_runs_and_training_is_the_same(run_locally, tmp_path, command, started):
-    command(*COMMAND, "--attacks", "first-layer", "--device", "cpu")
+    # At its low priority a minute may be over on a busy machine before the tape is open.
+    command(*COMMAND, "--budget", "10m", "--attacks", "first-layer", "--device", "cpu")
     _, out = run_locally(out="audited", tape=str(tmp_path / "audited" / "tape"), audit_every=2, model="mlp")
     _, same = run_locally(out="same", model="mlp")
     assert models(out) == models(same)
