@@ -5,6 +5,7 @@ For `fl_precode.flower.guard`. What an audit needs is imported when there is som
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,10 +78,12 @@ def decided(record: AuditRecord, max_asr: float, page: Path | None = None) -> Ju
     from attacker.audit.verdict.ci_gate import Demands, answers, images_reconstructed, judged
     from attacker.wording import counted, joined, was
 
-    federation = judged(record)[0].id
+    summary = judged(record)[0]
+    federation = summary.id
     verdict = next(entry for entry in record.verdicts if entry.federation == federation)
     if verdict.verdict == "not known":
-        return Judgement(passes=None, finding=verdict.sentence.rstrip("."), page=page)
+        why = summary.truth_note or _why_nothing_ran(record, federation)
+        return Judgement(passes=None, finding=f"{verdict.sentence} {why}".strip().rstrip("."), page=page)
     met = all(answer.met for answer in answers(record, Demands(max_asr=max_asr)))
     if verdict.verdict == "leaks in part":
         return Judgement(passes=met and max_asr > 0, finding=verdict.sentence.rstrip("."), page=page)
@@ -89,3 +92,12 @@ def decided(record: AuditRecord, max_asr: float, page: Path | None = None) -> Ju
     by = f", by {joined([attack_title(one.attack) for one in found])}" if found else ""
     said = f"{back} of {counted(images, 'image')} {was(back, images)} reconstructed{by}"
     return Judgement(passes=met, finding=said, page=page)
+
+
+def _why_nothing_ran(record: AuditRecord, federation: str) -> str:
+    """The reason that most attacks have where the plan ran none; a model that is not the app's is seen there."""
+    planned = [one for one in record.plan if one.federation == federation]
+    if not planned or any(one.status == "run" for one in planned):
+        return ""
+    ((reason, _),) = Counter(one.reason for one in planned).most_common(1)
+    return f"Most attacks were left out, because {reason}"

@@ -36,7 +36,9 @@ def record_of(folder: Path, name: str = "round-0001"):
 def modes(folder: Path) -> tuple[set[int], set[int]]:
     """Modes of the files, and of the folders, below a folder and of itself."""
     paths = [folder, *folder.rglob("*")]
-    files, folders = ([stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir() is kind] for kind in (0, 1))
+    files, folders = (
+        [stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir() is kind] for kind in (False, True)
+    )
     return set(files), set(folders)
 
 
@@ -82,7 +84,7 @@ def test_a_share_may_be_allowed(tmp_path):
     ("settings", "why"),
     [
         ({"model": "tests.server.own_app:nothing"}, "has no 'nothing'"),
-        ({"model": "tests.server.own_app:guarded"}, "parameters"),
+        ({"model": "tests.server.own_app:guarded"}, "because the update belongs to another model: parameters"),
         ({"inputs": "1x9x9"}, ""),
         ({"loss": "tests.server.own_app:nothing"}, "has no 'nothing'"),
     ],
@@ -101,18 +103,31 @@ def test_true_images_of_something_else_are_no_truth(tmp_path, said):
 
     assert withheld(ask(site(guard(tmp_path / "guard"), line=others), 1))
     assert "it could not be judged: " in said.last
+    assert "3 images" in said.last, "the reason why the truth is none"
+
+
+def test_an_update_of_more_images_than_an_audit_compares_is_withheld(tmp_path, said):
+    assert withheld(ask(site(guard(tmp_path / "guard", budget="3s"), each=65), 1))
+    assert "it could not be judged: " in said.last
+    assert "it has 65 images, and no more than 64 are compared" in said.last
 
 
 def test_settings_reach_the_audit(tmp_path):
+    noise, focal = gradient_defence_mod(LOUD), "tests.fl_precode.some_losses:focal"
     inputs = InputSpec(channels=1, height=8, width=8, classes=10, mean=(0.0,), std=(1.0,))
-    settings = {"inputs": inputs, "classes": None, "defence": LOUD, "loss": "torch.nn.functional:cross_entropy"}
-    ask(site(guard(tmp_path / "guard", budget="9s", **settings), gradient_defence_mod(LOUD)), 1)
-    record = record_of(tmp_path / "guard")
-    (federation,) = record["federations"]
-    assert record["settings"]["budget"] == 9.0
-    assert federation["defence"] == LOUD
-    assert federation["loss"] == "torch.nn.functional:cross_entropy"
-    assert any(one["adaptive"] for one in record["attacks"]), "attacks that answer the announced defence run"
+    ask(site(guard(tmp_path / "plain", budget="8s"), noise), 1)
+    changed = {"inputs": inputs, "classes": None, "defence": LOUD, "loss": focal}
+    ask(site(guard(tmp_path / "told", budget="9s", **changed), noise), 1)
+    plain, told = (record_of(tmp_path / name) for name in ("plain", "told"))
+    assert [one["settings"]["budget"] for one in (plain, told)] == [8.0, 9.0]
+    for name, values in {"defence": ["unknown", LOUD], "loss": [None, focal]}.items():
+        assert [one["federations"][0][name] for one in (plain, told)] == values
+    matched = [
+        [one["status"] for one in record["plan"] if one["attack"].partition(":")[0] == "defence-matched"]
+        for record in (plain, told)
+    ]
+    assert matched[0] == ["not_applicable"]
+    assert matched[1] != ["not_applicable"], "what answers the announced defence is planned, as far as time allows"
 
 
 def test_training_draws_the_same_numbers_as_without_a_guard(tmp_path):
