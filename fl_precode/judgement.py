@@ -89,7 +89,7 @@ def decided(record: AuditRecord, max_asr: float, page: Path | None = None) -> Ju
         return Judgement(passes=met and max_asr > 0, finding=verdict.sentence.rstrip("."), page=page)
     back, images = images_reconstructed(record, federation)
     found = [one for one in record.summaries if one.federation == federation and one.successes]
-    by = f", by {joined([attack_title(one.attack) for one in found])}" if found else ""
+    by = f", by {joined([attack_title(one.attack) for one in found])}" if found else f" ({verdict.verdict})"
     said = f"{back} of {counted(images, 'image')} {was(back, images)} reconstructed{by}"
     return Judgement(passes=met, finding=said, page=page)
 

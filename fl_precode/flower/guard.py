@@ -74,9 +74,9 @@ def leakage_guard_mod(
         action: ``withhold`` sends an error in place of the update, which strategies count as a failed client; ``warn``
             sends the update and writes a warning into the log.
         max_asr: Share of the judged images that may be reconstructed, as ``fl-precode check --max-asr`` takes it.
-        loss: What the client minimises, as `Interceptor` takes it.
-        defence: The defence that the attacker is taken to know of, ``clip:max_norm=1+noise:std=0.001``; attacks that
-            answer it are run as well.
+        loss: What the client minimises, as `Interceptor` takes it; None for what the run configuration says.
+        defence: The defence that the attacker is taken to know of, ``clip:max_norm=1+noise:std=0.001``, or ``none``;
+            attacks that answer it are run as well. None for one that nobody announced.
 
     Raises:
         ValueError: If a setting is none that exists, or out of its range.

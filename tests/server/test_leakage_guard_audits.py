@@ -64,7 +64,7 @@ def test_an_undefended_mlp_is_withheld_and_its_page_stays(tmp_path, said):
 def test_strong_noise_inside_passes_and_outside_does_not_help(tmp_path, said):
     noise = gradient_defence_mod(LOUD)
     assert not ask(site(guard(tmp_path / "guard"), noise), 1).has_error()
-    assert "round 1: the update is sent; 0 of 1 image was reconstructed." in said.last
+    assert "round 1: the update is sent; 0 of 1 image was reconstructed (not shown to leak)." in said.last
     assert (tmp_path / "guard" / "round-0001" / "report" / "index.html").exists()
     assert withheld(ask(site(noise, guard(tmp_path / "guard")), 1)), "the guard does not see what is done after it"
     assert (tmp_path / "guard" / "round-0001-2" / "audit.json").exists(), "an earlier round is left as it is"
