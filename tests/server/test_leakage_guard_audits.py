@@ -87,8 +87,9 @@ def test_a_share_may_be_allowed(tmp_path):
         ({"model": "tests.server.own_app:guarded"}, "because the update belongs to another model: parameters"),
         ({"inputs": "1x9x9"}, ""),
         ({"loss": "tests.server.own_app:nothing"}, "has no 'nothing'"),
+        ({"budget": "0.5s"}, "a budget of 0.5 s has no room for any attack"),
     ],
-    ids=["no model", "another model", "another shape", "no loss"],
+    ids=["no model", "another model", "another shape", "no loss", "no time"],
 )
 def test_what_cannot_be_audited_is_withheld(tmp_path, said, settings, why):
     assert withheld(ask(site(guard(tmp_path / "guard", **settings)), 1))
@@ -107,7 +108,7 @@ def test_true_images_of_something_else_are_no_truth(tmp_path, said):
 
 
 def test_an_update_of_more_images_than_an_audit_compares_is_withheld(tmp_path, said):
-    assert withheld(ask(site(guard(tmp_path / "guard", budget="3s"), each=65), 1))
+    assert withheld(ask(site(guard(tmp_path / "guard", budget="10s"), each=65), 1))
     assert "it could not be judged: " in said.last
     assert "it has 65 images, and no more than 64 are compared" in said.last
 
