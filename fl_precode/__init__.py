@@ -9,6 +9,7 @@ In the clients' training code:
                                            dropout
     track_kl                               the penalty of the bottlenecks in it, for the loss
     flower.record_truth                    keeps a client's true images, for the evaluation alone
+    flower.leakage_guard_mod               around a client: withholds an update from which its images are reconstructed
 
 On the server:
 
@@ -30,7 +31,7 @@ Shelves, each with a page of its own (``help(flp.attacks)``):
     metrics     SSIM, PSNR and how images are matched
     report      records, verdicts and pages
     defences    defences by name, and how to add one
-    flower      what touches Flower: Interceptor, ListeningGrid, listening, record_truth
+    flower      what touches Flower: Interceptor, ListeningGrid, listening, mods of clients, record_truth
     tape        tapes: reading and writing
     privacy     what differential privacy a defence guarantees, whatever it claims
 

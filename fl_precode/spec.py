@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fl_precode.import_path import is_import_path, split_path
 
 _PLUS = re.compile(r"\+\s*(?=[A-Za-z])")  # not the plus of 1e+2
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,19 @@ def parse_spec(text: str) -> Spec:
             raise ValueError(f"{text!r}: the option {key!r} is given twice; give it once")
         options[key] = value
     return Spec(name=name, options=options, text=text)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from ``90``, ``90s``, ``10m`` or ``2h``.
+
+    Raises:
+        ValueError: If it is something else, or not positive.
+
+    >>> parse_duration("1.5m")
+    90.0
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"expected a time such as 90s, 10m or 2h, got {text!r}")
+    return seconds

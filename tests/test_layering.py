@@ -64,6 +64,8 @@ LAYERS = (
     ("attacker.simulate",),
     ("attacker.bench",),
     # What users import, and what Flower runs.
+    ("fl_precode.auditing",),
+    ("fl_precode.judgement",),
     ("fl_precode.flower",),
     ("fl_precode",),
     ("server", "clients"),
@@ -90,7 +92,8 @@ ONLY = {
     "fl_precode.flower": ("fl_precode", "server", "clients", "deploy", "attacker.experiments", "attacker.cli"),
     "attacker": (
         "attacker", "server.app",
-        *(f"fl_precode.{face}" for face in ("attacks", "auditing", "cli", "labels", "leakage", "metrics", "report")),
+        *(f"fl_precode.{face}" for face in ("attacks", "auditing", "cli", "judgement", "labels", "leakage")),
+        *(f"fl_precode.{face}" for face in ("metrics", "report")),
     ),
     "server": ("server", "attacker.experiments.clients"),
     "clients": ("clients", "attacker.experiments.clients"),

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fl_precode.models.input_spec import InputSpec
 
 DEFAULT_BUDGET = "10m"
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Labels(StrEnum):
@@ -146,20 +145,18 @@ def parse_knowledge(
         raise typer.BadParameter(str(error), param_hint="--know, --withhold, --labels") from None
 
 
-def parse_duration(text: str) -> float:
-    """Seconds from ``90``, ``90s``, ``10m`` or ``2h``.
+def parse_budget(text: str) -> float:
+    """Seconds of ``--budget``.
 
     Raises:
-        typer.BadParameter: If it is something else, or not positive.
-
-    >>> parse_duration("1.5m")
-    90.0
+        typer.BadParameter: If it is no time.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
-    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise typer.BadParameter(f"expected a time such as 90s, 10m or 2h, got {text!r}", param_hint="--budget")
-    return seconds
+    from fl_precode.spec import parse_duration  # loads torch, which --help does without
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget") from None
 
 
 def parse_rounds(text: str | None) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fl_precode.flower.guard import leakage_guard_mod
     from fl_precode.flower.interceptor import Interceptor
     from fl_precode.flower.mods import canary_mod, gradient_defence_mod
     from fl_precode.flower.truth import record_truth
@@ -17,13 +18,22 @@ if TYPE_CHECKING:
 _PLACES = {
     "Interceptor": "fl_precode.flower.interceptor",
     "ListeningGrid": "fl_precode.flower.wire",
+    "leakage_guard_mod": "fl_precode.flower.guard",
     "listening": "fl_precode.flower.wire",
     "canary_mod": "fl_precode.flower.mods",
     "gradient_defence_mod": "fl_precode.flower.mods",
     "record_truth": "fl_precode.flower.truth",
 }
 
-__all__ = ["Interceptor", "ListeningGrid", "canary_mod", "gradient_defence_mod", "listening", "record_truth"]
+__all__ = [
+    "Interceptor",
+    "ListeningGrid",
+    "canary_mod",
+    "gradient_defence_mod",
+    "leakage_guard_mod",
+    "listening",
+    "record_truth",
+]
 
 
 def __getattr__(name: str) -> Any:

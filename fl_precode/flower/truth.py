@@ -8,6 +8,8 @@ import re
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -75,17 +77,36 @@ def record_truth(
         message, context = message or near, context or around
         if message is not None and not message.metadata.message_type.startswith("train"):
             return
-        place = _folder(folder, context)
-        answered = _answered(message, context)
-        if place is None or answered is None:
-            missing = "where to write" if place is None else "which message is being answered"
-            advice = f"give folder=, or set {ENVIRONMENT}" if place is None else "give message="
+        answered = answered_by(message, context)
+        places = [place for place in (_guard_of(answered), _folder(folder, context)) if place is not None]
+        if not places or answered is None:
+            missing = "which message is being answered" if places else "where to write"
+            advice = "give message=" if places else f"give folder=, or set {ENVIRONMENT}"
             _warn_once(f"true images are not recorded: it is not known {missing}; {advice}")
             return
         batch = true_batch(images, labels, mean=mean, std=std)
-        _RECORDS.write(place, answered, *batch, scale=(_numbers(mean, 0.0), _numbers(std, 1.0)))
+        for place in places:
+            _RECORDS.write(place, answered, *batch, scale=(_numbers(mean, 0.0), _numbers(std, 1.0)))
     except Exception as error:  # noqa: BLE001 - training must go on whatever happens here
         _warn_once(f"true images are not recorded: {error or type(error).__name__}")
+
+
+@contextmanager
+def recorded_for_a_guard(answered: Answered, folder: Path) -> Iterator[None]:
+    """Keep what is recorded of one message in a guard's folder as well, wherever else it goes, while this lasts."""
+    _GUARDS[answered.stem] = folder
+    try:
+        yield
+    finally:
+        _GUARDS.pop(answered.stem, None)
+
+
+_GUARDS: dict[str, Path] = {}
+"""Folders of guards, by the message whose images they are to get: other threads than the guard's may record them."""
+
+
+def _guard_of(answered: Answered | None) -> Path | None:
+    return None if answered is None else _GUARDS.get(answered.stem)
 
 
 def _numbers(given: Numbers, default: float) -> tuple[float, ...]:
@@ -118,16 +139,16 @@ def _folder(folder: str | Path | None, context: Context | None) -> Path | None:
     return truth_folder(path_of(tape).expanduser().absolute())
 
 
-def _answered(message: Message | None, context: Context | None) -> Answered | None:
+def answered_by(message: Message | None, context: Context | None) -> Answered | None:
     """Which message is being answered; None when nothing tells."""
     if message is None:
         return None
     node = message.metadata.dst_node_id or (0 if context is None else context.node_id)
-    found = Answered(message=message.metadata.message_id, node=str(node), round=_round_of(message))
+    found = Answered(message=message.metadata.message_id, node=str(node), round=round_of(message))
     return found if found.message or (found.node and found.round) else None
 
 
-def _round_of(message: Message) -> str:
+def round_of(message: Message) -> str:
     """The round that the server wrote into a message, else its group; empty without either."""
     records = list(message.content.config_records.values()) if message.has_content() else []
     for key in _ROUND_KEYS:

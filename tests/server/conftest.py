@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from flwr.app import Context, RecordDict
 
@@ -9,6 +11,22 @@ from clients.app import app as client_app
 from fl_precode.federation.config import Settings
 from server.app import app as server_app
 from tests.local_grid import LocalGrid
+
+
+class Lines(logging.Handler):
+    """What the guard says in Flower's log."""
+
+    def __init__(self):
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record):
+        if record.getMessage().startswith("Leakage guard"):
+            self.records.append(record)
+
+    @property
+    def last(self) -> str:
+        return self.records[-1].getMessage()
 
 
 @pytest.fixture
@@ -28,3 +46,12 @@ def run_locally(tmp_path):
         return grid, out
 
     return run
+
+
+@pytest.fixture
+def said():
+    """The guard's lines in Flower's log, which goes to no other logger."""
+    lines, logger = Lines(), logging.getLogger("flwr")
+    logger.addHandler(lines)
+    yield lines
+    logger.removeHandler(lines)
