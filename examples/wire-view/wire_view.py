@@ -42,7 +42,7 @@ def of_the_sum(folder: Path, protocol: Protocol) -> Observation:
         update={name: before[name] - after[name] for name in before},
         kind="weights",
         batch_size=CLIENTS,
-        protocol=replace(protocol, batch_size=CLIENTS),
+        protocol=replace(protocol, name="fedavg", batch_size=CLIENTS),
         round=1,
         node="all",
     )
