@@ -1,16 +1,16 @@
-"""What reaches the server under four kinds of privacy, and what an attack makes of it: ``python wire_view.py``."""
+"""What reaches the server under four kinds of privacy, and what an attack makes of it: `python wire_view.py TAPES`."""
 
 from __future__ import annotations
 
-import logging
+import sys
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
-from federations import SETTINGS, run_secure_aggregation, run_settings
-from photographs import CLIENTS, LEARNING_RATE, Net, load_data
 from torch import Tensor
+from wire.task import CLIENTS, SETTINGS, Net, load_data
 
 import fl_precode as flp
 from fl_precode import Observation, Protocol
@@ -33,35 +33,39 @@ def truth() -> Tensor:
     return torch.cat([load_data(client)[0] for client in range(CLIENTS)])
 
 
-def of_the_sum(before: list[Tensor], after: list[Tensor]) -> Observation:
+def of_the_sum(folder: Path, protocol: Protocol) -> Observation:
     """The mean update, all that secure aggregation lets out: a step on all clients' images together."""
-    names = [name for name, _ in Net().named_parameters()]
+    before, after = (weights(folder / f"weights-{number}.npz") for number in (0, 1))
     return Observation(
-        parameters=dict(zip(names, before, strict=True)),
+        parameters=before,
         buffers={},
-        update={name: b - a for name, a, b in zip(names, before, after, strict=True)},
+        update={name: before[name] - after[name] for name in before},
         kind="weights",
         batch_size=CLIENTS,
-        protocol=Protocol(name="fedavg", learning_rate=LEARNING_RATE, local_epochs=1, batch_size=CLIENTS),
+        protocol=replace(protocol, name="fedavg", batch_size=CLIENTS),
         round=1,
         node="all",
     )
 
 
+def weights(file: Path) -> dict[str, Tensor]:
+    """Weights by their names, as the server kept them."""
+    names = [name for name, _ in Net().named_parameters()]
+    with np.load(file) as arrays:
+        return {name: torch.tensor(arrays[key], dtype=torch.float32) for name, key in zip(names, arrays, strict=True)}
+
+
 def main() -> None:
-    """Run everything, print a table, write wire-view.png."""
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    """Attack everything that was heard, print a table, write wire-view.png."""
+    folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     pictures = {"true images": truth()}
-    with TemporaryDirectory() as folder:
-        run_settings(Path(folder))
-        for name in SETTINGS:
-            pictures[name] = attack(ATTACK, list(flp.Tape(Path(folder, name)).observations()))
-        tape = Path(folder, "secure-aggregation")
-        before, after = run_secure_aggregation(tape)
-        on_tape = flp.Tape(tape)
-        print(f"secure aggregation: {len(on_tape.entries)} updates on the wire; {on_tape.failures[0].reason}")
-        pictures["secure aggregation (sum)"] = attack(OF_A_BATCH, [of_the_sum(before, after)])
+    for name in SETTINGS:
+        tape = flp.Tape(folder / name)
+        pictures[name] = attack(ATTACK, list(tape.observations()))
+    masked = flp.Tape(folder / "secure aggregation")
+    print(f"secure aggregation: {len(masked.entries)} updates on the wire; {masked.failures[0].reason}")
+    pictures["secure aggregation (sum)"] = attack(OF_A_BATCH, [of_the_sum(folder, tape.header.protocol)])
     figure, axes = plt.subplots(len(pictures), CLIENTS, figsize=(5.5, 1.3 * len(pictures)), dpi=80)
     for row, (name, images) in zip(axes, pictures.items(), strict=True):
         values = ssim(images, truth())

@@ -7,8 +7,9 @@ from skimage import data, transform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEARNING_RATE = 0.1
 CLIENTS = 3
+CLIPPING = 0.05
+SETTINGS = ("no privacy", "server-side DP", "client-side clipping", "local DP")
 
 
 class Net(nn.Sequential):
@@ -34,9 +35,9 @@ def load_data(client: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)[None], torch.tensor([client])
 
 
-def train(model: nn.Module, client: int) -> None:
+def train(model: nn.Module, client: int, learning_rate: float) -> None:
     """One step of SGD."""
     images, labels = load_data(client)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     F.cross_entropy(model(images), labels).backward()
     optimizer.step()
