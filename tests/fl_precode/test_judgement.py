@@ -39,7 +39,11 @@ def test_an_adaptive_attack_counts_as_well():
 
 def test_an_update_of_which_nothing_is_reconstructed_passes(tmp_path):
     found = judged(audit(summary("f1", PLAIN, 0)), page=tmp_path)
-    assert (found.passes, found.finding, found.page) == (True, "0 of 4 images were reconstructed (not shown to leak)", tmp_path)
+    assert (found.passes, found.finding, found.page) == (
+        True,
+        "0 of 4 images were reconstructed (not shown to leak)",
+        tmp_path,
+    )
 
 
 def test_an_update_that_no_attack_could_be_tried_on_is_not_judged():
