@@ -275,6 +275,8 @@ def _none_tried(view: FederationView) -> str:
         return "none was needed: formulas reconstructed every image of the federation that it is the control of"
     if any(one.status == "over_budget" for one in planned):
         return "none that fits is expected to end within the budget: give a larger --budget"
+    if planned and not any(one.status == "run" for one in planned):
+        return "none of those that were considered applies to it; the plan says why"
     return "none was asked for"
 
 

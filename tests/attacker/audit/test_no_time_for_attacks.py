@@ -29,6 +29,9 @@ def test_with_time_for_labels_an_audit_goes_on_and_says_why_no_attack_was_begun(
     (found,) = verdicts(record([federation("f1")], [], plan=[LONG]))
     assert found.verdict == "not known"
     assert "none that fits is expected to end within the budget: give a larger --budget" in found.sentence
+    unfit = LONG.model_copy(update={"status": "not_applicable", "expected_seconds": None})
+    (other,) = verdicts(record([federation("f1")], [], plan=[unfit]))
+    assert "none of those that were considered applies to it; the plan says why" in other.sentence
     (asked,) = verdicts(record([federation("f1")], []))
     assert "(none was asked for)" in asked.sentence
 
