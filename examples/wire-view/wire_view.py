@@ -17,7 +17,8 @@ from fl_precode import Observation, Protocol
 from fl_precode.metrics import match_batch, ssim
 
 ATTACK = "inverting-gradients:iterations=1200"
-OF_A_BATCH = "inverting-gradients:iterations=2400,total_variation=1e-2"  # several images behind one update need more smoothing
+# Several images behind one update need more smoothing.
+OF_A_BATCH = "inverting-gradients:iterations=2400,total_variation=1e-2"
 
 
 def attack(spec: str, observations: list[Observation]) -> Tensor:
