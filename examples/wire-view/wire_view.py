@@ -16,8 +16,9 @@ import fl_precode as flp
 from fl_precode import Observation, Protocol
 from fl_precode.metrics import match_batch, ssim
 
-ATTACK = "inverting-gradients:iterations=600"
-OF_A_BATCH = f"{ATTACK},total_variation=1e-2"  # several images behind one update need more smoothing
+ATTACK = "inverting-gradients:iterations=1200"
+# Several images behind one update need more smoothing.
+OF_A_BATCH = "inverting-gradients:iterations=2400,total_variation=1e-2"
 
 
 def attack(spec: str, observations: list[Observation]) -> Tensor:
@@ -39,7 +40,7 @@ def of_the_sum(folder: Path, protocol: Protocol) -> Observation:
     return Observation(
         parameters=before,
         buffers={},
-        update={name: before[name] - after[name] for name in before},
+        update={name: after[name] - before[name] for name in before},
         kind="weights",
         batch_size=CLIENTS,
         protocol=replace(protocol, name="fedavg", batch_size=CLIENTS),
