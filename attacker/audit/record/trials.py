@@ -40,10 +40,10 @@ def trials(rows: Iterable[ImageResult], same: Mapping[str, str]) -> int:
     images = {image_id: place for place, image_id in enumerate(sorted({image for _, image in pairs}))}
     if len(updates) == len(pairs) == len(images):
         return len(pairs)
-    held = csr_array(
-        (np.ones(len(pairs)), ([updates[update] for update, _ in pairs], [images[image] for _, image in pairs])),
-        shape=(len(updates), len(images)),
-    )
+    # SciPy 1.12 matches in graphs of 32-bit indices alone.
+    rows_of = np.array([updates[update] for update, _ in pairs], dtype=np.int32)
+    columns = np.array([images[image] for _, image in pairs], dtype=np.int32)
+    held = csr_array((np.ones(len(pairs)), (rows_of, columns)), shape=(len(updates), len(images)))
     return int((maximum_bipartite_matching(held, perm_type="column") >= 0).sum())
 
 
