@@ -262,8 +262,11 @@ def _worth_their_start(workers: int, planned: Sequence[PlannedAttack], opened: f
         planned: Says what is to be done.
         opened: Seconds that this process took to open the tapes.
     """
-    expected = sum(attack.expected_seconds or 0.0 for attack in planned if attack.status == "run")
-    return 1 if opened > _LARGE and expected * (1 - 1 / workers) < opened else workers
+    expected = [attack.expected_seconds for attack in planned if attack.status == "run"]
+    known = [seconds for seconds in expected if seconds is not None]
+    if opened <= _LARGE or len(known) < len(expected):
+        return workers
+    return 1 if sum(known) * (1 - 1 / workers) < opened else workers
 
 
 def _finish(

@@ -12,84 +12,22 @@ from deploy.simulation.submission import Submission, to_toml
 from deploy.simulation.superlink import CONNECTION, OwnedSuperLink
 from fl_precode.recorded_truth import SUFFIX
 from fl_precode.tape import Tape
+from tests.server.recording_app import TASK, write_app
 
 pytestmark = pytest.mark.federation
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS, JUDGED = (1, 2, 3), (1, 3)
 
-PROJECT = """
-[project]
-name = "siteapp"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "somebody"
-
-[tool.flwr.app.components]
-serverapp = "siteapp.server:app"
-clientapp = "siteapp.client:app"
-
-[tool.flwr.app.config]
-tape = ""
-guard = ""
-noise = 0.0
-lr = 0.1
-local-epochs = 1
-batch-size = 1
-"""
-
-TASK = """
-import torch
-from torch import nn
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-
-
-def images_of(partition, server_round):
-    generator = torch.Generator().manual_seed(100 * partition + server_round)
-    return torch.rand(1, 1, 8, 8, generator=generator), torch.tensor([(partition + server_round) % 4])
-"""
-
-SERVER = """
-from flwr.app import ArrayRecord
-from flwr.serverapp import ServerApp
-from flwr.serverapp.strategy import FedAvg
-
-from fl_precode.flower import Interceptor
-from siteapp.task import network
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid, context):
-    strategy = Interceptor(FedAvg(fraction_evaluate=0.0), context.run_config["tape"], model="siteapp.task:network",
-                           inputs="1x8x8", classes=4, run_config=context.run_config)
-    strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=3)
-"""
-
-CLIENT = """
-import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-
-from fl_precode.flower import gradient_defence_mod, leakage_guard_mod, record_truth
-from siteapp.task import images_of, network
-
-app = ClientApp()
+MODS = """
+from fl_precode.flower import gradient_defence_mod, leakage_guard_mod
 
 
 def guard(message, context, call_next):
     # One app for both sites here; a real site changes its own.
     if context.node_config["partition-id"] != 0:
         return call_next(message, context)
-    guarded = leakage_guard_mod(context.run_config["guard"], model="siteapp.task:network", inputs="1x8x8", classes=4,
+    guarded = leakage_guard_mod(context.run_config["guard"], model="ownapp.task:network", inputs="1x8x8", classes=4,
                                 every=2)
     return guarded(message, context, call_next)
 
@@ -99,17 +37,7 @@ def noise(message, context, call_next):
     return gradient_defence_mod(f"noise:std={std}")(message, context, call_next) if std else call_next(message, context)
 
 
-@app.train(mods=[guard, noise])
-def train(message, context):
-    model = network()
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    images, labels = images_of(context.node_config["partition-id"], message.content["config"]["server-round"])
-    record_truth(images, labels)
-    steps = torch.optim.SGD(model.parameters(), lr=context.run_config["lr"])
-    torch.nn.functional.cross_entropy(model(images), labels).backward()
-    steps.step()
-    content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 1})}
-    return Message(RecordDict(content), reply_to=message)
+MODS = [guard, noise]
 """
 
 
@@ -117,18 +45,15 @@ def train(message, context):
 def runs(tmp_path_factory):
     """The run as it is, and one with strong noise behind the guard: (folder, log) of each."""
     folder = tmp_path_factory.mktemp("site")
-    app = folder / "app"
-    (app / "siteapp").mkdir(parents=True)
-    (app / "pyproject.toml").write_text(PROJECT)
-    for name, text in {"__init__": "", "task": TASK, "server": SERVER, "client": CLIENT}.items():
-        (app / "siteapp" / f"{name}.py").write_text(text)
+    app = write_app(folder / "app", MODS)
     found = []
     with OwnedSuperLink(environment={"PYTHONPATH": str(ROOT)}) as superlink:
         for name, std in (("bare", 0.0), ("noisy", 10.0)):
             place = folder / name
             place.mkdir()
             config = place / "run.toml"
-            config.write_text(to_toml({"tape": str(place / "tape"), "guard": str(place / "guard"), "noise": std}))
+            settings = {"tape": str(place / "tape"), "guard": str(place / "guard"), "noise": std, "rounds": len(ROUNDS)}
+            config.write_text(to_toml(settings))
             outcome = Submission(superlink.flwr, CONNECTION).run(app, config, federation="num-supernodes=2")
             assert outcome.completed, outcome.log
             found.append((place, outcome.log))

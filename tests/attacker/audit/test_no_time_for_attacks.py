@@ -38,8 +38,8 @@ def test_with_time_for_labels_an_audit_goes_on_and_says_why_no_attack_was_begun(
 
 @pytest.mark.parametrize(
     ("opened", "expected", "workers"),
-    [(20.0, 30.0, 1), (20.0, 50.0, 2), (0.5, 0.1, 2), (6.0, None, 1)],
-    ids=["opened longer than is saved", "more is saved", "a small tape", "nothing is expected"],
+    [(20.0, 30.0, 1), (20.0, 50.0, 2), (0.5, 0.1, 2), (6.0, None, 2)],
+    ids=["opened longer than is saved", "more is saved", "a small tape", "nobody knows"],
 )
 def test_workers_that_would_save_less_than_opening_a_large_tape_again_takes_are_not_begun(opened, expected, workers):
     planned = [LONG, LONG.model_copy(update={"status": "run", "expected_seconds": expected})]
