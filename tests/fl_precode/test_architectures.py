@@ -62,7 +62,7 @@ def test_a_defended_model_trains_copies_loads_and_exports(name, defence):
     assert torch.equal(outs[0], outs[2])
     assert outs[0].shape == (2, 10)
 
-    # What torch 2.7 and later take by default; the strict way of torch 2.6 cannot read where the KL terms are collected.
+    # The default from torch 2.7 on; the strict way of torch 2.6 cannot read where the KL terms are collected.
     exported = torch.export.export(defended, (X,), strict=False).module()
     torch.manual_seed(2)
     first = exported(X)

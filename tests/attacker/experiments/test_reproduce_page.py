@@ -31,7 +31,7 @@ def victim(ssim, *, outcome="iteration_limit", baseline=0.1):
     )  # fmt: skip
 
 
-def setup(defence, *, successes, adaptive=None, baseline=0, ssim=0.9, unfit=0):
+def summed_setup(defence, *, successes, adaptive=None, baseline=0, ssim=0.9, unfit=0):
     """Victims that the plain attack reconstructed, and an adaptive one where it was run.
 
     The first of four resemble the mean image, SSIM 0.7. Some more do not fit.
@@ -80,13 +80,13 @@ def test_a_score_counts_what_was_tried():
     ],
 )
 def test_what_protects_follows_from_the_figures(own, assumption, says):
-    _, fall = falls([setup("none", successes=4), setup("precode", **own)])
+    _, fall = falls([summed_setup("none", successes=4), summed_setup("precode", **own)])
     assert fall.assumption == assumption
     assert says in fall.sentence
 
 
 def test_weak_attacks_prove_nothing():
-    undefended, defended = falls([setup("none", successes=0), setup("precode", successes=0)])
+    undefended, defended = falls([summed_setup("none", successes=0), summed_setup("precode", successes=0)])
     assert undefended.assumption == defended.assumption == "cannot tell"
     assert "too weak" in undefended.sentence
     assert "undefended model either" in defended.sentence
@@ -143,7 +143,7 @@ def test_the_best_guess_has_a_line_of_its_own_and_is_counted_from_the_threshold_
 
 
 def test_ticks_are_not_rounded_to_another_place():
-    narrow = setup("none", successes=1)
+    narrow = summed_setup("none", successes=1)
     figure = trade_off([narrow.model_copy(update={"central": curve([narrow.central.points[0]], 4000, 1.0, "")})])
     assert "48.5 %" in figure
 
