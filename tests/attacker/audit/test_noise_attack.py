@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -58,6 +59,18 @@ def test_without_time_it_is_said_that_nothing_was_tried(images):
     found = attack_under_noise(images, 300.0, seconds=1e-9)
     assert found.ssim == []
     assert "None was tried here: searches would take longer" in noise_without_prior(300.0, found)
+
+
+def test_the_first_search_of_a_process_does_not_make_an_iteration_free(images, monkeypatch):
+    """What is set up once took longer than twenty iterations: nothing was left of them, and any time sufficed."""
+    searches = []
+
+    def search(*_):
+        searches.append(sleep(0.05 if not searches else 0.001))
+
+    monkeypatch.setattr("attacker.audit.scoring.noise_attack._search", search)
+    assert attack_under_noise(images, 300.0, seconds=1e-9).ssim == []
+    assert len(searches) == 2
 
 
 def test_the_sentence_says_of_whom_it_speaks_and_what_the_others_reached():

@@ -5,7 +5,9 @@ import math
 import stat
 
 import jsonschema
+import pydantic
 import pytest
+from packaging.version import Version
 from pydantic import ValidationError
 
 from attacker.audit.record.json_file import SCHEMA_FILE, json_schema, read_record, write_record
@@ -23,6 +25,9 @@ def folder(tmp_path_factory):
     return run / "audit"
 
 
+@pytest.mark.skipif(
+    Version(pydantic.VERSION) < Version("2.10"), reason="before pydantic 2.10 a constant is an enum of one as well"
+)
 def test_the_schema_in_the_package_is_that_of_the_model():
     assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
 
