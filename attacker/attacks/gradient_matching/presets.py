@@ -34,11 +34,6 @@ PRESETS: Mapping[str, GradientMatching] = MappingProxyType(
         "precode-paper": GradientMatching(
             optimiser=Adam(iterations=7_000, learning_rate=0.01), priors=[TotalVariation(1e-6)]
         ),
-        # This project, for searches of a few hundred iterations: large steps that shrink to nothing, under a strong total
-        # variation, find coarse images first and details last. The steps of the notebook above stay where they began.
-        "short": GradientMatching(
-            optimiser=Adam(iterations=300, learning_rate=0.5, schedule="cosine"), priors=[TotalVariation(1e-1)]
-        ),
         # Experiments in the reference code of Geiping et al.: an untrained ConvNet, a trained ResNet on ImageNet, and a
         # batch of 100 images of CIFAR-100.
         "untrained-convnet": GradientMatching(optimiser=Adam(iterations=4_000), priors=[TotalVariation(1e-6)]),
