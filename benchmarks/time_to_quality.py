@@ -212,7 +212,8 @@ def _line(name: str, pieces: Row) -> str:
     preset = f"{_mean(goal['ssim']):.2f} ({goal['iterations']:,})"
     cells = [f"`{model}`", weights, batch, str(len(goal["ssim"])), f"{guess:.2f}", preset, said, f"{spent:.2f}"]
     for peer in (InvertingGradients.name, Breaching.name):
-        cells += _peer(name, peer, pieces, spent, FULL if _mean(last["ssim"]) > EXACT else goal["iterations"])
+        seconds, times = _peer(name, peer, pieces, spent, FULL if _mean(last["ssim"]) > EXACT else goal["iterations"])
+        cells += [seconds, times if reached else "–"]
     return f"| {' | '.join(cells)} |"
 
 
