@@ -66,9 +66,10 @@ RACED = "total_variations=1e-6|1e-4|1e-2|1e-1"
 RUNGS = {1_000: "total_variation=1e-2", 3_000: RACED, 8_000: RACED, 24_000: RACED}
 """Iterations of our longer searches, with a middle weight of total variation, then with four that are raced."""
 
+OWN_MODELS = "benchmarks.architecture_models:"
 MODELS = (
     "mlp", "lenet:init=uniform", "lenet:activation=relu", "convnet", "resnet20:width=4",
-    "benchmarks.architecture_models:residual_18", "benchmarks.architecture_models:vit_s",
+    f"{OWN_MODELS}residual_18", f"{OWN_MODELS}vit_s",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -188,8 +189,8 @@ def table(content: Row) -> str:
     """The page's table, a line for each row."""
     lines = [
         "| model | weights | images | victims | guess, SSIM | preset, SSIM (iterations) | ours: attack, SSIM | "
-        "CPU s a client, first tries included | invertinggradients | times less | breaching | times less |",
-        "| --- | --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "CPU s a client, first tries included | inverting&shy;gradients: **times** ours | breaching: **times** ours |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: |",
     ]
     names = dict.fromkeys(name.rpartition(" | ")[0] for name in content["pieces"])
     return "\n".join([*lines, *(_line(name, content["pieces"]) for name in names)])
@@ -197,9 +198,10 @@ def table(content: Row) -> str:
 
 def _line(name: str, pieces: Row) -> str:
     model, weights, batch = name.split(" | ")
+    model = model.removeprefix(OWN_MODELS)
     goal = pieces.get(f"{name} | goal")
     if goal is None:
-        return f"| `{model}` | {weights} | {batch} | not measured | | | | | | | | |"
+        return f"| `{model}` | {weights} | {batch} | not measured | | | | | | |"
     tried = {key.partition(" | ours, ")[2]: one for key, one in pieces.items() if key.startswith(f"{name} | ours, ")}
     fitting = {spec: one for spec, one in tried.items() if one["fits"]}
     clients = len(goal["ssim"]) / int(batch)
@@ -213,7 +215,7 @@ def _line(name: str, pieces: Row) -> str:
     cells = [f"`{model}`", weights, batch, str(len(goal["ssim"])), f"{guess:.2f}", preset, said, f"{spent:.2f}"]
     for peer in (InvertingGradients.name, Breaching.name):
         seconds, times = _peer(name, peer, pieces, spent, FULL if _mean(last["ssim"]) > EXACT else goal["iterations"])
-        cells += [seconds, times if reached else "–"]
+        cells.append(f"{seconds}: **{times if reached else '–'}**")
     return f"| {' | '.join(cells)} |"
 
 
