@@ -56,8 +56,8 @@ GUESSED_FROM = 1_000
 
 CHEAP_FORMULAS = ("first-layer", "patch-embedding", "activation-span", "spear")
 LARGE_STEPS = "inverting-gradients:learning_rate=0.5,schedule=cosine,total_variation=1e-1"
-"""Large steps that shrink to nothing, under a strong total variation: coarse images first, details last. They pay on the
-models of this file; on the LeNet of the demo the small steps below reach more."""
+"""Large steps that shrink to nothing, under a strong total variation: coarse images first, details last. They pay on
+the models here; on the LeNet of the demo the small steps below reach more."""
 SHORT = (100, 300)
 """Iterations of searches that cost less than what follows."""
 DEAR_FORMULAS = ("layerwise-inversion", "hybrid", "then-refine:iterations=1000")
