@@ -61,6 +61,7 @@ class SimulationRuntime:
         *,
         client_resources_num_cpus: float = 1,
         client_resources_num_gpus: float = 0,
+        ray_cpus: int | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> RunOutcome:
         """Submit one run and wait for its end.
@@ -69,6 +70,8 @@ class SimulationRuntime:
             settings: The run configuration; refused before anything starts when data, partition or model do not fit.
             client_resources_num_cpus: CPUs that Ray reserves for each client.
             client_resources_num_gpus: GPUs, or the share of one, that Ray reserves for each client.
+            ray_cpus: CPUs that the run's own Ray divides among clients, all of them by default. Each process that
+                trains clients takes seconds to start. A cluster named by ``RAY_ADDRESS`` keeps those it has.
             on_line: Called with every line of the run's log as it comes.
 
         Raises:
@@ -82,6 +85,8 @@ class SimulationRuntime:
             f"num-supernodes={settings.num_clients} client-resources-num-cpus={client_resources_num_cpus:g} "
             f"client-resources-num-gpus={client_resources_num_gpus:g}"
         )
+        if ray_cpus is not None and not os.environ.get("RAY_ADDRESS"):
+            federation += f" init-args-num-cpus={ray_cpus}"
         submission = Submission(self._superlink.flwr, CONNECTION)
         return submission.run(self._app, config, federation=federation, on_line=on_line)
 

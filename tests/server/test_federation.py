@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -115,14 +116,15 @@ def test_two_runs_from_a_folder_with_other_packages_of_our_names(tmp_path, poiso
 
 
 @pytest.mark.usefixtures("nothing_left_running")
-def test_a_run_whose_clients_all_fail_has_failed_and_says_why():
-    settings = Settings(model="tests.failing_model:build", num_clients=2, num_server_rounds=1, dataset="digits")
+def test_a_run_whose_clients_all_fail_has_failed_and_says_why_from_one_process():
+    settings = Settings(model="tests.failing_model:build", num_clients=8, num_server_rounds=1, dataset="digits")
     with SimulationRuntime(environment={"PYTHONPATH": str(ROOT)}) as runtime:
-        outcome = runtime.run(settings)
+        outcome = runtime.run(settings, ray_cpus=1)
     assert not outcome.completed
     assert outcome.status == "finished:failed"
     assert "no usable reply" in outcome.reason
     assert "the clinic is closed" in outcome.reason
+    assert len(set(re.findall(r"the clinic is closed, says process (\d+)", outcome.log))) == 1
 
 
 @pytest.mark.slow

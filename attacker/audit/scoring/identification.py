@@ -7,7 +7,7 @@ all classes where its own has too few. Reconstructions of a batch are in the ord
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -46,6 +46,8 @@ class Pools:
         candidates: Other images that each true one is told from, at most.
         seed: Other seeds, other images.
         by_features: Whether features are compared as well as pixels, where the network is installed.
+        beside: Pools of the audit's other federations: where the same images were drawn, their features, which take
+            most of the time of a comparison, are known from there.
 
     Attributes:
         most: Other images that each true one is told from, at most.
@@ -54,9 +56,18 @@ class Pools:
     """
 
     def __init__(
-        self, source: TruthSource, labels: Collection[int], candidates: int, seed: int, *, by_features: bool = True
+        self,
+        source: TruthSource,
+        labels: Collection[int],
+        candidates: int,
+        seed: int,
+        *,
+        by_features: bool = True,
+        beside: Iterable[Pools] = (),
     ) -> None:
         self._source, self._seed, self.by_features = source, seed, by_features
+        self._beside = list(beside)
+        self._drawn: list[_Pool] = []
         self.most = min(candidates, max(FEWEST_OF_CLASS, _MOST_VALUES // (_VALUES_EACH * max(1, len(labels)))))
         self._labels = sorted(labels)
         self._of_all: _Pool | None = None
@@ -64,11 +75,18 @@ class Pools:
 
     @cached_property
     def _of_class(self) -> Mapping[int | None, _Pool]:
-        return self._drawn(self._labels)
+        return self._draw(self._labels)
 
-    def _drawn(self, labels: Sequence[int | None]) -> dict[int | None, _Pool]:
+    def _draw(self, labels: Sequence[int | None]) -> dict[int | None, _Pool]:
         known = self._source.candidates(labels, self.most + _MOST_BEHIND, self._seed)
-        return {label: _Pool(some) for label, some in known.items()}
+        pools = {label: self._known(_Pool(some)) for label, some in known.items()}
+        self._drawn += pools.values()
+        return pools
+
+    def _known(self, pool: _Pool) -> _Pool:
+        """The same pool as another federation drew it; this one where none did."""
+        drawn = (known for pools in self._beside for known in pools._drawn)
+        return next((known for known in drawn if known.is_same(pool)), pool)
 
     def of_class(self, label: int) -> _Pool:
         """Images of a class."""
@@ -77,7 +95,7 @@ class Pools:
     def of_all(self) -> _Pool:
         """Images of all classes."""
         if self._of_all is None:
-            self._of_all = self._drawn([None])[None]
+            self._of_all = self._draw([None])[None]
         return self._of_all
 
 
@@ -88,6 +106,10 @@ class _Pool:
         self.prints, self.labels = candidates.prints, candidates.labels
         self._images = candidates.images
         self._features: Tensor | None = None
+
+    def is_same(self, other: _Pool) -> bool:
+        """Whether both have the same images with the same labels, in the same order."""
+        return self.prints == other.prints and torch.equal(self.labels, other.labels)
 
     def fits(self, image: Tensor) -> bool:
         """Whether its images have the form of this one, at the size at which they are compared."""

@@ -145,5 +145,7 @@ def pools_of(
     if origin not in known:
         truths = [truth for update in federation.entries if (truth := federation.truth(update)) is not None]
         labels = {int(label) for truth in truths for label in truth.labels}
-        known[origin] = Pools(source, labels, settings.candidates, settings.seed, by_features=by_features)
+        known[origin] = Pools(
+            source, labels, settings.candidates, settings.seed, by_features=by_features, beside=[*known.values()]
+        )
     return known[origin]

@@ -31,7 +31,8 @@ EXACT = "patch-embedding"
 MARKER = ".fl-precode-demo"
 
 AT_A_TIME = 2
-"""Federations that run side by side: half of the time of one is waiting for processes to start."""
+"""Federations that run side by side: half of the time of one is waiting for processes to start. Each trains its few
+clients in one process, because a second would take longer to start than it could save."""
 
 
 def run_demo(out: Path, *, dataset: str, rounds: int, clients: int, victims: int, iterations: int, seed: int) -> None:
@@ -98,7 +99,7 @@ def run_federations(configurations: Collection[Settings]) -> None:
     ):
 
         def run(one: Settings) -> None:
-            outcome = runtime.run(one, on_line=follow(f"{one.model}, {one.defence}", one.num_server_rounds))
+            outcome = runtime.run(one, ray_cpus=1, on_line=follow(f"{one.model}, {one.defence}", one.num_server_rounds))
             keep_and_check(outcome, Path(one.output_dir))
 
         try:

@@ -126,6 +126,36 @@ def test_other_seeds_draw_other_candidates(pictures, by_pixels):
     assert len(ranks) > 1
 
 
+class Counted:
+    """Features that cost nothing, and how many images were given for them."""
+
+    def __init__(self):
+        self.images = []
+
+    def features(self, images):
+        self.images.append(len(images))
+        return images.flatten(1)
+
+
+def test_federations_of_the_same_images_compute_their_features_once(pictures, monkeypatch):
+    network = Counted()
+    monkeypatch.setattr(identification, "feature_network", lambda: network)
+    labels = torch.arange(200) % 2
+    update = Truth(images=pictures[:1], labels=labels[:1])
+
+    def ranks(classes, pools):
+        pools.append(Pools(Held(pictures, classes), {0}, 60, 0, beside=[*pools]))
+        network.images.clear()
+        return LineUp(pools[-1], update).scores(0.5 * pictures[1:2] + 0.5 * pictures[:1]), max(network.images)
+
+    known = []
+    first, others = ranks(labels, known)
+    assert others > 60
+    assert ranks(labels, known) == (first, 1), "only the truth and the reconstruction are left to look at"
+    assert ranks(1 - labels, [])[1] > 60, "nothing beside it: drawn and looked at"
+    assert ranks(torch.zeros_like(labels), known)[1] > 60, "other images of the class: looked at anew"
+
+
 def test_without_a_truth_it_says_so(taped, tmp_path, by_pixels):
     record = audited(taped, tmp_path, truth=False)
     assert record.federations[0].identification_codes == ["identification-needs-truth"]
