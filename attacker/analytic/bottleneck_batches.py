@@ -29,6 +29,7 @@ from attacker.analytic.low_rank import LowRank, factorise
 from attacker.gradients.observed import observed_gradient, why_not_one_step, why_scale_unknown
 from attacker.gradients.trace import Trace
 from attacker.optim.deadline import time_is_up
+from attacker.optim.least_squares import least_squares
 from attacker.reasons import Reason, because
 from fl_precode.defences.precode import VariationalBottleneck
 from fl_precode.observation import Observation
@@ -141,7 +142,7 @@ def bottleneck_gradient(trace: Trace, observation: Observation) -> BottleneckGra
 def mixing_gram(bottleneck: BottleneckGradient) -> tuple[Tensor, Tensor]:
     """``S = Q Q.T`` (batch, batch), symmetric, and ``t = Q 1`` (batch,)."""
     left, right, latent = bottleneck.factors.left, bottleneck.factors.right, bottleneck.latent
-    ones = torch.linalg.lstsq(left, bottleneck.encoder_bias_gradient).solution
+    ones = least_squares(left, bottleneck.encoder_bias_gradient)
     classes = torch.linalg.qr(bottleneck.through).Q
 
     def outside(matrix: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def mixing_gram(bottleneck: BottleneckGradient) -> tuple[Tensor, Tensor]:
         return outer
 
     mixed_mu = bottleneck.encoder[:latent] @ right.T + torch.outer(bottleneck.encoder_bias[:latent], ones)
-    gram = torch.linalg.lstsq(outside(left[:latent]), bottleneck.beta / bottleneck.batch * outside(mixed_mu)).solution
+    gram = least_squares(outside(left[:latent]), bottleneck.beta / bottleneck.batch * outside(mixed_mu))
     return (gram + gram.T) / 2, ones
 
 
@@ -216,8 +217,8 @@ def _misfit(bottleneck: BottleneckGradient, mixing: Tensor) -> tuple[Tensor, tup
     mu, s = stat[:, :latent], stat[:, latent:]
     sigma = F.softplus(s)
     through_classes = deltas[:, :latent] - share * mu  # g
-    logits = torch.linalg.lstsq(bottleneck.through, through_classes.T).solution  # (classes, batch)
-    sampled = torch.linalg.lstsq(bottleneck.classifier.T, bottleneck.decoder_gradient).solution  # (classes, latent)
+    logits = least_squares(bottleneck.through, through_classes.T)  # (classes, batch)
+    sampled = least_squares(bottleneck.classifier.T, bottleneck.decoder_gradient)  # (classes, latent)
     z = torch.linalg.pinv(logits) @ sampled
     noise = (z - mu) / sigma
     expected = (through_classes * noise + share * (sigma - 1 / sigma)) * torch.sigmoid(s)

@@ -9,7 +9,7 @@ from attacker.leakage.jacobian import EXACT_NUMBERS, Jacobian
 from attacker.leakage.rank import layer_ranks, solubility
 from attacker.leakage.record import ImageLeak, LayerRank, Leakage, NoiseRanks, PositionRank, SpanRank, outliers
 from attacker.leakage.released import Released, draw_noise, released
-from attacker.leakage.spectrum import Spectrum, spectrum
+from attacker.leakage.spectrum import Eigenvalues, Spectrum, eigenvalues, spectrum
 
 __all__ = [
     "EXACT_NUMBERS",
@@ -24,6 +24,7 @@ __all__ = [
     "PositionRank",
     "Released",
     "SpanRank",
+    "Eigenvalues",
     "Spectrum",
     "analyse",
     "by_layer",
@@ -43,6 +44,7 @@ __all__ = [
     "sampling_change",
     "solubility",
     "span_ranks",
+    "eigenvalues",
     "spectrum",
     "without_noise",
 ]

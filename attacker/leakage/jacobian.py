@@ -21,6 +21,7 @@ EXACT_NUMBERS = 4096
 _MEMORY = 2**30
 _CHUNK = 128
 _WORKING_COPIES = 6
+_BLOCKS = 8
 # Differences between forward and reverse mode, as shares of the largest number, that rounding does not reach.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
@@ -101,8 +102,7 @@ class Jacobian:
         """
         self._check_exact()
         if self.rows * self.columns * 8 <= memory:
-            matrix = self.matrix().double()
-            return matrix @ matrix.T
+            return _by_own_transpose(self.matrix().double())
         if self.gradient.dtype != torch.float64:
             return Jacobian(self.of.double(), self._at[0].double(), noise_unknown=len(self._at) > 1).gram(memory=memory)
         eye = torch.eye(self.rows, dtype=torch.float64, device=self.gradient.device)
@@ -220,3 +220,15 @@ class Jacobian:
             return False
         tolerance = _TOLERANCES.get(self.gradient.dtype, 1e-1)
         return bool((forward - plain).norm() <= tolerance * plain.norm())
+
+
+def _by_own_transpose(matrix: Tensor) -> Tensor:
+    """``A A^T``, of which half is computed and the rest is equal to it."""
+    product = matrix.new_empty(len(matrix), len(matrix))
+    step = -(-len(matrix) // _BLOCKS)
+    for first in range(0, len(matrix), step):
+        own = slice(first, first + step)
+        block = matrix[first:] @ matrix[own].T
+        product[first:, own] = block
+        product[own, first:] = block.T
+    return product

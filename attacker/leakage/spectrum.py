@@ -17,18 +17,16 @@ DAMPING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum:
-    """Eigenvalues and eigenvectors of JJ^T at one image (or batch of images).
+class Eigenvalues:
+    """Eigenvalues of JJ^T at one image (or batch of images).
 
     Attributes:
         values: (n,), the largest first, none negative.
-        vectors: (n, n), orthonormal columns in the same order.
         shape: (batch, channels, height, width) of the n unknown pixels.
         tolerance: Share of the largest eigenvalue below which one counts as zero.
     """
 
     values: Tensor
-    vectors: Tensor
     shape: tuple[int, ...]
     tolerance: float
 
@@ -55,6 +53,41 @@ class Spectrum:
         """
         rank, shares = self.rank, self.values / self.values[0]
         return float(shares[rank - 1]), float(shares[rank]) if rank < self.unknowns else None
+
+    def expected_rmse(self, std: float, *, damping: float = DAMPING) -> float:
+        """Root mean squared error of the image that independent noise N(0, std²) on the gradient leads to (E-I2F).
+
+        ``std * sqrt(mean of 1 / eigenvalue)``, from E||(JJ^T)^-1 J delta||² = std² tr (JJ^T)^-1; with damping e,
+        eigenvalue / (eigenvalue + e)² in place of the inverse. Directions that the gradient does not determine at all
+        count nothing here: see `rank`.
+        """
+        terms = inverse_terms(self.values[: self.rank], self._absolute(damping))
+        return std * math.sqrt(float(terms.sum()) / self.unknowns)
+
+    def noise_for(self, rmse: float, *, damping: float = DAMPING) -> float:
+        """The standard deviation of noise that leads to this root mean squared error."""
+        return rmse / self.expected_rmse(1.0, damping=damping)
+
+    def _absolute(self, damping: float) -> float:
+        check_damping(damping)
+        if damping == 0 and self.rank < self.unknowns:
+            raise ValueError(
+                f"JJ^T is singular (rank {self.rank} of {self.unknowns}), so it has no inverse without damping; give "
+                f"a positive share of the largest eigenvalue, such as {DAMPING:g}: it leaves out what no attack can "
+                "determine, and changes the rest little"
+            )
+        return damping * self.largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Eigenvalues):
+    """Eigenvalues and eigenvectors of JJ^T at one image (or batch of images).
+
+    Attributes:
+        vectors: (n, n), orthonormal columns in the order of the values.
+    """
+
+    vectors: Tensor
 
     def lost(self) -> Tensor:
         """Share of each pixel that lies in directions that leave the gradient as it is, in ``shape``, from 0 to 1.
@@ -85,33 +118,9 @@ class Spectrum:
         inverse[: self.rank] = 1 / (self.values[: self.rank] + self._absolute(damping))
         return (products.to(self.vectors) @ self.vectors * inverse) @ self.vectors.T
 
-    def expected_rmse(self, std: float, *, damping: float = DAMPING) -> float:
-        """Root mean squared error of the image that independent noise N(0, std²) on the gradient leads to (E-I2F).
-
-        ``std * sqrt(mean of 1 / eigenvalue)``, from E||(JJ^T)^-1 J delta||² = std² tr (JJ^T)^-1; with damping e,
-        eigenvalue / (eigenvalue + e)² in place of the inverse. Directions that the gradient does not determine at all
-        count nothing here: see `rank`.
-        """
-        terms = inverse_terms(self.values[: self.rank], self._absolute(damping))
-        return std * math.sqrt(float(terms.sum()) / self.unknowns)
-
-    def noise_for(self, rmse: float, *, damping: float = DAMPING) -> float:
-        """The standard deviation of noise that leads to this root mean squared error."""
-        return rmse / self.expected_rmse(1.0, damping=damping)
-
     def direction(self, place: int) -> Tensor:
         """Eigenvector ``place``, 0 for the one that a gradient determines best, -1 for the worst; in ``shape``."""
         return self.vectors[:, place].reshape(self.shape)
-
-    def _absolute(self, damping: float) -> float:
-        check_damping(damping)
-        if damping == 0 and self.rank < self.unknowns:
-            raise ValueError(
-                f"JJ^T is singular (rank {self.rank} of {self.unknowns}), so it has no inverse without damping; give "
-                f"a positive share of the largest eigenvalue, such as {DAMPING:g}: it leaves out what no attack can "
-                "determine, and changes the rest little"
-            )
-        return damping * self.largest
 
 
 def spectrum(jacobian: Jacobian, *, tolerance: float = TOLERANCE) -> Spectrum:
@@ -127,19 +136,32 @@ def spectrum(jacobian: Jacobian, *, tolerance: float = TOLERANCE) -> Spectrum:
     Raises:
         ValueError: If there are too many unknowns, or none of them reaches the gradient.
     """
-    gram = jacobian.gram()
-    pixels = math.prod(jacobian.unknowns[0])
-    if pixels < len(gram):
-        gram = _without_noise(gram, pixels, tolerance)
-    values, vectors = torch.linalg.eigh(gram)
-    if float(values[-1]) <= 0:
-        raise ValueError("the gradient does not depend on the image; expected a model that uses its input")
+    values, vectors = torch.linalg.eigh(_gram(jacobian, tolerance))
+    _check_image_counts(values)
     return Spectrum(
         values=values.flip(0).clamp(min=0),
         vectors=vectors.flip(1),
         shape=jacobian.unknowns[0],
         tolerance=tolerance,
     )
+
+
+def eigenvalues(jacobian: Jacobian, *, tolerance: float = TOLERANCE) -> Eigenvalues:
+    """The eigenvalues of `spectrum` alone, for a third of its work beside that of JJ^T; arguments and errors alike."""
+    values = torch.linalg.eigvalsh(_gram(jacobian, tolerance))
+    _check_image_counts(values)
+    return Eigenvalues(values=values.flip(0).clamp(min=0), shape=jacobian.unknowns[0], tolerance=tolerance)
+
+
+def _gram(jacobian: Jacobian, tolerance: float) -> Tensor:
+    """JJ^T of the pixels, with unknown noise eliminated."""
+    gram, pixels = jacobian.gram(), math.prod(jacobian.unknowns[0])
+    return _without_noise(gram, pixels, tolerance) if pixels < len(gram) else gram
+
+
+def _check_image_counts(values: Tensor) -> None:
+    if float(values[-1]) <= 0:
+        raise ValueError("the gradient does not depend on the image; expected a model that uses its input")
 
 
 def inverse_terms(values: Tensor, damping: float) -> Tensor:

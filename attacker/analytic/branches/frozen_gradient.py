@@ -23,6 +23,7 @@ from attacker.analytic.spans.signal_rank import EDGE
 from attacker.gradients.observed import observed_gradient
 from attacker.model_copy import copied
 from attacker.optim.double_precision import precise
+from attacker.optim.least_squares import least_squares
 from attacker.reasons import Reason, because
 from attacker.victim import Victim
 from fl_precode.observation import Observation
@@ -82,7 +83,7 @@ def frozen_gradient(branch: LowRankBranch, observation: Observation) -> FrozenGr
 
 def _solve(up: Tensor, down: Tensor, risen: Tensor, rank: int) -> Tensor:
     left = torch.linalg.svd(up, full_matrices=False)[0][:, :rank]
-    solution: Tensor = left @ torch.linalg.lstsq(risen.T @ left, down).solution
+    solution: Tensor = left @ least_squares(risen.T @ left, down)
     return solution
 
 

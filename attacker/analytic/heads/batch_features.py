@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from attacker.optim.deadline import time_is_up
+from attacker.optim.least_squares import least_squares
 
 DETERMINED: Final = 1e-2
 """Standard error of an image's features, relative to their size, below which they count as known."""
@@ -218,7 +219,7 @@ class _Equations:
         variance = max(residual**2 / free, self.error**2 / equations)
         inverse = torch.linalg.pinv(jacobian @ jacobian.T, hermitian=True)
         inside = variance * inverse.diagonal().reshape(mixing.shape).sum(dim=1)
-        deltas = torch.linalg.lstsq(mixing.T, self._goal).solution  # (batch, classes)
+        deltas = least_squares(mixing.T, self._goal)  # (batch, classes)
         turned = torch.linalg.pinv(deltas.T).square().sum(dim=1) * self._noise**2 * self._head.weight.shape[1]
         errors: Tensor = (inside + turned).sqrt() / torch.linalg.vector_norm(mixing, dim=1)
         return errors.nan_to_num(nan=math.inf)
@@ -233,7 +234,7 @@ class _Equations:
         """(batch, batch): what would have to enter if the scores were random and had this standard deviation."""
         drawn = torch.randn(self._targets.shape, generator=generator, dtype=torch.float64).to(self._targets)
         deltas = (torch.softmax(self._head.bias + spread * drawn, dim=1) - self._targets) / len(self._targets)
-        mixing: Tensor = torch.linalg.lstsq(deltas.T, self._goal.T).solution
+        mixing: Tensor = least_squares(deltas.T, self._goal.T)
         return mixing
 
     def residual(self, mixing: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from attacker.analytic.spans.signal_rank import above_noise
 from attacker.analytic.spans.stacked_layers import value_and_slope
 from attacker.analytic.spans.two_spans import TwoLayers
 from attacker.analytic.tokens.first_block import FirstBlock
+from attacker.optim.least_squares import least_squares
 from attacker.reasons import Reason
 
 
@@ -73,7 +74,7 @@ def link_tokens(block: FirstBlock, layers: TwoLayers, hidden: Tensor, out_gradie
     usual = inverse[inverse > 0].median() if bool((inverse > 0).any()) else inverse.new_ones(())
     inverse = torch.where(inverse > 1e-3 * usual, inverse, usual)
     r = e + k * inverse[:, None]
-    mixed = torch.linalg.lstsq(r.T, scaled).solution
+    mixed = least_squares(r.T, scaled)
     attended = block.attention.added(mixed)
     sizes = 1 / inverse
     tokens = sizes[:, None] * hat - attended
@@ -104,7 +105,7 @@ def _sent_back(layers: TwoLayers, hidden: Tensor) -> tuple[Tensor, Tensor]:
     value, slope = value_and_slope(layers.activation, hidden @ layers.weight[:, :-1].T + layers.weight[:, -1])
     activations = layers.with_ones(value)
     # activations.T @ outer = right.T @ left.T: within the row space, which the activations span.
-    outer = torch.linalg.lstsq(activations.T, layers.second.right.T).solution @ layers.second.left.T
+    outer = least_squares(activations.T, layers.second.right.T) @ layers.second.left.T
     return outer, slope * (outer @ layers.behind)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacker.analytic.tokens.backward_link import centred
 from attacker.analytic.tokens.embedding import TokenEmbedding
+from attacker.optim.least_squares import least_squares
 
 _ROOMY: Final = 0.75
 """Share of the width up to which a patch leaves room for the residual that tells its place."""
@@ -43,7 +44,7 @@ class PatchSpace:
 
     def patches(self, tokens: Tensor) -> Tensor:
         """(n, numbers) of tokens (n, width) without constants."""
-        coordinates: Tensor = torch.linalg.lstsq(self.seen, centred(tokens).T).solution
+        coordinates: Tensor = least_squares(self.seen, centred(tokens).T)
         return coordinates.T @ self.rows
 
 

@@ -14,6 +14,7 @@ from attacker.gradients.observed import observed_gradient
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import Trace
 from attacker.labels import best_labels
+from attacker.optim.least_squares import least_squares
 from attacker.victim import Victim
 from fl_precode.observation import Observation
 
@@ -102,7 +103,7 @@ def labels_by_head(
     gradient = observed_gradient(observation)[weight].double()
     if len(gradient) != victim.inputs.classes:
         return None
-    deltas: Tensor = torch.linalg.lstsq(seen[-1].double().T, gradient.T).solution
+    deltas: Tensor = least_squares(seen[-1].double().T, gradient.T)
     if granted is None:
         return deltas.argmin(dim=1)
     known = check_labels(granted, batch_size=observation.batch_size or len(inputs), classes=victim.label_numbers)

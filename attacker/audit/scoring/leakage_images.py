@@ -22,9 +22,9 @@ from attacker.jobs.store import FolderStore
 from attacker.leakage.defended import defence_change, sampling_change, without_noise
 from attacker.leakage.jacobian import Jacobian
 from attacker.leakage.released import Released, bottleneck_shapes, draw_noise, released
-from attacker.leakage.spectrum import Spectrum, spectrum
+from attacker.leakage.spectrum import Spectrum, eigenvalues, spectrum
 from attacker.victim import Victim
-from fl_precode.defences.registry import gradient_defence
+from fl_precode.defences.registry import DefenceChain, gradient_defence
 from fl_precode.observation import Observation
 
 _logger = logging.getLogger(__name__)
@@ -211,26 +211,36 @@ def leak_of(image: LeakingImage) -> GradientLeak | None:
         at = Jacobian(of, pixels, noise_unknown=noisy)
     except ValueError:
         return None
-    whole = spectrum(at)
-    influence = _influence(image, of, pixels, None if noisy else whole, generator)
+    defend = None if image.defence == "unknown" else gradient_defence(image.defence)
+    # Eigenvectors are most of the work, and without a defence to reckon with nobody asks for them.
+    known = None if defend is None or noisy else spectrum(at)
+    whole = known or eigenvalues(at)
+    influence = _influence(of, pixels, defend, known, generator)
     return GradientLeak(rank=whole.rank, unit_rmse=whole.expected_rmse(1.0), influence=influence)
 
 
 def _influence(
-    image: LeakingImage, of: Released, pixels: Tensor, whole: Spectrum | None, generator: Generator
+    of: Released, pixels: Tensor, defend: DefenceChain | None, known: Spectrum | None, generator: Generator
 ) -> float | None:
-    """I2F, as RMSE, of the defence's own change of the gradient: noise in the model, then what is done to it."""
-    defend = None if image.defence == "unknown" else gradient_defence(image.defence)
+    """I2F, as RMSE, of the defence's own change of the gradient: noise in the model, then what is done to it.
+
+    Args:
+        of: The gradient as a function of the image.
+        pixels: The image.
+        defend: What is done to the gradient; None for nothing.
+        known: Spectrum of the gradient without noise, where it is known already.
+        generator: Draws what the defence draws.
+    """
     change: Tensor | None = None
     at = of
-    if whole is None:  # an attacker who ignores the bottleneck replays without the noise that the client drew
+    if of.noise:  # an attacker who ignores the bottleneck replays without the noise that the client drew
         at = without_noise(of)
         change = sampling_change(at, pixels, of.noise)
-        whole = spectrum(Jacobian(at, pixels))
     if defend is not None:
         added = defence_change(of, pixels, defend, generator=generator)
         change = added if change is None else change + added
     if change is None:
         return None
-    moved = Jacobian(at, pixels).to_image(change.to(pixels))
-    return finite(float(whole.influence(moved)) / math.sqrt(pixels.numel()))
+    there = Jacobian(at, pixels)
+    whole = known or spectrum(there)
+    return finite(float(whole.influence(there.to_image(change.to(pixels)))) / math.sqrt(pixels.numel()))

@@ -64,7 +64,7 @@ def demo(
     dataset: Annotated[
         str, typer.Option(help="Image set of the first four federations; `fl-precode datasets` lists the names.")
     ] = "faces",
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds of each of the first four federations.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds of each of the first four federations.")] = 2,
     clients: Annotated[int, typer.Option(min=1, help="Number of clients of each of the first four federations.")] = 4,
     victims: Annotated[int, typer.Option(min=1, help="Number of updates to attack in each federation.")] = 8,
     iterations: Annotated[int, typer.Option(min=1, help="Number of steps of the optimising attack.")] = 1200,

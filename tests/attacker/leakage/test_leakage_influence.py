@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacker.leakage import Jacobian, Spectrum, expected_error, influence, largest, lower_bound, released, spectrum
+from attacker.leakage import (
+    Jacobian,
+    Spectrum,
+    eigenvalues,
+    expected_error,
+    influence,
+    largest,
+    lower_bound,
+    released,
+    spectrum,
+)
 from attacker.leakage.krylov import largest_eigenvalue, solve_damped, trace_of
 from attacker.victim import Victim
 from fl_precode.models import InputSpec
@@ -64,6 +74,15 @@ def test_against_the_formula(seen):
     damped = matrix @ matrix.T + 1e-3 * found.largest * torch.eye(36, dtype=torch.float64)
     expected = torch.linalg.solve(damped, matrix @ change)
     assert float(found.influence(product, damping=1e-3)) == pytest.approx(float(expected.norm()), rel=1e-8)
+
+
+def test_eigenvalues_alone(seen):
+    jacobian, found = seen
+    alone = eigenvalues(jacobian)
+    torch.testing.assert_close(alone.values, found.values, rtol=1e-9, atol=1e-14 * found.largest)
+    assert (alone.rank, alone.shape, alone.tolerance) == (found.rank, found.shape, found.tolerance)
+    assert alone.expected_rmse(1.0) == pytest.approx(found.expected_rmse(1.0), rel=1e-6)
+    assert eigenvalues(jacobian, tolerance=0.5).rank < alone.rank
 
 
 @pytest.mark.parametrize("place", [0, 5, 17, 30, 35])
