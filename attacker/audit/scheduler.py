@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,17 +96,33 @@ def run_chunks(
         (planned.federation, planned.attack): (planned.expected_seconds or 0.0) / max(planned.updates, 1)
         for planned in plan
     }
+    costs = {
+        chunk.id: max(expected.get((chunk.federation, chunk.attack), 0.0), 1e-3) * len(chunk.targets)
+        for chunk in chunks
+    }
     jobs = [
-        job_of(
-            chunk,
-            max(expected.get((chunk.federation, chunk.attack), 0.0), 1e-3) * len(chunk.targets),
-            _phase(chunk, controls),
-        )
-        for chunk in sorted(chunks, key=lambda pending: _phase(pending, controls))
+        job_of(chunk, costs[chunk.id], _phase(chunk, controls)) for chunk in in_turn(chunks, costs, clock, controls)
     ]
     after_each = after_each or (lambda: None)
     after_each()
     run_jobs(jobs, store, hire, terms=_AuditTerms(clock, score, after_each, needless), watch=watch)
+
+
+def in_turn(
+    chunks: Sequence[Chunk], costs: Mapping[str, float], clock: Clock = UNLIMITED, controls: Collection[str] = ()
+) -> list[Chunk]:
+    """The chunks as they are to be begun: phase by phase, in the order of the plan.
+
+    Where time has no end, the longest of a phase come first: none of them is then left for one process at the end.
+
+    Args:
+        chunks: In the order of the plan.
+        costs: Expected seconds, by identifier.
+        clock: How long attacks may take.
+        controls: Identifiers of the federations that are controls.
+    """
+    longest_first = clock.budget is None
+    return sorted(chunks, key=lambda chunk: (_phase(chunk, controls), -costs[chunk.id] if longest_first else 0.0))
 
 
 def _phase(chunk: Chunk, controls: Collection[str]) -> int:
