@@ -14,10 +14,10 @@ def least_squares(left: Tensor, right: Tensor) -> Tensor:
 
     Args:
         left: (rows, unknowns).
-        right: (rows, columns).
+        right: (rows, columns), or (rows,) for a single right-hand side.
 
     Returns:
-        (unknowns, columns).
+        (unknowns, columns), or (unknowns,).
 
     >>> least_squares(torch.ones(2, 2), torch.tensor([[1.0], [3.0]])).round(decimals=4).flatten().tolist()
     [1.0, 1.0]
