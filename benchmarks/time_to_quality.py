@@ -47,6 +47,9 @@ logger = logging.getLogger("time_to_quality")
 FULL = 24_000
 """Iterations of the preset, with signed Adam of 0.1 and total variation of 1e-4."""
 
+FEWEST = 100
+"""Iterations of the preset in every row; a row's are a multiple of them."""
+
 PRESET = "inverting-gradients:iterations={iterations}"
 EXACT = 0.999
 """Mean SSIM that no number of iterations exceeds in earnest: research code is then reckoned at its full ones."""
@@ -71,6 +74,9 @@ MODELS = (
     "mlp", "lenet:init=uniform", "lenet:activation=relu", "convnet", "resnet20:width=4",
     f"{OWN_MODELS}residual_18", f"{OWN_MODELS}vit_s",
 )  # fmt: skip
+
+TRAINING_STEPS = 1_500
+"""Steps of 64 images that make trained weights; rows with another number say so."""
 
 Row = dict[str, Any]
 
@@ -148,11 +154,17 @@ class Record:
 
 def measure(name: str, clients: Clients, peers: Sequence[Peer], record: Record, options: argparse.Namespace) -> None:
     """Fill one row."""
-    short = record.piece(f"{name} | preset, 100 iterations", lambda: clients.attacked(PRESET.format(iterations=100), 0))
-    iterations = affordable(short["cpu"] / 100, options.limit)
+    short = record.piece(
+        f"{name} | preset, {FEWEST} iterations", lambda: clients.attacked(PRESET.format(iterations=FEWEST), 0)
+    )
+    iterations = affordable(short["cpu"] / FEWEST, options.limit)
     guess = record.piece(f"{name} | guess", clients.guessed)
     goal = record.piece(
-        f"{name} | goal", lambda: clients.attacked(PRESET.format(iterations=iterations), 0) | {"iterations": iterations}
+        f"{name} | goal",
+        lambda: (
+            (short if iterations == FEWEST else clients.attacked(PRESET.format(iterations=iterations), 0))
+            | {"iterations": iterations}
+        ),
     )
     for peer in peers:
         few = record.piece(f"{name} | {peer.name}, few", lambda peer=peer: clients.by_peer(peer, options.few, 0))
@@ -172,7 +184,7 @@ def affordable(seconds: float, limit: float) -> int:
     (24000, 200)
     """
     fitting = int(limit / max(seconds, 1e-9))
-    return FULL if fitting >= FULL else max(100, fitting // 100 * 100)
+    return FULL if fitting >= FULL else max(FEWEST, fitting // FEWEST * FEWEST)
 
 
 def ours(most: int) -> Iterator[str]:
@@ -248,7 +260,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32, help="of all clients")
     parser.add_argument("--limit", type=float, default=900.0, help="CPU seconds of one piece, about")
     parser.add_argument("--few", type=int, default=40, help="iterations of research code that are timed")
-    parser.add_argument("--training-steps", type=int, default=1500, help="of trained models")
+    parser.add_argument("--training-steps", type=int, default=TRAINING_STEPS, help="of trained models")
     parser.add_argument("--weights", type=Path, default=Path("outputs/weights"), help="folder of trained weights")
     parser.add_argument("--invertinggradients", type=Path, help="a checkout of that repository")
     parser.add_argument("--breaching", type=Path, help="a checkout of that repository")
@@ -264,6 +276,7 @@ def main() -> None:
             steps = options.training_steps if state == "trained" else 0
             setting = Setting(group="", model=model, steps=steps, attack="", batch=1)
             victim = build_victim(setting, options)
+            weights = state if steps in (0, TRAINING_STEPS) else f"trained, {steps} steps"
             for batch in options.batches:
                 _, images, labels, _ = first_images(options.images + GUESSED_FROM)
                 kept = slice(0, options.images)
@@ -271,7 +284,7 @@ def main() -> None:
                     victim=victim, images=images[kept], labels=labels[kept], batch=batch,
                     guess=images[options.images :].mean(0),
                 )  # fmt: skip
-                measure(f"{model} | {state} | {batch}", clients, peers, record, options)
+                measure(f"{model} | {weights} | {batch}", clients, peers, record, options)
                 if options.page is not None:
                     write_between(options.page, "time to quality", table(record.content))
     print(table(record.content))
