@@ -67,7 +67,8 @@ DEAR_FORMULAS = ("layerwise-inversion", "hybrid", "then-refine:iterations=1000")
 SEARCH = "inverting-gradients:preset=precode-paper,learning_rate=0.07"
 RACED = "total_variations=1e-6|1e-4|1e-2|1e-1"
 RUNGS = {1_000: "total_variation=1e-2", 3_000: RACED, 8_000: RACED, 24_000: RACED}
-"""Iterations of our longer searches, with a middle weight of total variation, then with four that are raced."""
+"""Iterations of our longer searches, by large steps and by small ones: with a middle weight of total variation, then
+with four that are raced."""
 
 OWN_MODELS = "benchmarks.architecture_models:"
 MODELS = (
@@ -194,6 +195,7 @@ def ours(most: int) -> Iterator[str]:
     yield from DEAR_FORMULAS
     for iterations, weights in RUNGS.items():
         if iterations <= most:
+            yield f"{LARGE_STEPS},iterations={iterations}"
             yield f"{SEARCH},iterations={iterations},{weights}"
 
 
