@@ -115,6 +115,7 @@ _MADE: Final = (
     ),
     Table("speed", "speed", "speed.json", by("speed_summary:table")),
     Table("speed", "time to quality", "time-to-quality.json", by("time_to_quality:table")),
+    Table("speed", "search starts", "search-starts.json", by("search_starts:table")),
     Table("standard", "who reconstructs what", "standard.json", by("standard_page:table")),
     Table("transformers", "transformers", "transformers.json", by("transformers:table")),
     Table("transformers", "transformer-defences", "transformer-defences.json", by("transformer_defences:table")),
