@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/search_starts.py --models lenet:init=uniform --images 16 --iterations 100 \\
         --out docs/results/search-starts.json
 
-Clients hold one image each, from 32 on, so that none is a victim of `benchmarks/time_to_quality.py`. Labels are
-granted. A search from other images gets half of the iterations; the images before it take the other half, or 200 steps
-without a second derivative. Finished pieces stay in the file and are not run again.
+Clients hold one image each, from 32 on by default, so that none is a victim of `benchmarks/time_to_quality.py`. Labels
+are granted. A search from other images gets half of the iterations; the images before it take the other half, or 200
+steps without a second derivative. Finished pieces stay in the file and are not run again.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from quality import Setting, build_victim, figures
 from time_to_quality import LARGE_STEPS
 
 FIRST = 32
+"""Number of the first image."""
 FEATURE_STEPS = 200
 Row = dict[str, Any]
 
@@ -141,7 +142,7 @@ def measured(clients: Clients, variant: str) -> Row:
 def table(content: Row) -> str:
     """A line for each variant, two columns for each model."""
     models = dict.fromkeys(name.partition(" | ")[0] for name in content["pieces"])
-    heads = [f"`{model}`: {_size(content, model)}" for model in models]
+    heads = [_head(content, model) for model in models]
     lines = [f"| search | {' | '.join(f'{head}, SSIM | CPU s' for head in heads)} |"]
     lines.append("| --- |" + " ---: | ---: |" * len(heads))
     for variant in VARIANTS:
@@ -150,9 +151,10 @@ def table(content: Row) -> str:
     return "\n".join(lines)
 
 
-def _size(content: Row, model: str) -> str:
-    piece = next(one for name, one in content["pieces"].items() if name.startswith(f"{model} | "))
-    return f"{len(piece['ssim'])} images, {piece['iterations']} iterations"
+def _head(content: Row, name: str) -> str:
+    piece = next(one for key, one in content["pieces"].items() if key.startswith(f"{name} | "))
+    model, _, first = name.rpartition(" from ")
+    return f"`{model}`: {len(piece['ssim'])} images from {first} on, {piece['iterations']} iterations"
 
 
 def _cells(piece: Row | None) -> str:
@@ -162,6 +164,7 @@ def _cells(piece: Row | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["lenet:init=uniform"], help="specs")
+    parser.add_argument("--first", type=int, default=FIRST, help="number of the first image")
     parser.add_argument("--images", type=int, default=16, help="one for each client")
     parser.add_argument("--iterations", type=int, default=100, help="of each search")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
@@ -171,13 +174,13 @@ def main() -> None:
         content = json.loads(options.out.read_text(encoding="utf-8"))
     for model in options.models:
         setting = Setting(group="", model=model, steps=0, attack="", batch=1)
-        _, images, labels, _ = first_images(FIRST + options.images)
+        _, images, labels, _ = first_images(options.first + options.images)
         clients = Clients(
-            victim=build_victim(setting, argparse.Namespace(weights=Path())), images=images[FIRST:],
-            labels=labels[FIRST:], iterations=options.iterations, seed=options.seed,
+            victim=build_victim(setting, argparse.Namespace(weights=Path())), images=images[options.first :],
+            labels=labels[options.first :], iterations=options.iterations, seed=options.seed,
         )  # fmt: skip
         for variant in options.variants:
-            name = f"{model} | {variant}"
+            name = f"{model} from {options.first} | {variant}"
             if name not in content["pieces"]:
                 content["pieces"][name] = measured(clients, variant)
                 content |= {"measured": date.today().isoformat(), "torch": torch.__version__}
