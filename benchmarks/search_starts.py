@@ -140,21 +140,14 @@ def measured(clients: Clients, variant: str) -> Row:
 
 
 def table(content: Row) -> str:
-    """A line for each variant, two columns for each model."""
-    models = dict.fromkeys(name.partition(" | ")[0] for name in content["pieces"])
-    heads = [_head(content, model) for model in models]
-    lines = [f"| search | {' | '.join(f'{head}, SSIM | CPU s' for head in heads)} |"]
-    lines.append("| --- |" + " ---: | ---: |" * len(heads))
+    """A line for each variant, two columns for each setting."""
+    settings = dict.fromkeys(name.partition(" | ")[0] for name in content["pieces"])
+    lines = [f"| search | {' | '.join(f'{setting}, SSIM | CPU s' for setting in settings)} |"]
+    lines.append("| --- |" + " ---: | ---: |" * len(settings))
     for variant in VARIANTS:
-        cells = [_cells(content["pieces"].get(f"{model} | {variant}")) for model in models]
+        cells = [_cells(content["pieces"].get(f"{setting} | {variant}")) for setting in settings]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _head(content: Row, name: str) -> str:
-    piece = next(one for key, one in content["pieces"].items() if key.startswith(f"{name} | "))
-    model, _, first = name.rpartition(" from ")
-    return f"`{model}`: {len(piece['ssim'])} images from {first} on, {piece['iterations']} iterations"
 
 
 def _cells(piece: Row | None) -> str:
@@ -179,8 +172,9 @@ def main() -> None:
             victim=build_victim(setting, argparse.Namespace(weights=Path())), images=images[options.first :],
             labels=labels[options.first :], iterations=options.iterations, seed=options.seed,
         )  # fmt: skip
+        where = f"`{model}`: {options.images} images from {options.first} on, {options.iterations} iterations"
         for variant in options.variants:
-            name = f"{model} from {options.first} | {variant}"
+            name = f"{where}{f', seed {options.seed}' if options.seed else ''} | {variant}"
             if name not in content["pieces"]:
                 content["pieces"][name] = measured(clients, variant)
                 content |= {"measured": date.today().isoformat(), "torch": torch.__version__}

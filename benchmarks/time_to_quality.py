@@ -193,7 +193,7 @@ def affordable(seconds: float, limit: float) -> int:
 
 
 def ours(most: int) -> Iterator[str]:
-    """Our attacks in the order of what they cost; searches of no more iterations than the goal's."""
+    """Our attacks in the order of what they cost; long searches of no more iterations than the goal's."""
     yield from CHEAP_FORMULAS
     yield from (f"{LARGE_STEPS},iterations={iterations}" for iterations in SHORT)
     yield from DEAR_FORMULAS
