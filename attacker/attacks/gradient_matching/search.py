@@ -62,7 +62,8 @@ class Search:
         normalise_by: What batch normalisation goes by while candidates are replayed: "batch", the protocol's way, for
             clients in training mode the candidate's own images; or "returned", the statistics of the client's batch,
             which follow from the returned buffers (Huang et al., NeurIPS 2021).
-        layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out; "" for all.
+        layers: Shell patterns of the parameters that are matched, separated by |, a leading ! leaves out;
+            "deeper:0.5" for the deeper half of the layers, "" for all.
         memory: GiB for the candidates that run together; 0 takes 2 on a CPU and half of a GPU. Restarts that do not fit
             together run one part after another, unless they are compared on the way.
 

@@ -93,8 +93,11 @@ def test_a_layer_full_of_noise_can_be_left_out():
     observation = replace(good, update={**good.update, "3.weight": noise})
     whole, without = (attack(QUICK.with_options(layers=layers), victim, observation) for layers in ("", "!3.weight"))
     assert error(without, x) < 1e-3 < error(whole, x)
-    chosen = attack(QUICK.with_options(layers="1.*|3.bias"), victim, observation)
+    chosen, shallower = (
+        attack(QUICK.with_options(layers=layers), victim, observation) for layers in ("1.*|3.bias", "!deeper:0.5")
+    )
     assert torch.equal(chosen.inputs, without.inputs)
+    assert error(shallower, x) < 1e-3
     kept = attack(QUICK.with_options(layers="!3.weight", distance="cosine-kept"), victim, observation)
     assert error(kept, x) < 1e-3
 
@@ -132,14 +135,25 @@ def test_patterns_choose_and_leave_out():
         "conv*|!*.bias": ["conv1.weight", "conv2.weight"],
         "!classifier.*|!*.bias": ["conv1.weight", "conv2.weight"],
         "conv?.bias|classifier.*": ["conv1.bias", "classifier.weight"],
+        "deeper:0.67": ["conv2.weight", "classifier.weight"],
+        "deeper:0.01": ["classifier.weight"],
+        "!deeper:0.67": ["conv1.weight", "conv1.bias"],
+        "deeper:0.67|!classifier.*": ["conv2.weight"],
     }.items():
         assert matched_parameters(layers, names) == set(wanted)
+
+
+@pytest.mark.parametrize("share", ["", "0", "1", "-0.5", "nan", "half"])
+def test_a_share_of_the_layers_is_between_none_and_all(share):
+    with pytest.raises(ValueError, match="share of the layers between 0 and 1"):
+        QUICK.with_options(layers=f"!deeper:{share}")
 
 
 def test_specs_carry_distances_and_layers():
     found = build_attack("inverting-gradients:distance=cosine-kept,layers=!classifier.*|conv1.*")
     assert found == GradientMatching().with_options(distance="cosine-kept", layers="!classifier.*|conv1.*")
     assert found.name == "inverting-gradients"
+    assert build_attack("inverting-gradients:layers=deeper:0.5") == GradientMatching().with_options(layers="deeper:0.5")
 
 
 def test_every_noise_has_a_distance_and_every_defence_a_noise():
