@@ -106,11 +106,6 @@ class Clients:
         """Images whose input of the last layer is what its gradient says."""
         return self.found(build_attack(f"feature-inversion:any_trunk=true,steps={FEATURE_STEPS}"))
 
-    def deeper_half(self) -> Tensor:
-        """The search that matches the deeper half of the layers with weights."""
-        weights = [name for name, value in self.victim.model.named_parameters() if value.ndim > 1]
-        return self.found(self.search(layers="|".join(weights[len(weights) // 2 :])))
-
 
 def _enlarged(images: Tensor, inputs: InputSpec) -> Tensor:
     return F.interpolate(images, size=(inputs.height, inputs.width), mode="bilinear")
@@ -123,7 +118,7 @@ VARIANTS: dict[str, Callable[[Clients], Tensor]] = {
     "steps half as large": lambda clients: clients.found(clients.search(learning_rate=0.25)),
     "a third of the total variation": lambda clients: clients.found(clients.search(total_variation=0.03)),
     "from a grey image": lambda clients: clients.found(clients.search(start="grey")),
-    "the deeper half of the layers": Clients.deeper_half,
+    "the deeper half of the layers": lambda clients: clients.found(clients.search(layers="deeper:0.5")),
     "images of half the side first": lambda clients: clients.after(clients.coarse()),
     "from the last layer's features": lambda clients: clients.after(clients.by_features()),
 }
