@@ -12,7 +12,7 @@ from attacker.attacks.base import Attack, Progress, Reconstruction
 from attacker.attacks.gradient_matching.batch import group_pieces
 from attacker.attacks.gradient_matching.memory import attack_bounded, better, pieces_within_budget, share
 from attacker.attacks.gradient_matching.options import Option, with_options
-from attacker.attacks.gradient_matching.parameter_filter import matched_parameters
+from attacker.attacks.gradient_matching.parameter_filter import matched_in
 from attacker.attacks.gradient_matching.race import Size, by_trial, evaluations, raced
 from attacker.attacks.gradient_matching.replay import weights_may_differ, why_not_replayed
 from attacker.attacks.gradient_matching.search import Search
@@ -110,7 +110,7 @@ class GradientMatching(Search, Attack):
         if self.normalise_by == "returned" and (why := why_not_one_batch(victim.model, observation)) is not None:
             return because("statistics-needed", option="normalise_by=returned", why=why)
         try:
-            matched = matched_parameters(self.layers, observation.parameters)
+            matched = matched_in(victim.model, self.layers, observation.parameters)
         except ValueError as error:
             return because("no-such-layers", error=error)
         if observation.batch_size is None:
@@ -214,9 +214,10 @@ class _Group:
     def size(self, settings: Search, place: int) -> Size:
         """How much one update tells about its images."""
         observation = self.clients.observations[place]
-        names = self.knowledge[place].matched or matched_parameters(settings.layers, observation.parameters)
+        victim, known = self.clients.victim, self.knowledge[place].matched
+        names = known or matched_in(victim.model, settings.layers, observation.parameters)
         compared = sum(int((observation.update[name] != 0).sum()) for name in names)
-        inputs = self.clients.victim.inputs
+        inputs = victim.inputs
         pixels = inputs.channels * inputs.height * inputs.width
         return Size(unknowns=(observation.batch_size or 1) * pixels, equations=max(1, compared))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
+from torch import nn
+
 _DEEPER = "deeper:"
 
 
@@ -28,6 +30,21 @@ def check_patterns(layers: str) -> None:
                 f"expected a share of the layers between 0 and 1 after {_DEEPER}, such as {_DEEPER}0.5 for the "
                 f"deeper half, got {pattern!r}"
             )
+
+
+def matched_in(model: nn.Module, layers: str, names: Collection[str]) -> frozenset[str]:
+    """The parameters of an update that patterns choose, whatever their order in the update: tapes keep none.
+
+    Args:
+        model: Its order says which layers are deeper.
+        layers: Patterns; see `matched_parameters`.
+        names: Parameters of the update.
+
+    Raises:
+        ValueError: As `matched_parameters`.
+    """
+    places = {name: place for place, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+    return matched_parameters(layers, sorted(names, key=lambda name: places.get(name, len(places))))
 
 
 def matched_parameters(layers: str, names: Collection[str]) -> frozenset[str]:

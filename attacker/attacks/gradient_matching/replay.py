@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from attacker.attacks.gradient_matching.batch import Piece
 from attacker.attacks.gradient_matching.distances import Distance
-from attacker.attacks.gradient_matching.parameter_filter import matched_parameters
+from attacker.attacks.gradient_matching.parameter_filter import matched_in
 from attacker.attacks.side_information import SideInformation
 from attacker.gradients.base import GradientProducts
 from attacker.gradients.batch_norm import running_buffers
@@ -80,7 +80,7 @@ def replayed_products(
     first = piece.observations[0]
     replay = Replay(victim, first.parameters, first.buffers)
     replays = [Replay(victim, other.parameters, other.buffers) for other in piece.observations]
-    matched = matched_parameters(layers, first.parameters) if layers else None
+    matched = matched_in(victim.model, layers, first.parameters) if layers else None
     if piece.knowledge[0].matched is not None:
         matched = piece.knowledge[0].matched & (piece.knowledge[0].matched if matched is None else matched)
     elements = distance.elements

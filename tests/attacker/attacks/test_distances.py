@@ -98,6 +98,12 @@ def test_a_layer_full_of_noise_can_be_left_out():
     )
     assert torch.equal(chosen.inputs, without.inputs)
     assert error(shallower, x) < 1e-3
+    turned = replace(
+        observation,
+        update=dict(reversed(observation.update.items())),
+        parameters=dict(reversed(observation.parameters.items())),
+    )
+    assert error(attack(QUICK.with_options(layers="!deeper:0.5"), victim, turned), x) < 1e-3
     kept = attack(QUICK.with_options(layers="!3.weight", distance="cosine-kept"), victim, observation)
     assert error(kept, x) < 1e-3
 
