@@ -61,6 +61,25 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "one-gradient.surrogate": "surrogate weights lie between those sent and those received: the update is one "
         "gradient",
         "training-unknown": "not announced, and a replay of local training needs it: {what}",
+        "normalised-by-batch": "the clients normalise by the batch: what leaves a convolution then depends on what "
+        "entered it for all images",
+        "layers-draw": "the model has layers that draw noise, and what is behind a map must follow from it",
+        "no-convolutions": "the model has no convolution",
+        "convolutions-not-fed": "no convolution of the model is fed by a ReLU or a max pooling",
+        "convolution-tells-no-map": "convolutions of one group, stride 1 and a kernel of at least 2 x 2 tell what "
+        "entered them, and the model has none behind a ReLU or a max pooling",
+        "convolution-too-narrow": "no convolution has as many outputs as positions: here {positions} positions of all "
+        "images, {outputs} outputs and patches of {numbers} numbers",
+        "span-hidden": "the gradient of {name} has no rank of {rank}: noise hides it, or fewer outputs had a gradient",
+        "span-not-settled": "the eigenvectors of {name} did not settle",
+        "span-ambiguous": "several maps have patches in the row space of {name} (expected error {error:.1g})",
+        "maps-not-told-apart": "the zeros of the maps told {found} of {images} images apart",
+        "maps-negative": "the maps in the row space fall below zero, which no ReLU returns",
+        "maps-unexplained": "the layers behind {name} do not give its gradient at any size of the map (residual "
+        "{residual:.1g})",
+        "maps-bypassed": "every map that a row space tells is bypassed by a shortcut",
+        "map-inverted": "the map that enters {name} was known (residual {residual:.1e}); the images leave "
+        "{distance:.1e} of its squared distance from grey",
         # How many images there are.
         "several-images": "made for one image: the gradient of {size} images mixes their equations",
         "several-images.first-layer": "made for one image: the first layer's gradient of {size} images has rank up to "

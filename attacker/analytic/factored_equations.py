@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from attacker.analytic.linear_systems import LayerSystem
+from attacker.analytic.linear_systems import LayerSystem, Patches
 from attacker.analytic.row_weights import WeightedEquations
 from attacker.optim.lsmr import Solution, solve
 
@@ -140,14 +140,21 @@ def _factor(matrix: Tensor) -> Tensor | None:
 
 def _of_gradient_rows(equations: WeightedEquations, group: int) -> Tensor:
     """The block ``K(d)' K(d)`` of each channel of a group, (positions, positions) of its input."""
-    patches = equations.system.patches
-    deltas = (equations.system.deltas[0, group] * equations.scale[0]).float()
-    # Row (output, kernel entry) of K(d) is d moved to where that entry touches the input.
-    eye = torch.eye(patches.kernel[0] * patches.kernel[1], device=deltas.device)
-    columns = (eye[:, None, :, None] * deltas[None, :, None, :]).reshape(-1, len(eye), patches.positions)
-    one = replace(patches, shape=(1, *patches.shape[1:]), groups=1)
-    rows = one.put(columns).flatten(1)
+    rows = gradient_rows(equations.system.patches, (equations.system.deltas[0, group] * equations.scale[0]).float())
     return rows.T @ rows
+
+
+def gradient_rows(patches: Patches, deltas: Tensor) -> Tensor:
+    """The block K(d) of each channel of a group, (outputs * kernel entries, positions of its input).
+
+    Args:
+        patches: Geometry of the layer.
+        deltas: (outputs of the group, positions).
+    """
+    # Row (output, kernel entry) of K(d) is d moved to where that entry touches the input.
+    eye = torch.eye(patches.kernel[0] * patches.kernel[1], dtype=deltas.dtype, device=deltas.device)
+    columns = (eye[None, :, :, None] * deltas[:, None, None, :]).reshape(-1, len(eye), patches.positions)
+    return replace(patches, shape=(1, *patches.shape[1:]), groups=1).put(columns).flatten(1)
 
 
 def _places(system: LayerSystem) -> Tensor:

@@ -8,6 +8,7 @@ from attacker.attacks.adaptive.noise_recovery import NoiseRecovery
 from attacker.attacks.adaptive.noise_restoring import NoiseRestoring
 from attacker.attacks.base import Attack, Outcome, Progress, Reconstruction
 from attacker.attacks.closed_form.activation_span import ActivationSpan
+from attacker.attacks.closed_form.convolution_span import ConvolutionSpan
 from attacker.attacks.closed_form.feature_inversion import FeatureInversion
 from attacker.attacks.closed_form.first_layer import FirstLayerInversion
 from attacker.attacks.closed_form.hybrid import Hybrid
@@ -35,6 +36,7 @@ __all__ = [
     "ActivationSpan",
     "PRESETS",
     "Attack",
+    "ConvolutionSpan",
     "AttackEntry",
     "FeatureInversion",
     "FirstLayerInversion",

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -32,11 +31,11 @@ from attacker.gradients.observed import observed_gradient, steps_behind
 from attacker.gradients.replay import Replay
 from attacker.gradients.trace import trace
 from attacker.gradients.uncompared_parameters import settled
+from attacker.objectives.feature_objective import FeatureObjective
 from attacker.objectives.feature_prior import FeatureTarget
-from attacker.objectives.image_priors import Prior, TotalVariation
+from attacker.objectives.image_priors import TotalVariation
 from attacker.optim.double_precision import precise
 from attacker.optim.first_order import Descent
-from attacker.optim.problem import Objective
 from attacker.optim.random_streams import Draws
 from attacker.optim.result import Matched
 from attacker.optim.setting_ranges import check_flag, check_positive, check_weight, check_whole
@@ -215,7 +214,7 @@ class FeatureInversion(Attack):
         grey = like.new_zeros(1, 1, len(found.features), *victim.inputs.shape)
         with torch.no_grad():
             missed = float(target(grey))
-        objective = _FeatureObjective(target, missed or 1.0, self.total_variation, TotalVariation())
+        objective = FeatureObjective(target, missed or 1.0, self.total_variation, TotalVariation())
         search = Descent(
             iterations=self.steps, learning_rate=self.learning_rate, signed=False, schedule="cosine", iterate="best"
         )
@@ -261,37 +260,6 @@ def _words(head: TrainedHead, found: BatchFeatures, distance: float) -> Reason:
     return joined(
         [words, because("features-uncertain", count=found.determined, size=size, known=DETERMINED, worst=worst)]
     )
-
-
-@dataclass(frozen=True)
-class _FeatureObjective(Objective):
-    """The features' distance, and a prior on images.
-
-    Much of what features are is the same for all images: distances are shares of what grey images miss.
-
-    Attributes:
-        target: The distance.
-        unit: That of grey images, positive.
-        weight: Weight of the prior.
-        prior: On images.
-    """
-
-    target: FeatureTarget
-    unit: float
-    weight: float
-    prior: Prior
-
-    def distances(self, x: Tensor) -> Tensor:
-        """Squared distances of the features, relative to that of grey images."""
-        return self.target(x) / self.unit
-
-    def priors(self, x: Tensor) -> Tensor:
-        """The weighted prior."""
-        return self.weight * self.prior(x)
-
-    def keep(self, victims: Sequence[int], restarts: Sequence[Sequence[int]]) -> Self:
-        """The same for some of the candidates."""
-        return replace(self, target=self.target.keep(victims, restarts), prior=self.prior.keep(victims, restarts))
 
 
 def head_features(
