@@ -66,8 +66,8 @@ ATTACK_SENTENCES: Mapping[str, str] = MappingProxyType(
         "layers-draw": "the model has layers that draw noise, and what is behind a map must follow from it",
         "no-convolutions": "the model has no convolution",
         "convolutions-not-fed": "no convolution of the model is fed by a ReLU or a max pooling",
-        "convolution-tells-no-map": "convolutions of one group, stride 1 and a kernel of at least 2 x 2 tell what "
-        "entered them, and the model has none behind a ReLU or a max pooling",
+        "convolution-tells-no-map": "the model has no convolution of stride 1, one group and a kernel of 2 x 2 or more "
+        "behind a ReLU or a pooling",
         "convolution-too-narrow": "no convolution has as many outputs as positions: here {positions} positions of all "
         "images, {outputs} outputs and patches of {numbers} numbers",
         "span-hidden": "the gradient of {name} has no rank of {rank}: noise hides it, or fewer outputs had a gradient",

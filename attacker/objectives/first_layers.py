@@ -26,7 +26,7 @@ class FirstLayers(Objective):
         layer: Name of the layer that the map enters.
         known: (batch, channels, height, width), h.
         steep: Likewise, d.
-        gradient: Of the client's loss, by name.
+        gradient: Gradient of the client's loss, by name.
         total_variation: Weight of this prior.
     """
 
@@ -46,11 +46,10 @@ class FirstLayers(Objective):
         self._parameters = {**fixed, **trained}
         names = list(trained)
         with torch.enable_grad():
-            reached = torch.autograd.grad(
-                (self._made(known.new_zeros(len(known), *replay.victim.inputs.shape)) * steep).sum(),
-                [trained[name] for name in names],
-                allow_unused=True,
-            )
+            made = self._made(known.new_zeros(len(known), *replay.victim.inputs.shape))
+        reached: tuple[Tensor | None, ...] = (None,) * len(names)
+        if made.requires_grad:
+            reached = torch.autograd.grad((made * steep).sum(), [trained[name] for name in names], allow_unused=True)
         self._names = [name for name, value in zip(names, reached, strict=True) if value is not None]
         self._gradient = [gradient[name].to(known) for name in self._names]
         self._size = sum(float(value.square().sum()) for value in self._gradient)
@@ -61,16 +60,20 @@ class FirstLayers(Objective):
 
     def _distance(self, images: Tensor) -> Tensor:
         watched = torch.is_grad_enabled()
+        weights = [self._parameters[name] for name in self._names]
+        found: tuple[Tensor, ...] = ()
         with torch.enable_grad(), twice_differentiable(self._victim.model):
             made = self._made(images)
-            weights = [self._parameters[name] for name in self._names]
-            found = torch.autograd.grad((made * self._steep).sum(), weights, create_graph=watched, retain_graph=watched)
+            if weights:
+                scalar = (made * self._steep).sum()
+                found = torch.autograd.grad(scalar, weights, create_graph=watched, retain_graph=watched)
         missed = (made - self._known).square().sum() / self._known.square().sum()
-        pairs = zip(found, self._gradient, strict=True)
-        return missed + torch.stack([(one - seen).square().sum() for one, seen in pairs]).sum() / (self._size or 1.0)
+        for one, seen in zip(found, self._gradient, strict=True):
+            missed = missed + (one - seen).square().sum() / (self._size or 1.0)
+        return missed
 
     def distances(self, x: Tensor) -> Tensor:
-        """Of every candidate, of one victim."""
+        """Distance of every candidate, of one victim."""
         return torch.stack([torch.stack([self._distance(images) for images in restarts]) for restarts in x])
 
     def priors(self, x: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What entered a model's convolutions, from the row spaces of their gradients and from the layers behind."""
+"""Maps that entered a model's convolutions, from the row spaces of their gradients and from the layers behind."""

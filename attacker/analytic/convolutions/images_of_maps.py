@@ -100,8 +100,8 @@ def sized(
 
     Args:
         replay: The model in float64, weights and buffers.
-        gradient: Of the loss, by name.
-        maps: Of the model.
+        gradient: Gradient of the loss, by name.
+        maps: Maps of the model.
         layer: The convolution that they enter.
         units: (batch, channels, height, width), maps up to their size.
         labels: (batch,), in any order.

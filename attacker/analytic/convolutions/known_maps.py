@@ -129,7 +129,8 @@ class _Numbered(TorchFunctionMode):
 
     def number_of(self, value: object) -> int | None:
         """The number of a map, known by identity; None of anything else."""
-        return next((number for number, kept in enumerate(self.returned) if kept is value), None)
+        numbers = [number for number, kept in enumerate(self.returned) if kept is value]
+        return numbers[-1] if numbers else None  # what works in place returns what it was given
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -198,7 +199,7 @@ def map_gradient(replay: Replay, known: Mapping[int, Tensor], labels: Tensor, nu
         replay: The model, weights and buffers.
         known: Maps by number, as for `output_gradients`.
         labels: (batch,).
-        number: Of the map.
+        number: Number of the map.
     """
     value = known[number].detach().requires_grad_()
     with torch.enable_grad():
@@ -220,8 +221,12 @@ def _outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
     """What layers return inside the block."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda _module, _arguments, output: outputs.__setitem__(name, output)
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_module: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
+            outputs[name] = output
+            return output.clone()  # an activation that works in place would change what is kept
+
+        return hook
 
     modules = dict(model.named_modules())
     handles = [modules[name].register_forward_hook(keep(name)) for name in layers]

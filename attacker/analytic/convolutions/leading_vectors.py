@@ -26,7 +26,7 @@ def leading_vectors(
 
     Args:
         apply: A symmetric positive map of (columns, size), row by row.
-        size: Of the space, larger than five times the count.
+        size: Size of the space, larger than five times the count.
         count: Eigenvectors, 1 or more.
         like: Dtype and device of what the map takes.
         generator: For the start.

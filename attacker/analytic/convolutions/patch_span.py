@@ -1,4 +1,4 @@
-"""What entered a convolution, up to a factor: the one map whose patches all lie in the row space of the gradient."""
+"""Map that entered a convolution, up to a factor: all its patches lie in the row space of the gradient."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def spanned_maps(
         gradient: (outputs, channels, kernel, kernel).
         patches: How the layer cuts its input; `why_no_span` lets it pass.
         batch: Images.
-        name: Of the weight, for messages.
+        name: Name of the weight, for messages.
         generator: For the start.
 
     Returns:

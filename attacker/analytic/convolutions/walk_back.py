@@ -13,6 +13,7 @@ from attacker.analytic.convolutions.known_maps import FedConvolution, MapsOfMode
 from attacker.analytic.factored_equations import gradient_rows
 from attacker.analytic.linear_systems import Patches
 from attacker.gradients.replay import Replay
+from attacker.optim.deadline import time_is_up
 from fl_precode.observation import Gradients
 
 MOST_UNKNOWNS: Final = 2_048
@@ -48,14 +49,17 @@ def earlier_maps(
 
     Args:
         replay: The model in float64, weights and buffers.
-        gradient: Of the loss, by name.
-        maps: Of the model.
-        number: Of the known map.
+        gradient: Gradient of the loss, by name.
+        maps: Maps of the model.
+        number: Number of the known map.
         value: (batch, channels, height, width), what it was for each image of the client.
         labels: (batch,).
     """
     known = {number: cleared(value)}
-    while number > 0 and number in maps.relus and (layers := maps.fed_by(number - 1)):
+    while number > 0 and number in maps.relus:
+        layers = [layer for layer in maps.fed_by(number - 1) if layer.weight in gradient]
+        if not layers or time_is_up(1):
+            break
         solution = _solved(replay, gradient, layers, known, labels)
         if solution is not None and solution.missed > _ROUNDED:
             solution, known[number] = _corrected(replay, gradient, layers, known, labels, number, value, solution)
