@@ -50,7 +50,7 @@ _FOUND_BELOW = 1e-9
 @register_attack(
     "convolution-span",
     title="convolution span",
-    description="images of a small batch from what entered a deep, wide convolution: no gradient is matched",
+    description="images of a small batch from what entered a deep, wide convolution, and the layers before it",
     source="this project; Mahendran, Vedaldi, CVPR 2015",
     rank=50,
     cost=150.0,  # 70 to 110 on ResNets, 250 on the ConvNet of research code
