@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from attacker.objectives.feature_prior import FeatureTarget
-from attacker.objectives.image_priors import Prior
+from attacker.objectives.image_priors import Prior, TotalVariation
 from attacker.optim.problem import Objective
 
 
@@ -30,6 +31,19 @@ class FeatureObjective(Objective):
     unit: float
     weight: float
     prior: Prior
+
+    @classmethod
+    def beside_grey(cls, target: FeatureTarget, like: Tensor, weight: float) -> Self:
+        """The distance in units of that of grey images, with a weight of total variation.
+
+        Args:
+            target: The distance.
+            like: Images in the shape, dtype and place of the candidates, (1, 1, batch, channels, height, width).
+            weight: Weight of total variation, 0 or more.
+        """
+        with torch.no_grad():
+            missed = float(target(torch.zeros_like(like)))
+        return cls(target, missed or 1.0, weight, TotalVariation())
 
     def distances(self, x: Tensor) -> Tensor:
         """Squared distances of the features, relative to that of grey images."""

@@ -114,8 +114,9 @@ def sized(
     def missed(sizes: Tensor, given: Tensor) -> Tensor:
         """What is left over of each image, (tries, batch), for (tries, batch) sizes and labels."""
         known = {layer.map: (units * sizes[:, :, None, None, None]).flatten(0, 1)}
-        found = output_gradients(replay, known, given.flatten(), [layer.name], first=layer.map)[layer.name]
-        steep = found.reshape(len(sizes), *told.shape) * len(sizes)  # the loss is a mean over all tries
+        steep = output_gradients(replay, known, given.flatten(), [layer.name], first=layer.map, batch_size=batch)[
+            layer.name
+        ].reshape(len(sizes), *told.shape) * len(sizes)  # the loss is a mean over all tries
         left: Tensor = (told - sizes[:, :, None, None] * steep).flatten(2).norm(dim=2)
         return left
 

@@ -77,7 +77,8 @@ def _found(victim: Victim) -> MapsOfModel:
 
     def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            calls.append((name, module, arguments[0], mode.number_of(arguments[0])))
+            received = arguments[0] if arguments else None
+            calls.append((name, module, received, mode.number_of(received)))
 
         return hook
 
@@ -93,9 +94,9 @@ def _found(victim: Victim) -> MapsOfModel:
     names = [name for name, *_ in calls]
     fed = []
     for name, module, received, number in calls:
-        if number is None or names.count(name) > 1 or not owns(module, "weight"):
+        if number is None or received is None or names.count(name) > 1 or not owns(module, "weight"):
             continue
-        if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+        if not isinstance(module, nn.Conv2d) or received.dim() != 4 or module.padding_mode != "zeros":
             continue
         fed.append(FedConvolution(name=name, patches=Patches.of(module, tuple(received.shape[1:])), map=number))
     sizes = tuple(float(value.square().mean().sqrt()) for value in mode.returned)
@@ -170,7 +171,13 @@ class _KnownReLU(torch.autograd.Function):
 
 
 def output_gradients(
-    replay: Replay, known: Mapping[int, Tensor], labels: Tensor, layers: Sequence[str], *, first: int | None = None
+    replay: Replay,
+    known: Mapping[int, Tensor],
+    labels: Tensor,
+    layers: Sequence[str],
+    *,
+    first: int | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Gradients of the loss with respect to the outputs of convolutions, with maps behind them known.
 
@@ -182,12 +189,13 @@ def output_gradients(
         layers: Names of convolutions.
         first: Number of a map behind which all layers stand, and from which all follows: what is before it is then run
             for one image alone.
+        batch_size: Images of one batch, where several stand one behind the other; the loss is then their mean.
 
     Returns:
         (batch, outputs, height, width) by name; zeros for a layer that no gradient reaches.
     """
     with _outputs(replay.victim.model, layers) as outputs, torch.enable_grad():
-        loss = _loss(replay, known, labels, first)
+        loss = _loss(replay, known, labels, first, batch_size)
         found = torch.autograd.grad(loss, [outputs[name] for name in layers], materialize_grads=True)
     return dict(zip(layers, found, strict=True))
 
@@ -203,17 +211,19 @@ def map_gradient(replay: Replay, known: Mapping[int, Tensor], labels: Tensor, nu
     """
     value = known[number].detach().requires_grad_()
     with torch.enable_grad():
-        loss = _loss(replay, {**known, number: value}, labels, None)
+        loss = _loss(replay, {**known, number: value}, labels)
         (found,) = torch.autograd.grad(loss, [value])
     return found
 
 
-def _loss(replay: Replay, known: Mapping[int, Tensor], labels: Tensor, first: int | None) -> Tensor:
+def _loss(
+    replay: Replay, known: Mapping[int, Tensor], labels: Tensor, first: int | None = None, batch_size: int | None = None
+) -> Tensor:
     like = next(iter(known.values()))
     images = like.new_zeros(len(labels) if first is None else 1, *replay.victim.inputs.shape)
     trained = {name: value.detach().requires_grad_() for name, value in replay.parameters.items()}
     with _Numbered(known, first):
-        return replay.loss(trained, images, labels, ())
+        return replay.loss(trained, images, labels, (), batch_size)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def spanned_maps(
     The gradient is ``sum over positions p of d_p x_p'``, with x_p the patch at p and d_p the gradient of the loss with
     respect to the outputs there. Of linearly independent d_p, the row space is that of the patches. Maps u are weighed
     by how often patches hold each of their numbers, so that ``|P take(u)|^2`` with the projection P on the row space is
-    at most ``|u|^2``, and equal where all patches lie in it: leading eigenvectors, found by block Lanczos.
+    at most ``|u|^2``, and equal where all patches lie in it: leading eigenvectors.
 
     Args:
         gradient: (outputs, channels, kernel, kernel).

@@ -33,7 +33,6 @@ from attacker.gradients.trace import trace
 from attacker.gradients.uncompared_parameters import settled
 from attacker.objectives.feature_objective import FeatureObjective
 from attacker.objectives.feature_prior import FeatureTarget
-from attacker.objectives.image_priors import TotalVariation
 from attacker.optim.double_precision import precise
 from attacker.optim.first_order import Descent
 from attacker.optim.random_streams import Draws
@@ -211,14 +210,11 @@ class FeatureInversion(Attack):
         draws = Draws.of_each([generator], 1)
         wanted = {head.name: found.features.to(like)[None]}
         target = FeatureTarget([replay], wanted, direction_only=found.direction_only)
-        grey = like.new_zeros(1, 1, len(found.features), *victim.inputs.shape)
-        with torch.no_grad():
-            missed = float(target(grey))
-        objective = FeatureObjective(target, missed or 1.0, self.total_variation, TotalVariation())
         search = Descent(
             iterations=self.steps, learning_rate=self.learning_rate, signed=False, schedule="cosine", iterate="best"
         )
         start = _NEARLY_GREY * draws.normal(len(found.features), *victim.inputs.shape, like=like)
+        objective = FeatureObjective.beside_grey(target, start, self.total_variation)
         with torch.enable_grad():
             return search.run(objective, victim.inputs.clamp(start), project=victim.inputs.clamp)
 

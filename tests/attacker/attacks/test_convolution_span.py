@@ -42,9 +42,13 @@ class Residual(nn.Module):
         return self.head(self.middle(x.mean((2, 3))))
 
 
-def seen_of(batch=1, *, seed=0, protocol=FEDSGD, model=None):
+def summed(scores, labels):
+    return nn.functional.cross_entropy(scores, labels, reduction="sum")
+
+
+def seen_of(batch=1, *, seed=0, protocol=FEDSGD, model=None, loss=None):
     torch.manual_seed(seed)
-    victim = Victim(model=Residual() if model is None else model, inputs=SPEC)
+    victim = Victim(model=Residual() if model is None else model, inputs=SPEC, loss=loss)
     rough = torch.rand(batch, 3, 5, 5)
     images = nn.functional.interpolate(rough, size=(12, 12), mode="bilinear")
     labels = torch.arange(batch) % 5
@@ -76,8 +80,9 @@ def test_one_image_behind_a_residual_block_is_exact():
     assert torch.equal(found.inputs, run(victim, seen).inputs), "the same seed gives the same image"
 
 
-def test_images_of_a_batch_are_told_apart_with_their_labels():
-    victim, seen, images, labels = seen_of(3, model=Residual(160))
+@pytest.mark.parametrize("loss", [None, summed])
+def test_images_of_a_batch_are_told_apart_with_their_labels(loss):
+    victim, seen, images, labels = seen_of(3, model=Residual(160), loss=loss)
     found = run(victim, seen, labels)
     decibels, order = quality(found, images)
     assert float(decibels.min()) > 40, found.reason
